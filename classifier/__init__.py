@@ -1,0 +1,1 @@
+"""ResNet classifier (stub docstring until its owner writes it)."""

@@ -1,0 +1,80 @@
+"""What every source hands to the writer of prepared data sets: samples, rejects, and the plan that lists them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from jaxtyping import UInt8
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One image with its foreground mask and label, ready to be stored."""
+
+    sample_id: str
+    """Unique in the data set and stable: it does not depend on order, machine or path of the root."""
+    source_file: str
+    """The file the sample was cut from, relative to the source's root; empty for generated samples."""
+    group: str
+    """Samples of one group (a track, an image) are near-duplicates and never fall into two splits."""
+    label: int
+    """Index into ``Plan.classes``."""
+    split: Split | None
+    """The official split, or None: then ``splits.assign_splits`` draws one per group."""
+    box: tuple[float, float, float, float]
+    """The square of the source file that the sample shows: x0, y0, x1, y1 in pixels of the file; may reach beyond it."""
+    mask_recipe: str
+    """How the mask was made, in one word or two: ``polygon``, ``rle``, ``circle-refined``, ``exact`` ..."""
+    image: UInt8[np.ndarray, "side side 3"]
+    """RGB, 0 to 255."""
+    mask: UInt8[np.ndarray, "side side"]
+    """Foreground share of each pixel, 0 to 255 (area-interpolated: an edge pixel may be partly foreground)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reject:
+    """One object that was not taken, and why."""
+
+    source_file: str
+    """Relative to the source's root."""
+    item: str
+    """What in the file was rejected: the sample id it would have had, or the file's name."""
+    rule: str
+    """The rule by name, the same for all rejects of a kind: ``unreadable-image``, ``empty-mask``, ``too-small`` ..."""
+    detail: str
+    """One line with the figures that decided."""
+
+
+Loader = Callable[[Any], list[Sample | Reject]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a source found before any image was decoded. Each source module has ``plan(config) -> Plan``."""
+
+    classes: tuple[str, ...]
+    """Class names; a label is an index into them."""
+    recipe: Mapping[str, Any]
+    """JSON-able: every choice that decides the result, with a ``version`` that is raised when the code's result changes."""
+    files: Sequence[Path]
+    """Every source file that decides the result; their relative paths, sizes and times tell whether the source changed."""
+    items: Sequence[Any]
+    """Picklable work items in a fixed order; the stored order follows it, whatever the number of processes."""
+    load: Loader
+    """Picklable and pure: turns one item into samples and rejects, in a worker process. Bad input becomes a Reject."""
+    rejects: Sequence[Reject] = ()
+    """What was rejected while listing."""
+
+
+class SourceConfig(Protocol):
+    """What the configurations of all sources have in common."""
+
+    @property
+    def source(self) -> str: ...
+    @property
+    def image_size(self) -> int: ...

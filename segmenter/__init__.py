@@ -1,0 +1,1 @@
+"""U-Net segmenter (stub docstring until its owner writes it)."""
