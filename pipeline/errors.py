@@ -1,4 +1,4 @@
-"""The one error tree. The command line catches ``UserError`` and nothing else; every other exception is a bug and keeps its traceback."""
+"""The one error tree. The command line catches ``UserError`` and nothing else; any other exception is a bug and shows its traceback."""
 
 
 class UserError(Exception):
