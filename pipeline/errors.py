@@ -1,4 +1,4 @@
-"""The one error tree. The command line catches ``UserError`` and nothing else; any other exception is a bug and shows its traceback."""
+"""The one error tree. The command line catches ``UserError`` and nothing else; any other exception is a bug."""
 
 
 class UserError(Exception):
