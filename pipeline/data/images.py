@@ -77,4 +77,4 @@ def resize(array: UInt8[np.ndarray, "height width *channels"], side: int) -> UIn
     if array.shape[0] == side and array.shape[1] == side:
         return array
     shrinks = array.shape[0] >= side and array.shape[1] >= side
-    return cv2.resize(array, (side, side), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)  # type: ignore[no-any-return]
+    return cv2.resize(array, (side, side), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)

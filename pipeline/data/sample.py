@@ -24,8 +24,8 @@ class Sample:
     """Samples of one group (a track, an image) are near-duplicates and never fall into two splits."""
     label: int
     """Index into ``Plan.classes``."""
-    split: Split | None
-    """The official split, or None: then ``splits.assign_splits`` draws one per group."""
+    split: Split
+    """The official split, or the one drawn for the group by ``splits.assign_splits``."""
     box: tuple[float, float, float, float]
     """The square of the source file that the sample shows: x0, y0, x1, y1 in pixels of the file; may reach beyond it."""
     mask_recipe: str

@@ -1,0 +1,46 @@
+"""Drawing splits by group, so that near-duplicates never stand on both sides."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from pipeline.data.sample import SPLITS, Split
+
+
+def assign_splits(groups: Sequence[str], labels: Sequence[int], fractions: Mapping[Split, float], *, seed: int) -> dict[str, Split]:
+    """Give every group one split, so that each class is shared out by ``fractions`` as nearly as whole groups allow.
+
+    ``groups`` and ``labels`` run over samples; a group may hold several labels. The result does not depend on the order of the
+    samples. Where a group holds one class, every class with at least as many groups as there are splits with a positive fraction
+    gets a group in each of them, and a class with fewer fills train first, then val, then test. Greedy iterative stratification, rarest class first: Sechidis,
+    Tsoumakas, Vlahavas 2011, "On the stratification of multi-label data". Raises ValueError if the fractions do not add up to 1.
+    """
+    wanted: list[Split] = [split for split in SPLITS if fractions.get(split, 0.0) > 0.0]
+    if any(share < 0 for share in fractions.values()) or abs(sum(fractions.values()) - 1.0) > 1e-9:
+        raise ValueError(f"split fractions {dict(fractions)} are not shares that add up to 1")
+    counts: dict[str, dict[int, int]] = defaultdict(lambda: defaultdict(int))
+    for group, label in zip(groups, labels, strict=True):
+        counts[group][label] += 1
+    totals: dict[int, int] = defaultdict(int)
+    for label in labels:
+        totals[label] += 1
+    need = {split: {label: fractions[split] * total for label, total in totals.items()} for split in wanted}
+    held: dict[tuple[Split, int], int] = defaultdict(int)
+    assigned: dict[str, Split] = {}
+    for label in sorted(totals, key=lambda label: (totals[label], label)):
+        waiting = sorted((g for g in counts if label in counts[g] and g not in assigned), key=lambda g: _rank(g, seed))
+        for position, group in enumerate(waiting):
+            bare = [split for split in wanted if held[split, label] == 0]
+            # With just enough groups left for the splits that have none of this class, those come first.
+            open_to = bare if bare and len(waiting) - position <= len(bare) else wanted
+            split = open_to[0] if open_to is bare else max(open_to, key=lambda s: need[s][label])
+            assigned[group] = split
+            for other, count in counts[group].items():
+                need[split][other] -= count
+                held[split, other] += 1
+    return assigned
+
+
+def _rank(group: str, seed: int) -> bytes:
+    """A pseudo-random order of groups that depends on the seed and the group's name alone."""
+    return hashlib.sha256(f"{seed}/{group}".encode()).digest()

@@ -1,0 +1,82 @@
+"""Augmentation of an image and its mask together, with every draw a function of (seed, epoch, sample)."""
+
+import os
+import random
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+from jaxtyping import UInt8
+from pydantic import ConfigDict, Field
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would ask a server for news
+
+import albumentations  # noqa: E402
+import cv2  # noqa: E402
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """How training images are varied; val and test images never are. All zero or false: no augmentation."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    shift: Annotated[float, Field(ge=0.0, le=0.5)] = 0.0
+    """Largest translation, as a share of the image side."""
+    scale: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Largest relative change of size: 0.1 draws from 0.9 to 1.1."""
+    rotation: Annotated[float, Field(ge=0.0, le=180.0)] = 0.0
+    """Largest rotation to either side, in degrees."""
+    brightness: Share = 0.0
+    """Largest change of brightness, as a share of full range."""
+    contrast: Share = 0.0
+    """Largest relative change of contrast."""
+    noise: Share = 0.0
+    """Largest standard deviation of added Gaussian noise, as a share of full range."""
+    horizontal_flip: bool = False
+    """Mirror every second image. Never for traffic signs: it turns left into right."""
+
+    @property
+    def changes_nothing(self) -> bool:
+        return self == AugmentConfig()
+
+
+class Augmentation:
+    """An albumentations pipeline whose randomness is set for every sample anew.
+
+    ``__call__(image (S,S,3) uint8, mask (S,S) uint8, seed)`` returns the varied pair; pixels that move in from outside repeat the
+    border in the image and are background in the mask. Not to be shared between threads.
+    """
+
+    def __init__(self, config: AugmentConfig) -> None:
+        steps: list[Any] = []
+        if config.horizontal_flip:
+            steps.append(albumentations.HorizontalFlip(p=0.5))
+        if config.shift or config.scale or config.rotation:
+            steps.append(
+                albumentations.Affine(
+                    translate_percent=(-config.shift, config.shift),
+                    scale=(1 - config.scale, 1 + config.scale),
+                    rotate=(-config.rotation, config.rotation),
+                    interpolation=cv2.INTER_LINEAR,
+                    mask_interpolation=cv2.INTER_LINEAR,
+                    border_mode=cv2.BORDER_REPLICATE,
+                    fill_mask=0,
+                    p=1.0,
+                )
+            )
+        if config.brightness or config.contrast:
+            limits = {"brightness_limit": config.brightness, "contrast_limit": config.contrast}
+            steps.append(albumentations.RandomBrightnessContrast(**limits, p=1.0))
+        if config.noise:
+            steps.append(albumentations.GaussNoise(std_range=(0.0, config.noise), per_channel=True, p=1.0))
+        self._pipeline = albumentations.Compose(steps)
+
+    def __call__(
+        self, image: UInt8[np.ndarray, "side side 3"], mask: UInt8[np.ndarray, "side side"], *, seed: int
+    ) -> tuple[UInt8[np.ndarray, "side side 3"], UInt8[np.ndarray, "side side"]]:
+        self._pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))
+        varied = self._pipeline(image=image, mask=mask)
+        return varied["image"], varied["mask"]

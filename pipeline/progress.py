@@ -1,0 +1,76 @@
+"""Progress of long work on stderr: a live bar with rate and remaining time on a terminal, a line now and then elsewhere."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+SECONDS_BETWEEN_LINES = 15.0
+
+
+@contextmanager
+def progress_bar(description: str, *, total: int, unit: str) -> Iterator[Callable[[], None]]:
+    """Yield a function to call once for every finished step of ``total``."""
+    if sys.stderr.isatty():
+        with _terminal(unit) as progress:
+            task = progress.add_task(description, total=total)
+            yield lambda: progress.advance(task)
+    else:
+        yield _Lines(description, total, unit).advance
+
+
+def _terminal(unit: str) -> Progress:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(unit),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=Console(stderr=True), transient=True)
+
+
+class _Rate(ProgressColumn):
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:.1f} {self._unit}/s" if speed else "")
+
+
+class _Lines:
+    """For logs: one line every few seconds instead of a bar that redraws itself."""
+
+    def __init__(self, description: str, total: int, unit: str) -> None:
+        self._description, self._total, self._unit = description, total, unit
+        self._done, self._started, self._last = 0, time.monotonic(), time.monotonic()
+
+    def advance(self) -> None:
+        self._done += 1
+        now = time.monotonic()
+        if now - self._last < SECONDS_BETWEEN_LINES:
+            return
+        self._last = now
+        rate = self._done / (now - self._started)
+        left = (self._total - self._done) / rate
+        print(  # noqa: T201 - this is the progress of the command line
+            f"{self._description}: {self._done}/{self._total} {self._unit}, {rate:.1f} {self._unit}/s, {left:.0f} s left",
+            file=sys.stderr,
+            flush=True,
+        )
