@@ -1,0 +1,46 @@
+"""Which pixels an attack may change, per image, from the data set's own masks."""
+
+from enum import StrEnum
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from pipeline.masking import bounding_boxes, dilate
+
+
+class Region(StrEnum):
+    """Pixels that an attack may change."""
+
+    EVERYWHERE = "everywhere"
+    FOREGROUND = "foreground"
+    """Every pixel that shows any of the object."""
+    BACKGROUND = "background"
+    """Every pixel that shows nothing of it: through an oracle mask and a constant fill no such pixel is seen."""
+    BOUNDARY = "boundary"
+    """The band on both sides of the object's outline."""
+    OUTSIDE_BOX = "outside-box"
+    """Everything but the bounding box that the mask source ``box`` lets through."""
+
+
+def region_masks(
+    region: Region, oracle_masks: Float[Tensor, "batch 1 height width"], *, radius: int
+) -> Bool[Tensor, "batch 1 height width"]:
+    """True where the attack may change the image.
+
+    Foreground (mask above 0) and background (mask 0) are each other's complement. ``radius`` is the reach of the
+    boundary band in pixels, at least 1: it holds the pixels that have both foreground and background within that distance (in
+    the maximum norm), and is empty for an all-zero mask and one without a pixel of pure background.
+    """
+    foreground = oracle_masks > 0
+    match region:
+        case Region.EVERYWHERE:
+            return foreground | True
+        case Region.FOREGROUND:
+            return foreground
+        case Region.BACKGROUND:
+            return ~foreground
+        case Region.BOUNDARY:
+            shown = foreground.to(oracle_masks.dtype)
+            return (dilate(shown, radius) > 0) & (dilate(1 - shown, radius) > 0)
+        case Region.OUTSIDE_BOX:
+            return bounding_boxes(oracle_masks) == 0
