@@ -1,9 +1,28 @@
-"""Numbers."""
+"""Configuration: Hydra composes ``configs/``, pydantic validates into the frozen dataclasses that live beside their owners."""
 
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
 from fractions import Fraction
-from typing import Annotated, Any
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BeforeValidator
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
+from hydra.errors import HydraException, OverrideParseException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BeforeValidator, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+
+from pipeline.errors import ConfigError
+
+CONFIG_DIR = Path(__file__).resolve().parents[1] / "configs"
+
+Config = TypeVar("Config")
 
 
 def parse_number(value: Any) -> Any:
@@ -18,3 +37,153 @@ def parse_number(value: Any) -> Any:
 
 Number = Annotated[float, BeforeValidator(parse_number)]
 """A number that may be written as a fraction: ``8/255``."""
+
+
+def load_config(command: str, config_class: type[Config], overrides: Sequence[str]) -> Config:
+    """Compose the configuration of a command with the user's ``key=value`` words and validate it. Raises ConfigError."""
+    return validate(config_class, compose(command, config_class, overrides))
+
+
+def compose(command: str, config_class: type[Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """What Hydra makes of ``configs/<command>.yaml`` and the overrides, as plain containers. Raises ConfigError."""
+    words = check_overrides(config_class, overrides)
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(CONFIG_DIR)):
+            composed = OmegaConf.to_container(hydra_compose(command, overrides=words), resolve=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_one_line(error)) from error
+    assert isinstance(composed, dict)
+    return {str(key): value for key, value in composed.items()}
+
+
+def check_overrides(config_class: type[Any], overrides: Sequence[str]) -> list[str]:
+    """The overrides as Hydra wants them. Raises ConfigError for a word that is no override, an unknown key or an unknown choice.
+
+    A plain ``key=value`` becomes ``++key=value``, because the YAML files need not repeat the defaults that the dataclasses hold.
+    """
+    words = []
+    for word in overrides:
+        override = _parse(word)
+        key = override.key_or_group
+        if key in group_names():
+            _check_choice(key, override)
+        elif not key.startswith("hydra."):
+            known = set(dotted_keys(config_class))
+            if override.type != OverrideType.DEL and key not in known and not _inside_mapping(key, known):
+                raise ConfigError(f"{key}: unknown key{_did_you_mean(key, known | set(group_names()))}")
+            if override.type == OverrideType.CHANGE:
+                word = f"++{word}"
+        words.append(word)
+    return words
+
+
+def _parse(word: str) -> Override:
+    try:
+        if "=" not in word and not word.startswith("~"):
+            raise ConfigError(f"{word!r} is not of the form key=value")
+        return OverridesParser.create().parse_overrides([word])[0]
+    except OverrideParseException as error:
+        hint = "put quotes around a value with special characters: key='\"value\"'"
+        raise ConfigError(f"{word!r} cannot be read as key=value ({_one_line(error)}); {hint}") from error
+
+
+def _check_choice(group: str, override: Override) -> None:
+    if override.is_sweep_override() or not isinstance(override.value(), str):
+        return
+    choices = group_choices(group)
+    if override.value() not in choices:
+        raise ConfigError(f"{group}={override.value()}: unknown choice; choose one of {', '.join(choices)}")
+
+
+@cache
+def group_names() -> tuple[str, ...]:
+    return tuple(sorted(path.name for path in CONFIG_DIR.iterdir() if path.is_dir() and any(path.glob("*.yaml"))))
+
+
+def group_choices(group: str) -> list[str]:
+    """The files of a configuration group: what may stand behind ``group=``."""
+    return sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml"))
+
+
+def validate(config_class: type[Config], values: Mapping[str, Any]) -> Config:
+    """Validate plain containers into a configuration. Raises ConfigError that names the first wrong key by its dotted path."""
+    try:
+        return TypeAdapter(config_class).validate_python(dict(values))
+    except ValidationError as error:
+        details = error.errors(include_url=False)
+        more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
+        raise ConfigError(_explain(details[0], values, config_class) + more) from error
+
+
+def to_plain(config: Any) -> dict[str, Any]:
+    """A configuration as JSON-able containers: what a run records and what a resume compares."""
+    plain: dict[str, Any] = TypeAdapter(type(config)).dump_python(config, mode="json")
+    return plain
+
+
+def _explain(detail: ErrorDetails, values: Mapping[str, Any], config_class: type[Any]) -> str:
+    key = _dotted(detail, values)
+    if detail["type"] == "missing":
+        return f"{key}: missing; say {key}=..."
+    if detail["type"] == "unexpected_keyword_argument":
+        return f"{key}: unknown key{_did_you_mean(key, set(dotted_keys(config_class)))}"
+    if detail["type"] == "union_tag_invalid":
+        return f"{key}: {detail['ctx']['tag']!r} is not one of {detail['ctx']['expected_tags']}"
+    message = detail["msg"].removeprefix("Value error, ")
+    got = "" if is_dataclass(detail["input"]) or isinstance(detail["input"], dict) else f", got {detail['input']!r}"
+    return f"{key}: {message}{got}" if key else message
+
+
+def _dotted(detail: ErrorDetails, values: Any) -> str:
+    """The dotted key of an error. pydantic puts the tag of a union between the keys; a user has never written it."""
+    parts: list[str] = []
+    last = len(detail["loc"]) - 1
+    for position, part in enumerate(detail["loc"]):
+        inside = isinstance(values, Mapping) and part in values
+        inside = inside or (isinstance(values, list) and isinstance(part, int) and part < len(values))
+        if inside:
+            values = values[part]
+            parts.append(str(part))
+        elif position == last and detail["type"] == "missing":
+            parts.append(str(part))
+    return ".".join(parts)
+
+
+def dotted_keys(config_class: type[Any]) -> Iterator[str]:
+    """Every dotted key that a configuration class accepts, over all choices of its unions."""
+    schema = TypeAdapter(config_class).json_schema()
+    yield from _schema_keys(schema, schema.get("$defs", {}), "")
+
+
+def _schema_keys(node: Mapping[str, Any], definitions: Mapping[str, Any], prefix: str) -> Iterator[str]:
+    for variant in schema_variants(node, definitions):
+        if "properties" not in variant and isinstance(variant.get("additionalProperties"), dict):
+            yield f"{prefix}*"  # a mapping with free keys
+        for name, child in variant.get("properties", {}).items():
+            yield f"{prefix}{name}"
+            yield from _schema_keys(child, definitions, f"{prefix}{name}.")
+
+
+def schema_variants(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The alternatives of a JSON schema node, with references resolved."""
+    if "$ref" in node:
+        return schema_variants(definitions[node["$ref"].rsplit("/", 1)[-1]], definitions)
+    for union in ("oneOf", "anyOf"):
+        if union in node:
+            return [variant for child in node[union] for variant in schema_variants(child, definitions)]
+    return [node]
+
+
+def _inside_mapping(key: str, known: set[str]) -> bool:
+    return any(pattern.endswith("*") and key.startswith(pattern[:-1]) for pattern in known)
+
+
+def _did_you_mean(key: str, known: set[str]) -> str:
+    near = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.6)
+    if not near:  # the right name at the wrong place
+        near = [other for other in sorted(known) if other.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]][:1]
+    return f"; did you mean {near[0]}?" if near else "; --help lists all keys"
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())

@@ -69,7 +69,7 @@ class _Lines:
         self._last = now
         rate = self._done / (now - self._started)
         left = (self._total - self._done) / rate
-        print(  # noqa: T201 - this is the progress of the command line
+        print(
             f"{self._description}: {self._done}/{self._total} {self._unit}, {rate:.1f} {self._unit}/s, {left:.0f} s left",
             file=sys.stderr,
             flush=True,

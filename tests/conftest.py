@@ -1,13 +1,20 @@
 """Shared by all tests: shapes are checked as types, real data is found or skipped, torch is quiet and deterministic."""
 
 import os
+import sys
+import types
 from pathlib import Path
 
 import pytest
+from beartype import BeartypeConf, beartype
 from jaxtyping import install_import_hook
 
-# Before the packages are imported for the first time: every annotated shape becomes a check.
-install_import_hook(["segmenter", "classifier", "pipeline"], "beartype.beartype")
+# Before the packages are imported for the first time: every annotated shape becomes a check. jaxtyping wants the checker by an
+# importable name; an int may stand where a float is expected, as Python's typing has it.
+_checker = types.ModuleType("foreguard_typechecker")
+_checker.check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # type: ignore[attr-defined]
+sys.modules[_checker.__name__] = _checker
+install_import_hook(["segmenter", "classifier", "pipeline"], "foreguard_typechecker.check")
 
 SHARED_DATA = Path(os.environ.get("FOREGUARD_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
@@ -28,3 +35,15 @@ def _present(path: Path) -> Path:
     if not path.is_dir():
         pytest.skip(f"real data not present: {path.name}")
     return path
+
+
+@pytest.fixture(scope="session")
+def synthetic_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small prepared synthetic data set, to be read only."""
+    from pipeline.data import synthetic
+    from pipeline.data.writer import write_prepared
+
+    config = synthetic.SyntheticConfig(num_train=96, num_val=32, num_test=32)
+    target = tmp_path_factory.mktemp("prepared") / "synthetic"
+    write_prepared(synthetic.plan(config), target, name="synthetic", image_size=config.image_size, root=None, workers=0)
+    return target

@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from pipeline.data.prepared import PreparedDataset, open_prepared
 from pipeline.data.sample import Split
-from pipeline.data.transforms import AugmentConfig, Augmentation
+from pipeline.data.transforms import Augmentation, AugmentConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +50,8 @@ class Batch:
 class Loader:
     """Batches of one split.
 
-    ``batch_size`` is the size of the global batch; of each global batch rank r takes the elements r, r + world_size, ..., so that all
-    ranks together see exactly what one process would see. With ``drop_last`` the last batch is left out where it is not full
+    ``batch_size`` is the size of the global batch; of each global batch rank r takes the elements r, r + world_size, ..., so that
+    all ranks together see exactly what one process would see. With ``drop_last`` the last batch is left out where it is not full
     (unless it is the only one). ``num_workers`` processes vary the images (0: in this process).
     """
 
@@ -74,6 +75,8 @@ class Loader:
         self._reader = _Reader(dataset, augment if augment and not augment.changes_nothing else None, seed)
         self._batch_size, self._seed, self._shuffle = batch_size, seed, shuffle
         self._num_workers, self._rank, self._world_size = num_workers, rank, world_size
+        self._order: list[list[tuple[int, int]]] = []
+        self._data_loader: DataLoader[Batch] | None = None
         full, rest = divmod(len(self._rows), batch_size)
         self._num_batches = full if drop_last and full else full + bool(rest)
 
@@ -87,7 +90,7 @@ class Loader:
         return len(self._rows)
 
     def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[Batch]:
-        """The batches of one epoch from ``start_batch`` on. An empty share of a last batch (more ranks than samples) is left out."""
+        """The batches of one epoch from ``start_batch`` on. A rank that has no share of the last batch gets one batch less."""
         order = self._rows
         if self._shuffle:
             order = np.random.default_rng([self._seed, epoch]).permutation(self._rows)
@@ -96,14 +99,21 @@ class Loader:
         mine = [chunk for chunk in mine if chunk]
         if self._num_workers == 0:
             return map(self._reader.__getitems__, mine)
-        workers = DataLoader(
-            self._reader,
-            batch_sampler=mine,
-            num_workers=self._num_workers,
-            collate_fn=_as_it_is,
-            multiprocessing_context="spawn",
-        )
-        return iter(workers)
+        return iter(self._workers(mine))
+
+    def _workers(self, chunks: list[list[tuple[int, int]]]) -> DataLoader[Batch]:
+        """The worker processes, started once and kept: starting one imports torch."""
+        self._order[:] = chunks
+        if self._data_loader is None:
+            self._data_loader = DataLoader(
+                self._reader,
+                batch_sampler=self._order,
+                num_workers=self._num_workers,
+                collate_fn=_as_it_is,
+                multiprocessing_context="spawn",  # a process that runs threads must not be forked
+                persistent_workers=True,
+            )
+        return self._data_loader
 
 
 def sample_seed(*parts: str | int) -> int:
@@ -112,7 +122,7 @@ def sample_seed(*parts: str | int) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-def _as_it_is(batch: Batch) -> Batch:
+def _as_it_is(batch: Any) -> Any:
     return batch
 
 

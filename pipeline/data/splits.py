@@ -12,8 +12,9 @@ def assign_splits(groups: Sequence[str], labels: Sequence[int], fractions: Mappi
 
     ``groups`` and ``labels`` run over samples; a group may hold several labels. The result does not depend on the order of the
     samples. Where a group holds one class, every class with at least as many groups as there are splits with a positive fraction
-    gets a group in each of them, and a class with fewer fills train first, then val, then test. Greedy iterative stratification, rarest class first: Sechidis,
-    Tsoumakas, Vlahavas 2011, "On the stratification of multi-label data". Raises ValueError if the fractions do not add up to 1.
+    gets a group in each of them, and a class with fewer fills train first, then val, then test. Greedy iterative stratification,
+    rarest class first: Sechidis, Tsoumakas, Vlahavas 2011, "On the stratification of multi-label data".
+    Raises ValueError if the fractions do not add up to 1.
     """
     wanted: list[Split] = [split for split in SPLITS if fractions.get(split, 0.0) > 0.0]
     if any(share < 0 for share in fractions.values()) or abs(sum(fractions.values()) - 1.0) > 1e-9:

@@ -11,8 +11,8 @@ from pydantic import ConfigDict, Field
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would ask a server for news
 
-import albumentations  # noqa: E402
-import cv2  # noqa: E402
+import albumentations
+import cv2
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 

@@ -1,0 +1,60 @@
+# Everything a newcomer needs: make quickstart, make test. make help lists the rest.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help setup quickstart test test-slow check format lock clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(STAMP) ## create .venv with the exact versions of requirements.lock and install the project in it
+
+# Safe to call again after an interruption: the stamp is written last, packages that are there are kept, and a virtual environment
+# without a working pip is made anew.
+$(STAMP): requirements.lock pyproject.toml
+	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+	  { echo "setup: Python 3.11 to 3.13 is needed, found $$("$(PYTHON)" --version 2>&1); say make PYTHON=/path/to/python3.12" >&2; exit 2; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { rm -rf $(VENV) && "$(PYTHON)" -m venv $(VENV); }
+	@echo "setup: installing the locked packages into $(VENV) (once; about 6 GB on Linux)" >&2
+	@if command -v uv >/dev/null 2>&1; then \
+	  uv pip install --quiet --python $(BIN)/python --require-hashes --no-deps -r requirements.lock; \
+	  uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .; \
+	else \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.lock; \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .; \
+	fi
+	@touch $@
+	@echo "setup: done" >&2
+
+quickstart: $(STAMP) ## prepare the synthetic data set and draw its contact sheet
+	@$(BIN)/foreguard prepare data=synthetic prepared=prepared/synthetic preview=true
+
+test: $(STAMP) ## the fast tests (under 5 minutes on 2 cores)
+	@$(BIN)/python -m pytest -q
+
+test-slow: $(STAMP) ## the heavy tests
+	@$(BIN)/python -m pytest -q -m slow
+
+check: $(STAMP) ## format, lint, types, import contracts
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(STAMP) ## rewrite the code in the project's format
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+lock: $(STAMP) ## resolve the newest versions that pyproject.toml allows into requirements.lock
+	@$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-annotate --no-header --group pyproject.toml:dev pyproject.toml --output-file requirements.lock
+
+clean: ## remove what can be made again (not data sets and runs)
+	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

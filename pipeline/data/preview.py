@@ -1,0 +1,71 @@
+"""A contact sheet of a prepared data set: see the masks before you trust them."""
+
+import math
+from pathlib import Path
+
+import cv2
+import matplotlib
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+from pipeline.data.prepared import PreparedDataset
+from pipeline.data.sample import SPLITS
+
+CELL, GAP, TEXT, COLUMNS = 112, 8, 16, 12
+MAX_CELLS = 144
+OUTLINE, OUTLINE_EDGE = (255, 0, 200), (255, 255, 255)
+
+
+def write_contact_sheet(dataset: PreparedDataset, path: Path) -> None:
+    """Write a PNG with samples of every class and split, the mask's outline (where it crosses one half) drawn over the image.
+
+    The choice depends on the data set alone: classes in turn, spread evenly over each class's rows.
+    """
+    rows = _spread(dataset)
+    columns = min(COLUMNS, len(rows))
+    width = GAP + columns * (CELL + GAP)
+    height = GAP + math.ceil(len(rows) / columns) * (CELL + TEXT + GAP)
+    sheet = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), 10)
+    splits = dataset.samples["split"].to_list()
+    for position, row in enumerate(rows):
+        left = GAP + position % columns * (CELL + GAP)
+        top = GAP + position // columns * (CELL + TEXT + GAP)
+        sheet.paste(Image.fromarray(outlined(dataset.images[row], dataset.masks[row])), (left, top))
+        caption = f"{dataset.classes[dataset.labels[row]]} ({splits[row]})"
+        draw.text((left, top + CELL + 2), _fit(caption, font), fill="black", font=font)
+    sheet.save(path, format="PNG")
+
+
+def outlined(image: UInt8[np.ndarray, "side side 3"], mask: UInt8[np.ndarray, "side side"]) -> UInt8[np.ndarray, "cell cell 3"]:
+    """The image enlarged with whole pixels, with the outline of mask >= 128."""
+    large = cv2.resize(np.asarray(image), (CELL, CELL), interpolation=cv2.INTER_NEAREST_EXACT)
+    inside = (cv2.resize(np.asarray(mask), (CELL, CELL), interpolation=cv2.INTER_LINEAR) >= 128).astype(np.uint8)
+    contours, _ = cv2.findContours(inside, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(large, contours, -1, OUTLINE_EDGE, thickness=3)
+    cv2.drawContours(large, contours, -1, OUTLINE, thickness=1)
+    return large
+
+
+def _spread(dataset: PreparedDataset) -> list[int]:
+    """Rows class by class, each class's share spread evenly over its splits and rows."""
+    per_class = max(1, MAX_CELLS // dataset.num_classes)
+    order = {split: position for position, split in enumerate(SPLITS)}
+    rank = np.array([order[split] for split in dataset.samples["split"].to_list()])
+    rows: list[int] = []
+    for label in range(dataset.num_classes):
+        of_class = np.flatnonzero(dataset.labels == label)
+        of_class = of_class[np.argsort(rank[of_class], kind="stable")]
+        picked = np.unique(np.linspace(0, len(of_class) - 1, per_class).round().astype(int))
+        rows += [int(row) for row in of_class[picked]]
+    return rows
+
+
+def _fit(caption: str, font: ImageFont.FreeTypeFont) -> str:
+    if font.getlength(caption) <= CELL:
+        return caption
+    while caption and font.getlength(caption + "...") > CELL:
+        caption = caption[:-1]
+    return caption + "..."
