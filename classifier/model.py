@@ -1,0 +1,113 @@
+"""The classifier: a ResNet with its normalisation inside."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torchvision.models import resnet
+
+from classifier.config import ClassifierConfig
+
+DEFAULT_WIDTH = 16
+_RESNETS: dict[str, tuple[Callable[..., nn.Module], resnet.WeightsEnum]] = {
+    "resnet18": (resnet.resnet18, resnet.ResNet18_Weights.IMAGENET1K_V1),
+    "resnet34": (resnet.resnet34, resnet.ResNet34_Weights.IMAGENET1K_V1),
+    "resnet50": (resnet.resnet50, resnet.ResNet50_Weights.IMAGENET1K_V2),
+}
+
+
+class Classifier(nn.Module):
+    """Images to class logits. Built by ``build_classifier``. Any height and width: the last layer averages over positions."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, *, num_classes: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        """Wrap a module from normalised images (B,3,H,W) to logits (B, ``num_classes``)."""
+        super().__init__()
+        self.network = network
+        self.num_classes = num_classes
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
+
+    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch classes"]:
+        """Class logits: the softmax is each class's probability.
+
+        Images are in [0,1]. The range is not checked: this is called in the inner loop of attacks, and a finite-difference test
+        steps outside it.
+        """
+        logits: Tensor = self.network((images - self.mean) / self.std)
+        return logits
+
+
+def build_classifier(config: ClassifierConfig, *, num_classes: int, seed: int) -> Classifier:
+    """A new classifier in train mode, on the CPU, float32. The same arguments give the same weights, to the bit.
+
+    With ``weights`` all layers but the last are torchvision's; the last is drawn from the seed. The global random state is left as it
+    was. Raises ValueError for fewer than 2 classes and for weights that cannot be had.
+    """
+    if num_classes < 2:
+        raise ValueError(f"a classifier needs 2 classes or more, not {num_classes}")
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would reseed the GPUs as well
+        if config.architecture == "small_resnet":
+            network: nn.Module = _small_resnet(config.width or DEFAULT_WIDTH, num_classes)
+        else:
+            network = _torchvision_resnet(config, num_classes)
+    return Classifier(network, num_classes=num_classes, mean=config.mean, std=config.std).train()
+
+
+def _small_resnet(width: int, num_classes: int) -> nn.Module:
+    """Small stem and four basic blocks; the last three halve the image and double the channels."""
+    network = nn.Sequential(
+        _small_stem(width),
+        nn.BatchNorm2d(width),
+        nn.ReLU(inplace=True),
+        resnet.BasicBlock(width, width),
+        *(_halving_block(width * factor) for factor in (1, 2, 4)),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8 * width, num_classes),
+    )
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            _initialise(module)
+    return network
+
+
+def _halving_block(channels: int) -> nn.Module:
+    shortcut = nn.Sequential(nn.Conv2d(channels, 2 * channels, 1, stride=2, bias=False), nn.BatchNorm2d(2 * channels))
+    block: nn.Module = resnet.BasicBlock(channels, 2 * channels, stride=2, downsample=shortcut)
+    return block
+
+
+def _small_stem(channels: int) -> nn.Conv2d:
+    return nn.Conv2d(3, channels, kernel_size=3, padding=1, bias=False)
+
+
+def _initialise(convolution: nn.Conv2d) -> None:
+    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")  # as torchvision does
+
+
+def _torchvision_resnet(config: ClassifierConfig, num_classes: int) -> nn.Module:
+    build, imagenet = _RESNETS[config.architecture]
+    if config.weights is None:
+        network = build(num_classes=num_classes)
+    else:
+        network = _with_weights(build, imagenet, config.architecture)
+        network.fc = nn.Linear(network.fc.in_features, num_classes)  # type: ignore[union-attr, arg-type]
+    if config.stem == "small":
+        network.conv1, network.maxpool = _small_stem(64), nn.Identity()
+        _initialise(network.conv1)
+    return network
+
+
+def _with_weights(build: Callable[..., nn.Module], imagenet: resnet.WeightsEnum, architecture: str) -> nn.Module:
+    try:
+        return build(weights=imagenet)
+    except (OSError, RuntimeError) as error:  # no network, no writable cache, or a download whose hash is wrong
+        raise ValueError(
+            f"the imagenet weights of {architecture} are neither in torch's cache nor can they be downloaded: put {imagenet.url}"
+            f" into {torch.hub.get_dir()}/checkpoints, or set weights to null ({error})"
+        ) from error
