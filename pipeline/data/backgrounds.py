@@ -29,10 +29,10 @@ def paint_background(
     tone = KINDS[kind](size, generator) + _noise(size, 5, 0.12, generator) + _noise(size, size // 3, 0.08, generator)
     np.clip(tone, 0, 1, out=tone)
     dark, light = _colours(hue, generator)
-    canvas = (dark + tone[:, :, None] * (light - dark)).astype(np.uint8)
+    canvas: np.ndarray = (dark + tone[:, :, None] * (light - dark)).astype(np.uint8)
     for _ in range(num_distractors):
         _add_distractor(canvas, side, generator)
-    return cv2.resize(canvas, (side, side), interpolation=cv2.INTER_AREA)  # type: ignore[no-any-return]
+    return cv2.resize(canvas, (side, side), interpolation=cv2.INTER_AREA)
 
 
 def _colours(hue: float, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -55,23 +55,25 @@ def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _noise(size: int, cells: int, strength: float, generator: np.random.Generator) -> Tone:
     coarse = generator.standard_normal((cells, cells), dtype=np.float32) * np.float32(strength)
-    return cv2.resize(coarse, (size, size), interpolation=cv2.INTER_LINEAR)  # type: ignore[no-any-return]
+    return cv2.resize(coarse, (size, size), interpolation=cv2.INTER_LINEAR)
 
 
 def _along(size: int, degrees: float) -> Tone:
     """Coordinate along a direction, 0 in the middle, about -0.7 to 0.7."""
     x, y = _grid(size)
     angle = np.radians(degrees)
-    return (x - 0.5) * np.float32(np.cos(angle)) + (y - 0.5) * np.float32(np.sin(angle))  # type: ignore[no-any-return]
+    along: np.ndarray = (x - 0.5) * np.float32(np.cos(angle)) + (y - 0.5) * np.float32(np.sin(angle))
+    return along
 
 
 def _gradient(size: int, generator: np.random.Generator) -> Tone:
-    return _along(size, generator.uniform(0, 360)) * np.float32(1.2) + np.float32(0.5)
+    tone: np.ndarray = _along(size, generator.uniform(0, 360)) * np.float32(1.2) + np.float32(0.5)
+    return tone
 
 
 def _stripes(size: int, generator: np.random.Generator) -> Tone:
     turns = np.float32(2 * np.pi * generator.uniform(3, 8))
-    wave = np.sin(_along(size, generator.uniform(0, 180)) * turns + np.float32(generator.uniform(0, 6.3)))
+    wave: np.ndarray = np.sin(_along(size, generator.uniform(0, 180)) * turns + np.float32(generator.uniform(0, 6.3)))
     return wave * np.float32(1.5) + np.float32(0.5)
 
 
@@ -90,7 +92,7 @@ def _bricks(size: int, generator: np.random.Generator) -> Tone:
 def _blobs(size: int, generator: np.random.Generator) -> Tone:
     cells = int(generator.integers(4, 8))
     coarse = generator.standard_normal((cells, cells), dtype=np.float32)
-    return cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC) * np.float32(1.5) + np.float32(0.5)  # type: ignore[no-any-return]
+    return cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC) * np.float32(1.5) + np.float32(0.5)
 
 
 def _leaves(size: int, generator: np.random.Generator) -> Tone:

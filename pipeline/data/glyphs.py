@@ -118,7 +118,7 @@ def paint_sign(silhouette: str, glyph: str, style: Style, pose: Pose, *, rim: fl
     fill(canvas, pose.place(figure.outline * (1 - rim)), style.fill, scale=SUPERSAMPLING)
     held = Pose(x=pose.x, y=pose.y, unit=pose.unit * figure.inner_radius * (1 - rim) * 0.95, turn=pose.turn)
     draw_glyph(canvas, glyph, held, style.glyph, scale=SUPERSAMPLING)
-    return cv2.resize(canvas, (side, side), interpolation=cv2.INTER_AREA)  # type: ignore[no-any-return]
+    return cv2.resize(canvas, (side, side), interpolation=cv2.INTER_AREA)
 
 
 def _fixed_point(points: Points, scale: int) -> np.ndarray:

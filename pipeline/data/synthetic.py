@@ -6,17 +6,17 @@ A class is a glyph. Colours say nothing about it; ``shape_leak`` decides what th
 
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import cv2
 import numpy as np
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Float32, UInt8
 from pydantic import ConfigDict, Field
 
 from pipeline.config import Number
 from pipeline.data.backgrounds import KINDS, paint_background
-from pipeline.data.sample import SPLITS, Plan, Reject, Sample, Split
 from pipeline.data.glyphs import GLYPHS, SILHOUETTES, STYLES, Colour, Points, Pose, Style, coverage, paint_sign
+from pipeline.data.sample import SPLITS, Plan, Reject, Sample, Split
 
 VERSION = 1
 _CHUNK = 64
