@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import UInt8
@@ -69,12 +69,3 @@ class Plan:
     """Picklable and pure: turns one item into samples and rejects, in a worker process. Bad input becomes a Reject."""
     rejects: Sequence[Reject] = ()
     """What was rejected while listing."""
-
-
-class SourceConfig(Protocol):
-    """What the configurations of all sources have in common."""
-
-    @property
-    def source(self) -> str: ...
-    @property
-    def image_size(self) -> int: ...
