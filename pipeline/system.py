@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Self, TypeVar
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
@@ -52,7 +52,7 @@ class TwoStage(nn.Module):
         colour = mean_colour if masking.fill is Fill.MEAN else _CONSTANT_COLOURS.get(masking.fill, (0.0, 0.0, 0.0))
         self.register_buffer("colour", torch.tensor(colour).view(1, 3, 1, 1), persistent=False)
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> "TwoStage":
         """Set the mode of the classifier; the segmenter stays in eval mode."""
         super().train(mode)
         if self.segmenter is not None:

@@ -80,7 +80,7 @@ class L2Ball:
             points = torch.where(self.region, points, self.images)
         deltas = points - self.images
         norms = _l2_norms(deltas)
-        shrunk = torch.addcmul(self.images, deltas, _l2_factors(norms, self.radius))
+        shrunk = _add_inwards(self.images, deltas * _l2_factors(norms, self.radius))
         # An image lies in [0,1], so clamping brings every pixel nearer to it and never leaves the ball.
         return torch.where(norms > self.radius, shrunk, points).clamp_(0, 1)
 
@@ -117,10 +117,7 @@ def linf_ball(
     """
     _check(images, epsilon)
     radius = _radii(epsilon, images)
-    lower, upper = images - radius, images + radius
-    # The sum may have been rounded outwards: then the next number inwards is the bound.
-    lower = torch.where(images - lower > radius, torch.nextafter(lower, images), lower).clamp_(0, 1)
-    upper = torch.where(upper - images > radius, torch.nextafter(upper, images), upper).clamp_(0, 1)
+    lower, upper = _add_inwards(images, -radius).clamp_(0, 1), _add_inwards(images, radius).clamp_(0, 1)
     if region is not None:
         inside = region > 0
         lower, upper = torch.where(inside, lower, images), torch.where(inside, upper, images)
@@ -132,7 +129,7 @@ def l2_ball(
     epsilon: float | Float[Tensor, " batch"],
     region: Float[Tensor, "batch 1 height width"] | Bool[Tensor, "batch 1 height width"] | None = None,
 ) -> L2Ball:
-    """The Euclidean ball: |point - image| <= epsilon to one part in a million (what storing a point in float32 can add).
+    """The Euclidean ball: |point - image| <= epsilon, also when both are stored in float32.
 
     Raises ValueError for images outside [0,1] and a negative epsilon.
     """
@@ -154,6 +151,12 @@ def _radii(epsilon: float | Tensor, like: Tensor) -> Tensor:
     rounded = exact.to(like.dtype)
     rounded = torch.where(rounded.to(exact.dtype) > exact, torch.nextafter(rounded, torch.zeros_like(rounded)), rounded)
     return rounded.to(like.device).view(-1, 1, 1, 1)
+
+
+def _add_inwards(images: Tensor, deltas: Tensor) -> Tensor:
+    """The sum, where it was rounded away from the image the next number towards it: a stored point keeps its distance."""
+    sums = images + deltas
+    return torch.where((sums - images).abs() > deltas.abs(), torch.nextafter(sums, images), sums)
 
 
 def _l2_norms(deltas: Tensor) -> Tensor:

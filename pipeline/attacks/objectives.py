@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Protocol, Self
+from typing import Protocol
 
 import torch
 from jaxtyping import Float, Int64
@@ -57,7 +57,7 @@ class ModelObjective:
         outputs = self.model(images) if self.context is None else self.model(images, self.context)
         return self.score(outputs, *self.targets)
 
-    def select(self, indices: Int64[Tensor, " kept"]) -> Self:
+    def select(self, indices: Int64[Tensor, " kept"]) -> "ModelObjective":
         """The same objective for some images of the batch, in the order of ``indices``."""
         context = None if self.context is None else self.context.select(indices)
         return replace(self, targets=tuple(target[indices] for target in self.targets), context=context)

@@ -150,9 +150,8 @@ def pgd_l2(
     """Climb the objective inside the Euclidean ball: steps along the gradient, normalised per image.
 
     Arguments, result and errors are those of ``pgd_linf``, but for the norm: epsilon and the step are Euclidean lengths over the
-    whole image, and |point - image| <= epsilon holds to one part in a million. A point that leaves [0,1] is first brought back
-    to the ball and then clamped, which stays in both but is not always the nearest point of both. Where the gradient is 0 the point
-    stays.
+    whole image. A point that leaves both is first brought back to the ball and then clamped to [0,1]: the result is in both,
+    but not always the nearest point of both. Where the gradient is 0 the point stays.
     """
     return _search(
         objective,
