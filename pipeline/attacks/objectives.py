@@ -9,13 +9,13 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from torch.nn import functional
 
+from classifier.losses import cross_entropy
 from pipeline.masking import MaskContext
 
 Score = Callable[..., Tensor]
@@ -25,6 +25,7 @@ DLR_CLASSES = 4
 """Fewest classes with which the difference-of-logits ratio is used."""
 
 
+@runtime_checkable
 class Objective(Protocol):
     """Images (B,3,H,W) in [0,1] to scores (B,), to be maximised. An image's score does not depend on the rest of its batch."""
 
@@ -40,8 +41,8 @@ class ModelObjective:
     """``score(model(images), *targets)``, or ``model(images, context)`` where there is a context.
 
     Cross-entropy on a system: ``ModelObjective(model=system, score=cross_entropy, targets=(labels,), context=context)``.
-    A segmenter: ``ModelObjective(model=segmenter, score=segmenter_loss, targets=(masks,))``.
-    The divergence of TRADES: ``ModelObjective(model=stage, score=divergence, targets=(clean_outputs,))``.
+    A segmenter: ``ModelObjective(model=segmenter, score=bce_dice, targets=(masks,))``.
+    The divergence of TRADES: ``ModelObjective(model=stage, score=kl_divergence, targets=(clean_logits,))``.
     """
 
     model: Callable[..., Tensor]
@@ -61,11 +62,6 @@ class ModelObjective:
         """The same objective for some images of the batch, in the order of ``indices``."""
         context = None if self.context is None else self.context.select(indices)
         return replace(self, targets=tuple(target[indices] for target in self.targets), context=context)
-
-
-def cross_entropy(logits: Float[Tensor, "batch classes"], labels: Int64[Tensor, " batch"]) -> Float[Tensor, " batch"]:
-    """-log probability of the label. Its gradient vanishes in float32 where the classifier is sure (margin above about 100)."""
-    return functional.cross_entropy(logits, labels, reduction="none")
 
 
 def margin(logits: Float[Tensor, "batch classes"], labels: Int64[Tensor, " batch"]) -> Float[Tensor, " batch"]:
@@ -113,22 +109,15 @@ def targeted_dlr(
     return targeted_margin(logits, labels, target_labels) / (scale + 1e-12)
 
 
-def divergence(logits: Float[Tensor, "batch classes"], reference_logits: Float[Tensor, "batch classes"]) -> Float[Tensor, " batch"]:
-    """Kullback-Leibler divergence of the class probabilities from the reference's, KL(reference || outputs), in nats.
-
-    What TRADES climbs from the clean outputs (Zhang et al. 2019, https://arxiv.org/abs/1901.08573). At the clean image itself it
-    is 0 and so is its gradient: start at random.
-    """
-    log_p, log_q = reference_logits.log_softmax(dim=1), logits.log_softmax(dim=1)
-    return (log_p.exp() * (log_p - log_q)).sum(dim=1)
-
-
 class ClassLoss(StrEnum):
     """Scores of class logits, by the name that configurations use."""
 
     CROSS_ENTROPY = "cross-entropy"
+    """-log probability of the label. Its gradient vanishes in float32 where the classifier is sure (a margin above about 100)."""
     MARGIN = "margin"
+    """Largest other logit minus the label's."""
     DLR = "dlr"
+    """Difference-of-logits ratio: the margin in units of the logits' own spread."""
 
 
 def class_score(loss: ClassLoss, *, num_classes: int, targeted: bool = False) -> Score:

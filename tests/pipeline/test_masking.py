@@ -39,6 +39,7 @@ def test_the_soft_gate_is_the_logistic_function() -> None:
 
 
 @given(threshold=st.floats(0.01, 0.99), surrogate=st.sampled_from(["identity", "sigmoid"]))
+@settings(max_examples=50, deadline=None)
 def test_the_hard_gate_is_exactly_zero_or_one_by_the_threshold_on_the_probability(threshold: float, surrogate: str) -> None:
     logits = torch.linspace(-9.03, 9.01, 400).view(1, 1, 20, 20)
     masks = masking.hard_gate(logits, threshold=threshold, surrogate=surrogate)
@@ -59,6 +60,7 @@ def test_the_hard_gate_hands_the_gradient_on_by_identity_or_as_the_sigmoid_does(
 
 
 @given(coverage())
+@settings(max_examples=50, deadline=None)
 def test_the_box_is_the_smallest_rectangle_around_the_pixels_above_one_half(masks: Tensor) -> None:
     expected = np.zeros(masks.shape, dtype=np.float32)
     for index, mask in enumerate(masks.numpy()[:, 0]):
@@ -69,6 +71,7 @@ def test_the_box_is_the_smallest_rectangle_around_the_pixels_above_one_half(mask
 
 
 @given(coverage(), st.integers(1, 4))
+@settings(max_examples=50, deadline=None)
 def test_eroded_and_dilated_masks_are_opencvs(masks: Tensor, radius: int) -> None:
     kernel = np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)
     for ours, theirs in ((masking.erode, cv2.erode), (masking.dilate, cv2.dilate)):
@@ -77,7 +80,10 @@ def test_eroded_and_dilated_masks_are_opencvs(masks: Tensor, radius: int) -> Non
 
 
 @given(coverage(), st.integers(1, 14), st.sampled_from([("left", 0, -1), ("right", 0, 1), ("up", -1, 0), ("down", 1, 0)]))
-def test_a_shifted_mask_loses_what_leaves_the_image_and_nothing_wraps(masks: Tensor, pixels: int, way: tuple[str, int, int]) -> None:
+@settings(max_examples=50, deadline=None)
+def test_a_shifted_mask_loses_what_leaves_the_image_and_nothing_wraps(
+    masks: Tensor, pixels: int, way: tuple[str, int, int]
+) -> None:
     direction, down, right = way
     height, width = masks.shape[2:]
     expected = torch.zeros_like(masks)
@@ -90,6 +96,7 @@ def test_a_shifted_mask_loses_what_leaves_the_image_and_nothing_wraps(masks: Ten
 
 
 @given(coverage(), st.integers(-(2**63), 2**63 - 4))
+@settings(max_examples=50, deadline=None)
 def test_a_random_mask_has_the_oracles_area_to_half_a_pixel(masks: Tensor, seed: int) -> None:
     drawn = masking.random_masks(masks, torch.arange(len(masks)) + seed)
     assert ((drawn == 0) | (drawn == 1)).all()
@@ -153,7 +160,7 @@ def test_given_masks_are_the_functions_they_name() -> None:
 
 
 @given(coverage(), st.sampled_from(list(Fill)))
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_mask_zero_is_the_fill_and_mask_one_the_image_to_the_bit(masks: Tensor, fill: Fill) -> None:
     images = images_like(masks)
     context = MaskContext(sample_seeds=torch.arange(len(masks)))
@@ -168,7 +175,9 @@ def test_mask_zero_is_the_fill_and_mask_one_the_image_to_the_bit(masks: Tensor, 
 def test_a_noise_fill_belongs_to_the_image_and_not_to_its_batch() -> None:
     images = torch.rand(BATCH, 3, HEIGHT, WIDTH)
     seeds = torch.tensor([7, 8, 9])
-    noise = masking.fill_images(MaskConfig(fill=Fill.NOISE), images, MaskContext(sample_seeds=seeds), colour=torch.zeros(1, 3, 1, 1))
+    noise = masking.fill_images(
+        MaskConfig(fill=Fill.NOISE), images, MaskContext(sample_seeds=seeds), colour=torch.zeros(1, 3, 1, 1)
+    )
     alone = MaskContext(sample_seeds=seeds).select(torch.tensor([1]))
     again = masking.fill_images(MaskConfig(fill=Fill.NOISE), images[1:2] / 2, alone, colour=torch.zeros(1, 3, 1, 1))
     assert torch.equal(noise[1], again[0])

@@ -235,7 +235,7 @@ def test_an_attacked_module_computes_in_float32_also_under_autocast() -> None:
 
 
 def test_weights_in_half_precision_are_not_attacked() -> None:
-    with pytest.raises(ValueError, match="float32 or wider, these are torch.bfloat16"), attacked(classifier().bfloat16()):
+    with pytest.raises(ValueError, match=r"float32 or wider, these are .*bfloat16"), attacked(classifier().bfloat16()):
         pass
 
 
