@@ -1,0 +1,146 @@
+"""``foreguard train-segmenter`` and ``foreguard train-classifier``."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import ConfigDict, Field
+
+from classifier.config import ClassifierConfig
+from classifier.model import build_classifier
+from pipeline.checkpoints import load_segmenter, weights_digest
+from pipeline.config import to_plain
+from pipeline.data.prepared import open_prepared
+from pipeline.data.transforms import AugmentConfig
+from pipeline.errors import ConfigError
+from pipeline.masking import MaskConfig, MaskSource
+from pipeline.training.config import TrainerConfig
+from pipeline.training.engine import train
+from pipeline.training.job import Job
+from pipeline.training.objectives import NaturalConfig, ObjectiveConfig
+from pipeline.training.stage import bind_classifier, bind_segmenter
+from segmenter.config import SegmenterConfig
+from segmenter.model import Segmenter, build_segmenter
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainSegmenterConfig:
+    """Train the stage that predicts the foreground mask."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    prepared: Path
+    """Directory of the prepared data set."""
+    run: Path
+    """Directory that the run is kept in; it must not hold one, but for resume."""
+    resume: bool = False
+    """Continue the run in that directory; begin it where there is none."""
+    segmenter: SegmenterConfig = dataclasses.field(default_factory=SegmenterConfig)
+    """What the segmenter is made of."""
+    objective: ObjectiveConfig = dataclasses.field(default_factory=NaturalConfig)
+    """What a training step minimises: natural, adversarial or trades."""
+    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
+    """How training images are varied."""
+    trainer: TrainerConfig = dataclasses.field(default_factory=TrainerConfig)
+    """The training loop."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainClassifierConfig:
+    """Train the stage that classifies the masked image."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    prepared: Path
+    """Directory of the prepared data set."""
+    run: Path
+    """Directory that the run is kept in; it must not hold one, but for resume."""
+    resume: bool = False
+    """Continue the run in that directory; begin it where there is none."""
+    classifier: ClassifierConfig = dataclasses.field(default_factory=ClassifierConfig)
+    """What the classifier is made of."""
+    masks: MaskConfig = dataclasses.field(default_factory=lambda: MaskConfig(source=MaskSource.NONE))
+    """Which mask the classifier sees images through in training, and what fills the rest."""
+    segmenter_run: Path | None = None
+    """Run of a segmenter (or the JSON of one of its checkpoints): for the mask sources learned, learned-hard and frozen."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the target that is spread over all classes, 0 to 1."""
+    objective: ObjectiveConfig = dataclasses.field(default_factory=NaturalConfig)
+    """What a training step minimises: natural, adversarial or trades."""
+    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
+    """How training images are varied."""
+    trainer: TrainerConfig = dataclasses.field(default_factory=TrainerConfig)
+    """The training loop."""
+
+    def __post_init__(self) -> None:
+        needs_segmenter = self.masks.source.is_learned or self.masks.source is MaskSource.FROZEN
+        if needs_segmenter and self.segmenter_run is None:
+            raise ValueError(
+                f"masks.source={self.masks.source.value} needs a segmenter: set segmenter_run to the directory of its run"
+            )
+        if not needs_segmenter and self.segmenter_run is not None:
+            raise ValueError(f"masks.source={self.masks.source.value} uses no segmenter: leave segmenter_run out")
+
+
+def train_segmenter(config: TrainSegmenterConfig) -> None:
+    """Train a segmenter on a prepared data set. Raises ``UserError`` of the kind that fits."""
+    dataset = open_prepared(config.prepared)
+    try:
+        module = build_segmenter(config.segmenter, seed=config.trainer.seed)
+    except ValueError as error:
+        raise ConfigError(f"segmenter: {error}") from error
+    train(
+        Job(
+            command="train-segmenter",
+            config=to_plain(config),
+            inputs={"data set": dataset.fingerprint},
+            run=config.run,
+            resume=config.resume,
+            kind="segmenter",
+            architecture=to_plain(config.segmenter),
+            module=module,
+            bind=bind_segmenter,
+            objective=config.objective,
+            trainer=config.trainer,
+            dataset=dataset,
+            augment=config.augment,
+        )
+    )
+
+
+def train_classifier(config: TrainClassifierConfig) -> None:
+    """Train a classifier behind a mask source on a prepared data set. Raises ``UserError`` of the kind that fits."""
+    dataset = open_prepared(config.prepared)
+    segmenter: Segmenter | None = None
+    inputs = {"data set": dataset.fingerprint}
+    if config.segmenter_run is not None:
+        segmenter, _ = load_segmenter(config.segmenter_run)
+        inputs["segmenter"] = weights_digest(config.segmenter_run)
+    try:
+        module = build_classifier(config.classifier, num_classes=len(dataset.classes), seed=config.trainer.seed)
+    except ValueError as error:
+        raise ConfigError(f"classifier: {error}") from error
+
+    train(
+        Job(
+            command="train-classifier",
+            config=to_plain(config),
+            inputs=inputs,
+            run=config.run,
+            resume=config.resume,
+            kind="classifier",
+            architecture=to_plain(config.classifier),
+            module=module,
+            bind=lambda classifier: bind_classifier(
+                classifier,
+                masks=config.masks,
+                segmenter=segmenter,
+                mean_colour=dataset.mean,
+                label_smoothing=config.label_smoothing,
+            ),
+            objective=config.objective,
+            trainer=config.trainer,
+            dataset=dataset,
+            augment=config.augment,
+        )
+    )

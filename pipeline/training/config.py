@@ -1,0 +1,61 @@
+"""How long, how fast and where a stage is trained."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+
+Tracker = Literal["tensorboard", "wandb", "mlflow"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerConfig:
+    """Settings of the training loop, the same for both stages and all objectives. The defaults suit a CPU."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    epochs: Annotated[int, Field(ge=1)] = 20
+    """Passes over the train split. The learning rate schedule is stretched over them, so a resumed run keeps the number."""
+    batch_size: Annotated[int, Field(ge=1)] = 64
+    """Images in a training step, over all processes together."""
+    eval_batch_size: Annotated[int, Field(ge=1)] = 256
+    """Images in a validation batch, over all processes together. Changes speed and memory, not results."""
+    optimiser: Literal["sgd", "adamw"] = "adamw"
+    """sgd: with Nesterov momentum. adamw: Adam with decoupled weight decay."""
+    lr: Annotated[float, Field(gt=0)] = 2e-3
+    """Highest learning rate of the schedule."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Momentum of sgd, and the first beta of adamw; 0 to 1."""
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    """Weight decay of matrices and kernels; biases and normalisation layers have none."""
+    schedule: Literal["cosine", "one-cycle", "constant"] = "one-cycle"
+    """cosine: from lr to 0. one-cycle: up to lr, then down to 0 (both half cosines). constant: lr. Stepped with every batch."""
+    warmup_epochs: Annotated[float, Field(ge=0)] | None = None
+    """Length of the rise to lr; null: 30 % of the epochs for one-cycle, none for the others."""
+    clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    """Gradients are scaled down to this L2 norm; null: never."""
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Decay of the exponential moving average of the weights, which is then what is validated and saved; null: none. It starts
+    lower, at (1 + steps) / (10 + steps), so that the first weights are soon forgotten."""
+    patience: Annotated[int, Field(ge=1)] | None = None
+    """Stop after so many epochs without a better validation metric; null: never."""
+    precision: Literal["float32", "bf16-mixed"] = "float32"
+    """Of forward and backward passes in training. Attacks and validation are float32 always."""
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """The device; auto takes a GPU where there is one."""
+    devices: Annotated[int, Field(ge=1)] = 1
+    """Processes on each machine, one a device. From 2 on they train together (DistributedDataParallel)."""
+    num_nodes: Annotated[int, Field(ge=1)] = 1
+    """Machines that train together."""
+    num_workers: Annotated[int, Field(ge=0)] = 0
+    """Processes that read and vary images beside the training process; 0: none. Changes speed, not results."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Decides initial weights, order, augmentation and the attacks' starting points."""
+    channels_last: bool = True
+    """Keep images and kernels in channels-last memory order, which is faster on CPUs and on GPUs with tensor cores."""
+    deterministic: bool = False
+    """Allow only algorithms that repeat their results to the bit. CPU runs do so anyway."""
+    checkpoint_every: Annotated[int, Field(ge=1)] = 200
+    """Steps between two savings of the training state within an epoch; it is saved at the end of every epoch as well."""
+    trackers: tuple[Tracker, ...] = ("tensorboard",)
+    """Where metrics go beside metrics.csv. wandb and mlflow are imported only if named, and have to be installed."""

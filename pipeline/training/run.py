@@ -1,0 +1,165 @@
+"""The directory of a run: begun once, never overwritten, continued only as what it was begun as."""
+
+import errno
+import fcntl
+import json
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pipeline.checkpoints import write_atomically
+from pipeline.errors import RunError
+from pipeline.provenance import provenance
+
+FREE_TO_CHANGE = frozenset(
+    {"run", "resume", "prepared", "segmenter_run", "trainer.num_workers", "trainer.checkpoint_every", "trainer.trackers"}
+)
+"""Keys that a resumed run may have otherwise: paths (the content behind them is compared) and what changes no result."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """An opened run directory."""
+
+    path: Path
+    run_id: str
+    """Unique, for trackers that know runs by name."""
+    resumed: bool
+    """True if the run had been begun before."""
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def best_path(self) -> Path:
+        return self.checkpoints / "best.json"
+
+    @property
+    def last_path(self) -> Path:
+        return self.checkpoints / "last.json"
+
+    @property
+    def state_path(self) -> Path:
+        return self.path / "state.pt"
+
+    @property
+    def metrics_path(self) -> Path:
+        return self.path / "metrics.csv"
+
+    @property
+    def curve_path(self) -> Path:
+        return self.path / "curve.png"
+
+    @property
+    def result_path(self) -> Path:
+        return self.path / "result.json"
+
+    @property
+    def finished(self) -> bool:
+        """True once the result is written, which is the last thing that a run does."""
+        return self.result_path.is_file()
+
+
+@contextmanager
+def open_run(path: Path, *, command: str, config: Mapping[str, Any], inputs: Mapping[str, str], resume: bool) -> Iterator[Run]:
+    """Begin a run, or continue one, and keep other processes out of its directory meanwhile.
+
+    ``config`` is JSON-able; ``inputs`` are fingerprints of what the run reads. Both go into ``run.json`` and have to be the same
+    when the run is continued. Raises ``RunError``: the directory holds a run and ``resume`` is false, the configuration or an input
+    differs, another process is training in it, it cannot be written.
+    """
+    if path.exists() and not path.is_dir():
+        raise RunError(f"{path}: is a file; expected the directory of a run")
+    begun = (path / "run.json").exists()
+    if begun and not resume:
+        raise RunError(f"{path}: holds a run already; continue it with resume=true, or choose another directory")
+    if not begun:
+        _make_directory(path)
+    with _locked(path):
+        about = _read(path / "run.json") if begun else _begin(path, command=command, config=config, inputs=inputs)
+        _check_same(path, about, command=command, config=config, inputs=inputs)
+        yield Run(path=path, run_id=about["id"], resumed=begun)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file for people and programs. Raises ``RunError``."""
+    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def _make_directory(path: Path) -> None:
+    if path.is_dir() and any(not entry.name.startswith((".", "run.json")) for entry in path.iterdir()):
+        raise RunError(f"{path}: is not empty and holds no run; choose another directory")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be made: {error.strerror or error}") from error
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the directory. The lock ends with the process, however that ends. File systems without locks are trusted."""
+    try:
+        file = (path / ".lock").open("ab")
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written: {error.strerror or error}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise RunError(f"{path}: another process is training in this directory") from error
+        yield
+
+
+def _begin(path: Path, *, command: str, config: Mapping[str, Any], inputs: Mapping[str, str]) -> dict[str, Any]:
+    about = {
+        "id": secrets.token_hex(8),
+        "command": command,
+        "config": config,
+        "inputs": inputs,
+        "provenance": asdict(provenance()),
+        "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    write_json(path / "run.json", about)
+    return about
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(content, dict) or not {"id", "command", "config", "inputs"} <= content.keys():
+        raise RunError(f"{path}: is not what a run begins with")
+    return content
+
+
+def _check_same(
+    path: Path, begun: Mapping[str, Any], *, command: str, config: Mapping[str, Any], inputs: Mapping[str, str]
+) -> None:
+    if begun["command"] != command:
+        raise RunError(f"{path}: is a run of {begun['command']}, not of {command}")
+    old, new = _flat(begun["config"]), _flat(json.loads(json.dumps(config)))
+    for key in sorted(old.keys() | new.keys()):
+        if key not in FREE_TO_CHANGE and old.get(key, "absent") != new.get(key, "absent"):
+            was, now = (json.dumps(values[key]) if key in values else "absent" for values in (old, new))
+            raise RunError(f"{path}: was begun with {key}={was}, not {now}; continue it as it was, or begin another run")
+    for name, digest in inputs.items():
+        if begun["inputs"].get(name) != digest:
+            raise RunError(f"{path}: the {name} is not the one that the run was begun with (its fingerprint differs)")
+
+
+def _flat(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings with dotted keys; lists are values."""
+    flat: dict[str, Any] = {}
+    for key, value in mapping.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
