@@ -212,10 +212,13 @@ def test_on_a_linear_model_the_l2_attack_finds_the_optimum_inside_the_unit_cube(
     region = (torch.rand(3, 1, 5, 5, generator=seeded(seed + 2)) > 0.3).float() if with_region else torch.ones(3, 1, 5, 5)
     radii = torch.tensor([0.05, 0.2, 0.39])
     # A step of the radius halves the angle to the optimum, wherever the start was.
-    found = pgd_l2(linear(weights), images, epsilon=radii, step_size=radii, num_steps=20, region=region, seeds=torch.arange(3))
+    options = {"epsilon": radii, "step_size": radii, "num_steps": 20, "region": region, "seeds": torch.arange(3)}
+    last, best = (pgd_l2(linear(weights), images, keep_best=keep_best, **options) for keep_best in (False, True))
     inside = weights * region
     optimum = images + radii.view(3, 1, 1, 1) * inside / inside.flatten(1).norm(dim=1).clamp_min(1e-9).view(3, 1, 1, 1)
-    torch.testing.assert_close(found, optimum, rtol=0, atol=2e-6)
+    torch.testing.assert_close(last, optimum, rtol=0, atol=2e-6)
+    # Near the optimum scores differ by the square of the distance, so in float32 an earlier point may count as equally good.
+    torch.testing.assert_close((best * weights).sum((1, 2, 3)), (optimum * weights).sum((1, 2, 3)), rtol=1e-6, atol=2e-6)
 
 
 @pytest.mark.parametrize("num_steps", [1, 2, 3, 7])
