@@ -240,7 +240,7 @@ class _OpenImage:
         self._packed.append(annotation.pack())
         if annotation.label is not None:
             self.has_ours = True
-            if object_fault(annotation, self, rules) is None:
+            if object_fault(annotation, self.width, self.height, rules) is None:
                 self.labels.append(annotation.label)
 
     def item(self, split: Split) -> ImageItem:

@@ -12,6 +12,7 @@ from pipeline.errors import ConfigError, DataError
 
 BLOCK = 1 << 20
 _DECODER = json.JSONDecoder()
+_AFTER_A_VALUE = tuple(" \t\r\n,:]}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -168,8 +169,8 @@ class _Scanner:
                 if not self._more(size):
                     raise ValueError(f"{error.msg} at character {self._dropped + error.pos}") from error
             else:
-                # A number at the very end of the block may go on in the next one.
-                if end < len(self._buffer) or not self._more(size):
+                # A number at the end of the block may go on in the next one, even as "1" of "1.5" when the block ends with "1.".
+                if self._buffer.startswith(_AFTER_A_VALUE, end) or not self._more(size):
                     self._at = end
                     return value
             size *= 2  # an element larger than a block: keep the number of attempts small

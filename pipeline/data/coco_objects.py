@@ -3,13 +3,12 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
-from jaxtyping import Bool, Int32, UInt8
+from jaxtyping import Int32, UInt8
 
 from pipeline.data.coco_annotations import Annotation
-from pipeline.data.coco_masks import BadSegmentation, area, decode, encode
+from pipeline.data.coco_masks import BadSegmentation, Runs, area, draw, run_lengths
 from pipeline.data.images import Box, UnreadableImage, crop, read_image, resize, square_around
 from pipeline.data.sample import Reject, Sample, Split
 
@@ -18,17 +17,8 @@ BOX_TOLERANCE = 1.0
 
 Fault = tuple[str, str]
 """Rule and detail of a reject."""
-Code = tuple[dict[str, Any], str]
-"""A checked RLE and what it was made from, as ``coco_masks.encode`` returns them."""
-
-
-class ImageSize(Protocol):
-    """Anything with a width and a height in pixels."""
-
-    @property
-    def width(self) -> int: ...
-    @property
-    def height(self) -> int: ...
+Outline = tuple[Runs, str]
+"""Run lengths and what they were made from, as ``run_lengths`` returns them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +47,7 @@ class ImageItem:
     """``Annotation.pack()``; those of other categories too, for the overlap."""
 
 
-def object_fault(annotation: Annotation, image: ImageSize, rules: ObjectRules) -> Fault | None:
+def object_fault(annotation: Annotation, width: int, height: int, rules: ObjectRules) -> Fault | None:
     """The first rule that the box of an object breaks, or None."""
     if annotation.crowd:
         return "crowd", "a region of many objects"
@@ -65,7 +55,6 @@ def object_fault(annotation: Annotation, image: ImageSize, rules: ObjectRules) -
     if box is None:
         return "nan-box", f"bbox {annotation.box!r} is not four finite numbers"
     x0, y0, x1, y1 = box
-    width, height = image.width, image.height
     if min(x0, y0) < -BOX_TOLERANCE or x1 > width + BOX_TOLERANCE or y1 > height + BOX_TOLERANCE:
         return "box-outside-image", f"box {x0:g}, {y0:g} to {x1:g}, {y1:g} in an image of {width} x {height}"
     if min(x1 - x0, y1 - y0) < rules.min_size:
@@ -95,12 +84,11 @@ def load_image(item: ImageItem, *, root: Path, rules: ObjectRules) -> list[Sampl
     image = _read(root, item)
     if isinstance(image, tuple):
         return [_reject(item, annotations[index], fault or image) for index, fault in faults.items()]
-    codes = [_encode(annotation, item) for annotation in annotations]
-    owner = _owners(codes, item)
+    outlines = [_outline(annotation, item) for annotation in annotations]
+    owner = _owners(outlines, item)
     results: list[Sample | Reject] = []
     for index, fault in faults.items():
-        foreign = (owner >= 0) & (owner != index)
-        cut = fault or _cut(item, annotations[index], codes[index], image=image, foreign=foreign, rules=rules)
+        cut = fault or _cut(item, annotations[index], outlines[index], image=image, owner=owner, index=index, rules=rules)
         results.append(_reject(item, annotations[index], cut) if isinstance(cut, tuple) else cut)
     return results
 
@@ -112,7 +100,8 @@ def _object_faults(annotations: list[Annotation], item: ImageItem, rules: Object
     for index, annotation in enumerate(annotations):
         if annotation.label is not None:
             again = annotation.annotation_id in seen
-            faults[index] = ("repeated-annotation", "its id came before") if again else object_fault(annotation, item, rules)
+            fault = object_fault(annotation, item.width, item.height, rules)
+            faults[index] = ("repeated-annotation", "its id came before") if again else fault
             seen.add(annotation.annotation_id)
     return faults
 
@@ -131,44 +120,45 @@ def _read(root: Path, item: ImageItem) -> UInt8[np.ndarray, "height width 3"] | 
     return image
 
 
-def _encode(annotation: Annotation, item: ImageItem) -> Code | BadSegmentation:
+def _outline(annotation: Annotation, item: ImageItem) -> Outline | BadSegmentation:
     try:
-        return encode(annotation.segmentation, width=item.width, height=item.height)
+        return run_lengths(annotation.segmentation, width=item.width, height=item.height)
     except BadSegmentation as error:
         return error
 
 
-def _owners(codes: list[Code | BadSegmentation], item: ImageItem) -> Int32[np.ndarray, "height width"]:
+def _owners(outlines: list[Outline | BadSegmentation], item: ImageItem) -> Int32[np.ndarray, "height width"]:
     """Which annotation, by position, each pixel belongs to: the smallest that covers it; -1 where there is none.
 
     A smaller object is taken to be in front of a larger one. Annotations without a readable outline are left out.
     """
     owner = np.full((item.height, item.width), -1, dtype=np.int32)
-    readable = [(index, code[0]) for index, code in enumerate(codes) if isinstance(code, tuple)]
-    for index, encoded in sorted(readable, key=lambda pair: area(pair[1]), reverse=True):
-        owner[decode(encoded) > 0] = index
+    readable = [(index, outline[0]) for index, outline in enumerate(outlines) if isinstance(outline, tuple)]
+    for index, runs in sorted(readable, key=lambda pair: area(pair[1]), reverse=True):
+        owner[draw(runs, width=item.width, height=item.height)] = index
     return owner
 
 
 def _cut(
     item: ImageItem,
     annotation: Annotation,
-    code: Code | BadSegmentation,
+    outline: Outline | BadSegmentation,
     *,
     image: UInt8[np.ndarray, "height width 3"],
-    foreign: Bool[np.ndarray, "height width"],
+    owner: Int32[np.ndarray, "height width"],
+    index: int,
     rules: ObjectRules,
 ) -> Sample | Fault:
-    """The crop of one object, or the rule that its mask breaks. ``foreign``: pixels that belong to other annotations."""
-    if isinstance(code, BadSegmentation):
-        return "bad-segmentation", str(code)
-    encoded, recipe = code
+    """The crop of one object, or the rule that its mask breaks. ``index``: of the object, as ``owner`` names it."""
+    if isinstance(outline, BadSegmentation):
+        return "bad-segmentation", str(outline)
+    runs, recipe = outline
     x0, y0, x1, y1 = _box(annotation) or (0.0, 0.0, 0.0, 0.0)
     inside = np.s_[max(math.floor(y0), 0) : math.ceil(y1), max(math.floor(x0), 0) : math.ceil(x1)]
-    mask = decode(encoded) * np.uint8(255)
+    mask = draw(runs, width=item.width, height=item.height) * np.uint8(255)
     if not mask[inside].any():
         return "empty-mask", "no pixel of the outline lies in the box"
-    overlap = float(foreign[inside].mean())
+    overlap = float(((owner[inside] >= 0) & (owner[inside] != index)).mean())
     if overlap > rules.max_overlap:
         return "overlapped", f"{overlap:.2f} of the box belongs to other objects, at most {rules.max_overlap:g} may"
     left, top, side = square_around((x0, y0, x1, y1), context=rules.context, width=item.width, height=item.height)

@@ -1,0 +1,579 @@
+"""COCO: records, masks, rules and crops, against pycocotools, plain rasterisation and small made-up files."""
+
+import contextlib
+import io
+import json
+import pickle
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+from PIL import Image
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+
+from pipeline.config import CONFIG_DIR, validate
+from pipeline.data import coco, coco_annotations
+from pipeline.data.coco import CocoConfig, CocoPart, plan
+from pipeline.data.coco_annotations import Annotation, read_annotations, read_index
+from pipeline.data.coco_masks import BadSegmentation, area, draw, run_lengths
+from pipeline.data.sample import Plan, Reject, Sample
+from pipeline.errors import ConfigError, DataError
+
+FILES = ("instances_train2017.json", "instances_train2017_partial.json", "instances_val2017.json")
+
+
+def load_all(found: Plan) -> tuple[list[Sample], list[Reject]]:
+    results = [result for item in found.items for result in found.load(item)]
+    samples = [result for result in results if isinstance(result, Sample)]
+    return samples, [*found.rejects, *(result for result in results if isinstance(result, Reject))]
+
+
+def rectangle(x: float, y: float, width: float, height: float) -> list[list[float]]:
+    return [[x, y, x + width, y, x + width, y + height, x, y + height]]
+
+
+class MadeUp:
+    """A COCO data set of a few images of 100 x 80 pixels with rectangles; every test breaks one thing."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.images: list[dict[str, Any]] = []
+        self.annotations: list[dict[str, Any]] = []
+        self.categories = [
+            {"id": 1, "name": "cat", "supercategory": "animal"},
+            {"id": 2, "name": "dog", "supercategory": "animal"},
+            {"id": 3, "name": "cup", "supercategory": "kitchen"},
+            {"id": 4, "name": "table", "supercategory": "furniture"},
+        ]
+        (root / "annotations").mkdir(parents=True)
+        (root / "photos").mkdir()
+
+    def image(self, name: str | None = None, *, write: bool = True) -> int:
+        number = len(self.images) + 1
+        name = name or f"{number:03}.png"
+        self.images.append({"id": number, "file_name": name, "width": 100, "height": 80})
+        if write:
+            Image.fromarray(np.random.default_rng(number).integers(0, 256, (80, 100, 3), dtype=np.uint8)).save(
+                self.root / "photos" / name
+            )
+        return number
+
+    def object(self, image: int, box: tuple[float, float, float, float], category: int = 1, **changes: Any) -> str:
+        number = 10 + len(self.annotations)
+        record = {"id": number, "image_id": image, "category_id": category, "iscrowd": 0, "bbox": list(box)}
+        self.annotations.append(record | {"segmentation": rectangle(*box)} | changes)
+        name = next((record["file_name"] for record in self.images if record["id"] == image), "")
+        return f"photos/{name}#{number}"
+
+    def write(self, name: str = "instances.json") -> None:
+        content = {"images": self.images, "annotations": self.annotations, "categories": self.categories}
+        (self.root / "annotations" / name).write_text(json.dumps(content))
+
+    def config(self, **changes: Any) -> CocoConfig:
+        values: dict[str, Any] = {
+            "root": self.root,
+            "classes": {"pet": ("cat", "dog"), "cup": ("cup",)},
+            "parts": (CocoPart(annotations="instances.json", images="photos"),),
+            "image_size": 16,
+            "min_size": 10,
+            "max_overlap": 0.4,
+        }
+        return CocoConfig(**(values | changes))
+
+    def load(self, **changes: Any) -> tuple[list[Sample], list[Reject]]:
+        self.write()
+        return load_all(plan(self.config(**changes)))
+
+
+# The official reader, used as the oracle, converts masks in a way that numpy 2 deprecates.
+official_reader = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+@pytest.fixture
+def made_up(tmp_path: Path) -> MadeUp:
+    """Two sound images with a pet and a cup each."""
+    made_up = MadeUp(tmp_path / "set")
+    for _ in range(2):
+        image = made_up.image()
+        made_up.object(image, (5, 10, 20, 30), 1)
+        made_up.object(image, (50, 20, 30, 30), 3)
+    return made_up
+
+
+SOUND = {"photos/001.png#10", "photos/001.png#11", "photos/002.png#12", "photos/002.png#13"}
+
+
+def shipped(name: str, root: Path, **changes: Any) -> CocoConfig:
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONFIG_DIR)):
+        values = OmegaConf.to_container(compose(f"data/{name}"), resolve=True)
+    assert isinstance(values, dict)
+    return validate(CocoConfig, values["data"] | {"root": root} | changes)
+
+
+# --- annotation files
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_records_read_one_by_one_are_those_of_json(coco_mini: Path, name: str) -> None:
+    path = coco_mini / "annotations" / name
+    whole = json.loads(path.read_text())
+    images, categories = read_index(path)
+    assert list(read_annotations(path)) == whole["annotations"]
+    assert [(i.image_id, i.file_name, i.width, i.height) for i in images] == [
+        (i["id"], i["file_name"], i["width"], i["height"]) for i in whole["images"]
+    ]
+    assert [(c.category_id, c.name, c.supercategory) for c in categories] == [
+        (c["id"], c["name"], c["supercategory"]) for c in whole["categories"]
+    ]
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    others=st.dictionaries(st.text(max_size=3), json_values, max_size=3),
+    entries=st.lists(st.dictionaries(st.text(max_size=3), json_values, max_size=2), max_size=4),
+    indent=st.sampled_from([None, 1]),
+    block=st.integers(1, 9),
+)
+def test_a_file_is_read_alike_whatever_the_size_of_the_blocks(
+    tmp_path_factory: pytest.TempPathFactory, others: dict[str, Any], entries: list[dict[str, Any]], indent: int | None, block: int
+) -> None:
+    path = tmp_path_factory.mktemp("json") / "annotations.json"
+    records = [entry | {"id": number} for number, entry in enumerate(entries)]
+    path.write_text(json.dumps(others | {"annotations": records}, indent=indent, ensure_ascii=False), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(coco_annotations, "BLOCK", block)
+        assert list(read_annotations(path)) == records
+
+
+def test_a_truncated_annotation_file_is_refused(made_up: MadeUp) -> None:
+    made_up.write()
+    path = made_up.root / "annotations" / "instances.json"
+    path.write_text(path.read_text()[:-200])
+    with pytest.raises(DataError, match=r"instances\.json: is no JSON object .* is the file complete"):
+        plan(made_up.config())
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"images": [], "annotations": []}', '{"images": [5]}', '{"images": [{"id": "x"}]}']
+)
+def test_a_file_of_another_kind_is_refused(made_up: MadeUp, content: str) -> None:
+    (made_up.root / "annotations" / "instances.json").write_text(content)
+    with pytest.raises(DataError, match=r"instances\.json"):
+        plan(made_up.config())
+
+
+def test_a_packed_annotation_is_unpacked_unchanged() -> None:
+    annotation = Annotation(
+        annotation_id=7, label=None, crowd=True, box=[0.1, 2, 3, 1e-9], segmentation={"size": [2, 3], "counts": "04"}
+    )
+    assert Annotation.unpack(annotation.pack()) == annotation
+
+
+# --- masks
+
+
+@official_reader
+def test_masks_are_those_of_the_official_reader(coco_mini: Path) -> None:
+    with contextlib.redirect_stdout(io.StringIO()):
+        official = COCO(coco_mini / "annotations" / "instances_val2017.json")
+    kinds = set()
+    for annotation in official.dataset["annotations"]:
+        image = official.imgs[annotation["image_id"]]
+        runs, kind = run_lengths(annotation["segmentation"], width=image["width"], height=image["height"])
+        expected = official.annToMask(annotation)
+        np.testing.assert_array_equal(draw(runs, width=image["width"], height=image["height"]), expected)
+        assert area(runs) == expected.sum()
+        kinds.add((kind, annotation["iscrowd"]))
+    assert kinds == {("polygon", 0), ("rle", 1)}
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.floats(-10, 50), st.floats(-10, 50)), min_size=3, max_size=8))
+def test_a_polygon_covers_the_pixels_inside_it(points: list[tuple[float, float]]) -> None:
+    hull = cv2.convexHull(np.array(points, dtype=np.float32))
+    assume(len(hull) > 2)
+    mask = draw(run_lengths([hull.ravel().tolist()], width=40, height=30)[0], width=40, height=30)
+    for y, x in np.ndindex(30, 40):
+        distance = cv2.pointPolygonTest(hull, (x + 0.5, y + 0.5), measureDist=True)
+        if abs(distance) > 1:  # nearer to the edge the two roundings may differ
+            assert mask[y, x] == (distance > 0)
+
+
+def test_a_rectangle_is_the_same_as_polygon_and_as_either_run_length_code() -> None:
+    mask = np.zeros((12, 20), dtype=np.uint8)
+    mask[2:7, 3:15] = 1
+    compressed = coco_mask.encode(np.asfortranarray(mask))["counts"].decode()
+    flat = np.concatenate([[0], mask.ravel(order="F"), [2]])
+    edges = np.flatnonzero(np.diff(flat))
+    runs = np.diff(np.concatenate([[0], edges])).tolist()
+    for segmentation in (rectangle(3, 2, 12, 5), {"size": [12, 20], "counts": compressed}, {"size": [12, 20], "counts": runs}):
+        drawn, _ = run_lengths(segmentation, width=20, height=12)
+        np.testing.assert_array_equal(draw(drawn, width=20, height=12), mask)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 30), st.integers(1, 30), st.floats(0, 1), st.integers(0, 1000))
+def test_a_compressed_code_is_checked_and_decoded_as_pycocotools_wrote_it(height: int, width: int, share: float, seed: int) -> None:
+    mask = (np.random.default_rng(seed).random((height, width)) < share).astype(np.uint8)
+    code = coco_mask.encode(np.asfortranarray(mask))["counts"].decode()
+    runs, kind = run_lengths({"size": [height, width], "counts": code}, width=width, height=height)
+    np.testing.assert_array_equal(draw(runs, width=width, height=height), mask)
+    assert kind == "rle"
+
+
+BAD_SEGMENTATIONS = [
+    None,
+    [],
+    "polygon",
+    [[1, 2, 3, 4]],
+    [[1, 2, 3, 4, 5, 6, 7]],
+    [[1, 2, 3, 4, 5, float("nan")]],
+    [[1, 2, 3, 4, 5, "6"]],
+    [[1, 2, 3, 4, 5, 1e12]],
+    {"size": [80, 100], "counts": [10, 20]},  # too short: pycocotools returns uninitialised memory for it
+    {"size": [80, 100], "counts": [7990, 20]},
+    {"size": [80, 100], "counts": [8010, -10]},
+    {"size": [80, 100], "counts": [4000.0, 4000.0]},
+    {"size": [100, 80], "counts": [8000]},
+    {"size": [80, 100], "counts": "35<"},
+    {"size": [80, 100], "counts": "\x01"},
+    {"size": [80, 100], "counts": "P"},
+    {"size": [80, 100]},
+]
+
+
+@pytest.mark.parametrize("segmentation", BAD_SEGMENTATIONS, ids=str)
+def test_a_bad_segmentation_is_rejected_and_loses_nothing_else(made_up: MadeUp, segmentation: Any) -> None:
+    with pytest.raises(BadSegmentation):
+        run_lengths(segmentation, width=100, height=80)
+    bad = made_up.object(2, (5, 45, 20, 20), 1, segmentation=segmentation)
+    samples, rejects = made_up.load()
+    assert {sample.sample_id for sample in samples} == SOUND
+    assert [(reject.item, reject.rule) for reject in rejects] == [(bad, "bad-segmentation")]
+
+
+# --- rules
+
+
+@pytest.mark.parametrize(
+    ("rule", "box", "changes"),
+    [
+        ("crowd", (5, 45, 20, 20), {"iscrowd": 1}),
+        ("too-small", (5, 45, 20, 9.5), {}),
+        ("too-small", (5, 45, -20, 20), {}),
+        ("truncated", (1, 45, 20, 20), {}),
+        ("truncated", (30, 5, 20, 75), {}),
+        ("nan-box", (5, 45, float("nan"), 20), {}),
+        ("nan-box", (5, 45, float("inf"), 20), {}),
+        ("nan-box", (5, 45, 20, 20), {"bbox": [5, 45, 20]}),
+        ("nan-box", (5, 45, 20, 20), {"bbox": None}),
+        ("box-outside-image", (90, 45, 20, 20), {}),
+        ("box-outside-image", (-300, 45, 20, 20), {}),
+        ("empty-mask", (5, 45, 20, 20), {"segmentation": rectangle(70, 60, 10, 10)}),
+        ("empty-mask", (5, 45, 20, 20), {"segmentation": rectangle(-70, -60, 10, 10)}),
+        ("unknown-category", (5, 45, 20, 20), {"category_id": 99}),
+        ("annotation-without-image", (5, 45, 20, 20), {"image_id": 99}),
+        ("repeated-annotation", (5, 45, 20, 20), {"id": 13}),
+    ],
+)
+def test_an_object_that_breaks_a_rule_is_rejected_and_loses_nothing_else(
+    made_up: MadeUp, rule: str, box: tuple[float, float, float, float], changes: dict[str, Any]
+) -> None:
+    made_up.object(2, box, 1, **changes)
+    samples, rejects = made_up.load()
+    assert {sample.sample_id for sample in samples} == SOUND
+    assert [reject.rule for reject in rejects] == [rule]
+    assert rejects[0].detail
+
+
+def test_truncated_objects_are_kept_on_demand(made_up: MadeUp) -> None:
+    cut = made_up.object(2, (0, 45, 20, 35), 1)
+    samples, rejects = made_up.load(border=None)
+    assert {sample.sample_id for sample in samples} == SOUND | {cut}
+    assert not rejects
+
+
+def break_image(made_up: MadeUp, rule: str) -> None:
+    path = made_up.root / "photos" / "003.png"
+    if rule == "annotation-without-image":
+        path.unlink()
+    elif rule == "size-mismatch":
+        Image.new("RGB", (80, 100)).save(path)
+    else:
+        path.write_bytes(path.read_bytes()[:-3000])
+
+
+@pytest.mark.parametrize("rule", ["annotation-without-image", "size-mismatch", "unreadable-image"])
+def test_all_objects_of_a_bad_image_are_rejected_and_nothing_else_is_lost(made_up: MadeUp, rule: str) -> None:
+    image = made_up.image()
+    lost = [made_up.object(image, (5, 45, 20, 20), 1), made_up.object(image, (50, 45, 20, 20), 3)]
+    break_image(made_up, rule)
+    samples, rejects = made_up.load()
+    assert {sample.sample_id for sample in samples} == SOUND
+    assert [(reject.item, reject.rule) for reject in rejects] == [(item, rule) for item in lost]
+
+
+def test_images_without_an_object_of_the_classes_are_counted_once(made_up: MadeUp) -> None:
+    made_up.image()
+    made_up.object(made_up.image(), (5, 45, 20, 20), 4)
+    samples, rejects = made_up.load()
+    assert {sample.sample_id for sample in samples} == SOUND
+    assert [(reject.source_file, reject.rule) for reject in rejects] == [
+        ("photos/003.png", "image-without-annotation"),
+        ("photos/004.png", "image-without-annotation"),
+    ]
+
+
+def test_a_file_name_that_leads_out_of_the_folder_is_rejected(made_up: MadeUp) -> None:
+    made_up.object(made_up.image("../outside.png"), (5, 45, 20, 20), 1)
+    samples, rejects = made_up.load()
+    assert {sample.sample_id for sample in samples} == SOUND
+    assert [reject.rule for reject in rejects] == ["path-outside-root"]
+
+
+@pytest.mark.parametrize(("share", "kept"), [(0.35, True), (0.45, False)])
+def test_the_overlap_is_the_share_of_the_box_that_others_cover(made_up: MadeUp, share: float, kept: bool) -> None:
+    image = made_up.image()
+    item = made_up.object(image, (20, 20, 40, 40), 1, segmentation=rectangle(20, 20, 40, 40 * (1 - share)))
+    made_up.object(image, (20, 60 - 40 * share, 40, 40 * share), 4)  # below it, touching
+    samples, rejects = made_up.load()
+    assert (item in {sample.sample_id for sample in samples}) == kept
+    if not kept:
+        assert [(reject.item, reject.rule) for reject in rejects] == [(item, "overlapped")]
+        assert rejects[0].detail.startswith(f"{share:.2f} ")
+
+
+def test_where_masks_overlap_the_smaller_object_is_in_front(made_up: MadeUp) -> None:
+    image = made_up.image()
+    large = made_up.object(image, (10, 10, 60, 60), 1)
+    small = made_up.object(image, (10, 10, 60, 40), 3)  # covers two thirds of the larger one, which covers all of it
+    samples, rejects = made_up.load()
+    assert small in {sample.sample_id for sample in samples}
+    assert [(reject.item, reject.rule) for reject in rejects] == [(large, "overlapped")]
+
+
+def test_crowd_regions_and_other_categories_count_as_overlap(made_up: MadeUp) -> None:
+    runs = {"size": [80, 100], "counts": [30 * 80, 40 * 80, 30 * 80]}  # columns 30 to 69
+    lost = []
+    for changes in ({"category_id": 4}, {"category_id": 1, "iscrowd": 1}):
+        image = made_up.image()
+        lost.append(made_up.object(image, (30, 20, 40, 40), 1, segmentation=rectangle(30, 20, 40, 10)))
+        made_up.object(image, (30, 0, 40, 80), **({"category": 1, "segmentation": runs} | changes))
+    _, rejects = made_up.load()
+    assert [reject.item for reject in rejects if reject.rule == "overlapped"] == lost
+
+
+# --- crops and splits
+
+
+def test_a_crop_shows_the_square_that_its_box_names(made_up: MadeUp) -> None:
+    image = made_up.image()
+    item = made_up.object(image, (30, 20, 16, 10), 1)
+    samples, _ = made_up.load(context=0.0)
+    sample = next(sample for sample in samples if sample.sample_id == item)
+    assert sample.box == (30, 17, 46, 33)
+    with Image.open(made_up.root / "photos" / "003.png") as stored:
+        np.testing.assert_array_equal(sample.image, np.asarray(stored)[17:33, 30:46])
+    expected = np.zeros((16, 16), dtype=np.uint8)
+    expected[3:13] = 255
+    np.testing.assert_array_equal(sample.mask, expected)
+    assert sample.mask_recipe == "polygon"
+    assert sample.label == 0
+
+
+@pytest.fixture(scope="module")
+def mini(coco_mini: Path) -> tuple[Plan, list[Sample], list[Reject]]:
+    """The small real set as coco_mini.yaml prepares it; every third image of it is decoded."""
+    found = plan(shipped("coco_mini", coco_mini))
+    results = [result for item in found.items[::3] for result in found.load(item)]
+    samples = [result for result in results if isinstance(result, Sample)]
+    return found, samples, [*found.rejects, *(result for result in results if isinstance(result, Reject))]
+
+
+@official_reader
+def test_the_foreground_of_a_crop_is_the_annotated_area_times_the_scale_squared(
+    coco_mini: Path, mini: tuple[Plan, list[Sample], list[Reject]]
+) -> None:
+    official: dict[str, Any] = {}
+    with contextlib.redirect_stdout(io.StringIO()):
+        for folder, name in (("train2017", FILES[0]), ("train2017", FILES[1]), ("val2017", FILES[2])):
+            reader = COCO(coco_mini / "annotations" / name)
+            official |= {f"{folder}/{reader.imgs[a['image_id']]['file_name']}#{a['id']}": (reader, a) for a in reader.anns.values()}
+    for sample in mini[1]:
+        reader, annotation = official[sample.sample_id]
+        left, top, right, bottom = (int(value) for value in sample.box)
+        source = reader.annToMask(annotation)[max(top, 0) : bottom, max(left, 0) : right]
+        expected = source.sum() * (48 / (right - left)) ** 2
+        assert sample.mask.sum() / 255 == pytest.approx(expected, rel=0.02, abs=2)
+
+
+def test_no_image_stands_on_both_sides_of_a_split(mini: tuple[Plan, list[Sample], list[Reject]]) -> None:
+    splits = defaultdict(set)
+    for sample in mini[1]:
+        splits[sample.group].add(sample.split)
+        assert sample.source_file == sample.group
+    assert all(len(where) == 1 for where in splits.values())
+    assert len({item.source_file for item in mini[0].items}) == len(mini[0].items)
+    assert {split for where in splits.values() for split in where} == {"train", "val", "test"}
+
+
+def test_every_object_of_the_classes_becomes_a_sample_or_a_reject(coco_mini: Path) -> None:
+    found = plan(shipped("coco_mini", coco_mini, max_overlap=1.0, border=None, min_size=48, image_size=8))
+    labels = [label for item in found.items for label in (Annotation.unpack(packed).label for packed in item.annotations)]
+    samples, rejects = load_all(replace_items(found, found.items[::5]))
+    taken = [Annotation.unpack(packed) for item in found.items[::5] for packed in item.annotations]
+    assert len(samples) + len(rejects) - len(found.rejects) == sum(annotation.label is not None for annotation in taken)
+    names = {name: label for label, name in enumerate(found.classes)}
+    assert labels.count(names["person"]) - crowds(coco_mini, "person") == 1420  # the table of its PROVENANCE.md
+    assert labels.count(names["bicycle"]) - crowds(coco_mini, "bicycle") == 216
+
+
+def replace_items(found: Plan, items: list[Any]) -> Plan:
+    return Plan(classes=found.classes, recipe=found.recipe, files=found.files, items=items, load=found.load, rejects=found.rejects)
+
+
+def crowds(root: Path, category: str) -> int:
+    count = 0
+    for name in FILES:
+        content = json.loads((root / "annotations" / name).read_text())
+        number = next(c["id"] for c in content["categories"] if c["name"] == category)
+        count += sum(a["iscrowd"] for a in content["annotations"] if a["category_id"] == number)
+    return count
+
+
+def test_a_plan_can_be_sent_to_another_process(made_up: MadeUp) -> None:
+    made_up.write()
+    found = plan(made_up.config())
+    copy = pickle.loads(pickle.dumps((found.load, found.items)))
+    ours = [result for item in found.items for result in found.load(item)]
+    theirs = [result for item in copy[1] for result in copy[0](item)]
+    for one, other in zip(ours, theirs, strict=True):
+        assert isinstance(one, Sample)
+        assert isinstance(other, Sample)
+        assert one.sample_id == other.sample_id
+        np.testing.assert_array_equal(one.image, other.image)
+        np.testing.assert_array_equal(one.mask, other.mask)
+
+
+def test_the_recipe_is_json_and_names_what_decides_but_not_where_the_files_lie(made_up: MadeUp) -> None:
+    made_up.write()
+    found = plan(made_up.config())
+    recipe = json.loads(json.dumps(found.recipe))
+    assert recipe["version"] == coco.RECIPE_VERSION
+    assert recipe["max_overlap"] == 0.4
+    assert str(made_up.root) not in json.dumps(recipe)
+    assert {path.name for path in found.files} == {"instances.json", "001.png", "002.png"}
+
+
+def test_an_official_split_is_kept_and_the_rest_is_drawn(made_up: MadeUp) -> None:
+    for _ in range(20):
+        made_up.object(made_up.image(), (5, 10, 20, 30), 1)
+    made_up.write()
+    first = made_up.images[:2]
+    made_up.images, rest = first, made_up.images[2:]
+    made_up.write("first.json")
+    made_up.images = rest
+    made_up.write("rest.json")
+    parts = (
+        CocoPart(annotations="first.json", images="photos", split="test"),
+        CocoPart(annotations="rest.json", images="photos"),
+    )
+    found = plan(made_up.config(parts=parts, val_fraction=0.2, test_fraction=0.0))
+    splits = {item.source_file: item.split for item in found.items}
+    assert [splits.pop(f"photos/00{number}.png") for number in (1, 2)] == ["test", "test"]
+    assert sorted(splits.values()) == ["train"] * 16 + ["val"] * 4
+
+
+def test_an_image_that_two_parts_list_is_taken_once(made_up: MadeUp) -> None:
+    made_up.write("again.json")
+    (made_up.root / "copies").mkdir()
+    for path in (made_up.root / "photos").iterdir():
+        (made_up.root / "copies" / path.name).write_bytes(path.read_bytes())
+    parts = (
+        CocoPart(annotations="instances.json", images="photos"),
+        CocoPart(annotations="again.json", images="photos", split="test"),
+        CocoPart(annotations="again.json", images="copies", split="val"),
+    )
+    samples, rejects = made_up.load(parts=parts)
+    assert {sample.sample_id for sample in samples} == SOUND
+    assert [reject.rule for reject in rejects] == ["repeated-image"] * 4
+
+
+# --- configuration and download
+
+
+def test_a_misspelled_category_names_the_nearest(made_up: MadeUp) -> None:
+    made_up.write()
+    with pytest.raises(ConfigError, match=r"data\.classes\.pet: 'cta' is no COCO category or supercategory; did you mean 'cat'\?"):
+        plan(made_up.config(classes={"pet": ("cta",)}))
+
+
+def test_a_supercategory_stands_for_its_categories(made_up: MadeUp) -> None:
+    animal = made_up.object(2, (5, 45, 20, 20), 2)
+    samples, _ = made_up.load(classes={"beast": ("animal",)})
+    assert {sample.sample_id for sample in samples} == {"photos/001.png#10", "photos/002.png#12", animal}
+
+
+def test_a_category_in_two_classes_is_refused(made_up: MadeUp) -> None:
+    made_up.write()
+    with pytest.raises(ConfigError, match="category 'cat' belongs to both 'pet' and 'beast'"):
+        plan(made_up.config(classes={"pet": ("cat",), "beast": ("animal",)}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"classes": {}}, r"data\.classes is empty"),
+        ({"parts": ()}, r"data\.parts is empty"),
+        ({"val_fraction": 0.5, "test_fraction": 0.5}, "below 1"),
+    ],
+)
+def test_a_configuration_that_cannot_be_is_one_clear_line(made_up: MadeUp, changes: dict[str, Any], message: str) -> None:
+    made_up.write()
+    with pytest.raises(ConfigError, match=message):
+        plan(made_up.config(**changes))
+
+
+def test_a_class_without_a_usable_object_is_refused(made_up: MadeUp) -> None:
+    made_up.write()
+    with pytest.raises(DataError, match="no object of class 'cup'"):
+        plan(made_up.config(classes={"pet": ("cat",), "cup": ("dog",)}))
+
+
+@pytest.mark.parametrize("missing", ["annotations/instances.json", "photos", ""])
+def test_a_missing_file_or_folder_is_named(made_up: MadeUp, missing: str) -> None:
+    made_up.write()
+    path = made_up.root / missing
+    path.rename(made_up.root.parent / "elsewhere")
+    with pytest.raises(DataError, match=rf"{path}.*data\.download=true"):
+        plan(made_up.config())
+
+
+def test_only_the_archives_that_the_parts_need_are_fetched(made_up: MadeUp, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(coco, "fetch_archive", lambda archive, root: asked.append((archive.url.rsplit("/")[-1], root)))
+    parts = (CocoPart(annotations="instances_val2017.json", images="val2017"),)
+    with pytest.raises(DataError, match="is missing"):
+        plan(made_up.config(parts=parts, download=True))
+    assert asked == [("annotations_trainval2017.zip", made_up.root), ("val2017.zip", made_up.root)]
+
+
+def test_the_shipped_configurations_are_valid(tmp_path: Path) -> None:
+    assert [part.split for part in shipped("coco", tmp_path).parts] == [None, "test"]
+    assert len(shipped("coco_mini", tmp_path).classes) == 10
+    assert len(shipped("coco_mini", tmp_path).parts) == 3
