@@ -1,0 +1,386 @@
+"""The user's own folder: both layouts, every kind of mismatch, and the geometry of the squares."""
+
+import csv
+import json
+import os
+import pickle
+import unicodedata
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.config import CONFIG_DIR, validate
+from pipeline.data.folder import FolderConfig, plan
+from pipeline.data.sample import Plan, Reject, Sample
+from pipeline.errors import ConfigError, DataError
+
+HEIGHT, WIDTH = 24, 40
+BOX = (12, 6, 28, 18)  # of the foreground: x0, y0, x1, y1
+
+
+def photo(seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+
+
+def mask(value: int = 255) -> np.ndarray:
+    x0, y0, x1, y1 = BOX
+    drawn = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
+    drawn[y0:y1, x0:x1] = value
+    return drawn
+
+
+def save(path: Path, pixels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def pair(root: Path, class_name: str, name: str, *, suffix: str = ".png", values: np.ndarray | None = None) -> None:
+    save(root / "images" / class_name / f"{name}{suffix}", photo())
+    save(root / "masks" / class_name / f"{name}.png", mask() if values is None else values)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Two classes of three sound pairs each, as sub-folders."""
+    for class_name in ("cat", "dog"):
+        for name in ("a", "b", "c"):
+            pair(tmp_path / "own", class_name, name)
+    return tmp_path / "own"
+
+
+SOUND = {f"images/{class_name}/{name}.png" for class_name in ("cat", "dog") for name in ("a", "b", "c")}
+
+
+def table(root: Path, rows: list[list[str]], header: str = "image,mask,label") -> None:
+    with (root / "labels.csv").open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([header.split(","), *rows])
+
+
+def rows_of(names: str = "abc") -> list[list[str]]:
+    return [[f"images/{c}/{n}.png", f"masks/{c}/{n}.png", c] for c in ("cat", "dog") for n in names]
+
+
+def load(root: Path, **changes: Any) -> tuple[list[Sample], list[Reject]]:
+    found = plan(FolderConfig(root=root, image_size=16, **changes))
+    results = [result for item in found.items for result in found.load(item)]
+    samples = [result for result in results if isinstance(result, Sample)]
+    return samples, [*found.rejects, *(result for result in results if isinstance(result, Reject))]
+
+
+def files(samples: list[Sample]) -> set[str]:
+    return {sample.source_file for sample in samples}
+
+
+# --- layouts
+
+
+def test_sub_folders_are_classes_and_equal_names_are_pairs(root: Path) -> None:
+    samples, rejects = load(root)
+    assert files(samples) == SOUND
+    assert not rejects
+    assert {(sample.source_file.split("/")[1], sample.label) for sample in samples} == {("cat", 0), ("dog", 1)}
+
+
+def test_a_table_gives_the_same_samples_as_sub_folders(root: Path) -> None:
+    by_folder, _ = load(root)
+    table(root, rows_of())
+    by_table, rejects = load(root)
+    assert not rejects
+    for one, other in zip(by_folder, by_table, strict=True):
+        assert (one.source_file, one.label, one.box) == (other.source_file, other.label, other.box)
+        np.testing.assert_array_equal(one.image, other.image)
+        np.testing.assert_array_equal(one.mask, other.mask)
+
+
+def test_names_may_hold_spaces_accents_dots_and_endings_in_capitals(root: Path) -> None:
+    pair(root, "big cat", "my photo.v2", suffix=".JPG")
+    pair(root, "big cat", "zweite")
+    save(root / "images" / "big cat" / (unicodedata.normalize("NFC", "caf\u00e9") + ".png"), photo())
+    save(root / "masks" / "big cat" / (unicodedata.normalize("NFD", "caf\u00e9") + ".png"), mask())
+    samples, rejects = load(root)
+    assert files(samples) - SOUND == {f"images/big cat/{name}" for name in ("my photo.v2.JPG", "zweite.png", "caf\u00e9.png")}
+    assert not rejects
+
+
+def test_a_table_from_a_spreadsheet_is_read(root: Path) -> None:
+    lines = ["\ufeffimage, mask ,label,author", *(",".join([*row, "me"]) for row in rows_of()), ",,,", ""]
+    (root / "labels.csv").write_bytes("\r\n".join(lines).encode())
+    samples, rejects = load(root)
+    assert files(samples) == SOUND
+    assert not rejects
+
+
+def test_one_image_may_hold_several_objects_in_one_split(root: Path) -> None:
+    second = mask()[:, ::-1].copy()
+    for class_name in ("cat", "dog"):
+        for name in "abc":
+            save(root / "masks" / class_name / f"{name}-2.png", second)
+    table(root, rows_of() + [[image, m.replace(".png", "-2.png"), label] for image, m, label in rows_of()])
+    samples, _ = load(root)
+    splits = defaultdict(set)
+    for sample in samples:
+        splits[sample.source_file].add(sample.split)
+    assert len(samples) == len({sample.sample_id for sample in samples}) == 12
+    assert all(len(where) == 1 for where in splits.values())
+
+
+def test_splits_and_groups_of_the_table_are_kept(root: Path) -> None:
+    splits = ["train", "val", "test", "", "", ""]
+    groups = ["", "", "", "walk", "walk", "walk"]
+    rows = [[*row, split, group] for row, split, group in zip(rows_of(), splits, groups, strict=True)]
+    table(root, rows, "image,mask,label,split,group")
+    samples, _ = load(root)
+    by_file = {sample.source_file: sample for sample in samples}
+    assert [by_file[row[0]].split for row in rows[:3]] == ["train", "val", "test"]
+    assert {by_file[row[0]].group for row in rows[3:]} == {"walk"}
+    assert len({by_file[row[0]].split for row in rows[3:]}) == 1
+
+
+# --- what does not match
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "rule"),
+    [
+        ("images/cat/d.png", photo(), "image-without-mask"),
+        ("masks/cat/d.png", mask(), "mask-without-image"),
+        ("images/bird/d.png", photo(), "image-without-mask"),
+        ("images/loose.png", photo(), "label-missing"),
+        ("images/cat/notes.txt", b"notes", "not-an-image"),
+        ("images/cat/sub/e.png", photo(), "not-an-image"),
+        ("images/cat/b\udce9.png", photo(), "bad-file-name"),
+    ],
+)
+def test_a_file_without_its_match_is_reported_and_loses_nothing_else(root: Path, name: str, content: Any, rule: str) -> None:
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        with path.open("wb") as stream:
+            Image.fromarray(content).save(stream, format="PNG")
+    samples, rejects = load(root)
+    assert files(samples) == SOUND
+    assert [reject.rule for reject in rejects] == [rule]
+    rejects[0].source_file.encode()
+
+
+def test_hidden_files_are_passed_over(root: Path) -> None:
+    (root / "images" / "cat" / ".DS_Store").write_bytes(b"x")
+    (root / "images" / ".cache").mkdir()
+    assert load(root)[1] == []
+
+
+def test_two_images_of_one_name_are_both_reported(root: Path) -> None:
+    save(root / "images" / "cat" / "a.jpg", photo())
+    samples, rejects = load(root)
+    assert files(samples) == SOUND - {"images/cat/a.png"}
+    assert [(reject.source_file, reject.rule) for reject in rejects] == [
+        ("images/cat/a.jpg", "ambiguous-name"),
+        ("images/cat/a.png", "ambiguous-name"),
+        ("masks/cat/a.png", "ambiguous-name"),
+    ]
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-30])
+
+
+@pytest.mark.parametrize(
+    ("rule", "break_pair"),
+    [
+        ("unreadable-image", lambda image, _: cut(image)),
+        ("unreadable-mask", lambda _, mask_file: mask_file.write_bytes(b"no mask")),
+        ("size-mismatch", lambda _, mask_file: save(mask_file, mask()[:, 1:])),
+        ("empty-mask", lambda _, mask_file: save(mask_file, mask(0))),
+        ("faint-mask", lambda _, mask_file: save(mask_file, mask(38))),
+    ],
+)
+def test_a_bad_pair_is_rejected_by_name_and_loses_nothing_else(root: Path, rule: str, break_pair: Any) -> None:
+    break_pair(root / "images" / "dog" / "b.png", root / "masks" / "dog" / "b.png")
+    samples, rejects = load(root)
+    assert files(samples) == SOUND - {"images/dog/b.png"}
+    assert [(reject.source_file, reject.rule) for reject in rejects] == [("images/dog/b.png", rule)]
+    assert rejects[0].detail
+
+
+def test_a_mask_that_vanishes_when_it_shrinks_is_rejected(root: Path) -> None:
+    dot = np.zeros((900, 900), dtype=np.uint8)
+    dot[5, 5] = 255
+    save(root / "images" / "cat" / "a.png", np.zeros((900, 900, 3), dtype=np.uint8))
+    save(root / "masks" / "cat" / "a.png", dot)
+    samples, rejects = load(root)
+    assert files(samples) == SOUND - {"images/cat/a.png"}
+    assert [reject.rule for reject in rejects] == ["empty-mask"]
+
+
+@pytest.mark.parametrize(
+    ("row", "rule"),
+    [
+        (["images/cat/zzz.png", "masks/cat/a.png", "cat"], "mask-without-image"),
+        (["images/more.png", "masks/cat/zzz.png", "cat"], "image-without-mask"),
+        (["images/more.png", "", "cat"], "image-without-mask"),
+        (["images/more.png", "masks/cat/a.png", ""], "label-missing"),
+        (["images/more.png", "masks/cat/a.png", "bird"], "single-sample-class"),
+    ],
+)
+def test_a_row_that_cannot_be_used_is_reported_and_loses_nothing_else(root: Path, row: list[str], rule: str) -> None:
+    save(root / "images" / "more.png", photo())
+    table(root, [*rows_of(), row])
+    samples, rejects = load(root)
+    assert files(samples) == SOUND
+    assert {sample.label for sample in samples} == {0, 1}
+    assert [(reject.source_file, reject.rule) for reject in rejects] == [(row[0], rule)]
+
+
+@pytest.mark.parametrize(
+    ("header", "rows", "message"),
+    [
+        ("image,label", [], r"row 1: no column 'mask' in 'image,label'; expected image, mask, label"),
+        ("image;mask;label", [], "separated by commas"),
+        ("image,mask,label,spilt", [], "unknown column 'spilt'; did you mean 'split'"),
+        ("image,mask,label,label", [], "a column stands twice"),
+        ("image,mask,label", [["a.png", "b.png", "cat", "more"]], "row 2: 4 cells, the header has 3"),
+        ("image,mask,label", [["", "b.png", "cat"]], "row 2: the column 'image' is empty"),
+        ("image,mask,label", [["a.png", "b.png", "cat"], ["a.png", "b.png", "dog"]], "row 3: repeats row 2"),
+        ("image,mask,label", [["../a.png", "b.png", "cat"]], r"row 2: '\.\./a\.png' leads outside"),
+        ("image,mask,label", [["a.png", "/etc/passwd", "cat"]], "row 2: '/etc/passwd' leads outside"),
+        ("image,mask,label", [["link/a.png", "b.png", "cat"]], "row 2: 'link/a.png' leads outside"),
+        ("image,mask,label", [["ring", "b.png", "cat"]], "row 2: 'ring' is no usable path|no image with a mask"),
+        ("image,mask,label", [["a\0.png", "b.png", "cat"]], "row 2: .* is no usable path"),
+        ("image,mask,label,split", [["a.png", "b.png", "cat", "valid"]], "row 2: split 'valid' is none of train, val, test"),
+        (
+            "image,mask,label,split,group",
+            [["a.png", "b.png", "cat", "val", "g"], ["c.png", "d.png", "cat", "test", "g"]],
+            "row 3: group 'g' has split 'test' here and 'val' in row 2",
+        ),
+    ],
+)
+def test_a_wrong_row_is_named_by_its_number(root: Path, header: str, rows: list[list[str]], message: str) -> None:
+    (root / "link").symlink_to(root.parent)
+    (root / "ring").symlink_to(root / "ring")
+    table(root, rows, header)
+    with pytest.raises(DataError, match=message):
+        plan(FolderConfig(root=root))
+
+
+def test_a_table_that_is_no_text_is_refused(root: Path) -> None:
+    (root / "labels.csv").write_bytes("image,mask,label\n\u00e9".encode("latin-1"))
+    with pytest.raises(DataError, match="is not UTF-8 text"):
+        plan(FolderConfig(root=root))
+
+
+def test_an_unclosed_quote_is_refused(root: Path) -> None:
+    (root / "labels.csv").write_text('image,mask,label\n"a.png,b.png,cat\n')
+    with pytest.raises(DataError, match=r"labels\.csv: row \d"):
+        plan(FolderConfig(root=root))
+
+
+def test_a_folder_without_a_usable_pair_is_refused_with_the_reasons(tmp_path: Path) -> None:
+    save(tmp_path / "images" / "cat" / "a.png", photo())
+    (tmp_path / "masks").mkdir()
+    with pytest.raises(DataError, match=r"no image with a mask and a label \(1 image-without-mask\)"):
+        plan(FolderConfig(root=tmp_path))
+
+
+@pytest.mark.parametrize(("name", "message"), [("", "has neither"), ("absent", "does not exist"), ("file", "is no folder")])
+def test_a_root_that_is_no_data_set_is_one_clear_line(tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(DataError, match=message):
+        plan(FolderConfig(root=tmp_path / name))
+
+
+def test_fractions_that_leave_nothing_to_train_on_are_refused(root: Path) -> None:
+    with pytest.raises(ConfigError, match="below 1"):
+        plan(FolderConfig(root=root, val_fraction=0.5, test_fraction=0.5))
+
+
+# --- masks and geometry
+
+
+@pytest.mark.parametrize(("value", "recipe"), [(1, "file-0-1"), (255, "file-0-255"), (200, "file-0-255")])
+def test_masks_of_0_and_1_are_scaled_and_others_are_weights(root: Path, value: int, recipe: str) -> None:
+    save(root / "masks" / "cat" / "a.png", mask(value))
+    sample = next(sample for sample in load(root, context=0.0)[0] if sample.source_file == "images/cat/a.png")
+    assert sample.mask_recipe == recipe
+    assert sample.mask.max() == (255 if value == 1 else value)
+
+
+def test_a_whole_image_is_padded_and_never_squashed(root: Path) -> None:
+    found = plan(FolderConfig(root=root, image_size=WIDTH))
+    sample = found.load(found.items[0])[0]
+    assert isinstance(sample, Sample)
+    margin = (WIDTH - HEIGHT) // 2
+    assert sample.box == (0, -margin, WIDTH, HEIGHT + margin)
+    np.testing.assert_array_equal(sample.image[margin:-margin], photo())
+    np.testing.assert_array_equal(sample.image[0], photo()[0])
+    np.testing.assert_array_equal(sample.mask[margin:-margin], mask())
+    assert not sample.mask[:margin].any()
+    assert not sample.mask[-margin:].any()
+
+
+def test_a_crop_is_centred_on_the_mask_with_the_margin_asked_for(root: Path) -> None:
+    x0, y0, x1, y1 = BOX
+    found = plan(FolderConfig(root=root, image_size=24, context=0.25))
+    sample = found.load(found.items[0])[0]
+    assert isinstance(sample, Sample)
+    side = round((x1 - x0) * 1.5)
+    assert sample.box == (x0 - 4, 0, x1 + 4, side)
+    assert side == 24
+    np.testing.assert_array_equal(sample.image, photo()[:, x0 - 4 : x1 + 4])
+    np.testing.assert_array_equal(sample.mask, mask()[:, x0 - 4 : x1 + 4])
+    assert (y0, y1) == (6, 18)
+
+
+def test_the_foreground_shrinks_with_the_square_of_the_scale(root: Path) -> None:
+    sample = load(root)[0][0]
+    x0, y0, x1, y1 = BOX
+    expected = (x1 - x0) * (y1 - y0) * (16 / WIDTH) ** 2
+    assert sample.mask.sum() / 255 == pytest.approx(expected, rel=0.02)
+
+
+def test_a_turned_photo_is_shown_upright(root: Path) -> None:
+    stored = Image.fromarray(np.rot90(photo()).copy())  # 90 degrees counter-clockwise; orientation 6 turns it back
+    exif = stored.getexif()
+    exif[0x0112] = 6
+    stored.save(root / "images" / "cat" / "a.png", exif=exif)
+    found = plan(FolderConfig(root=root, image_size=WIDTH))
+    sample = found.load(found.items[0])[0]
+    assert isinstance(sample, Sample)
+    margin = (WIDTH - HEIGHT) // 2
+    np.testing.assert_array_equal(sample.image[margin:-margin], photo())
+
+
+# --- the plan
+
+
+def test_a_plan_can_be_sent_to_another_process_and_its_recipe_is_json(root: Path) -> None:
+    found = plan(FolderConfig(root=root))
+    again: Plan = pickle.loads(pickle.dumps(found))
+    first, second = found.load(found.items[0])[0], again.load(again.items[0])[0]
+    assert isinstance(first, Sample)
+    assert isinstance(second, Sample)
+    np.testing.assert_array_equal(first.image, second.image)
+    recipe = json.dumps(found.recipe)
+    assert str(root) not in recipe
+    assert "largest value of 1" in recipe
+    assert {os.path.relpath(path, root) for path in found.files} == SOUND | {name.replace("images", "masks") for name in SOUND}
+
+
+def test_splits_do_not_depend_on_the_order_of_the_rows(root: Path) -> None:
+    table(root, rows_of())
+    first = [(item.entry.image, item.split) for item in plan(FolderConfig(root=root)).items]
+    table(root, rows_of()[::-1])
+    assert [(item.entry.image, item.split) for item in plan(FolderConfig(root=root)).items] == first
+
+
+def test_the_shipped_configuration_is_valid(tmp_path: Path) -> None:
+    from omegaconf import OmegaConf
+
+    values = OmegaConf.to_container(OmegaConf.load(CONFIG_DIR / "data" / "folder.yaml"))
+    assert isinstance(values, dict)
+    assert validate(FolderConfig, values | {"root": tmp_path}).context is None
