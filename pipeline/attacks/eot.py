@@ -1,0 +1,64 @@
+"""Expectation over transformations: climb what holds on average, where the attacker does not know the draw.
+
+Athalye, Engstrom, Ilyas and Kwok 2018, https://arxiv.org/abs/1707.07397.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from pipeline.attacks.adaptive import SystemObjective
+from pipeline.attacks.verdicts import Judged
+from pipeline.randomness import derive_seeds
+
+# Keeps the attacker's draws apart from every other use of an image's seed.
+_DRAW_STREAM = 0x45_4F_54
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expectation:
+    """The mean score and the mean verdict of several objectives, one for each draw of what the attacker does not know.
+
+    For a system that draws afresh at every call, give the same objective as often as draws are wanted. The verdict is the
+    expected margin and not that of the true draw: the point is chosen without the knowledge that the attacker is denied.
+    """
+
+    objectives: tuple[Judged, ...]
+
+    def __post_init__(self) -> None:
+        if not self.objectives:
+            raise ValueError("an expectation needs at least one objective")
+
+    def __call__(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
+        return self.scores_and_verdicts(images)[0]
+
+    def scores_and_verdicts(
+        self, images: Float[Tensor, "batch 3 height width"]
+    ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
+        """The mean of the scores and the mean of the verdicts."""
+        scores, verdicts = zip(*(objective.scores_and_verdicts(images) for objective in self.objectives), strict=True)
+        return torch.stack(scores).mean(dim=0), torch.stack(verdicts).mean(dim=0)
+
+    def select(self, indices: Int64[Tensor, " kept"]) -> "Expectation":
+        """The same expectation for some images of the batch, in the order of ``indices``."""
+        return Expectation(objectives=tuple(objective.select(indices) for objective in self.objectives))
+
+
+def over_hidden_seeds(objective: SystemObjective, *, num_draws: int) -> Expectation:
+    """The expectation over random masks and noise fills: the same objective under seeds that the attacker makes up.
+
+    The made-up seeds are derived from the images' own, so the result does not depend on the batch; the images' own are not among
+    them. Raises ValueError where the context has no seeds.
+    """
+    context = objective.context
+    if context is None or context.sample_seeds is None:
+        raise ValueError("an expectation over seeds needs sample seeds, and the context has none")
+    seeds = context.sample_seeds
+    return Expectation(
+        objectives=tuple(
+            replace(objective, context=context._replace(sample_seeds=derive_seeds(seeds, _DRAW_STREAM, draw)))
+            for draw in range(num_draws)
+        )
+    )
