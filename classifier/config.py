@@ -23,7 +23,7 @@ class ClassifierConfig:
     architecture: Architecture = "small_resnet"
     """small_resnet (four basic blocks, for 32 to 64 px and a CPU), or torchvision's resnet18, resnet34 or resnet50."""
     width: Annotated[int, Field(ge=1)] | None = None
-    """Channels of the first block of small_resnet; each of the three later blocks doubles them. null means 16. Not for the others."""
+    """Channels of the first block of small_resnet; each of the three later blocks doubles them. null means 16. Only for it."""
     stem: Literal["small", "imagenet"] = "small"
     """First layers. small: a 3 x 3 convolution that keeps every pixel, for 32 to 64 px; imagenet: a 7 x 7 convolution and a pooling
     that together reduce the image to a quarter of its side (not for small_resnet)."""
@@ -39,7 +39,9 @@ class ClassifierConfig:
             if self.stem != "small":
                 raise ValueError("small_resnet has no imagenet stem: set stem to small, or choose resnet18, resnet34 or resnet50")
             if self.weights is not None:
-                raise ValueError("small_resnet has no imagenet weights: set weights to null, or choose resnet18, resnet34 or resnet50")
+                raise ValueError(
+                    "small_resnet has no imagenet weights: set weights to null, or choose resnet18, resnet34 or resnet50"
+                )
             return
         if self.width is not None:
             raise ValueError(f"width is a setting of small_resnet and {self.architecture} has its own: set width to null")

@@ -23,7 +23,8 @@ def per_class_recall(
 ) -> Float[Tensor, " num_classes"]:
     """Of the images of each class, the share that was predicted as it. NaN for a class without images: there is no such share.
 
-    Predictions and labels are class indices in [0, ``num_classes``). The mean over classes that occur (``nanmean``) is the balanced accuracy.
+    Predictions and labels are class indices in [0, ``num_classes``). The mean over the classes that occur (``nanmean``) is the
+    balanced accuracy.
     """
     totals = torch.bincount(labels, minlength=num_classes)
     hits = torch.bincount(labels[predictions == labels], minlength=num_classes)

@@ -44,8 +44,8 @@ class Classifier(nn.Module):
 def build_classifier(config: ClassifierConfig, *, num_classes: int, seed: int) -> Classifier:
     """A new classifier in train mode, on the CPU, float32. The same arguments give the same weights, to the bit.
 
-    With ``weights`` all layers but the last are torchvision's; the last is drawn from the seed. The global random state is left as it
-    was. Raises ValueError for fewer than 2 classes and for weights that cannot be had.
+    With ``weights`` all layers but the last are torchvision's; the last is drawn from the seed. The global random state is left as
+    it was. Raises ValueError for fewer than 2 classes and for weights that cannot be had.
     """
     if num_classes < 2:
         raise ValueError(f"a classifier needs 2 classes or more, not {num_classes}")

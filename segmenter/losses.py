@@ -3,6 +3,7 @@
 Logits are unbounded. Masks are foreground shares in [0,1], so a pixel on an edge may be partly foreground. Higher is worse.
 """
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
@@ -20,16 +21,18 @@ def binary_cross_entropy(
 def dice(
     logits: Float[Tensor, "batch 1 height width"], masks: Float[Tensor, "batch 1 height width"], *, smoothing: float = 1.0
 ) -> Float[Tensor, " batch"]:
-    """Soft Dice loss ``1 - (2 sum(p m) + s) / (sum(p) + sum(m) + s)`` with ``p = sigmoid(logits)``, in [0,1].
+    """Soft Dice loss ``1 - (2 sum(min(p, m)) + s) / (sum(p) + sum(m) + s)`` with ``p = sigmoid(logits)``, in [0,1].
 
     ``smoothing`` is s, in pixels, above 0. It decides what an empty mask means: the loss is then ``1 - s / (sum(p) + s)``, 0 for an
     empty prediction and near 1 for a large one, so empty masks teach too (smp's DiceLoss leaves them out).
 
-    Source: Milletari et al. 2016, https://arxiv.org/abs/1606.04797, with the sums unsquared as in smp. With masks that are partly
-    foreground the least value is above 0.
+    The minimum stands for the usual product ``p m``, with which it agrees on masks of 0 and 1. On pixels that are partly foreground
+    the product asks for more than the mask, while this loss is 0 exactly where prediction and mask are equal.
+    Sources: Milletari et al. 2016, https://arxiv.org/abs/1606.04797; Wang et al. 2023, https://arxiv.org/abs/2303.16296. It equals
+    smp's DiceLoss, whose ``smooth`` is s/2.
     """
     probabilities = logits.sigmoid()
-    overlap = (probabilities * masks).sum(PIXELS)
+    overlap = torch.minimum(probabilities, masks).sum(PIXELS)
     total = probabilities.sum(PIXELS) + masks.sum(PIXELS)
     return 1 - (2 * overlap + smoothing) / (total + smoothing)
 

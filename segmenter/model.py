@@ -13,6 +13,7 @@ from torch.nn import functional
 from segmenter.config import SegmenterConfig
 
 TIMM_PREFIX = "tu-"
+PROBE_SIDE = 64  # of the image that tells which modules work: the smallest that every encoder takes at every depth
 
 
 class Segmenter(nn.Module):
@@ -58,11 +59,10 @@ def build_segmenter(config: SegmenterConfig, *, seed: int) -> Segmenter:
     to ``encoder_depth`` levels, and ImageNet weights that cannot be had.
     """
     _check_encoder_exists(config.encoder)
-    stride = 2**config.encoder_depth
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would reseed the GPUs as well
-        unet = _build_unet(config, stride)
-    return Segmenter(unet, stride=stride, mean=config.mean, std=config.std).train()
+        unet = _build_unet(config)
+    return Segmenter(unet, stride=2**config.encoder_depth, mean=config.mean, std=config.std).train()
 
 
 def _check_encoder_exists(encoder: str) -> None:
@@ -75,7 +75,7 @@ def _check_encoder_exists(encoder: str) -> None:
     raise ValueError(f"segmenter encoder {encoder!r} does not exist: {hint}")
 
 
-def _build_unet(config: SegmenterConfig, stride: int) -> nn.Module:
+def _build_unet(config: SegmenterConfig) -> nn.Module:
     # smp wants True instead of a name for timm's weights, and warns otherwise.
     weights = True if config.encoder_weights and config.encoder.startswith(TIMM_PREFIX) else config.encoder_weights
     try:
@@ -85,7 +85,7 @@ def _build_unet(config: SegmenterConfig, stride: int) -> nn.Module:
             encoder_weights=weights,
             decoder_channels=config.decoder_channels,
         ).eval()
-        logits: Tensor = unet(torch.zeros(1, 3, 2 * stride, 2 * stride))
+        _drop_idle_modules(unet)
     except OSError as error:  # the hub's errors for no network, no cache, no such file
         raise ValueError(
             f"the imagenet weights of segmenter encoder {config.encoder!r} are neither in the Hugging Face cache nor can they be"
@@ -97,19 +97,26 @@ def _build_unet(config: SegmenterConfig, stride: int) -> nn.Module:
             f"segmenter encoder {config.encoder!r} with encoder_depth {config.encoder_depth} and encoder_weights"
             f" {config.encoder_weights or 'null'} does not make a U-Net: {reason}"
         ) from error
-    _drop_idle_modules(unet, logits)
     return unet
 
 
-def _drop_idle_modules(unet: nn.Module, logits: Tensor) -> None:
-    """Remove what the logits do not depend on: smp keeps the stages of an encoder that lie beyond its depth.
+def _drop_idle_modules(unet: nn.Module) -> None:
+    """Remove the modules that are never called: smp keeps the stages of an encoder that lie beyond its depth.
 
-    They would triple a small checkpoint, and distributed training stops at parameters that get no gradient.
+    They would make a small checkpoint ten times larger, and distributed training stops at parameters that get no gradient. A few
+    encoders (efficientnet-b0) do call those stages and discard the result; these parameters stay, frozen.
     """
+    called: set[nn.Module] = set()
+    hooks = [module.register_forward_hook(lambda module, _, __: called.add(module)) for module in unet.modules()]
+    logits: Tensor = unet(torch.zeros(1, 3, PROBE_SIDE, PROBE_SIDE))
+    for hook in hooks:
+        hook.remove()
     parameters = list(unet.parameters())
     gradients = torch.autograd.grad(logits.sum(), parameters, allow_unused=True)
-    idle = {parameter for parameter, gradient in zip(parameters, gradients, strict=True) if gradient is None}
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.requires_grad_(gradient is not None)
     for module in list(unet.modules()):
         for name, child in module.named_children():
-            if (owned := set(child.parameters())) and owned <= idle:
+            owned = list(child.parameters())
+            if owned and not any(parameter.requires_grad for parameter in owned) and called.isdisjoint(child.modules()):
                 setattr(module, name, nn.Identity())
