@@ -34,7 +34,7 @@ def write_contact_sheet(dataset: PreparedDataset, path: Path) -> None:
         left = GAP + position % columns * (CELL + GAP)
         top = GAP + position // columns * (CELL + TEXT + GAP)
         sheet.paste(Image.fromarray(outlined(dataset.images[row], dataset.masks[row])), (left, top))
-        caption = f"{dataset.classes[dataset.labels[row]]} ({splits[row]})"
+        caption = f"{splits[row]}: {dataset.classes[dataset.labels[row]]}"  # the split first: a long name is cut
         draw.text((left, top + CELL + 2), _fit(caption, font), fill="black", font=font)
     sheet.save(path, format="PNG")
 
