@@ -3,12 +3,14 @@
 import difflib
 import json
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 from pipeline.errors import ConfigError, DataError
+from pipeline.progress import progress_bar
 
 BLOCK = 1 << 20
 _DECODER = json.JSONDecoder()
@@ -29,7 +31,7 @@ class Annotation:
     """Polygons, uncompressed or compressed RLE, as it stands in the file: to be checked before use."""
 
     def pack(self) -> bytes:
-        """A tenth of the memory of the parsed record: the 860,000 objects of COCO fit into 250 MB."""
+        """A tenth of the memory of the parsed record: the 860,000 annotations of COCO's training images take 0.3 GB."""
         fields = [self.annotation_id, self.label, self.crowd, self.box, self.segmentation]
         return zlib.compress(json.dumps(fields, separators=(",", ":")).encode(), level=1)
 
@@ -61,22 +63,23 @@ class Category:
 def read_index(path: Path) -> tuple[list[ImageRecord], list[Category]]:
     """The images and categories of an annotation file, in file order. Raises DataError where a field is missing or wrong."""
     images, categories, found = [], [], set()
-    for section, position, record in _records(path):
-        found.add(section)
-        where = f"{path}: {section}[{position}]"
-        if section == "images":
-            image = ImageRecord(
-                image_id=_field(record, "id", int, where),
-                file_name=_field(record, "file_name", str, where),
-                width=_field(record, "width", int, where),
-                height=_field(record, "height", int, where),
-            )
-            images.append(image)
-        elif section == "categories":
-            name = _field(record, "name", str, where)
-            above = record.get("supercategory")
-            supercategory = above if isinstance(above, str) else name  # many exports have none
-            categories.append(Category(category_id=_field(record, "id", int, where), name=name, supercategory=supercategory))
+    with closing(_records(path)) as records:  # ends the progress bar before an error is shown
+        for section, position, record in records:
+            found.add(section)
+            where = f"{path}: {section}[{position}]"
+            if section == "images":
+                image = ImageRecord(
+                    image_id=_field(record, "id", int, where),
+                    file_name=_field(record, "file_name", str, where),
+                    width=_field(record, "width", int, where),
+                    height=_field(record, "height", int, where),
+                )
+                images.append(image)
+            elif section == "categories":
+                name = _field(record, "name", str, where)
+                above = record.get("supercategory")
+                supercategory = above if isinstance(above, str) else name  # many exports have none
+                categories.append(Category(category_id=_field(record, "id", int, where), name=name, supercategory=supercategory))
     for section in ("images", "categories"):
         if section not in found:
             raise DataError(f"{path}: has no {section!r}; a COCO file of kind instances_*.json is expected")
@@ -85,10 +88,11 @@ def read_index(path: Path) -> tuple[list[ImageRecord], list[Category]]:
 
 def read_annotations(path: Path) -> Iterator[dict[str, Any]]:
     """The entries of ``annotations``, one at a time; ``id`` is checked to be there. Raises DataError."""
-    for section, position, record in _records(path):
-        if section == "annotations":
-            _field(record, "id", int, f"{path}: annotations[{position}]")
-            yield record
+    with closing(_records(path)) as records:
+        for section, position, record in records:
+            if section == "annotations":
+                _field(record, "id", int, f"{path}: annotations[{position}]")
+                yield record
 
 
 def _field(record: Any, key: str, kind: type, where: str) -> Any:
@@ -101,11 +105,15 @@ def _field(record: Any, key: str, kind: type, where: str) -> Any:
     return value
 
 
-def _records(path: Path) -> Iterator[tuple[str, int, Any]]:
+def _records(path: Path) -> Generator[tuple[str, int, Any], None, None]:
     """Every element of every list at the top level: name of the list, position in it, element."""
     try:
-        with path.open(encoding="utf-8-sig") as stream:
-            yield from _Scanner(stream).elements()
+        num_blocks = -(-path.stat().st_size // BLOCK)
+        with (
+            path.open(encoding="utf-8-sig") as stream,
+            progress_bar(f"reading {path.name}", total=num_blocks, unit="MiB") as advance,
+        ):
+            yield from _Scanner(stream, advance).elements()
     except FileNotFoundError as error:
         raise DataError(f"{path}: does not exist") from error
     except OSError as error:
@@ -120,8 +128,9 @@ class _Scanner:
     ``json.load``, and with it ``pycocotools.coco.COCO``, needs over 2 GB for the official training annotations.
     """
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream, self._buffer, self._at, self._dropped = stream, "", 0, 0
+    def __init__(self, stream: TextIO, advance: Callable[[], None]) -> None:
+        self._stream, self._advance = stream, advance
+        self._buffer, self._at, self._dropped = "", 0, 0
 
     def elements(self) -> Iterator[tuple[str, int, Any]]:
         self._take("{")
@@ -177,6 +186,8 @@ class _Scanner:
 
     def _more(self, size: int) -> bool:
         block = self._stream.read(size)
+        for _ in range(0, len(block), BLOCK):
+            self._advance()
         self._dropped += self._at
         self._buffer, self._at = self._buffer[self._at :] + block, 0
         return bool(block)

@@ -206,7 +206,7 @@ def test_masks_are_those_of_the_official_reader(coco_mini: Path) -> None:
 @given(st.lists(st.tuples(st.floats(-10, 50), st.floats(-10, 50)), min_size=3, max_size=8))
 def test_a_polygon_covers_the_pixels_inside_it(points: list[tuple[float, float]]) -> None:
     hull = cv2.convexHull(np.array(points, dtype=np.float32))
-    assume(len(hull) > 2)
+    assume(hull is not None and len(hull) > 2)
     mask = draw(run_lengths([hull.ravel().tolist()], width=40, height=30)[0], width=40, height=30)
     for y, x in np.ndindex(30, 40):
         distance = cv2.pointPolygonTest(hull, (x + 0.5, y + 0.5), measureDist=True)
