@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from zipfile import BadZipFile, ZipFile
 
 import safetensors.torch
@@ -27,6 +27,7 @@ from pipeline.provenance import Provenance
 from segmenter.config import SegmenterConfig
 from segmenter.model import Segmenter, build_segmenter
 
+Config = TypeVar("Config", SegmenterConfig, ClassifierConfig)
 StageKind = Literal["segmenter", "classifier"]
 
 
@@ -110,7 +111,7 @@ def weights_digest(path: Path) -> str:
 def load_segmenter(path: Path) -> tuple[Segmenter, Checkpoint]:
     """Build the segmenter that a checkpoint describes and load its weights. Raises ``CheckpointError``."""
     checkpoint = read_checkpoint(path)
-    config = _architecture(path, checkpoint, "segmenter", TypeAdapter(SegmenterConfig))
+    config = _architecture(path, checkpoint, "segmenter", SegmenterConfig)
     module = build_segmenter(dataclasses.replace(config, encoder_weights=None), seed=0)
     load_weights(path, module, kind="segmenter")
     return module.eval(), checkpoint
@@ -122,7 +123,7 @@ def load_classifier(path: Path, *, classes: tuple[str, ...] | None = None) -> tu
     ``classes`` are those of the data it is meant for; other ones in the checkpoint raise ``CheckpointError``, like any damage.
     """
     checkpoint = read_checkpoint(path)
-    config = _architecture(path, checkpoint, "classifier", TypeAdapter(ClassifierConfig))
+    config = _architecture(path, checkpoint, "classifier", ClassifierConfig)
     module = build_classifier(dataclasses.replace(config, weights=None), num_classes=len(checkpoint.classes), seed=0)
     load_weights(path, module, kind="classifier", classes=classes)
     return module.eval(), checkpoint
@@ -224,11 +225,11 @@ def _read_bytes(path: Path) -> bytes:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
-def _architecture(path: Path, checkpoint: Checkpoint, kind: StageKind, adapter: TypeAdapter[Any]) -> Any:
+def _architecture(path: Path, checkpoint: Checkpoint, kind: StageKind, config_class: type[Config]) -> Config:
     if checkpoint.kind != kind:
         raise CheckpointError(f"{checkpoint_path(path)}: this is a checkpoint of a {checkpoint.kind}, expected one of a {kind}")
     try:
-        return adapter.validate_python(checkpoint.architecture)
+        return TypeAdapter(config_class).validate_python(checkpoint.architecture)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(("architecture", *(str(part) for part in first["loc"])))

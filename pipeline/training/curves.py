@@ -5,6 +5,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from pipeline.checkpoints import write_atomically
 from pipeline.training.logs import read_metrics
@@ -29,6 +30,7 @@ def draw_curve(metrics_path: Path, picture_path: Path, *, best_epoch: int) -> No
         losses.set(xlabel="epoch", ylabel="loss (mean over images)")
         scores.set(xlabel="epoch", ylabel="validation metric (mean over images)")
         for panel in (losses, scores):
+            panel.xaxis.set_major_locator(MaxNLocator(integer=True))
             panel.axvline(best_epoch, color="grey", linestyle=":", linewidth=1, label=f"best epoch ({best_epoch})")
             panel.legend(frameon=False)
         buffer = io.BytesIO()

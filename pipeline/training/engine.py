@@ -191,7 +191,7 @@ class Engine:
             row |= {"seconds": round(counters.seconds, 1)}
             self._recorder.end_epoch(row, self._measured.module.state_dict(), better=better)
         self._fabric.barrier()
-        shown = ", ".join(f"{name} {value:.4g}" for name, value in row.items() if name.endswith("loss") or self._selector in name)
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in row.items() if name.endswith(("loss", self._stage.score_name)))
         note = " (best so far)" if better else ""
         _say(self._fabric, f"epoch {counters.epoch}/{self._config.epochs}: {shown}, {counters.seconds:.0f} s{note}")
 

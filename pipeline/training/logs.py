@@ -4,9 +4,10 @@ import csv
 import importlib
 import io
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from pipeline.errors import ConfigError, RunError
 from pipeline.training.config import Tracker
@@ -57,11 +58,16 @@ def read_metrics(path: Path) -> dict[str, list[float]]:
     return {name: [float(row[name]) for row in rows] for name in (rows[0] if rows else ())}
 
 
-class TrackerLog(Protocol):
+class TrackerLog(ABC):
     """An open log of one tracker."""
 
-    def log(self, values: Mapping[str, float], *, step: int) -> None: ...
-    def close(self) -> None: ...
+    @abstractmethod
+    def log(self, values: Mapping[str, float], *, step: int) -> None:
+        """Add the values of one epoch, which ended at ``step``."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Write what is still held back."""
 
 
 def open_trackers(names: Sequence[Tracker], run: Path, *, run_id: str, about: Mapping[str, Any], step: int) -> list[TrackerLog]:
@@ -73,7 +79,7 @@ def open_trackers(names: Sequence[Tracker], run: Path, *, run_id: str, about: Ma
     return [opened[name](run, run_id, about, step) for name in names]
 
 
-class _TensorBoard:
+class _TensorBoard(TrackerLog):
     def __init__(self, run: Path, run_id: str, about: Mapping[str, Any], step: int) -> None:
         del run_id, about  # run.json has them
         writer = _import("torch.utils.tensorboard", package="tensorboard").SummaryWriter
@@ -88,7 +94,7 @@ class _TensorBoard:
         self._writer.close()
 
 
-class _WeightsAndBiases:
+class _WeightsAndBiases(TrackerLog):
     def __init__(self, run: Path, run_id: str, about: Mapping[str, Any], step: int) -> None:
         del step  # wandb drops steps that it has already
         wandb = _import("wandb", package="wandb")
@@ -103,7 +109,7 @@ class _WeightsAndBiases:
         self._run.finish()
 
 
-class _MLflow:
+class _MLflow(TrackerLog):
     def __init__(self, run: Path, run_id: str, about: Mapping[str, Any], step: int) -> None:
         del run_id, step  # mlflow names runs itself: a resumed run is a second one there
         self._mlflow = _import("mlflow", package="mlflow")
