@@ -1,0 +1,363 @@
+"""The GTSRB source: small trees made by hand for every fault, and the real files against torchvision's reader."""
+
+import csv
+import pickle
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from unittest.mock import Mock
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from pydantic import TypeAdapter, ValidationError
+
+from pipeline.data.gtsrb import CLASS_NAMES, TEST_IMAGES, TEST_TABLE, TRAINING, GtsrbConfig, plan
+from pipeline.data.gtsrb_annotations import COLUMNS
+from pipeline.data.sample import Plan, Reject, Sample
+from pipeline.data.signs import coverage, shape_of
+from pipeline.errors import ConfigError, DataError
+
+REPOSITORY = Path(__file__).parents[3]
+SIDE = 40
+Row = list[str]
+
+
+def good_row(name: str, class_number: int) -> Row:
+    return [name, str(SIDE), str(SIDE), "6", "6", "33", "33", str(class_number)]
+
+
+def write_table(path: Path, rows: list[Row], header: tuple[str, ...] = COLUMNS) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as stream:
+        csv.writer(stream, delimiter=";").writerows([header, *rows])
+
+
+def write_image(path: Path, class_number: int, side: int = SIDE) -> None:
+    """A red disc, or whatever the class is, on grey: enough to be read."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = np.full((side, side, 3), 90, np.uint8)
+    image[8 : side - 8, 8 : side - 8] = (190, 5 * class_number, 30)
+    Image.fromarray(image).save(path)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """Classes 1 and 14, three tracks of two frames each, and two test images."""
+    for number in (1, 14):
+        names = [f"{track:05d}_{frame:05d}.ppm" for track in range(3) for frame in range(2)]
+        for name in names:
+            write_image(tmp_path / TRAINING / f"{number:05d}" / name, number)
+        write_table(table_of(tmp_path, number), [good_row(name, number) for name in names])
+    for name, number in (("00000.ppm", 14), ("00001.ppm", 1)):
+        write_image(tmp_path / TEST_IMAGES / name, number)
+    write_table(tmp_path / TEST_TABLE, [good_row("00000.ppm", 14), good_row("00001.ppm", 1)])
+    return tmp_path
+
+
+def table_of(root: Path, number: int) -> Path:
+    return root / TRAINING / f"{number:05d}" / f"GT-{number:05d}.csv"
+
+
+def config(root: Path, **changes: object) -> GtsrbConfig:
+    return TypeAdapter(GtsrbConfig).validate_python({"root": root, "classes": (1, 14)} | changes)
+
+
+def edit(table: Path, change: Callable[[list[Row]], None]) -> None:
+    with table.open(newline="") as stream:
+        rows = list(csv.reader(stream, delimiter=";"))[1:]
+    change(rows)
+    write_table(table, rows)
+
+
+def load_all(made: Plan) -> tuple[list[Sample], list[Reject]]:
+    results = [result for item in made.items for result in made.load(item)]
+    return [r for r in results if isinstance(r, Sample)], [*made.rejects, *(r for r in results if isinstance(r, Reject))]
+
+
+def test_a_sound_tree_gives_every_image_once_with_its_label_split_and_mask(tree: Path) -> None:
+    made = plan(config(tree, image_size=24))
+    samples, rejects = load_all(made)
+    assert made.classes == ("speed limit 30", "stop")
+    assert not rejects
+    assert len({sample.sample_id for sample in samples}) == len(samples) == 14
+    for sample in samples:
+        assert (tree / sample.source_file).is_file()
+        number = (
+            int(sample.source_file.split("/")[3]) if sample.split != "test" else {"00000": 14, "00001": 1}[sample.sample_id[5:]]
+        )
+        assert made.classes[sample.label] == CLASS_NAMES[number]
+        assert sample.mask_recipe in (f"{shape_of(number)}-refined", f"{shape_of(number)}-plain")
+        assert sample.image.shape == (24, 24, 3)
+        assert 0.3 < sample.mask.mean() / 255 < 0.9
+    assert {sample.sample_id for sample in samples if sample.split == "test"} == {"test/00000", "test/00001"}
+
+
+def test_the_plan_travels_to_worker_processes_and_loads_the_same_there(tree: Path) -> None:
+    made = plan(config(tree))
+    item, load = pickle.loads(pickle.dumps((made.items[3], made.load)))
+    (here,), (there,) = made.load(made.items[3]), load(item)
+    assert isinstance(here, Sample)
+    np.testing.assert_array_equal(here.mask, there.mask)
+    np.testing.assert_array_equal(here.image, there.image)
+
+
+def test_tracks_are_never_torn_and_every_class_is_in_train_and_val(tree: Path) -> None:
+    for seed in range(5):
+        items = plan(config(tree, seed=seed)).items
+        splits = {group: {item.split for item in items if item.group == group} for group in {item.group for item in items}}
+        assert all(len(split) == 1 for split in splits.values())
+        for number in ("00001", "00014"):
+            assert {next(iter(split)) for group, split in splits.items() if group.startswith(number)} == {"train", "val"}
+    assert {item.split for item in plan(config(tree, val_fraction=0)).items} == {"train", "test"}
+
+
+def test_the_plain_mask_is_the_shape_in_the_box(tree: Path) -> None:
+    made = plan(config(tree, refine=False, context=0.0, image_size=28))
+    disc = next(item for item in made.items if item.class_number == 1)
+    (sample,) = made.load(disc)
+    assert isinstance(sample, Sample)
+    assert sample.mask_recipe == "circle-plain"
+    assert sample.box == (6, 6, 34, 34)  # X2 and Y2 are included
+    turn = np.linspace(0, 2 * np.pi, 400, endpoint=False)
+    radius = 14 - (0.5 + 0.02 * 28)
+    expected = coverage(14 + radius * np.stack([np.cos(turn), np.sin(turn)], axis=1), width=28, height=28)
+    assert np.abs(sample.mask / 255 - expected).max() < 0.02
+
+
+def test_a_crop_beyond_the_image_repeats_the_border_and_has_no_foreground_there(tree: Path) -> None:
+    made = plan(config(tree, refine=False, context=0.5, image_size=56))
+    (sample,) = made.load(made.items[0])
+    assert isinstance(sample, Sample)
+    assert sample.box == (-8, -8, 48, 48)
+    np.testing.assert_array_equal(sample.image[0], sample.image[8])
+    assert not sample.mask[:8].any()
+
+
+@pytest.mark.parametrize(
+    ("rule", "column", "value"),
+    [
+        ("nan-box", 3, "nan"),
+        ("nan-box", 5, ""),
+        ("nan-box", 4, "inf"),
+        ("empty-box", 5, "6"),
+        ("empty-box", 6, "2"),
+        ("box-outside-image", 5, str(SIDE)),
+        ("box-outside-image", 3, "-1"),
+        ("unknown-class", 7, "43"),
+        ("unknown-class", 7, "stop"),
+        ("class-mismatch", 7, "2"),
+        ("size-mismatch", 1, str(SIDE + 2)),
+        ("size-mismatch", 2, "x"),
+        ("too-small", 3, "25"),
+        ("annotation-without-image", 0, "00009_00009.ppm"),
+        ("annotation-without-image", 0, "../00014/00000_00000.ppm"),
+        ("duplicate-annotation", 0, "00000_00001.ppm"),
+    ],
+)
+def test_a_bad_row_is_rejected_by_its_rule_and_nothing_else_is_lost(tree: Path, rule: str, column: int, value: str) -> None:
+    def damage(rows: list[Row]) -> None:
+        rows[0][column] = value
+
+    edit(table_of(tree, 1), damage)
+    samples, rejects = load_all(plan(config(tree, min_roi=10)))
+    # A row that names a wrong file leaves the right file without one.
+    expected = [rule, "image-without-annotation"] if column == 0 else [rule]
+    assert [reject.rule for reject in rejects] == expected
+    assert all("\n" not in reject.detail and reject.detail and reject.source_file.startswith("gtsrb/") for reject in rejects)
+    assert len(samples) == 13
+
+
+def test_a_truncated_image_is_rejected_and_nothing_else_is_lost(tree: Path) -> None:
+    path = tree / TRAINING / "00001" / "00000_00000.ppm"
+    path.write_bytes(path.read_bytes()[:700])
+    samples, rejects = load_all(plan(config(tree)))
+    assert [(reject.rule, reject.item) for reject in rejects] == [("unreadable-image", "train/00001/00000_00000")]
+    assert len(samples) == 13
+
+
+def test_an_image_of_another_size_than_its_row_says_is_rejected(tree: Path) -> None:
+    write_image(tree / TEST_IMAGES / "00000.ppm", 14, side=50)
+    _, rejects = load_all(plan(config(tree)))
+    assert [(reject.rule, reject.item) for reject in rejects] == [("size-mismatch", "test/00000")]
+
+
+def test_an_image_that_no_row_names_is_rejected(tree: Path) -> None:
+    write_image(tree / TEST_IMAGES / "00077.ppm", 14)
+    write_image(tree / TRAINING / "00001" / "00009_00000.ppm", 1)
+    rejects = plan(config(tree)).rejects
+    assert [(reject.rule, reject.item) for reject in rejects] == [
+        ("image-without-annotation", "train/00001/00009_00000"),
+        ("image-without-annotation", "test/00077"),
+    ]
+
+
+def test_a_folder_of_a_class_that_does_not_exist_is_reported(tree: Path) -> None:
+    (tree / TRAINING / "00043").mkdir()
+    assert [(reject.rule, reject.item) for reject in plan(config(tree)).rejects] == [("unknown-class", "00043")]
+
+
+def test_an_image_whose_track_is_not_in_its_name_is_rejected(tree: Path) -> None:
+    write_image(tree / TRAINING / "00001" / "extra.ppm", 1)
+    edit(table_of(tree, 1), lambda rows: rows.append(good_row("extra.ppm", 1)))
+    assert [(reject.rule, reject.item) for reject in plan(config(tree)).rejects] == [("unknown-track", "train/00001/extra")]
+
+
+def test_the_training_track_that_the_test_set_repeats_is_left_out(tree: Path) -> None:
+    for number in (1, 14):  # track 23 of another class is an ordinary track
+        write_image(tree / TRAINING / f"{number:05d}" / "00023_00000.ppm", number)
+        edit(table_of(tree, number), lambda rows, number=number: rows.append(good_row("00023_00000.ppm", number)))
+    made = plan(config(tree))
+    assert [(reject.rule, reject.item) for reject in made.rejects] == [("leaks-into-test", "train/00014/00023_00000")]
+    assert any(item.group == "00001/00023" for item in made.items)
+
+
+def test_classes_are_a_choice_and_their_order_is_that_of_the_labels(tree: Path) -> None:
+    made = plan(config(tree, classes=(14, 1)))
+    assert made.classes == ("stop", "speed limit 30")
+    assert {sample.label for sample in load_all(made)[0] if "/00014/" in sample.source_file} == {0}
+    alone = plan(config(tree, classes=(14,)))
+    assert {item.class_number for item in alone.items} == {14}
+    assert not alone.rejects
+
+
+def remove_test_table(root: Path) -> None:
+    (root / TEST_TABLE).unlink()
+
+
+def remove_class_table(root: Path) -> None:
+    table_of(root, 14).unlink()
+
+
+def break_header(root: Path) -> None:
+    write_table(table_of(root, 1), [], header=COLUMNS[:-1])
+
+
+def hide_labels(root: Path) -> None:
+    write_table(root / TEST_TABLE, [good_row("00000.ppm", 14)[:-1]], header=COLUMNS[:-1])
+
+
+def write_binary(root: Path) -> None:
+    table_of(root, 1).write_bytes(bytes(range(256)))
+
+
+def empty_class(root: Path) -> None:
+    write_table(table_of(root, 1), [])
+
+
+@pytest.mark.parametrize(
+    ("damage", "named", "remedy"),
+    [
+        (remove_test_table, "GT-final_test.csv", "is missing"),
+        (remove_class_table, "GT-00014.csv", "is missing"),
+        (break_header, "GT-00001.csv", "ClassId is missing; the header must be Filename;Width"),
+        (hide_labels, "GT-final_test.csv", "ClassId is missing"),
+        (write_binary, "GT-00001.csv", "cannot be read"),
+        (empty_class, "Training", "no usable image of class 1"),
+    ],
+)
+def test_a_damaged_layout_is_one_line_that_names_the_file(
+    tree: Path, damage: Callable[[Path], None], named: str, remedy: str
+) -> None:
+    damage(tree)
+    with pytest.raises(DataError) as caught:
+        plan(config(tree))
+    assert named in str(caught.value)
+    assert remedy in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_root_or_layout_says_what_would_be_right(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"data\.root.*data\.download=true"):
+        plan(config(tmp_path / "nowhere"))
+    with pytest.raises(DataError, match=r"Training.*official layout"):
+        plan(config(tmp_path))
+
+
+@pytest.mark.parametrize(("classes", "message"), [((), "empty"), ((43,), "43 is no GTSRB class"), ((1, 1), "twice")])
+def test_impossible_classes_are_refused(tree: Path, classes: tuple[int, ...], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        plan(config(tree, classes=classes))
+
+
+def test_a_typo_in_the_configuration_is_refused_and_the_shipped_file_is_sound(tree: Path) -> None:
+    with pytest.raises(ValidationError, match="min_rio"):
+        config(tree, min_rio=3)
+    shipped = yaml.safe_load((REPOSITORY / "configs" / "data" / "gtsrb.yaml").read_text())
+    assert TypeAdapter(GtsrbConfig).validate_python(shipped | {"root": tree}) == GtsrbConfig(root=tree)
+
+
+def test_the_recipe_changes_with_every_choice_but_not_with_the_place(tree: Path, tmp_path: Path) -> None:
+    base = plan(config(tree)).recipe
+    for change in ({"image_size": 40}, {"context": 0.2}, {"min_roi": 2}, {"refine": False}, {"val_fraction": 0.4}, {"seed": 1}):
+        assert plan(config(tree, **change)).recipe != base
+    moved = tree.rename(tmp_path.with_name(tmp_path.name + "-moved"))
+    assert plan(config(moved)).recipe == base
+
+
+def test_reading_does_not_import_torchvision() -> None:
+    check = "import sys, pipeline.data.gtsrb; sys.exit(any(name.split('.')[0] in ('torch', 'torchvision') for name in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", check], cwd=REPOSITORY, check=False).returncode == 0
+
+
+def test_download_asks_torchvision_for_both_parts_and_only_where_something_is_missing(
+    tree: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torchvision
+
+    asked: list[tuple[Path, str, bool]] = []
+
+    def record(root: Path, *, split: str, download: bool) -> None:
+        asked.append((root, split, download))
+
+    monkeypatch.setattr(torchvision.datasets, "GTSRB", record)
+    plan(config(tree, download=True))
+    assert not asked
+    empty = tmp_path_factory.mktemp("empty")
+    with pytest.raises(DataError, match="official layout"):
+        plan(config(empty, download=True))
+    assert asked == [(empty, "train", True), (empty, "test", True)]
+
+    monkeypatch.setattr(torchvision.datasets, "GTSRB", Mock(side_effect=OSError("no\nroute")))
+    with pytest.raises(DataError, match=r"data\.download.*no route"):
+        plan(config(empty, download=True))
+
+
+@pytest.fixture(scope="module")
+def real(gtsrb_mini: Path) -> Plan:
+    return plan(GtsrbConfig(root=gtsrb_mini))
+
+
+def test_files_and_labels_are_those_of_torchvision(real: Plan, gtsrb_mini: Path) -> None:
+    from torchvision.datasets import GTSRB
+
+    for part, splits in (("train", {"train", "val"}), ("test", {"test"})):
+        theirs = {(Path(path).relative_to(gtsrb_mini).as_posix(), label) for path, label in GTSRB(gtsrb_mini, split=part)._samples}
+        ours = {(item.source_file, item.class_number) for item in real.items if item.split in splits}
+        assert ours == theirs
+    assert not real.rejects
+
+
+def test_the_real_set_is_split_by_track_with_every_class_in_every_split(real: Plan) -> None:
+    tracks: dict[str, set[str]] = {}
+    for item in real.items:
+        tracks.setdefault(item.group, set()).add(item.split)
+    assert all(len(splits) == 1 for splits in tracks.values())
+    for split in ("train", "val", "test"):
+        assert {item.class_number for item in real.items if item.split == split} == set(range(43))
+    frames = Counter(item.group for item in real.items if item.split != "test")
+    assert set(frames.values()) == {30}
+
+
+def test_real_images_load_with_masks_that_lie_on_the_sign(real: Plan) -> None:
+    samples = [sample for item in real.items[::130] for sample in real.load(item)]
+    assert all(isinstance(sample, Sample) for sample in samples)
+    recipes = Counter(sample.mask_recipe.split("-")[-1] for sample in samples if isinstance(sample, Sample))
+    assert recipes["refined"] > 0.9 * len(samples)
+    for sample in samples:
+        assert isinstance(sample, Sample)
+        assert 0.2 < sample.mask.mean() / 255 < 0.8, sample.sample_id
+        assert sample.mask[14:18, 14:18].min() == 255, sample.sample_id
