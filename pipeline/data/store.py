@@ -1,11 +1,11 @@
 """What a prepared data set is built from: arrays that grow on disk, rows in memory, and the manifest that seals them."""
 
 import csv
+import hashlib
 import json
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -15,73 +15,111 @@ import numpy as np
 import polars as pl
 
 from pipeline.data.prepared import FILES, FORMAT, MANIFEST, canonical_sha256, file_sha256
-from pipeline.data.sample import SPLITS, Plan, Reject, Sample
+from pipeline.data.sample import SPLITS, Reject, Sample
 from pipeline.errors import DataError
 
+# Rows are dictionaries until there are this many of them; as columns they take a tenth of the memory.
+ROWS_IN_BLOCK = 4096
+SCHEMA = {
+    "sample_id": pl.String,
+    "source_file": pl.String,
+    "split": pl.String,
+    "group": pl.String,
+    "label": pl.Int64,
+    **dict.fromkeys(("x0", "y0", "x1", "y1"), pl.Float64),
+    "mask_recipe": pl.String,
+    "foreground_share": pl.Float64,
+}
 
-@dataclass
+
 class Store:
-    """Appends samples to the arrays as they arrive; only their rows stay in memory."""
+    """Takes samples and rejects as they arrive; pixels and rejects go to the disk at once, rows are kept as columns.
 
-    directory: Path
-    image_size: int
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    rejects: list[Reject] = field(default_factory=list)
+    So memory stays small whatever the number of images. ``finish`` writes the rest and returns the manifest.
+    """
 
-    def __post_init__(self) -> None:
-        self._images = _GrowingArray(self.directory / "images.npy", (self.image_size, self.image_size, 3))
-        self._masks = _GrowingArray(self.directory / "masks.npy", (self.image_size, self.image_size))
+    def __init__(self, directory: Path, image_size: int, rejects: Sequence[Reject] = ()) -> None:
+        self._directory = directory
+        self._images = _GrowingArray(directory / "images.npy", (image_size, image_size, 3))
+        self._masks = _GrowingArray(directory / "masks.npy", (image_size, image_size))
+        self._rejects_stream = (directory / "rejects.csv").open("w", newline="", encoding="utf-8")
+        self._rejects_writer = csv.writer(self._rejects_stream)
+        self._rejects_writer.writerow(["rule", "source_file", "item", "detail"])
+        self._by_rule: Counter[str] = Counter()
+        self._rows: list[dict[str, Any]] = []
+        self._blocks: list[pl.DataFrame] = []
+        for reject in rejects:
+            self._reject(reject)
 
-    def add(self, results: list[Sample | Reject]) -> None:
+    def add(self, results: Sequence[Sample | Reject]) -> None:
         for result in results:
             if isinstance(result, Reject):
-                self.rejects.append(result)
+                self._reject(result)
                 continue
             self._images.append(result.image)
             self._masks.append(result.mask)
-            self.rows.append(
-                {
-                    "sample_id": result.sample_id,
-                    "source_file": result.source_file,
-                    "split": result.split,
-                    "group": result.group,
-                    "label": result.label,
-                    **dict(zip(("x0", "y0", "x1", "y1"), map(float, result.box), strict=True)),
-                    "mask_recipe": result.mask_recipe,
-                    "foreground_share": float(result.mask.mean(dtype=np.float64) / 255),
-                }
-            )
+            self._rows.append(_row(result))
+        if len(self._rows) >= ROWS_IN_BLOCK:
+            self._pack()
+
+    def _reject(self, reject: Reject) -> None:
+        self._by_rule[reject.rule] += 1
+        self._rejects_writer.writerow([reject.rule, reject.source_file, reject.item, reject.detail])
+
+    def _pack(self) -> None:
+        self._blocks.append(pl.DataFrame(self._rows, schema=SCHEMA))
+        self._rows = []
 
     def close(self) -> None:
         self._images.close()
         self._masks.close()
+        self._rejects_stream.close()
 
-    def finish(self, plan: Plan, made_from: dict[str, Any]) -> dict[str, Any]:
-        """Write everything but the manifest and return the manifest."""
-        self.rejects = [*plan.rejects, *self.rejects]
-        by_rule = dict(sorted(Counter(reject.rule for reject in self.rejects).items()))
-        counts = _check_rows(self.rows, plan.classes, by_rule)
-        samples = pl.DataFrame(self.rows)
-        labels = samples["label"].to_numpy().astype(np.int64)
-        np.save(self.directory / "labels.npy", labels)
-        samples.write_parquet(self.directory / "samples.parquet")
-        _write_rejects(self.directory / "rejects.csv", self.rejects)
-        files = {name: _record(self.directory / name) for name in FILES}
-        identity = samples.select("sample_id", "split", "group", "label", "mask_recipe").rows()
-        content = [FORMAT, list(plan.classes), self._images.sha256(), self._masks.sha256(), identity]
+    def finish(self, classes: Sequence[str], made_from: dict[str, Any]) -> dict[str, Any]:
+        """Write everything but the manifest and return the manifest. Raises DataError where nothing can be learned."""
+        self.close()
+        self._pack()
+        samples = pl.concat(self._blocks)
+        by_rule = dict(sorted(self._by_rule.items()))
+        counts = _check_samples(samples, classes, by_rule)
+        np.save(self._directory / "labels.npy", samples["label"].to_numpy())
+        samples.write_parquet(self._directory / "samples.parquet")
+        files = {name: _record(self._directory / name) for name in FILES}
         return {
             "format": FORMAT,
             **made_from,
-            "classes": list(plan.classes),
+            "classes": list(classes),
             "num_samples": len(samples),
             "counts": counts,
             "rejects": by_rule,
-            "mean": _train_mean(self.directory / "images.npy", samples),
+            "mean": _train_mean(self._directory / "images.npy", samples),
             "files": files,
-            "fingerprint": canonical_sha256(content),
+            "fingerprint": _fingerprint(classes, files, samples),
             "versions": {name: version(name) for name in ("foreguard", "numpy", "opencv-python-headless", "pillow", "pycocotools")},
             "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
+
+
+def _row(sample: Sample) -> dict[str, Any]:
+    return {
+        "sample_id": sample.sample_id,
+        "source_file": sample.source_file,
+        "split": sample.split,
+        "group": sample.group,
+        "label": sample.label,
+        **dict(zip(("x0", "y0", "x1", "y1"), map(float, sample.box), strict=True)),
+        "mask_recipe": sample.mask_recipe,
+        "foreground_share": float(sample.mask.mean(dtype=np.float64) / 255),
+    }
+
+
+def _fingerprint(classes: Sequence[str], files: dict[str, Any], samples: pl.DataFrame) -> str:
+    """Over what the data are, not how they are stored: parquet bytes may differ between versions of polars."""
+    content = [FORMAT, list(classes), files["images.npy"]["sha256"], files["masks.npy"]["sha256"]]
+    digest = hashlib.sha256(json.dumps(content).encode())
+    for row in samples.select("sample_id", "split", "group", "label", "mask_recipe").iter_rows():
+        digest.update(json.dumps(row).encode())
+    return digest.hexdigest()
 
 
 class _GrowingArray:
@@ -107,30 +145,27 @@ class _GrowingArray:
         os.fsync(self._stream.fileno())
         self._stream.close()
 
-    def sha256(self) -> str:
-        return file_sha256(self._path)
-
     def _write_header(self) -> None:
         # numpy pads the header so that a longer first axis fits into the same number of bytes.
         header = {"descr": "|u1", "fortran_order": False, "shape": (self._length, *self._shape)}
         np.lib.format.write_array_header_1_0(self._stream, header)
 
 
-def _check_rows(rows: list[dict[str, Any]], classes: Sequence[str], rejects: dict[str, int]) -> dict[str, dict[str, int]]:
+def _check_samples(samples: pl.DataFrame, classes: Sequence[str], rejects: dict[str, int]) -> dict[str, dict[str, int]]:
     """Counts by split and class. Raises DataError where nothing can be learned from the samples."""
-    if not rows:
+    if samples.is_empty():
         why = ", ".join(f"{count} {rule}" for rule, count in rejects.items()) or "the source is empty"
         raise DataError(f"no sample was left to prepare (rejected: {why}); loosen the rules under data.* or check the source")
-    twice = [sample_id for sample_id, count in Counter(row["sample_id"] for row in rows).items() if count > 1]
-    if twice:
+    twice = samples.filter(pl.col("sample_id").is_duplicated())["sample_id"]
+    if len(twice):
         raise DataError(f"sample id {twice[0]!r} occurs more than once; every image may be listed once only")
-    found = Counter((row["split"], row["label"]) for row in rows)
+    found = {(split, label): count for split, label, count in samples.group_by("split", "label").len().iter_rows()}
     for label, class_name in enumerate(classes):
-        total = sum(found[split, label] for split in SPLITS)
-        if total < 2 or not found["train", label]:
-            what = f"has {total} sample(s), {found['train', label]} of them for training"
+        total, trained = sum(found.get((split, label), 0) for split in SPLITS), found.get(("train", label), 0)
+        if total < 2 or not trained:
+            what = f"has {total} sample(s), {trained} of them for training"
             raise DataError(f"class {class_name!r} {what}; it needs at least 2, 1 for training: add images or leave the class out")
-    return {split: {name: found[split, label] for label, name in enumerate(classes)} for split in SPLITS}
+    return {split: {name: found.get((split, label), 0) for label, name in enumerate(classes)} for split in SPLITS}
 
 
 def _train_mean(images_path: Path, samples: pl.DataFrame) -> list[float]:
@@ -141,13 +176,6 @@ def _train_mean(images_path: Path, samples: pl.DataFrame) -> list[float]:
     for start in range(0, len(rows), 256):
         total += images[rows[start : start + 256]].mean(axis=(1, 2), dtype=np.float64).sum(axis=0)
     return [round(float(value), 6) for value in total / len(rows) / 255]
-
-
-def _write_rejects(path: Path, rejects: Sequence[Reject]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["rule", "source_file", "item", "detail"])
-        writer.writerows([reject.rule, reject.source_file, reject.item, reject.detail] for reject in rejects)
 
 
 def _record(path: Path) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def write_prepared(plan: Plan, target: Path, *, name: str, image_size: int, root
         return _existing(target, made_from)
     started = time.monotonic()
     with _partial_directory(target) as partial:
-        store = Store(partial, image_size)
+        store = Store(partial, image_size, plan.rejects)
         try:
             with progress_bar("preparing", total=len(plan.items), unit="items") as advance:
                 for results in _load_all(plan, workers):
@@ -62,7 +62,7 @@ def write_prepared(plan: Plan, target: Path, *, name: str, image_size: int, root
                     advance()
         finally:
             store.close()
-        manifest = store.finish(plan, made_from)
+        manifest = store.finish(plan.classes, made_from)
         manifest["seconds"] = round(time.monotonic() - started, 3)
         write_manifest(partial, manifest)
     return _outcome(manifest, unchanged=False)
