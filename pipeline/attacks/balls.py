@@ -160,10 +160,9 @@ def _add_inwards(images: Tensor, deltas: Tensor) -> Tensor:
 
 
 def _l2_norms(deltas: Tensor) -> Tensor:
-    # Row by row, then over the rows: in float32 one long sum would lose the digits that the projection relies on.
-    rows = torch.linalg.vector_norm(deltas, dim=3)
-    norms: Tensor = torch.linalg.vector_norm(rows, dim=(1, 2))
-    return norms.view(-1, 1, 1, 1)
+    # A sum and not vector_norm: torch adds in a cascade there, which keeps the digits that the projection relies on.
+    norms: Tensor = deltas.square().sum(dim=(1, 2, 3), keepdim=True).sqrt()
+    return norms
 
 
 def _l2_factors(norms: Tensor, radius: Tensor) -> Tensor:
