@@ -13,7 +13,7 @@ from torch.nn import functional
 from segmenter.config import SegmenterConfig
 
 TIMM_PREFIX = "tu-"
-PROBE_SIDE = 64  # of the image that tells which modules work: the smallest that every encoder takes at every depth
+PROBE_SIDE = 64  # of the image that tells which modules work; every family but transformers of one fixed size takes it
 
 
 class Segmenter(nn.Module):
@@ -59,7 +59,8 @@ def build_segmenter(config: SegmenterConfig, *, seed: int) -> Segmenter:
     to ``encoder_depth`` levels, and ImageNet weights that cannot be had.
     """
     _check_encoder_exists(config.encoder)
-    with torch.random.fork_rng(devices=[]):
+    # With gradients even if the caller is in inference mode: the probe that finds idle modules needs them.
+    with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad():
         torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would reseed the GPUs as well
         unet = _build_unet(config)
     return Segmenter(unet, stride=2**config.encoder_depth, mean=config.mean, std=config.std).train()
@@ -104,7 +105,7 @@ def _drop_idle_modules(unet: nn.Module) -> None:
     """Remove the modules that are never called: smp keeps the stages of an encoder that lie beyond its depth.
 
     They would make a small checkpoint ten times larger, and distributed training stops at parameters that get no gradient. A few
-    encoders (efficientnet-b0) do call those stages and discard the result; these parameters stay, frozen.
+    encoders (efficientnet-b0, mobilenet_v2) do call those stages and discard the result; these parameters stay, frozen.
     """
     called: set[nn.Module] = set()
     hooks = [module.register_forward_hook(lambda module, _, __: called.add(module)) for module in unet.modules()]

@@ -124,6 +124,16 @@ def test_building_leaves_the_global_random_state_alone() -> None:
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_a_segmenter_built_without_gradients_is_the_same_and_can_learn(context: type) -> None:
+    with context():
+        built = build_segmenter(SMALL, seed=0)
+    usual = build_segmenter(SMALL, seed=0).state_dict()
+    assert all(torch.equal(value, usual[name]) for name, value in built.state_dict().items())
+    built(images_of(32, 32)).sum().backward()
+    assert all(parameter.grad is not None for parameter in built.parameters())
+
+
 def test_weights_go_round_through_a_strict_load() -> None:
     source, target = (build_segmenter(SMALL, seed=seed).eval() for seed in (0, 1))
     target.load_state_dict(source.state_dict(), strict=True)
