@@ -41,11 +41,9 @@ def streamed_pgd(
     objective: Judged,
     ball: Ball,
     *,
-    seeds: Int64[Tensor, " images"],
+    seeds: Int64[Tensor, "restarts images"],
     batch_size: int,
     num_steps: int,
-    restarts: int,
-    random_start: bool = True,
     step_size: float | None = None,
     starts: Images | None = None,
 ) -> Searched:
@@ -54,11 +52,9 @@ def streamed_pgd(
     Args:
         objective: what is climbed, with its verdicts, for all the images: ``adaptive.SystemObjective`` for a system.
         ball: ``linf_ball`` or ``l2_ball`` of all the images, with their regions.
-        seeds: one per image: restart r begins at the random point of (seed, r), as in ``pgd``.
+        seeds: one for each random start of each image; start r begins where ``pgd`` with one restart and the seeds of row r does.
         batch_size: images in a batch, at least 1; fewer only when no more are waiting.
         num_steps: gradient steps of each start, at least 1.
-        restarts: starts of each image, at least 1; without ``random_start`` the one start is the image.
-        random_start: start at random points and not at the image.
         step_size: length of a step in the ball's norm; None is ``2.5 * epsilon / num_steps``.
         starts: one more start for each image, tried first, brought into the ball: the best point of a smaller ball, say.
 
@@ -66,11 +62,9 @@ def streamed_pgd(
     Raises FloatingPointError for a score or verdict that is no number (the search was blind there, and "robust" would be a false
     claim) and ValueError where no gradient reaches the images.
     """
-    if restarts < 1 or num_steps < 1 or batch_size < 1:
-        raise ValueError(f"restarts, num_steps and batch_size are at least 1, not {restarts}, {num_steps} and {batch_size}")
-    if restarts > 1 and not random_start:
-        raise ValueError("more than one restart needs random_start, to differ")
-    search = _Search(objective, ball, seeds, num_steps, restarts, random_start, step_size, starts)
+    if num_steps < 1 or batch_size < 1 or not len(seeds):
+        raise ValueError(f"restarts, num_steps and batch_size are at least 1, not {len(seeds)}, {num_steps} and {batch_size}")
+    search = _Search(objective, ball, seeds, num_steps, step_size, starts)
     search.judge_images(batch_size)
     search.run(batch_size)
     return search.result()
@@ -80,18 +74,9 @@ class _Search:
     """The queue, the slots of the batch, and what was found so far."""
 
     def __init__(
-        self,
-        objective: Judged,
-        ball: Ball,
-        seeds: Tensor,
-        num_steps: int,
-        restarts: int,
-        random_start: bool,
-        step_size: float | None,
-        starts: Tensor | None,
+        self, objective: Judged, ball: Ball, seeds: Tensor, num_steps: int, step_size: float | None, starts: Tensor | None
     ) -> None:
-        self._objective, self._ball, self._seeds = objective, ball, seeds
-        self._num_steps, self._restarts, self._random_start, self._starts = num_steps, restarts, random_start, starts
+        self._objective, self._ball, self._seeds, self._num_steps, self._starts = objective, ball, seeds, num_steps, starts
         images, device = len(ball.images), ball.images.device
         radius = ball.radius.expand(images, 1, 1, 1)
         self._step = 2.5 * radius / num_steps if step_size is None else torch.full_like(radius, step_size)
@@ -105,7 +90,7 @@ class _Search:
 
     def judge_images(self, batch_size: int) -> None:
         """The images themselves are points of the ball: an image that is misclassified as it is has fallen."""
-        for indices in torch.split(torch.arange(len(self._seeds), device=self._points.device), batch_size):
+        for indices in torch.split(torch.arange(len(self._points), device=self._points.device), batch_size):
             with torch.no_grad():
                 self._judge(self._ball.images[indices], indices)
 
@@ -124,7 +109,7 @@ class _Search:
             for position, (index, start, steps) in enumerate(slots):
                 if standing[position] and steps < self._num_steps:
                     kept.append(position)
-                elif standing[position] and start + 1 < self._restarts:
+                elif standing[position] and start + 1 < len(self._seeds):
                     waiting.append((index, start + 1))
             points = points if len(kept) == len(slots) else points[kept]
             slots = [(slots[position][0], slots[position][1], slots[position][2] + 1) for position in kept]
@@ -141,8 +126,8 @@ class _Search:
             if number == _WARM:
                 assert self._starts is not None
                 begins[chosen] = ball.project(self._starts[indices[chosen]])
-            elif self._random_start:
-                begins[chosen] = ball.random_points(derive_seeds(self._seeds[indices[chosen]], number))
+            else:
+                begins[chosen] = ball.random_points(derive_seeds(self._seeds[number, indices[chosen]], 0))
         return begins
 
     def _advance(self, points: Tensor, slots: list[tuple[int, int, int]]) -> tuple[Tensor, list[bool]]:

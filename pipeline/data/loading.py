@@ -116,6 +116,13 @@ class Loader:
         return self._data_loader
 
 
+def read_rows(dataset: PreparedDataset, rows: Int64[np.ndarray, " batch"]) -> Batch:
+    """Samples as they are stored, in the order of ``rows``."""
+    ids = dataset.samples["sample_id"].gather(rows)
+    seeds = np.array([sample_seed(sample_id) for sample_id in ids], dtype=np.int64)
+    return _as_batch(dataset.images[rows], dataset.masks[rows], dataset.labels[rows], rows, seeds)
+
+
 def sample_seed(*parts: str | int) -> int:
     """63 bits that depend on the parts alone, on any machine."""
     digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
@@ -157,11 +164,15 @@ class _Reader(Dataset[Batch]):
             for i, (row, epoch) in enumerate(keys):
                 seed = sample_seed(self._seed, epoch, self._ids[row])
                 images[i], masks[i] = self._augmentation(images[i], masks[i], seed=seed)
-        return Batch(
-            # permute keeps the bytes where they are: channels-last costs nothing here
-            images=torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(255),
-            masks=torch.from_numpy(masks).unsqueeze(1).float().div_(255),
-            labels=torch.from_numpy(self._dataset.labels[rows]),
-            indices=torch.from_numpy(rows),
-            seeds=torch.from_numpy(self._seeds[rows]),
-        )
+        return _as_batch(images, masks, self._dataset.labels[rows], rows, self._seeds[rows])
+
+
+def _as_batch(images: np.ndarray, masks: np.ndarray, labels: np.ndarray, rows: np.ndarray, seeds: np.ndarray) -> Batch:
+    return Batch(
+        # permute keeps the bytes where they are: channels-last costs nothing here
+        images=torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(255),
+        masks=torch.from_numpy(masks).unsqueeze(1).float().div_(255),
+        labels=torch.from_numpy(labels),
+        indices=torch.from_numpy(rows),
+        seeds=torch.from_numpy(seeds),
+    )

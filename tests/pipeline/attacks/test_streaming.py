@@ -39,11 +39,15 @@ def system(network: nn.Module) -> TwoStage:
     return TwoStage(network, masking=MaskConfig(source=MaskSource.NONE)).double().eval()
 
 
+def start_seeds(restarts: int) -> Tensor:
+    return torch.arange(restarts * IMAGES).view(restarts, IMAGES)
+
+
 def search(
     network: nn.Module, score: Score, ball: Ball, labels: Tensor, *, batch_size: int = 8, num_steps: int = 4, restarts: int = 2
 ) -> Searched:
     objective = SystemObjective(system=system(network), labels=labels, context=None, class_score=score)
-    return streamed_pgd(objective, ball, seeds=torch.arange(IMAGES), batch_size=batch_size, num_steps=num_steps, restarts=restarts)
+    return streamed_pgd(objective, ball, seeds=start_seeds(restarts), batch_size=batch_size, num_steps=num_steps)
 
 
 @dataclass(kw_only=True)
@@ -75,7 +79,8 @@ def test_the_images_that_fall_are_those_that_plain_pgd_ever_misclassifies(norm: 
     images, labels = images_of(network)
     plain, make_ball, epsilon = (pgd_linf, linf_ball, 0.008) if norm == "linf" else (pgd_l2, l2_ball, 0.07)
     spy = Spy(network=network, score=score, labels=labels)
-    plain(spy, images, epsilon=epsilon, num_steps=6, restarts=4, seeds=torch.arange(IMAGES))
+    for seeds in start_seeds(4):
+        plain(spy, images, epsilon=epsilon, num_steps=6, seeds=seeds)
     fallen = spy.margins > 0
     assert 0 < fallen.sum() < IMAGES
     found = search(network, score, make_ball(images, epsilon), labels, batch_size=batch_size, num_steps=6, restarts=4)
@@ -106,7 +111,7 @@ def test_an_extra_start_is_tried_first_and_the_random_ones_follow() -> None:
     without = search(network, margin, ball, labels, num_steps=3)
     smaller = search(network, margin, linf_ball(images, 0.008), labels, num_steps=9)
     objective = SystemObjective(system=system(network), labels=labels, context=None, class_score=margin)
-    found = streamed_pgd(objective, ball, seeds=torch.arange(IMAGES), batch_size=8, num_steps=3, restarts=2, starts=smaller.points)
+    found = streamed_pgd(objective, ball, seeds=start_seeds(2), batch_size=8, num_steps=3, starts=smaller.points)
     assert (found.fallen >= without.fallen).all()
     assert (found.fallen >= smaller.fallen).all()
     assert (found.starts[~found.fallen] == 3).all()
@@ -123,7 +128,7 @@ def test_the_context_of_an_image_follows_it_through_the_queue() -> None:
     context = MaskContext(oracle_masks=masks, sample_seeds=torch.arange(IMAGES))
     labels = masked(images, context).argmax(dim=1)
     objective = SystemObjective(system=masked, labels=labels, context=context, class_score=margin)
-    found = streamed_pgd(objective, linf_ball(images, 0.02), seeds=torch.arange(IMAGES), batch_size=5, num_steps=4, restarts=2)
+    found = streamed_pgd(objective, linf_ball(images, 0.02), seeds=start_seeds(2), batch_size=5, num_steps=4)
     assert torch.equal(masked(found.points, context).argmax(dim=1) != labels, found.fallen)
     assert 0 < found.fallen.sum() < IMAGES
 
@@ -147,5 +152,5 @@ def test_a_score_that_is_no_number_and_a_cut_graph_are_refused() -> None:
     with pytest.raises(ValueError, match="no gradient"):
         search(network, lambda logits, labels: margin(logits, labels).detach(), ball, labels)
     objective = SystemObjective(system=system(network), labels=labels, context=None, class_score=margin)
-    with pytest.raises(ValueError, match="random_start"):
-        streamed_pgd(objective, ball, seeds=labels, batch_size=8, num_steps=2, restarts=2, random_start=False)
+    with pytest.raises(ValueError, match="at least 1"):
+        streamed_pgd(objective, ball, seeds=start_seeds(0), batch_size=8, num_steps=2)

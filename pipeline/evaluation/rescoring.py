@@ -1,0 +1,56 @@
+"""Score saved adversarial images again: what was written down must be what the images do."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import torch
+
+from pipeline.evaluation.attacking import Plan
+from pipeline.evaluation.chunks import Chunk, norms
+from pipeline.evaluation.outcomes import RecordStore, Status, Unit
+
+ROUNDING = 1e-4
+"""How much a margin may move with the batch that an image is scored in, relative to the larger of it and 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rescored:
+    """How saved adversarial images compare with their records."""
+
+    num_images: int
+    changed: tuple[str, ...]
+    """Sample ids whose verdict, margin or norm is not the recorded one beyond rounding."""
+    largest_difference: float
+    """Largest difference of a margin."""
+
+
+def rescore(plan: Plan, store: RecordStore, *, device: torch.device) -> Rescored:
+    """Read back every saved adversarial image, score it afresh and compare. Raises RunError for missing and damaged files."""
+    changed: list[str] = []
+    largest, total = 0.0, 0
+    for number in range(plan.num_chunks):
+        rows = plan.rows[number * plan.chunk_size : (number + 1) * plan.chunk_size]
+        chunk = Chunk(plan.system, plan.dataset, rows, batch_size=plan.batch_size, device=device, guides=None)
+        for unit in plan.units(number):
+            differences, ids = _compare(chunk, store, unit)
+            changed += ids
+            largest, total = max(largest, float(differences.max(initial=0))), total + len(differences)
+    return Rescored(num_images=total, changed=tuple(changed), largest_difference=largest)
+
+
+def _compare(chunk: Chunk, store: RecordStore, unit: Unit) -> tuple[np.ndarray, list[str]]:
+    recorded = store.read(unit)
+    positions = np.flatnonzero((recorded["status"] == Status.ATTACKED).to_numpy())
+    recorded = recorded.filter(pl.col("status") == Status.ATTACKED)
+    where = torch.from_numpy(positions).to(chunk.victims.labels.device)
+    images = torch.empty_like(chunk.victims.images[where]).copy_(torch.from_numpy(store.read_images(unit)))
+    measured, (linf, l2) = chunk.measure(images, where), norms(images, chunk.victims.images[where])
+    margins = recorded["adversarial_margin"].to_numpy()
+    differences = np.abs(measured.margin - margins)
+    near = np.abs(margins) <= ROUNDING  # on the decision boundary rounding may turn the verdict
+    label = recorded["label"].to_numpy()
+    turned = ((measured.prediction != label) != (recorded["adversarial_prediction"].to_numpy() != label)) & ~near
+    moved = differences > ROUNDING * np.maximum(1, np.abs(margins))
+    strayed = (linf != recorded["linf"].to_numpy()) | (np.abs(l2 - recorded["l2"].to_numpy()) > 1e-9)
+    return differences, recorded["sample_id"].filter(pl.Series(turned | moved | strayed)).to_list()

@@ -1,0 +1,89 @@
+"""Robust accuracy from records. No model and no GPU: what was recorded is all that counts.
+
+An image counts as robust at an epsilon only if its clean copy and every attacked copy at that epsilon and at every smaller one is
+classified right: the worst case of each image, then the share of images. So a curve over epsilon never rises.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from pipeline.evaluation.statistics import Estimate, mean_estimate, wilson
+
+_FALLEN = pl.col("adversarial_prediction") != pl.col("label")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurvePoint:
+    """A system at one epsilon. The unit of every figure is the image."""
+
+    epsilon: float
+    robust_accuracy: Estimate
+    """Share of images that no attack of the suite has felled."""
+    by_attack: dict[str, Estimate]
+    """For each attack in the order of the suite, the share of images that stand after it and all before it."""
+    mask_iou: Estimate
+    """Mean IoU with the oracle of the mask on each image's worst adversarial image (its own where it is wrong clean). An attack
+    that stops at the first misclassified point drives the mask no further than it needs."""
+    seconds: float
+    """Time that the attacks took at this epsilon."""
+
+
+def clean_accuracy(records: pl.DataFrame) -> Estimate:
+    """Share of images whose clean copy is classified right."""
+    images = records.unique("sample_id")
+    return wilson(int((images["clean_prediction"] == images["label"]).sum()), len(images))
+
+
+def clean_mask_iou(records: pl.DataFrame, rng: np.random.Generator) -> Estimate:
+    """Mean over images of the IoU of the clean image's mask with the oracle."""
+    images = records.unique("sample_id").sort("sample_id")
+    return mean_estimate(images["clean_mask_iou"].to_numpy(), rng)
+
+
+def standing(records: pl.DataFrame, epsilon: float) -> pl.DataFrame:
+    """Which images no attack up to this epsilon has felled: ``sample_id`` and ``standing``, sorted by id.
+
+    What two systems are compared by, image by image. Raises ValueError where an image lacks a record of an attack at that
+    epsilon: the evaluation is not finished, and what was not attacked must not count as robust.
+    """
+    at = records.filter(pl.col("epsilon") == epsilon)
+    attacks = records["attack"].n_unique()
+    counted = at.group_by("sample_id").agg(pl.col("attack").n_unique())
+    if len(counted) != records["sample_id"].n_unique() or (counted["attack"] != attacks).any():
+        raise ValueError(f"at epsilon {epsilon:g} some images lack the record of an attack: the evaluation is not finished")
+    fell = _FALLEN | (pl.col("clean_prediction") != pl.col("label"))
+    up_to = records.filter(pl.col("epsilon") <= epsilon)
+    return up_to.group_by("sample_id").agg(standing=~fell.any()).sort("sample_id")
+
+
+def robust_accuracy(records: pl.DataFrame, epsilon: float) -> Estimate:
+    """Share of images that stand at this epsilon. Raises ValueError as ``standing`` does."""
+    verdicts = standing(records, epsilon)["standing"]
+    return wilson(int(verdicts.sum()), len(verdicts))
+
+
+def curve(records: pl.DataFrame, rng: np.random.Generator) -> list[CurvePoint]:
+    """The system at every epsilon of the records, ascending. Raises ValueError where the evaluation is not finished."""
+    return [_point(records, float(epsilon), rng) for epsilon in records["epsilon"].unique().sort()]
+
+
+def _point(records: pl.DataFrame, epsilon: float, rng: np.random.Generator) -> CurvePoint:
+    at = records.filter(pl.col("epsilon") == epsilon)
+    names = at["attack"].unique(maintain_order=True).to_list()
+    fell_below = set(records.filter((pl.col("epsilon") < epsilon) & _FALLEN)["sample_id"])
+    by_attack = {}
+    for number in range(len(names)):
+        so_far = at.filter(pl.col("attack").is_in(names[: number + 1]) & _FALLEN)
+        fallen = fell_below | set(so_far["sample_id"])
+        total = at["sample_id"].n_unique()
+        by_attack[names[number]] = wilson(total - len(fallen), total)
+    worst = at.sort("adversarial_margin", descending=True).unique("sample_id", keep="first", maintain_order=True)
+    return CurvePoint(
+        epsilon=epsilon,
+        robust_accuracy=robust_accuracy(records, epsilon),
+        by_attack=by_attack,
+        mask_iou=mean_estimate(worst.sort("sample_id")["adversarial_mask_iou"].to_numpy(), rng),
+        seconds=float(at["seconds"].sum()),
+    )
