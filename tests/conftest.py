@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from beartype import BeartypeConf, beartype
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 # Before the packages are imported for the first time: every annotated shape becomes a check. jaxtyping wants the checker by an
@@ -15,6 +16,10 @@ _checker = types.ModuleType("foreguard_typechecker")
 _checker.check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # type: ignore[attr-defined]
 sys.modules[_checker.__name__] = _checker
 install_import_hook(["segmenter", "classifier", "pipeline"], "foreguard_typechecker.check")
+
+# How long an example takes says nothing on a busy machine.
+settings.register_profile("foreguard", deadline=None)
+settings.load_profile("foreguard")
 
 SHARED_DATA = Path(os.environ.get("FOREGUARD_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
