@@ -1,4 +1,7 @@
-"""``foreguard train-segmenter`` and ``foreguard train-classifier``."""
+"""``foreguard train-segmenter`` and ``foreguard train-classifier``.
+
+What only training needs is imported when it begins: it takes seconds, which neither ``--help`` nor a typo should cost.
+"""
 
 import dataclasses
 from pathlib import Path
@@ -7,20 +10,13 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 
 from classifier.config import ClassifierConfig
-from classifier.model import build_classifier
-from pipeline.checkpoints import load_segmenter, weights_digest
 from pipeline.config import to_plain
-from pipeline.data.prepared import open_prepared
 from pipeline.data.transforms import AugmentConfig
 from pipeline.errors import ConfigError
 from pipeline.masking import MaskConfig, MaskSource
 from pipeline.training.config import TrainerConfig
-from pipeline.training.engine import train
-from pipeline.training.job import Job
 from pipeline.training.objectives import NaturalConfig, ObjectiveConfig
-from pipeline.training.stage import bind_classifier, bind_segmenter
 from segmenter.config import SegmenterConfig
-from segmenter.model import Segmenter, build_segmenter
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,6 +80,12 @@ class TrainClassifierConfig:
 
 def train_segmenter(config: TrainSegmenterConfig) -> None:
     """Train a segmenter on a prepared data set. Raises ``UserError`` of the kind that fits."""
+    from pipeline.data.prepared import open_prepared
+    from pipeline.training.engine import train
+    from pipeline.training.job import Job
+    from pipeline.training.stage import bind_segmenter
+    from segmenter.model import build_segmenter
+
     dataset = open_prepared(config.prepared)
     try:
         module = build_segmenter(config.segmenter, seed=config.trainer.seed)
@@ -110,8 +112,14 @@ def train_segmenter(config: TrainSegmenterConfig) -> None:
 
 def train_classifier(config: TrainClassifierConfig) -> None:
     """Train a classifier behind a mask source on a prepared data set. Raises ``UserError`` of the kind that fits."""
-    dataset = open_prepared(config.prepared)
-    segmenter: Segmenter | None = None
+    from classifier.model import build_classifier
+    from pipeline.checkpoints import load_segmenter, weights_digest
+    from pipeline.data.prepared import open_prepared
+    from pipeline.training.engine import train
+    from pipeline.training.job import Job
+    from pipeline.training.stage import bind_classifier
+
+    dataset, segmenter = open_prepared(config.prepared), None
     inputs = {"data set": dataset.fingerprint}
     if config.segmenter_run is not None:
         segmenter, _ = load_segmenter(config.segmenter_run)

@@ -95,7 +95,10 @@ class Engine:
             self.state.restore(self._run.state_path)
         counters = self.state.counters
         if self._run.resumed:
-            _say(self._fabric, f"{self._run.path}: resumed at step {counters.step}, in epoch {counters.epoch + 1}")
+            _say(
+                self._fabric,
+                f"{self._run.path}: resumed at step {counters.step}, {counters.epoch} of {self._config.epochs} epochs done",
+            )
         elif self._job.resume:
             _say(self._fabric, f"{self._run.path}: holds no run, so a new one begins")
         self._began = time.monotonic() - counters.seconds

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from classifier import losses as classifier_losses
 from classifier import metrics as classifier_metrics
 from pipeline.attacks.objectives import Score
-from pipeline.checkpoints import StageKind
 from pipeline.data.loading import Batch
 from pipeline.masking import MaskConfig, MaskContext
 from pipeline.system import TwoStage
@@ -24,7 +23,6 @@ from segmenter import metrics as segmenter_metrics
 class BoundStage:
     """A module in training with the functions that belong to it."""
 
-    kind: StageKind
     module: nn.Module
     """What is trained and saved."""
     network: nn.Module
@@ -59,7 +57,6 @@ class BoundStage:
 def bind_segmenter(module: nn.Module) -> BoundStage:
     """A segmenter: BCE + Dice against the masks, selected by intersection over union."""
     return BoundStage(
-        kind="segmenter",
         module=module,
         network=module,
         targets=lambda batch: batch.masks,
@@ -96,7 +93,6 @@ def bind_classifier(
         return classifier_losses.cross_entropy(logits, labels, label_smoothing=label_smoothing)
 
     return BoundStage(
-        kind="classifier",
         module=module,
         network=system,
         targets=lambda batch: batch.labels,

@@ -67,11 +67,10 @@ def sides(batch):
 def linear_stage(**changes):
     module = Linear()
     stage = BoundStage(
-        kind="classifier",
         module=module,
         network=module,
         targets=sides,
-        context=lambda batch: None,
+        context=lambda _: None,
         loss=lambda outputs, sides: functional.softplus(-sides * outputs[:, 0]),
         divergence=lambda outputs, reference: (outputs - reference)[:, 0].square(),
         scores={"accuracy": lambda outputs, sides: (sides * outputs[:, 0] > 0).float()},
@@ -219,7 +218,7 @@ def test_only_a_learned_mask_follows_the_attack(source, follows):
     """The mask is recovered from what the classifier saw: where it is m, the image is m * x + (1 - m) * 0.5."""
     stage, batch = classifier_stage(source), make_batch()
     calls, points = Calls(stage), []
-    stage.network.register_forward_pre_hook(lambda module, arguments: points.append(arguments[0].detach()))
+    stage.network.register_forward_pre_hook(lambda _, arguments: points.append(arguments[0].detach()))
     adversarial(stage, batch, attack=ATTACK, seeds=batch.seeds)
     clean = stage.network.masks(batch.images, stage.context(batch))
     shown = clean * points[-1] + (1 - clean) * 0.5
