@@ -17,7 +17,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from classifier.losses import cross_entropy
+from pipeline.attacks.balls import Norm
 from pipeline.attacks.objectives import Score, margin
+from pipeline.attacks.pgd import PerImage, RegionMasks, pgd_l2, pgd_linf
+from pipeline.attacks.verdicts import Judged, Witness
 from pipeline.masking import MaskContext, soft_gate
 from pipeline.system import TwoStage
 
@@ -190,7 +193,7 @@ def mask_targets(
     context: MaskContext | None,
     guides: GuideMasks | None = None,
 ) -> Float[Tensor, "batch 1 height width"]:
-    """What each clean image's mask is to become. Raises ValueError where the goal needs oracle or guide masks that are not there."""
+    """What each clean image's mask is to become. Raises ValueError where the goal needs masks that are not there."""
     like = images.new_zeros(len(images), 1, *images.shape[2:])
     match goal:
         case MaskGoal.COLLAPSE:
@@ -236,3 +239,27 @@ def stolen_masks(
     # argmax promises no particular one of equals; the first of the marks of the maximum is the earliest.
     earliest = (likeness == likeness.amax(dim=1, keepdim=True)).to(torch.uint8).argmax(dim=1)
     return guides.masks[earliest].to(clean_masks.dtype)
+
+
+def guided(
+    mask_objective: Judged,
+    class_objective: Judged,
+    images: Float[Tensor, "batch 3 height width"],
+    *,
+    norm: Norm,
+    epsilon: PerImage,
+    mask_steps: int,
+    class_steps: int,
+    region: RegionMasks | None = None,
+    seeds: Int64[Tensor, " batch"],
+) -> Float[Tensor, "batch 3 height width"]:
+    """First the mask, then the class from there: two searches, the second beginning at the best point of the first.
+
+    Both are projected gradient descent with a step of 2.5 * epsilon / steps; the first starts at random. Returned is, of all
+    points that either has visited, the one with the best verdict. Raises what ``pgd_linf`` raises.
+    """
+    search = pgd_linf if norm == "linf" else pgd_l2
+    witness = Witness(images)
+    masked = search(witness.watch(mask_objective), images, epsilon=epsilon, num_steps=mask_steps, region=region, seeds=seeds)
+    search(witness.watch(class_objective), images, epsilon=epsilon, num_steps=class_steps, region=region, start=masked)
+    return witness.best

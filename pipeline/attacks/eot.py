@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pipeline.attacks.adaptive import SystemObjective
 from pipeline.attacks.verdicts import Judged
+from pipeline.masking import MaskContext
 from pipeline.randomness import derive_seeds
 
 # Keeps the attacker's draws apart from every other use of an image's seed.
@@ -47,18 +48,17 @@ class Expectation:
 
 
 def over_hidden_seeds(objective: SystemObjective, *, num_draws: int) -> Expectation:
-    """The expectation over random masks and noise fills: the same objective under seeds that the attacker makes up.
+    """The expectation over random masks and noise fills: the same objective under seeds that the attacker makes up."""
+    contexts = (made_up_seeds(objective.context, draw) for draw in range(num_draws))
+    return Expectation(objectives=tuple(replace(objective, context=context) for context in contexts))
 
-    The made-up seeds are derived from the images' own, so the result does not depend on the batch; the images' own are not among
-    them. Raises ValueError where the context has no seeds.
+
+def made_up_seeds(context: MaskContext | None, draw: int) -> MaskContext:
+    """The context as an attacker has it who does not know the images' seeds: others in their place.
+
+    They are derived from the images' own, so what is found does not depend on the batch; the images' own are not among them.
+    Raises ValueError where the context has no seeds.
     """
-    context = objective.context
     if context is None or context.sample_seeds is None:
         raise ValueError("an expectation over seeds needs sample seeds, and the context has none")
-    seeds = context.sample_seeds
-    return Expectation(
-        objectives=tuple(
-            replace(objective, context=context._replace(sample_seeds=derive_seeds(seeds, _DRAW_STREAM, draw)))
-            for draw in range(num_draws)
-        )
-    )
+    return context._replace(sample_seeds=derive_seeds(context.sample_seeds, _DRAW_STREAM, draw))

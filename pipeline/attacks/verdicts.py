@@ -2,9 +2,10 @@
 
 An attack may climb anything (cross-entropy, a mask, one gradient path); an image has fallen when the system misclassifies it. So
 objectives of a system give a verdict beside the score, from the same forward pass, and a ``Witness`` keeps the visited point
-with the best verdict, whatever the attack itself returns.
+with the best verdict, whatever the search itself returns.
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -30,30 +31,26 @@ class Judged(Objective, Protocol):
 
 
 class Witness:
-    """Stands between an attack and its objective and remembers, per image, the visited point with the best verdict.
+    """Remembers, per image of one batch, the visited point with the best verdict, over one search or several.
 
-    To the attack it is the objective, so the search goes on as published. It holds one attack's memory: build it for one batch,
-    run one attack (or several, one after the other) on it, and ask for ``best``.
+    A search is given ``watch(objective)`` in place of the objective and goes on as published; ``best`` is asked afterwards.
     """
 
-    def __init__(self, objective: Judged, images: Float[Tensor, "batch 3 height width"]) -> None:
-        self._objective = objective
-        self._points = images
+    def __init__(self, images: Float[Tensor, "batch 3 height width"]) -> None:
+        self._points = images.detach()
         self._verdicts = images.new_full((len(images),), -torch.inf)
         self._undefined = torch.zeros(len(images), dtype=torch.bool, device=images.device)
 
-    def __call__(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
-        scores, verdicts = self._objective.scores_and_verdicts(images)
-        points, verdicts = images.detach(), verdicts.detach()
+    def watch(self, objective: Judged) -> Objective:
+        """The objective, with every point that it is asked about remembered here."""
+        return _Watched(objective=objective, witness=self)
+
+    def record(self, points: Float[Tensor, "batch 3 height width"], verdicts: Float[Tensor, " batch"]) -> None:
+        """Take note of a visited point of every image. NaN is never the best."""
         better = verdicts > self._verdicts
         self._points = torch.where(better.view(-1, 1, 1, 1), points, self._points)
         self._verdicts = torch.where(better, verdicts, self._verdicts)
         self._undefined |= verdicts.isnan()
-        return scores
-
-    def select(self, indices: Int64[Tensor, " kept"]) -> "Witness":
-        """A witness of some images of the batch that has seen nothing yet."""
-        return Witness(self._objective.select(indices), self._points[indices])
 
     @property
     def best(self) -> Float[Tensor, "batch 3 height width"]:
@@ -65,6 +62,22 @@ class Witness:
             where = ", ".join(map(str, self._undefined.nonzero().flatten().tolist()))
             raise FloatingPointError(f"the system's logits were no numbers for these images of the batch: {where}")
         return self._points
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Watched:
+    objective: Judged
+    witness: Witness
+
+    def __call__(self, images: Tensor) -> Tensor:
+        scores, verdicts = self.objective.scores_and_verdicts(images)
+        self.witness.record(images.detach(), verdicts.detach())
+        return scores
+
+    def select(self, indices: Tensor) -> Objective:
+        # The witness knows its batch by position: a search over some images needs a witness of its own.
+        del indices
+        raise ValueError("a watched objective belongs to its whole batch: select first, then watch")
 
 
 class Verdict(NamedTuple):

@@ -1,0 +1,199 @@
+"""AutoAttack and Square, as ``pyautoattack`` has them, on a two-stage system: a second opinion that nobody here has written.
+
+AutoAttack: Croce and Hein 2020, https://arxiv.org/abs/2003.01690. Square: Andriushchenko et al. 2020,
+https://arxiv.org/abs/1912.00049.
+
+Every image is attacked by itself. The library hands subsets of its batch to the model and draws one stream of random numbers for
+all of it; alone, an image meets its own masks and its own random numbers whatever the library does, and its verdict does not
+depend on its batch. The price is batches of one, which a graphics processor feels.
+
+A region is part of the model here: outside it the model is shown the clean image. For the maximum norm that is the attack on the
+region; for the Euclidean norm the library spends budget on pixels that do not count, so there it is a weaker attack.
+"""
+
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from pipeline.attacks.balls import Norm, l2_ball, linf_ball
+from pipeline.attacks.objectives import DLR_CLASSES, margin, targeted_margin
+from pipeline.masking import MaskContext
+from pipeline.system import TwoStage, attacked
+
+Member = Literal["apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"]
+STANDARD: tuple[Member, ...] = ("apgd-ce", "apgd-t", "fab-t", "square")
+"""The attacks of the published standard version, in its order."""
+
+_NORMS = {"linf": "Linf", "l2": "L2"}
+_TARGETS = 9  # of the published standard version
+_SQUARE_P = 0.8  # share of the image that the first squares cover, likewise
+
+Images = Float[Tensor, "batch 3 height width"]
+Labels = Int64[Tensor, " batch"]
+Model = Callable[[Tensor], Tensor]
+
+
+def autoattack(
+    system: TwoStage,
+    images: Images,
+    labels: Labels,
+    context: MaskContext | None,
+    *,
+    norm: Norm,
+    epsilon: float,
+    seeds: Int64[Tensor, " batch"],
+    attacks: tuple[Member, ...] = STANDARD,
+    num_queries: int = 5000,
+    region: Bool[Tensor, "batch 1 height width"] | None = None,
+) -> Images:
+    """The standard version of AutoAttack: an adversarial image where one was found, else the image itself.
+
+    The number of target classes is 9, or all others where there are fewer. Below 4 classes the difference-of-logits ratio is
+    undefined; the margin is climbed in its place, and a UserWarning says so. ``num_queries`` is Square's. Results lie in the ball
+    and in [0,1] exactly, as those of ``pgd_linf``. Raises ValueError where Square is among the attacks and does not fit.
+    """
+    from pyautoattack import AutoAttack  # only here: whoever trains need not load it
+
+    if "square" in attacks:
+        _check_square(norm, images)
+
+    def attack(model: Model, image: Tensor, label: Tensor, seed: int) -> Tensor:
+        runner = AutoAttack(model, eps=epsilon, norm=_NORMS[norm], seed=seed, version="standard", device=image.device)
+        runner.attacks_to_run = list(attacks)
+        runner.square.n_queries = num_queries
+        num_classes = model(image).shape[1]
+        runner.apgd_targeted.n_target_classes = runner.fab.n_target_classes = min(_TARGETS, num_classes - 1)
+        if num_classes < DLR_CLASSES:
+            _climb_margins(runner, num_classes)
+        found: Tensor = runner.run_standard_evaluation(image, label, batch_size=1)[0]
+        return found
+
+    return _one_by_one(attack, system, images, labels, context, norm=norm, epsilon=epsilon, seeds=seeds, region=region)
+
+
+def square(
+    system: TwoStage,
+    images: Images,
+    labels: Labels,
+    context: MaskContext | None,
+    *,
+    norm: Norm,
+    epsilon: float,
+    seeds: Int64[Tensor, " batch"],
+    num_queries: int = 5000,
+    region: Bool[Tensor, "batch 1 height width"] | None = None,
+) -> Images:
+    """Square: random search on the margin, which asks the system for logits and for no gradient.
+
+    Its schedule is stretched to ``num_queries``, as its authors advise. Result and errors are those of ``autoattack``.
+    """
+    from pyautoattack.square import SquareAttack
+
+    _check_square(norm, images)
+
+    def attack(model: Model, image: Tensor, label: Tensor, seed: int) -> Tensor:
+        search = SquareAttack(
+            model,
+            norm=_NORMS[norm],
+            n_queries=num_queries,
+            eps=epsilon,
+            p_init=_SQUARE_P,
+            seed=seed,
+            resc_schedule=True,
+            device=image.device,
+        )
+        found: Tensor = search.perturb(image, label)
+        return found
+
+    return _one_by_one(attack, system, images, labels, context, norm=norm, epsilon=epsilon, seeds=seeds, region=region)
+
+
+def square_fits(norm: Norm, height: int, width: int) -> bool:
+    """Whether the library's Square can start: its Euclidean version lays tiles of a fifth of the height, which must fit.
+
+    From 25 pixels on they always do.
+    """
+    if norm == "linf":
+        return True
+    tile = height // 5
+    if tile == 0:
+        return False
+    first = (height - 5 * tile) // 2
+    return max(first + height // tile * tile - height, first + width // tile * tile - width) <= 0
+
+
+def _check_square(norm: Norm, images: Tensor) -> None:
+    height, width = images.shape[2:]
+    if not square_fits(norm, height, width):
+        raise ValueError(f"Square in the norm {norm!r} cannot start on images of {height} x {width} pixels: its tiles do not fit")
+
+
+def _one_by_one(
+    attack: Callable[[Model, Tensor, Tensor, int], Tensor],
+    system: TwoStage,
+    images: Tensor,
+    labels: Tensor,
+    context: MaskContext | None,
+    *,
+    norm: Norm,
+    epsilon: float,
+    seeds: Tensor,
+    region: Tensor | None,
+) -> Tensor:
+    found = images.clone()
+    with attacked(system), _undisturbed(images.device):
+        for row in torch.arange(len(images), device=images.device)[:, None]:
+            model = _model(system, images[row], context and context.select(row), None if region is None else region[row])
+            # The library flattens by view, so it gets plain memory order, and it computes in single precision.
+            image = images[row].float().contiguous()
+            found[row] = attack(model, image, labels[row], int(seeds[row])).detach().to(images.dtype)
+    ball = (linf_ball if norm == "linf" else l2_ball)(images, epsilon, region)
+    return ball.project(found)  # it rounds to nearest, we inwards
+
+
+def _model(system: TwoStage, image: Tensor, context: MaskContext | None, region: Tensor | None) -> Model:
+    """The system as a function of perturbed copies of one image, all with its context."""
+    in_layout = torch.contiguous_format if image.is_contiguous() else torch.channels_last
+
+    def logits(points: Tensor) -> Tensor:
+        rows = torch.zeros(len(points), dtype=torch.int64, device=points.device)
+        shown = points.to(image.dtype)
+        if region is not None:
+            shown = torch.where(region, shown, image)
+        answered: Tensor = system(shown.contiguous(memory_format=in_layout), context and context.select(rows))
+        return answered.to(points.dtype)
+
+    return logits
+
+
+def _climb_margins(runner: object, num_classes: int) -> None:
+    """Put margins where the library would index a third or fourth class that does not exist."""
+    warnings.warn(
+        f"the losses of AutoAttack need {DLR_CLASSES} classes and there are {num_classes}: the margin is climbed instead",
+        UserWarning,
+        stacklevel=2,
+    )
+    untargeted, targeted = runner.apgd, runner.apgd_targeted  # type: ignore[attr-defined]
+    untargeted.dlr_loss = margin
+    targeted.dlr_loss_targeted = lambda logits, labels: targeted_margin(logits, labels, targeted.y_target)
+
+
+@contextmanager
+def _undisturbed(device: torch.device) -> Iterator[None]:
+    """Keep to itself what the library does to its process: global seeds, a log, and a trace function that it removes."""
+    log, trace = logging.getLogger("auto-attack"), sys.gettrace()
+    disabled = log.disabled
+    try:
+        log.disabled = True
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            yield
+    finally:
+        log.disabled = disabled
+        sys.settrace(trace)
