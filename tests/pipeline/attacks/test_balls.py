@@ -30,7 +30,6 @@ def perturbations(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
 
 
 @given(perturbations())
-@settings(deadline=None)
 def test_the_l2_projection_leaves_the_interior_alone_and_ends_on_the_sphere_otherwise(drawn: tuple[Tensor, Tensor]) -> None:
     deltas, radii = drawn
     projected = project_l2(deltas, radii)
@@ -45,7 +44,6 @@ def test_the_l2_projection_leaves_the_interior_alone_and_ends_on_the_sphere_othe
 
 
 @given(perturbations())
-@settings(deadline=None)
 def test_the_linf_projection_leaves_the_interior_alone_and_clips_each_value(drawn: tuple[Tensor, Tensor]) -> None:
     deltas, radii = drawn
     projected = project_linf(deltas, radii)
@@ -68,7 +66,7 @@ def test_a_projected_perturbation_is_within_the_radius_in_double_precision_for_o
     region=st.sampled_from([None, "none", "all", "half"]),
     seed=st.integers(0, 1000),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_points_brought_into_a_ball_are_in_it_exactly_and_stay_when_brought_again(
     side: int, epsilon: float, kind: str, region: str | None, seed: int
 ) -> None:

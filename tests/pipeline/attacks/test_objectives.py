@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
 from torch import Tensor, nn
@@ -54,7 +54,6 @@ def labelled_logits(draw: st.DrawFn, least_classes: int = 2) -> tuple[Tensor, Te
 
 
 @given(labelled_logits())
-@settings(deadline=None)
 def test_the_margin_is_the_best_other_logit_minus_the_labels(drawn: tuple[Tensor, Tensor, Tensor]) -> None:
     logits, labels, targets = drawn
     for row, label, target, score, aimed in zip(
@@ -67,7 +66,6 @@ def test_the_margin_is_the_best_other_logit_minus_the_labels(drawn: tuple[Tensor
 
 
 @given(labelled_logits(least_classes=4))
-@settings(deadline=None)
 def test_the_difference_of_logits_ratios_are_autoattacks(drawn: tuple[Tensor, Tensor, Tensor]) -> None:
     logits, labels, targets = drawn
     torch.testing.assert_close(dlr(logits, labels), APGDAttack.dlr_loss(None, logits, labels))
@@ -77,7 +75,6 @@ def test_the_difference_of_logits_ratios_are_autoattacks(drawn: tuple[Tensor, Te
 
 
 @given(labelled_logits(least_classes=4), st.floats(-5, 5), st.sampled_from([0.01, 7.0, 1e4]))
-@settings(deadline=None)
 def test_the_difference_of_logits_ratio_does_not_change_with_shift_and_scale(
     drawn: tuple[Tensor, Tensor, Tensor], shift: float, scale: float
 ) -> None:
@@ -88,7 +85,6 @@ def test_the_difference_of_logits_ratio_does_not_change_with_shift_and_scale(
 
 
 @given(labelled_logits())
-@settings(deadline=None)
 def test_the_targeted_cross_entropy_is_the_log_probability_of_the_target(drawn: tuple[Tensor, Tensor, Tensor]) -> None:
     logits, labels, targets = drawn
     expected = torch.stack([row[target] - row.logsumexp(0) for row, target in zip(logits, targets, strict=True)])

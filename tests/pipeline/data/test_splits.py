@@ -4,7 +4,7 @@ import random
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.data.splits import assign_splits
@@ -13,7 +13,6 @@ FRACTIONS = {"train": 0.7, "val": 0.1, "test": 0.2}
 SAMPLES = st.lists(st.tuples(st.integers(0, 30).map(str), st.integers(0, 4)), min_size=1, max_size=120)
 
 
-@settings(deadline=None)
 @given(SAMPLES, st.integers(0, 5), st.randoms(use_true_random=False))
 def test_every_group_gets_one_split_whatever_the_order_of_the_samples(samples, seed, shuffler: random.Random):
     groups, labels = zip(*samples, strict=True)
