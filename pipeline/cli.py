@@ -54,6 +54,13 @@ COMMANDS = {
         config="TrainClassifierConfig",
         function="train_classifier",
     ),
+    "evaluate": Command(
+        summary="attack a trained system and say how many images it still gets right",
+        example="foreguard evaluate prepared=prepared/synthetic classifier_run=runs/oracle run=runs/oracle-attacked attack=fast",
+        module="pipeline.evaluation.commands",
+        config="EvaluateConfig",
+        function="evaluate",
+    ),
     "doctor": Command(
         summary="check this machine: versions, devices, disk, memory, what is missing",
         example="foreguard doctor",

@@ -17,6 +17,7 @@ from pipeline.provenance import provenance
 
 FREE_TO_CHANGE = frozenset(
     {"run", "resume", "prepared", "segmenter_run", "trainer.num_workers", "trainer.checkpoint_every", "trainer.trackers"}
+    | {"classifier_run", "batch_size", "sanity", "sanity_images"}  # of an evaluation
 )
 """Keys that a resumed run may have otherwise: paths (the content behind them is compared) and what changes no result."""
 
@@ -71,7 +72,7 @@ def open_run(path: Path, *, command: str, config: Mapping[str, Any], inputs: Map
 
     ``config`` is JSON-able; ``inputs`` are fingerprints of what the run reads. Both go into ``run.json`` and have to be the same
     when the run is continued. Raises ``RunError``: the directory holds a run and ``resume`` is false, the configuration or an input
-    differs, another process is training in it, it cannot be written.
+    differs, another process is working in it, it cannot be written.
     """
     if path.exists() and not path.is_dir():
         raise RunError(f"{path}: is a file; expected the directory of a run")
@@ -112,7 +113,7 @@ def _locked(path: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                raise RunError(f"{path}: another process is training in this directory") from error
+                raise RunError(f"{path}: another process is working in this directory") from error
         yield
 
 

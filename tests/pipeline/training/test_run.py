@@ -96,7 +96,7 @@ def test_a_damaged_beginning_is_refused(tmp_path):
 def test_two_processes_never_train_in_one_directory(tmp_path):
     with (
         open_run(tmp_path, command="c", config={}, inputs={}, resume=False),
-        pytest.raises(RunError, match="another process is training in this directory"),
+        pytest.raises(RunError, match="another process is working in this directory"),
     ):
         begin(tmp_path, command="c", config={}, inputs={}, resume=True)
     assert begin(tmp_path, command="c", config={}, inputs={}, resume=True).resumed

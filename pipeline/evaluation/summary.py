@@ -1,0 +1,101 @@
+"""What an evaluation found, in a few figures: for ``summary.json`` and for the terminal."""
+
+import dataclasses
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from pipeline.attacks.balls import Norm
+from pipeline.attacks.sanity import Check, Outcome
+from pipeline.config import to_plain
+from pipeline.evaluation.attacking import Plan
+from pipeline.evaluation.robustness import CurvePoint, clean_accuracy, clean_mask_iou, curve
+from pipeline.evaluation.statistics import Estimate
+from pipeline.masking import MaskConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Summary:
+    """The figures of one evaluation. The unit is the image."""
+
+    system: str
+    """Digest of weights and mask settings, as in the records."""
+    data: str
+    split: str
+    masks: MaskConfig
+    trained_masks: MaskConfig
+    norm: Norm
+    region: str
+    clean_accuracy: Estimate
+    clean_mask_iou: Estimate
+    curve: tuple[CurvePoint, ...]
+    skipped: dict[str, str]
+    """Attacks of the suite that say nothing about the system, and why."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain containers."""
+        plain = dataclasses.asdict(self)
+        return plain | {"masks": to_plain(self.masks), "trained_masks": to_plain(self.trained_masks)}
+
+
+def summarise(records: pl.DataFrame, plan: Plan, *, trained_masks: MaskConfig, split: str, skipped: dict[str, str]) -> Summary:
+    """The figures of finished records. Intervals by bootstrap use a fixed seed, so the same records give the same summary."""
+    rng = np.random.default_rng(0)
+    return Summary(
+        system=plan.system_id,
+        data=plan.dataset.name,
+        split=split,
+        masks=plan.system.masking,
+        trained_masks=trained_masks,
+        norm=plan.suite.threat.norm,
+        region=plan.suite.threat.region.value,
+        clean_accuracy=clean_accuracy(records),
+        clean_mask_iou=clean_mask_iou(records, rng),
+        curve=tuple(curve(records, rng)),
+        skipped=skipped,
+    )
+
+
+def lines(summary: Summary) -> list[str]:
+    """The summary for people, intervals and n with every figure."""
+    masks, trained = summary.masks, summary.trained_masks
+    as_trained = "as trained" if masks == trained else f"trained with {trained.source.value}, {trained.fill.value}"
+    width = max(len(name) for point in summary.curve for name in point.by_attack) + 8
+    text = [
+        f"{summary.data}, {summary.split} images; masks {masks.source.value}, fill {masks.fill.value} ({as_trained})",
+        f"{'clean accuracy':<{width}}{summary.clean_accuracy.percent()}   mask IoU {_iou(summary.clean_mask_iou)}",
+    ]
+    for point in summary.curve:
+        where = "" if summary.region == "everywhere" else f" on the {summary.region}"
+        text.append(f"{summary.norm}, epsilon {epsilon_text(point.epsilon)}{where}")
+        text += [f"{'  after ' + name:<{width}}{estimate.percent()}" for name, estimate in point.by_attack.items()]
+        robust = f"{'  robust accuracy':<{width}}{point.robust_accuracy.percent()}"
+        text.append(f"{robust}   mask IoU under attack {_iou(point.mask_iou)}   {point.seconds:.1f} s")
+    text += [f"not tried: {name}: {reason}" for name, reason in summary.skipped.items()]
+    return text
+
+
+def check_lines(checks: Sequence[Check]) -> list[str]:
+    """The sanity report for people: a failed check says what to do."""
+    width = max(len(check.name) for check in checks)
+    text = ["sanity (a failed check means that robust accuracy may be overestimated)"]
+    for check in checks:
+        text.append(f"  {check.outcome.value}  {check.name:<{width}}  {check.finding}")
+        if check.outcome is Outcome.FAIL:
+            text.append(f"        what to do: {check.advice}")
+    return text
+
+
+def epsilon_text(epsilon: float) -> str:
+    """``8/255`` where it is a multiple of 1/255 or half of one, else the number."""
+    doubled = Fraction(epsilon * 510).limit_denominator(10**6)
+    if doubled.denominator != 1:
+        return f"{epsilon:.4g}"
+    return f"{doubled.numerator / 2:g}/255" if doubled else "0"
+
+
+def _iou(estimate: Estimate) -> str:
+    return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
