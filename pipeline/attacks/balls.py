@@ -156,7 +156,10 @@ def _radii(epsilon: float | Tensor, like: Tensor) -> Tensor:
 def _add_inwards(images: Tensor, deltas: Tensor) -> Tensor:
     """The sum, where it was rounded away from the image the next number towards it: a stored point keeps its distance."""
     sums = images + deltas
-    return torch.where((sums - images).abs() > deltas.abs(), torch.nextafter(sums, images), sums)
+    # The rounding error itself, exactly (Knuth's two-sum): the plain difference of sum and image would be rounded once more.
+    added = sums - images
+    lost = (images - (sums - added)) + (deltas - added)
+    return torch.where(lost.sign() * deltas.sign() < 0, torch.nextafter(sums, images), sums)
 
 
 def _l2_norms(deltas: Tensor) -> Tensor:

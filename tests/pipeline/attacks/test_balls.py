@@ -100,6 +100,15 @@ def test_small_l2_balls_around_large_images_hold_although_stored_points_are_roun
         assert norms(points.double() - images.double()).max() <= epsilon
 
 
+@pytest.mark.parametrize("epsilon", [0.02, 8 / 255, 1e-4])
+def test_no_stored_point_of_a_dark_image_is_farther_than_epsilon_in_double_precision(epsilon: float) -> None:
+    # Near 0 numbers are denser than near epsilon: there the difference of a stored point and its image is itself rounded.
+    images = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(0)) * 0.05
+    ball = linf_ball(images, epsilon)
+    for bound in (ball.lower, ball.upper):
+        assert (bound.double() - images.double()).abs().max() <= epsilon
+
+
 def test_the_ascent_direction_is_the_sign_or_the_unit_gradient_inside_the_region() -> None:
     images = torch.full((2, 3, 4, 4), 0.5)
     gradients = torch.randn(2, 3, 4, 4, generator=seeded(5))
