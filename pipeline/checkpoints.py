@@ -27,7 +27,7 @@ from pipeline.provenance import Provenance
 from segmenter.config import SegmenterConfig
 from segmenter.model import Segmenter, build_segmenter
 
-Config = TypeVar("Config", SegmenterConfig, ClassifierConfig)
+Config = TypeVar("Config", bound=SegmenterConfig | ClassifierConfig)
 StageKind = Literal["segmenter", "classifier"]
 
 
