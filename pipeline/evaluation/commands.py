@@ -64,6 +64,8 @@ class EvaluateConfig:
     """Run every attack to its end on every image that is right clean, also on fallen ones: for galleries and transfer."""
     save_images: bool = False
     """Keep the adversarial images, float32, beside the records."""
+    gallery_images: Annotated[int, Field(ge=0)] = 6
+    """Images of each outcome that are kept for the gallery of the report, with their masks and perturbations; 0 is none."""
     sanity: bool = False
     """Also look for what gives false robustness away, and write sanity.json."""
     sanity_images: Count = 64
@@ -152,12 +154,15 @@ def _report(
     skipped: dict[str, str],
     device: torch.device,
 ) -> None:
+    from pipeline.evaluation.gallery_samples import write_gallery
     from pipeline.evaluation.outcomes import read_records
     from pipeline.evaluation.sanity import sanity_checks
     from pipeline.evaluation.summary import check_lines, lines, summarise
     from pipeline.training.run import write_json
 
     records = read_records(config.run)
+    if config.gallery_images:
+        write_gallery(config.run, plan, records, per_outcome=config.gallery_images, device=device)
     summary = summarise(records, plan, trained_masks=subject.trained_masks, split=config.split, skipped=skipped)
     write_json(config.run / "summary.json", summary.to_json())
     print("\n".join(lines(summary)))
