@@ -1,0 +1,221 @@
+"""Where the pieces of an ablation lie. A finished piece is found by what it was made from: its directory's name means nothing."""
+
+import json
+import os
+import platform
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.attacks.suite import AttackSuite, ClassAttack
+from pipeline.attacks.adaptive import GradientPath
+from pipeline.attacks.objectives import ClassLoss
+from pipeline.checkpoints import weights_digest
+from pipeline.config import to_plain
+from pipeline.data.prepared import canonical_sha256, read_manifest
+from pipeline.errors import DataError, RunError
+from pipeline.evaluation.commands import EvaluateConfig
+from pipeline.evaluation.experiment import AblateConfig, DecompositionConfig
+from pipeline.evaluation.grid import (
+    ClassifierPiece,
+    DecompositionPiece,
+    EvaluationPiece,
+    Piece,
+    SegmenterPiece,
+    SilhouettePiece,
+    needed,
+)
+from pipeline.evaluation.override import MaskOverride
+from pipeline.masking import MaskConfig, MaskSource
+from pipeline.training.commands import TrainClassifierConfig, TrainSegmenterConfig
+from pipeline.training.run import fingerprint_of, run_fingerprint
+
+TIMINGS = "timings.jsonl"
+SILHOUETTES = "silhouette-sets"
+Command = TrainSegmenterConfig | TrainClassifierConfig | EvaluateConfig
+_KINDS = {
+    SegmenterPiece: ("segmenters", "train-segmenter", "result.json"),
+    ClassifierPiece: ("classifiers", "train-classifier", "result.json"),
+    SilhouettePiece: ("silhouettes", "train-classifier", "result.json"),
+    EvaluationPiece: ("evaluations", "evaluate", "summary.json"),
+    DecompositionPiece: ("decompositions", "decompose", "rows.parquet"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """A piece, with all that it is made from at hand."""
+
+    piece: Piece
+    command: Command | None
+    """The configuration of the command that does it; None for a decomposition, which is no command."""
+    inputs: dict[str, str]
+    """Fingerprints of what it reads, as the command itself records them."""
+    fingerprint: str
+    path: Path
+    """Its directory, there or not."""
+    begun: bool
+    finished: bool
+
+
+class Store:
+    """Trained stages and evaluations, in one directory that experiments may share."""
+
+    def __init__(self, config: AblateConfig, data_fingerprint: str | None) -> None:
+        """``data_fingerprint`` is None while there is no prepared data set: then nothing can be found."""
+        self._config, self._data = config, data_fingerprint
+        self._path = config.store_path
+        self._found = {fingerprint: path for path in sorted(self._path.glob("*/*")) if (fingerprint := fingerprint_of(path))}
+        self._seconds = _read_timings(self._path / TIMINGS)
+
+    @property
+    def silhouettes(self) -> Path:
+        """The prepared data set of silhouettes. Raises ValueError while there is no prepared data set."""
+        if self._data is None:
+            raise ValueError("silhouettes are made from a prepared data set, and there is none")
+        return self._path / SILHOUETTES / self._data[:12]
+
+    def look(self, piece: Piece) -> Work | None:
+        """What there is of a piece. None while something that it is made from is not finished, for that decides what it is."""
+        if self._data is None:
+            return None
+        upstream: dict[Piece, Work] = {}
+        for other in needed(piece):
+            work = self.look(other)
+            if work is None or not work.finished:
+                return None
+            upstream[other] = work
+        inputs = self._inputs(piece, upstream)
+        if inputs is None:
+            return None
+        kind, name, result = _KINDS[type(piece)]
+        unplaced = self._command(piece, upstream, self._path)
+        recorded = {} if unplaced is None else to_plain(unplaced)
+        fingerprint = run_fingerprint(command=name, config=recorded, inputs=inputs)
+        path = self._found.get(fingerprint) or self._path / kind / f"{piece.slug}-{fingerprint[:10]}"
+        command = self._command(piece, upstream, path)
+        finished = (path / result).is_file()
+        if isinstance(command, EvaluateConfig) and command.sanity:
+            finished = finished and (path / "sanity.json").is_file()
+        return Work(
+            piece=piece,
+            command=command,
+            inputs=inputs,
+            fingerprint=fingerprint,
+            path=path,
+            begun=(path / "run.json").is_file(),
+            finished=finished,
+        )
+
+    def note(self, work: Work, seconds: float) -> None:
+        """Remember how long a piece took from its beginning to its end, for later estimates and the report. Raises RunError."""
+        line = json.dumps({"fingerprint": work.fingerprint, "cost": self._cost(work.piece), "seconds": round(seconds, 2)})
+        try:
+            with (self._path / TIMINGS).open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        except OSError as error:
+            raise RunError(f"{self._path / TIMINGS}: cannot be written: {error.strerror or error}") from error
+        self._seconds[self._cost(work.piece)][work.fingerprint] = seconds
+
+    def estimate(self, piece: Piece) -> float | None:
+        """Seconds that pieces of the same kind took on this machine, at the same settings: their median. None: none did."""
+        measured = self._seconds.get(self._cost(piece))
+        return statistics.median(measured.values()) if measured else None
+
+    def seconds_of(self, work: Work) -> float | None:
+        """Seconds that this piece took, where that was measured."""
+        return self._seconds.get(self._cost(work.piece), {}).get(work.fingerprint)
+
+    def _inputs(self, piece: Piece, upstream: Mapping[Piece, Work]) -> dict[str, str] | None:
+        assert self._data is not None
+        inputs = {"data set": self._data}
+        match piece:
+            case SilhouettePiece():
+                try:
+                    inputs["data set"] = read_manifest(self.silhouettes)["fingerprint"]
+                except DataError:
+                    return None
+            case ClassifierPiece(segmenter=segmenter) if segmenter is not None:
+                inputs["segmenter"] = weights_digest(upstream[segmenter].path)
+            case EvaluationPiece(classifier=classifier, segmenter=segmenter):
+                inputs["classifier"] = weights_digest(upstream[classifier].path)
+                if segmenter is not None:
+                    inputs["segmenter"] = weights_digest(upstream[segmenter].path)
+            case DecompositionPiece():
+                inputs |= {other.title: work.fingerprint for other, work in upstream.items()}
+        return inputs
+
+    def _command(self, piece: Piece, upstream: Mapping[Piece, Work], run: Path) -> Command | None:
+        config = self._config
+        match piece:
+            case SegmenterPiece():
+                return _segmenter_command(config, piece, run)
+            case ClassifierPiece(segmenter=segmenter):
+                return _classifier_command(config, piece, run, upstream[segmenter].path if segmenter else None)
+            case SilhouettePiece(seed=seed):
+                masks = MaskConfig(source=MaskSource.NONE)
+                as_classifier = ClassifierPiece(objective="natural", seed=seed, masks=masks, segmenter=None)
+                return _classifier_command(config, as_classifier, run, None, prepared=self.silhouettes)
+            case EvaluationPiece(classifier=classifier, segmenter=segmenter):
+                return _evaluate_command(
+                    config, piece, run, upstream[classifier].path, upstream[segmenter].path if segmenter else None
+                )
+            case DecompositionPiece():
+                return None
+
+    def _cost(self, piece: Piece) -> str:
+        """Equal for pieces that should take equally long on this machine."""
+        plain = to_plain(self._config)
+        stages = {key: plain[key] for key in ("segmenter", "classifier", "augment", "adversarial", "trades")}
+        trainers = {key: plain[key] for key in ("segmenter_trainer", "classifier_trainer")}
+        settings = {"data set": self._data, **stages, **trainers, "attack": plain["attack"], "evaluation": plain["evaluation"]}
+        match piece:
+            case SegmenterPiece(objective=objective):
+                work: list[object] = ["segmenter", objective]
+            case ClassifierPiece(objective=objective, segmenter=segmenter):
+                work = ["classifier", objective, segmenter is not None]
+            case EvaluationPiece(classifier=classifier, masks=masks, role=role, path=path):
+                work = ["evaluation", classifier.objective, masks.source.is_learned, role, path.value]
+            case _:
+                work = [type(piece).__name__]
+        return canonical_sha256({"machine": [platform.node(), os.cpu_count()], "settings": settings, "work": work})[:16]
+
+
+def path_suite(config: AblateConfig, decomposition: DecompositionConfig, path: GradientPath) -> AttackSuite:
+    """The threat model of the experiment with the one attack that knows one path."""
+    attack = ClassAttack(
+        loss=ClassLoss.MARGIN, path=path, num_steps=decomposition.num_steps, restarts=decomposition.restarts
+    )
+    return AttackSuite(threat=config.attack.threat, attacks={f"{path.value}-path": attack})
+
+
+def _segmenter_command(config: AblateConfig, piece: SegmenterPiece, run: Path) -> TrainSegmenterConfig:
+    return TrainSegmenterConfig(
+        prepared=config.prepared,
+        run=run,
+        resume=True,
+        segmenter=config.segmenter,
+        objective=config.objective(piece.objective),
+        augment=config.augment,
+        trainer=_seeded(config.segmenter_trainer, piece.seed),
+    )
+
+
+def _classifier_command(
+    config: AblateConfig, piece: ClassifierPiece, run: Path, segmenter_run: Path | None, *, prepared: Path | None = None
+) -> TrainClassifierConfig:
+    return TrainClassifierConfig(
+        prepared=prepared or config.prepared,
+        run=run,
+        resume=True,
+        classifier=config.classifier,
+        masks=piece.masks,
+        segmenter_run=segmenter_run,
+        label_smoothing=config.label_smoothing,
+        objective=config.objective(piece.objective),
+        augment=config.augment,
+        trainer=_seeded(config.classifier_trainer, piece.seed),
+    )
