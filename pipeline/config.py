@@ -97,7 +97,8 @@ def _check_choice(group: str, override: Override) -> None:
 
 @cache
 def group_names() -> tuple[str, ...]:
-    return tuple(sorted(path.name for path in CONFIG_DIR.iterdir() if path.is_dir() and any(path.glob("*.yaml"))))
+    """The configuration groups, such as ``data`` and ``attack/training``."""
+    return tuple(sorted({path.parent.relative_to(CONFIG_DIR).as_posix() for path in CONFIG_DIR.glob("*/**/*.yaml")}))
 
 
 def group_choices(group: str) -> list[str]:

@@ -32,6 +32,14 @@ def test_the_robust_objectives_are_those_of_their_papers():
     assert (trades.beta, trades.attack.num_steps, trades.attack.step_size) == (6.0, 10, 2 / 255)
 
 
+@pytest.mark.parametrize("attack", choices("attack/training"))
+def test_every_shipped_training_attack_fits_an_objective(attack):
+    words = [*REQUIRED, "objective=adversarial", f"attack/training@objective.attack={attack}", "objective.attack.epsilon=4/255"]
+    chosen = load_config("train-classifier", TrainClassifierConfig, words).objective.attack
+    assert chosen.norm == attack.split("_")[1]
+    assert chosen.epsilon == 4 / 255
+
+
 @pytest.mark.parametrize(
     ("word", "line"),
     [
