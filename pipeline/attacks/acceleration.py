@@ -1,0 +1,112 @@
+"""A copy of a system on which attacks run faster: the same function of the image, arranged for input gradients.
+
+The copy finds candidates. Whether a candidate fools the system is asked of the system itself (``verdicts.verdict``), always: so
+nothing that is done here can turn into a claim of success.
+"""
+
+import copy
+from collections import Counter
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from pipeline.system import TwoStage
+
+Precision = Literal["float32", "bf16"]
+
+# Folding is an identity: in float64 what it changes is rounding (about 1e-14 of the largest output), what a mistake changes is not.
+_FOLDING_TOLERANCE = 1e-9
+
+
+def attacked_copy(system: TwoStage, images: Float[Tensor, "batch 3 height width"], *, precision: Precision = "float32") -> TwoStage:
+    """A copy of the system as attacks want it: eval mode, no parameter with a gradient, channels last, batch norm folded.
+
+    The copy has the system's methods, mask source and fill, so every objective takes it in place of the system, in the state of
+    ``system.attacked``. It does not follow later changes of the system's weights. The system itself is left as it is.
+
+    Args:
+        system: weights in float32 or wider.
+        images: (B,3,H,W) in [0,1], as they will be attacked; the first is used to check the folding, see ``fold_batch_norms``.
+        precision: ``float32`` changes logits by rounding only (in our ResNets and U-Nets by less than 1e-5 of the largest).
+            ``bf16`` runs each stage in bfloat16, forwards and backwards, by autocast; gate, mask, fill and the returned
+            gradients stay in float32. A logit then carries 8 binary digits: enough to climb, not enough for a verdict. It pays on
+            CPUs with bfloat16 instructions (AVX-512 BF16, AMX) and on GPUs.
+    """
+    fast = copy.deepcopy(system)
+    fast.classifier = _Stage(fold_batch_norms(fast.classifier, images), precision)
+    if fast.segmenter is not None:
+        fast.segmenter = _Stage(fold_batch_norms(fast.segmenter, images), precision)
+    return fast.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+
+
+class _Stage(nn.Module):
+    """A stage that takes its images channels last and answers in their type."""
+
+    def __init__(self, stage: nn.Module, precision: Precision) -> None:
+        super().__init__()
+        self.stage = stage
+        self.precision = precision
+
+    def forward(self, images: Tensor) -> Tensor:
+        # Attacks switch autocast off around a system; for its own stages the copy switches it on again.
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            outputs: Tensor = self.stage(images.contiguous(memory_format=torch.channels_last))
+        return outputs.to(images.dtype)
+
+
+def fold_batch_norms(stage: nn.Module, images: Float[Tensor, "batch 3 height width"]) -> nn.Module:
+    """A copy in eval mode whose batch norms are part of the convolutions before them, if it is the same function.
+
+    In eval mode both are linear, so one convolution does the work of the two and keeps one activation less. A batch norm is
+    folded where its input is what a convolution returned, as seen in a forward pass of the first image. The folded stage is
+    then compared with the stage in float64 on that image; should they differ by more than 1e-9 of the largest output (a convolution
+    with two readers, an activation in between, a stage that draws random numbers), nothing is folded.
+    """
+    plain = copy.deepcopy(stage).eval()
+    exact = copy.deepcopy(plain).cpu().double()
+    image = images[:1].detach().cpu().double()
+    with torch.no_grad(), torch.autocast("cpu", enabled=False), torch.random.fork_rng(devices=[]):
+        pairs, expected = _convolutions_with_batch_norm(exact, image)
+        for convolution, batch_norm in pairs:
+            _fold(exact, convolution, batch_norm)
+        same = bool(((exact(image) - expected).abs() <= _FOLDING_TOLERANCE * expected.abs().max()).all())
+    if same:
+        for convolution, batch_norm in pairs:
+            like = plain.get_parameter(f"{convolution}.weight")
+            plain.set_submodule(convolution, exact.get_submodule(convolution).to(like.device, like.dtype))
+            plain.set_submodule(batch_norm, nn.Identity())
+    return plain
+
+
+def _fold(stage: nn.Module, convolution: str, batch_norm: str) -> None:
+    first, second = stage.get_submodule(convolution), stage.get_submodule(batch_norm)
+    assert isinstance(first, nn.Conv2d)
+    assert isinstance(second, nn.BatchNorm2d)
+    stage.set_submodule(convolution, fuse_conv_bn_eval(first, second))
+    stage.set_submodule(batch_norm, nn.Identity())
+
+
+def _convolutions_with_batch_norm(stage: nn.Module, image: Tensor) -> tuple[list[tuple[str, str]], Tensor]:
+    """The names of convolutions and of the batch norms given their outputs, pairs without a third; and the output of the stage."""
+    returned: dict[int, tuple[str, Tensor]] = {}  # the tensors are kept, so that no other gets their id
+    pairs: dict[tuple[str, str], None] = {}
+    names = {module: name for name, module in stage.named_modules()}
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        # Subclasses pad or activate on top: only the plain classes are known to be linear.
+        if type(module) is nn.Conv2d:
+            returned[id(output)] = (names[module], output)
+        elif type(module) is nn.BatchNorm2d and module.running_mean is not None and id(inputs[0]) in returned:
+            pairs[returned[id(inputs[0])][0], names[module]] = None
+
+    handles = [module.register_forward_hook(note) for module in names if isinstance(module, nn.Conv2d | nn.BatchNorm2d)]
+    try:
+        output: Tensor = stage(image)
+    finally:
+        for handle in handles:
+            handle.remove()
+    partners = Counter(name for pair in pairs for name in pair)
+    return [pair for pair in pairs if partners[pair[0]] == partners[pair[1]] == 1], output
