@@ -145,9 +145,7 @@ def test_from_the_same_start_it_fells_every_image_that_the_authors_code_fells(
 ) -> None:
     compared = 0
     for factor in (0.25, 0.5):
-        ours, theirs = _fallen(
-            make_system(source), make_batch, norm, epsilon * factor, "ce", size=32, num_steps=20, same_start=True
-        )
+        ours, theirs = _fallen(make_system(source), make_batch, norm, epsilon * factor, "ce", size=32, num_steps=20)
         assert (ours | ~theirs).all()
         compared += bool(theirs.any() and not theirs.all())
     assert compared, "no epsilon at which some images fall and some stand: nothing was compared"

@@ -88,11 +88,11 @@ def test_it_finds_what_pyautoattack_called_directly_finds(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("norm", "epsilon"), [("linf", 0.004), ("l2", 0.05)])
-@pytest.mark.parametrize("source", [MaskSource.NONE, MaskSource.ORACLE, MaskSource.LEARNED, MaskSource.LEARNED_HARD])
+@pytest.mark.parametrize("source", [MaskSource.ORACLE, MaskSource.LEARNED_HARD])
 def test_the_whole_standard_version_finds_what_pyautoattack_called_directly_finds(
     norm: str, epsilon: float, source: MaskSource, make_system: Make, make_batch: MakeBatch
 ) -> None:
-    _compare(make_system(source), make_batch, norm, epsilon, STANDARD, size=4)
+    _compare(make_system(source), make_batch, norm, epsilon, STANDARD, size=2)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
