@@ -100,6 +100,11 @@ class Answer:
     learned_none: Comparison | None
     oracle_learned: Comparison | None
 
+    @property
+    def comparisons(self) -> list[Comparison]:
+        """Those that there are."""
+        return [one for one in (self.oracle_none, self.learned_none, self.oracle_learned) if one is not None]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:

@@ -78,8 +78,7 @@ def answer_sentences(answer: Answer) -> list[str]:
 
 def floor_note(answer: Answer) -> str | None:
     """A warning where hardly any image stands, so that no difference could show."""
-    known = [one for one in (answer.oracle_none, answer.learned_none, answer.oracle_learned) if one is not None]
-    if not known or max(max(one.first_value, one.second_value) for one in known) > FLOOR:
+    if not answer.comparisons or max(max(one.first_value, one.second_value) for one in answer.comparisons) > FLOOR:
         return None
     return (
         "At this strength hardly any image survives under any of these systems, so it cannot tell them apart. "

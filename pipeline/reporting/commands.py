@@ -1,0 +1,111 @@
+"""The command ``foreguard report``: from the records of a run to a page, tables and figures.
+
+What only the work itself needs is imported when it begins: neither ``--help`` nor a typo should wait for it.
+"""
+
+import dataclasses
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import ConfigDict
+
+from pipeline.errors import RunError
+
+if TYPE_CHECKING:
+    from pipeline.reporting.document import Document
+
+MARKER = "report.json"
+FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """Turn the records of an ablation or an evaluation into a page that opens offline, tables and figures."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    run: Path
+    """Directory of the ablation or of one evaluation. It is only read."""
+    out: Path | None = None
+    """Directory of the report; a report that it holds is replaced. null: report/ in the directory of the run."""
+
+
+def report(config: ReportConfig) -> None:
+    """Write a report: ``index.html``, ``tables/*.csv`` and ``*.tex``, ``figures/*.svg`` and ``*.pdf``.
+
+    It is a function of the run: the same run gives the same bytes, so an older report is replaced without asking. Raises RunError
+    for a run that cannot be reported and for a directory that holds something else or cannot be written.
+    """
+    from pipeline.reporting.document import compose
+    from pipeline.reporting.study import read_study
+
+    target = config.run / "report" if config.out is None else config.out
+    _check_target(target)
+    document = compose(read_study(config.run))
+    replace_directory(target, files(document))
+    for answer in document.answers:
+        print(f"{answer.objective} classifier: {' '.join(answer.sentences)}")
+    for failure in document.failures:
+        print(f"FAIL  {failure.arm}: {failure.check.name}: {failure.check.finding}")
+    print(f"report: {target / 'index.html'}")
+
+
+def files(document: "Document") -> dict[str, bytes]:
+    """Every file of a report by its path, the marker included."""
+    from pipeline.reporting.html import render
+    from pipeline.reporting.table import to_csv, to_latex
+
+    contents = {"index.html": render(document).encode()}
+    for table in document.tables():
+        contents |= {f"tables/{table.name}.csv": to_csv(table), f"tables/{table.name}.tex": to_latex(table)}
+    for panel in document.panels():
+        contents |= {f"figures/{panel.name}.svg": panel.svg, f"figures/{panel.name}.pdf": panel.pdf}
+    marker = {"format": FORMAT, "command": "report", "run": document.title, "files": sorted(contents)}
+    return contents | {MARKER: (json.dumps(marker, indent=2) + "\n").encode()}
+
+
+def replace_directory(target: Path, contents: Mapping[str, bytes]) -> None:
+    """Put files into a directory, all or none: it is made beside the target and takes its place when it is complete.
+
+    Between two renames there is none for a moment, never half of one. Raises RunError where it cannot be written.
+    """
+    made: Path | None = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        made.chmod(0o777 & ~_umask())
+        for name, content in contents.items():
+            path = made / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(content)
+        if target.exists():
+            old = made.with_name(made.name + "-old")
+            os.replace(target, old)
+            os.replace(made, target)
+            shutil.rmtree(old)
+        else:
+            os.replace(made, target)
+    except OSError as error:
+        raise RunError(f"{target}: cannot be written: {error.strerror or error}") from error
+    finally:
+        if made is not None:
+            shutil.rmtree(made, ignore_errors=True)
+
+
+def _check_target(target: Path) -> None:
+    if not target.exists() or (target / MARKER).is_file():
+        return
+    if not target.is_dir() or any(target.iterdir()):
+        raise RunError(f"{target}: holds something that is not a report; choose another directory with out=...")
+
+
+def _umask() -> int:
+    """Directories made by tempfile are closed to others; a report is for reading."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,29 @@
+"""The page: one file that opens offline, runs no script and loads nothing. What comes from data is text, never markup."""
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from pipeline.reporting import plots
+from pipeline.reporting.document import Document
+from pipeline.reporting.gallery import OUTCOMES
+from pipeline.reporting.glossary import GLOSSARY
+from pipeline.reporting.plots import Panel
+
+
+def render(document: Document) -> str:
+    """The page of a report."""
+    loader = PackageLoader("pipeline.reporting", "templates")
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["figure"] = _figure
+    outcomes = [(outcome.value, text) for outcome, text in OUTCOMES.items()]
+    style = environment.get_template("style.css").render(
+        outcomes=[name for name, _ in outcomes], num_systems=len(document.gallery.systems)
+    )
+    return environment.get_template("index.html").render(
+        document=document, outcomes=outcomes, glossary=GLOSSARY, style=Markup(style)
+    )  # our own file; nothing from data goes into it
+
+
+def _figure(panel: Panel) -> Markup:
+    """matplotlib has escaped the text inside."""
+    return Markup(plots.themed(panel))

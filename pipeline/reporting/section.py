@@ -1,0 +1,23 @@
+"""A part of a report."""
+
+from dataclasses import dataclass
+
+from pipeline.reporting.plots import Panel
+from pipeline.reporting.table import Table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """Text, figures and tables under one heading."""
+
+    name: str
+    """Its anchor."""
+    title: str
+    intro: str
+    """How to read it."""
+    panels: tuple[Panel, ...] = ()
+    tables: tuple[Table, ...] = ()
+    folded: tuple[Table, ...] = ()
+    """Tables to open on demand."""
+    missing: str | None = None
+    """What the run does not hold, and how to get it."""
