@@ -61,6 +61,13 @@ COMMANDS = {
         config="EvaluateConfig",
         function="evaluate",
     ),
+    "ablate": Command(
+        summary="train, attack and compare systems over a grid of objectives, masks and seeds, and report them",
+        example="foreguard ablate experiment=quickstart",
+        module="pipeline.ablation",
+        config="AblateConfig",
+        function="ablate",
+    ),
     "doctor": Command(
         summary="check this machine: versions, devices, disk, memory, what is missing",
         example="foreguard doctor",

@@ -72,6 +72,8 @@ class EvaluationSettings:
     """Images whose records are written together. What a killed evaluation repeats is one attack on so many images."""
     save_images: bool = True
     """Keep the adversarial images of the main arms, float32: the decomposition scores them again."""
+    gallery_images: Annotated[int, Field(ge=0)] = 6
+    """Images of each outcome that a main arm keeps for the gallery of the report; 0: none."""
     sanity: bool = True
     """Also look for what gives false robustness away, in the main arms whose masks are learned and in those without masks."""
     sanity_images: Count = 64
@@ -113,7 +115,8 @@ class AblateConfig:
     __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     experiment: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
-    """Name of the experiment, for directories and the report; experiment=NAME on the command line reads configs/experiment/NAME.yaml."""
+    """Name of the experiment, for directories and the report; experiment=NAME on the command line reads
+    configs/experiment/NAME.yaml."""
     run: Path
     """Directory of this ablation: what it consists of, its decomposition, its report."""
     resume: bool = True
@@ -184,7 +187,9 @@ class AblateConfig:
 
     def objective(self, name: Objective) -> NaturalConfig | AdversarialConfig | TradesConfig:
         """The objective of that name."""
-        return {"natural": NaturalConfig(), "adversarial": self.adversarial, "trades": self.trades}[name]
+        choices: dict[Objective, NaturalConfig | AdversarialConfig | TradesConfig]
+        choices = {"natural": NaturalConfig(), "adversarial": self.adversarial, "trades": self.trades}
+        return choices[name]
 
     @property
     def store_path(self) -> Path:

@@ -90,7 +90,9 @@ class EvaluationPiece:
     @property
     def title(self) -> str:
         """In words, and another one for every arm: the arm's name."""
-        return f"{self.classifier.objective} classifier, masks {self._masks(' to ')}, seed {self.seed}{self._paths(', {} path only')}"
+        return (
+            f"{self.classifier.objective} classifier, masks {self._masks(' to ')}, seed {self.seed}{self._paths(', {} path only')}"
+        )
 
     @property
     def slug(self) -> str:
@@ -241,6 +243,4 @@ def _compared_with(arm: EvaluationPiece, main: list[EvaluationPiece]) -> Evaluat
 
 
 def _one_path(arm: EvaluationPiece, path: GradientPath) -> EvaluationPiece:
-    return EvaluationPiece(
-        classifier=arm.classifier, masks=arm.masks, segmenter=arm.segmenter, role="diagnostic", path=path
-    )
+    return EvaluationPiece(classifier=arm.classifier, masks=arm.masks, segmenter=arm.segmenter, role="diagnostic", path=path)

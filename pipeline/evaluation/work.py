@@ -10,15 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.attacks.suite import AttackSuite, ClassAttack
-from pipeline.attacks.adaptive import GradientPath
-from pipeline.attacks.objectives import ClassLoss
 from pipeline.checkpoints import weights_digest
 from pipeline.config import to_plain
 from pipeline.data.prepared import canonical_sha256, read_manifest
 from pipeline.errors import DataError, RunError
 from pipeline.evaluation.commands import EvaluateConfig
-from pipeline.evaluation.experiment import AblateConfig, DecompositionConfig
+from pipeline.evaluation.experiment import AblateConfig
 from pipeline.evaluation.grid import (
     ClassifierPiece,
     DecompositionPiece,
@@ -28,14 +25,13 @@ from pipeline.evaluation.grid import (
     SilhouettePiece,
     needed,
 )
-from pipeline.evaluation.override import MaskOverride
-from pipeline.masking import MaskConfig, MaskSource
-from pipeline.training.commands import TrainClassifierConfig, TrainSegmenterConfig
+from pipeline.evaluation.orders import Command, command_of
 from pipeline.training.run import fingerprint_of, run_fingerprint
 
 TIMINGS = "timings.jsonl"
 SILHOUETTES = "silhouette-sets"
-Command = TrainSegmenterConfig | TrainClassifierConfig | EvaluateConfig
+DECOMPOSITION = {"version": 1}
+"""What a decomposition records as its configuration: raised when the code comes to another result."""
 _KINDS = {
     SegmenterPiece: ("segmenters", "train-segmenter", "result.json"),
     ClassifierPiece: ("classifiers", "train-classifier", "result.json"),
@@ -70,6 +66,7 @@ class Store:
         self._path = config.store_path
         self._found = {fingerprint: path for path in sorted(self._path.glob("*/*")) if (fingerprint := fingerprint_of(path))}
         self._seconds = _read_timings(self._path / TIMINGS)
+        self._finished: dict[Piece, Work] = {}
 
     @property
     def silhouettes(self) -> Path:
@@ -80,8 +77,8 @@ class Store:
 
     def look(self, piece: Piece) -> Work | None:
         """What there is of a piece. None while something that it is made from is not finished, for that decides what it is."""
-        if self._data is None:
-            return None
+        if self._data is None or piece in self._finished:
+            return self._finished.get(piece)
         upstream: dict[Piece, Work] = {}
         for other in needed(piece):
             work = self.look(other)
@@ -93,14 +90,14 @@ class Store:
             return None
         kind, name, result = _KINDS[type(piece)]
         unplaced = self._command(piece, upstream, self._path)
-        recorded = {} if unplaced is None else to_plain(unplaced)
+        recorded = DECOMPOSITION if unplaced is None else to_plain(unplaced)
         fingerprint = run_fingerprint(command=name, config=recorded, inputs=inputs)
         path = self._found.get(fingerprint) or self._path / kind / f"{piece.slug}-{fingerprint[:10]}"
         command = self._command(piece, upstream, path)
         finished = (path / result).is_file()
         if isinstance(command, EvaluateConfig) and command.sanity:
             finished = finished and (path / "sanity.json").is_file()
-        return Work(
+        work = Work(
             piece=piece,
             command=command,
             inputs=inputs,
@@ -109,6 +106,9 @@ class Store:
             begun=(path / "run.json").is_file(),
             finished=finished,
         )
+        if finished:
+            self._finished[piece] = work
+        return work
 
     def note(self, work: Work, seconds: float) -> None:
         """Remember how long a piece took from its beginning to its end, for later estimates and the report. Raises RunError."""
@@ -149,22 +149,8 @@ class Store:
         return inputs
 
     def _command(self, piece: Piece, upstream: Mapping[Piece, Work], run: Path) -> Command | None:
-        config = self._config
-        match piece:
-            case SegmenterPiece():
-                return _segmenter_command(config, piece, run)
-            case ClassifierPiece(segmenter=segmenter):
-                return _classifier_command(config, piece, run, upstream[segmenter].path if segmenter else None)
-            case SilhouettePiece(seed=seed):
-                masks = MaskConfig(source=MaskSource.NONE)
-                as_classifier = ClassifierPiece(objective="natural", seed=seed, masks=masks, segmenter=None)
-                return _classifier_command(config, as_classifier, run, None, prepared=self.silhouettes)
-            case EvaluationPiece(classifier=classifier, segmenter=segmenter):
-                return _evaluate_command(
-                    config, piece, run, upstream[classifier].path, upstream[segmenter].path if segmenter else None
-                )
-            case DecompositionPiece():
-                return None
+        silhouettes = self.silhouettes if isinstance(piece, SilhouettePiece) else None
+        return command_of(self._config, piece, run, {other: work.path for other, work in upstream.items()}, silhouettes=silhouettes)
 
     def _cost(self, piece: Piece) -> str:
         """Equal for pieces that should take equally long on this machine."""
@@ -184,38 +170,15 @@ class Store:
         return canonical_sha256({"machine": [platform.node(), os.cpu_count()], "settings": settings, "work": work})[:16]
 
 
-def path_suite(config: AblateConfig, decomposition: DecompositionConfig, path: GradientPath) -> AttackSuite:
-    """The threat model of the experiment with the one attack that knows one path."""
-    attack = ClassAttack(
-        loss=ClassLoss.MARGIN, path=path, num_steps=decomposition.num_steps, restarts=decomposition.restarts
-    )
-    return AttackSuite(threat=config.attack.threat, attacks={f"{path.value}-path": attack})
-
-
-def _segmenter_command(config: AblateConfig, piece: SegmenterPiece, run: Path) -> TrainSegmenterConfig:
-    return TrainSegmenterConfig(
-        prepared=config.prepared,
-        run=run,
-        resume=True,
-        segmenter=config.segmenter,
-        objective=config.objective(piece.objective),
-        augment=config.augment,
-        trainer=_seeded(config.segmenter_trainer, piece.seed),
-    )
-
-
-def _classifier_command(
-    config: AblateConfig, piece: ClassifierPiece, run: Path, segmenter_run: Path | None, *, prepared: Path | None = None
-) -> TrainClassifierConfig:
-    return TrainClassifierConfig(
-        prepared=prepared or config.prepared,
-        run=run,
-        resume=True,
-        classifier=config.classifier,
-        masks=piece.masks,
-        segmenter_run=segmenter_run,
-        label_smoothing=config.label_smoothing,
-        objective=config.objective(piece.objective),
-        augment=config.augment,
-        trainer=_seeded(config.classifier_trainer, piece.seed),
-    )
+def _read_timings(path: Path) -> defaultdict[str, dict[str, float]]:
+    """Seconds by cost and fingerprint. A line that is cut off or foreign costs an estimate, no more."""
+    seconds: defaultdict[str, dict[str, float]] = defaultdict(dict)
+    if not path.is_file():
+        return seconds
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            entry: dict[str, Any] = json.loads(line)
+            seconds[str(entry["cost"])][str(entry["fingerprint"])] = float(entry["seconds"])
+        except (ValueError, KeyError, TypeError):
+            continue
+    return seconds

@@ -12,12 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.checkpoints import write_atomically
+from pipeline.data.prepared import canonical_sha256
 from pipeline.errors import RunError
 from pipeline.provenance import provenance
 
 FREE_TO_CHANGE = frozenset(
     {"run", "resume", "prepared", "segmenter_run", "trainer.num_workers", "trainer.checkpoint_every", "trainer.trackers"}
-    | {"classifier_run", "batch_size", "sanity", "sanity_images"}  # of an evaluation
+    | {"classifier_run", "batch_size", "sanity", "sanity_images", "gallery_images"}  # of an evaluation
+    | {"store", "dry_run", "workers", "data.root", "data.download", "evaluation.batch_size", "evaluation.sanity"}  # of an ablation
+    | {"evaluation.sanity_images"}
+    | {f"{stage}_trainer.{key}" for stage in ("segmenter", "classifier") for key in ("num_workers", "checkpoint_every", "trackers")}
 )
 """Keys that a resumed run may have otherwise: paths (the content behind them is compared) and what changes no result."""
 
@@ -85,6 +89,24 @@ def open_run(path: Path, *, command: str, config: Mapping[str, Any], inputs: Map
         about = _read(path / "run.json") if begun else _begin(path, command=command, config=config, inputs=inputs)
         _check_same(path, about, command=command, config=config, inputs=inputs)
         yield Run(path=path, run_id=about["id"], resumed=begun)
+
+
+def run_fingerprint(*, command: str, config: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
+    """What a run is, wherever it lies: SHA-256 over command, inputs and the keys that have to stay the same when it is continued.
+
+    Two runs with equal fingerprints would come to the same result.
+    """
+    decisive = {key: value for key, value in _flat(json.loads(json.dumps(config))).items() if key not in FREE_TO_CHANGE}
+    return canonical_sha256({"command": command, "config": decisive, "inputs": dict(inputs)})
+
+
+def fingerprint_of(path: Path) -> str | None:
+    """The fingerprint of the run in a directory, begun or finished; None where there is none that can be read."""
+    try:
+        about = _read(path / "run.json")
+    except RunError:
+        return None
+    return run_fingerprint(command=about["command"], config=about["config"], inputs=about["inputs"])
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

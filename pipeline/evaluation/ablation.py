@@ -1,0 +1,130 @@
+"""Run the grid of an ablation: train what is missing, reuse what is there, attack, and write down what belongs together.
+
+``ablation.json`` in the directory of the ablation lists the arms that are finished. It is written anew after each of them, so that
+an ablation can be reported before it has come to its end.
+"""
+
+import contextlib
+import json
+import sys
+import time
+from typing import IO
+
+from pipeline.config import to_plain
+from pipeline.data import silhouette
+from pipeline.data.preparation import PrepareConfig, prepare
+from pipeline.data.prepared import MANIFEST, open_prepared, read_manifest
+from pipeline.data.writer import write_prepared
+from pipeline.errors import DataError, RunError, UserError
+from pipeline.evaluation.commands import EvaluateConfig, evaluate
+from pipeline.evaluation.decomposition import explain
+from pipeline.evaluation.digest import line_of, table
+from pipeline.evaluation.experiment import AblateConfig
+from pipeline.evaluation.grid import Piece, SilhouettePiece, pieces
+from pipeline.evaluation.manifest import write_manifest
+from pipeline.evaluation.outlook import State, lines, outlook, remaining, verb
+from pipeline.evaluation.work import Store, Work
+from pipeline.training.commands import TrainClassifierConfig, TrainSegmenterConfig, train_classifier, train_segmenter
+from pipeline.training.run import open_run
+
+LOG = "ablation.log"
+"""What the commands of the pieces print."""
+
+
+def run_ablation(config: AblateConfig) -> bool:
+    """Bring an ablation to its end, or continue it; False for a dry run, which says what would be done and changes nothing.
+
+    Raises UserError of the kind that fits, with the piece where it happened, and KeyboardInterrupt with a message for the user.
+    """
+    fingerprint = prepared_fingerprint(config)
+    plan = outlook(Store(config, fingerprint), pieces(config))
+    print("\n".join(lines(config, plan, prepared=fingerprint is not None)), flush=True)
+    if config.dry_run:
+        return False
+    if fingerprint is None:
+        prepare(PrepareConfig(data=config.data, prepared=config.prepared, workers=config.workers))
+        fingerprint = prepared_fingerprint(config)
+        assert fingerprint is not None
+    inputs = {"data set": fingerprint}
+    with (
+        open_run(config.run, command="ablate", config=to_plain(config), inputs=inputs, resume=config.resume),
+        (config.run / LOG).open("a", encoding="utf-8") as log,
+    ):
+        store = Store(config, fingerprint)
+        _run_pieces(config, store, log)
+        print("\n".join(["", *table(config, store), ""]), flush=True)
+    return True
+
+
+def prepared_fingerprint(config: AblateConfig) -> str | None:
+    """The fingerprint of the prepared data set; None where there is none.
+
+    Raises DataError where it is damaged, and where it was made otherwise than the configuration says. The source itself is not
+    looked at, so that an ablation can be continued where only the prepared data are.
+    """
+    if not config.prepared.exists():
+        return None
+    manifest = read_manifest(config.prepared)
+    wanted = json.loads(json.dumps(to_plain(config.data)))
+    made = {"source": manifest["name"], **manifest["recipe"]}
+    for key in sorted(wanted.keys() & made.keys()):
+        if wanted[key] != made[key]:
+            raise DataError(
+                f"{config.prepared / MANIFEST}: was made with data.{key}={json.dumps(made[key])}, not {json.dumps(wanted[key])};"
+                " choose another prepared=DIR, or delete this one to make it anew"
+            )
+    fingerprint: str = manifest["fingerprint"]
+    return fingerprint
+
+
+def _run_pieces(config: AblateConfig, store: Store, log: IO[str]) -> None:
+    todo = pieces(config)
+    for number, piece in enumerate(todo, start=1):
+        position = f"[{number}/{len(todo)}]"
+        try:
+            work = _ready(config, store, piece)
+            if not work.finished:
+                ahead = [step for step in outlook(store, todo[number - 1 :]) if step.state is not State.REUSED]
+                print(f"{position} {verb(piece)} {piece.title}; all that is left: {remaining(ahead)}", file=sys.stderr, flush=True)
+                work = _do(config, store, work, log)
+                print(f"{position} {piece.title}: {line_of(work)}", flush=True)
+            write_manifest(config, store)
+        except UserError as error:
+            raise type(error)(f"{position} {piece.title}: {error}") from error
+        except KeyboardInterrupt as interrupt:
+            message = f"interrupted at {position} {piece.title}; what is finished is kept, and the same command continues"
+            raise KeyboardInterrupt(message) from interrupt
+
+
+def _ready(config: AblateConfig, store: Store, piece: Piece) -> Work:
+    if isinstance(piece, SilhouettePiece) and not store.silhouettes.exists():
+        dataset = open_prepared(config.prepared)
+        plan = silhouette.plan(dataset)
+        write_prepared(plan, store.silhouettes, name="silhouettes", image_size=dataset.image_size, root=None, workers=0)
+    work = store.look(piece)
+    if work is None:
+        raise RunError(f"something that it is made from was taken away from {config.store_path}; the same command makes it anew")
+    return work
+
+
+def _do(config: AblateConfig, store: Store, work: Work, log: IO[str]) -> Work:
+    """Do a piece of work, and return it finished."""
+    began = time.monotonic()
+    with contextlib.redirect_stdout(log):
+        print(f"--- {work.piece.title}", flush=True)
+        match work.command:
+            case TrainSegmenterConfig():
+                train_segmenter(work.command)
+            case TrainClassifierConfig():
+                train_classifier(work.command)
+            case EvaluateConfig():
+                evaluate(work.command)
+            case None:
+                explain(config, store, work)
+    log.flush()
+    if not work.begun:  # else it took longer than this
+        store.note(work, time.monotonic() - began)
+    finished = store.look(work.piece)
+    assert finished is not None
+    assert finished.finished
+    return finished

@@ -1,0 +1,90 @@
+"""The decomposition of an ablation: for each arm with learned masks, where it lost what the oracle's arm had."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from pipeline.checkpoints import write_atomically
+from pipeline.data.prepared import open_prepared
+from pipeline.evaluation.commands import choose_device
+from pipeline.evaluation.counterfactual import decompose, rescored_margins, shares
+from pipeline.evaluation.experiment import AblateConfig
+from pipeline.evaluation.grid import DecompositionPiece, EvaluationPiece, Piece
+from pipeline.evaluation.outcomes import read_records
+from pipeline.evaluation.override import MaskOverride
+from pipeline.evaluation.robustness import standing
+from pipeline.evaluation.subject import load_subject
+from pipeline.evaluation.work import DECOMPOSITION, Store, Work
+from pipeline.training.run import open_run
+
+ROWS = "rows.parquet"
+
+
+def explain(config: AblateConfig, store: Store, work: Work) -> None:
+    """Decompose one arm into ``rows.parquet`` of its directory. Raises UserError of the kind that fits."""
+    piece = work.piece
+    assert isinstance(piece, DecompositionPiece)
+    with open_run(work.path, command="decompose", config=DECOMPOSITION, inputs=work.inputs, resume=True):
+        margins = _margins(config, store, piece.arm)
+        arm = _verdicts(_run_of(store, piece.arm), clean=True)
+        oracle = _verdicts(_run_of(store, piece.oracle))
+        paths = {one.path.value: _verdicts(_run_of(store, one)) for one in piece.paths}
+        rows = decompose(arm, oracle, margins, paths)
+        about = {"arm": piece.arm.title, "oracle_arm": piece.oracle.title, "seed": piece.arm.seed}
+        about |= {"classifier_objective": piece.arm.classifier.objective}
+        about |= {"segmenter_objective": piece.arm.segmenter.objective if piece.arm.segmenter else None}
+        about |= {"train_masks": piece.arm.classifier.masks.source.value, "test_masks": piece.arm.masks.source.value}
+        write_table(work.path / ROWS, rows.select(*(pl.lit(value).alias(name) for name, value in about.items()), pl.all()))
+
+
+def summary(rows: pl.DataFrame) -> list[dict[str, Any]]:
+    """For each arm and epsilon the share of images of each fate, with intervals, JSON-able."""
+    entries: list[dict[str, Any]] = []
+    for (arm, epsilon), part in rows.group_by(["arm", "epsilon"], maintain_order=True):
+        estimates = {name: vars(estimate) for name, estimate in shares(part).items()}
+        entries.append({"arm": arm, "oracle_arm": part["oracle_arm"][0], "epsilon": epsilon, "shares": estimates})
+    return entries
+
+
+def write_table(path: Path, rows: pl.DataFrame) -> None:
+    """Write a parquet file whole or not at all. Raises RunError."""
+    content = io.BytesIO()
+    rows.write_parquet(content)
+    write_atomically(path, content.getvalue())
+
+
+def _run_of(store: Store, piece: Piece) -> Path:
+    work = store.look(piece)
+    assert work is not None
+    return work.path
+
+
+def _verdicts(run: Path, *, clean: bool = False) -> pl.DataFrame:
+    """Which images stand at each epsilon: sample_id, epsilon, stands and, if wanted, clean_correct."""
+    records = read_records(run)
+    tables = [
+        standing(records, epsilon).select("sample_id", epsilon=pl.lit(epsilon), stands="standing")
+        for epsilon in records["epsilon"].unique().sort().to_list()
+    ]
+    table = pl.concat(tables)
+    if not clean:
+        return table
+    right = records.unique("sample_id").select("sample_id", clean_correct=pl.col("clean_prediction") == pl.col("label"))
+    return table.join(right, on="sample_id")
+
+
+def _margins(config: AblateConfig, store: Store, arm: EvaluationPiece) -> pl.DataFrame:
+    device = choose_device(config.evaluation.accelerator)
+    dataset = open_prepared(config.prepared, verify=False)
+    subject = load_subject(
+        classifier_run=_run_of(store, arm.classifier),
+        segmenter_run=None if arm.segmenter is None else _run_of(store, arm.segmenter),
+        masks=MaskOverride(**vars(arm.masks)),
+        dataset=dataset,
+        allow_other_data=False,
+        device=device,
+    )
+    batch_size = config.evaluation.batch_size
+    return rescored_margins(subject.system, dataset, _run_of(store, arm), batch_size=batch_size, device=device)

@@ -1,0 +1,101 @@
+"""``ablation.json``: which evaluations, in which roles, an ablation consists of. The report starts from it."""
+
+import dataclasses
+import json
+import os
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from pipeline.config import to_plain
+from pipeline.data.prepared import read_manifest
+from pipeline.errors import RunError
+from pipeline.evaluation.decomposition import ROWS, summary, write_table
+from pipeline.evaluation.experiment import AblateConfig
+from pipeline.evaluation.grid import EvaluationPiece, Piece, SilhouettePiece, arms, decompositions, pieces
+from pipeline.evaluation.work import Store, Work
+from pipeline.provenance import provenance
+from pipeline.training.run import write_json
+
+MANIFEST, FORMAT = "ablation.json", 1
+DECOMPOSITION, DECOMPOSITION_SUMMARY = "decomposition.parquet", "decomposition.json"
+
+
+def write_manifest(config: AblateConfig, store: Store) -> None:
+    """Write down all that is finished. Paths are relative to the directory of the ablation. Raises RunError."""
+    todo = pieces(config)
+    works = {piece: work for piece in todo if (work := store.look(piece)) is not None and work.finished}
+    has_decomposition = _write_decomposition(config, works)
+    content = {
+        "format": FORMAT,
+        "experiment": config.experiment,
+        "prepared": str(config.prepared),
+        "finished": len(works) == len(todo),
+        "arms": [_entry(config, arm, works) for arm in arms(config) if arm in works],
+        "silhouette": _silhouettes(store, works),
+        "decomposition": DECOMPOSITION if has_decomposition else None,
+        "config": to_plain(config),
+        "seconds": _seconds(store, works),
+        "provenance": dataclasses.asdict(provenance()),
+    }
+    write_json(config.run / MANIFEST, content)
+
+
+def _entry(config: AblateConfig, arm: EvaluationPiece, works: dict[Piece, Work]) -> dict[str, Any]:
+    segmenter = arm.segmenter or arm.classifier.segmenter
+    return {
+        "name": arm.title,
+        "role": arm.role,
+        "segmenter_objective": segmenter.objective if segmenter else None,
+        "classifier_objective": arm.classifier.objective,
+        "train_masks": arm.classifier.masks.source.value,
+        "test_masks": arm.masks.source.value,
+        "masks": to_plain(arm.masks),
+        "seed": arm.seed,
+        "evaluation": _relative(config, works[arm]),
+        "classifier": _relative(config, works[arm.classifier]),
+        "segmenter": _relative(config, works[segmenter]) if segmenter else None,
+    }
+
+
+def _relative(config: AblateConfig, work: Work) -> str:
+    return Path(os.path.relpath(work.path, config.run)).as_posix()
+
+
+def _silhouettes(store: Store, works: dict[Piece, Work]) -> list[dict[str, Any]] | None:
+    """Accuracy on the test split, or on the validation split where there is no test split."""
+    found = []
+    for piece, work in works.items():
+        if not isinstance(piece, SilhouettePiece):
+            continue
+        try:
+            result = json.loads((work.path / "result.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunError(f"{work.path / 'result.json'}: cannot be read: {error}") from error
+        split = "test" if "test" in result else "val"
+        n = sum(read_manifest(store.silhouettes)["counts"][split].values())
+        found.append({"seed": piece.seed, "split": split, "accuracy": result[split]["accuracy"], "n": n})
+    return found or None
+
+
+def _write_decomposition(config: AblateConfig, works: dict[Piece, Work]) -> bool:
+    """Put the decompositions of all arms into one table, with its shares beside it."""
+    tables = [pl.read_parquet(works[piece].path / ROWS) for piece in decompositions(config) if piece in works]
+    if not tables:
+        return False
+    rows = pl.concat(tables, how="vertical_relaxed")
+    write_table(config.run / DECOMPOSITION, rows)
+    write_json(config.run / DECOMPOSITION_SUMMARY, {"decomposition": summary(rows)})
+    return True
+
+
+def _seconds(store: Store, works: dict[Piece, Work]) -> dict[str, float]:
+    """What the finished pieces took, by kind, where it was measured; reused ones count with what they took when they were made."""
+    sums: defaultdict[str, float] = defaultdict(float)
+    for piece, work in works.items():
+        seconds = store.seconds_of(work)
+        if seconds is not None:
+            sums[type(piece).__name__.removesuffix("Piece").lower()] += seconds
+    return {kind: round(seconds, 1) for kind, seconds in sums.items()} | {"total": round(sum(sums.values()), 1)}
