@@ -85,7 +85,7 @@ def evaluate(config: EvaluateConfig) -> None:
     from pipeline.evaluation.subject import load_subject
     from pipeline.training.run import open_run
 
-    device = _device(config.accelerator)
+    device = choose_device(config.accelerator)
     dataset = open_prepared(config.prepared)
     subject = load_subject(
         classifier_run=config.classifier_run,
@@ -173,7 +173,8 @@ def _report(
     print(f"records, summary and how they were made: {config.run}")
 
 
-def _device(accelerator: str) -> torch.device:
+def choose_device(accelerator: str) -> torch.device:
+    """The device that attacks run on. Raises ConfigError where this machine has none of the kind."""
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if accelerator == "auto":
         return torch.device("cuda" if available["cuda"] else "cpu")
