@@ -68,6 +68,14 @@ COMMANDS = {
         config="AblateConfig",
         function="ablate",
     ),
+    "predict": Command(
+        summary="class, confidence and mask for your own images",
+        example="foreguard predict images=photos classifier_run=runs/oracle segmenter_run=runs/segmenter masks.source=learned"
+        " out=predictions",
+        module="pipeline.evaluation.prediction",
+        config="PredictConfig",
+        function="predict",
+    ),
     "doctor": Command(
         summary="check this machine: versions, devices, disk, memory, what is missing",
         example="foreguard doctor",

@@ -85,7 +85,7 @@ def _run_pieces(config: AblateConfig, store: Store, log: IO[str]) -> None:
             work = _ready(config, store, piece)
             if not work.finished:
                 ahead = [step for step in outlook(store, todo[number - 1 :]) if step.state is not State.REUSED]
-                print(f"{position} {verb(piece)} {piece.title}; all that is left: {remaining(ahead)}", file=sys.stderr, flush=True)
+                print(f"{position} {verb(piece)} {piece.title}; to the end: {remaining(ahead)}", file=sys.stderr, flush=True)
                 work = _do(config, store, work, log)
                 print(f"{position} {piece.title}: {line_of(work)}", flush=True)
             write_manifest(config, store)

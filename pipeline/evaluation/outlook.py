@@ -86,9 +86,9 @@ def remaining(steps: Sequence[Step]) -> str:
     if not steps:
         return "nothing is left to do"
     if not known:
-        return "time: unknown, nothing of the kind was measured here yet"
+        return "time unknown, nothing of the kind was measured here yet"
     note = f", and {unknown} piece{'s' * (unknown > 1)} of a kind not measured yet" if unknown else ""
-    return f"time: {duration(sum(known))} as such pieces took here{note}"
+    return f"{duration(sum(known))}, as such pieces took here{note}"
 
 
 def duration(seconds: float | None) -> str:

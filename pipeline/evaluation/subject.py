@@ -52,7 +52,7 @@ def load_subject(
     inputs = {"classifier": weights_digest(classifier_run)}
     segmenter: Segmenter | None = None
     if config.source.is_learned or config.source is MaskSource.FROZEN:
-        path = segmenter_run or _trained_with(classifier_run, checkpoint, config.source)
+        path = segmenter_run or trained_segmenter(classifier_run, checkpoint, config.source)
         segmenter, described = load_segmenter(path)
         _check_data(path, described, dataset, allow_other_data)
         inputs["segmenter"] = weights_digest(path)
@@ -75,8 +75,11 @@ def _check_data(path: Path, checkpoint: Checkpoint, dataset: PreparedDataset, al
         )
 
 
-def _trained_with(classifier_run: Path, checkpoint: Checkpoint, source: MaskSource) -> Path:
-    """The segmenter that the classifier was trained with, as long as it is still the same."""
+def trained_segmenter(classifier_run: Path, checkpoint: Checkpoint, source: MaskSource) -> Path:
+    """The run of the segmenter that the classifier was trained with, as long as it is still the same.
+
+    Raises ConfigError where it was trained without or the run is gone, CheckpointError where it holds another segmenter now.
+    """
     recorded = checkpoint.config.get("segmenter_run")
     if recorded is None:
         raise ConfigError(

@@ -1,0 +1,29 @@
+"""A mask drawn over its image, for people."""
+
+import cv2
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from pipeline.data.images import resize
+from pipeline.data.preview import OUTLINE, OUTLINE_EDGE
+
+MIN_SIDE, MAX_SIDE = 256, 512
+_BACKGROUND = 0.3
+"""Brightness that is left where the mask is 0."""
+
+
+def overlay(
+    square: UInt8[np.ndarray, "side side 3"], mask: Float[np.ndarray, "mask_side mask_side"]
+) -> UInt8[np.ndarray, "drawn drawn 3"]:
+    """The image with its background darkened in proportion to the mask, and an outline where the mask crosses one half.
+
+    ``mask`` is in [0,1], of any resolution. The drawing is 256 to 512 pixels wide.
+    """
+    side = int(np.clip(square.shape[0], MIN_SIDE, MAX_SIDE))
+    image = resize(square, side).astype(np.float32)
+    weights = cv2.resize(np.ascontiguousarray(mask, dtype=np.float32), (side, side), interpolation=cv2.INTER_LINEAR)
+    drawn = np.rint(image * (_BACKGROUND + (1 - _BACKGROUND) * weights[:, :, None])).clip(0, 255).astype(np.uint8)
+    contours, _ = cv2.findContours((weights >= 0.5).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(drawn, contours, -1, OUTLINE_EDGE, thickness=3)
+    cv2.drawContours(drawn, contours, -1, OUTLINE, thickness=1)
+    return drawn
