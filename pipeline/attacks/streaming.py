@@ -90,7 +90,9 @@ class _Search:
 
     def judge_images(self, batch_size: int) -> None:
         """The images themselves are points of the ball: an image that is misclassified as it is has fallen."""
-        for indices in torch.split(torch.arange(len(self._points), device=self._points.device), batch_size):
+        everything = torch.arange(len(self._points), device=self._points.device)
+        for begin in range(0, len(everything), batch_size):
+            indices = everything[begin : begin + batch_size]
             with torch.no_grad():
                 self._judge(self._ball.images[indices], indices)
 

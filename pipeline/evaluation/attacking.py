@@ -25,7 +25,7 @@ from pipeline.attacks.streaming import streamed_pgd
 from pipeline.attacks.suite import AttackSpec, AttackSuite, ClassAttack, ThreatModel, hides_seeds
 from pipeline.attacks.verdicts import verdict
 from pipeline.data.prepared import PreparedDataset
-from pipeline.evaluation.chunks import Chunk, norms
+from pipeline.evaluation.chunks import Chunk, batches, norms
 from pipeline.evaluation.outcomes import RecordStore, Unit
 from pipeline.randomness import derive_seeds
 from pipeline.system import TwoStage, attacked
@@ -181,7 +181,8 @@ def run_in_batches(
         standing = (
             (~found.fallen).nonzero().flatten() if settle else torch.arange(len(victims.labels), device=victims.labels.device)
         )
-        for rows in torch.split(standing, batch_size):
+        for batch in batches(len(standing), batch_size, standing.device):
+            rows = standing[batch]
             attempt = Attempt(
                 spec=spec,
                 victims=victims.select(rows),
@@ -228,10 +229,7 @@ def _stream(
 
 
 def _clean(victims: Victims, batch_size: int) -> Found:
-    parts = [
-        clean(victims.select(rows))
-        for rows in torch.split(torch.arange(len(victims.labels), device=victims.labels.device), batch_size)
-    ]
+    parts = [clean(victims.select(rows)) for rows in batches(len(victims.labels), batch_size, victims.labels.device)]
     return Found(
         images=victims.images,
         margins=torch.cat([part.margins for part in parts]),

@@ -1,6 +1,6 @@
 """The images of an evaluation, in chunks: which ones, and what is known of each as attack after attack is run on it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -113,7 +113,7 @@ class Chunk:
             name: [np.zeros(0, dtype=np.int64 if name == "prediction" else np.float64)] for name in _MEASURED
         }
         victims = self.victims
-        for batch in torch.split(torch.arange(len(positions), device=positions.device), self.batch_size):
+        for batch in batches(len(positions), self.batch_size, positions.device):
             of = positions[batch]
             context = None if victims.context is None else victims.context.select(of)
             scored = verdict(victims.system, images[batch], victims.labels[of], context)
@@ -193,6 +193,12 @@ class Chunk:
         return [str(status) for status in statuses]
 
 
+def batches(count: int, batch_size: int, device: torch.device) -> Iterator[Int64[Tensor, " batch"]]:
+    """The numbers from 0 up to ``count`` in batches, none of them empty."""
+    for begin in range(0, count, batch_size):
+        yield torch.arange(begin, min(begin + batch_size, count), device=device)
+
+
 def norms(
     images: Float[Tensor, "some 3 height width"], clean: Float[Tensor, "some 3 height width"]
 ) -> tuple[Float[np.ndarray, " some"], Float[np.ndarray, " some"]]:
@@ -206,8 +212,7 @@ def _context(system: TwoStage, images: Tensor, masks: Tensor, seeds: Tensor, bat
     context = MaskContext(oracle_masks=masks, sample_seeds=seeds)
     with attacked(system):
         parts: Sequence[MaskContext] = [
-            system.freeze(images[batch], context.select(batch))
-            for batch in torch.split(torch.arange(len(images), device=images.device), batch_size)
+            system.freeze(images[batch], context.select(batch)) for batch in batches(len(images), batch_size, images.device)
         ]
     if parts[0].frozen_masks is None:
         return context

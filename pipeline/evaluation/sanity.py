@@ -28,7 +28,7 @@ def sanity_checks(plan: Plan, store: RecordStore, records: pl.DataFrame, *, num_
     victims = _right(plan, plan.rows, num_images, device)
     epsilons = [epsilon for epsilon in plan.suite.threat.epsilons if epsilon > 0]
     checks = [_rescoring(plan, store, device)]
-    if not len(victims.labels) or not epsilons:
+    if victims is None or not epsilons:
         reason = "no image is classified right" if epsilons else "no epsilon is above 0"
         return [*checks, Check(name="attacks", outcome=Outcome.SKIP, finding=reason)]
     norm, epsilon = plan.suite.threat.norm, epsilons[len(epsilons) // 2]
@@ -62,10 +62,11 @@ def _square_against_white_box(plan: Plan, records: pl.DataFrame, device: torch.d
         return Check(name=name, outcome=Outcome.SKIP, finding="the suite left no image standing at any epsilon")
     ids = plan.dataset.samples["sample_id"].gather(plan.rows)
     rows = plan.rows[ids.is_in(stands.to_list()).to_numpy()][:SQUARE_IMAGES]
+    chunk = Chunk(plan.system, plan.dataset, rows, batch_size=plan.batch_size, device=device, guides=plan.guides)
     found = run_in_batches(
         "sanity-square",
         SquareAttack(num_queries=SQUARE_QUERIES),
-        _right(plan, rows, SQUARE_IMAGES, device),
+        chunk.victims,
         threat=threat,
         epsilon=epsilon,
         run_seed=plan.seed,
@@ -99,8 +100,16 @@ def _rescoring(plan: Plan, store: RecordStore, device: torch.device) -> Check:
     )
 
 
-def _right(plan: Plan, rows: np.ndarray, num_images: int, device: torch.device) -> Victims:
-    """The first images that are classified right clean; looks at twice as many."""
-    some = rows[: 2 * num_images]
-    chunk = Chunk(plan.system, plan.dataset, some, batch_size=plan.batch_size, device=device, guides=plan.guides)
-    return chunk.victims.select(chunk.to_attack(keep_all=True)[:num_images])
+def _right(plan: Plan, rows: np.ndarray, num_images: int, device: torch.device) -> Victims | None:
+    """The first images that are classified right clean; None where there is none."""
+    right: list[int] = []
+    for begin in range(0, len(rows), plan.batch_size):
+        some = rows[begin : begin + plan.batch_size]
+        chunk = Chunk(plan.system, plan.dataset, some, batch_size=plan.batch_size, device=device, guides=plan.guides)
+        right += some[chunk.clean_correct].tolist()
+        if len(right) >= num_images:
+            break
+    if not right:
+        return None
+    chosen = np.array(right[:num_images], dtype=np.int64)
+    return Chunk(plan.system, plan.dataset, chosen, batch_size=plan.batch_size, device=device, guides=plan.guides).victims

@@ -18,12 +18,12 @@ from pipeline.evaluation.outcomes import RecordStore
 from pipeline.masking import MaskConfig, MaskContext, MaskSource
 from pipeline.system import TwoStage
 
-SIDE, CLASSES, IMAGES, WRONG = 12, 4, 30, 4
+SIDE, CLASSES, IMAGES, WRONG = 12, 4, 20, 3
 EPSILONS = (0.0, 0.004, 0.01, 0.03)
 ATTACKS = {
-    "pgd": ClassAttack(search="pgd", loss=ClassLoss.MARGIN, num_steps=4, restarts=2),
-    "apgd": ClassAttack(search="apgd", num_steps=6),
-    "collapse": MaskAttack(goal=MaskGoal.COLLAPSE, loss=ClassLoss.MARGIN, num_steps=6),
+    "pgd": ClassAttack(search="pgd", loss=ClassLoss.MARGIN, num_steps=3, restarts=2),
+    "apgd": ClassAttack(search="apgd", num_steps=4),
+    "collapse": MaskAttack(goal=MaskGoal.COLLAPSE, loss=ClassLoss.MARGIN, num_steps=3),
 }
 SQUARE = {"square": SquareAttack(num_queries=20)}
 
@@ -76,7 +76,7 @@ def plan(
     attacks: dict[str, object] | None = None,
     epsilons: tuple[float, ...] = EPSILONS,
     batch_size: int = 8,
-    chunk_size: int = 13,
+    chunk_size: int = 11,
     keep_all: bool = False,
     save_images: bool = False,
 ) -> Plan:

@@ -1,4 +1,4 @@
-"""``foreguard evaluate`` from the command line, on two stages trained for a moment."""
+"""``foreguard evaluate`` from the command line, on two small stages."""
 
 import json
 import shutil
@@ -8,13 +8,22 @@ from pathlib import Path
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
+from torch import nn
 
+from classifier.config import ClassifierConfig
+from classifier.model import build_classifier
+from pipeline.checkpoints import Checkpoint, save_checkpoint, weights_digest
 from pipeline.cli import main
+from pipeline.config import to_plain
+from pipeline.data.prepared import open_prepared
 from pipeline.evaluation import attacking
 from pipeline.evaluation.outcomes import read_records
 from pipeline.evaluation.override import MaskOverride
 from pipeline.evaluation.summary import epsilon_text
 from pipeline.masking import Fill, MaskConfig, MaskSource
+from pipeline.provenance import provenance
+from segmenter.config import SegmenterConfig
+from segmenter.model import build_segmenter
 
 SUITE = [
     "attack.threat.epsilons=[0, 2/255, 8/255]",
@@ -26,19 +35,46 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 
 @pytest.fixture(scope="module")
 def runs(synthetic_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``segmenter`` and ``classifier``: small, hardly trained, on the synthetic set."""
+    """``segmenter`` and ``classifier`` as training leaves them, but for the weights, which are the initial ones."""
     path = tmp_path_factory.mktemp("runs")
-    trainer = ["trainer.epochs=1", "trainer.batch_size=16", "trainer.trackers=[]", "trainer.accelerator=cpu"]
-    assert main(["train-segmenter", f"prepared={synthetic_set}", f"run={path / 'segmenter'}", *trainer]) == 0
-    learned = ["masks.source=learned", "masks.fill=black", f"segmenter_run={path / 'segmenter'}"]
-    assert main(["train-classifier", f"prepared={synthetic_set}", f"run={path / 'classifier'}", *learned, *trainer]) == 0
+    dataset = open_prepared(synthetic_set)
+    segmenter_config, classifier_config = SegmenterConfig(), ClassifierConfig()
+    masks = {"source": "learned", "fill": "black"}
+
+    def save(kind: str, config: object, module: nn.Module, trained: dict[str, object]) -> None:
+        checkpoint = Checkpoint(
+            kind=kind,
+            architecture=to_plain(config),
+            config=trained,
+            classes=dataset.classes,
+            image_size=dataset.image_size,
+            data_fingerprint=dataset.fingerprint,
+            provenance=provenance(),
+            step=0,
+            epoch=0,
+            metrics={},
+        )
+        save_checkpoint(path / kind / "checkpoints", "best", checkpoint, module.state_dict())
+
+    save("segmenter", segmenter_config, build_segmenter(segmenter_config, seed=0), {})
+    network = build_classifier(classifier_config, num_classes=dataset.num_classes, seed=0)
+    save("classifier", classifier_config, network, {"masks": masks, "segmenter_run": str(path / "segmenter")})
+    inputs = {"data set": dataset.fingerprint, "segmenter": weights_digest(path / "segmenter")}
+    (path / "classifier" / "run.json").write_text(json.dumps({"inputs": inputs}))
     return path
 
 
 @pytest.fixture
 def evaluate(synthetic_set: Path, runs: Path) -> Callable[..., int]:
     def command(run: Path, *words: str, prepared: Path = synthetic_set) -> int:
-        fixed = [f"prepared={prepared}", f"classifier_run={runs / 'classifier'}", f"run={run}", "accelerator=cpu", "part_size=12"]
+        fixed = [
+            f"prepared={prepared}",
+            f"classifier_run={runs / 'classifier'}",
+            f"run={run}",
+            "accelerator=cpu",
+            "part_size=16",
+            "max_images=20",
+        ]
         return main(["evaluate", *fixed, *SUITE, *words])
 
     return command
@@ -51,7 +87,14 @@ def records_of(run: Path) -> pl.DataFrame:
 @pytest.fixture(scope="module")
 def finished(synthetic_set: Path, runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("evaluated") / "run"
-    fixed = [f"prepared={synthetic_set}", f"classifier_run={runs / 'classifier'}", f"run={run}", "accelerator=cpu", "part_size=12"]
+    fixed = [
+        f"prepared={synthetic_set}",
+        f"classifier_run={runs / 'classifier'}",
+        f"run={run}",
+        "accelerator=cpu",
+        "part_size=16",
+        "max_images=20",
+    ]
     assert main(["evaluate", *fixed, *SUITE]) == 0
     return run
 
@@ -61,7 +104,7 @@ def test_it_prints_and_writes_the_figures_of_its_records(
     evaluate: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    assert evaluate(run, "sanity=true", "save_images=true", "sanity_images=4", "max_images=20") == 0
+    assert evaluate(run, "sanity=true", "save_images=true", "sanity_images=4") == 0
     printed = capsys.readouterr().out
     records, summary = read_records(run), json.loads((run / "summary.json").read_text())
     assert len(records) == 20 * 3 * 2
@@ -103,7 +146,7 @@ def test_a_run_is_never_overwritten_and_a_finished_one_is_only_reported_again(
     ("words", "difference"),
     [
         (["seed=1"], "seed=0, not 1"),
-        (["max_images=4"], "max_images=null, not 4"),
+        (["max_images=4"], "max_images=20, not 4"),
         (["masks.source=oracle"], 'masks.source=null, not "oracle"'),
         (["attack.threat.norm=l2"], 'attack.threat.norm="linf", not "l2"'),
     ],
@@ -139,7 +182,7 @@ def test_after_ctrl_c_one_line_says_how_to_go_on_and_nothing_is_lost(
     line = capsys.readouterr().err.splitlines()[-1]
     assert "none lost; continue with resume=true" in line
     kept = records_of(run)
-    assert 0 < len(kept) < 32 * 3 * 2
+    assert 0 < len(kept) < 20 * 3 * 2
     assert evaluate(run, "resume=true") == 0
     assert_frame_equal(records_of(run), records_of(finished))
 
@@ -187,3 +230,14 @@ def test_an_override_changes_what_it_names_and_keeps_the_rest() -> None:
 
 def test_epsilons_are_shown_as_people_write_them() -> None:
     assert [epsilon_text(value) for value in (0.0, 8 / 255, 0.5 / 255, 0.05, 1.0)] == ["0", "8/255", "0.5/255", "0.05", "255/255"]
+
+
+@pytest.mark.slow
+def test_what_was_just_trained_is_evaluated(synthetic_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trainer = ["trainer.epochs=1", "trainer.batch_size=16", "trainer.trackers=[]", "trainer.accelerator=cpu"]
+    data = f"prepared={synthetic_set}"
+    assert main(["train-segmenter", data, f"run={tmp_path / 'segmenter'}", *trainer]) == 0
+    hard = ["masks.source=learned-hard", f"segmenter_run={tmp_path / 'segmenter'}"]
+    assert main(["train-classifier", data, f"run={tmp_path / 'classifier'}", *hard, *trainer]) == 0
+    assert main(["evaluate", data, f"classifier_run={tmp_path / 'classifier'}", f"run={tmp_path / 'run'}", *SUITE]) == 0
+    assert "masks learned-hard, fill grey (as trained)" in capsys.readouterr().out
