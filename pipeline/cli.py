@@ -76,6 +76,13 @@ COMMANDS = {
         config="PredictConfig",
         function="predict",
     ),
+    "report": Command(
+        summary="turn the records of a run into a page that opens offline, tables and figures",
+        example="foreguard report run=runs/oracle-attacked",
+        module="pipeline.reporting.commands",
+        config="ReportConfig",
+        function="report",
+    ),
     "doctor": Command(
         summary="check this machine: versions, devices, disk, memory, what is missing",
         example="foreguard doctor",

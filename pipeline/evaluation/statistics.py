@@ -179,11 +179,13 @@ def pooled_over_seeds(values: Float[np.ndarray, "seeds images"], rng: np.random.
     seeds, images = values.shape
     if not seeds or not images or not np.isfinite(values).all():
         raise ValueError(f"{seeds} seeds and {images} images: at least one of each, and every value finite")
+    # Images with equal values are drawn together: right and wrong under S seeds are 2 ** S patterns, however many images there are.
+    patterns, counts = np.unique(values, axis=1, return_counts=True)
     seed_weights = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=RESAMPLES) / seeds
     means = np.empty(RESAMPLES)
-    for part in np.array_split(np.arange(RESAMPLES), max(1, RESAMPLES * images // 4_000_000)):
-        image_weights = rng.multinomial(images, np.full(images, 1 / images), size=len(part)) / images
-        means[part] = np.einsum("rs,rs->r", seed_weights[part], image_weights @ values.T)
+    for part in np.array_split(np.arange(RESAMPLES), max(1, RESAMPLES * len(counts) // 4_000_000)):
+        image_weights = rng.multinomial(images, counts / images, size=len(part)) / images
+        means[part] = np.einsum("rs,rs->r", seed_weights[part], image_weights @ patterns.T)
     low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Estimate(value=float(values.mean()), low=float(low), high=float(high), n=images)
 

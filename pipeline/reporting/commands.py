@@ -49,9 +49,9 @@ def report(config: ReportConfig) -> None:
     document = compose(read_study(config.run))
     replace_directory(target, files(document))
     for answer in document.answers:
-        print(f"{answer.objective} classifier: {' '.join(answer.sentences)}")
+        print(f"{answer.heading}: {' '.join(answer.sentences)}")
     for failure in document.failures:
-        print(f"FAIL  {failure.arm}: {failure.check.name}: {failure.check.finding}")
+        print(f"FAIL  {failure.system}: {failure.name}: {'; '.join(failure.findings)}")
     print(f"report: {target / 'index.html'}")
 
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from pipeline.evaluation.summary import epsilon_text
 from pipeline.reporting import plots, tables, wording
-from pipeline.reporting.decomposition import decomposition_section
+from pipeline.reporting.decomposition import decomposition_section, silhouette_section
 from pipeline.reporting.findings import Answer, Findings, SystemFigures, find
-from pipeline.reporting.gallery import Cards, gallery_cards
+from pipeline.reporting.gallery import Cards, gallery_cards, system_text
 from pipeline.reporting.making import configuration_text, made
 from pipeline.reporting.plots import Panel
 from pipeline.reporting.section import Section
@@ -19,7 +19,7 @@ from pipeline.reporting.table import Table
 class AnswerCard:
     """What is said of one classifier objective."""
 
-    objective: str
+    heading: str
     sentences: tuple[str, ...]
     note: str | None
     figures: tuple[tuple[str, str, str, str], ...]
@@ -28,10 +28,13 @@ class AnswerCard:
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """A failed sanity check, to stand under the headline."""
+    """A failed sanity check of one system, to stand under the headline."""
 
-    arm: str
-    check: SanityCheck
+    system: str
+    name: str
+    findings: tuple[str, ...]
+    """Of each seed that failed."""
+    advice: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,22 +71,38 @@ def compose(study: Study) -> Document:
         title=study.name,
         subtitle=_subtitle(study),
         how_to_read=_how_to_read(study),
-        answers=tuple(_answer_card(answer) for answer in findings.answers if answer.comparisons),
+        answers=tuple(_answer_card(study, answer) for answer in findings.answers if answer.comparisons),
         unanswered=None if findings.comparisons else _unanswered(study),
-        failures=tuple(
-            Failure(arm=arm.name, check=check) for arm in study.arms for check in arm.checks or () if check.outcome == "FAIL"
-        ),
+        failures=_failures(study),
         sections=(
             _headline(study, findings),
             _robustness(study, findings),
             _masks(study, findings),
             _degradation(study, findings),
             decomposition_section(study),
+            silhouette_section(study),
         ),
         gallery=gallery_cards(study),
         made=made(study),
         configuration=configuration_text(study),
         missing=study.missing,
+    )
+
+
+def _failures(study: Study) -> tuple[Failure, ...]:
+    found: dict[tuple[str, str], list[tuple[int, SanityCheck]]] = {}
+    for arm in study.arms:
+        for check in arm.checks or ():
+            if check.outcome == "FAIL":
+                found.setdefault((system_text(arm.condition), check.name), []).append((arm.seed, check))
+    return tuple(
+        Failure(
+            system=system,
+            name=name,
+            findings=tuple(f"seed {seed}: {check.finding}" for seed, check in failed),
+            advice=failed[0][1].advice,
+        )
+        for (system, name), failed in found.items()
     )
 
 
@@ -105,9 +124,9 @@ def _how_to_read(study: Study) -> tuple[str, ...]:
     )
 
 
-def _answer_card(answer: Answer) -> AnswerCard:
+def _answer_card(study: Study, answer: Answer) -> AnswerCard:
     return AnswerCard(
-        objective=answer.classifier_objective,
+        heading=f"{wording.classifier(answer.classifier_objective)}, attacked at {wording.strength_text(study)}",
         sentences=tuple(wording.answer_sentences(answer)),
         note=wording.floor_note(answer),
         figures=tuple(
@@ -155,9 +174,9 @@ def _robustness(study: Study, findings: Findings) -> Section:
         name="robustness",
         title="Accuracy as the attack grows stronger",
         intro="From left to right the attacker may change more. The leftmost point is the accuracy without attack. A line that "
-        "stays high is a system that is hard to fool. Bars are 95 % intervals; lines are slightly shifted sideways to keep them apart.",
+        "stays high is a system that is hard to fool. Bars are 95 % intervals; lines are shifted sideways a little.",
         panels=tuple(
-            plots.robustness(f"robustness-{slug(one)}", f"{one} classifier", findings.of_role("main", one), norm=norm)
+            plots.robustness(f"robustness-{slug(one)}", wording.classifier(one), findings.of_role("main", one), norm=norm)
             for one in study.classifier_objectives
         ),
     )
@@ -176,7 +195,8 @@ def _masks(study: Study, findings: Findings) -> Section:
         "An attack stops at the first success, so it moves a mask no further than it needs to.",
         tables=(tables.mask_iou(study, learned),) if learned else (),
         panels=tuple(
-            plots.mask_iou(f"mask-iou-{slug(name)}", f"{name} classifier", systems, norm=norm) for name, systems in groups.items()
+            plots.mask_iou(f"mask-iou-{slug(name)}", wording.classifier(name), systems, norm=norm)
+            for name, systems in groups.items()
         ),
         missing=None
         if learned
@@ -196,7 +216,7 @@ def _degradation(study: Study, findings: Findings) -> Section:
     panels, epsilon = [], study.epsilons[-1]
     for name in dict.fromkeys(figures.condition.classifier_objective for figures in worse):
         chosen = [figures for figures in (*placed, *worse) if figures.condition.classifier_objective == name]
-        panels.append(plots.degradation(f"degradation-{slug(name)}", f"{name} classifier", chosen, epsilon=epsilon))
+        panels.append(plots.degradation(f"degradation-{slug(name)}", wording.classifier(name), chosen, epsilon=epsilon))
     return Section(
         name="degradation",
         title="How good must the mask be?",

@@ -43,7 +43,7 @@ class SystemFigures:
     """The same for each seed."""
     clean_iou: Estimate
     attacked_iou: dict[float, Estimate]
-    """By epsilon: mean IoU with the oracle on each image's worst adversarial image."""
+    """By epsilon: mean IoU with the oracle on each image's worst adversarial image. Empty for masks no segmenter predicts."""
     passed: int
     failed: int
     """Sanity checks over all seeds."""
@@ -155,7 +155,8 @@ def _figures(arms: list[Arm], role: Role, study: Study) -> SystemFigures:
         _, stands = verdicts(arms, epsilon)
         robust[epsilon] = share(stands, f"robust {key} {epsilon}")
         seed_robust[epsilon] = tuple(wilson(int(row.sum()), len(row)) for row in stands)
-        iou[epsilon] = mean(per_image(arms, "adversarial_mask_iou", epsilon), f"iou {key} {epsilon}")
+        if arms[0].condition.uses_segmenter:
+            iou[epsilon] = mean(per_image(arms, "adversarial_mask_iou", epsilon), f"iou {key} {epsilon}")
     right = per_image(arms, "clean_prediction", None) == per_image(arms, "label", None)
     checks = [check for arm in arms for check in arm.checks or ()]
     return SystemFigures(

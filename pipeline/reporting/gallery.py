@@ -11,7 +11,8 @@ from PIL import Image
 
 from pipeline.evaluation.gallery_samples import Gallery, GalleryOutcome, read_gallery
 from pipeline.evaluation.summary import epsilon_text
-from pipeline.reporting.study import Arm, Study
+from pipeline.reporting import wording
+from pipeline.reporting.study import Arm, Condition, Study
 
 SIDE = 128
 """Larger images are scaled down to this many pixels a side."""
@@ -75,7 +76,7 @@ def gallery_cards(study: Study) -> Cards:
             rows = np.flatnonzero(gallery.outcome == outcome.value)[:per_outcome]
             cards += [_card(arm, number, gallery, int(row), outcome) for row in rows]
     return Cards(
-        systems=tuple(_system(arm) for arm, _ in shown),
+        systems=tuple(system_text(arm.condition) for arm, _ in shown),
         cards=tuple(cards),
         without=tuple(arm.name for arm, gallery in kept if gallery is None),
     )
@@ -91,9 +92,10 @@ def png_uri(pixels: UInt8[np.ndarray, "side side *channels"]) -> str:
     return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
 
 
-def _system(arm: Arm) -> str:
-    condition = arm.condition
-    return f"{condition.classifier_objective} classifier, masks {condition.train_masks} to {condition.tested}"
+def system_text(condition: Condition) -> str:
+    """``Naturally trained classifier, masks oracle in training, random in testing``"""
+    classifier = wording.classifier(condition.classifier_objective)
+    return f"{classifier}, masks {condition.trained} in training, {condition.tested} in testing"
 
 
 def _card(arm: Arm, number: int, gallery: Gallery, row: int, outcome: GalleryOutcome) -> Card:
@@ -102,7 +104,7 @@ def _card(arm: Arm, number: int, gallery: Gallery, row: int, outcome: GalleryOut
     name, epsilon = str(gallery.attack[row]), float(gallery.epsilon[row])
     return Card(
         sample_id=str(gallery.sample_id[row]),
-        system=_system(arm),
+        system=system_text(arm.condition),
         system_number=number,
         outcome=outcome.value,
         outcome_text=OUTCOMES[outcome],

@@ -75,6 +75,16 @@ LOOKS = {
 """Colours with a contrast of at least 4.5 to white; their partners of the dark theme are in ``templates/style.css``."""
 
 
+class Variant(NamedTuple):
+    """How a second and a third system of one mask source are told from the first."""
+
+    marker: str
+    dashes: tuple[float, tuple[float, ...]]
+
+
+VARIANTS = (Variant("o", (0, (5, 2))), Variant("s", (0, (1.5, 1.5))), Variant("D", (0, (6, 1.5, 1, 1.5))))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Panel:
     """One figure of a report."""
@@ -197,11 +207,10 @@ def _ordered(systems: Sequence[SystemFigures]) -> list[SystemFigures]:
 
 
 def label_of(figures: SystemFigures) -> str:
-    """``learned (trained with oracle), natural segmenter``"""
+    """``learned, natural segmenter; classifier trained with oracle``"""
     condition = figures.condition
-    trained = "" if condition.train_masks == condition.test_masks else f" (trained with {condition.train_masks})"
-    segmenter = f", {condition.segmenter_objective} segmenter" if condition.segmenter_objective else ""
-    return f"{condition.test_masks} {condition.setting}".rstrip() + trained + segmenter
+    trained = "" if condition.trained == condition.test_masks else f"; classifier trained with {condition.trained}"
+    return condition.tested + trained
 
 
 def _figure(num_labels: int) -> tuple[Figure, Axes]:
@@ -222,8 +231,8 @@ def _lines(axes: Axes, series: Series, *, scale: float) -> None:
             [scale * value.value for value in values.values()],
             yerr=list(zip(*(_reach(value, scale) for value in values.values()), strict=True)),
             color=look.colour,
-            marker=look.marker,
-            linestyle=look.dashes if not variant else (0, (1 + 2 * variant, 2)),
+            marker=look.marker if not variant else VARIANTS[(variant - 1) % len(VARIANTS)].marker,
+            linestyle=look.dashes if not variant else VARIANTS[(variant - 1) % len(VARIANTS)].dashes,
             markerfacecolor=look.colour if not variant else "#ffffff",
             elinewidth=1,
             label=label_of(figures),
@@ -252,9 +261,9 @@ def _placed(axes: Axes, figures: SystemFigures, epsilon: float, look: Look, *, l
 
 def _strengths(axes: Axes, systems: Sequence[SystemFigures], norm: str) -> None:
     epsilons = sorted({0.0, *(epsilon for one in systems for epsilon in one.robust)})
-    names = {"linf": "largest change of a colour value (L-infinity)", "l2": "Euclidean norm of the change (L2)"}
+    names = {"linf": "largest change of a value", "l2": "Euclidean length of the change"}
     axes.set_xticks(epsilons, ["0 (clean)", *(epsilon_text(epsilon) for epsilon in epsilons[1:])])
-    axes.set(xlabel=f"strength of the attack: {names.get(norm, norm)}")
+    axes.set(xlabel=f"strength of the attack ({names.get(norm, norm)})")
 
 
 def _panel(figure: Figure, axes: Axes, name: str, title: str, description: str) -> Panel:

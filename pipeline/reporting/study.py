@@ -25,7 +25,7 @@ class Condition(NamedTuple):
 
     classifier_objective: str
     segmenter_objective: str | None
-    """None where no segmenter takes part."""
+    """Of the segmenter in testing, else of that in training; None where no segmenter takes part."""
     train_masks: str
     test_masks: str
     setting: str = ""
@@ -34,8 +34,14 @@ class Condition(NamedTuple):
     @property
     def tested(self) -> str:
         """The masks in testing, for people: ``learned, adversarial segmenter`` or ``eroded 2 px``."""
-        segmenter = f", {self.segmenter_objective} segmenter" if self.segmenter_objective else ""
+        segmenter = f", {self.segmenter_objective} segmenter" if self.uses_segmenter and self.segmenter_objective else ""
         return f"{self.test_masks} {self.setting}".rstrip() + segmenter
+
+    @property
+    def trained(self) -> str:
+        """The masks in training, for people; their segmenter where that of testing does not say it."""
+        other = self.segmenter_objective and not self.uses_segmenter
+        return f"{self.train_masks}, {self.segmenter_objective} segmenter" if other else self.train_masks
 
     @property
     def uses_segmenter(self) -> bool:
@@ -168,6 +174,8 @@ def _read_ablation(run: Path) -> Study:
             else:
                 missing.append(f"The arm {entry['name']} was not evaluated to its end; continue the ablation with resume=true.")
         silhouette = None if about.get("silhouette") is None else tuple(dict(entry) for entry in about["silhouette"])
+        if not about.get("finished", True):
+            missing.append("The ablation has not come to its end; the same foreguard ablate command continues it.")
         decomposition = about.get("decomposition")
         name = str(about["experiment"])
     except (KeyError, TypeError, ValueError) as error:

@@ -33,6 +33,7 @@ class Table:
 
     name: str
     """Of its files, and of its place in the page."""
+    title: str
     caption: str
     columns: tuple[Column, ...]
     groups: tuple[tuple[str, tuple[tuple[Cell, ...], ...]], ...]

@@ -17,11 +17,12 @@ def headline(study: Study, findings: Findings) -> Table:
     systems = findings.of_role("main")
     return _accuracy_table(
         "headline",
+        "All systems",
         f"Accuracy in percent with 95 % interval. {_pooling(study)}",
         study,
         systems,
         _masks_columns(),
-        lambda figures: (Cell(text=figures.condition.tested), Cell(text=figures.condition.train_masks)),
+        lambda figures: (Cell(text=figures.condition.tested), Cell(text=figures.condition.trained)),
         with_sanity=True,
     )
 
@@ -30,11 +31,12 @@ def diagnostic(study: Study, findings: Findings) -> Table:
     """The same of arms that are neither compared nor part of the answer."""
     return _accuracy_table(
         "diagnostic",
-        f"Further systems, for orientation: accuracy in percent with 95 % interval. {_pooling(study)}",
+        "Further systems",
+        f"Accuracy of systems that are neither compared nor part of the answer, in percent with 95 % interval. {_pooling(study)}",
         study,
         findings.of_role("diagnostic"),
         _masks_columns(),
-        lambda figures: (Cell(text=figures.condition.tested), Cell(text=figures.condition.train_masks)),
+        lambda figures: (Cell(text=figures.condition.tested), Cell(text=figures.condition.trained)),
     )
 
 
@@ -42,6 +44,7 @@ def degradation(study: Study, systems: Sequence[SystemFigures]) -> Table:
     """Masks made worse on purpose, the oracle and predicted masks, with their measured IoU, best mask first."""
     return _accuracy_table(
         "degradation",
+        "Masks of measured quality",
         f"Accuracy in percent against the quality of the mask, with 95 % interval. {_pooling(study)}",
         study,
         sorted(systems, key=lambda figures: -figures.clean_iou.value),
@@ -64,7 +67,7 @@ def comparisons(findings: Findings) -> Table:
     objectives = dict.fromkeys(one.first.classifier_objective for one in findings.comparisons)
     groups = tuple(
         (
-            f"{objective} classifier",
+            wording.classifier(objective),
             tuple(_comparison_row(one) for one in findings.comparisons if one.first.classifier_objective == objective),
         )
         for objective in objectives
@@ -74,7 +77,12 @@ def comparisons(findings: Findings) -> Table:
     )
     rows = [_comparison_tidy(one) for one in findings.comparisons]
     return Table(
-        name="comparisons", caption=caption, columns=columns, groups=groups, tidy=pl.DataFrame(rows, infer_schema_length=None)
+        name="comparisons",
+        title="All paired comparisons",
+        caption=caption,
+        columns=columns,
+        groups=groups,
+        tidy=pl.DataFrame(rows, infer_schema_length=None),
     )
 
 
@@ -86,16 +94,17 @@ def mask_iou(study: Study, systems: Sequence[SystemFigures]) -> Table:
     tidy = []
     groups: dict[str, list[tuple[Cell, ...]]] = {}
     for figures in systems:
-        names = (Cell(text=figures.condition.tested), Cell(text=figures.condition.train_masks))
+        names = (Cell(text=figures.condition.tested), Cell(text=figures.condition.trained))
         values = [(0.0, figures.clean_iou), *((epsilon, figures.attacked_iou[epsilon]) for epsilon in attacked)]
-        title = f"{figures.condition.classifier_objective} classifier"
-        groups.setdefault(title, []).append((*names, *(_iou_cell(value) for _, value in values)))
+        group = wording.classifier(figures.condition.classifier_objective)
+        groups.setdefault(group, []).append((*names, *(_iou_cell(value) for _, value in values)))
         tidy += [_tidy(figures, epsilon, "mask_iou", value) for epsilon, value in values]
     return Table(
         name="mask-iou",
+        title="Mask IoU",
         caption="Overlap of the predicted mask with the oracle (mean IoU over images, 1 is perfect), with 95 % interval.",
         columns=columns,
-        groups=tuple((title, tuple(rows)) for title, rows in groups.items()),
+        groups=tuple((group, tuple(rows)) for group, rows in groups.items()),
         tidy=pl.DataFrame(tidy, infer_schema_length=None),
     )
 
@@ -114,6 +123,7 @@ def sanity(study: Study) -> Table:
     ]
     return Table(
         name="sanity",
+        title="All sanity checks",
         caption="Checks for what makes a system look more robust than it is. SKIP: the check says nothing about that system.",
         columns=(Column(label="Arm"), Column(label="Verdict"), Column(label="Check"), Column(label="Finding")),
         groups=(("", tuple(rows)),),
@@ -123,6 +133,7 @@ def sanity(study: Study) -> Table:
 
 def _accuracy_table(
     name: str,
+    title: str,
     caption: str,
     study: Study,
     systems: Sequence[SystemFigures],
@@ -143,19 +154,20 @@ def _accuracy_table(
         row = (*names(figures), *(_share_cell(value) for _, value in values))
         row += (Cell(text=f"{figures.clean.n} x {len(figures.seeds)}"),)
         row += (_sanity_cell(figures),) if with_sanity else ()
-        groups.setdefault(f"{figures.condition.classifier_objective} classifier", []).append(row)
+        groups.setdefault(wording.classifier(figures.condition.classifier_objective), []).append(row)
         tidy += [_tidy(figures, epsilon, "accuracy", value) for epsilon, value in values]
     return Table(
         name=name,
+        title=title,
         caption=caption,
         columns=columns,
-        groups=tuple((title, tuple(rows)) for title, rows in groups.items()),
+        groups=tuple((group, tuple(rows)) for group, rows in groups.items()),
         tidy=pl.DataFrame(tidy, infer_schema_length=None),
     )
 
 
 def _masks_columns() -> tuple[Column, ...]:
-    return (Column(label="Masks in testing"), Column(label="in training"))
+    return (Column(label="Masks in testing"), Column(label="Masks in training"))
 
 
 def _pooling(study: Study) -> str:

@@ -8,7 +8,13 @@ from pipeline.reporting.study import Study
 FLOOR = 0.05
 """Robust accuracy up to which nearly nothing stands, so that systems can hardly differ."""
 
+TRAINED = {"natural": "Naturally trained classifier", "adversarial": "Adversarially trained classifier"}
 NORMS = {"linf": "L-infinity", "l2": "L2"}
+
+
+def classifier(objective: str) -> str:
+    """``Adversarially trained classifier``"""
+    return TRAINED.get(objective, f"Classifier trained with {objective}")
 
 
 def percent(estimate: Estimate) -> str:
@@ -58,6 +64,11 @@ def sample_text(study: Study) -> str:
 def num_images(study: Study) -> int:
     """The most images that an arm has met."""
     return max(arm.records["sample_id"].n_unique() for arm in study.arms)
+
+
+def strength_text(study: Study) -> str:
+    """``8/255``, the largest strength."""
+    return epsilon_text(study.epsilons[-1])
 
 
 def answer_sentences(answer: Answer) -> list[str]:

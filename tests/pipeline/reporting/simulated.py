@@ -53,6 +53,7 @@ def write_ablation(
 ) -> Path:
     """An ablation directory with made-up outcomes."""
     difficulty = np.random.default_rng(7).normal(size=num_images)
+    run.mkdir(parents=True, exist_ok=True)
     entries = []
     for seed in seeds:
         for number, arm in enumerate(arms):
@@ -79,12 +80,29 @@ def write_ablation(
         "prepared": "prepared/simulated",
         "arms": entries,
         "silhouette": [{"seed": seed, "accuracy": 0.4 + 0.01 * seed, "n": num_images} for seed in seeds],
-        "decomposition": None,
+        "decomposition": "decomposition.parquet",
         "config": {"experiment": experiment, "seeds": list(seeds)},
         "seconds": {"train": 812.0, "evaluate": 431.5},
     }
     (run / "ablation.json").write_text(json.dumps(about))
+    pl.concat(_decomposed(seed, num_images) for seed in seeds).write_parquet(run / "decomposition.parquet")
     return run
+
+
+def _decomposed(seed: int, num_images: int) -> pl.DataFrame:
+    rng = np.random.default_rng([seed, 99])
+    fates = ["stands", "falls", "gained", "lost-clean", "lost-mask", "lost-pixels", "lost-either", "lost-together"]
+    parts = []
+    for epsilon in EPSILONS:
+        fate = rng.choice(fates, size=num_images, p=[0.3, 0.25, 0.03, 0.04, 0.12, 0.08, 0.08, 0.1])
+        stands = np.isin(fate, ["stands", "gained"])
+        about = {"arm": f"arm, seed {seed}", "oracle_arm": "oracle", "seed": seed, "classifier_objective": "adversarial"}
+        about |= {"segmenter_objective": "natural", "train_masks": "learned", "test_masks": "learned"}
+        columns = {"sample_id": [f"image-{row:04d}" for row in range(num_images)], "epsilon": np.full(num_images, epsilon)}
+        columns |= {"stands": stands, "oracle_stands": ~np.isin(fate, ["falls", "gained"]), "fate": fate}
+        columns |= {"pixels_attack_stands": stands | (fate == "lost-mask"), "mask_attack_stands": stands | (fate == "lost-pixels")}
+        parts.append(pl.DataFrame(columns).with_columns(*(pl.lit(value).alias(name) for name, value in about.items())))
+    return pl.concat(parts)
 
 
 def write_evaluation(
