@@ -8,6 +8,7 @@ Not for images that are kept for training or for transfer: a point that only jus
 """
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,9 @@ from pipeline.attacks.verdicts import Judged
 from pipeline.randomness import derive_seeds
 
 Images = Float[Tensor, "images 3 height width"]
+Confirm = Callable[[Tensor, Tensor], Tensor]
+"""(points, their images' numbers) -> verdicts (B,), above 0 is misclassified."""
+
 _WARM = -1
 """The number of the extra start at ``starts``; random starts count from 0, as in ``pgd``."""
 
@@ -46,6 +50,7 @@ def streamed_pgd(
     num_steps: int,
     step_size: float | None = None,
     starts: Images | None = None,
+    confirm: Confirm | None = None,
 ) -> Searched:
     """Run ``pgd_linf`` or ``pgd_l2`` on any number of images until each has fallen or has used up its starts.
 
@@ -57,6 +62,8 @@ def streamed_pgd(
         num_steps: gradient steps of each start, at least 1.
         step_size: length of a step in the ball's norm; None is ``2.5 * epsilon / num_steps``.
         starts: one more start for each image, tried first, brought into the ball: the best point of a smaller ball, say.
+        confirm: asked for the verdicts of misclassified points before their images leave, where the objective climbs a copy of the
+            system that is less exact.
 
     The starts of an image follow each other, so what is found does not depend on which images share its batch.
     Raises FloatingPointError for a score or verdict that is no number (the search was blind there, and "robust" would be a false
@@ -64,7 +71,7 @@ def streamed_pgd(
     """
     if num_steps < 1 or batch_size < 1 or not len(seeds):
         raise ValueError(f"restarts, num_steps and batch_size are at least 1, not {len(seeds)}, {num_steps} and {batch_size}")
-    search = _Search(objective, ball, seeds, num_steps, step_size, starts)
+    search = _Search(objective, ball, seeds, num_steps, step_size, starts, confirm)
     search.judge_images(batch_size)
     search.run(batch_size)
     return search.result()
@@ -74,9 +81,17 @@ class _Search:
     """The queue, the slots of the batch, and what was found so far."""
 
     def __init__(
-        self, objective: Judged, ball: Ball, seeds: Tensor, num_steps: int, step_size: float | None, starts: Tensor | None
+        self,
+        objective: Judged,
+        ball: Ball,
+        seeds: Tensor,
+        num_steps: int,
+        step_size: float | None,
+        starts: Tensor | None,
+        confirm: Confirm | None,
     ) -> None:
         self._objective, self._ball, self._seeds, self._num_steps, self._starts = objective, ball, seeds, num_steps, starts
+        self._confirm = confirm
         images, device = len(ball.images), ball.images.device
         radius = ball.radius.expand(images, 1, 1, 1)
         self._step = 2.5 * radius / num_steps if step_size is None else torch.full_like(radius, step_size)
@@ -153,6 +168,9 @@ class _Search:
         if undefined.any():
             where = ", ".join(map(str, indices[undefined].tolist()))
             raise FloatingPointError(f"the objective gave a score that is no number for these images: {where}")
+        claimed = verdicts > 0
+        if self._confirm is not None and claimed.any():
+            verdicts = verdicts.masked_scatter(claimed, self._confirm(points.detach()[claimed], indices[claimed]).to(verdicts))
         better = verdicts > self._verdicts[indices]
         self._points[indices[better]] = points.detach()[better]
         self._verdicts[indices[better]] = verdicts[better]

@@ -8,13 +8,14 @@ gradient descent even before every step (``attacks.streaming``). The verdict of 
 import time
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from pipeline.attacks.acceleration import Precision, attacked_copy
 from pipeline.attacks.adaptive import GuideMasks, SystemObjective
 from pipeline.attacks.attempt import Attempt, Victims
 from pipeline.attacks.balls import l2_ball, linf_ball
@@ -22,8 +23,9 @@ from pipeline.attacks.objectives import class_score
 from pipeline.attacks.regions import Region, region_masks
 from pipeline.attacks.running import Found, clean, num_starts, skipped_attacks
 from pipeline.attacks.streaming import streamed_pgd
-from pipeline.attacks.suite import AttackSpec, AttackSuite, ClassAttack, ThreatModel, hides_seeds
+from pipeline.attacks.suite import AttackSpec, AttackSuite, AutoAttack, ClassAttack, SquareAttack, ThreatModel, hides_seeds
 from pipeline.attacks.verdicts import verdict
+from pipeline.data.loading import read_rows
 from pipeline.data.prepared import PreparedDataset
 from pipeline.evaluation.chunks import Chunk, batches, norms
 from pipeline.evaluation.outcomes import RecordStore, Unit
@@ -55,6 +57,8 @@ class Plan:
     """Attack every image that is right clean with every attack, to its end: for galleries and transfer."""
     save_images: bool
     guides: GuideMasks | None = None
+    precision: Precision = "float32"
+    """Of gradient searches. Whether an image has fallen is asked of the system itself, in its own precision, always."""
 
     @property
     def num_chunks(self) -> int:
@@ -73,12 +77,13 @@ def attack_images(plan: Plan, store: RecordStore, *, device: torch.device, advan
     attacks raise.
     """
     recorded = store.units()
+    copy = attacked_copy(plan.system, read_rows(plan.dataset, plan.rows[:1]).to(device).images, precision=plan.precision)
     for number in range(plan.num_chunks):
         rows = plan.rows[number * plan.chunk_size : (number + 1) * plan.chunk_size]
         units = plan.units(number)
         if not recorded.issuperset(units):
             chunk = Chunk(plan.system, plan.dataset, rows, batch_size=plan.batch_size, device=device, guides=plan.guides)
-            _attack_chunk(plan, store, chunk, units, recorded, advance)
+            _attack_chunk(plan, store, chunk, units, recorded, copy, advance)
         if not plan.save_images:
             store.discard_images(iter(units))
 
@@ -92,7 +97,13 @@ def applicable(plan: Plan, *, device: torch.device) -> tuple[AttackSuite, dict[s
 
 
 def _attack_chunk(
-    plan: Plan, store: RecordStore, chunk: Chunk, units: list[Unit], recorded: set[Unit], advance: Callable[[int], None]
+    plan: Plan,
+    store: RecordStore,
+    chunk: Chunk,
+    units: list[Unit],
+    recorded: set[Unit],
+    copy: TwoStage,
+    advance: Callable[[int], None],
 ) -> None:
     for unit in units:
         if unit in recorded:
@@ -104,7 +115,7 @@ def _attack_chunk(
         positions = chunk.to_attack(keep_all=plan.keep_all) if epsilon > 0 else torch.zeros(0, dtype=torch.int64)
         positions = positions.to(chunk.victims.labels.device)
         began = time.monotonic()
-        points = _attack(plan, chunk, name, spec, epsilon, positions)
+        points = _attack(plan, chunk, copy, name, spec, epsilon, positions)
         seconds = time.monotonic() - began
         about: dict[str, object] = {
             "system": plan.system_id,
@@ -128,7 +139,7 @@ def _needed(plan: Plan, unit: Unit, recorded: set[Unit]) -> bool:
     return following.epsilon < len(plan.suite.threat.epsilons) and following not in recorded
 
 
-def _attack(plan: Plan, chunk: Chunk, name: str, spec: AttackSpec, epsilon: float, positions: Tensor) -> Tensor:
+def _attack(plan: Plan, chunk: Chunk, copy: TwoStage, name: str, spec: AttackSpec, epsilon: float, positions: Tensor) -> Tensor:
     """What an attack finds for some images of the chunk, or found at a smaller epsilon where that was better."""
     victims = chunk.victims.select(positions)
     if not len(positions):
@@ -145,6 +156,7 @@ def _attack(plan: Plan, chunk: Chunk, name: str, spec: AttackSpec, epsilon: floa
         batch_size=plan.batch_size,
         settle=not plan.keep_all,
         below=None if below is None else below[0][positions],
+        copy=copy,
     )
     _check_inside(name, found.images, victims, plan.suite.threat, epsilon)
     if below is None:
@@ -166,17 +178,21 @@ def run_in_batches(
     batch_size: int,
     settle: bool = True,
     below: Float[Tensor, "images 3 height width"] | None = None,
+    copy: TwoStage | None = None,
 ) -> Found:
     """``running.run_attack`` on any number of images, in full batches: the same verdict for every image.
 
     With ``settle`` an image that has fallen leaves, else all starts are run to their end and the largest margin is kept. ``below``
-    holds points of a smaller ball: descent with a fixed step tries them as one more start.
+    holds points of a smaller ball: descent with a fixed step tries them as one more start. ``copy`` is what gradients are taken
+    of instead of the system (``acceleration.attacked_copy``); what has fallen is decided by the system.
     """
     streamable = isinstance(spec, ClassAttack) and spec.search == "pgd" and not spec.num_targets
     if settle and streamable and not hides_seeds(threat, victims.system.masking):
         assert isinstance(spec, ClassAttack)
-        return _stream(name, spec, victims, threat, epsilon, run_seed, num_classes, batch_size, below)
+        return _stream(name, spec, victims, threat, epsilon, run_seed, num_classes, batch_size, below, copy)
     found = _clean(victims, batch_size)
+    asks_for_logits = isinstance(spec, SquareAttack | AutoAttack)  # they count on exact ones
+    searched = victims if copy is None or asks_for_logits else replace(victims, system=copy)
     for start in range(num_starts(spec, num_classes)):
         standing = (
             (~found.fallen).nonzero().flatten() if settle else torch.arange(len(victims.labels), device=victims.labels.device)
@@ -185,7 +201,7 @@ def run_in_batches(
             rows = standing[batch]
             attempt = Attempt(
                 spec=spec,
-                victims=victims.select(rows),
+                victims=searched.select(rows),
                 threat=threat,
                 epsilon=epsilon,
                 start=start,
@@ -193,7 +209,7 @@ def run_in_batches(
                 run_seed=run_seed,
                 name=name,
             )
-            with attacked(victims.system):
+            with attacked(searched.system):
                 points = attempt.search()
             scored = verdict(victims.system, points, attempt.victims.labels, attempt.victims.context)
             tried = Found(images=points, margins=scored.margins, fallen=scored.fallen)
@@ -211,9 +227,14 @@ def _stream(
     num_classes: int,
     batch_size: int,
     below: Tensor | None,
+    copy: TwoStage | None,
 ) -> Found:
+    def confirm(points: Tensor, indices: Tensor) -> Tensor:
+        some = victims.select(indices)
+        return verdict(victims.system, points, some.labels, some.context).margins
+
     objective = SystemObjective(
-        system=victims.system,
+        system=victims.system if copy is None else copy,
         labels=victims.labels,
         context=victims.context,
         class_score=class_score(spec.loss, num_classes=num_classes),
@@ -223,9 +244,17 @@ def _stream(
     key = zlib.crc32(name.encode())
     seeds = torch.stack([derive_seeds(victims.seeds, run_seed, key, start) for start in range(spec.restarts)])
     ball = (linf_ball if threat.norm == "linf" else l2_ball)(victims.images, epsilon, _region(victims, threat))
-    with attacked(victims.system):
-        searched = streamed_pgd(objective, ball, seeds=seeds, batch_size=batch_size, num_steps=spec.num_steps, starts=below)
-    return _clean(Victims(**{**vars(victims), "images": searched.points}), batch_size)
+    with attacked(objective.system):
+        searched = streamed_pgd(
+            objective,
+            ball,
+            seeds=seeds,
+            batch_size=batch_size,
+            num_steps=spec.num_steps,
+            starts=below,
+            confirm=None if copy is None else confirm,
+        )
+    return _clean(replace(victims, images=searched.points), batch_size)
 
 
 def _clean(victims: Victims, batch_size: int) -> Found:

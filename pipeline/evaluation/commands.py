@@ -60,6 +60,9 @@ class EvaluateConfig:
     """Images whose records are written together. What a killed evaluation repeats is one attack on so many images."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Decides the random starts of the attacks."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """Of the gradients that attacks climb. bf16 is about twice as fast where the processor has bfloat16 instructions; every
+    success is checked in float32, and survivors may be a little overestimated."""
     keep_all: bool = False
     """Run every attack to its end on every image that is right clean, also on fallen ones: for galleries and transfer."""
     save_images: bool = False
@@ -71,13 +74,14 @@ class EvaluateConfig:
     sanity_images: Count = 64
     """Images that the sanity checks use."""
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """The device; auto takes a GPU where there is one. Attacks are float32 on all of them."""
+    """The device; auto takes a GPU where there is one. Verdicts are float32 on all of them."""
     allow_other_data: bool = False
     """Evaluate on another data set than the stages were trained on. The classes have to be the same."""
 
 
 def evaluate(config: EvaluateConfig) -> None:
     """Run an evaluation, or continue it, and print its figures. Raises ``UserError`` of the kind that fits."""
+    from pipeline.allocator import keep_freed_pages
     from pipeline.data.prepared import open_prepared
     from pipeline.evaluation.attacking import Plan, applicable
     from pipeline.evaluation.chunks import choose_rows
@@ -86,6 +90,7 @@ def evaluate(config: EvaluateConfig) -> None:
     from pipeline.training.run import open_run
 
     device = choose_device(config.accelerator)
+    keep_freed_pages()
     dataset = open_prepared(config.prepared)
     subject = load_subject(
         classifier_run=config.classifier_run,
@@ -107,6 +112,7 @@ def evaluate(config: EvaluateConfig) -> None:
         keep_all=config.keep_all,
         save_images=config.save_images,
         guides=_guides(dataset, device),
+        precision=config.precision,
     )
     suite, skipped = applicable(plan, device=device)
     plan = dataclasses.replace(plan, suite=suite)

@@ -154,3 +154,24 @@ def test_a_score_that_is_no_number_and_a_cut_graph_are_refused() -> None:
     objective = SystemObjective(system=system(network), labels=labels, context=None, class_score=margin)
     with pytest.raises(ValueError, match="at least 1"):
         streamed_pgd(objective, ball, seeds=start_seeds(0), batch_size=8, num_steps=2)
+
+
+def test_only_what_is_confirmed_has_fallen() -> None:
+    network = model()
+    images, labels = images_of(network)
+    objective = SystemObjective(system=system(network), labels=labels, context=None, class_score=margin)
+    asked: list[int] = []
+
+    def only_even(points: Tensor, indices: Tensor) -> Tensor:
+        asked.extend(indices.tolist())
+        margins = margin(network(points), labels[indices])
+        assert (margins > 0).all()
+        return torch.where(indices % 2 == 0, margins, -1.0)
+
+    ball = linf_ball(images, 0.02)
+    free = streamed_pgd(objective, ball, seeds=start_seeds(2), batch_size=8, num_steps=4)
+    confirmed = streamed_pgd(objective, ball, seeds=start_seeds(2), batch_size=8, num_steps=4, confirm=only_even)
+    even = torch.arange(IMAGES) % 2 == 0
+    assert torch.equal(confirmed.fallen, free.fallen & even)
+    assert (confirmed.starts[~even] == 2).all()
+    assert set(free.fallen.nonzero().flatten().tolist()) <= set(asked)

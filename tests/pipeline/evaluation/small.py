@@ -79,6 +79,7 @@ def plan(
     chunk_size: int = 11,
     keep_all: bool = False,
     save_images: bool = False,
+    precision: str = "float32",
 ) -> Plan:
     joined = system(source)
     return Plan(
@@ -92,6 +93,7 @@ def plan(
         chunk_size=chunk_size,
         keep_all=keep_all,
         save_images=save_images,
+        precision=precision,
     )
 
 

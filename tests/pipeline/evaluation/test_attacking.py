@@ -120,6 +120,15 @@ def test_saved_images_score_as_recorded_and_a_changed_one_is_noticed(small: Modu
     assert set(rescore(plan, store, device=CPU).changed) == set(part.filter(pl.col("status") == Status.ATTACKED)["sample_id"])
 
 
+def test_what_a_search_in_bf16_finds_is_judged_in_float32(small: ModuleType, tmp_path: Path) -> None:
+    plan, store = small.plan(epsilons=(0.01,), save_images=True, precision="bf16"), RecordStore(tmp_path / "bf16")
+    records = evaluate(plan, tmp_path / "bf16")
+    assert rescore(plan, store, device=CPU).changed == ()
+    exact = evaluate(small.plan(epsilons=(0.01,)), tmp_path / "float32")
+    assert_frame_equal(records.select("clean_margin"), exact.select("clean_margin"))
+    assert robust_accuracy(records, 0.01).value == pytest.approx(robust_accuracy(exact, 0.01).value, abs=2.1 / small.IMAGES)
+
+
 def test_norms_are_those_of_the_saved_images(small: ModuleType, tmp_path: Path) -> None:
     plan, store = small.plan(epsilons=(0.01,), attacks={"pgd": small.ATTACKS["pgd"]}, save_images=True), RecordStore(tmp_path)
     evaluate(plan, tmp_path)
