@@ -11,6 +11,7 @@ from pipeline.evaluation.statistics import Estimate, wilson
 from pipeline.evaluation.summary import epsilon_text
 from pipeline.reporting import wording
 from pipeline.reporting.findings import share
+from pipeline.reporting.gallery import system_text
 from pipeline.reporting.plots import LOOKS, Panel, bars
 from pipeline.reporting.section import Section
 from pipeline.reporting.study import Condition, Study
@@ -47,7 +48,8 @@ def decomposition_section(study: Study) -> Section:
         title=title,
         intro=f"Images that stand with oracle masks at {epsilon_text(epsilon)} and fall with learned ones, in percent of all "
         "images, by what was enough to fool the system: the attacked mask on the clean image, the attacked image through the "
-        "clean mask, either of them, or only both together. What is lost minus what is gained is the difference between the two systems.",
+        "clean mask, either of them, or only both together. What is lost minus what is gained is the difference of the two "
+        "systems.",
         panels=tuple(_panel(number, key, values[epsilon]) for number, (key, values) in enumerate(figures.items(), start=1)),
         tables=(_table(figures, epsilon, rows),),
     )
@@ -115,7 +117,7 @@ def _matrix(rows: pl.DataFrame, claim: pl.Expr) -> np.ndarray:
 def _panel(number: int, key: Condition, values: dict[str, Estimate]) -> Panel:
     return bars(
         f"decomposition-{number}",
-        f"{wording.classifier(key.classifier_objective)}, trained with {key.train_masks}, tested with {key.tested}",
+        system_text(key),
         [(text, values[fate.value]) for fate, text in LOST.items()],
         xlabel="lost (% of all images)",
         colour=LOOKS["learned"].colour,

@@ -93,9 +93,9 @@ def png_uri(pixels: UInt8[np.ndarray, "side side *channels"]) -> str:
 
 
 def system_text(condition: Condition) -> str:
-    """``Naturally trained classifier, masks oracle in training, random in testing``"""
+    """``Naturally trained classifier; masks in training: oracle; in testing: random``"""
     classifier = wording.classifier(condition.classifier_objective)
-    return f"{classifier}, masks {condition.trained} in training, {condition.tested} in testing"
+    return f"{classifier}; masks in training: {condition.trained}; in testing: {condition.tested}"
 
 
 def _card(arm: Arm, number: int, gallery: Gallery, row: int, outcome: GalleryOutcome) -> Card:

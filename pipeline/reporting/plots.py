@@ -207,9 +207,9 @@ def _ordered(systems: Sequence[SystemFigures]) -> list[SystemFigures]:
 
 
 def label_of(figures: SystemFigures) -> str:
-    """``learned, natural segmenter; classifier trained with oracle``"""
+    """``learned (natural segmenter), trained with oracle``"""
     condition = figures.condition
-    trained = "" if condition.trained == condition.test_masks else f"; classifier trained with {condition.trained}"
+    trained = "" if condition.trained == condition.test_masks else f", trained with {condition.trained}"
     return condition.tested + trained
 
 

@@ -33,15 +33,15 @@ class Condition(NamedTuple):
 
     @property
     def tested(self) -> str:
-        """The masks in testing, for people: ``learned, adversarial segmenter`` or ``eroded 2 px``."""
-        segmenter = f", {self.segmenter_objective} segmenter" if self.uses_segmenter and self.segmenter_objective else ""
+        """The masks in testing, for people: ``learned (adversarial segmenter)`` or ``eroded 2 px``."""
+        segmenter = f" ({self.segmenter_objective} segmenter)" if self.uses_segmenter and self.segmenter_objective else ""
         return f"{self.test_masks} {self.setting}".rstrip() + segmenter
 
     @property
     def trained(self) -> str:
         """The masks in training, for people; their segmenter where that of testing does not say it."""
         other = self.segmenter_objective and not self.uses_segmenter
-        return f"{self.train_masks}, {self.segmenter_objective} segmenter" if other else self.train_masks
+        return f"{self.train_masks} ({self.segmenter_objective} segmenter)" if other else self.train_masks
 
     @property
     def uses_segmenter(self) -> bool:

@@ -1,6 +1,6 @@
 """Runs as an ablation leaves them behind, from a seeded simulator: made-up figures with the structure of real ones.
 
-Every image has a latent difficulty, every system a strength that decays with epsilon; both arms of a comparison meet the same images.
+Every image has a latent difficulty, every system a strength that decays with epsilon; all systems meet the same images.
 Usable as a program too:  python simulated.py DIRECTORY
 """
 
@@ -109,7 +109,7 @@ def write_evaluation(
     path: Path, arm: tuple, *, seed: int, number: int, difficulty: np.ndarray, failing: bool = True, with_gallery: bool = True
 ) -> Path:
     """One evaluation run with records, summary, sanity report and gallery."""
-    classifier, segmenter, train, test, pixels, role, strength, loss, clean_iou, attacked_iou = arm
+    _, segmenter, train, test, pixels, role, strength, loss, clean_iou, attacked_iou = arm
     rng = np.random.default_rng([seed, number])
     path.mkdir(parents=True)
     store = RecordStore(path)

@@ -1,0 +1,36 @@
+"""The simulator of ``simulated.py``, and one report of a simulated ablation that many tests read."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from pipeline.reporting.commands import ReportConfig, report
+
+
+@pytest.fixture(scope="session")
+def simulated() -> ModuleType:
+    name = "simulated_runs"
+    specification = importlib.util.spec_from_file_location(name, Path(__file__).with_name("simulated.py"))
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[name] = module
+    specification.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def ablation(simulated, tmp_path_factory) -> Path:
+    """A run with every part of a report in it: two seeds, a failed check, hostile class names. To be read only."""
+    return simulated.write_ablation(tmp_path_factory.mktemp("simulated") / "ablation", num_images=60)
+
+
+@pytest.fixture(scope="session")
+def reported(ablation, tmp_path_factory) -> Path:
+    """Its report. To be read only."""
+    out = tmp_path_factory.mktemp("reported") / "report"
+    report(ReportConfig(run=ablation, out=out))
+    return out
