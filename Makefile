@@ -36,10 +36,10 @@ quickstart: $(STAMP) ## prepare the synthetic data set and draw its contact shee
 	@$(BIN)/foreguard prepare data=synthetic prepared=prepared/synthetic preview=true
 
 test: $(STAMP) ## the fast tests (under 5 minutes on 2 cores)
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q -n auto
 
 test-slow: $(STAMP) ## the heavy tests
-	@$(BIN)/python -m pytest -q -m slow
+	@$(BIN)/python -m pytest -q -n auto -m slow
 
 check: $(STAMP) ## format, lint, types, import contracts
 	@$(BIN)/ruff format --check .
