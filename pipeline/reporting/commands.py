@@ -83,18 +83,26 @@ def replace_directory(target: Path, contents: Mapping[str, bytes]) -> None:
             path = made / name
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(content)
-        if target.exists():
-            old = made.with_name(made.name + "-old")
-            os.replace(target, old)
-            os.replace(made, target)
-            shutil.rmtree(old)
-        else:
-            os.replace(made, target)
+        _take_place(made, target)
     except OSError as error:
         raise RunError(f"{target}: cannot be written: {error.strerror or error}") from error
     finally:
         if made is not None:
             shutil.rmtree(made, ignore_errors=True)
+
+
+def _take_place(made: Path, target: Path) -> None:
+    if not target.exists():
+        os.replace(made, target)
+        return
+    old = made.with_name(made.name + "-old")
+    os.replace(target, old)
+    try:
+        os.replace(made, target)
+    except OSError:
+        old.rename(target)
+        raise
+    shutil.rmtree(old)
 
 
 def _check_target(target: Path) -> None:

@@ -267,7 +267,8 @@ def _check_alike(arms: list[Arm]) -> None:
         if not set(arm.records["sample_id"]) & set(first.records["sample_id"]):
             raise RunError(f"{arm.path}: shares no image with {first.path}: they cannot be compared")
         try:
-            standing(arm.records, epsilons[-1])
+            for epsilon in epsilons:
+                standing(arm.records, epsilon)
         except ValueError as error:
             raise RunError(f"{arm.path}: {error}; continue it with resume=true") from error
 
