@@ -57,6 +57,20 @@ class MaskSettings:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class SanitySettings:
+    """Which main arms are searched for what gives false robustness away."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    objectives: tuple[Objective, ...] = ("natural", "adversarial", "trades")
+    """Of their classifiers."""
+    sources: tuple[MaskSource, ...] = (MaskSource.NONE, MaskSource.LEARNED, MaskSource.LEARNED_HARD)
+    """Of their masks in testing. Others are no defence: there is nothing to be misled about."""
+    images: Count = 64
+    """Images that the checks use."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluationSettings:
     """How every arm is evaluated."""
 
@@ -74,10 +88,8 @@ class EvaluationSettings:
     """Keep the adversarial images of the main arms, float32: the decomposition scores them again."""
     gallery_images: Annotated[int, Field(ge=0)] = 6
     """Images of each outcome that a main arm keeps for the gallery of the report; 0: none."""
-    sanity: bool = True
-    """Also look for what gives false robustness away, in the main arms whose masks are learned and in those without masks."""
-    sanity_images: Count = 64
-    """Images that the sanity checks use."""
+    sanity: SanitySettings | None = dataclasses.field(default_factory=SanitySettings)
+    """Also look for what gives false robustness away; null: no."""
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """The device; auto takes a GPU where there is one."""
 
@@ -102,6 +114,8 @@ class DecompositionConfig:
 
     __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
+    objectives: tuple[Objective, ...] = ("natural", "adversarial", "trades")
+    """Of the classifiers whose arms are decomposed."""
     num_steps: Count = 50
     """Gradient steps of the two attacks that know one path only (Auto-PGD on the margin), at least 1."""
     restarts: Count = 1

@@ -153,7 +153,8 @@ def decompositions(config: AblateConfig) -> list[DecompositionPiece]:
     pieces = []
     for arm in main:
         oracle = _compared_with(arm, main)
-        if arm.masks.source.is_learned and oracle is not None:
+        wanted = arm.masks.source.is_learned and arm.classifier.objective in config.decomposition.objectives
+        if wanted and oracle is not None:
             paths = tuple(_one_path(arm, path) for path in _PATHS)
             pieces.append(DecompositionPiece(arm=arm, oracle=oracle, paths=paths))
     return pieces

@@ -90,7 +90,8 @@ def _classifier(
 def _evaluation(config: AblateConfig, piece: EvaluationPiece, run: Path, paths: Mapping[Piece, Path]) -> EvaluateConfig:
     settings, whole = config.evaluation, piece.path is GradientPath.BOTH
     main = piece.role == "main" and whole
-    honest = piece.masks.source.is_learned or piece.masks.source is MaskSource.NONE
+    sanity = settings.sanity
+    checked = sanity is not None and piece.classifier.objective in sanity.objectives and piece.masks.source in sanity.sources
     return EvaluateConfig(
         prepared=config.prepared,
         run=run,
@@ -106,8 +107,8 @@ def _evaluation(config: AblateConfig, piece: EvaluationPiece, run: Path, paths: 
         seed=piece.seed,
         save_images=settings.save_images and main,
         gallery_images=settings.gallery_images if main else 0,
-        sanity=settings.sanity and main and honest,
-        sanity_images=settings.sanity_images,
+        sanity=main and checked,
+        sanity_images=1 if sanity is None else sanity.images,
         accelerator=settings.accelerator,
     )
 

@@ -38,7 +38,7 @@ def sanity_checks(plan: Plan, store: RecordStore, records: pl.DataFrame, *, num_
         sanity.zero_gradients(victims, GradientPath.MASK),
         sanity.mask_saturation(victims),
         sanity.loss_against_steps(victims, norm=norm, epsilon=epsilon),
-        _square_against_white_box(plan, records, device),
+        _square_against_white_box(plan, records, min(SQUARE_IMAGES, num_images), device),
         sanity.soft_to_hard_transfer(victims, norm=norm, epsilon=epsilon),
         sanity.epsilon_zero(victims, norm=norm),
         sanity.epsilon_one(victims, norm=norm, region_everywhere=everywhere),
@@ -47,7 +47,7 @@ def sanity_checks(plan: Plan, store: RecordStore, records: pl.DataFrame, *, num_
     ]
 
 
-def _square_against_white_box(plan: Plan, records: pl.DataFrame, device: torch.device) -> Check:
+def _square_against_white_box(plan: Plan, records: pl.DataFrame, num_images: int, device: torch.device) -> Check:
     """Search without gradients may not fell what the suite left standing."""
     name, threat = "Square against white-box", plan.suite.threat
     side = plan.dataset.image_size
@@ -61,7 +61,7 @@ def _square_against_white_box(plan: Plan, records: pl.DataFrame, device: torch.d
     else:
         return Check(name=name, outcome=Outcome.SKIP, finding="the suite left no image standing at any epsilon")
     ids = plan.dataset.samples["sample_id"].gather(plan.rows)
-    rows = plan.rows[ids.is_in(stands.to_list()).to_numpy()][:SQUARE_IMAGES]
+    rows = plan.rows[ids.is_in(stands.to_list()).to_numpy()][:num_images]
     chunk = Chunk(plan.system, plan.dataset, rows, batch_size=plan.batch_size, device=device, guides=plan.guides)
     found = run_in_batches(
         "sanity-square",

@@ -20,9 +20,9 @@ def load_trained_system(
     """Join the best checkpoints of two runs; the checkpoint returned is the classifier's.
 
     Without ``segmenter_run`` it is the segmenter that the classifier was trained with. ``prepared`` is where the data set of
-    training lies, for the fill ``mean``; None: where it lay. Raises ConfigError where the masks are made from an oracle, which such images
-    do not have, and where a segmenter is missing or not needed; CheckpointError for a run that cannot be used; DataError
-    where the mean colour cannot be found.
+    training lies, for the fill ``mean``; None: where it lay. Raises ConfigError where the masks are made from an oracle, which
+    such images do not have, and where a segmenter is missing or not needed; CheckpointError for a run that cannot be used;
+    DataError where the mean colour cannot be found.
     """
     classifier, checkpoint = load_classifier(classifier_run)
     config = masks.applied(validate(MaskConfig, checkpoint.config.get("masks", {})))

@@ -19,8 +19,8 @@ from pipeline.provenance import provenance
 FREE_TO_CHANGE = frozenset(
     {"run", "resume", "prepared", "segmenter_run", "trainer.num_workers", "trainer.checkpoint_every", "trainer.trackers"}
     | {"classifier_run", "batch_size", "sanity", "sanity_images", "gallery_images"}  # of an evaluation
-    | {"store", "dry_run", "workers", "data.root", "data.download", "evaluation.batch_size", "evaluation.sanity"}  # of an ablation
-    | {"evaluation.sanity_images"}
+    | {"store", "dry_run", "workers", "data.root", "data.download", "evaluation.batch_size"}  # of an ablation
+    | {"evaluation.sanity", "evaluation.sanity.objectives", "evaluation.sanity.sources", "evaluation.sanity.images"}
     | {f"{stage}_trainer.{key}" for stage in ("segmenter", "classifier") for key in ("num_workers", "checkpoint_every", "trackers")}
 )
 """Keys that a resumed run may have otherwise: paths (the content behind them is compared) and what changes no result."""
