@@ -24,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Please import `gaussian_filter` 
 
 Attack = Callable[..., Tensor]
 BOTH = pytest.mark.parametrize("attack", [pgd_linf, pgd_l2])
-CONFIGS = sorted((Path(__file__).parents[3] / "configs" / "attack").glob("pgd*.yaml"))
+CONFIGS = sorted((Path(__file__).parents[3] / "configs" / "attack" / "training").glob("*.yaml"))
 
 
 def seeded(seed: int) -> torch.Generator:

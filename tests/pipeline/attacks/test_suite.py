@@ -289,12 +289,12 @@ def test_starts_are_restarts_times_targets_and_targets_are_clamped() -> None:
     assert num_starts(AutoAttack(), 5) == 1
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("[!p]*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_suites_are_valid_and_survive_a_round_trip(path: Path) -> None:
     plain = OmegaConf.to_container(OmegaConf.load(path))
     assert isinstance(plain, dict)
     suite = validate(AttackSuite, {str(key): value for key, value in plain.items()})
-    assert suite.threat.epsilons == (8 / 255,)
+    assert 8 / 255 in suite.threat.epsilons
     assert validate(AttackSuite, to_plain(suite)) == suite
 
 
