@@ -11,12 +11,12 @@ def made(study: Study) -> tuple[tuple[str, str], ...]:
     """Pairs of a name and text. Several values where arms differ."""
     inputs = [arm.about.get("inputs", {}) for arm in study.arms]
     provenance = [arm.about.get("provenance", {}) for arm in study.arms]
-    command = "foreguard ablate" if study.is_ablation else "foreguard evaluate"
+    command = f"foreguard ablate experiment={study.name}" if study.is_ablation else "foreguard evaluate"
     attacks = study.arms[0].about["config"]["attack"]["attacks"]
     skipped = sorted({f"{name}: {reason}" for arm in study.arms for name, reason in arm.summary.get("skipped", {}).items()})
     rows = [
-        ("Command", f"{command} run={study.path.name} (configuration below)"),
-        ("This page", f"foreguard report run={study.path.name}"),
+        ("Command", f"{command} run=... (configuration below)"),
+        ("This page", "foreguard report run=..."),
         ("Evaluations", f"{len(study.arms)}, begun between {_span(arm.about.get('started_at') for arm in study.arms)}"),
         ("Data fingerprint", _distinct(entry.get("data set") for entry in inputs)),
         ("Attacks", "; ".join(f"{name} ({_spec(spec)})" for name, spec in attacks.items())),

@@ -183,16 +183,13 @@ def _read_ablation(run: Path) -> Study:
     if not any(arm.role == "main" for arm in arms):
         raise RunError(f"{run}: no arm was evaluated to its end; continue with: foreguard ablate run={run} resume=true")
     _check_alike(arms)
-    table = None
-    if decomposition is not None:
-        table = _parquet(run / decomposition)
     return Study(
         name=name,
         path=run,
         arms=tuple(arms),
         about=about,
         silhouette=silhouette,
-        decomposition=table,
+        decomposition=None if decomposition is None else _parquet(run / decomposition),
         missing=tuple(missing),
     )
 

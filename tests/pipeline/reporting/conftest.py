@@ -2,12 +2,22 @@
 
 import importlib.util
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from pipeline.evaluation import statistics
 from pipeline.reporting.commands import ReportConfig, report
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_resamples() -> Iterator[None]:
+    """Intervals a little rougher than those of users: what is tested here is not how exact they are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(statistics, "RESAMPLES", 999)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,11 @@ def one_seed(simulated, tmp_path_factory):
     return read_study(run)
 
 
+@pytest.fixture(scope="module")
+def pooled(ablation):
+    return find(read_study(ablation))
+
+
 def by_hand(study, test: str, epsilon: float) -> dict[str, bool]:
     """Which images stand, by plain loops over the records."""
     arm = next(arm for arm in study.arms if (arm.condition.train_masks, arm.condition.test_masks) == (test, test))
@@ -58,10 +63,10 @@ def test_holm_covers_all_comparisons_of_one_epsilon(one_seed):
             assert one.adjusted == pytest.approx(highest)
 
 
-def test_several_seeds_are_pooled_and_their_largest_p_value_counts(ablation):
+def test_several_seeds_are_pooled_and_their_largest_p_value_counts(ablation, pooled):
     study = read_study(ablation)
     comparison = next(
-        one for one in find(study).comparisons if one.name == "oracle - none" and one.first.classifier_objective != "natural"
+        one for one in pooled.comparisons if one.name == "oracle - none" and one.first.classifier_objective != "natural"
     )
     shares = []
     for seed in (0, 1):
@@ -150,8 +155,8 @@ def test_sentences_follow_the_conclusion():
     assert floor_note(answer) is None
 
 
-def test_where_nothing_stands_the_page_says_that_nothing_can_differ(ablation):
-    natural = next(answer for answer in find(read_study(ablation)).answers if answer.classifier_objective == "natural")
+def test_where_nothing_stands_the_page_says_that_nothing_can_differ(pooled):
+    natural = next(answer for answer in pooled.answers if answer.classifier_objective == "natural")
     assert "hardly any image survives" in floor_note(natural)
     assert natural.oracle_none.difference.low < 0 < natural.oracle_none.difference.high
 
