@@ -72,7 +72,10 @@ def comparisons(findings: Findings) -> Table:
         )
         for objective in objectives
     )
-    caption = "Differences of robust accuracy on the same images, first minus second, p of the seed that shows least, corrected over all comparisons at one strength."
+    caption = (
+        "Differences of robust accuracy on the same images, first minus second. p is that of the seed that shows the difference "
+        "least, corrected over all comparisons at one strength."
+    )
     rows = [_comparison_tidy(one) for one in findings.comparisons]
     return Table(
         name="comparisons",
