@@ -92,7 +92,8 @@ def main() -> None:
                     rates[name].append(measured)
     base = rates["decoding the files"]
     print(
-        f"\nbatches of {arguments.batch_size}, {dataset.image_size} px, {arguments.rounds} rounds, {torch.get_num_threads()} threads"
+        f"\nbatches of {arguments.batch_size}, {dataset.image_size} px, {arguments.rounds} rounds, "
+        f"{torch.get_num_threads()} threads"
     )
     print(f"{'':<22}{'batches/s':>10}{'ratio':>8}")
     for name, values in rates.items():

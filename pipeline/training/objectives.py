@@ -59,8 +59,8 @@ class AdversarialConfig:
     name: Literal["adversarial"] = "adversarial"
     """adversarial"""
     attack: PgdConfig = dataclass_field(default_factory=PgdConfig)
-    """The attack on training images: its last point is trained on, so restarts is 1. Ready-made ones are in configs/attack/training:
-    attack/training@objective.attack=pgd7_l2."""
+    """The attack on training images: its last point is trained on, so restarts is 1. Ready-made ones are in
+    configs/attack/training: attack/training@objective.attack=pgd7_l2."""
     validation: RobustValidationConfig = dataclass_field(default_factory=RobustValidationConfig)
     """How the best epoch is chosen."""
 
