@@ -182,8 +182,7 @@ def test_a_stage_in_float64_stays_in_float64() -> None:
 # The copy
 
 
-@pytest.mark.parametrize("fill", [Fill.GREY, Fill.BLUR])
-@pytest.mark.parametrize("source", list(MaskSource))
+@pytest.mark.parametrize(("source", "fill"), [*((source, Fill.GREY) for source in MaskSource), (MaskSource.LEARNED, Fill.BLUR)])
 def test_the_copy_gives_the_systems_logits_for_every_source(
     stages: tuple[nn.Module, nn.Module], source: MaskSource, fill: Fill
 ) -> None:
