@@ -60,7 +60,11 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=960, help="samples decoded in each round")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        words = [f"data={arguments.source}", f"data.root={arguments.root}", f"prepared={scratch}/set"]
+        words = [
+            f"data={'coco_mini' if arguments.source == 'coco' else arguments.source}",
+            f"data.root={arguments.root}",
+            f"prepared={scratch}/set",
+        ]
         config = load_config("prepare", PrepareConfig, words)
         prepare(config)
         plan = {"coco": coco.plan, "gtsrb": gtsrb.plan}[arguments.source](config.data)
