@@ -68,7 +68,13 @@ def test_the_arms_are_the_product_of_seeds_objectives_pairs_and_segmenters() -> 
         ):
             expected.add((seed, objective, train, test, segmenter))
     found = [
-        (arm.seed, arm.classifier.objective, arm.classifier.masks.source, arm.masks.source, arm.segmenter and arm.segmenter.objective)
+        (
+            arm.seed,
+            arm.classifier.objective,
+            arm.classifier.masks.source,
+            arm.masks.source,
+            arm.segmenter and arm.segmenter.objective,
+        )
         for arm in arms(config())
         if arm.role != "degradation"
     ]
