@@ -1,0 +1,161 @@
+"""``foreguard predict`` on files that nobody has prepared."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from classifier.config import ClassifierConfig
+from classifier.model import build_classifier
+from pipeline.checkpoints import Checkpoint, save_checkpoint
+from pipeline.cli import main
+from pipeline.config import to_plain
+from pipeline.data.images import resize
+from pipeline.masking import MaskConfig, MaskSource
+from pipeline.provenance import provenance
+from pipeline.system import TwoStage
+from segmenter.config import SegmenterConfig
+from segmenter.model import build_segmenter
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+CLASSES = ("<b>one</b>", "two", "three")
+SIZE = 32
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Stages with their initial weights; the classifier was "trained" on the oracle."""
+    path = tmp_path_factory.mktemp("runs")
+    stages = {
+        "segmenter": (SegmenterConfig(), build_segmenter(SegmenterConfig(), seed=0)),
+        "classifier": (ClassifierConfig(), build_classifier(ClassifierConfig(), num_classes=len(CLASSES), seed=0)),
+    }
+    for kind, (architecture, module) in stages.items():
+        checkpoint = Checkpoint(
+            kind=kind,
+            architecture=to_plain(architecture),
+            config={"masks": {"source": "oracle"}, "prepared": "nowhere", "segmenter_run": None},
+            classes=CLASSES,
+            image_size=SIZE,
+            data_fingerprint="0" * 64,
+            provenance=provenance(),
+            step=0,
+            epoch=0,
+            metrics={},
+        )
+        save_checkpoint(path / kind / "checkpoints", "best", checkpoint, module.state_dict())
+    return path
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A wide, a tall, a grey and a small image, one that is broken, and a file that is none; names that nobody should trust."""
+    random = np.random.default_rng(0)
+    folder = tmp_path / "pictures"
+    (folder / "sub").mkdir(parents=True)
+    for name, shape in {
+        "a.png": (40, 60, 3),
+        "sub/<script>.png": (70, 50, 3),
+        "b\n;rm -rf.png": (33, 33),
+        "z.bmp": (5, 9, 3),
+    }.items():
+        Image.fromarray(random.integers(0, 256, shape, dtype=np.uint8)).save(folder / name)
+    (folder / "c.jpg").write_bytes(b"\xff\xd8\xff\xe0 this is no picture")
+    (folder / "notes.txt").write_text("no picture either")
+    return folder
+
+
+def predict(runs: Path, pictures: Path, out: Path, *words: str) -> int:
+    learned = ["masks.source=learned", f"segmenter_run={runs / 'segmenter'}"]
+    common = [f"images={pictures}", f"classifier_run={runs / 'classifier'}", f"out={out}", "accelerator=cpu"]
+    return main(["predict", *common, *(words or learned)])
+
+
+def lines(out: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (out / "predictions.jsonl").read_text(encoding="ascii").splitlines()]
+
+
+def test_a_broken_image_costs_its_own_line_and_no_other(runs: Path, pictures: Path, tmp_path: Path, capsys) -> None:
+    assert predict(runs, pictures, tmp_path / "out") == 0
+    found = lines(tmp_path / "out")
+    assert [line["file"] for line in found] == ["a.png", "b\n;rm -rf.png", "c.jpg", "sub/<script>.png", "z.bmp"]
+    assert [line["file"] for line in found if "error" in line] == ["c.jpg"]
+    shown = capsys.readouterr().out
+    assert "4 of 5 images predicted, each cut to the largest centred square and resized to 32 x 32 pixels" in shown
+    assert "not read: 'c.jpg'" in shown
+
+
+def test_class_confidence_and_mask_are_those_of_the_system_on_the_centred_square(
+    runs: Path, pictures: Path, tmp_path: Path
+) -> None:
+    predict(runs, pictures, tmp_path / "out", "masks.source=learned", f"segmenter_run={runs / 'segmenter'}", "batch_size=2")
+    wide = np.asarray(Image.open(pictures / "a.png"))
+    stored = resize(np.ascontiguousarray(wide[:, 10:50]), SIZE)
+    image = torch.from_numpy(stored).permute(2, 0, 1)[None].float() / 255
+    system = TwoStage(
+        build_classifier(ClassifierConfig(), num_classes=len(CLASSES), seed=0),
+        masking=MaskConfig(source=MaskSource.LEARNED),
+        segmenter=build_segmenter(SegmenterConfig(), seed=0),
+    ).eval()
+    with torch.no_grad():
+        probabilities, mask = system(image).softmax(dim=1)[0], system.masks(image)[0, 0]
+    line = lines(tmp_path / "out")[0]
+    assert line["class"] == CLASSES[int(probabilities.argmax())]
+    assert line["confidence"] == pytest.approx(probabilities.max().item(), abs=1e-5)
+    assert line["mask_share"] == pytest.approx(mask.mean().item(), abs=1e-5)
+    assert line["box"] == [10, 0, 50, 40]
+    drawn = np.asarray(Image.open(tmp_path / "out" / str(line["mask"])))
+    assert np.abs(drawn.astype(float) - mask.numpy() * 255).max() <= 0.5 + 1e-3
+    assert np.asarray(Image.open(tmp_path / "out" / str(line["overlay"]))).shape == (256, 256, 3)
+
+
+def test_no_file_name_reaches_the_disk(runs: Path, pictures: Path, tmp_path: Path) -> None:
+    predict(runs, pictures, tmp_path / "out")
+    written = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    numbers = ("000001", "000002", "000004", "000005")
+    assert written == {"predictions.jsonl", *(f"{kind}/{number}.png" for kind in ("masks", "overlays") for number in numbers)}
+
+
+def test_the_whole_image_can_be_padded_instead(runs: Path, pictures: Path, tmp_path: Path) -> None:
+    predict(runs, pictures / "a.png", tmp_path / "out", "masks.source=none", "square=pad")
+    (line,) = lines(tmp_path / "out")
+    assert line["box"] == [0, -10, 60, 50]
+    assert line["mask_share"] == 1
+
+
+def test_nothing_is_overwritten(runs: Path, pictures: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "mine.txt").write_text("mine")
+    assert predict(runs, pictures, out) == 2
+    assert "exists already; choose another directory" in capsys.readouterr().err
+    assert [path.name for path in out.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["masks.fill=black"], "masks.source: oracle masks are made from the data set's own, and your images have none"),
+        (["masks.source=learned"], "needs a segmenter, and the classifier was trained without: say segmenter_run=..."),
+        (["masks.source=none", "segmenter_run=somewhere"], "masks.source=none uses no segmenter"),
+        (["masks.source=none", "masks.fill=mean"], "prepared: the fill mean needs the data set of training: nowhere"),
+    ],
+)
+def test_masks_that_cannot_be_are_one_line(runs: Path, pictures: Path, tmp_path: Path, capsys, words: list[str], line: str) -> None:
+    assert predict(runs, pictures, tmp_path / "out", *words) == 2
+    message = capsys.readouterr().err
+    assert line in message
+    assert message.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_without_images_and_one_without_readable_ones_are_mistakes(runs: Path, tmp_path: Path, capsys) -> None:
+    (tmp_path / "empty").mkdir()
+    assert predict(runs, tmp_path / "empty", tmp_path / "out") == 2
+    assert "holds no image" in capsys.readouterr().err
+    (tmp_path / "empty" / "a.png").write_bytes(b"nothing")
+    assert predict(runs, tmp_path / "empty", tmp_path / "out") == 2
+    assert "not one of the 1 images" in capsys.readouterr().err
