@@ -45,7 +45,7 @@ class MaskSettings:
     """What stands where the mask is 0: black, grey, mean (of the training images), noise or blur. Blur leaks the background."""
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """Foreground probability above which a learned-hard mask is 1, between 0 and 1."""
-    surrogate: Literal["identity", "sigmoid"] = "identity"
+    surrogate: Literal["identity", "sigmoid"] = "sigmoid"
     """Gradient of the learned-hard gate: identity or sigmoid."""
     blur_sigma: Annotated[Number, Field(gt=0)] = 4.0
     """Standard deviation in pixels of the blur fill, above 0."""
