@@ -62,13 +62,13 @@ def check_overrides(config_class: type[Any], overrides: Sequence[str]) -> list[s
     A plain ``key=value`` becomes ``++key=value``, because the YAML files need not repeat the defaults that the dataclasses hold.
     """
     words = []
+    known = set(dotted_keys(config_class)) if overrides else set()
     for word in overrides:
         override = _parse(word)
         key = override.key_or_group
         if key in group_names():
             _check_choice(key, override)
         elif not key.startswith("hydra."):
-            known = set(dotted_keys(config_class))
             if override.type != OverrideType.DEL and key not in known and not _inside_mapping(key, known):
                 raise ConfigError(f"{key}: unknown key{_did_you_mean(key, known | set(group_names()))}")
             if override.type == OverrideType.CHANGE:
