@@ -33,6 +33,8 @@ class MaskPair:
     """Mask source in training."""
     test: MaskSource
     """Mask source in testing. A pair of two learned sources uses one segmenter for both."""
+    segmenters: Annotated[tuple[Objective, ...], Field(min_length=1)] | None = None
+    """Objectives of the segmenters that make the masks, out of segmenter_objectives; null: all of these, one arm each."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -174,6 +176,9 @@ class AblateConfig:
     """The training loop of classifiers. Its seed is the arm's."""
     attack: AttackSuite
     """Threat model and attacks; an image counts only if none of them fells it."""
+    headline_epsilon: Annotated[Number, Field(gt=0)] | None = None
+    """Epsilon that the answer of the report is about, out of attack.threat.epsilons. To be chosen before anything is attacked;
+    null: the largest."""
     evaluation: EvaluationSettings = dataclasses.field(default_factory=EvaluationSettings)
     """How every arm is evaluated."""
     degradation: DegradationConfig | None = None
@@ -188,6 +193,11 @@ class AblateConfig:
             values = getattr(self, name)
             if len(set(values)) < len(values):
                 raise ValueError(f"{name}: names the same thing twice")
+        for pair in self.masks:
+            if not set(pair.segmenters or ()) <= set(self.segmenter_objectives):
+                raise ValueError(f"masks: segmenters={list(pair.segmenters or ())} names one that segmenter_objectives does not")
+        if self.headline_epsilon is not None and self.headline_epsilon not in self.attack.threat.epsilons:
+            raise ValueError("headline_epsilon: is not one of attack.threat.epsilons")
         for name in ("segmenter_trainer", "classifier_trainer"):
             trainer = getattr(self, name)
             if trainer.seed:

@@ -195,7 +195,7 @@ def _of_pairs(config: AblateConfig, seed: int) -> Iterator[EvaluationPiece]:
 def _segmenters(config: AblateConfig, pair: MaskPair, seed: int) -> list[SegmenterPiece | None]:
     if not (_needs_segmenter(pair.train) or _needs_segmenter(pair.test)):
         return [None]
-    return [SegmenterPiece(objective=objective, seed=seed) for objective in config.segmenter_objectives]
+    return [SegmenterPiece(objective=objective, seed=seed) for objective in pair.segmenters or config.segmenter_objectives]
 
 
 def _needs_segmenter(source: MaskSource) -> bool:

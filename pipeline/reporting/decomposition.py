@@ -42,7 +42,7 @@ def decomposition_section(study: Study) -> Section:
     if lacking:
         raise RunError(f"{study.path}: the decomposition lacks the columns {', '.join(sorted(lacking))}; run ablate again")
     figures = {key: _shares(key, part) for key, part in _by_condition(rows)}
-    epsilon = max(rows["epsilon"])
+    epsilon = study.headline
     return Section(
         name="decomposition",
         title=title,

@@ -213,7 +213,7 @@ def _degradation(study: Study, findings: Findings) -> Section:
         if (figures.condition.classifier_objective, figures.condition.train_masks) in trained
         and (figures.condition.test_masks == "oracle" or figures.condition.uses_segmenter)
     ]
-    panels, epsilon = [], study.epsilons[-1]
+    panels, epsilon = [], study.headline
     for name in dict.fromkeys(figures.condition.classifier_objective for figures in worse):
         chosen = [figures for figures in (*placed, *worse) if figures.condition.classifier_objective == name]
         panels.append(plots.degradation(f"degradation-{slug(name)}", wording.classifier(name), chosen, epsilon=epsilon))

@@ -93,7 +93,7 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What one classifier objective contributes to the answer, at the largest epsilon; None where an arm is missing."""
+    """What one classifier objective contributes to the answer, at the headline's epsilon; None where an arm is missing."""
 
     classifier_objective: str
     oracle_none: Comparison | None
@@ -125,11 +125,11 @@ def find(study: Study) -> Findings:
     roles: tuple[Role, ...] = ("main", "degradation", "diagnostic")
     systems = tuple(_figures(arms, role, study) for role in roles for arms in study.groups(role).values())
     comparisons = _comparisons(study)
-    largest = [comparison for comparison in comparisons if comparison.epsilon == study.epsilons[-1]]
+    headline = [comparison for comparison in comparisons if comparison.epsilon == study.headline]
     return Findings(
         systems=systems,
         comparisons=tuple(comparisons),
-        answers=tuple(_answer(objective, largest) for objective in study.classifier_objectives),
+        answers=tuple(_answer(objective, headline) for objective in study.classifier_objectives),
     )
 
 

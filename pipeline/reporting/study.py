@@ -109,6 +109,12 @@ class Study:
         """Ascending."""
         return [float(epsilon) for epsilon in self.arms[0].records["epsilon"].unique().sort()]
 
+    @property
+    def headline(self) -> float:
+        """The epsilon that the answer is about: the one that the experiment names, else the largest."""
+        named = self.about.get("config", {}).get("headline_epsilon")
+        return min(self.epsilons, key=lambda epsilon: abs(epsilon - named)) if named else self.epsilons[-1]
+
     def groups(self, *roles: Role) -> dict[Condition, list[Arm]]:
         """Arms of these roles by condition, in the order of the run; each list is ascending in the seed."""
         grouped: dict[Condition, list[Arm]] = {}

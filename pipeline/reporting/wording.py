@@ -67,8 +67,8 @@ def num_images(study: Study) -> int:
 
 
 def strength_text(study: Study) -> str:
-    """``8/255``, the largest strength."""
-    return epsilon_text(study.epsilons[-1])
+    """``8/255``, the strength that the answer is about."""
+    return epsilon_text(study.headline)
 
 
 def answer_sentences(answer: Answer) -> list[str]:

@@ -6,6 +6,7 @@ import pytest
 from scipy import stats
 
 from pipeline.evaluation.statistics import Estimate, PairedComparison
+from pipeline.reporting.document import compose
 from pipeline.reporting.findings import Comparison, Conclusion, find
 from pipeline.reporting.study import Condition, read_study
 from pipeline.reporting.wording import answer_sentences, floor_note, p_text
@@ -61,6 +62,19 @@ def test_holm_covers_all_comparisons_of_one_epsilon(one_seed):
         for rank, one in enumerate(family):
             highest = max(highest, min(1.0, one.p_value * (len(family) - rank)))
             assert one.adjusted == pytest.approx(highest)
+
+
+def test_the_answer_is_about_the_epsilon_that_the_experiment_names(one_seed):
+    """And about the largest where it names none; what it says of that epsilon is what the comparisons say of it."""
+    assert one_seed.headline == 8 / 255
+    named = type(one_seed)(**{**vars(one_seed), "about": {**one_seed.about, "config": {"headline_epsilon": 4 / 255}}})
+    findings = find(named)
+    assert findings.comparisons == find(one_seed).comparisons
+    (answer,) = findings.answers
+    assert answer.oracle_none == next(one for one in findings.comparisons if (one.name, one.epsilon) == ("oracle - none", 4 / 255))
+    assert {one.epsilon for one in answer.comparisons} == {4 / 255}
+    document = compose(named)
+    assert document.answers[0].heading == "Adversarially trained classifier, attacked at 4/255"
 
 
 def test_several_seeds_are_pooled_and_their_largest_p_value_counts(ablation, pooled):
