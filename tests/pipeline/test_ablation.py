@@ -1,4 +1,4 @@
-"""``foreguard ablate`` as a user meets it: planned, killed, interrupted, continued."""
+"""``foreguard ablate`` as a user meets it: planned, killed, interrupted, continued, over a store that is shared."""
 
 import json
 import os
@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import polars as pl
@@ -16,54 +17,107 @@ from polars.testing import assert_frame_equal
 from pipeline.cli import main
 from pipeline.evaluation.outcomes import read_records
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 TINY = [
-    "data.num_train=64",
-    "data.num_val=24",
-    "data.num_test=24",
-    "data.num_classes=4",
+    "data.image_size=16",
+    "data.num_train=24",
+    "data.num_val=12",
+    "data.num_test=12",
+    "data.num_classes=3",
     "workers=0",
+    "segmenter.encoder_depth=3",
+    "segmenter.decoder_channels=[8,8,8]",
+    "classifier.width=4",
     "masks=[{train: none, test: none}, {train: oracle, test: oracle}, {train: oracle, test: learned}]",
     "classifier_objectives=[adversarial]",
-    "classifier_trainer.epochs=2",
+    "adversarial.validation.max_images=12",
     "segmenter_trainer.epochs=2",
+    "classifier_trainer.epochs=2",
+    "attack.threat.epsilons=[4/255,8/255]",
+    "attack.attacks.pgd.num_steps=2",
+    "attack.attacks.apgd.num_steps=2",
+    "attack.attacks.joint-collapse.num_steps=2",
     "evaluation.max_images=12",
     "evaluation.part_size=6",
     "evaluation.sanity=null",
     "degradation={kinds: [eroded], pixels: [1]}",
+    "decomposition.num_steps=3",
 ]
+PIECES = 11
+"""Three stages, four arms, two attacks by one path each, their decomposition, silhouettes."""
 
 
 def words(directory: Path, *more: str) -> list[str]:
     return ["ablate", f"run={directory / 'run'}", f"prepared={directory / 'prepared'}", *TINY, *more]
 
 
-def start(directory: Path) -> subprocess.Popen[str]:
+class Foreguard:
+    """Commands, each in a process of its own (see ``warm.py``)."""
+
+    def __init__(self, server: subprocess.Popen[str]) -> None:
+        self._server = server
+
+    def run(self, command: list[str], on_line: Callable[[int, str], None] = lambda pid, line: None) -> tuple[int, str]:
+        """Exit code, and all that was printed. ``on_line`` is told the process and each line."""
+        self._server.stdin.write(json.dumps(command) + "\n")
+        self._server.stdin.flush()
+        pid = int(self._server.stdout.readline().removeprefix("pid "))
+        said = ""
+        while not (line := self._server.stdout.readline()).startswith("exit "):
+            assert line, f"the server died after: {said}"
+            said += line
+            on_line(pid, line)
+        return int(line.removeprefix("exit ")), said
+
+    def stop_somewhere(self, command: list[str], luck: random.Random, how: signal.Signals) -> tuple[int, str]:
+        """Run a command and stop it in one of its next pieces, begun or just finished."""
+        lines_left = 1 + luck.randrange(3)
+
+        def stop(pid: int, line: str) -> None:
+            nonlocal lines_left
+            lines_left -= line.startswith("[")
+            if lines_left == 0:
+                lines_left = -1
+                time.sleep(luck.uniform(0, 0.5))
+                os.kill(pid, how)  # a process that has ended waits until the server has asked for its code
+
+        return self.run(command, stop)
+
+
+@pytest.fixture(scope="module")
+def foreguard() -> Iterator[Foreguard]:
+    command = [sys.executable, str(Path(__file__).with_name("warm.py"))]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pipeline", *words(directory)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    return subprocess.Popen(command, text=True, env=environment, start_new_session=True, **pipes)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, env=environment, start_new_session=True, **pipes) as server:
+        yield Foreguard(server)
+        server.stdin.close()
 
 
-def stop_somewhere(process: subprocess.Popen[str], luck: random.Random, how: signal.Signals) -> bool:
-    """Stop an ablation in one of its next pieces, before or after something was finished; True if it came to its end."""
-    said, begun = [], 0
-    with process:
-        for line in process.stdout:
-            said.append(line)
-            begun += line.startswith("[")
-            if begun == 1 + luck.randrange(3):
-                time.sleep(luck.uniform(0, 3))
-                process.send_signal(how)
-                break
-        said += process.stdout.readlines()
-    if process.returncode == 0:
-        return True
-    if how is signal.SIGINT:
-        assert process.returncode == 130, "".join(said)
-        assert said[-1].startswith("foreguard: interrupted")
-        assert "Traceback" not in "".join(said)
-    return False
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, foreguard: Foreguard) -> Path:
+    """An ablation that nobody disturbed, to be read only."""
+    directory = tmp_path_factory.mktemp("whole")
+    code, said = foreguard.run(words(directory))
+    assert code == 0, said
+    assert f"to do: {PIECES} of {PIECES} pieces" in said
+    assert said.endswith(f"report: {directory / 'run' / 'report' / 'index.html'}\n")
+    return directory
+
+
+def read_manifest(directory: Path) -> dict[str, object]:
+    return json.loads((directory / "run" / "ablation.json").read_text())
+
+
+def outcomes(directory: Path) -> pl.DataFrame:
+    """All records of an ablation, arm by arm, but for what a clock decides."""
+    arms = read_manifest(directory)["arms"]
+    tables = [read_records(directory / "run" / arm["evaluation"]).with_columns(arm=pl.lit(arm["name"])) for arm in arms]
+    return pl.concat(tables).drop("seconds").sort("arm", "epsilon", "attack", "sample_id")
+
+
+def files(directory: Path) -> dict[Path, int]:
+    """When each file was last written."""
+    return {path: path.stat().st_mtime_ns for path in directory.rglob("*") if path.is_file()}
 
 
 def test_a_dry_run_says_everything_and_does_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -93,62 +147,62 @@ def test_data_prepared_otherwise_are_refused_by_the_key_that_differs(
     assert "was made with data.light=0.3, not 0.1" in capsys.readouterr().err
 
 
-def outcomes(directory: Path) -> pl.DataFrame:
-    """All records of an ablation, arm by arm, but for what a clock decides."""
-    about = json.loads((directory / "run" / "ablation.json").read_text())
-    tables = [read_records(directory / "run" / arm["evaluation"]).with_columns(arm=pl.lit(arm["name"])) for arm in about["arms"]]
-    return pl.concat(tables).drop("seconds").sort("arm", "epsilon", "attack", "sample_id")
-
-
 @pytest.mark.slow
-def test_an_ablation_killed_again_and_again_ends_as_if_it_had_never_been(tmp_path: Path) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    reference = start(whole)
-    shown = reference.communicate()[0]
-    assert reference.returncode == 0, shown
-    assert "report: " in shown
-    luck = random.Random(5)
-    kills = 0
-    while (process := start(killed)) and not stop_somewhere(process, luck, signal.SIGKILL if kills % 2 else signal.SIGINT):
-        kills += 1
-        assert kills < 60
-    assert kills > 2
-    assert_frame_equal(outcomes(whole), outcomes(killed))
-    rows = [pl.read_parquet(path / "run" / "decomposition.parquet") for path in (whole, killed)]
-    assert_frame_equal(*rows)
-    abouts = [json.loads((path / "run" / "ablation.json").read_text()) for path in (whole, killed)]
-    for about in abouts:
-        assert about["finished"]
-        assert about["format"] == 1
-        assert {arm["role"] for arm in about["arms"]} == {"main", "degradation"}
-        assert len({arm["name"] for arm in about["arms"]}) == len(about["arms"]) == 4
-    assert abouts[0]["silhouette"] == abouts[1]["silhouette"]
-    assert abouts[0]["silhouette"][0]["n"] == 24
-    # Once more: nothing is left to do, and nothing is made again.
-    before = {path: path.stat().st_mtime_ns for path in (killed / "run" / "store").rglob("*") if path.is_file()}
-    again = start(killed)
-    said = again.communicate()[0]
-    assert again.returncode == 0, said
-    assert "to do: 0 of 11 pieces; nothing is left to do" in said
-    assert {path: path.stat().st_mtime_ns for path in (killed / "run" / "store").rglob("*") if path.is_file()} == before
-
-
-@pytest.mark.slow
-def test_a_run_is_continued_as_what_it_was_begun_as_and_a_shared_store_trains_nothing_twice(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_an_ablation_stopped_again_and_again_ends_as_if_it_had_never_been(
+    tmp_path: Path, foreguard: Foreguard, whole: Path
 ) -> None:
-    store = f"store={tmp_path / 'store'}"
-    assert main(words(tmp_path, store)) == 0
-    capsys.readouterr()
-    assert main(words(tmp_path, store, "classifier_trainer.epochs=3")) == 2
-    assert "was begun with classifier_trainer.epochs=2, not 3" in capsys.readouterr().err
-    assert main(words(tmp_path, store, "resume=false")) == 2
-    assert "holds a run already" in capsys.readouterr().err
-    assert (
-        main([*words(tmp_path, store), f"run={tmp_path / 'other'}", "classifier_objectives=[natural,adversarial]", "dry_run=true"])
-        == 0
-    )
-    shown = capsys.readouterr().out
-    assert "train    reused     segmenter, natural, seed 0" in shown
-    assert "train    reused     classifier, adversarial, masks oracle, seed 0" in shown
-    assert "train    new        classifier, natural, masks oracle, seed 0" in shown
+    luck, stops = random.Random(5), 0
+    for stops in range(60):
+        how = (signal.SIGINT, signal.SIGKILL)[stops % 2]
+        code, said = foreguard.stop_somewhere(words(tmp_path), luck, how)
+        if code == 0:
+            break
+        assert code == (130 if how is signal.SIGINT else -signal.SIGKILL), said
+        if how is signal.SIGINT:
+            assert said.splitlines()[-1].startswith("foreguard: interrupted")
+            assert "Traceback" not in said
+    assert code == 0, said
+    assert stops > 4
+    assert_frame_equal(outcomes(whole), outcomes(tmp_path), check_exact=True)
+    rows = [pl.read_parquet(path / "run" / "decomposition.parquet") for path in (whole, tmp_path)]
+    assert_frame_equal(*rows, check_exact=True)
+    untouched, stopped = read_manifest(whole), read_manifest(tmp_path)
+    for about in (untouched, stopped):
+        assert about["finished"]
+        assert {arm["role"] for arm in about["arms"]} == {"main", "degradation"}
+        assert len({arm["name"] for arm in about["arms"]}) == 4
+    for key in ("arms", "silhouette"):
+        assert untouched[key] == stopped[key]
+    assert stopped["silhouette"][0]["n"] == 12
+
+
+@pytest.mark.slow
+def test_what_is_finished_is_never_made_again_neither_here_nor_by_another_ablation_of_the_same_store(
+    tmp_path: Path, foreguard: Foreguard, whole: Path
+) -> None:
+    store = whole / "run" / "store"
+    before = files(store)
+    code, said = foreguard.run(words(whole))
+    assert code == 0, said
+    assert f"to do: 0 of {PIECES} pieces; nothing is left to do" in said
+    assert not any(line.startswith("[") for line in said.splitlines())
+    shared = [*words(whole), f"store={store}", f"run={tmp_path / 'run'}"]
+    code, said = foreguard.run([*shared, "classifier_objectives=[natural,adversarial]", "dry_run=true"])
+    assert code == 0, said
+    assert "train    reused     segmenter, natural, seed 0" in said
+    assert "train    reused     classifier, adversarial, masks oracle, seed 0" in said
+    assert "train    new        classifier, natural, masks oracle, seed 0" in said
+    code, said = foreguard.run(shared)
+    assert code == 0, said
+    assert files(store) == before
+    assert_frame_equal(outcomes(whole), outcomes(tmp_path), check_exact=True)
+
+
+@pytest.mark.slow
+def test_an_ablation_is_continued_only_as_what_it_was_begun_as(foreguard: Foreguard, whole: Path) -> None:
+    code, said = foreguard.run(words(whole, "classifier_trainer.epochs=3"))
+    assert code == 2
+    assert "was begun with classifier_trainer.epochs=2, not 3" in said
+    code, said = foreguard.run(words(whole, "resume=false"))
+    assert code == 2
+    assert "holds a run already" in said
