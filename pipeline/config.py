@@ -1,7 +1,7 @@
 """Configuration: Hydra composes ``configs/``, pydantic validates into the frozen dataclasses that live beside their owners."""
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from fractions import Fraction
 from functools import cache
@@ -23,6 +23,9 @@ from pipeline.errors import ConfigError
 CONFIG_DIR = Path(__file__).resolve().parents[1] / "configs"
 
 Config = TypeVar("Config")
+
+_adapter: Callable[[Any], Any] = cache(TypeAdapter)
+"""The ``TypeAdapter`` of a class, made once: for the configuration of an ablation that takes longer than its use."""
 
 
 def parse_number(value: Any) -> Any:
@@ -109,7 +112,8 @@ def group_choices(group: str) -> list[str]:
 def validate(config_class: type[Config], values: Mapping[str, Any]) -> Config:
     """Validate plain containers into a configuration. Raises ConfigError that names the first wrong key by its dotted path."""
     try:
-        return TypeAdapter(config_class).validate_python(dict(values))
+        validated: Config = _adapter(config_class).validate_python(dict(values))
+        return validated
     except ValidationError as error:
         details = error.errors(include_url=False)
         more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
@@ -118,7 +122,7 @@ def validate(config_class: type[Config], values: Mapping[str, Any]) -> Config:
 
 def to_plain(config: Any) -> dict[str, Any]:
     """A configuration as JSON-able containers: what a run records and what a resume compares."""
-    plain: dict[str, Any] = TypeAdapter(type(config)).dump_python(config, mode="json")
+    plain: dict[str, Any] = _adapter(type(config)).dump_python(config, mode="json")
     return plain
 
 
@@ -152,7 +156,7 @@ def _dotted(detail: ErrorDetails, values: Any) -> str:
 
 def dotted_keys(config_class: type[Any]) -> Iterator[str]:
     """Every dotted key that a configuration class accepts, over all choices of its unions."""
-    schema = TypeAdapter(config_class).json_schema()
+    schema = _adapter(config_class).json_schema()
     yield from _schema_keys(schema, schema.get("$defs", {}), "")
 
 

@@ -63,7 +63,8 @@ def lines(summary: Summary) -> list[str]:
     """The summary for people, intervals and n with every figure."""
     masks, trained = summary.masks, summary.trained_masks
     as_trained = "as trained" if masks == trained else f"trained with {trained.source.value}, {trained.fill.value}"
-    width = max(len(name) for point in summary.curve for name in point.by_attack) + 10
+    labels = ["clean accuracy", "  robust accuracy", *(f"  after {name}" for point in summary.curve for name in point.by_attack)]
+    width = max(map(len, labels)) + 2
     text = [
         f"{summary.data}, {summary.split} images; masks {masks.source.value}, fill {masks.fill.value} ({as_trained})",
         f"{'clean accuracy':<{width}}{summary.clean_accuracy.percent()}   mask IoU {_iou(summary.clean_mask_iou)}",

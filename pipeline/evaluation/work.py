@@ -67,6 +67,7 @@ class Store:
         self._found = {fingerprint: path for path in sorted(self._path.glob("*/*")) if (fingerprint := fingerprint_of(path))}
         self._seconds = _read_timings(self._path / TIMINGS)
         self._finished: dict[Piece, Work] = {}
+        self._circumstances = _circumstances(config, data_fingerprint)
 
     @property
     def silhouettes(self) -> Path:
@@ -154,10 +155,6 @@ class Store:
 
     def _cost(self, piece: Piece) -> str:
         """Equal for pieces that should take equally long on this machine."""
-        plain = to_plain(self._config)
-        stages = {key: plain[key] for key in ("segmenter", "classifier", "augment", "adversarial", "trades")}
-        trainers = {key: plain[key] for key in ("segmenter_trainer", "classifier_trainer")}
-        settings = {"data set": self._data, **stages, **trainers, "attack": plain["attack"], "evaluation": plain["evaluation"]}
         match piece:
             case SegmenterPiece(objective=objective):
                 work: list[object] = ["segmenter", objective]
@@ -167,7 +164,16 @@ class Store:
                 work = ["evaluation", classifier.objective, masks.source.is_learned, role, path.value]
             case _:
                 work = [type(piece).__name__]
-        return canonical_sha256({"machine": [platform.node(), os.cpu_count()], "settings": settings, "work": work})[:16]
+        return canonical_sha256({**self._circumstances, "work": work})[:16]
+
+
+def _circumstances(config: AblateConfig, data_fingerprint: str | None) -> dict[str, object]:
+    """What decides how long a kind of work takes: the machine, the data, and the settings that all pieces share."""
+    plain = to_plain(config)
+    stages = {key: plain[key] for key in ("segmenter", "classifier", "augment", "adversarial", "trades")}
+    trainers = {key: plain[key] for key in ("segmenter_trainer", "classifier_trainer")}
+    settings = {"data set": data_fingerprint, **stages, **trainers, "attack": plain["attack"], "evaluation": plain["evaluation"]}
+    return {"machine": [platform.node(), os.cpu_count()], "settings": settings}
 
 
 def _read_timings(path: Path) -> defaultdict[str, dict[str, float]]:
