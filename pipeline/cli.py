@@ -143,8 +143,10 @@ def _dispatch(words: list[str]) -> None:
 def _run_many(name: str, config_class: type[Any], function: Callable[[Any], None], overrides: list[str]) -> None:
     """Hand a sweep to Hydra, with whatever launcher the overrides name."""
     import hydra
+    from hydra.errors import HydraException
     from hydra.types import TaskFunction
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
     from pipeline.config import CONFIG_DIR, check_overrides, validate
 
@@ -158,6 +160,8 @@ def _run_many(name: str, config_class: type[Any], function: Callable[[Any], None
     sys.argv = [f"foreguard {name}", "--multirun", *check_overrides(config_class, overrides)]
     try:
         hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=name)(checked)()
+    except (HydraException, OmegaConfBaseException) as error:  # such as a launcher that is not installed
+        raise ConfigError(" ".join(str(error).split())) from error
     finally:
         sys.argv = program
 

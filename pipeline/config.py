@@ -21,6 +21,8 @@ from pydantic_core import ErrorDetails
 from pipeline.errors import ConfigError
 
 CONFIG_DIR = Path(__file__).resolve().parents[1] / "configs"
+SWEEP_KEYS = ("hydra.", "hydra/")
+"""How the keys begin that say how Hydra runs a sweep, and where."""
 
 Config = TypeVar("Config")
 
@@ -50,6 +52,9 @@ def load_config(command: str, config_class: type[Config], overrides: Sequence[st
 def compose(command: str, config_class: type[Any], overrides: Sequence[str]) -> dict[str, Any]:
     """What Hydra makes of ``configs/<command>.yaml`` and the overrides, as plain containers. Raises ConfigError."""
     words = check_overrides(config_class, overrides)
+    for word in words:
+        if word.startswith(SWEEP_KEYS):
+            raise ConfigError(f"{word}: is for --multirun only")
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(CONFIG_DIR)):
             composed = OmegaConf.to_container(hydra_compose(command, overrides=words), resolve=True)
@@ -71,7 +76,7 @@ def check_overrides(config_class: type[Any], overrides: Sequence[str]) -> list[s
         key = override.key_or_group
         if key in group_names():
             _check_choice(key, override)
-        elif not key.startswith("hydra."):
+        elif not key.startswith(SWEEP_KEYS):
             if override.type != OverrideType.DEL and key not in known and not _inside_mapping(key, known):
                 raise ConfigError(f"{key}: unknown key{_did_you_mean(key, known | set(group_names()))}")
             if override.type == OverrideType.CHANGE:

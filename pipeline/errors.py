@@ -1,5 +1,7 @@
 """The one error tree. The command line catches ``UserError`` and nothing else; any other exception is a bug."""
 
+from pathlib import Path
+
 
 class UserError(Exception):
     """A mistake that the user can mend: one line that says what is wrong, where, and what would be right. Exit code 2."""
@@ -19,3 +21,15 @@ class CheckpointError(UserError):
 
 class RunError(UserError):
     """A run directory that cannot be written or continued. The message names the directory."""
+
+
+class OccupiedError(RunError):
+    """A directory that another process is working in. The message names it."""
+
+    def __init__(self, message: str, lock: Path) -> None:
+        """``lock`` is the file that the other process holds: who wants to wait, waits for that."""
+        super().__init__(message, lock)
+        self.lock = lock
+
+    def __str__(self) -> str:
+        return str(self.args[0])

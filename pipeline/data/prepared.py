@@ -75,7 +75,7 @@ def open_prepared(path: Path, *, verify: bool = True) -> PreparedDataset:
         images = np.load(path / "images.npy", mmap_mode="r", allow_pickle=False)
         masks = np.load(path / "masks.npy", mmap_mode="r", allow_pickle=False)
         labels = np.load(path / "labels.npy", allow_pickle=False)
-        samples = pl.read_parquet(path / "samples.parquet")
+        samples = pl.read_parquet(path / "samples.parquet", glob=False)
     except (OSError, ValueError, pl.exceptions.PolarsError) as error:
         raise DataError(f"{path}: damaged ({error}); delete the directory and prepare it again") from error
     return PreparedDataset(

@@ -1,6 +1,5 @@
 """Writing a prepared data set: several processes, bounded memory, all or nothing."""
 
-import fcntl
 import json
 import multiprocessing
 import shutil
@@ -18,7 +17,8 @@ from typing import Any
 from pipeline.data.prepared import canonical_sha256, open_prepared, read_manifest
 from pipeline.data.sample import Plan, Reject, Sample
 from pipeline.data.store import Store, sync, write_manifest
-from pipeline.errors import DataError
+from pipeline.errors import DataError, OccupiedError
+from pipeline.locking import locked
 from pipeline.progress import progress_bar
 
 # How many items each process may be ahead: enough to keep it busy, and a bound on the decoded images that wait in memory.
@@ -47,6 +47,7 @@ def write_prepared(plan: Plan, target: Path, *, name: str, image_size: int, root
     source's root, to which the recorded paths of the source files are relative.
 
     Raises DataError: target exists with another recipe, source or damage; no samples; a class that cannot be trained on.
+    Raises OccupiedError where another process is writing it.
     """
     made_from = {"name": name, "image_size": image_size, "recipe": dict(plan.recipe), "source": _source_signature(plan.files, root)}
     made_from = json.loads(json.dumps(made_from))
@@ -139,22 +140,20 @@ def _quiet_worker() -> None:
 def _partial_directory(target: Path) -> Iterator[Path]:
     """A locked temporary directory beside ``target``, renamed to it on success and removed on any failure."""
     partial = target.parent / f".{target.name}.partial"
+    lock, busy = partial / "lock", f"{target}: another process is preparing it right now"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         partial.mkdir(exist_ok=True)
-        lock = (partial / "lock").open("w")
     except OSError as error:
         raise DataError(f"{target}: cannot be written ({error.strerror})") from error
-    with lock:
+    with locked(lock, busy=busy):
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DataError(f"{target}: another process is preparing it right now") from error
-        try:
-            for leftover in set(partial.iterdir()) - {partial / "lock"}:  # of a run that was killed
+            if target.exists():  # the other process came to its end between our look and our lock
+                raise OccupiedError(busy, lock)
+            for leftover in set(partial.iterdir()) - {lock}:  # of a run that was killed
                 leftover.unlink()
             yield partial
-            (partial / "lock").unlink()
+            lock.unlink()
             sync(partial)
             partial.rename(target)
             sync(target.parent)

@@ -8,6 +8,7 @@ import contextlib
 import json
 import sys
 import time
+from collections.abc import Iterator
 from typing import IO
 
 from pipeline.config import to_plain
@@ -15,7 +16,7 @@ from pipeline.data import silhouette
 from pipeline.data.preparation import PrepareConfig, prepare
 from pipeline.data.prepared import MANIFEST, open_prepared, read_manifest
 from pipeline.data.writer import write_prepared
-from pipeline.errors import DataError, RunError, UserError
+from pipeline.errors import DataError, OccupiedError, RunError, UserError
 from pipeline.evaluation.commands import EvaluateConfig, evaluate
 from pipeline.evaluation.decomposition import explain
 from pipeline.evaluation.digest import line_of, table
@@ -24,6 +25,7 @@ from pipeline.evaluation.grid import Piece, SilhouettePiece, pieces
 from pipeline.evaluation.manifest import write_manifest
 from pipeline.evaluation.outlook import State, lines, outlook, remaining, verb
 from pipeline.evaluation.work import Store, Work
+from pipeline.locking import wait_until_free
 from pipeline.training.commands import TrainClassifierConfig, TrainSegmenterConfig, train_classifier, train_segmenter
 from pipeline.training.run import open_run
 
@@ -41,10 +43,10 @@ def run_ablation(config: AblateConfig) -> bool:
     print("\n".join(lines(config, plan, prepared=fingerprint is not None)), flush=True)
     if config.dry_run:
         return False
-    if fingerprint is None:
-        prepare(PrepareConfig(data=config.data, prepared=config.prepared, workers=config.workers))
+    while fingerprint is None:
+        with _after_others(f"to prepare {config.prepared}"):
+            prepare(PrepareConfig(data=config.data, prepared=config.prepared, workers=config.workers))
         fingerprint = prepared_fingerprint(config)
-        assert fingerprint is not None
     inputs = {"data set": fingerprint}
     with (
         open_run(config.run, command="ablate", config=to_plain(config), inputs=inputs, resume=config.resume),
@@ -82,11 +84,13 @@ def _run_pieces(config: AblateConfig, store: Store, log: IO[str]) -> None:
     for number, piece in enumerate(todo, start=1):
         position = f"[{number}/{len(todo)}]"
         try:
-            work = _ready(config, store, piece)
-            if not work.finished:
+            if not _finished(store, piece):
                 ahead = [step for step in outlook(store, todo[number - 1 :]) if step.state is not State.REUSED]
                 print(f"{position} {verb(piece)} {piece.title}; to the end: {remaining(ahead)}", file=sys.stderr, flush=True)
-                work = _do(config, store, work, log)
+                while (work := _finished(store, piece)) is None:
+                    with _after_others(f"to {verb(piece)} {piece.title}"):
+                        _do(config, store, _ready(config, store, piece), log)
+                        assert _finished(store, piece)
                 print(f"{position} {piece.title}: {line_of(work)}", flush=True)
             write_manifest(config, store)
         except UserError as error:
@@ -94,6 +98,21 @@ def _run_pieces(config: AblateConfig, store: Store, log: IO[str]) -> None:
         except KeyboardInterrupt as interrupt:
             message = f"interrupted at {position} {piece.title}; what is finished is kept, and the same command continues"
             raise KeyboardInterrupt(message) from interrupt
+
+
+@contextlib.contextmanager
+def _after_others(what: str) -> Iterator[None]:
+    """Where another process is doing the same, wait until it has ended. What it left decides what is still to be done."""
+    try:
+        yield
+    except OccupiedError as busy:
+        print(f"waiting for another process {what}", file=sys.stderr, flush=True)
+        wait_until_free(busy.lock)
+
+
+def _finished(store: Store, piece: Piece) -> Work | None:
+    work = store.look(piece)
+    return work if work is not None and work.finished else None
 
 
 def _ready(config: AblateConfig, store: Store, piece: Piece) -> Work:
@@ -107,8 +126,8 @@ def _ready(config: AblateConfig, store: Store, piece: Piece) -> Work:
     return work
 
 
-def _do(config: AblateConfig, store: Store, work: Work, log: IO[str]) -> Work:
-    """Do a piece of work, and return it finished."""
+def _do(config: AblateConfig, store: Store, work: Work, log: IO[str]) -> None:
+    """Do a piece of work. Raises OccupiedError where another process is doing it."""
     began = time.monotonic()
     with contextlib.redirect_stdout(log):
         print(f"--- {work.piece.title}", flush=True)
@@ -124,7 +143,3 @@ def _do(config: AblateConfig, store: Store, work: Work, log: IO[str]) -> Work:
     log.flush()
     if not work.begun:  # else it took longer than this
         store.note(work, time.monotonic() - began)
-    finished = store.look(work.piece)
-    assert finished is not None
-    assert finished.finished
-    return finished

@@ -19,7 +19,7 @@ from pipeline.evaluation.work import Store, Work
 def line_of(work: Work) -> str:
     """The finding of a finished piece in one line. Raises RunError where its result cannot be read."""
     if work.command is None:
-        return _lost(pl.read_parquet(work.path / ROWS))
+        return _lost(pl.read_parquet(work.path / ROWS, glob=False))
     if isinstance(work.command, EvaluateConfig):
         summary = _read(work.path / "summary.json")
         robust = [f"{_percent(point['robust_accuracy'])} at {epsilon_text(point['epsilon'])}" for point in summary["curve"]]

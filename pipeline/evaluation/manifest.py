@@ -82,7 +82,7 @@ def _silhouettes(store: Store, works: dict[Piece, Work]) -> list[dict[str, Any]]
 
 def _write_decomposition(config: AblateConfig, works: dict[Piece, Work]) -> bool:
     """Put the decompositions of all arms into one table, with its shares beside it."""
-    tables = [pl.read_parquet(works[piece].path / ROWS) for piece in decompositions(config) if piece in works]
+    tables = [pl.read_parquet(works[piece].path / ROWS, glob=False) for piece in decompositions(config) if piece in works]
     if not tables:
         return False
     rows = pl.concat(tables, how="vertical_relaxed")

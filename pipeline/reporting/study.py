@@ -299,6 +299,6 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _parquet(path: Path) -> pl.DataFrame:
     try:
-        return pl.read_parquet(path)
+        return pl.read_parquet(path, glob=False)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise RunError(f"{path}: missing or damaged ({error}); run ablate again with resume=true") from error

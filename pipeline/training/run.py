@@ -1,7 +1,5 @@
 """The directory of a run: begun once, never overwritten, continued only as what it was begun as."""
 
-import errno
-import fcntl
 import json
 import secrets
 from collections.abc import Iterator, Mapping
@@ -14,6 +12,7 @@ from typing import Any
 from pipeline.checkpoints import write_atomically
 from pipeline.data.prepared import canonical_sha256
 from pipeline.errors import RunError
+from pipeline.locking import locked
 from pipeline.provenance import provenance
 
 FREE_TO_CHANGE = frozenset(
@@ -80,12 +79,12 @@ def open_run(path: Path, *, command: str, config: Mapping[str, Any], inputs: Map
     """
     if path.exists() and not path.is_dir():
         raise RunError(f"{path}: is a file; expected the directory of a run")
-    begun = (path / "run.json").exists()
-    if begun and not resume:
-        raise RunError(f"{path}: holds a run already; continue it with resume=true, or choose another directory")
-    if not begun:
+    if not (path / "run.json").exists():
         _make_directory(path)
-    with _locked(path):
+    elif not resume:
+        raise RunError(f"{path}: holds a run already; continue it with resume=true, or choose another directory")
+    with locked(path / ".lock", busy=f"{path}: another process is working in this directory"):
+        begun = (path / "run.json").exists()  # by another process meanwhile
         about = _read(path / "run.json") if begun else _begin(path, command=command, config=config, inputs=inputs)
         _check_same(path, about, command=command, config=config, inputs=inputs)
         yield Run(path=path, run_id=about["id"], resumed=begun)
@@ -121,22 +120,6 @@ def _make_directory(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"{path}: cannot be made: {error.strerror or error}") from error
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the directory. The lock ends with the process, however that ends. File systems without locks are trusted."""
-    try:
-        file = (path / ".lock").open("ab")
-    except OSError as error:
-        raise RunError(f"{path}: cannot be written: {error.strerror or error}") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                raise RunError(f"{path}: another process is working in this directory") from error
-        yield
 
 
 def _begin(path: Path, *, command: str, config: Mapping[str, Any], inputs: Mapping[str, str]) -> dict[str, Any]:

@@ -3,11 +3,13 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import polars as pl
@@ -16,6 +18,8 @@ from polars.testing import assert_frame_equal
 
 from pipeline.cli import main
 from pipeline.evaluation.outcomes import read_records
+from pipeline.locking import locked
+from pipeline.training.run import fingerprint_of
 
 TINY = [
     "data.image_size=16",
@@ -33,6 +37,7 @@ TINY = [
     "segmenter_trainer.epochs=2",
     "classifier_trainer.epochs=2",
     "attack.threat.epsilons=[4/255,8/255]",
+    "headline_epsilon=null",
     "attack.attacks.pgd.num_steps=2",
     "attack.attacks.apgd.num_steps=2",
     "attack.attacks.joint-collapse.num_steps=2",
@@ -56,7 +61,7 @@ class Foreguard:
     def __init__(self, server: subprocess.Popen[str]) -> None:
         self._server = server
 
-    def run(self, command: list[str], on_line: Callable[[int, str], None] = lambda pid, line: None) -> tuple[int, str]:
+    def run(self, command: list[str], on_line: Callable[[int, str], None] = lambda _pid, _line: None) -> tuple[int, str]:
         """Exit code, and all that was printed. ``on_line`` is told the process and each line."""
         self._server.stdin.write(json.dumps(command) + "\n")
         self._server.stdin.flush()
@@ -196,6 +201,67 @@ def test_what_is_finished_is_never_made_again_neither_here_nor_by_another_ablati
     assert code == 0, said
     assert files(store) == before
     assert_frame_equal(outcomes(whole), outcomes(tmp_path), check_exact=True)
+
+
+@pytest.mark.slow
+def test_what_another_process_is_at_is_waited_for_and_not_made_again(tmp_path: Path, foreguard: Foreguard, whole: Path) -> None:
+    """The other process is this one: it prepares the data and attacks an arm, by bringing back what it took away before."""
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    arm = next(arm for arm in read_manifest(whole)["arms"] if arm["test_masks"] == "learned")
+    attacked, partial = (tmp_path / "run" / arm["evaluation"]).resolve(), tmp_path / ".prepared.partial"
+    before = files(tmp_path / "run" / "store")
+    moved = {tmp_path / "prepared": tmp_path / "away", attacked / "summary.json": tmp_path / "summary.json"}
+    for path, away in moved.items():
+        path.rename(away)
+    partial.mkdir()
+    waited = []
+    with ExitStack() as preparing, ExitStack() as attacking:
+        preparing.enter_context(locked(partial / "lock", busy="-"))
+        attacking.enter_context(locked(attacked / ".lock", busy="-"))
+
+        def finish(_pid: int, line: str) -> None:
+            for what, path, lock in (
+                ("to prepare", tmp_path / "prepared", preparing),
+                ("to attack", attacked / "summary.json", attacking),
+            ):
+                if line.startswith(f"waiting for another process {what}"):
+                    waited.append(what)
+                    moved[path].rename(path)
+                    lock.close()
+
+        code, said = foreguard.run(words(tmp_path), finish)
+    assert code == 0, said
+    assert waited == ["to prepare", "to attack"]
+    assert files(tmp_path / "run" / "store") == before
+    assert_frame_equal(outcomes(whole), outcomes(tmp_path), check_exact=True)
+
+
+@pytest.mark.slow
+def test_jobs_of_a_sweep_run_beside_each_other_and_their_work_is_put_together_afterwards(
+    tmp_path: Path, foreguard: Foreguard
+) -> None:
+    """Three jobs in two processes of joblib that begin with nothing and share everything; the last one is a mistake."""
+    store = tmp_path / "store"
+    both = [*words(tmp_path), f"store={store}", "masks=[{train: oracle, test: oracle}]", "degradation=null", "decomposition=null"]
+    sweep = [*both, "--multirun", "seeds=[0],[1],[1,1]", f"run={tmp_path}/run-${{seeds}}"]
+    launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "pipeline", *sweep, *launcher]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1] == "foreguard: seeds: names the same thing twice"
+    assert "Traceback" not in done.stderr
+    for seed in (0, 1):
+        assert (tmp_path / f"run-[{seed}]" / "report" / "index.html").is_file()
+    assert {json.loads(line)["fingerprint"] for line in (store / "timings.jsonl").read_text().splitlines()} == {
+        fingerprint_of(path.parent) for path in store.glob("*/*/run.json")
+    }
+    before = files(store)
+    code, said = foreguard.run([*both, "seeds=[0,1]"])
+    assert code == 0, said
+    assert "to do: 0 of 6 pieces; nothing is left to do" in said
+    assert files(store) == before
+    assert {arm["seed"] for arm in read_manifest(tmp_path)["arms"]} == {0, 1}
 
 
 @pytest.mark.slow

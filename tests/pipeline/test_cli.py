@@ -124,6 +124,17 @@ def test_a_mistake_in_a_sweep_is_one_line_too(tmp_path):
     assert "Traceback" not in bad.stderr
 
 
+def test_a_launcher_that_is_not_there_is_named_with_those_that_are(capsys):
+    message = refuse(capsys, "prepare", "--multirun", "hydra/launcher=submitit", "prepared=set", "data.seed=1,2")
+    assert "Could not find 'hydra/launcher/submitit'" in message
+    assert "basic joblib" in message
+
+
+def test_a_launcher_without_a_sweep_is_refused(capsys):
+    for word in ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"):
+        assert f"{word}: is for --multirun only" in refuse(capsys, "prepare", "prepared=set", word)
+
+
 def test_doctor_finds_this_machine_ready(capsys):
     assert main(["doctor", "min_disk=0", "min_memory=0"]) == 0
     shown = capsys.readouterr().out

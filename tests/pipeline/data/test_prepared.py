@@ -54,6 +54,12 @@ def test_a_file_where_a_directory_is_expected_is_named(copy):
         open_prepared(copy / "labels.npy")
 
 
+def test_a_directory_may_have_any_name(synthetic_set, tmp_path):
+    odd = tmp_path / "set [0, 1] * ? {a,b}"
+    shutil.copytree(synthetic_set, odd)
+    assert open_prepared(odd).samples.equals(open_prepared(synthetic_set).samples)
+
+
 def test_images_stay_on_disk_until_they_are_indexed(synthetic_set):
     import numpy as np
 

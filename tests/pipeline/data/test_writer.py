@@ -14,11 +14,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pipeline.data import synthetic
+from pipeline.data import synthetic, writer
 from pipeline.data.prepared import open_prepared
 from pipeline.data.sample import Plan, Reject, Sample
 from pipeline.data.writer import write_prepared
-from pipeline.errors import DataError
+from pipeline.errors import DataError, OccupiedError
+from pipeline.locking import locked
 
 SIDE = 8
 
@@ -155,6 +156,35 @@ def test_the_leftovers_of_a_killed_run_do_not_matter(tmp_path):
     write(made_plan(SAMPLES), tmp_path / "set")
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
     open_prepared(tmp_path / "set")
+
+
+def test_a_set_that_another_process_is_writing_is_left_to_it(tmp_path):
+    partial = tmp_path / ".set.partial"
+    partial.mkdir()
+    (partial / "images.npy").write_bytes(b"half")
+    with (
+        locked(partial / "lock", busy="-"),
+        pytest.raises(OccupiedError, match="set: another process is preparing it right now") as raised,
+    ):
+        write(made_plan(SAMPLES), tmp_path / "set")
+    assert raised.value.lock == partial / "lock"
+    assert (partial / "images.npy").read_bytes() == b"half"
+
+
+def test_a_set_that_another_process_finishes_at_the_last_moment_is_not_made_again(tmp_path, monkeypatch):
+    """Between the look at the target and the lock, which is where the other one's rename is put."""
+
+    write(made_plan(SAMPLES), tmp_path / "other")
+
+    def finish_first(lock, *, busy):
+        (tmp_path / "other").rename(tmp_path / "set")
+        return locked(lock, busy=busy)
+
+    monkeypatch.setattr(writer, "locked", finish_first)
+    with pytest.raises(OccupiedError, match="another process is preparing it"):
+        write(made_plan(SAMPLES), tmp_path / "set")
+    assert write(made_plan(SAMPLES), tmp_path / "set").unchanged
+    assert not (tmp_path / ".set.partial").exists()
 
 
 def test_the_number_of_processes_changes_no_byte(tmp_path):

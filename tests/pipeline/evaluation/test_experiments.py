@@ -82,6 +82,36 @@ def test_the_arms_are_the_product_of_seeds_objectives_pairs_and_segmenters() -> 
     assert set(found) == expected
 
 
+def test_a_pair_that_names_its_segmenters_gets_arms_with_these_alone() -> None:
+    masks = [
+        {"train": "none", "test": "none"},
+        {"train": "oracle", "test": "oracle", "segmenters": ["trades"]},
+        {"train": "oracle", "test": "learned"},
+        {"train": "learned", "test": "learned", "segmenters": ["adversarial"]},
+        {"train": "oracle", "test": "frozen", "segmenters": ["trades", "adversarial"]},
+    ]
+    small = {"seeds": [3], "classifier_objectives": ["natural"], "degradation": None}
+    named = config(masks=masks, segmenter_objectives=["natural", "adversarial", "trades"], **small)
+    found = [
+        (arm.classifier.masks.source.value, arm.masks.source.value, arm.segmenter and arm.segmenter.objective)
+        for arm in arms(named)
+    ]
+    expected = [("none", "none", None), ("oracle", "oracle", None), ("learned", "learned", "adversarial")]
+    expected += [("oracle", "learned", objective) for objective in ("natural", "adversarial", "trades")]
+    expected += [("oracle", "frozen", objective) for objective in ("trades", "adversarial")]
+    assert sorted(found, key=str) == sorted(expected, key=str)
+    # A segmenter that no pair asks for is not trained, and the classifier behind one is trained with that one.
+    one = config(masks=masks[3:4], **small)
+    assert [piece.objective for piece in pieces(one) if isinstance(piece, SegmenterPiece)] == ["adversarial"]
+    assert [piece.segmenter.objective for piece in pieces(one) if isinstance(piece, ClassifierPiece)] == ["adversarial"]
+
+
+def test_the_epsilon_of_the_headline_may_be_written_as_a_fraction_of_the_attack() -> None:
+    epsilons = "attack.threat.epsilons=[2/255,4/255]"
+    assert load_config("ablate", AblateConfig, [epsilons, "headline_epsilon=2/255"]).headline_epsilon == 2 / 255
+    assert load_config("ablate", AblateConfig, [epsilons, "headline_epsilon=null"]).headline_epsilon is None
+
+
 def test_degraded_oracles_are_tested_on_the_classifier_of_the_oracle() -> None:
     degraded = [arm for arm in arms(config()) if arm.role == "degradation"]
     sizes = {(arm.seed, arm.masks.source.value, arm.masks.radius, arm.masks.shift) for arm in degraded}
@@ -142,6 +172,14 @@ def test_without_an_arm_of_the_oracle_nothing_is_decomposed() -> None:
         (["segmenter_trainer.devices=2"], r"segmenter_trainer: an ablation trains on one device"),
         (["evaluation.save_images=false"], r"decomposition: scores the adversarial images again"),
         (["degradation.objectives=[trades]"], r"degradation\.objectives: names a classifier that classifier_objectives does not"),
+        (
+            ["segmenter_objectives=[natural]", "masks=[{train: oracle, test: learned, segmenters: [natural, trades]}]"],
+            r"masks: segmenters=\['natural', 'trades'\] names one that segmenter_objectives does not",
+        ),
+        (["masks=[{train: oracle, test: learned, segmenters: []}]"], r"masks\.0\.segmenters: .* at least 1 item"),
+        (["masks=[{train: oracle, test: learned, segmenters: [robust]}]"], r"masks\.0\.segmenters\.0: Input should be 'natural'"),
+        (["headline_epsilon=5/255"], r"headline_epsilon: is not one of attack\.threat\.epsilons"),
+        (["headline_epsilon=0"], r"headline_epsilon: Input should be greater than 0"),
         (["experiment=quikstart"], r"experiment=quikstart: unknown choice; choose one of coco, "),
         (["masks=[{train: oracle, test: lerned}]"], r"masks\.0\.test: Input should be 'none', 'oracle'"),
         (["classifier_trainer.epoch=3"], r"classifier_trainer\.epoch: unknown key; did you mean classifier_trainer\.epochs\?"),
