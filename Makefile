@@ -32,8 +32,8 @@ $(STAMP): requirements.lock pyproject.toml
 	@touch $@
 	@echo "setup: done" >&2
 
-quickstart: $(STAMP) ## prepare the synthetic data set and draw its contact sheet
-	@$(BIN)/foreguard prepare data=synthetic prepared=prepared/synthetic preview=true
+quickstart: $(STAMP) ## everything once on generated signs: train, attack end to end, report
+	@$(BIN)/foreguard ablate experiment=quickstart
 
 test: $(STAMP) ## the fast tests (under 5 minutes on 2 cores)
 	@$(BIN)/python -m pytest -q -n auto

@@ -8,19 +8,21 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO
 
 from pipeline.config import to_plain
 from pipeline.data import silhouette
 from pipeline.data.preparation import PrepareConfig, prepare
 from pipeline.data.prepared import MANIFEST, open_prepared, read_manifest
+from pipeline.data.synthetic import SyntheticConfig
 from pipeline.data.writer import write_prepared
 from pipeline.errors import DataError, OccupiedError, RunError, UserError
 from pipeline.evaluation.commands import EvaluateConfig, evaluate
 from pipeline.evaluation.decomposition import explain
 from pipeline.evaluation.digest import line_of, table
 from pipeline.evaluation.experiment import AblateConfig
+from pipeline.evaluation.forecast import Forecast
 from pipeline.evaluation.grid import Piece, SilhouettePiece, pieces
 from pipeline.evaluation.manifest import write_manifest
 from pipeline.evaluation.outlook import State, lines, outlook, remaining, verb
@@ -39,7 +41,7 @@ def run_ablation(config: AblateConfig) -> bool:
     Raises UserError of the kind that fits, with the piece where it happened, and KeyboardInterrupt with a message for the user.
     """
     fingerprint = prepared_fingerprint(config)
-    plan = outlook(Store(config, fingerprint), pieces(config))
+    plan = outlook(Store(config, fingerprint), pieces(config), _guess(config))
     print("\n".join(lines(config, plan, prepared=fingerprint is not None)), flush=True)
     if config.dry_run:
         return False
@@ -79,13 +81,24 @@ def prepared_fingerprint(config: AblateConfig) -> str | None:
     return fingerprint
 
 
+def _guess(config: AblateConfig) -> Callable[[Piece], float] | None:
+    """Seconds of a piece by counting passes; None while nobody knows how many images there are."""
+    if config.prepared.exists():
+        counts = {split: sum(of_class.values()) for split, of_class in read_manifest(config.prepared)["counts"].items()}
+        return Forecast(config, counts).seconds
+    if isinstance(config.data, SyntheticConfig):
+        made = {"train": config.data.num_train, "val": config.data.num_val, "test": config.data.num_test}
+        return Forecast(config, made).seconds
+    return None
+
+
 def _run_pieces(config: AblateConfig, store: Store, log: IO[str]) -> None:
-    todo = pieces(config)
+    todo, guess = pieces(config), _guess(config)
     for number, piece in enumerate(todo, start=1):
         position = f"[{number}/{len(todo)}]"
         try:
             if not _finished(store, piece):
-                ahead = [step for step in outlook(store, todo[number - 1 :]) if step.state is not State.REUSED]
+                ahead = [step for step in outlook(store, todo[number - 1 :], guess) if step.state is not State.REUSED]
                 print(f"{position} {verb(piece)} {piece.title}; to the end: {remaining(ahead)}", file=sys.stderr, flush=True)
                 while (work := _finished(store, piece)) is None:
                     with _after_others(f"to {verb(piece)} {piece.title}"):

@@ -106,12 +106,12 @@ def _attack_chunk(
     advance: Callable[[int], None],
 ) -> None:
     for unit in units:
-        if unit in recorded:
-            images = store.read_images(unit) if _needed(plan, unit, recorded) else None
-            chunk.absorb(store.read(unit), images)
-            continue
         name, spec = list(plan.suite.attacks.items())[unit.attack]
         epsilon = plan.suite.threat.epsilons[unit.epsilon]
+        if unit in recorded:
+            images = store.read_images(unit) if _needed(plan, unit, recorded) else None
+            chunk.absorb(store.read(unit, attack=name, epsilon=epsilon), images)
+            continue
         positions = chunk.to_attack(keep_all=plan.keep_all) if epsilon > 0 else torch.zeros(0, dtype=torch.int64)
         positions = positions.to(chunk.victims.labels.device)
         began = time.monotonic()

@@ -75,6 +75,7 @@ class Chunk:
     ) -> None:
         batch = read_rows(dataset, rows).to(device)
         self.sample_ids: list[str] = dataset.samples["sample_id"].gather(rows).to_list()
+        self.groups: list[str] = dataset.samples["group"].gather(rows).to_list()
         self.batch_size = batch_size
         self._oracle = batch.masks
         self.victims = Victims(
@@ -144,6 +145,7 @@ class Chunk:
             found_by[position] = (attack, epsilon)
         columns: dict[str, object] = {
             "sample_id": self.sample_ids,
+            "group": self.groups,
             "label": self._labels,
             "attack": attack,
             "epsilon": epsilon,

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pipeline.evaluation.outcomes import RecordStore
     from pipeline.evaluation.subject import Subject
 
+SANITY = "sanity.json"
 GUIDES = 256
 """Masks of the validation images that attacks with the goal ``steal`` choose from."""
 
@@ -116,10 +117,10 @@ def evaluate(config: EvaluateConfig) -> None:
     )
     suite, skipped = applicable(plan, device=device)
     plan = dataclasses.replace(plan, suite=suite)
-    inputs = {"data set": dataset.fingerprint, **subject.inputs}
+    inputs = {"data set": dataset.fingerprint, **subject.inputs, **order_of_attacks(config.attack)}
     with (
         open_run(config.run, command="evaluate", config=to_plain(config), inputs=inputs, resume=config.resume),
-        _exact(device),
+        exact(device),
     ):
         store = RecordStore(config.run)
         _attack(config, plan, store, device)
@@ -174,9 +175,16 @@ def _report(
     print("\n".join(lines(summary)))
     if config.sanity:
         checks = sanity_checks(plan, store, records, num_images=config.sanity_images, device=device)
-        write_json(config.run / "sanity.json", {"checks": [dataclasses.asdict(check) for check in checks]})
+        plain = [dataclasses.asdict(check) for check in checks]
+        write_json(config.run / SANITY, {"images": config.sanity_images, "checks": plain})
         print("\n".join(check_lines(checks)))
     print(f"records, summary and how they were made: {config.run}")
+
+
+def order_of_attacks(suite: AttackSuite) -> dict[str, str]:
+    """What a run of ``evaluate`` records among its inputs beside fingerprints: an attack is known by its position in the suite, and
+    what it meets are the images that those before it left standing."""
+    return {"order of the attacks": ", ".join(suite.attacks)}
 
 
 def choose_device(accelerator: str) -> torch.device:
@@ -189,7 +197,7 @@ def choose_device(accelerator: str) -> torch.device:
     return torch.device(accelerator)
 
 
-def _exact(device: torch.device) -> AbstractContextManager[None]:
+def exact(device: torch.device) -> AbstractContextManager[None]:
     """Convolutions in float32: on a GPU their default is TF32, whose rounding is as large as a small perturbation."""
     if device.type != "cuda":
         return nullcontext()

@@ -3,10 +3,10 @@
 A learned mask gives an attacker two ways to the class: the pixels that the classifier sees, and the mask that it sees them through.
 Scoring an adversarial image with the clean image's mask undoes what it did to the mask; scoring the clean image with the
 adversarial image's mask undoes what it did to the pixels. Both say what this adversarial image used, not what an attacker
-restricted to one path could have done: for that there are attacks whose gradient knows one path only.
+restricted to one path could have done: for that there are attacks whose gradient knows one path only, with as many steps.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -94,14 +94,23 @@ def fate(*, oracle_stands: bool, stands: bool, clean_correct: bool, pixels_fall:
 
 
 def rescored_margins(
-    system: TwoStage, dataset: PreparedDataset, run: Path, *, batch_size: int, device: torch.device
+    system: TwoStage, dataset: PreparedDataset, runs: Sequence[Path], *, batch_size: int, device: torch.device
 ) -> pl.DataFrame:
-    """The path margins of each image's worst saved adversarial image, at every epsilon of an evaluation.
+    """The path margins of each image's strongest saved adversarial image, at every epsilon of some evaluations of one system.
 
-    Columns: sample_id, epsilon, pixels_margin, mask_margin, oracle_mask_margin. The worst is the one with the largest margin; an
-    image that is wrong clean is its own. Raises RunError where images are damaged or were not saved.
+    Columns: sample_id, epsilon, margin, pixels_margin, mask_margin, oracle_mask_margin. The strongest is the one with the largest
+    margin over all runs; an image that is wrong clean is its own. An evaluation that stops at the first success knows only points
+    just beyond the boundary, which nearly any change brings back: give one with ``keep_all`` too. Raises RunError where images are
+    damaged or were not saved.
     """
-    store = RecordStore(run)
+    tables = [_rescored(system, dataset, RecordStore(run), batch_size=batch_size, device=device) for run in runs]
+    strongest = pl.concat(tables).sort("margin", descending=True, maintain_order=True)
+    return strongest.unique(["sample_id", "epsilon"], keep="first", maintain_order=True)
+
+
+def _rescored(
+    system: TwoStage, dataset: PreparedDataset, store: RecordStore, *, batch_size: int, device: torch.device
+) -> pl.DataFrame:
     rows_of = {sample_id: row for row, sample_id in enumerate(dataset.samples["sample_id"].to_list())}
     tables = []
     for worst, images in _worst_images(store):
@@ -114,16 +123,17 @@ def rescored_margins(
                 if image is not None:
                     found[position] = torch.from_numpy(image)
             margins = _margins(system, batch.to(device), found.to(device))
-            tables.append(worst[part].select("sample_id", "epsilon").with_columns(*margins))
+            keys = worst[part].select("sample_id", "epsilon", margin="adversarial_margin")
+            tables.append(keys.with_columns(*margins))
     return pl.concat(tables)
 
 
 def decompose(arm: pl.DataFrame, oracle: pl.DataFrame, margins: pl.DataFrame, paths: dict[str, pl.DataFrame]) -> pl.DataFrame:
     """One row for each image and epsilon: what became of it, and why.
 
-    ``arm`` and ``oracle`` are verdicts (sample_id, epsilon, stands) of the two arms, ``arm`` with ``clean_correct`` too;
-    ``margins`` comes from ``rescored_margins``; ``paths`` are verdicts under attacks that know one path, by path. Columns:
-    sample_id, epsilon, clean_correct, stands, oracle_stands, the margins, PATH_attack_stands for each path, and fate.
+    ``arm`` and ``oracle`` are verdicts (sample_id, epsilon, stands) of the two arms, ``arm`` with ``group`` and ``clean_correct``
+    too; ``margins`` comes from ``rescored_margins``; ``paths`` are verdicts under one attack each, by the paths that its gradient
+    follows. Columns: those of ``arm``, oracle_stands, the margins, PATH_attack_stands for each path, and fate.
     """
     joined = arm.join(oracle.rename({"stands": "oracle_stands"}), on=["sample_id", "epsilon"])
     joined = joined.join(margins, on=["sample_id", "epsilon"])

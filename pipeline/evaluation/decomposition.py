@@ -6,12 +6,13 @@ from typing import Any
 
 import polars as pl
 
+from pipeline.attacks.adaptive import GradientPath
 from pipeline.checkpoints import write_atomically
 from pipeline.data.prepared import open_prepared
-from pipeline.evaluation.commands import choose_device
+from pipeline.evaluation.commands import choose_device, exact
 from pipeline.evaluation.counterfactual import decompose, rescored_margins, shares
 from pipeline.evaluation.experiment import AblateConfig
-from pipeline.evaluation.grid import DecompositionPiece, EvaluationPiece, Piece
+from pipeline.evaluation.grid import DecompositionPiece, Piece
 from pipeline.evaluation.outcomes import read_records
 from pipeline.evaluation.override import MaskOverride
 from pipeline.evaluation.robustness import standing
@@ -27,15 +28,16 @@ def explain(config: AblateConfig, store: Store, work: Work) -> None:
     piece = work.piece
     assert isinstance(piece, DecompositionPiece)
     with open_run(work.path, command="decompose", config=DECOMPOSITION, inputs=work.inputs, resume=True):
-        margins = _margins(config, store, piece.arm)
+        margins = _margins(config, store, piece)
         arm = _verdicts(_run_of(store, piece.arm), clean=True)
         oracle = _verdicts(_run_of(store, piece.oracle))
-        paths = {one.path.value: _verdicts(_run_of(store, one)) for one in piece.paths}
+        paths = {one.diagnosis.value: _verdicts(_run_of(store, one)) for one in piece.diagnoses if one.diagnosis}
         rows = decompose(arm, oracle, margins, paths)
         about = {"arm": piece.arm.title, "oracle_arm": piece.oracle.title, "seed": piece.arm.seed}
         about |= {"classifier_objective": piece.arm.classifier.objective}
         about |= {"segmenter_objective": piece.arm.segmenter.objective if piece.arm.segmenter else None}
         about |= {"train_masks": piece.arm.classifier.masks.source.value, "test_masks": piece.arm.masks.source.value}
+        about |= {"oracle_train_masks": piece.oracle.classifier.masks.source.value}
         write_table(work.path / ROWS, rows.select(*(pl.lit(value).alias(name) for name, value in about.items()), pl.all()))
 
 
@@ -71,12 +73,13 @@ def _verdicts(run: Path, *, clean: bool = False) -> pl.DataFrame:
     table = pl.concat(tables)
     if not clean:
         return table
-    right = records.unique("sample_id").select("sample_id", clean_correct=pl.col("clean_prediction") == pl.col("label"))
+    right = records.unique("sample_id").select("sample_id", "group", clean_correct=pl.col("clean_prediction") == pl.col("label"))
     return table.join(right, on="sample_id")
 
 
-def _margins(config: AblateConfig, store: Store, arm: EvaluationPiece) -> pl.DataFrame:
-    device = choose_device(config.evaluation.accelerator)
+def _margins(config: AblateConfig, store: Store, piece: DecompositionPiece) -> pl.DataFrame:
+    arm, device = piece.arm, choose_device(config.evaluation.accelerator)
+    strongest = [one for one in piece.diagnoses if one.diagnosis is GradientPath.BOTH]
     dataset = open_prepared(config.prepared, verify=False)
     subject = load_subject(
         classifier_run=_run_of(store, arm.classifier),
@@ -87,4 +90,6 @@ def _margins(config: AblateConfig, store: Store, arm: EvaluationPiece) -> pl.Dat
         device=device,
     )
     batch_size = config.evaluation.batch_size
-    return rescored_margins(subject.system, dataset, _run_of(store, arm), batch_size=batch_size, device=device)
+    runs = [_run_of(store, one) for one in (arm, *strongest)]
+    with exact(device):
+        return rescored_margins(subject.system, dataset, runs, batch_size=batch_size, device=device)

@@ -1,5 +1,6 @@
 """The grid of an ablation: its arms, and the pieces of work they need, each once and in an order that finishes arm by arm."""
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
@@ -8,9 +9,10 @@ from pipeline.attacks.adaptive import GradientPath
 from pipeline.evaluation.experiment import AblateConfig, MaskPair, Objective
 from pipeline.masking import MaskConfig, MaskSource
 
+_ALONG = {GradientPath.BOTH: "both paths", GradientPath.PIXELS: "the pixel path only", GradientPath.MASK: "the mask path only"}
 Role = Literal["main", "degradation", "diagnostic"]
 _MAIN = (MaskSource.NONE, MaskSource.ORACLE, MaskSource.LEARNED, MaskSource.LEARNED_HARD, MaskSource.RANDOM)
-_PATHS = (GradientPath.PIXELS, GradientPath.MASK)
+_DIAGNOSES = (GradientPath.BOTH, GradientPath.PIXELS, GradientPath.MASK)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,14 +75,15 @@ class SilhouettePiece:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationPiece:
-    """Attack a system: an arm of the grid, or the same with an attack that knows one path only."""
+    """Attack a system: an arm of the grid, or the same with one attack of the decomposition in place of the suite."""
 
     classifier: ClassifierPiece
     masks: MaskConfig
     segmenter: SegmenterPiece | None
     """Of the masks in testing."""
     role: Role = field(compare=False)
-    path: GradientPath = GradientPath.BOTH
+    diagnosis: GradientPath | None = None
+    """The gradient that the one attack of the decomposition follows; None: the whole suite."""
 
     @property
     def seed(self) -> int:
@@ -90,14 +93,14 @@ class EvaluationPiece:
     @property
     def title(self) -> str:
         """In words, and another one for every arm: the arm's name."""
-        return (
-            f"{self.classifier.objective} classifier, masks {self._masks(' to ')}, seed {self.seed}{self._paths(', {} path only')}"
-        )
+        diagnosis = f", one attack along {_ALONG[self.diagnosis]}" if self.diagnosis else ""
+        return f"{self.classifier.objective} classifier, masks {self._masks(' to ')}, seed {self.seed}{diagnosis}"
 
     @property
     def slug(self) -> str:
         """The readable part of a directory name."""
-        return f"{self.classifier.objective}-{self._masks('-')}-seed{self.seed}{self._paths('-{}-path')}".replace(" ", "-")
+        diagnosis = f"-along-{self.diagnosis}" if self.diagnosis else ""
+        return f"{self.classifier.objective}-{self._masks('-')}-seed{self.seed}{diagnosis}".replace(" ", "-")
 
     def _masks(self, to: str) -> str:
         source = self.masks.source
@@ -107,19 +110,16 @@ class EvaluationPiece:
         trained = f" {self.classifier.segmenter.objective} segmenter" if self.classifier.segmenter and not self.segmenter else ""
         return f"{self.classifier.masks.source.value}{trained}{to}{source.value}{size}{behind}"
 
-    def _paths(self, text: str) -> str:
-        return "" if self.path is GradientPath.BOTH else text.format(self.path.value)
-
 
 @dataclass(frozen=True, kw_only=True)
 class DecompositionPiece:
-    """Score an arm's adversarial images again, with one path of them at a time."""
+    """Score an arm's strongest adversarial images again, with one path of them at a time."""
 
     arm: EvaluationPiece
     oracle: EvaluationPiece
     """The arm that it is compared with."""
-    paths: tuple[EvaluationPiece, ...]
-    """The same system under attacks that know one path only."""
+    diagnoses: tuple[EvaluationPiece, ...]
+    """The same system under one attack, whose gradient follows both paths, or one of them."""
 
     @property
     def title(self) -> str:
@@ -155,8 +155,8 @@ def decompositions(config: AblateConfig) -> list[DecompositionPiece]:
         oracle = _compared_with(arm, main)
         wanted = arm.masks.source.is_learned and arm.classifier.objective in config.decomposition.objectives
         if wanted and oracle is not None:
-            paths = tuple(_one_path(arm, path) for path in _PATHS)
-            pieces.append(DecompositionPiece(arm=arm, oracle=oracle, paths=paths))
+            diagnoses = tuple(dataclasses.replace(arm, role="diagnostic", diagnosis=path) for path in _DIAGNOSES)
+            pieces.append(DecompositionPiece(arm=arm, oracle=oracle, diagnoses=diagnoses))
     return pieces
 
 
@@ -166,7 +166,7 @@ def pieces(config: AblateConfig) -> list[Piece]:
     for arm in arms(config):
         ordered |= dict.fromkeys((*needed(arm), arm))
     for piece in decompositions(config):
-        ordered |= dict.fromkeys((*piece.paths, piece))
+        ordered |= dict.fromkeys((*piece.diagnoses, piece))
     if config.silhouette:
         ordered |= dict.fromkeys(SilhouettePiece(seed=seed) for seed in config.seeds)
     return list(ordered)
@@ -181,8 +181,8 @@ def needed(piece: Piece) -> tuple[Piece, ...]:
             return (segmenter,) if segmenter else ()
         case EvaluationPiece(classifier=classifier, segmenter=segmenter):
             return tuple(dict.fromkeys((*needed(classifier), *((segmenter,) if segmenter else ()), classifier)))
-        case DecompositionPiece(arm=arm, oracle=oracle, paths=paths):
-            return (arm, oracle, *paths)
+        case DecompositionPiece(arm=arm, oracle=oracle, diagnoses=diagnoses):
+            return (arm, oracle, *diagnoses)
 
 
 def _of_pairs(config: AblateConfig, seed: int) -> Iterator[EvaluationPiece]:
@@ -241,7 +241,3 @@ def _compared_with(arm: EvaluationPiece, main: list[EvaluationPiece]) -> Evaluat
     ]
     same = [other for other in alike if other.classifier == arm.classifier]
     return next(iter(same + [other for other in alike if other.classifier.masks.source is MaskSource.ORACLE]), None)
-
-
-def _one_path(arm: EvaluationPiece, path: GradientPath) -> EvaluationPiece:
-    return EvaluationPiece(classifier=arm.classifier, masks=arm.masks, segmenter=arm.segmenter, role="diagnostic", path=path)

@@ -55,13 +55,13 @@ def command_of(
             return None
 
 
-def path_suite(config: AblateConfig, path: GradientPath) -> AttackSuite:
-    """The threat model of the experiment with the one attack that knows one path."""
+def diagnosis_suite(config: AblateConfig, path: GradientPath) -> AttackSuite:
+    """The threat model of the experiment with the one attack of the decomposition: the same for every path but for its gradient."""
     assert config.decomposition is not None
     attack = ClassAttack(
         loss=ClassLoss.MARGIN, path=path, num_steps=config.decomposition.num_steps, restarts=config.decomposition.restarts
     )
-    return AttackSuite(threat=config.attack.threat, attacks={f"{path.value}-path": attack})
+    return AttackSuite(threat=config.attack.threat, attacks={f"along-{path.value}": attack})
 
 
 def _classifier(
@@ -88,8 +88,9 @@ def _classifier(
 
 
 def _evaluation(config: AblateConfig, piece: EvaluationPiece, run: Path, paths: Mapping[Piece, Path]) -> EvaluateConfig:
-    settings, whole = config.evaluation, piece.path is GradientPath.BOTH
-    main = piece.role == "main" and whole
+    settings, diagnosis = config.evaluation, piece.diagnosis
+    main = piece.role == "main" and diagnosis is None
+    strongest = diagnosis is GradientPath.BOTH  # run to its end: its images are scored again
     sanity = settings.sanity
     checked = sanity is not None and piece.classifier.objective in sanity.objectives and piece.masks.source in sanity.sources
     return EvaluateConfig(
@@ -99,13 +100,14 @@ def _evaluation(config: AblateConfig, piece: EvaluationPiece, run: Path, paths: 
         classifier_run=paths[piece.classifier],
         segmenter_run=None if piece.segmenter is None else paths[piece.segmenter],
         masks=MaskOverride(**vars(piece.masks)),
-        attack=config.attack if whole else path_suite(config, piece.path),
+        attack=config.attack if diagnosis is None else diagnosis_suite(config, diagnosis),
         split=settings.split,
         max_images=settings.max_images,
         batch_size=settings.batch_size,
         part_size=settings.part_size,
         seed=piece.seed,
-        save_images=settings.save_images and main,
+        keep_all=strongest,
+        save_images=settings.save_images and (main or strongest),
         gallery_images=settings.gallery_images if main else 0,
         sanity=main and checked,
         sanity_images=1 if sanity is None else sanity.images,

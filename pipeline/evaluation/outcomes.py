@@ -39,6 +39,7 @@ class Status(StrEnum):
 
 SCHEMA = {
     "sample_id": pl.String(),
+    "group": pl.String(),
     "label": pl.Int64(),
     "system": pl.String(),
     "mask_source": pl.String(),
@@ -64,7 +65,7 @@ SCHEMA = {
 }
 """The columns of a record.
 
-``system`` is a digest of weights and mask settings. Margins are the largest other logit minus the label's: above 0 is
+``group`` says which images are not independent of each other: those cut from one photograph, those of one track. ``system`` is a digest of weights and mask settings. Margins are the largest other logit minus the label's: above 0 is
 misclassified. ``found_by`` and ``found_epsilon`` say which run found the adversarial image (null: it is the clean image).
 Masks are compared with the oracle; means are shares of the image. ``linf`` and ``l2`` are norms of the perturbation of an
 image in [0,1]. ``seconds`` is the image's share of the time that the attack took for its chunk. ``seed`` is the evaluation's.
@@ -105,9 +106,16 @@ class RecordStore:
         records.write_parquet(table)
         _write(self._records, unit, "parquet", table.getvalue())
 
-    def read(self, unit: Unit) -> pl.DataFrame:
-        """The records of a part. Raises RunError for a damaged one."""
-        return _table(self._one(self._records, unit, "parquet"))
+    def read(self, unit: Unit, *, attack: str | None = None, epsilon: float | None = None) -> pl.DataFrame:
+        """The records of a part. Raises RunError for a damaged one, and for one of another attack or epsilon than those named."""
+        path = self._one(self._records, unit, "parquet")
+        records = _table(path)
+        for column, wanted in (("attack", attack), ("epsilon", epsilon)):
+            if wanted is not None and not (records[column] == wanted).all():
+                raise RunError(
+                    f"{path}: was made with {column} {records[column][0]}, not {wanted}; evaluate into another directory"
+                )
+        return records
 
     def read_images(self, unit: Unit) -> Float32[np.ndarray, "attacked 3 height width"]:
         """The adversarial images of a part. Raises RunError where they are damaged or were not kept."""

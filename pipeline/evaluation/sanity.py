@@ -15,6 +15,7 @@ from pipeline.evaluation.chunks import Chunk
 from pipeline.evaluation.outcomes import RecordStore
 from pipeline.evaluation.rescoring import rescore
 from pipeline.evaluation.robustness import standing
+from pipeline.evaluation.statistics import wilson
 
 SQUARE_IMAGES = 16
 SQUARE_QUERIES = 500
@@ -74,11 +75,13 @@ def _square_against_white_box(plan: Plan, records: pl.DataFrame, num_images: int
         batch_size=plan.batch_size,
     )
     fell, tried = int(found.fallen.sum()), len(found.fallen)
-    failed = fell > max(1, 0.05 * tried)
+    failed = fell > 0.05 * tried
+    most = wilson(fell, tried).high
     return Check(
         name=name,
         outcome=Outcome.FAIL if failed else Outcome.PASS,
-        finding=f"{fell} of {tried} images that the suite left standing at epsilon {epsilon:.4g} fell to {SQUARE_QUERIES} queries",
+        finding=f"{fell} of {tried} images that the suite left standing at epsilon {epsilon:.4g} fell to {SQUARE_QUERIES} queries"
+        f" (so up to {most:.0%} of all such images may)",
         advice="the gradients mislead: put square into the suite and find out what hides them" if failed else "",
         figures={"fallen": fell, "tried": tried, "epsilon": epsilon},
     )

@@ -14,7 +14,7 @@ from pipeline.checkpoints import weights_digest
 from pipeline.config import to_plain
 from pipeline.data.prepared import canonical_sha256, read_manifest
 from pipeline.errors import DataError, RunError
-from pipeline.evaluation.commands import EvaluateConfig
+from pipeline.evaluation.commands import SANITY, EvaluateConfig, order_of_attacks
 from pipeline.evaluation.experiment import AblateConfig
 from pipeline.evaluation.grid import (
     ClassifierPiece,
@@ -25,12 +25,12 @@ from pipeline.evaluation.grid import (
     SilhouettePiece,
     needed,
 )
-from pipeline.evaluation.orders import Command, command_of
+from pipeline.evaluation.orders import Command, command_of, diagnosis_suite
 from pipeline.training.run import fingerprint_of, run_fingerprint
 
 TIMINGS = "timings.jsonl"
 SILHOUETTES = "silhouette-sets"
-DECOMPOSITION = {"version": 1}
+DECOMPOSITION = {"version": 2}
 """What a decomposition records as its configuration: raised when the code comes to another result."""
 _KINDS = {
     SegmenterPiece: ("segmenters", "train-segmenter", "result.json"),
@@ -97,7 +97,7 @@ class Store:
         command = self._command(piece, upstream, path)
         finished = (path / result).is_file()
         if isinstance(command, EvaluateConfig) and command.sanity:
-            finished = finished and (path / "sanity.json").is_file()
+            finished = finished and _checked_images(path) == command.sanity_images
         work = Work(
             piece=piece,
             command=command,
@@ -145,6 +145,8 @@ class Store:
                 inputs["classifier"] = weights_digest(upstream[classifier].path)
                 if segmenter is not None:
                     inputs["segmenter"] = weights_digest(upstream[segmenter].path)
+                suite = self._config.attack if piece.diagnosis is None else diagnosis_suite(self._config, piece.diagnosis)
+                inputs |= order_of_attacks(suite)
             case DecompositionPiece():
                 inputs |= {other.title: work.fingerprint for other, work in upstream.items()}
         return inputs
@@ -160,11 +162,19 @@ class Store:
                 work: list[object] = ["segmenter", objective]
             case ClassifierPiece(objective=objective, segmenter=segmenter):
                 work = ["classifier", objective, segmenter is not None]
-            case EvaluationPiece(classifier=classifier, masks=masks, role=role, path=path):
-                work = ["evaluation", classifier.objective, masks.source.is_learned, role, path.value]
+            case EvaluationPiece(classifier=classifier, masks=masks, role=role, diagnosis=diagnosis):
+                work = ["evaluation", classifier.objective, masks.source.is_learned, role, diagnosis and diagnosis.value]
             case _:
                 work = [type(piece).__name__]
         return canonical_sha256({**self._circumstances, "work": work})[:16]
+
+
+def _checked_images(path: Path) -> int | None:
+    """How many images the sanity checks of an evaluation were made on; None where there were none."""
+    try:
+        return int(json.loads((path / SANITY).read_text(encoding="utf-8"))["images"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _circumstances(config: AblateConfig, data_fingerprint: str | None) -> dict[str, object]:

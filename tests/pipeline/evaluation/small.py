@@ -66,7 +66,13 @@ def dataset(joined: TwoStage) -> PreparedDataset:
         images=(images.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).numpy(),
         masks=(context.oracle_masks[:, 0] * 255).to(torch.uint8).numpy(),
         labels=labels,
-        samples=pl.DataFrame({"sample_id": [f"s{i:02d}" for i in range(IMAGES)], "split": ["test"] * IMAGES}),
+        samples=pl.DataFrame(
+            {
+                "sample_id": [f"s{i:02d}" for i in range(IMAGES)],
+                "group": [f"g{i // 2:02d}" for i in range(IMAGES)],
+                "split": ["test"] * IMAGES,
+            }
+        ),
     )
 
 

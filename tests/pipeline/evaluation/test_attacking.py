@@ -67,6 +67,24 @@ def test_neither_batch_nor_chunk_changes_a_verdict(small: ModuleType, tmp_path: 
     assert_frame_equal(reference.select(rounded[:-1]), other.select(rounded[:-1]), abs_tol=1e-3)
 
 
+def test_a_part_that_another_attack_has_made_is_refused(small: ModuleType, tmp_path: Path) -> None:
+    """A suite in another order gives the positions of its attacks to others: none may pass for one that was never run."""
+    attacks = dict(list(small.ATTACKS.items())[:2])
+    evaluate(small.plan(attacks=attacks, epsilons=(0.004,)), tmp_path)
+    for part in list((tmp_path / "records").glob("*-01.*")) + list((tmp_path / "images").glob("*-01.*")):
+        part.unlink()
+    turned = dict(reversed(attacks.items()))
+    with pytest.raises(RunError, match=f"was made with attack {next(iter(attacks))}, not {next(iter(turned))}"):
+        evaluate(small.plan(attacks=turned, epsilons=(0.004,)), tmp_path)
+
+
+def test_every_record_names_the_group_of_its_image(small: ModuleType, tmp_path: Path) -> None:
+    plan = small.plan(epsilons=(0.004,))
+    records = evaluate(plan, tmp_path)
+    groups = dict(plan.dataset.samples.select("sample_id", "group").iter_rows())
+    assert records["group"].to_list() == [groups[sample_id] for sample_id in records["sample_id"]]
+
+
 def test_epsilon_zero_is_clean_accuracy_and_the_curve_never_rises(small: ModuleType, tmp_path: Path) -> None:
     records = evaluate(small.plan(), tmp_path)
     points = curve(records, np.random.default_rng(0))

@@ -87,7 +87,7 @@ def test_saved_images_are_scored_by_the_paths_of_the_system_that_they_fooled(sma
     plan = small.plan(save_images=True)
     attack_images(plan, RecordStore(tmp_path), device=CPU, advance=[].append)
     records = read_records(tmp_path)
-    found = rescored_margins(plan.system, plan.dataset, tmp_path, batch_size=7, device=CPU)
+    found = rescored_margins(plan.system, plan.dataset, [tmp_path], batch_size=7, device=CPU)
     assert len(found) == small.IMAGES * len(small.EPSILONS)
     # Brute force over the parts: every image and epsilon has the margins of one of its saved images of the largest margin.
     store = RecordStore(tmp_path)
@@ -109,6 +109,24 @@ def test_saved_images_are_scored_by_the_paths_of_the_system_that_they_fooled(sma
         assert row["pixels_margin"] == pytest.approx(margin(logits, batch.labels).item(), abs=1e-4)
 
 
+def test_of_several_evaluations_the_strongest_image_is_scored(small: ModuleType, tmp_path: Path) -> None:
+    """One that stops at the first success, and one that runs to its end: its images are deeper beyond the boundary."""
+    plans = {name: small.plan(save_images=True, keep_all=name == "to the end") for name in ("first success", "to the end")}
+    alone = {}
+    for name, plan in plans.items():
+        attack_images(plan, RecordStore(tmp_path / name), device=CPU, advance=[].append)
+        alone[name] = rescored_margins(plan.system, plan.dataset, [tmp_path / name], batch_size=8, device=CPU)
+    both = rescored_margins(plan.system, plan.dataset, [tmp_path / name for name in plans], batch_size=8, device=CPU)
+    keys = ["sample_id", "epsilon"]
+    joined = both.join(alone["first success"], on=keys, suffix="_first").join(alone["to the end"], on=keys, suffix="_end")
+    assert len(joined) == len(both) == small.IMAGES * len(small.EPSILONS)
+    for row in joined.iter_rows(named=True):
+        stronger = "first" if row["margin_first"] >= row["margin_end"] else "end"
+        for column in ("margin", "pixels_margin", "mask_margin", "oracle_mask_margin"):
+            assert row[column] == row[f"{column}_{stronger}"]
+    assert (joined["margin_end"] > joined["margin_first"]).any()
+
+
 def test_lost_minus_gained_is_the_difference_of_the_robust_accuracies(small: ModuleType, tmp_path: Path) -> None:
     tables = {}
     for source in (MaskSource.LEARNED, MaskSource.ORACLE):
@@ -116,9 +134,9 @@ def test_lost_minus_gained_is_the_difference_of_the_robust_accuracies(small: Mod
         attack_images(plan, RecordStore(tmp_path / source), device=CPU, advance=[].append)
         tables[source] = read_records(tmp_path / source)
     learned, oracle = tables[MaskSource.LEARNED], tables[MaskSource.ORACLE]
-    right = learned.unique("sample_id").select("sample_id", clean_correct=pl.col("clean_prediction") == pl.col("label"))
+    right = learned.unique("sample_id").select("sample_id", "group", clean_correct=pl.col("clean_prediction") == pl.col("label"))
     plan = small.plan(MaskSource.LEARNED, save_images=True)
-    margins = rescored_margins(plan.system, plan.dataset, tmp_path / MaskSource.LEARNED, batch_size=8, device=CPU)
+    margins = rescored_margins(plan.system, plan.dataset, [tmp_path / MaskSource.LEARNED], batch_size=8, device=CPU)
     arm = verdicts(learned).join(right, on="sample_id")
     rows = decompose(arm, verdicts(oracle), margins, {"pixels": verdicts(learned)})
     assert rows.columns[:2] == ["sample_id", "epsilon"]

@@ -12,7 +12,7 @@ from pipeline.config import compose, to_plain, validate
 from pipeline.data.prepared import open_prepared
 from pipeline.evaluation.experiment import AblateConfig
 from pipeline.evaluation.grid import ClassifierPiece, EvaluationPiece, Piece, SegmenterPiece, arms, pieces
-from pipeline.evaluation.outlook import State, duration, outlook, remaining
+from pipeline.evaluation.outlook import State, duration, lines, outlook, remaining
 from pipeline.evaluation.work import Store, Work
 from pipeline.provenance import provenance
 from pipeline.training.run import open_run, write_json
@@ -43,7 +43,7 @@ def finish(config: AblateConfig, work: Work, *, path: Path | None = None, seed: 
     name = names[type(work.piece)]
     with open_run(path, command=name, config=to_plain(work.command), inputs=work.inputs, resume=False):
         if isinstance(work.piece, EvaluationPiece):
-            write_json(path / "sanity.json", {})
+            write_json(path / "sanity.json", {"images": work.command.sanity_images})
             write_json(path / "summary.json", {})
             return
         dataset = open_prepared(config.prepared)
@@ -164,10 +164,28 @@ def test_an_evaluation_without_the_wanted_sanity_checks_is_not_finished(syntheti
     arm = arms(settings)[0]
     finish(settings, store.look(arm))
     assert store_of(settings).look(arm).finished
+    fewer = config(synthetic_set, tmp_path, evaluation={"sanity": {"sources": ["oracle"], "objectives": ["natural"], "images": 3}})
+    assert store_of(fewer).look(arm).path == store.look(arm).path
+    assert not store_of(fewer).look(arm).finished
     (store.look(arm).path / "sanity.json").unlink()
     assert not store_of(settings).look(arm).finished
     without = config(synthetic_set, tmp_path, evaluation={"sanity": None})
     assert store_of(without).look(arm).finished
+
+
+def test_an_evaluation_with_its_attacks_in_another_order_is_another_one(synthetic_set: Path, tmp_path: Path) -> None:
+    """Parts are known by the position of their attack, and each attack meets what those before it left standing."""
+    settings = config(synthetic_set, tmp_path)
+    store = store_of(settings)
+    finish(settings, store.look(only(ClassifierPiece, settings)[0]))
+    arm = arms(settings)[0]
+    finish(settings, store.look(arm))
+    plain = to_plain(settings.attack)
+    turned = plain | {"attacks": dict(reversed(plain["attacks"].items()))}
+    assert store_of(config(synthetic_set, tmp_path, attack=plain)).look(arm).finished
+    other = store_of(config(synthetic_set, tmp_path, attack=turned)).look(arm)
+    assert not other.begun
+    assert other.path != store.look(arm).path
 
 
 def test_a_directory_that_holds_no_run_is_passed_over(synthetic_set: Path, tmp_path: Path) -> None:
@@ -200,16 +218,33 @@ def test_the_time_that_is_left_names_what_is_not_known(synthetic_set: Path, tmp_
     settings = config(synthetic_set, tmp_path)
     steps = outlook(store_of(settings), pieces(settings))
     assert remaining([]) == "nothing is left to do"
-    assert remaining(steps) == "time unknown, nothing of the kind was measured here yet"
-    some = [steps[0]._replace(seconds=30.0), steps[1]._replace(seconds=31.0), steps[2]]
-    assert remaining(some) == "about 61 s, as such pieces took here, and 1 piece of a kind not measured yet"
-    assert [duration(seconds) for seconds in (None, 0.2, 89, 95, 7200)] == [
+    assert remaining(steps) == "time unknown until the data are prepared"
+    some = [steps[0]._replace(seconds=30.0, measured=True), steps[1]._replace(seconds=31.0, measured=True)]
+    assert remaining(some) == "about 61 s, as such pieces took here"
+    assert remaining([*some, steps[2]]) == "time unknown until the data are prepared"
+    guessed = steps[2]._replace(seconds=60.0)
+    assert remaining([*some, guessed]) == "roughly 2 min (1 of 3 pieces by counting passes through the stages)"
+    assert remaining([guessed]) == "roughly 60 s (all by counting passes through the stages)"
+    assert [duration(seconds, measured=True) for seconds in (None, 0.2, 89, 95, 7200)] == [
         "time unknown",
         "about 1 s",
         "about 89 s",
         "about 2 min",
         "about 2.0 h",
     ]
+
+
+def test_a_guess_stands_where_nothing_was_measured_and_nowhere_else(synthetic_set: Path, tmp_path: Path) -> None:
+    settings = config(synthetic_set, tmp_path)
+    store = store_of(settings)
+    work = store.look(only(ClassifierPiece, settings)[0])
+    finish(settings, work)
+    store.note(work, 7.0)
+    other = {piece: float(number) for number, piece in enumerate(pieces(settings), start=100)}
+    steps = outlook(store_of(settings), pieces(settings), other.__getitem__)
+    assert [step.seconds for step in steps if step.measured] == [7.0]
+    assert all(step.seconds == other[step.piece] for step in steps if not step.measured)
+    assert "[roughly 2 min]" in lines(settings, steps, prepared=True)[-2]
 
 
 def test_timings_are_lines_of_json(synthetic_set: Path, tmp_path: Path) -> None:
