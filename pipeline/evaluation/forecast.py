@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from classifier.model import build_classifier
-from pipeline.attacks.adaptive import GradientPath
 from pipeline.attacks.running import num_starts
 from pipeline.attacks.suite import AttackSpec, AutoAttack, ClassAttack, GuidedAttack, MaskAttack, SquareAttack, inapplicable
 from pipeline.evaluation.commands import choose_device
