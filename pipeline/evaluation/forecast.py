@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from classifier.model import build_classifier
+from pipeline.attacks.adaptive import GradientPath
 from pipeline.attacks.running import num_starts
 from pipeline.attacks.suite import AttackSpec, AutoAttack, ClassAttack, GuidedAttack, MaskAttack, SquareAttack, inapplicable
 from pipeline.evaluation.commands import choose_device
@@ -24,7 +25,7 @@ from pipeline.training.objectives import AdversarialConfig, NaturalConfig, Trade
 from segmenter.model import build_segmenter
 
 STANDING: dict[Objective, float] = {"natural": 0.25, "adversarial": 0.6, "trades": 0.6}
-"""Share of all steps of a suite that are really taken, since fallen images leave it; by objective of the classifier."""
+"""Assumed share of all steps of a suite that are really taken, since fallen images leave it; by objective of the classifier."""
 FORWARD = 1 / 3
 """A forward pass alone, in forward and backward passes to the image."""
 TRAINING = 1.5
@@ -122,8 +123,9 @@ class Forecast:
             for spec in suite.attacks.values()
             if not inapplicable(spec, piece.masks, suite.threat, image_shape=(side, side), has_guides=True, has_oracle=True)
         )
-        standing = STANDING[piece.classifier.objective] * self._attacked_images
-        total = standing * steps * sum(epsilon > 0 for epsilon in suite.threat.epsilons)
+        to_its_end = piece.diagnosis is GradientPath.BOTH
+        share = 1.0 if to_its_end else STANDING[piece.classifier.objective]
+        total = share * self._attacked_images * steps * sum(epsilon > 0 for epsilon in suite.threat.epsilons)
         return Passes(classifier=total, segmenter=total if _follows_the_image(piece.masks) else 0)
 
 

@@ -24,6 +24,10 @@ FREE_TO_CHANGE = frozenset(
 )
 """Keys that a resumed run may have otherwise: paths (the content behind them is compared) and what changes no result."""
 
+ALGORITHMS: dict[str, int] = {}
+"""By command, raised (from 1) with every change of the code by which the same configuration comes to another result: a run of an
+older version is neither continued nor reused."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
@@ -90,13 +94,16 @@ def open_run(path: Path, *, command: str, config: Mapping[str, Any], inputs: Map
         yield Run(path=path, run_id=about["id"], resumed=begun)
 
 
-def run_fingerprint(*, command: str, config: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
+def run_fingerprint(*, command: str, config: Mapping[str, Any], inputs: Mapping[str, str], algorithm: int | None = None) -> str:
     """What a run is, wherever it lies: SHA-256 over command, inputs and the keys that have to stay the same when it is continued.
 
-    Two runs with equal fingerprints would come to the same result.
+    Two runs with equal fingerprints come to the same result, as far as the versions of torch and of ``ALGORITHMS`` are the same; a
+    fingerprint is compared with those of runs that may be older, so it holds the version that ``algorithm`` says, else today's.
     """
+    version = ALGORITHMS.get(command, 1) if algorithm is None else algorithm
     decisive = {key: value for key, value in _flat(json.loads(json.dumps(config))).items() if key not in FREE_TO_CHANGE}
-    return canonical_sha256({"command": command, "config": decisive, "inputs": dict(inputs)})
+    numbered = {"algorithm": version} if version > 1 else {}  # runs that were begun before there were numbers have none
+    return canonical_sha256({"command": command, "config": decisive, "inputs": dict(inputs), **numbered})
 
 
 def fingerprint_of(path: Path) -> str | None:
@@ -105,7 +112,8 @@ def fingerprint_of(path: Path) -> str | None:
         about = _read(path / "run.json")
     except RunError:
         return None
-    return run_fingerprint(command=about["command"], config=about["config"], inputs=about["inputs"])
+    algorithm = int(about.get("algorithm", 1))
+    return run_fingerprint(command=about["command"], config=about["config"], inputs=about["inputs"], algorithm=algorithm)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -126,6 +134,7 @@ def _begin(path: Path, *, command: str, config: Mapping[str, Any], inputs: Mappi
     about = {
         "id": secrets.token_hex(8),
         "command": command,
+        "algorithm": ALGORITHMS.get(command, 1),
         "config": config,
         "inputs": inputs,
         "provenance": asdict(provenance()),
@@ -150,6 +159,8 @@ def _check_same(
 ) -> None:
     if begun["command"] != command:
         raise RunError(f"{path}: is a run of {begun['command']}, not of {command}")
+    if begun.get("algorithm", 1) != ALGORITHMS.get(command, 1):
+        raise RunError(f"{path}: was begun by a version of {command} that comes to other results; begin another run")
     old, new = _flat(begun["config"]), _flat(json.loads(json.dumps(config)))
     for key in sorted(old.keys() | new.keys()):
         if key not in FREE_TO_CHANGE and old.get(key, "absent") != new.get(key, "absent"):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import RunError
-from pipeline.training.run import open_run
+from pipeline.training.run import ALGORITHMS, fingerprint_of, open_run, run_fingerprint
 
 CONFIG = {"run": "a", "resume": False, "trainer": {"epochs": 3, "num_workers": 0, "lr": 0.1}, "classes": ["a", "b"]}
 INPUTS = {"data set": "1234"}
@@ -84,6 +84,22 @@ def test_the_run_of_another_command_is_refused(tmp_path):
     begin(tmp_path)
     with pytest.raises(RunError, match="is a run of train-segmenter, not of train-classifier"):
         begin(tmp_path, resume=True, command="train-classifier")
+
+
+def test_a_run_of_an_older_algorithm_is_neither_continued_nor_found(tmp_path, monkeypatch):
+    begin(tmp_path)
+    wanted = run_fingerprint(command="train-segmenter", config=CONFIG, inputs=INPUTS)
+    assert fingerprint_of(tmp_path) == wanted
+    about = json.loads((tmp_path / "run.json").read_text())
+    del about["algorithm"]  # begun before there were numbers: the same as the first
+    (tmp_path / "run.json").write_text(json.dumps(about))
+    assert fingerprint_of(tmp_path) == wanted
+    monkeypatch.setitem(ALGORITHMS, "train-segmenter", 2)
+    assert run_fingerprint(command="train-segmenter", config=CONFIG, inputs=INPUTS) != wanted == fingerprint_of(tmp_path)
+    with pytest.raises(RunError, match="was begun by a version of train-segmenter that comes to other results"):
+        begin(tmp_path, resume=True)
+    begin(tmp_path / "new")
+    assert json.loads((tmp_path / "new" / "run.json").read_text())["algorithm"] == 2
 
 
 def test_a_damaged_beginning_is_refused(tmp_path):
