@@ -1,7 +1,8 @@
 """Robust accuracy from records. No model and no GPU: what was recorded is all that counts.
 
 An image counts as robust at an epsilon only if its clean copy and every attacked copy at that epsilon and at every smaller one is
-classified right: the worst case of each image, then the share of images. So a curve over epsilon never rises.
+classified right: the worst case of each image, then the share of images. So a curve over epsilon never rises. Images of one group
+(a photograph, a track) are not independent, and every interval is one for independent groups.
 """
 
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from pipeline.evaluation.statistics import Estimate, mean_estimate, wilson
+from pipeline.evaluation.statistics import Estimate, mean_estimate, share
 
 _FALLEN = pl.col("adversarial_prediction") != pl.col("label")
 
@@ -33,17 +34,17 @@ class CurvePoint:
 def clean_accuracy(records: pl.DataFrame) -> Estimate:
     """Share of images whose clean copy is classified right."""
     images = records.unique("sample_id")
-    return wilson(int((images["clean_prediction"] == images["label"]).sum()), len(images))
+    return _share(images.with_columns(claim=pl.col("clean_prediction") == pl.col("label")))
 
 
 def clean_mask_iou(records: pl.DataFrame, rng: np.random.Generator) -> Estimate:
     """Mean over images of the IoU of the clean image's mask with the oracle."""
     images = records.unique("sample_id").sort("sample_id")
-    return mean_estimate(images["clean_mask_iou"].to_numpy(), rng)
+    return mean_estimate(images["clean_mask_iou"].to_numpy(), images["group"].to_numpy(), rng)
 
 
 def standing(records: pl.DataFrame, epsilon: float) -> pl.DataFrame:
-    """Which images no attack up to this epsilon has felled: ``sample_id`` and ``standing``, sorted by id.
+    """Which images no attack up to this epsilon has felled: ``sample_id``, ``group`` and ``standing``, sorted by id.
 
     What two systems are compared by, image by image. Raises ValueError where an image lacks a record of an attack at that
     epsilon: the evaluation is not finished, and what was not attacked must not count as robust.
@@ -55,13 +56,12 @@ def standing(records: pl.DataFrame, epsilon: float) -> pl.DataFrame:
         raise ValueError(f"at epsilon {epsilon:g} some images lack the record of an attack: the evaluation is not finished")
     fell = _FALLEN | (pl.col("clean_prediction") != pl.col("label"))
     up_to = records.filter(pl.col("epsilon") <= epsilon)
-    return up_to.group_by("sample_id").agg(standing=~fell.any()).sort("sample_id")
+    return up_to.group_by("sample_id").agg(pl.col("group").first(), standing=~fell.any()).sort("sample_id")
 
 
 def robust_accuracy(records: pl.DataFrame, epsilon: float) -> Estimate:
     """Share of images that stand at this epsilon. Raises ValueError as ``standing`` does."""
-    verdicts = standing(records, epsilon)["standing"]
-    return wilson(int(verdicts.sum()), len(verdicts))
+    return _share(standing(records, epsilon).rename({"standing": "claim"}))
 
 
 def curve(records: pl.DataFrame, rng: np.random.Generator) -> list[CurvePoint]:
@@ -77,13 +77,18 @@ def _point(records: pl.DataFrame, epsilon: float, rng: np.random.Generator) -> C
     for number in range(len(names)):
         so_far = at.filter(pl.col("attack").is_in(names[: number + 1]) & _FALLEN)
         fallen = fell_below | set(so_far["sample_id"])
-        total = at["sample_id"].n_unique()
-        by_attack[names[number]] = wilson(total - len(fallen), total)
+        by_attack[names[number]] = _share(at.unique("sample_id").with_columns(claim=~pl.col("sample_id").is_in(fallen)))
     worst = at.sort("adversarial_margin", descending=True).unique("sample_id", keep="first", maintain_order=True)
+    worst = worst.sort("sample_id")
     return CurvePoint(
         epsilon=epsilon,
         robust_accuracy=robust_accuracy(records, epsilon),
         by_attack=by_attack,
-        mask_iou=mean_estimate(worst.sort("sample_id")["adversarial_mask_iou"].to_numpy(), rng),
+        mask_iou=mean_estimate(worst["adversarial_mask_iou"].to_numpy(), worst["group"].to_numpy(), rng),
         seconds=float(at["seconds"].sum()),
     )
+
+
+def _share(images: pl.DataFrame) -> Estimate:
+    """Of images with the columns ``claim`` and ``group``, one row each."""
+    return share(images["claim"].to_numpy(), images["group"].to_numpy())

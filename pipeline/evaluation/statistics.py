@@ -1,8 +1,9 @@
 """Numbers with their uncertainty. The unit is the image unless a docstring says otherwise; scipy does what scipy has.
 
-Two systems are compared on the same images, so everything that compares is paired. Intervals are for images drawn like the
-ones at hand, attacked as they were: they do not cover a stronger attack, another data set, or (but for ``pooled_over_seeds``)
-another training seed.
+Two systems are compared on the same images, so everything that compares is paired. Images of one group (a photograph, a track) are
+not independent: ``groups`` names the group of each image, and every interval and p value is one for independent groups. Intervals
+are for images drawn like the ones at hand, attacked as they were: they do not cover a stronger attack, another data set, or (but
+for ``pooled_over_seeds``) another training seed.
 """
 
 import math
@@ -10,8 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int, Shaped
 from scipy import optimize, stats
+
+from pipeline.evaluation.clusters import effective_size, numbered, totals
 
 CONFIDENCE = 0.95
 RESAMPLES = 9999
@@ -31,14 +34,20 @@ class Estimate:
     """Upper end of the 95 % interval."""
     n: int
     """Number of images behind it."""
+    groups: int
+    """Number of independent groups that these images fall into; n where every image stands for itself."""
 
     def percent(self) -> str:
         """For people: ``61.5 % [54.6, 68.0] n=200``."""
-        return f"{100 * self.value:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}] n={self.n}"
+        return f"{100 * self.value:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}] {self._sample}"
 
     def points(self) -> str:
-        """For people, a difference in percentage points: ``+4.5 points [+1.2, +7.9] n=200``."""
-        return f"{100 * self.value:+.1f} points [{100 * self.low:+.1f}, {100 * self.high:+.1f}] n={self.n}"
+        """For people, a difference in percentage points: ``+4.5 points [+1.2, +7.9] n=245 in 67 groups``."""
+        return f"{100 * self.value:+.1f} points [{100 * self.low:+.1f}, {100 * self.high:+.1f}] {self._sample}"
+
+    @property
+    def _sample(self) -> str:
+        return f"n={self.n}" if self.groups == self.n else f"n={self.n} in {self.groups} groups"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,19 +55,24 @@ class PairedComparison:
     """Two systems on the same images: first minus second."""
 
     difference: Estimate
-    """Share right of the first minus share right of the second, with the bootstrap interval."""
+    """Share right of the first minus share right of the second, with Tango's score interval."""
     p_value: float
-    """Exact McNemar test, two-sided, not corrected for several comparisons."""
+    """Exact sign-flip test over groups, two-sided, not corrected for several comparisons."""
     only_first: int
     """Images that only the first system has right."""
     only_second: int
     """Images that only the second system has right."""
-    detectable: float | None
-    """Smallest difference that this many images with this much discordance would have shown; None: none at all."""
+    effective: float
+    """Number of independent images that would know the difference as well as these."""
+
+    def detectable(self, *, level: float = 1 - CONFIDENCE, power: float = 0.8) -> float | None:
+        """The smallest difference that this many images with this much discordance would have shown; None: not estimable."""
+        discordance = (self.only_first + self.only_second) / self.difference.n
+        return smallest_detectable_difference(self.effective, discordance, level=level, power=power) if discordance else None
 
 
 def wilson(successes: int, n: int) -> Estimate:
-    """A share with its 95 % Wilson score interval, without continuity correction.
+    """A share of independent images with its 95 % Wilson score interval, without continuity correction.
 
     Wilson 1927, https://doi.org/10.1080/01621459.1927.10502953; Newcombe 1998 compares it with six others,
     https://doi.org/10.1002/(SICI)1097-0258(19980430)17:8<857::AID-SIM777>3.0.CO;2-E. Never leaves [0,1] and does not collapse at
@@ -66,54 +80,82 @@ def wilson(successes: int, n: int) -> Estimate:
     """
     if not 0 <= successes <= n or n < 1:
         raise ValueError(f"{successes} successes of {n} images are no share")
-    interval = stats.binomtest(successes, n).proportion_ci(confidence_level=CONFIDENCE, method="wilson")
-    return Estimate(value=successes / n, low=float(interval.low), high=float(interval.high), n=n)
+    low, high = _score_interval(successes / n, n)
+    return Estimate(value=successes / n, low=low, high=high, n=n, groups=n)
 
 
-def mean_estimate(values: Float[np.ndarray, " images"], rng: np.random.Generator) -> Estimate:
+def share(claims: Bool[np.ndarray, " images"], groups: Shaped[np.ndarray, " images"]) -> Estimate:
+    """The share of images of which a claim is true, with its 95 % Wilson interval at the effective number of images.
+
+    ``clusters.effective_size`` says what that is and where it comes from. Where all or no images are right that is the number of
+    groups. Raises ValueError for no image.
+    """
+    _check_alike(claims, groups)
+    value = float(claims.mean())
+    low, high = _score_interval(value, effective_size(claims.astype(np.float64), groups, confidence=CONFIDENCE))
+    return Estimate(value=value, low=low, high=high, n=len(claims), groups=_count(groups))
+
+
+def mean_estimate(
+    values: Float[np.ndarray, " images"], groups: Shaped[np.ndarray, " images"], rng: np.random.Generator
+) -> Estimate:
     """The mean over images of any figure, with its BCa bootstrap interval: mask IoU, margins, seconds.
 
-    Efron 1987, https://doi.org/10.1080/01621459.1987.10478410. Equal values give an interval of no width, which says that the
-    sample is too small or the figure constant. Raises ValueError for no value and for one that is not finite.
+    Efron 1987, https://doi.org/10.1080/01621459.1987.10478410. Groups are resampled whole, and their sums divided by their sizes.
+    Equal values give an interval of no width, which says that the sample is too small or the figure constant; a single group
+    gives the range of its values. Raises ValueError for no value and for one that is not finite.
     """
-    if not len(values) or not np.isfinite(values).all():
-        raise ValueError("a mean needs at least one value, and every value finite")
-    mean = float(values.mean())
-    low, high = (mean, mean) if np.ptp(values) == 0 else _bca(values, rng)
-    return Estimate(value=mean, low=low, high=high, n=len(values))
+    _check_alike(values, groups)
+    if not np.isfinite(values).all():
+        raise ValueError("a mean needs every value finite")
+    mean, number = float(values.mean()), numbered(groups)
+    sums, sizes = totals(values, number), np.bincount(number).astype(np.float64)
+    if len(sums) == 1:
+        low, high = float(values.min()), float(values.max())
+    elif np.allclose(sums, mean * sizes, rtol=0, atol=1e-12):
+        low, high = mean, mean
+    else:
+        low, high = _bca(sums, sizes, rng)
+    return Estimate(value=mean, low=low, high=high, n=len(values), groups=len(sums))
 
 
 def paired_difference(
-    first: Bool[np.ndarray, " images"], second: Bool[np.ndarray, " images"], rng: np.random.Generator
+    first: Bool[np.ndarray, " images"], second: Bool[np.ndarray, " images"], groups: Shaped[np.ndarray, " images"]
 ) -> Estimate:
-    """Share of True in ``first`` minus share in ``second``, same images in the same order, with its BCa bootstrap interval.
+    """Share of True in ``first`` minus share in ``second``, same images in the same order, with its 95 % score interval.
 
-    Images are resampled as pairs: Efron 1987, https://doi.org/10.1080/01621459.1987.10478410. Where every image says the same,
-    resampling knows no spread; then the interval is the exact one for having seen no exception among n images (the "rule of
-    three", two-sided): with probability 95 % at most ``1 - 0.025 ** (1 / n)`` of all images are exceptions.
+    Tango 1998, https://doi.org/10.1002/(SICI)1097-0258(19980430)17:8<891::AID-SIM780>3.0.CO;2-B, at the effective number of images:
+    the shares of discordant images stay, the sample shrinks by the design effect of the difference. Defined for any counts, none
+    discordant included. It is an approximation, and narrower than the exact test where fewer than about 10 images differ.
     """
-    _check_pairs(first, second)
+    _check_alike(first, second, groups)
     differences = first.astype(np.float64) - second
-    value, n = float(differences.mean()), len(first)
-    if np.ptp(differences) > 0:
-        low, high = _bca(differences, rng)
-    else:
-        exceptions = 1 - ((1 - CONFIDENCE) / 2) ** (1 / n)
-        reach = (1 + abs(value)) * exceptions  # an exception to +1 may be a -1
-        low, high = max(-1.0, value - reach), min(1.0, value + reach)
-    return Estimate(value=value, low=low, high=high, n=n)
+    low, high = _tango(
+        float((first & ~second).mean()),
+        float((second & ~first).mean()),
+        effective_size(differences, groups, confidence=CONFIDENCE),
+    )
+    return Estimate(value=float(differences.mean()), low=low, high=high, n=len(first), groups=_count(groups))
 
 
-def mcnemar(only_first: int, only_second: int) -> float:
-    """Two-sided p value of the exact McNemar test: are the discordant images a fair coin's?
+def sign_flip(net: Int[np.ndarray, " groups"]) -> float:
+    """Two-sided p value of the exact sign-flip test: could the sign of each group's net difference be a fair coin's doing?
 
-    McNemar 1947, https://doi.org/10.1007/BF02295996, with the binomial distribution in place of chi-squared, so it holds for any
-    number of discordant images; it is conservative. 1 where there is none. Images on which both systems agree do not count.
+    ``net`` counts, for each group, the images that only the first system has right minus those that only the second has. If the
+    two systems were equally good, either could have been the one that was better on a group (Fisher's randomisation test;
+    Edgington and Onghena 2007, Randomization Tests); p is the share of all sign patterns whose sum is at least as far from 0. The
+    distribution is not sampled but worked out, by convolving binomials. Groups of one image: the exact McNemar test (1947,
+    https://doi.org/10.1007/BF02295996). Groups with net 0 do not count; 1 where there is no other.
     """
-    if only_first < 0 or only_second < 0:
-        raise ValueError(f"counts are not negative: {only_first}, {only_second}")
-    discordant = only_first + only_second
-    return float(stats.binomtest(only_first, discordant, 0.5).pvalue) if discordant else 1.0
+    sizes, counts = np.unique(np.abs(net[net != 0]), return_counts=True)
+    weights = np.ones(1)  # of every possible sum over the groups whose sign is +
+    for size, count in zip(sizes.tolist(), counts.tolist(), strict=True):
+        spaced = np.zeros(size * count + 1)
+        spaced[::size] = stats.binom.pmf(np.arange(count + 1), count, 0.5)
+        weights = np.convolve(weights, spaced)
+    total = len(weights) - 1
+    distances = np.abs(2 * np.arange(total + 1) - total)
+    return min(1.0, float(weights[distances >= abs(int(net.sum()))].sum()))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -132,16 +174,21 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def smallest_detectable_difference(n: int, discordance: float, *, power: float = 0.8) -> float | None:
-    """The difference of two paired shares that a two-sided 5 % McNemar test on n images finds with the given power.
+def smallest_detectable_difference(
+    n: float, discordance: float, *, level: float = 1 - CONFIDENCE, power: float = 0.8
+) -> float | None:
+    """The difference of two paired shares that a two-sided McNemar test at this level on n images finds with the given power.
 
     ``discordance`` is the share of images on which the two systems differ, above 0 and at most 1; it bounds the difference. None
-    where not even that bound would be found. Connor 1987, https://doi.org/10.2307/2531961, solved for the difference. The
-    formula is the normal approximation: with fewer than about 20 discordant images the exact test needs a somewhat larger one.
+    where not even that bound would be found, or where so few images differ that the exact test could not reach the level whatever
+    their signs. Connor 1987, https://doi.org/10.2307/2531961, solved for the difference. The formula is the normal approximation:
+    with fewer than about 20 discordant images the exact test needs a somewhat larger difference.
     """
-    if n < 1 or not 0 < discordance <= 1 or not 0 < power < 1:
-        raise ValueError(f"no test: n={n}, discordance={discordance}, power={power}")
-    significant, powerful = stats.norm.ppf(1 - (1 - CONFIDENCE) / 2), stats.norm.ppf(power)
+    if n < 1 or not 0 < discordance <= 1 or not 0 < level < 1 or not 0 < power < 1:
+        raise ValueError(f"no test: n={n}, discordance={discordance}, level={level}, power={power}")
+    if 2 ** (1 - n * discordance) > level:
+        return None
+    significant, powerful = stats.norm.ppf(1 - level / 2), stats.norm.ppf(power)
 
     def surplus(difference: float) -> float:
         spread = math.sqrt(max(0.0, discordance - difference**2))
@@ -150,26 +197,29 @@ def smallest_detectable_difference(n: int, discordance: float, *, power: float =
     return float(optimize.brentq(surplus, 0.0, discordance)) if surplus(discordance) >= 0 else None
 
 
-def compare(first: Bool[np.ndarray, " images"], second: Bool[np.ndarray, " images"], rng: np.random.Generator) -> PairedComparison:
+def compare(
+    first: Bool[np.ndarray, " images"], second: Bool[np.ndarray, " images"], groups: Shaped[np.ndarray, " images"]
+) -> PairedComparison:
     """Everything about first minus second, image by image: which are right in each, same images in the same order."""
-    _check_pairs(first, second)
-    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
-    discordance = (only_first + only_second) / len(first)
+    _check_alike(first, second, groups)
+    differences = first.astype(np.float64) - second
     return PairedComparison(
-        difference=paired_difference(first, second, rng),
-        p_value=mcnemar(only_first, only_second),
-        only_first=only_first,
-        only_second=only_second,
-        detectable=smallest_detectable_difference(len(first), discordance) if discordance else None,
+        difference=paired_difference(first, second, groups),
+        p_value=sign_flip(np.rint(totals(differences, numbered(groups))).astype(np.int64)),
+        only_first=int((first & ~second).sum()),
+        only_second=int((second & ~first).sum()),
+        effective=effective_size(differences, groups, confidence=CONFIDENCE),
     )
 
 
-def pooled_over_seeds(values: Float[np.ndarray, "seeds images"], rng: np.random.Generator) -> Estimate:
+def pooled_over_seeds(
+    values: Float[np.ndarray, "seeds images"], groups: Shaped[np.ndarray, " images"], rng: np.random.Generator
+) -> Estimate:
     """The mean over training seeds and images, for a figure known for every image under every seed (right or wrong as 1 or 0, or
     the difference of two systems).
 
-    Model: value = mean + image effect + seed effect + rest, both effects random and crossed, since every seed meets the same
-    images. The interval is the percentile interval of the pigeonhole bootstrap, which resamples seeds and images independently:
+    Model: value = mean + group effect + seed effect + rest, both effects random and crossed, since every seed meets the same
+    images. The interval is the percentile interval of the pigeonhole bootstrap, which resamples seeds and groups independently:
     Owen 2007, https://doi.org/10.1214/07-AOAS122; it counts the rest three times and is thus mildly conservative in it.
 
     Limits: with S seeds, resampling sees (S - 1) / S of the variance between seeds, so with 2 or 3 seeds the interval is too narrow
@@ -177,27 +227,70 @@ def pooled_over_seeds(values: Float[np.ndarray, "seeds images"], rng: np.random.
     images times seeds, for the seeds add no image.
     """
     seeds, images = values.shape
-    if not seeds or not images or not np.isfinite(values).all():
-        raise ValueError(f"{seeds} seeds and {images} images: at least one of each, and every value finite")
-    # Images with equal values are drawn together: right and wrong under S seeds are 2 ** S patterns, however many images there are.
-    patterns, counts = np.unique(values, axis=1, return_counts=True)
+    if not seeds or not images or len(groups) != images or not np.isfinite(values).all():
+        raise ValueError(f"{seeds} seeds and {images} images: at least one of each, a group for each image, every value finite")
+    number = numbered(groups)
+    sums = np.stack([*(totals(row, number) for row in values), np.bincount(number).astype(np.float64)])
+    # Groups alike in size and values are drawn together: right and wrong under S seeds are few patterns, however many images.
+    patterns, counts = np.unique(sums, axis=1, return_counts=True)
+    num_groups = int(counts.sum())
     seed_weights = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=RESAMPLES) / seeds
     means = np.empty(RESAMPLES)
     for part in np.array_split(np.arange(RESAMPLES), max(1, RESAMPLES * len(counts) // 4_000_000)):
-        image_weights = rng.multinomial(images, counts / images, size=len(part)) / images
-        means[part] = np.einsum("rs,rs->r", seed_weights[part], image_weights @ patterns.T)
+        drawn = rng.multinomial(num_groups, counts / num_groups, size=len(part)) @ patterns.T
+        means[part] = np.einsum("rs,rs->r", seed_weights[part], drawn[:, :-1] / drawn[:, -1:])
     low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Estimate(value=float(values.mean()), low=float(low), high=float(high), n=images)
+    return Estimate(value=float(values.mean()), low=float(low), high=float(high), n=images, groups=num_groups)
 
 
-def _bca(values: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
-    batch = max(1, 4_000_000 // len(values))  # bounds the memory
+def _score_interval(value: float, n: float) -> tuple[float, float]:
+    """Wilson's interval; n need not be a whole number."""
+    z = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
+    centre, reach = 2 * n * value + z**2, z * math.sqrt(4 * n * value * (1 - value) + z**2)
+    low, high = (centre - reach) / (2 * (n + z**2)), (centre + reach) / (2 * (n + z**2))
+    return (0.0 if value == 0 else low), (1.0 if value == 1 else high)
+
+
+def _tango(only_first: float, only_second: float, n: float) -> tuple[float, float]:
+    """The differences that the score test does not reject, from the shares of discordant images; n need not be a whole number."""
+    z, value = float(stats.norm.ppf((1 + CONFIDENCE) / 2)), only_first - only_second
+
+    def surplus(difference: float, side: float) -> float:
+        # The most likely share of images that only the second has right, were this the true difference.
+        linear = (2 + only_second - only_first) * difference - only_first - only_second
+        constant = -only_second * difference * (1 - difference)
+        likely = (math.sqrt(max(0.0, linear**2 - 8 * constant)) - linear) / 4
+        spread = math.sqrt(max(0.0, 2 * likely + difference * (1 - difference)) / n)
+        return value - difference - side * z * spread
+
+    # Where nothing or everything is discordant the value itself is a root, but not the end of the interval.
+    low = -1.0 if only_second == 1 else optimize.brentq(surplus, -1.0, value - 1e-12, args=(1.0,), xtol=1e-14)
+    high = 1.0 if only_first == 1 else optimize.brentq(surplus, value + 1e-12, 1.0, args=(-1.0,), xtol=1e-14)
+    return float(low), float(high)
+
+
+def _bca(sums: np.ndarray, sizes: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
+    def ratio(totals_of_groups: np.ndarray, images: np.ndarray, axis: int) -> np.ndarray:
+        return np.asarray(totals_of_groups.sum(axis) / images.sum(axis))
+
     result = stats.bootstrap(
-        (values,), np.mean, n_resamples=RESAMPLES, batch=batch, confidence_level=CONFIDENCE, method="BCa", rng=rng
+        (sums, sizes),
+        ratio,
+        paired=True,
+        n_resamples=RESAMPLES,
+        batch=max(1, 4_000_000 // len(sums)),  # bounds the memory
+        confidence_level=CONFIDENCE,
+        method="BCa",
+        rng=rng,
     )
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
-def _check_pairs(first: np.ndarray, second: np.ndarray) -> None:
-    if len(first) != len(second) or not len(first):
-        raise ValueError(f"pairs of images are compared, not {len(first)} with {len(second)}")
+def _count(groups: np.ndarray) -> int:
+    return len(np.unique(groups))
+
+
+def _check_alike(*columns: np.ndarray) -> None:
+    sizes = {len(column) for column in columns}
+    if len(sizes) != 1 or 0 in sizes:
+        raise ValueError(f"needs at least one image, and one value each: not {', '.join(str(len(one)) for one in columns)}")

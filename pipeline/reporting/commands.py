@@ -42,7 +42,7 @@ def report(config: ReportConfig) -> None:
     for a run that cannot be reported and for a directory that holds something else or cannot be written.
     """
     from pipeline.reporting.document import compose
-    from pipeline.reporting.study import read_study
+    from pipeline.reporting.reading import read_study
 
     target = config.run / "report" if config.out is None else config.out
     _check_target(target)

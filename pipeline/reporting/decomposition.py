@@ -21,13 +21,19 @@ LOST = {
     Fate.LOST_CLEAN: "wrong without attack",
     Fate.LOST_MASK: "by the mask alone",
     Fate.LOST_PIXELS: "by the pixels alone",
-    Fate.LOST_EITHER: "by either alone",
-    Fate.LOST_TOGETHER: "by both together",
+    Fate.LOST_EITHER: "by either part alone",
+    Fate.LOST_TOGETHER: "by neither part alone",
 }
 """What an image was lost by, in words."""
 
-_PATHS = {"pixels_attack_stands": "pixel path", "mask_attack_stands": "mask path"}
+_PATHS = {"both_attack_stands": "both", "pixels_attack_stands": "the pixels only", "mask_attack_stands": "the mask only"}
+"""What the gradient of each attack of the decomposition goes through."""
+
+_ARMS = {"oracle_arm_stands": "oracle_stands", "arm_stands": "stands"}
+"""Robust accuracy of the two arms by its name as a measure, which is not that of a fate, and its column."""
+
 _KEY = ["classifier_objective", "segmenter_objective", "train_masks", "test_masks"]
+_NEEDED = {*_KEY, *_PATHS, *_ARMS.values(), "oracle_train_masks", "sample_id", "group", "seed", "epsilon", "fate"}
 
 
 def decomposition_section(study: Study) -> Section:
@@ -38,20 +44,26 @@ def decomposition_section(study: Study) -> Section:
     if rows is None:
         missing = "No decomposition was made; an ablation with decomposition in its experiment makes one."
         return Section(name="decomposition", title=title, intro="", missing=missing)
-    lacking = {*_KEY, "sample_id", "seed", "epsilon", "fate", "stands", "oracle_stands"} - set(rows.columns)
+    lacking = _NEEDED - set(rows.columns)
     if lacking:
         raise RunError(f"{study.path}: the decomposition lacks the columns {', '.join(sorted(lacking))}; run ablate again")
-    figures = {key: _shares(key, part) for key, part in _by_condition(rows)}
+    parts = _by_condition(rows)
+    figures = {key: _shares(key, part) for key, part in parts}
     epsilon = study.headline
+    other = any((part["oracle_train_masks"] != part["train_masks"]).any() for _, part in parts)
+    intro = (
+        f"Images that stand with oracle masks at {epsilon_text(epsilon)} and fall with learned ones, in percent of all images, by "
+        "which part of the attacked image is enough to fool the system: its mask on the clean pixels, its pixels through the clean "
+        "mask, either, or neither alone. The image is the strongest that the decomposition's own attack found, which does not stop "
+        "at its first success, or the suite's where that attack fails. Lost minus gained is the difference of the two systems."
+    )
     return Section(
         name="decomposition",
         title=title,
-        intro=f"Images that stand with oracle masks at {epsilon_text(epsilon)} and fall with learned ones, in percent of all "
-        "images, by what was enough to fool the system: the attacked mask on the clean image, the attacked image through the "
-        "clean mask, either of them, or only both together. What is lost minus what is gained is the difference of the two "
-        "systems.",
+        intro=intro + (" Where the oracle's classifier was trained with other masks, the classifier differs too." if other else ""),
+        warning=_overlooked(rows),
         panels=tuple(_panel(number, key, values[epsilon]) for number, (key, values) in enumerate(figures.items(), start=1)),
-        tables=(_table(figures, epsilon, rows),),
+        tables=(_table(study, figures, dict(parts)), _paths_table(study, figures)),
     )
 
 
@@ -68,22 +80,26 @@ def silhouette_section(study: Study) -> Section:
         rows.append(
             (
                 Cell(text=f"seed {entry['seed']}"),
+                Cell(text=str(entry["split"])),
                 Cell(text=wording.percent(estimate), detail=wording.percent_interval(estimate)),
                 Cell(text=str(estimate.n)),
             )
         )
-        tidy.append(
-            {"seed": entry["seed"], "value": estimate.value, "low": estimate.low, "high": estimate.high, "images": estimate.n}
-        )
+        about = {"seed": entry["seed"], "split": entry["split"]}
+        tidy.append({**about, "value": estimate.value, "low": estimate.low, "high": estimate.high, "images": estimate.n})
     columns = (
         Column(label="Training"),
+        Column(label="Split"),
         Column(label="Accuracy", detail="%", numeric=True),
         Column(label="n", detail="images", numeric=True),
+    )
+    grouped = (
+        "" if wording.units(study) == "images" else f" It takes images for independent, not {wording.units(study)}: too narrow."
     )
     table = Table(
         name="silhouette",
         title=title,
-        caption="Accuracy on clean masks with 95 % Wilson interval.",
+        caption=f"Accuracy on all clean masks of the split, with 95 % Wilson interval.{grouped}",
         columns=columns,
         groups=(("", tuple(rows)),),
         tidy=pl.DataFrame(tidy),
@@ -101,17 +117,31 @@ def _shares(key: Condition, rows: pl.DataFrame) -> dict[float, dict[str, Estimat
     found = {}
     for epsilon in sorted(set(rows["epsilon"])):
         at = rows.filter(pl.col("epsilon") == epsilon)
-        values = {fate.value: _matrix(at, pl.col("fate") == fate.value) for fate in Fate}
-        values |= {name: _matrix(at, pl.col(name)) for name in ("oracle_stands", "stands", *_PATHS) if name in at.columns}
-        found[epsilon] = {name: share(matrix, f"{name} {key} {epsilon}") for name, matrix in values.items()}
+        claims = {fate.value: pl.col("fate") == fate.value for fate in Fate}
+        claims |= {name: pl.col(column) for name, column in _ARMS.items()} | {name: pl.col(name) for name in _PATHS}
+        found[epsilon] = {name: share(*_matrix(at, claim), f"{name} {key} {epsilon}") for name, claim in claims.items()}
     return found
 
 
-def _matrix(rows: pl.DataFrame, claim: pl.Expr) -> np.ndarray:
-    """Seeds by images, of the images that every seed has."""
-    parts = [part.select("sample_id", claim=claim) for part in rows.sort("seed").partition_by("seed", maintain_order=True)]
+def _matrix(rows: pl.DataFrame, claim: pl.Expr) -> tuple[np.ndarray, np.ndarray]:
+    """Seeds by images, of the images that every seed has, and the group of each image."""
+    parts = [part.select("sample_id", "group", claim=claim) for part in rows.sort("seed").partition_by("seed", maintain_order=True)]
     ids = set.intersection(*(set(part["sample_id"]) for part in parts))
-    return np.stack([part.filter(pl.col("sample_id").is_in(ids)).sort("sample_id")["claim"].to_numpy() for part in parts])
+    kept = [part.filter(pl.col("sample_id").is_in(ids)).sort("sample_id") for part in parts]
+    return np.stack([part["claim"].to_numpy() for part in kept]), kept[0]["group"].to_numpy()
+
+
+def _overlooked(rows: pl.DataFrame) -> str | None:
+    """Images that count as robust though an attack of the decomposition felled them, where there are any."""
+    fell = pl.col("stands") & ~pl.all_horizontal(*_PATHS)
+    counted = rows.group_by("arm", "epsilon", maintain_order=True).agg(fell=fell.sum(), most=(pl.col("stands") & ~fell).mean())
+    found = [
+        f"{row['fell']} at {epsilon_text(row['epsilon'])} ({row['arm']}: robust accuracy is at most {100 * row['most']:.1f} %)"
+        for row in counted.filter(pl.col("fell") > 0).iter_rows(named=True)
+    ]
+    if not found:
+        return None
+    return f"Images that stand under the attack suite fell to an attack of this section: {'; '.join(found)}."
 
 
 def _panel(number: int, key: Condition, values: dict[str, Estimate]) -> Panel:
@@ -124,29 +154,69 @@ def _panel(number: int, key: Condition, values: dict[str, Estimate]) -> Panel:
     )
 
 
-def _table(figures: dict[Condition, dict[float, dict[str, Estimate]]], epsilon: float, rows: pl.DataFrame) -> Table:
-    measures = {"oracle_stands": "Stands with oracle", "stands": "Stands with learned"}
+def _table(study: Study, figures: dict[Condition, dict[float, dict[str, Estimate]]], parts: dict[Condition, pl.DataFrame]) -> Table:
+    measures = {"oracle_arm_stands": "Stands with oracle", "arm_stands": "Stands with learned"}
     measures |= {fate.value: f"Lost {text}" for fate, text in LOST.items()} | {Fate.GAINED.value: "Gained"}
-    measures |= {name: f"Stands, attack on the {text} only" for name, text in _PATHS.items() if name in rows.columns}
-    groups: dict[str, list[tuple[Cell, ...]]] = {}
-    tidy: list[dict[str, Any]] = []
-    for key, by_epsilon in figures.items():
-        values = by_epsilon[epsilon]
-        cells = (Cell(text=wording.percent(values[name]), detail=wording.percent_interval(values[name])) for name in measures)
-        row = (Cell(text=key.tested), Cell(text=key.trained), *cells)
-        groups.setdefault(wording.classifier(key.classifier_objective), []).append(row)
-        for at, estimates in by_epsilon.items():
-            named = {name: getattr(key, name) for name in _KEY}
-            tidy += [
-                {**named, "epsilon": at, "measure": name, "value": one.value, "low": one.low, "high": one.high, "images": one.n}
-                for name, one in estimates.items()
-            ]
-    columns = (Column(label="Masks in testing"), Column(label="Masks in training"))
-    return Table(
+    trained = {key: Cell(text=key.trained, detail=_other_training(part)) for key, part in parts.items()}
+    return _measured(
+        study,
+        figures,
+        trained,
+        measures,
         name="decomposition",
         title="Where did the robustness go?",
-        caption=f"In percent of all images, with 95 % interval, at {epsilon_text(epsilon)}.",
+        caption=f"In percent of all images, with 95 % interval, at {epsilon_text(study.headline)}. Stands: under the whole suite.",
+    )
+
+
+def _paths_table(study: Study, figures: dict[Condition, dict[float, dict[str, Estimate]]]) -> Table:
+    steps = ((study.about.get("config") or {}).get("decomposition") or {}).get("num_steps")
+    budget = f"{steps} steps" if steps else "as many steps"
+    return _measured(
+        study,
+        figures,
+        {key: Cell(text=key.trained) for key in figures},
+        {name: f"Gradient through {path}" for name, path in _PATHS.items()},
+        name="decomposition-paths",
+        title="One attack, three gradients",
+        caption=f"Images that stand at {epsilon_text(study.headline)} under one attack (Auto-PGD on the margin, {budget}), by what "
+        "its gradient goes through, in percent with 95 % interval. Whichever it is, the mask still follows the attacked image.",
+    )
+
+
+def _other_training(part: pl.DataFrame) -> str:
+    other = part["oracle_train_masks"][0]
+    return f"oracle's: {other}" if other != part["train_masks"][0] else ""
+
+
+def _measured(
+    study: Study,
+    figures: dict[Condition, dict[float, dict[str, Estimate]]],
+    trained: dict[Condition, Cell],
+    measures: dict[str, str],
+    *,
+    name: str,
+    title: str,
+    caption: str,
+) -> Table:
+    """Some measures of every arm at the headline's epsilon. The figures for programs are those of all fates and epsilons."""
+    groups: dict[str, list[tuple[Cell, ...]]] = {}
+    tidy: list[dict[str, Any]] = []
+    kept = {*measures, *(fate.value for fate in Fate)} if Fate.GAINED.value in measures else set(measures)
+    for key, by_epsilon in figures.items():
+        values = by_epsilon[study.headline]
+        cells = (Cell(text=wording.percent(values[one]), detail=wording.percent_interval(values[one])) for one in measures)
+        row = (Cell(text=key.tested), trained[key], *cells)
+        groups.setdefault(wording.classifier(key.classifier_objective), []).append(row)
+        for at, estimates in by_epsilon.items():
+            about = {**{one: getattr(key, one) for one in _KEY}, "epsilon": at}
+            tidy += [{**about, "measure": one, **vars(value)} for one, value in estimates.items() if one in kept]
+    columns = (Column(label="Masks in testing"), Column(label="Masks in training"))
+    return Table(
+        name=name,
+        title=title,
+        caption=caption,
         columns=columns + tuple(Column(label=label, detail="%", numeric=True) for label in measures.values()),
-        groups=tuple((title, tuple(cells)) for title, cells in groups.items()),
-        tidy=pl.DataFrame(tidy, infer_schema_length=None),
+        groups=tuple((group, tuple(rows)) for group, rows in groups.items()),
+        tidy=pl.DataFrame(tidy, infer_schema_length=None).rename({"n": "images"}),
     )

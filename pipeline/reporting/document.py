@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from pipeline.evaluation.summary import epsilon_text
 from pipeline.reporting import plots, tables, wording
+from pipeline.reporting.comparisons import Answer
 from pipeline.reporting.decomposition import decomposition_section, silhouette_section
-from pipeline.reporting.findings import Answer, Findings, SystemFigures, find
+from pipeline.reporting.findings import Findings, SystemFigures, find
 from pipeline.reporting.gallery import Cards, gallery_cards, system_text
 from pipeline.reporting.making import configuration_text, made
 from pipeline.reporting.plots import Panel
@@ -70,7 +71,7 @@ def compose(study: Study) -> Document:
     return Document(
         title=study.name,
         subtitle=_subtitle(study),
-        how_to_read=_how_to_read(study),
+        how_to_read=_how_to_read(study, findings),
         answers=tuple(_answer_card(study, answer) for answer in findings.answers if answer.comparisons),
         unanswered=None if findings.comparisons else _unanswered(study),
         failures=_failures(study),
@@ -112,15 +113,33 @@ def _subtitle(study: Study) -> str:
     return f"{summary['data']} data, {wording.sample_text(study)}, {strength}"
 
 
-def _how_to_read(study: Study) -> tuple[str, ...]:
+def _how_to_read(study: Study, findings: Findings) -> tuple[str, ...]:
     threat = wording.threat_text(study, study.epsilons[-1])
-    return (
+    paragraphs: tuple[str, ...] = (
         "A system here is a mask that hides the background of an image, and a classifier that sees what is left. "
         f"An attacker who knows all of it changes each image by {threat}, so as to be misclassified.",
         "An image counts as robust only if it is classified right as it is and after every attack tried at that strength and at "
         "every smaller one. Robust accuracy is the share of such images: an upper bound, since a better attack may lower it.",
         "Oracle masks are the data set's own and stay fixed under attack. No real system has them: they show what a perfect mask "
         "would be worth. Learned masks are predicted from the attacked image, so the attack moves them as well.",
+    )
+    if any(len(answer.all_learned) > 1 for answer in findings.answers):
+        paragraphs += (
+            "Of several systems with learned masks the answer is about one, by a rule that knows no result: soft masks before hard "
+            "ones, then a classifier trained with such masks, then a segmenter trained like the classifier, then a natural one.",
+        )
+    return (*paragraphs, _how_to_read_differences(study))
+
+
+def _how_to_read_differences(study: Study) -> str:
+    seeds = len({arm.seed for arm in study.arms})
+    least = ", taken from the training that shows the difference least" if seeds > 1 else ""
+    grouped = ""
+    if wording.units(study) != "images":
+        grouped = f"Images from one photograph or track are alike, so all intervals and p values count {wording.units(study)}. "
+    return (
+        f"{grouped}Differences are between systems on the same images; p is the exact sign-flip test's{least}, corrected for the "
+        "number of comparisons. It speaks of these trained models, not of others that the same recipe would give."
     )
 
 
@@ -150,6 +169,8 @@ def _unanswered(study: Study) -> str:
 
 def _headline(study: Study, findings: Findings) -> Section:
     folded = [tables.comparisons(findings)] if findings.comparisons else []
+    if any(len(figures.seeds) > 1 for figures in findings.of_role("main")):
+        folded.append(tables.seeds(study, findings))
     missing = None
     if any(arm.checks is not None for arm in study.arms):
         folded.append(tables.sanity(study))

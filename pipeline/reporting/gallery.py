@@ -66,7 +66,7 @@ class Cards:
 
 def gallery_cards(study: Study) -> Cards:
     """Cards of the main arms of the first seed, outcome by outcome, as many for every arm. Raises RunError for a damaged one."""
-    first = [arms[0] for arms in study.groups("main").values()]
+    first = [arms[0] for arms in study.by_condition("main").values()]
     kept = [(arm, read_gallery(arm.path)) for arm in first]
     shown = [(arm, gallery) for arm, gallery in kept if gallery is not None and len(gallery)]
     per_outcome = max(1, MAX_CARDS // max(1, len(shown) * len(OUTCOMES)))

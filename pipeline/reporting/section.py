@@ -19,5 +19,7 @@ class Section:
     tables: tuple[Table, ...] = ()
     folded: tuple[Table, ...] = ()
     """Tables to open on demand."""
+    warning: str | None = None
+    """What casts doubt on a figure of the report."""
     missing: str | None = None
     """What the run does not hold, and how to get it."""

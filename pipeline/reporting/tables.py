@@ -7,7 +7,8 @@ import polars as pl
 from pipeline.evaluation.statistics import Estimate
 from pipeline.evaluation.summary import epsilon_text
 from pipeline.reporting import wording
-from pipeline.reporting.findings import Comparison, Findings, SystemFigures
+from pipeline.reporting.comparisons import Comparison
+from pipeline.reporting.findings import Findings, SystemFigures
 from pipeline.reporting.study import Study
 from pipeline.reporting.table import Cell, Column, Table
 
@@ -18,7 +19,7 @@ def headline(study: Study, findings: Findings) -> Table:
     return _accuracy_table(
         "headline",
         "All systems",
-        f"Accuracy in percent with 95 % interval. {_pooling(study)}",
+        f"Accuracy in percent with 95 % interval. {wording.pooling_text(study)}",
         study,
         systems,
         _masks_columns(),
@@ -32,7 +33,8 @@ def diagnostic(study: Study, findings: Findings) -> Table:
     return _accuracy_table(
         "diagnostic",
         "Further systems",
-        f"Accuracy of systems that are neither compared nor part of the answer, in percent with 95 % interval. {_pooling(study)}",
+        "Accuracy of systems that are neither compared nor part of the answer, in percent with 95 % interval. "
+        + wording.pooling_text(study),
         study,
         findings.of_role("diagnostic"),
         _masks_columns(),
@@ -45,11 +47,35 @@ def degradation(study: Study, systems: Sequence[SystemFigures]) -> Table:
     return _accuracy_table(
         "degradation",
         "Masks of measured quality",
-        f"Accuracy in percent against the quality of the mask, with 95 % interval. {_pooling(study)}",
+        f"Accuracy in percent against the quality of the mask, with 95 % interval. {wording.pooling_text(study)}",
         study,
         sorted(systems, key=lambda figures: -figures.clean_iou.value),
         (Column(label="Masks in testing"), Column(label="Mask IoU", detail="clean", numeric=True)),
         lambda figures: (Cell(text=figures.condition.tested), _iou_cell(figures.clean_iou)),
+    )
+
+
+def seeds(study: Study, findings: Findings) -> Table:
+    """Each training of every main system by itself."""
+    attacked = [epsilon for epsilon in study.epsilons if epsilon > 0]
+    columns = (*_masks_columns(), Column(label="Seed", numeric=True), Column(label="Clean", detail="%", numeric=True))
+    columns += tuple(Column(label=epsilon_text(epsilon), detail="robust %", numeric=True) for epsilon in attacked)
+    groups: dict[str, list[tuple[Cell, ...]]] = {}
+    tidy = []
+    for figures in findings.of_role("main"):
+        names = (Cell(text=figures.condition.tested), Cell(text=figures.condition.trained))
+        rows = groups.setdefault(wording.classifier(figures.condition.classifier_objective), [])
+        for place, seed in enumerate(figures.seeds):
+            values = [figures.seed_clean[place], *(figures.seed_robust[epsilon][place] for epsilon in attacked)]
+            rows.append((*names, Cell(text=str(seed)), *(_share_cell(value) for value in values)))
+        tidy += _tidy_of_seeds(figures, attacked)
+    return Table(
+        name="seeds",
+        title="Every training by itself",
+        caption="Accuracy in percent of the systems of each training seed, with 95 % Wilson interval: how far trainings differ.",
+        columns=columns,
+        groups=tuple((group, tuple(rows)) for group, rows in groups.items()),
+        tidy=pl.DataFrame(tidy, infer_schema_length=None),
     )
 
 
@@ -73,8 +99,10 @@ def comparisons(findings: Findings) -> Table:
         for objective in objectives
     )
     caption = (
-        "Differences of robust accuracy on the same images, first minus second. p is that of the seed that shows the difference "
-        "least, corrected over all comparisons at one strength."
+        "Differences of robust accuracy on the same images, first minus second. p speaks of these trained models: with several "
+        "seeds it is that of the seed that shows the difference least, and 1 where seeds point both ways; it is corrected over all "
+        "comparisons at one strength. Would show: the least difference that every seed would have shown so corrected, four times "
+        "in five."
     )
     rows = [_comparison_tidy(one) for one in findings.comparisons]
     return Table(
@@ -153,10 +181,12 @@ def _accuracy_table(
     for figures in systems:
         values = [(0.0, figures.clean), *((epsilon, figures.robust[epsilon]) for epsilon in attacked)]
         row = (*names(figures), *(_share_cell(value) for _, value in values))
-        row += (Cell(text=f"{figures.clean.n} x {len(figures.seeds)}"),)
+        row += (_sample_cell(figures),)
         row += (_sanity_cell(figures),) if with_sanity else ()
         groups.setdefault(wording.classifier(figures.condition.classifier_objective), []).append(row)
         tidy += [_tidy(figures, epsilon, "accuracy", value) for epsilon, value in values]
+        if len(figures.seeds) > 1:
+            tidy += _tidy_of_seeds(figures, attacked)
     return Table(
         name=name,
         title=title,
@@ -171,14 +201,13 @@ def _masks_columns() -> tuple[Column, ...]:
     return (Column(label="Masks in testing"), Column(label="Masks in training"))
 
 
-def _pooling(study: Study) -> str:
-    if len({arm.seed for arm in study.arms}) == 1:
-        return "Wilson intervals."
-    return "Pooled over training seeds; the interval covers images and seeds."
-
-
 def _share_cell(estimate: Estimate) -> Cell:
     return Cell(text=wording.percent(estimate), detail=wording.percent_interval(estimate))
+
+
+def _sample_cell(figures: SystemFigures) -> Cell:
+    images, groups = figures.clean.n, figures.clean.groups
+    return Cell(text=f"{images} x {len(figures.seeds)}", detail=f"in {groups} groups" if groups < images else "")
 
 
 def _iou_cell(estimate: Estimate) -> Cell:
@@ -204,7 +233,7 @@ def _comparison_row(comparison: Comparison) -> tuple[Cell, ...]:
         Cell(text=wording.points(comparison.difference), detail=wording.points_interval(comparison.difference)),
         Cell(text=wording.p_text(comparison.adjusted)),
         Cell(text=", ".join(only)),
-        Cell(text="none" if comparison.detectable is None else f"{100 * comparison.detectable:.1f}"),
+        Cell(text="not estimable" if comparison.detectable is None else f"{100 * comparison.detectable:.1f}"),
         Cell(text=", ".join(wording.points(one.difference) for one in comparison.by_seed)),
     )
 
@@ -222,16 +251,29 @@ def _comparison_tidy(comparison: Comparison) -> dict[str, object]:
         "low": comparison.difference.low,
         "high": comparison.difference.high,
         "images": comparison.difference.n,
+        "groups": comparison.difference.groups,
         "seeds": len(comparison.by_seed),
         "p": comparison.p_value,
         "p_holm": comparison.adjusted,
-        "only_first": sum(one.only_first for one in comparison.by_seed),
-        "only_second": sum(one.only_second for one in comparison.by_seed),
+        "only_first_over_seeds": sum(one.only_first for one in comparison.by_seed),
+        "only_second_over_seeds": sum(one.only_second for one in comparison.by_seed),
         "detectable": comparison.detectable,
     }
 
 
-def _tidy(figures: SystemFigures, epsilon: float, measure: str, estimate: Estimate) -> dict[str, object]:
+def _tidy_of_seeds(figures: SystemFigures, attacked: Sequence[float]) -> list[dict[str, object]]:
+    values = [(0.0, figures.seed_clean), *((epsilon, figures.seed_robust[epsilon]) for epsilon in attacked)]
+    return [
+        _tidy(figures, epsilon, "accuracy", estimate, seed=seed)
+        for epsilon, estimates in values
+        for seed, estimate in zip(figures.seeds, estimates, strict=True)
+    ]
+
+
+def _tidy(
+    figures: SystemFigures, epsilon: float, measure: str, estimate: Estimate, *, seed: int | None = None
+) -> dict[str, object]:
+    """``seed`` is null for figures pooled over all seeds of a system."""
     condition = figures.condition
     return {
         "classifier_objective": condition.classifier_objective,
@@ -242,9 +284,11 @@ def _tidy(figures: SystemFigures, epsilon: float, measure: str, estimate: Estima
         "role": figures.role,
         "epsilon": epsilon,
         "measure": measure,
+        "seed": seed,
         "value": estimate.value,
         "low": estimate.low,
         "high": estimate.high,
         "images": estimate.n,
-        "seeds": len(figures.seeds),
+        "groups": estimate.groups,
+        "seeds": len(figures.seeds) if seed is None else 1,
     }

@@ -2,8 +2,8 @@
 
 from pipeline.evaluation.statistics import Estimate
 from pipeline.evaluation.summary import epsilon_text
-from pipeline.reporting.findings import Answer, Comparison, Conclusion
-from pipeline.reporting.study import Study
+from pipeline.reporting.comparisons import SIGNIFICANT, Answer, Comparison, Conclusion
+from pipeline.reporting.study import Condition, Study
 
 FLOOR = 0.05
 """Robust accuracy up to which nearly nothing stands, so that systems can hardly differ."""
@@ -38,8 +38,13 @@ def points_interval(estimate: Estimate) -> str:
 
 
 def p_text(p_value: float) -> str:
-    """``0.031``; never 0."""
-    return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}" if p_value < 0.1 else f"{p_value:.2f}"
+    """``0.031``; never 0, and never rounded up to the level that it stays below."""
+    if p_value < 0.001:
+        return "< 0.001"
+    digits = 3
+    while p_value < SIGNIFICANT <= float(f"{p_value:.{digits}g}"):
+        digits += 1
+    return f"{p_value:.{digits}g}" if p_value < 0.1 else f"{p_value:.2f}"
 
 
 def equals_p(p_value: float) -> str:
@@ -56,14 +61,32 @@ def threat_text(study: Study, epsilon: float) -> str:
 
 
 def sample_text(study: Study) -> str:
-    """``200 test images, 2 training seeds``"""
-    images, seeds = num_images(study), len({arm.seed for arm in study.arms})
-    return f"{images} {study.arms[0].summary['split']} images, {seeds} training seed{'s' if seeds != 1 else ''}"
+    """``245 test images from 67 photographs or tracks, 2 training seeds``"""
+    (images, groups), seeds = study.sample, len({arm.seed for arm in study.arms})
+    source = f" from {groups} {units(study)}" if groups < images else ""
+    return f"{images} {study.arms[0].summary['split']} images{source}, {seeds} training seed{'s' if seeds != 1 else ''}"
 
 
-def num_images(study: Study) -> int:
-    """The most images that an arm has met."""
-    return max(arm.records["sample_id"].n_unique() for arm in study.arms)
+def units(study: Study) -> str:
+    """What is independent of each other: images, or that which several of them were cut from."""
+    images, groups = study.sample
+    return "photographs or tracks" if groups < images else "images"
+
+
+def pooling_text(study: Study) -> str:
+    """What the intervals cover, and what they do not."""
+    seeds = len({arm.seed for arm in study.arms})
+    if seeds == 1:
+        grouped = "" if units(study) == "images" else f", for independent {units(study)}"
+        return f"Wilson intervals{grouped}; one training each, so they say nothing about training again."
+    part = f"; {seeds} trainings show only part of the variation between trainings" if seeds < 5 else ""
+    return f"Resampled over {units(study)} and these {seeds} trainings{part}."
+
+
+def learned_system(condition: Condition) -> str:
+    """``learned masks (classifier trained with oracle masks, natural segmenter)``"""
+    with_masks = "them" if condition.train_masks == condition.test_masks else f"{condition.train_masks} masks"
+    return f"{condition.test_masks} masks (classifier trained with {with_masks}, {condition.segmenter_objective} segmenter)"
 
 
 def strength_text(study: Study) -> str:
@@ -72,18 +95,19 @@ def strength_text(study: Study) -> str:
 
 
 def answer_sentences(answer: Answer) -> list[str]:
-    """At most two sentences: what perfect masks do, and what is left of it when the masks are predicted and attacked as well."""
+    """What perfect masks do, what is left of it when the masks are predicted and attacked as well, and whether that holds for all
+    systems with predicted masks: at most three sentences."""
     sentences = []
     if answer.oracle_none is not None:
         sentences.append(_oracle_sentence(answer.oracle_none))
     against_none, behind = answer.learned_none, answer.oracle_learned
-    parts = []
-    if against_none is not None:
-        parts.append(_learned_clause(against_none))
+    parts = [] if against_none is None else [_learned_clause(against_none)]
     if behind is not None:
-        parts.append(_behind_clause(behind))
+        parts.append(_behind_clause(behind, "they" if parts else learned_system(behind.second)))
     if parts:
         sentences.append("When the masks are predicted and attacked together with the classifier, " + ", and ".join(parts) + ".")
+    if against_none is not None and len(answer.all_learned) > 1:
+        sentences.append(_agreement_sentence(against_none, answer.all_learned))
     return sentences
 
 
@@ -97,63 +121,84 @@ def floor_note(answer: Answer) -> str | None:
     )
 
 
+def _agreement_sentence(subject: Comparison, every: tuple[Comparison, ...]) -> str:
+    alike = sum(one.conclusion is subject.conclusion for one in every)
+    best, worst = (choose(every, key=lambda one: one.difference.value) for choose in (max, min))
+    count = f"all {len(every)}" if alike == len(every) else f"{alike} of the {len(every)}"
+    count = f"this one alone of the {len(every)}" if alike == 1 else count
+    named = (f"{learned_system(one.first)} {points(one.difference)} points" for one in (best, worst))
+    return f"Against none that is the conclusion for {count} learned systems (best: {'; worst: '.join(named)})."
+
+
 def _figures(comparison: Comparison) -> str:
     difference = comparison.difference
-    return f"{points(difference)} points, interval {points_interval(difference)}, {equals_p(comparison.adjusted)}"
+    return f"{points(difference)} points, interval {points_interval(difference)}, {_tested(comparison)}"
 
 
-def _levels(comparison: Comparison) -> str:
-    return f"from {100 * comparison.second_value:.1f} % to {100 * comparison.first_value:.1f} %"
+def _tested(comparison: Comparison) -> str:
+    alone = f" corrected, {p_text(comparison.p_value)} alone" if comparison.conclusion is Conclusion.UNCONFIRMED else ""
+    return f"{equals_p(comparison.adjusted)}{alone}"
+
+
+def _percents(comparison: Comparison) -> tuple[str, str]:
+    """Robust accuracy of the first and of the second."""
+    return f"{100 * comparison.first_value:.1f} %", f"{100 * comparison.second_value:.1f} %"
+
+
+_NOT_CORRECTED = "a difference that does not hold when the test is corrected for the number of comparisons"
 
 
 def _oracle_sentence(comparison: Comparison) -> str:
-    masks = "Removing the background with the data set's own (oracle) masks"
+    removing = "Removing the background with the data set's own (oracle) masks"
+    first, second = _percents(comparison)
+    came_out = f"With the data set's own (oracle) masks robust accuracy came out at {first} against {second} without masks"
     match comparison.conclusion:
         case Conclusion.HIGHER:
-            return f"{masks} raises robust accuracy {_levels(comparison)} ({_figures(comparison)})."
+            return f"{removing} raises robust accuracy from {second} to {first} ({_figures(comparison)})."
         case Conclusion.LOWER:
-            return f"{masks} lowers robust accuracy {_levels(comparison)} ({_figures(comparison)})."
+            return f"{removing} lowers robust accuracy from {second} to {first} ({_figures(comparison)})."
         case Conclusion.UNCONFIRMED:
-            return (
-                f"{masks} changes robust accuracy {_levels(comparison)}, which the test, corrected for the number of comparisons, "
-                f"does not confirm ({_figures(comparison)})."
-            )
+            return f"{came_out}, {_NOT_CORRECTED} ({_figures(comparison)})."
         case Conclusion.OPEN:
-            figures = f"{_figures(comparison)}{_blind(comparison)}"
-            return f"{masks} makes no difference to robust accuracy that this sample could show ({figures})."
+            return f"{came_out}, which this sample cannot tell apart ({_figures(comparison)}{_blind(comparison)})."
 
 
 def _learned_clause(comparison: Comparison) -> str:
-    masks = f"{comparison.first.test_masks} masks"
+    masks, (first, second) = learned_system(comparison.first), _percents(comparison)
     match comparison.conclusion:
         case Conclusion.HIGHER:
             return f"{masks} are still better than none ({_figures(comparison)})"
         case Conclusion.LOWER:
             return f"{masks} are worse than none ({_figures(comparison)})"
         case Conclusion.UNCONFIRMED:
-            side = "better" if comparison.difference.value > 0 else "worse"
-            return f"{masks} look {side} than none, which the corrected test does not confirm ({_figures(comparison)})"
+            return f"{masks} came out at {first} against {second} with none, {_NOT_CORRECTED} ({_figures(comparison)})"
         case Conclusion.OPEN:
-            return f"{masks} cannot be told from none ({_figures(comparison)}{_blind(comparison)})"
+            figures = f"{_figures(comparison)}{_blind(comparison)}"
+            return f"{masks} came out at {first} against {second} with none, which cannot be told apart ({figures})"
 
 
-def _behind_clause(comparison: Comparison) -> str:
-    difference = comparison.difference
-    figures = f"interval {points_interval(difference)}, {equals_p(comparison.adjusted)}"
+def _behind_clause(comparison: Comparison, they: str) -> str:
+    difference, (first, second) = comparison.difference, _percents(comparison)
+    minus = f"oracle minus {comparison.second.test_masks}"
     size = f"{abs(100 * difference.value):.1f} points"
+    figures = f"{minus}: interval {points_interval(difference)}, {_tested(comparison)}"
     match comparison.conclusion:
         case Conclusion.HIGHER:
-            return f"they lose {size} against the oracle's (oracle minus {comparison.second.test_masks}: {figures})"
+            return f"{they} lose {size} against the oracle's ({figures})"
         case Conclusion.LOWER:
-            return f"they gain {size} over the oracle's (oracle minus {comparison.second.test_masks}: {figures})"
+            return f"{they} gain {size} over the oracle's ({figures})"
         case Conclusion.UNCONFIRMED:
-            side = "below" if difference.value > 0 else "above"
-            return f"they come out {size} {side} the oracle's, which the corrected test does not confirm ({figures})"
+            return (
+                f"{they} came out at {second} against {first} with the oracle's, {_NOT_CORRECTED} ({minus}: {_figures(comparison)})"
+            )
         case Conclusion.OPEN:
-            return f"they cannot be told from the oracle's ({_figures(comparison)}{_blind(comparison)})"
+            figures = f"{minus}: {_figures(comparison)}{_blind(comparison)}"
+            return f"{they} came out at {second} against {first} with the oracle's, which cannot be told apart ({figures})"
 
 
 def _blind(comparison: Comparison) -> str:
-    if comparison.detectable is None:
-        return ""
-    return f"; only about {100 * comparison.detectable:.0f} points or more would have shown"
+    if comparison.detectable is not None:
+        return f"; only about {100 * comparison.detectable:.2g} points or more would have shown"
+    count = comparison.discordant
+    differ = {0: "they differ on no image", 1: "they differ on 1 image"}.get(count, f"they differ on {count} images")
+    return f"; {differ}, too few to say what would have shown"

@@ -1,5 +1,6 @@
 """Statistics against published worked examples, closed forms and exact enumeration."""
 
+import itertools
 import math
 
 import numpy as np
@@ -8,13 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from pipeline.evaluation import statistics
+from pipeline.evaluation.clusters import effective_size
 from pipeline.evaluation.statistics import (
+    Estimate,
     compare,
     holm,
-    mcnemar,
     mean_estimate,
     paired_difference,
     pooled_over_seeds,
+    share,
+    sign_flip,
     smallest_detectable_difference,
     wilson,
 )
@@ -22,6 +27,15 @@ from pipeline.evaluation.statistics import (
 
 def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
+
+
+def alone(count: int) -> np.ndarray:
+    """Every image its own group."""
+    return np.array([f"image-{row}" for row in range(count)], dtype=object)
+
+
+def width(estimate: Estimate) -> float:
+    return estimate.high - estimate.low
 
 
 def pairs(both: int, only_first: int, only_second: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
@@ -65,15 +79,77 @@ def test_a_share_of_nothing_is_refused() -> None:
         (4, 4, 1.0),
     ],
 )
-def test_mcnemar_gives_the_published_p_values(only_first: int, only_second: int, p_value: float) -> None:
-    assert mcnemar(only_first, only_second) == pytest.approx(p_value, rel=1e-6)
+def test_the_sign_flip_test_gives_the_published_p_values_of_mcnemar(only_first: int, only_second: int, p_value: float) -> None:
+    assert sign_flip(np.repeat([1, -1, 0], [only_first, only_second, 9])) == pytest.approx(p_value, rel=1e-6)
 
 
-@given(st.integers(0, 60), st.integers(0, 60))
-def test_mcnemar_is_twice_the_smaller_binomial_tail(only_first: int, only_second: int) -> None:
-    n, fewer = only_first + only_second, min(only_first, only_second)
-    tail = sum(math.comb(n, k) for k in range(fewer + 1)) / 2**n
-    assert mcnemar(only_first, only_second) == pytest.approx(min(1.0, 2 * tail), rel=1e-9)
+@given(st.integers(0, 200), st.integers(0, 200), st.integers(0, 5))
+def test_with_groups_of_one_image_the_sign_flip_test_is_the_exact_mcnemar_test(b: int, c: int, agreeing: int) -> None:
+    expected = stats.binomtest(b, b + c, 0.5).pvalue if b + c else 1.0
+    assert sign_flip(np.repeat([1, -1, 0], [b, c, agreeing])) == pytest.approx(expected, rel=1e-9)
+
+
+@given(st.lists(st.integers(-6, 6), min_size=1, max_size=9))
+def test_the_sign_flip_test_is_the_share_of_all_sign_patterns_that_go_as_far(net: list[int]) -> None:
+    sums = [sum(sign * one for sign, one in zip(signs, net, strict=True)) for signs in itertools.product((-1, 1), repeat=len(net))]
+    expected = sum(abs(one) >= abs(sum(net)) for one in sums) / len(sums)
+    assert sign_flip(np.array(net)) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("only_first", "only_second", "n", "low", "high"),
+    [
+        (1, 7, 21, -0.517, -0.026),  # Fagerland, Lydersen and Laake 2014, Statistics in Medicine 33:2850, Tango's interval
+        (20, 40, 160, -0.218064, -0.030865),  # the example of the R package PropCIs, scoreci.mp(40, 20, 160), sides swapped
+        (7, 1, 50, 0.011620, 0.246581),  # scoreci.mp(1, 7, 50)
+        (5, 0, 25, 0.040169, 0.391309),  # scoreci.mp(0, 5, 25)
+    ],
+)
+def test_tangos_interval_gives_the_published_figures(only_first: int, only_second: int, n: int, low: float, high: float) -> None:
+    estimate = paired_difference(*pairs(0, only_first, only_second, n - only_first - only_second), alone(n))
+    digits = 6e-4 if n == 21 else 2e-6  # as printed; the package's search stops there
+    assert (estimate.low, estimate.high) == (pytest.approx(low, abs=digits), pytest.approx(high, abs=digits))
+    assert estimate.value == pytest.approx((only_first - only_second) / n)
+
+
+@given(st.integers(1, 200).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_where_images_differ_on_one_side_alone_tangos_interval_is_known_in_closed_form(counts: tuple[int, int]) -> None:
+    """Nothing discordant: z^2 / (n + z^2) to both sides. Everything discordant: Wilson's end, stretched from [0,1] to [-1,1]."""
+    _, n = counts
+    z2 = stats.norm.ppf(0.975) ** 2
+    same = paired_difference(*pairs(n, 0, 0, 0), alone(n))
+    assert (same.value, same.low, same.high) == (0, pytest.approx(-z2 / (n + z2)), pytest.approx(z2 / (n + z2)))
+    every = paired_difference(*pairs(0, n, 0, 0), alone(n))
+    assert (every.low, every.high) == (pytest.approx((n - z2) / (n + z2)), 1)
+    none = paired_difference(*pairs(0, 0, n, 0), alone(n))
+    assert (none.low, none.high) == (-1, pytest.approx(-(n - z2) / (n + z2)))
+
+
+@given(st.integers(0, 30), st.integers(0, 30), st.integers(0, 60))
+def test_tangos_interval_holds_what_its_score_test_does_not_reject(b: int, c: int, agreeing: int) -> None:
+    """The likelihood under a given difference is maximised by plain search, not by the formula."""
+    n = b + c + agreeing
+    if not n:
+        return
+    estimate = paired_difference(*pairs(agreeing, b, c, 0), alone(n))
+    assert -1 <= estimate.low <= estimate.value <= estimate.high <= 1
+    for end, side in ((estimate.low, 1), (estimate.high, -1)):
+        if abs(end) > 0.999:
+            continue
+        shares = np.linspace(max(0.0, -end), (1 - end) / 2, 20001)  # of images that only the second has right
+        with np.errstate(divide="ignore", invalid="ignore"):
+            terms = (b, shares + end), (c, shares), (agreeing, 1 - 2 * shares - end)
+            likelihood = sum(np.where(count == 0, 0.0, count * np.log(np.maximum(part, 0))) for count, part in terms)
+        likely = shares[np.argmax(likelihood)]
+        spread = math.sqrt(n * (2 * likely + end * (1 - end)))
+        assert (b - c - n * end) / spread == pytest.approx(side * stats.norm.ppf(0.975), abs=0.02)
+
+
+def test_an_interval_of_few_discordant_images_does_not_contradict_the_exact_test() -> None:
+    """A bootstrap of 3 against 0 of 100 says +1 to +8 points where p is 0.25."""
+    comparison = compare(*pairs(60, 3, 0, 37), alone(100))
+    assert comparison.p_value == 0.25
+    assert comparison.difference.low < 0 < comparison.difference.high
 
 
 def test_holm_gives_the_textbook_adjustment() -> None:
@@ -102,90 +178,160 @@ def test_the_detectable_difference_inverts_published_sample_sizes(n: float, disc
     assert above <= difference <= below
 
 
-def test_the_detectable_difference_is_found_with_its_power_in_a_simulation() -> None:
+@pytest.mark.parametrize(("level", "power"), [(0.05, 0.8), (0.05 / 9, math.sqrt(0.8))])
+def test_the_detectable_difference_is_found_with_its_power_in_a_simulation(level: float, power: float) -> None:
     n, discordance = 400, 0.25
-    difference = smallest_detectable_difference(n, discordance)
+    difference = smallest_detectable_difference(n, discordance, level=level, power=power)
     assert difference is not None
     shares = [(discordance + difference) / 2, (discordance - difference) / 2, 1 - discordance]
     draws = rng().multinomial(n, shares, size=1000)
-    found = np.mean([mcnemar(int(b), int(c)) < 0.05 for b, c, _ in draws])
-    assert 0.73 < found < 0.84  # the exact test is a little conservative
+    found = np.mean([sign_flip(np.repeat([1, -1], [b, c])) < level for b, c, _ in draws])
+    assert power - 0.07 < found < power + 0.04  # the exact test is a little conservative
 
 
 def test_too_few_images_can_show_no_difference() -> None:
     assert smallest_detectable_difference(3, 0.5) is None
+    assert smallest_detectable_difference(100, 0.05) is None  # 5 images: all on one side, p is 0.0625
+    assert smallest_detectable_difference(100, 0.08) is not None
+    assert smallest_detectable_difference(100, 0.08, level=0.05 / 9) is None  # 8 images: p is 0.0078
     with pytest.raises(ValueError, match="no test"):
         smallest_detectable_difference(100, 0.0)
 
 
-def exact_bca(differences: np.ndarray) -> tuple[float, float]:
-    """The BCa interval with the bootstrap distribution enumerated: a trinomial, by repeated convolution."""
-    n, value = len(differences), differences.mean()
-    single = np.array([np.mean(differences == d) for d in (-1, 0, 1)])
-    distribution = np.ones(1)
-    for _ in range(n):
-        distribution = np.convolve(distribution, single)
-    support = np.arange(-n, n + 1) / n
-    below = distribution[support < value - 1e-12].sum() + distribution[np.isclose(support, value)].sum() / 2
-    bias = stats.norm.ppf(below)
-    without = (differences.sum() - differences) / (n - 1)
-    centred = without.mean() - without
-    acceleration = (centred**3).sum() / (6 * (centred**2).sum() ** 1.5)
-    ends = []
-    for z in stats.norm.ppf([0.025, 0.975]):
-        level = stats.norm.cdf(bias + (bias + z) / (1 - acceleration * (bias + z)))
-        ends.append(support[np.searchsorted(np.cumsum(distribution), level)])
-    return ends[0], ends[1]
-
-
-@pytest.mark.parametrize("table", [(60, 25, 10, 5), (10, 3, 0, 7), (100, 40, 41, 19)])
-def test_the_paired_bootstrap_agrees_with_an_enumerated_one(table: tuple[int, int, int, int]) -> None:
-    first, second = pairs(*table)
-    estimate = paired_difference(first, second, rng())
-    low, high = exact_bca(first.astype(float) - second)
-    n = len(first)
-    assert estimate.value == pytest.approx((table[1] - table[2]) / n)
-    assert estimate.low == pytest.approx(low, abs=1.01 / n)  # one image: the step of the distribution
-    assert estimate.high == pytest.approx(high, abs=1.01 / n)
-
-
-def test_agreement_on_every_image_leaves_the_rule_of_three() -> None:
-    right = np.ones(100, dtype=bool)
-    same = paired_difference(right, right, rng())
-    assert (same.value, same.high) == (0, pytest.approx(1 - 0.025 ** (1 / 100)))
-    assert same.low == -same.high
-    everything = paired_difference(right, ~right, rng())
-    assert (everything.value, everything.high) == (1, 1)
-    assert everything.low == pytest.approx(1 - 2 * (1 - 0.025 ** (1 / 100)))
-
-
 def test_a_comparison_counts_discordant_images_and_bounds_what_could_be_shown() -> None:
-    comparison = compare(*pairs(50, 30, 10, 10), rng())
-    assert (comparison.only_first, comparison.only_second) == (30, 10)
-    assert comparison.p_value == pytest.approx(mcnemar(30, 10))
-    assert comparison.detectable == smallest_detectable_difference(100, 0.4)
+    comparison = compare(*pairs(50, 30, 10, 10), alone(100))
+    assert (comparison.only_first, comparison.only_second, comparison.effective) == (30, 10, 100)
+    assert comparison.p_value == pytest.approx(stats.binomtest(30, 40).pvalue)
+    assert comparison.detectable() == smallest_detectable_difference(100, 0.4)
+    assert comparison.detectable(level=0.01, power=0.9) == smallest_detectable_difference(100, 0.4, level=0.01, power=0.9)
     assert comparison.difference.low > 0
-    assert compare(*pairs(5, 0, 0, 5), rng()).detectable is None
-    with pytest.raises(ValueError, match="pairs"):
-        compare(*pairs(0, 0, 0, 0), rng())
+    assert compare(*pairs(5, 0, 0, 5), alone(10)).detectable() is None
+    with pytest.raises(ValueError, match="at least one image"):
+        compare(*pairs(0, 0, 0, 0), alone(0))
+
+
+def test_the_design_effect_is_that_of_the_jackknife_over_groups() -> None:
+    """Delete one group, many times: for groups of one size its variance is exactly the linearised one."""
+    generator = rng(5)
+    claims = (generator.random((30, 1)) < 0.6) ^ (generator.random((30, 4)) < 0.2)
+    groups, values = np.repeat(alone(30), 4), claims.ravel().astype(float)
+    without = np.array([np.delete(claims, row, axis=0).mean() for row in range(30)])
+    between = 29 / 30 * ((without - claims.mean()) ** 2).sum()
+    independent = stats.sem(values) ** 2
+    lowered = (stats.t.ppf(0.975, 119) / stats.t.ppf(0.975, 29)) ** 2
+    found = effective_size(values, groups, confidence=0.95)
+    assert found == pytest.approx(120 * independent / between * lowered)
+    estimate, share_of_all = share(claims.ravel(), groups), claims.mean()
+    assert (estimate.n, estimate.groups) == (120, 30)
+    for end in (estimate.low, estimate.high):  # Wilson's score equation at the effective size
+        assert (share_of_all - end) ** 2 == pytest.approx(stats.norm.ppf(0.975) ** 2 * end * (1 - end) / found)
+
+
+def test_intervals_of_grouped_images_hold_the_truth_as_often_as_they_say() -> None:
+    """Groups share their probability (beta-distributed, so deff is about 2): intervals that ignore it fail one time in seven."""
+    generator = rng(11)
+    groups = np.repeat(alone(60), 4)
+    kept, naive = [], []
+    for _ in range(800):
+        probability = np.repeat(generator.beta(0.7, 0.7, 60), 4)
+        claims = generator.random(240) < probability
+        estimate, plain = share(claims, groups), wilson(int(claims.sum()), 240)
+        kept.append(estimate.low <= 0.5 <= estimate.high)
+        naive.append(plain.low <= 0.5 <= plain.high)
+    assert np.mean(naive) < 0.88
+    assert 0.93 < np.mean(kept) < 0.975
+
+
+def test_a_sign_flip_test_over_groups_rejects_as_seldom_as_it_says_where_mcnemar_does_not() -> None:
+    generator = rng(12)
+    groups = np.repeat(alone(50), 4)
+    ours, ungrouped = [], []
+    for _ in range(400):
+        side = np.repeat(generator.choice([-1, 1], 50), 4)  # a photograph favours one system as a whole, either as often
+        differs = generator.random(200) < 0.3
+        first, second = differs & (side > 0), differs & (side < 0)
+        ours.append(compare(first, second, groups).p_value < 0.05)
+        ungrouped.append(compare(first, second, alone(200)).p_value < 0.05)
+    assert np.mean(ours) < 0.065
+    assert np.mean(ungrouped) > 0.1
+
+
+@pytest.mark.parametrize("claims", [np.ones(12, dtype=bool), np.zeros(12, dtype=bool)])
+def test_where_all_images_agree_the_groups_are_counted(claims: np.ndarray) -> None:
+    estimate, plain = share(claims, np.repeat(alone(4), 3)), wilson(4 * int(claims[0]), 4)
+    assert (estimate.low, estimate.high) == (plain.low, plain.high)
+    assert effective_size(rng().random(12), np.repeat(alone(1), 12), confidence=0.95) == 1
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(2, 40), st.integers(2, 5), st.integers(0, 99))
+def test_the_same_images_again_and_again_add_no_evidence(images: int, copies: int, seed: int) -> None:
+    """Every image several times over, its copies one group: no interval narrower, no p value smaller, whatever the order."""
+    generator = rng(seed)
+    first, second = generator.random(images) < 0.6, generator.random(images) < 0.4
+    order = generator.permutation(images * copies)
+    groups, more_first, more_second = (np.repeat(one, copies)[order] for one in (alone(images), first, second))
+    assert width(share(more_first, groups)) >= width(share(first, alone(images))) - 1e-12
+    once, often = compare(first, second, alone(images)), compare(more_first, more_second, groups)
+    assert often.p_value == pytest.approx(once.p_value)
+    assert often.effective <= once.effective + 1e-9
+    assert width(often.difference) >= width(once.difference) - 1e-9
+    assert (often.difference.groups, often.difference.n) == (images, images * copies)
+    known, known_often = once.detectable(), often.detectable()
+    assert known_often is None or (known is not None and known_often >= known - 1e-9)
+
+
+def test_the_same_images_again_and_again_leave_bootstrap_intervals_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "RESAMPLES", 999)
+    values = rng(8).random((2, 30))
+    thrice = np.repeat(values, 3, axis=1)
+    once, often = pooled_over_seeds(values, alone(30), rng()), pooled_over_seeds(thrice, np.repeat(alone(30), 3), rng())
+    assert (often.low, often.high) == (pytest.approx(once.low), pytest.approx(once.high))
+    once, often = mean_estimate(values[0], alone(30), rng()), mean_estimate(thrice[0], np.repeat(alone(30), 3), rng())
+    assert (often.low, often.high) == (pytest.approx(once.low), pytest.approx(once.high))
+    assert (often.n, often.groups) == (90, 30)
+
+
+@given(st.integers(1, 60), st.integers(0, 99))
+def test_where_every_image_is_its_own_group_the_figures_are_those_of_independent_images(images: int, seed: int) -> None:
+    claims = rng(seed).random(images) < 0.5
+    assert share(claims, alone(images)) == wilson(int(claims.sum()), images)
+
+
+def test_a_bootstrap_over_groups_of_many_sizes_has_the_variance_of_the_ratio() -> None:
+    """Against the linearised variance between groups, which large samples have."""
+    generator = rng(9)
+    sizes = generator.integers(1, 6, 400)
+    number = np.repeat(np.arange(400), sizes)
+    values = generator.normal(0, 1, 400)[number] + generator.normal(0, 0.5, len(number))
+    residuals = np.array([(values[number == group] - values.mean()).sum() for group in range(400)])
+    spread = math.sqrt((residuals**2).sum()) / len(values)
+    for estimate in (mean_estimate(values, number, rng()), pooled_over_seeds(values[None], number, rng())):
+        assert width(estimate) == pytest.approx(2 * 1.96 * spread, rel=0.06)
+    assert mean_estimate(values[:3], np.zeros(3), rng()).low == values[:3].min()
+
+
+def test_people_read_how_many_groups_there_are() -> None:
+    estimate = Estimate(value=0.5, low=0.25, high=0.75, n=245, groups=67)
+    assert estimate.percent() == "50.0 % [25.0, 75.0] n=245 in 67 groups"
+    assert Estimate(value=0.5, low=0.25, high=0.75, n=67, groups=67).points() == "+50.0 points [+25.0, +75.0] n=67"
 
 
 def test_a_mean_has_the_interval_of_its_t_statistic_when_the_values_are_normal() -> None:
     values = rng(1).normal(0.7, 0.1, size=500)
-    estimate = mean_estimate(values, rng())
+    estimate = mean_estimate(values, alone(500), rng())
     low, high = stats.t.interval(0.95, len(values) - 1, loc=values.mean(), scale=stats.sem(values))
     assert estimate.low == pytest.approx(low, abs=6e-4)
     assert estimate.high == pytest.approx(high, abs=6e-4)
-    assert mean_estimate(np.array([0.5, 0.5]), rng()).low == 0.5
+    assert mean_estimate(np.array([0.5, 0.5]), alone(2), rng()).low == 0.5
     with pytest.raises(ValueError, match="finite"):
-        mean_estimate(np.array([0.5, np.nan]), rng())
+        mean_estimate(np.array([0.5, np.nan]), alone(2), rng())
 
 
 def test_pooling_one_seed_is_the_bootstrap_over_images() -> None:
     values = (rng(2).random((1, 400)) < 0.6).astype(float)
-    estimate = pooled_over_seeds(values, rng())
-    share = values.mean()
-    binomial = stats.binom.ppf([0.025, 0.975], 400, share) / 400
+    estimate = pooled_over_seeds(values, alone(400), rng())
+    binomial = stats.binom.ppf([0.025, 0.975], 400, values.mean()) / 400
     assert estimate.n == 400
     assert [estimate.low, estimate.high] == pytest.approx(binomial, abs=1.01 / 400)
 
@@ -195,15 +341,14 @@ def test_pooling_has_the_variance_of_the_crossed_model() -> None:
     seeds, images = 12, 300
     generator = rng(3)
     seed_effects, image_effects = generator.normal(0, 0.1, (seeds, 1)), generator.normal(0, 0.5, (1, images))
-    estimate = pooled_over_seeds(seed_effects + image_effects, rng())
+    estimate = pooled_over_seeds(seed_effects + image_effects, alone(images), rng())
     variance = image_effects.var() / images + seed_effects.var() / seeds
-    width = estimate.high - estimate.low
-    assert width == pytest.approx(2 * 1.96 * math.sqrt(variance), rel=0.06)
+    assert width(estimate) == pytest.approx(2 * 1.96 * math.sqrt(variance), rel=0.06)
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 4), st.integers(1, 12), st.integers(0, 99))
 def test_a_pooled_interval_holds_its_mean_and_stays_in_range(seeds: int, images: int, seed: int) -> None:
     values = (rng(seed).random((seeds, images)) < 0.5).astype(float)
-    estimate = pooled_over_seeds(values, rng(seed))
+    estimate = pooled_over_seeds(values, alone(images), rng(seed))
     assert 0 <= estimate.low <= estimate.value <= estimate.high <= 1

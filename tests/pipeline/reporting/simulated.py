@@ -50,16 +50,29 @@ def write_ablation(
     failing: bool = True,
     experiment: str = "simulated",
     with_gallery: bool = True,
+    per_group: int = 1,
+    overlooked: int = 0,
 ) -> Path:
-    """An ablation directory with made-up outcomes."""
-    difficulty = np.random.default_rng(7).normal(size=num_images)
+    """An ablation directory with made-up outcomes. ``per_group`` images share a photograph, and how difficult it is; ``overlooked``
+    images of each arm stand under the suite and fall to the decomposition's own attack."""
+    photographs = np.arange(num_images) // per_group
+    difficulty = np.random.default_rng(7).normal(size=num_images)[photographs]
     run.mkdir(parents=True, exist_ok=True)
     entries = []
     for seed in seeds:
         for number, arm in enumerate(arms):
             name = f"{arm[0]} classifier, masks {arm[2]} to {arm[3]}{f' {arm[4]} px' if arm[4] else ''}, seed {seed}, {arm[1]}"
             path = run / "store" / f"evaluation-{number:02d}-seed{seed}"
-            write_evaluation(path, arm, seed=seed, number=number, difficulty=difficulty, failing=failing, with_gallery=with_gallery)
+            write_evaluation(
+                path,
+                arm,
+                seed=seed,
+                number=number,
+                difficulty=difficulty,
+                failing=failing,
+                with_gallery=with_gallery,
+                per_group=per_group,
+            )
             entries.append(
                 {
                     "name": name,
@@ -79,17 +92,21 @@ def write_ablation(
         "experiment": experiment,
         "prepared": "prepared/simulated",
         "arms": entries,
-        "silhouette": [{"seed": seed, "accuracy": 0.4 + 0.01 * seed, "n": num_images} for seed in seeds],
+        "silhouette": [{"seed": seed, "split": "test", "accuracy": 0.4 + 0.01 * seed, "n": num_images} for seed in seeds],
         "decomposition": "decomposition.parquet",
-        "config": {"experiment": experiment, "seeds": list(seeds)},
+        "config": {"experiment": experiment, "seeds": list(seeds), "decomposition": {"num_steps": 50}},
         "seconds": {"train": 812.0, "evaluate": 431.5},
     }
     (run / "ablation.json").write_text(json.dumps(about))
-    pl.concat(_decomposed(seed, num_images) for seed in seeds).write_parquet(run / "decomposition.parquet")
+    pl.concat(_decomposed(seed, num_images, per_group, overlooked) for seed in seeds).write_parquet(run / "decomposition.parquet")
     return run
 
 
-def _decomposed(seed: int, num_images: int) -> pl.DataFrame:
+def _groups(num_images: int, per_group: int) -> list[str]:
+    return [f"photograph-{row // per_group:04d}" for row in range(num_images)]
+
+
+def _decomposed(seed: int, num_images: int, per_group: int, overlooked: int) -> pl.DataFrame:
     rng = np.random.default_rng([seed, 99])
     fates = ["stands", "falls", "gained", "lost-clean", "lost-mask", "lost-pixels", "lost-either", "lost-together"]
     parts = []
@@ -98,15 +115,26 @@ def _decomposed(seed: int, num_images: int) -> pl.DataFrame:
         stands = np.isin(fate, ["stands", "gained"])
         about = {"arm": f"arm, seed {seed}", "oracle_arm": "oracle", "seed": seed, "classifier_objective": "adversarial"}
         about |= {"segmenter_objective": "natural", "train_masks": "learned", "test_masks": "learned"}
+        about |= {"oracle_train_masks": "oracle"}
         columns = {"sample_id": [f"image-{row:04d}" for row in range(num_images)], "epsilon": np.full(num_images, epsilon)}
+        columns |= {"group": _groups(num_images, per_group), "clean_correct": fate != "falls"}
         columns |= {"stands": stands, "oracle_stands": ~np.isin(fate, ["falls", "gained"]), "fate": fate}
         columns |= {"pixels_attack_stands": stands | (fate == "lost-mask"), "mask_attack_stands": stands | (fate == "lost-pixels")}
+        columns |= {"both_attack_stands": stands & (np.cumsum(stands) > overlooked)}
         parts.append(pl.DataFrame(columns).with_columns(*(pl.lit(value).alias(name) for name, value in about.items())))
     return pl.concat(parts)
 
 
 def write_evaluation(
-    path: Path, arm: tuple, *, seed: int, number: int, difficulty: np.ndarray, failing: bool = True, with_gallery: bool = True
+    path: Path,
+    arm: tuple,
+    *,
+    seed: int,
+    number: int,
+    difficulty: np.ndarray,
+    failing: bool = True,
+    with_gallery: bool = True,
+    per_group: int = 1,
 ) -> Path:
     """One evaluation run with records, summary, sanity report and gallery."""
     _, segmenter, train, test, pixels, role, strength, loss, clean_iou, attacked_iou = arm
@@ -118,7 +146,7 @@ def write_evaluation(
     for place, epsilon in enumerate(EPSILONS):
         for attack, attack_name in enumerate(ATTACKS):
             margin = loss * (1 + 0.05 * attack) * epsilon * 255 / 8 - score
-            records = _records(attack_name, epsilon, seed, test, score, margin, fell, (clean_iou, attacked_iou), rng)
+            records = _records(attack_name, epsilon, seed, test, score, margin, fell, (clean_iou, attacked_iou), rng, per_group)
             fell |= margin > 0
             store.write(Unit(0, place, attack), records, np.zeros((0, 3, SIDE, SIDE), dtype=np.float32))
     masks = {"source": test, "fill": "grey", "radius": pixels or 2, "shift": pixels or 2}
@@ -148,6 +176,7 @@ def _records(
     fell: np.ndarray,
     iou: tuple[float, float],
     rng: np.random.Generator,
+    per_group: int,
 ) -> pl.DataFrame:
     count = len(score)
     label = np.arange(count) % len(CLASSES)
@@ -159,6 +188,7 @@ def _records(
     status = np.where(wrong_clean, Status.WRONG_CLEAN, np.where(fell, Status.FELL_BELOW, Status.ATTACKED))
     columns = {
         "sample_id": [f"image-{row:04d}" for row in range(count)],
+        "group": _groups(count, per_group),
         "label": label,
         "system": ["simulated"] * count,
         "mask_source": [test] * count,
@@ -242,4 +272,4 @@ def _write_gallery(path: Path, rng: np.random.Generator, score: np.ndarray, fell
 
 
 if __name__ == "__main__":
-    write_ablation(Path(sys.argv[1]))
+    write_ablation(Path(sys.argv[1]), per_group=4, overlooked=2)

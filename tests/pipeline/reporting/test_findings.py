@@ -8,7 +8,8 @@ from scipy import stats
 from pipeline.evaluation.statistics import Estimate, PairedComparison
 from pipeline.reporting.document import compose
 from pipeline.reporting.findings import Comparison, Conclusion, find
-from pipeline.reporting.study import Condition, read_study
+from pipeline.reporting.reading import read_study
+from pipeline.reporting.study import Condition
 from pipeline.reporting.wording import answer_sentences, floor_note, p_text
 
 

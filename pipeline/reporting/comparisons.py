@@ -1,0 +1,186 @@
+"""The paired comparisons that answer the question, and the one that the answer is about.
+
+One seed: Tango's score interval and the exact sign-flip test over groups. Several seeds: the interval is that of
+``statistics.pooled_over_seeds``, and the p value is the largest of the seeds' own (1 where their differences point both ways): it
+is small only where every seed alone shows the difference (an intersection-union test, Berger 1982,
+https://doi.org/10.1080/00401706.1982.10487790), and it speaks of these trained models. Holm's correction is over all comparisons
+at one epsilon.
+"""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+import numpy as np
+
+from pipeline.evaluation.statistics import Estimate, PairedComparison, compare, holm, pooled_over_seeds
+from pipeline.reporting.study import Arm, Condition, Study, verdicts
+
+SIGNIFICANT, POWER = 0.05, 0.8
+DUST = 1e-12
+"""What rounding may leave of an end of an interval that is 0."""
+
+
+class Conclusion(StrEnum):
+    """What a comparison allows to say."""
+
+    HIGHER = "higher"
+    LOWER = "lower"
+    UNCONFIRMED = "unconfirmed"
+    """The test alone shows a difference, corrected for the number of comparisons it does not."""
+    OPEN = "open"
+    """The test alone does not show a difference, or the interval holds 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Robust accuracy of the first system minus that of the second, on the same images."""
+
+    name: str
+    """``oracle - none``"""
+    first: Condition
+    second: Condition
+    epsilon: float
+    difference: Estimate
+    p_value: float
+    adjusted: float
+    """After Holm over all comparisons at this epsilon."""
+    detectable: float | None
+    """Smallest difference that every seed together would have shown with 80 % power in a family of this size, at the level of
+    Holm's first step; None where so few images differ that it cannot be estimated."""
+    by_seed: tuple[PairedComparison, ...]
+    first_value: float
+    second_value: float
+
+    @property
+    def conclusion(self) -> Conclusion:
+        if self.p_value >= SIGNIFICANT or (self.difference.low <= DUST and self.difference.high >= -DUST):
+            return Conclusion.OPEN
+        if self.adjusted >= SIGNIFICANT:
+            return Conclusion.UNCONFIRMED
+        return Conclusion.HIGHER if self.difference.value > 0 else Conclusion.LOWER
+
+    @property
+    def discordant(self) -> int:
+        """The most images that the two systems differ on under one seed."""
+        return max(one.only_first + one.only_second for one in self.by_seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What one classifier objective contributes to the answer, at the headline's epsilon; None where an arm is missing."""
+
+    classifier_objective: str
+    oracle_none: Comparison | None
+    learned_none: Comparison | None
+    """Of the learned system that ``plainness`` puts first."""
+    oracle_learned: Comparison | None
+    """Of the same learned system."""
+    all_learned: tuple[Comparison, ...] = ()
+    """Every learned system minus none."""
+
+    @property
+    def comparisons(self) -> list[Comparison]:
+        """Those that there are."""
+        return [one for one in (self.oracle_none, self.learned_none, self.oracle_learned) if one is not None]
+
+
+def plainness(learned: Condition) -> tuple[bool, bool, bool, bool]:
+    """The order of learned systems. The answer is about the first; the rule knows no result.
+
+    The soft gate before the hard one; a classifier trained with such masks before one trained with others; a segmenter trained like
+    the classifier before another; a naturally trained segmenter before the rest.
+    """
+    return (
+        learned.test_masks != "learned",
+        learned.train_masks != learned.test_masks,
+        learned.segmenter_objective != learned.classifier_objective,
+        learned.segmenter_objective != "natural",
+    )
+
+
+def compared(study: Study) -> list[Comparison]:
+    """The family at each epsilon above 0: oracle - none, and for each learned system learned - none and oracle - learned."""
+    arms = study.by_condition("main")
+    found = []
+    for epsilon in (epsilon for epsilon in study.epsilons if epsilon > 0):
+        family = []
+        for objective in study.classifier_objectives:
+            for name, first, second in _pairs([key for key in arms if key.classifier_objective == objective]):
+                comparison = _compare(name, arms[first], arms[second], epsilon)
+                family += [comparison] if comparison is not None else []
+        adjusted = holm([comparison.p_value for comparison in family])
+        for comparison, p_value in zip(family, adjusted, strict=True):
+            detectable = _detectable(comparison.by_seed, len(family))
+            found.append(replace(comparison, adjusted=p_value, detectable=detectable))
+    return found
+
+
+def answered(objective: str, comparisons: Sequence[Comparison]) -> Answer:
+    """The answer for one classifier objective from the comparisons at one epsilon."""
+    ours = [one for one in comparisons if one.first.classifier_objective == objective]
+    against_none = [one for one in ours if one.first.uses_segmenter]
+    behind = {one.second: one for one in ours if one.second.uses_segmenter}
+    subjects = sorted({one.first for one in against_none} | set(behind), key=lambda one: (plainness(one), str(one)))
+    return Answer(
+        classifier_objective=objective,
+        oracle_none=next((one for one in ours if one.name == "oracle - none"), None),
+        learned_none=next((one for one in against_none if one.first == subjects[0]), None),
+        oracle_learned=behind.get(subjects[0]) if subjects else None,
+        all_learned=tuple(against_none),
+    )
+
+
+def generator(key: str) -> np.random.Generator:
+    """Draws depend on what is estimated alone, so an added arm changes no other interval."""
+    return np.random.default_rng(zlib.crc32(key.encode()))
+
+
+def _pairs(conditions: Sequence[Condition]) -> list[tuple[str, Condition, Condition]]:
+    plain = {
+        key.test_masks: key for key in conditions if key.train_masks == key.test_masks and key.test_masks in ("none", "oracle")
+    }
+    none, oracle = plain.get("none"), plain.get("oracle")
+    pairs = [("oracle - none", oracle, none)]
+    for learned in sorted((key for key in conditions if key.test_masks in ("learned", "learned-hard")), key=plainness):
+        pairs += [(f"{learned.test_masks} - none", learned, none), (f"oracle - {learned.test_masks}", oracle, learned)]
+    return [(name, first, second) for name, first, second in pairs if first is not None and second is not None]
+
+
+def _compare(name: str, first: list[Arm], second: list[Arm], epsilon: float) -> Comparison | None:
+    seeds = sorted({arm.seed for arm in first} & {arm.seed for arm in second})
+    if not seeds:
+        return None
+    of_first, of_second = ([arm for arm in arms if arm.seed in seeds] for arms in (first, second))
+    both, groups = verdicts(of_first + of_second, epsilon)
+    ours, theirs = both[: len(seeds)], both[len(seeds) :]
+    by_seed = tuple(compare(one, other, groups) for one, other in zip(ours, theirs, strict=True))
+    differences = ours.astype(np.float64) - theirs
+    rng = generator(f"{name} {first[0].condition} {second[0].condition} {epsilon}")
+    alone = len(seeds) == 1 or np.ptp(differences) == 0
+    return Comparison(
+        name=name,
+        first=first[0].condition,
+        second=second[0].condition,
+        epsilon=epsilon,
+        difference=by_seed[0].difference if alone else pooled_over_seeds(differences, groups, rng),
+        p_value=_under_every_seed(by_seed),
+        adjusted=1.0,
+        detectable=None,
+        by_seed=by_seed,
+        first_value=float(ours.mean()),
+        second_value=float(theirs.mean()),
+    )
+
+
+def _under_every_seed(by_seed: Sequence[PairedComparison]) -> float:
+    signs = {np.sign(comparison.difference.value) for comparison in by_seed}
+    return max(comparison.p_value for comparison in by_seed) if len(signs) == 1 else 1.0
+
+
+def _detectable(by_seed: Sequence[PairedComparison], family: int) -> float | None:
+    """Every seed has to show it, so each with a power whose product over the seeds is the one that is asked for."""
+    each = [one.detectable(level=SIGNIFICANT / family, power=POWER ** (1 / len(by_seed))) for one in by_seed]
+    known = [one for one in each if one is not None]
+    return max(known) if len(known) == len(each) else None
