@@ -70,7 +70,7 @@ COMMANDS = {
     ),
     "predict": Command(
         summary="class, confidence and mask for your own images",
-        example="foreguard predict images=photos classifier_run=runs/oracle segmenter_run=runs/segmenter masks.source=learned"
+        example="foreguard predict images=photos run=runs/quickstart"
         " out=predictions",
         module="pipeline.evaluation.prediction",
         config="PredictConfig",

@@ -1,12 +1,9 @@
 """What finished pieces of an ablation found: a line for each, and a table of the main arms."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from pipeline.errors import RunError
 from pipeline.evaluation.commands import EvaluateConfig
 from pipeline.evaluation.counterfactual import Fate
 from pipeline.evaluation.decomposition import ROWS
@@ -14,6 +11,7 @@ from pipeline.evaluation.experiment import AblateConfig
 from pipeline.evaluation.grid import arms
 from pipeline.evaluation.summary import epsilon_text
 from pipeline.evaluation.work import Store, Work
+from pipeline.training.run import read_json
 
 
 def line_of(work: Work) -> str:
@@ -21,10 +19,10 @@ def line_of(work: Work) -> str:
     if work.command is None:
         return _lost(pl.read_parquet(work.path / ROWS, glob=False))
     if isinstance(work.command, EvaluateConfig):
-        summary = _read(work.path / "summary.json")
+        summary = read_json(work.path / "summary.json")
         robust = [f"{_percent(point['robust_accuracy'])} at {epsilon_text(point['epsilon'])}" for point in summary["curve"]]
         return f"clean {_percent(summary['clean_accuracy'])}, robust {', '.join(robust)}"
-    result = _read(work.path / "result.json")
+    result = read_json(work.path / "result.json")
     score = "iou" if "iou" in result["val"] else "accuracy"
     measured = ", ".join(f"{split} {score} {result[split][score]:.3f}" for split in ("val", "test") if split in result)
     return f"{measured}, {result['seconds']:.0f} s"
@@ -39,7 +37,7 @@ def table(config: AblateConfig, store: Store) -> list[str]:
         work = store.look(arm)
         if arm.role != "main" or work is None or not work.finished:
             continue
-        summary = _read(work.path / "summary.json")
+        summary = read_json(work.path / "summary.json")
         n = int(summary["clean_accuracy"]["n"])
         segmenter = arm.segmenter or arm.classifier.segmenter
         row = [arm.classifier.objective, segmenter.objective if segmenter else "-"]
@@ -66,11 +64,3 @@ def _lost(rows: pl.DataFrame) -> str:
 
 def _percent(estimate: dict[str, Any]) -> str:
     return f"{100 * estimate['value']:.1f} %"
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path}: cannot be read: {error}") from error
-    return content

@@ -1,7 +1,6 @@
 """``ablation.json``: which evaluations, in which roles, an ablation consists of. The report starts from it."""
 
 import dataclasses
-import json
 import os
 from collections import defaultdict
 from pathlib import Path
@@ -11,13 +10,12 @@ import polars as pl
 
 from pipeline.config import to_plain
 from pipeline.data.prepared import read_manifest
-from pipeline.errors import RunError
 from pipeline.evaluation.decomposition import ROWS, summary, write_table
 from pipeline.evaluation.experiment import AblateConfig
 from pipeline.evaluation.grid import EvaluationPiece, Piece, SilhouettePiece, arms, decompositions, pieces
 from pipeline.evaluation.work import Store, Work
 from pipeline.provenance import provenance
-from pipeline.training.run import write_json
+from pipeline.training.run import read_json, write_json
 
 MANIFEST, FORMAT = "ablation.json", 1
 DECOMPOSITION, DECOMPOSITION_SUMMARY = "decomposition.parquet", "decomposition.json"
@@ -70,10 +68,7 @@ def _silhouettes(store: Store, works: dict[Piece, Work]) -> list[dict[str, Any]]
     for piece, work in works.items():
         if not isinstance(piece, SilhouettePiece):
             continue
-        try:
-            result = json.loads((work.path / "result.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise RunError(f"{work.path / 'result.json'}: cannot be read: {error}") from error
+        result = read_json(work.path / "result.json")
         split = "test" if "test" in result else "val"
         n = sum(read_manifest(store.silhouettes)["counts"][split].values())
         found.append({"seed": piece.seed, "split": split, "accuracy": result[split]["accuracy"], "n": n})

@@ -35,14 +35,16 @@ class PredictConfig:
 
     images: Path
     """An image, or a folder whose images are taken, those in sub-folders too; other files are left alone."""
-    classifier_run: Path
-    """Run of the classifier, whose best checkpoint is meant, or the JSON of one of its checkpoints."""
+    run: Path
+    """Where the system is: an ablation (its first adversarially trained system with learned masks, if there is one), an evaluation
+    (the system that was attacked), a run of train-classifier, or the JSON of one of its checkpoints."""
     segmenter_run: Path | None = None
-    """Run of the segmenter, likewise; null: the one that the classifier was trained with."""
-    out: Path
-    """Directory for predictions.jsonl, masks/ and overlays/; it must not exist, or be empty."""
+    """Run of the segmenter, or the JSON of a checkpoint; null: the one of that system."""
+    out: Path | None = None
+    """Directory for predictions.jsonl, masks/ and overlays/; it must not exist, or be empty. null: predictions/ and the name of the
+    images, in the current directory."""
     masks: MaskOverride = dataclasses.field(default_factory=MaskOverride)
-    """What of the masks is other than in training: a classifier trained on the oracle needs masks.source=learned."""
+    """What of the masks is other than in that system: a classifier trained on the oracle needs masks.source=learned."""
     square: Literal["crop", "pad"] = "crop"
     """How an image becomes a square. crop: its largest centred square. pad: the whole image, its border repeated, as the source
     folder prepares images by default. Either is then resized to the size of training: objects should fill it as they did there."""
@@ -75,25 +77,27 @@ def predict(config: PredictConfig) -> None:
     and error. Raises ``UserError`` of the kind that fits, DataError also where not one image can be read.
     """
     from pipeline.evaluation.commands import choose_device
-    from pipeline.evaluation.trained_system import load_trained_system
+    from pipeline.evaluation.trained_system import choose_system, load_trained_system
 
     files = _list_images(config.images)
     device = choose_device(config.accelerator)
-    system, checkpoint = load_trained_system(
-        config.classifier_run, config.segmenter_run, config.masks, prepared=config.prepared, device=device
-    )
-    _make_directory(config.out)
+    chosen = choose_system(config.run, config.segmenter_run, config.masks)
+    system, checkpoint = load_trained_system(chosen, prepared=config.prepared, device=device)
+    out = Path("predictions") / config.images.resolve().stem if config.out is None else config.out
+    _make_directory(out)
     errors: list[tuple[str, str]] = []
     try:
-        with (config.out / PREDICTIONS).open("w", encoding="ascii") as lines:
-            _predict_all(config, files, system, checkpoint.classes, checkpoint.image_size, lines, errors, device)
+        with (out / PREDICTIONS).open("w", encoding="ascii") as lines:
+            _predict_all(config, out, files, system, checkpoint.classes, checkpoint.image_size, lines, errors, device)
     except OSError as error:
-        raise RunError(f"{config.out}: cannot be written: {error.strerror or error}") from error
-    _report(config, len(files), errors, checkpoint.image_size)
+        raise RunError(f"{out}: cannot be written: {error.strerror or error}") from error
+    print(f"system: {chosen.name}, masks {system.masking.source.value}")
+    _report(config, out, len(files), errors, checkpoint.image_size)
 
 
 def _predict_all(
     config: PredictConfig,
+    out: Path,
     files: list[tuple[str, Path]],
     system: "TwoStage",
     classes: tuple[str, ...],
@@ -109,7 +113,7 @@ def _predict_all(
         with progress_bar("predict", total=len(files), unit="images") as step:
             for batch in _batches(config, files):
                 squares = [item for item in batch if isinstance(item, Square)]
-                found = iter(_predict_batch(config.out, system, classes, image_size, squares, device))
+                found = iter(_predict_batch(out, system, classes, image_size, squares, device))
                 for item in batch:
                     if isinstance(item, Square):
                         lines.write(json.dumps(next(found)) + "\n")
@@ -120,7 +124,7 @@ def _predict_all(
                     step()
                 lines.flush()
     except KeyboardInterrupt as interrupt:
-        raise KeyboardInterrupt(f"interrupted after {done} of {len(files)} images; they are in {config.out}") from interrupt
+        raise KeyboardInterrupt(f"interrupted after {done} of {len(files)} images; they are in {out}") from interrupt
 
 
 def _batches(config: PredictConfig, files: list[tuple[str, Path]]) -> Iterator[list[Square | tuple[str, str]]]:
@@ -213,13 +217,13 @@ def _make_directory(out: Path) -> None:
         raise RunError(f"out: {out} cannot be made: {error.strerror or error}") from error
 
 
-def _report(config: PredictConfig, total: int, errors: list[tuple[str, str]], image_size: int) -> None:
+def _report(config: PredictConfig, out: Path, total: int, errors: list[tuple[str, str]], image_size: int) -> None:
     how = "cut to the largest centred square" if config.square == "crop" else "padded to a square"
     print(f"{total - len(errors)} of {total} images predicted, each {how} and resized to {image_size} x {image_size} pixels")
     for name, reason in errors[:MAX_NAMED]:
         print(f"  not read: {name!a}: {ascii(reason)[1:-1]}")
     if len(errors) > MAX_NAMED:
         print(f"  and {len(errors) - MAX_NAMED} more")
-    print(f"predictions: {config.out / PREDICTIONS}")
+    print(f"predictions: {out / PREDICTIONS}")
     if len(errors) == total:
         raise DataError(f"images: not one of the {total} images of {config.images} can be read")

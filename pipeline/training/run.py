@@ -116,6 +116,17 @@ def fingerprint_of(path: Path) -> str | None:
     return run_fingerprint(command=about["command"], config=about["config"], inputs=about["inputs"], algorithm=algorithm)
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file that a run has written. Raises ``RunError``: there is none, it cannot be read, or it holds no mapping."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise RunError(f"{path}: cannot be read: it holds no mapping")
+    return content
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file for people and programs. Raises ``RunError``."""
     write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
@@ -145,11 +156,8 @@ def _begin(path: Path, *, command: str, config: Mapping[str, Any], inputs: Mappi
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path}: cannot be read: {error}") from error
-    if not isinstance(content, dict) or not {"id", "command", "config", "inputs"} <= content.keys():
+    content = read_json(path)
+    if not {"id", "command", "config", "inputs"} <= content.keys():
         raise RunError(f"{path}: is not what a run begins with")
     return content
 

@@ -70,7 +70,7 @@ def pictures(tmp_path: Path) -> Path:
 
 def predict(runs: Path, pictures: Path, out: Path, *words: str) -> int:
     learned = ["masks.source=learned", f"segmenter_run={runs / 'segmenter'}"]
-    common = [f"images={pictures}", f"classifier_run={runs / 'classifier'}", f"out={out}", "accelerator=cpu"]
+    common = [f"images={pictures}", f"run={runs / 'classifier'}", f"out={out}", "accelerator=cpu"]
     return main(["predict", *common, *(words or learned)])
 
 
@@ -110,6 +110,49 @@ def test_class_confidence_and_mask_are_those_of_the_system_on_the_centred_square
     drawn = np.asarray(Image.open(tmp_path / "out" / str(line["mask"])))
     assert np.abs(drawn.astype(float) - mask.numpy() * 255).max() <= 0.5 + 1e-3
     assert np.asarray(Image.open(tmp_path / "out" / str(line["overlay"]))).shape == (256, 256, 3)
+
+
+def arm(objective: str, test_masks: str, segmenter: str | None) -> dict[str, object]:
+    named = {"name": f"{objective} {test_masks}", "classifier_objective": objective, "test_masks": test_masks, "role": "main"}
+    masks = to_plain(MaskConfig(source=MaskSource(test_masks)))
+    return named | {"classifier": "../classifier", "segmenter": segmenter, "evaluation": "evaluation", "masks": masks}
+
+
+def test_an_ablation_stands_for_its_adversarially_trained_system_with_learned_masks(
+    runs: Path, pictures: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict(runs, pictures, tmp_path / "expected")
+    monkeypatch.chdir(tmp_path)
+    ablation = runs / "ablation"
+    ablation.mkdir(exist_ok=True)
+    arms = [
+        arm("natural", "learned", None),
+        arm("adversarial", "oracle", None),
+        arm("adversarial", "learned-hard", "../segmenter"),
+        arm("adversarial", "learned", "../segmenter"),
+    ]
+    (ablation / "ablation.json").write_text(json.dumps({"arms": arms}))
+    assert main(["predict", f"images={pictures}", f"run={ablation}"]) == 0
+    assert "system: adversarial learned (another one: run=" in capsys.readouterr().out
+    assert lines(tmp_path / "predictions" / "pictures") == lines(tmp_path / "expected")
+    (ablation / "ablation.json").write_text(json.dumps({"arms": arms[1:2]}))
+    assert main(["predict", f"images={pictures}", f"run={ablation}", f"out={tmp_path / 'none'}"]) == 2
+    assert "no arm is finished that can see images without an oracle" in capsys.readouterr().err
+
+
+def test_an_evaluation_stands_for_the_system_that_was_attacked(runs: Path, pictures: Path, tmp_path: Path) -> None:
+    predict(runs, pictures, tmp_path / "learned")
+    predict(runs, pictures, tmp_path / "none", "masks.source=none")
+    evaluation = tmp_path / "evaluation"
+    evaluation.mkdir()
+    config = {"classifier_run": str(runs / "classifier"), "segmenter_run": str(runs / "segmenter"), "masks": {"source": "learned"}}
+    (evaluation / "run.json").write_text(json.dumps({"command": "evaluate", "config": config}))
+    given = ["predict", f"images={pictures}", f"run={evaluation}"]
+    assert main([*given, f"out={tmp_path / 'same'}"]) == 0
+    assert lines(tmp_path / "same") == lines(tmp_path / "learned")
+    # What is said on the command line counts more: without masks the evaluation's segmenter is not needed, and not an error.
+    assert main([*given, f"out={tmp_path / 'changed'}", "masks.source=none"]) == 0
+    assert lines(tmp_path / "changed") == lines(tmp_path / "none")
 
 
 def test_no_file_name_reaches_the_disk(runs: Path, pictures: Path, tmp_path: Path) -> None:
