@@ -47,8 +47,8 @@ TINY = [
     "degradation={kinds: [eroded], pixels: [1]}",
     "decomposition.num_steps=3",
 ]
-PIECES = 11
-"""Three stages, four arms, two attacks by one path each, their decomposition, silhouettes."""
+PIECES = 12
+"""Three stages, four arms, three attacks along both paths or one, their decomposition, silhouettes."""
 
 
 def words(directory: Path, *more: str) -> list[str]:
@@ -137,7 +137,7 @@ def test_a_dry_run_says_everything_and_does_nothing(tmp_path: Path, capsys: pyte
         "silhouettes",
     ):
         assert title in shown
-    assert "time unknown, nothing of the kind was measured here yet" in shown
+    assert f"to do: {PIECES} of {PIECES} pieces; roughly " in shown
     assert list(tmp_path.iterdir()) == []
 
 
