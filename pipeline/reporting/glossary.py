@@ -8,8 +8,8 @@ GLOSSARY = (
     (
         "group",
         "images that are not independent because they come from one photograph or one track of video frames; intervals and p "
-        "values count groups, so that more images of the same scene add no evidence. Where the data hide what belongs together, as the "
-        "official test images of GTSRB hide their tracks, every image counts by itself and intervals may be too narrow",
+        "values count groups, so that more images of the same scene add no evidence. Where the data hide what belongs together, as "
+        "the official test images of GTSRB hide their tracks, every image counts by itself and intervals may be too narrow",
     ),
     ("Holm", "a correction of p values, needed because several comparisons are made at once"),
     (

@@ -83,10 +83,11 @@ def pooling_text(study: Study) -> str:
     return f"Resampled over {units(study)} and these {seeds} trainings{part}."
 
 
-def learned_system(condition: Condition) -> str:
-    """``learned masks (classifier trained with oracle masks, natural segmenter)``"""
+def learned_system(condition: Condition, details: str = " ({})") -> str:
+    """``learned masks (classifier trained with oracle masks, natural segmenter)``; ``details`` says how they are attached."""
     with_masks = "them" if condition.train_masks == condition.test_masks else f"{condition.train_masks} masks"
-    return f"{condition.test_masks} masks (classifier trained with {with_masks}, {condition.segmenter_objective} segmenter)"
+    trained = f"classifier trained with {with_masks}, {condition.segmenter_objective} segmenter"
+    return f"{condition.test_masks} masks{details.format(trained)}"
 
 
 def strength_text(study: Study) -> str:
@@ -126,7 +127,7 @@ def _agreement_sentence(subject: Comparison, every: tuple[Comparison, ...]) -> s
     best, worst = (choose(every, key=lambda one: one.difference.value) for choose in (max, min))
     count = f"all {len(every)}" if alike == len(every) else f"{alike} of the {len(every)}"
     count = f"this one alone of the {len(every)}" if alike == 1 else count
-    named = (f"{learned_system(one.first)} {points(one.difference)} points" for one in (best, worst))
+    named = (f"{points(one.difference)} points, {learned_system(one.first, ', {}')}" for one in (best, worst))
     return f"Against none that is the conclusion for {count} learned systems (best: {'; worst: '.join(named)})."
 
 
@@ -200,5 +201,6 @@ def _blind(comparison: Comparison) -> str:
     if comparison.detectable is not None:
         return f"; only about {100 * comparison.detectable:.2g} points or more would have shown"
     count = comparison.discordant
-    differ = {0: "they differ on no image", 1: "they differ on 1 image"}.get(count, f"they differ on {count} images")
-    return f"; {differ}, too few to say what would have shown"
+    if not count:
+        return "; they differ on no image"
+    return f"; they differ on {count} image{'s' if count != 1 else ''}, too few to say what would have shown"

@@ -1,0 +1,76 @@
+"""Where the robustness went: shares that add up, names that do not collide, doubts that are said."""
+
+import polars as pl
+import pytest
+
+from pipeline.errors import RunError
+from pipeline.evaluation.counterfactual import Fate
+from pipeline.reporting.decomposition import decomposition_section
+from pipeline.reporting.reading import read_study
+
+KEY = ["classifier_objective", "segmenter_objective", "train_masks", "test_masks", "epsilon"]
+
+
+@pytest.fixture(scope="module")
+def study(simulated, tmp_path_factory):
+    run = tmp_path_factory.mktemp("decomposed") / "run"
+    arms = simulated.ARMS[3:5]
+    return read_study(simulated.write_ablation(run, num_images=60, arms=arms, with_gallery=False, per_group=3, overlooked=2))
+
+
+def test_the_fates_of_every_arm_and_strength_add_up_to_all_images(study):
+    table = decomposition_section(study).tables[0]
+    fates = table.tidy.filter(pl.col("measure").is_in([fate.value for fate in Fate]))
+    sums = fates.group_by(KEY).agg(pl.col("value").sum(), pl.len())
+    assert set(sums["len"]) == {len(Fate)}
+    assert sums["value"].to_list() == pytest.approx([1.0] * len(sums))
+
+
+def test_the_robust_accuracies_of_the_arms_are_not_named_like_a_fate(study):
+    """Lost minus gained is their difference, and the fate "stands" is less than either."""
+    tidy = decomposition_section(study).tables[0].tidy
+    assert {"arm_stands", "oracle_arm_stands"} <= set(tidy["measure"])
+    for _, part in tidy.group_by(KEY):
+        value = dict(zip(part["measure"], part["value"], strict=True))
+        lost = sum(share for name, share in value.items() if name.startswith("lost-"))
+        assert value["oracle_arm_stands"] - value["arm_stands"] == pytest.approx(lost - value["gained"])
+        assert value["arm_stands"] == pytest.approx(value["stands"] + value["gained"])
+        assert set(part["groups"]) == {20}
+
+
+def test_images_that_the_suite_overlooked_are_counted_for_each_arm(study):
+    warning = decomposition_section(study).warning
+    rows = study.decomposition
+    for arm, epsilon in (("arm, seed 0", 2 / 255), ("arm, seed 1", 8 / 255)):
+        at = rows.filter((pl.col("arm") == arm) & (pl.col("epsilon") == epsilon))
+        most = 100 * (at["stands"].sum() - 2) / 60
+        assert f"2 at {round(255 * epsilon)}/255 ({arm}: robust accuracy is at most {most:.1f} %)" in warning
+    sound = rows.with_columns(both_attack_stands="stands")
+    assert decomposition_section(type(study)(**{**vars(study), "decomposition": sound})).warning is None
+
+
+def test_another_classifier_of_the_oracle_arm_is_named(study):
+    section = decomposition_section(study)
+    assert "the classifier differs too" in section.intro
+    assert section.tables[0].groups[0][1][0][1].detail == "oracle's: oracle"
+    same = study.decomposition.with_columns(oracle_train_masks="train_masks")
+    section = decomposition_section(type(study)(**{**vars(study), "decomposition": same}))
+    assert "the classifier differs too" not in section.intro
+    assert section.tables[0].groups[0][1][0][1].detail == ""
+
+
+def test_the_three_gradients_are_told_with_their_steps(study):
+    table = decomposition_section(study).tables[1]
+    assert [column.label for column in table.columns[2:]] == [
+        "Gradient through both",
+        "Gradient through the pixels only",
+        "Gradient through the mask only",
+    ]
+    assert "50 steps" in table.caption
+    assert "mask still follows the attacked image" in table.caption
+
+
+def test_a_decomposition_of_an_older_version_is_refused_with_the_remedy(study):
+    older = study.decomposition.drop("group", "both_attack_stands")
+    with pytest.raises(RunError, match="both_attack_stands, group; run ablate again"):
+        decomposition_section(type(study)(**{**vars(study), "decomposition": older}))
