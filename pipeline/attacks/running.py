@@ -25,7 +25,7 @@ from pipeline.attacks.suite import (
 )
 from pipeline.attacks.verdicts import verdict
 from pipeline.errors import ConfigError
-from pipeline.system import attacked
+from pipeline.system import TwoStage, attacked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,9 +78,9 @@ def run_suite(suite: AttackSuite, victims: Victims, *, run_seed: int) -> Iterato
             standing = (~found.fallen).nonzero().flatten()
             if not len(standing):
                 break
-            tried = run_attack(name, spec, victims.select(standing), threat=suite.threat, epsilon=epsilon, run_seed=run_seed)
-            found = found.improved(standing, tried)
-            for row in standing[tried.fallen].tolist():
+            more = run_attack(name, spec, victims.select(standing), threat=suite.threat, epsilon=epsilon, run_seed=run_seed)
+            found = found.improved(standing, more)
+            for row in standing[more.fallen].tolist():
                 fallen_to[row] = name
         yield SuiteFound(epsilon=epsilon, found=found, fallen_to=tuple(fallen_to), skipped=skipped)
 
@@ -136,11 +136,17 @@ def run_attack(name: str, spec: AttackSpec, victims: Victims, *, threat: ThreatM
             run_seed=run_seed,
             name=name,
         )
-        with attacked(victims.system):
-            points = attempt.search()
-        scored = verdict(victims.system, points, attempt.victims.labels, attempt.victims.context)
-        found = found.improved(standing, Found(images=points, margins=scored.margins, fallen=scored.fallen))
+        found = found.improved(standing, tried(attempt, victims.system))
     return found
+
+
+def tried(attempt: Attempt, judge: TwoStage) -> Found:
+    """What one start finds, scored afresh by ``judge``: the system itself, of which the attempt may attack a faster copy."""
+    victims = attempt.victims
+    with attacked(victims.system):
+        points = attempt.search()
+    scored = verdict(judge, points, victims.labels, victims.context)
+    return Found(images=points, margins=scored.margins, fallen=scored.fallen)
 
 
 def num_starts(spec: AttackSpec, num_classes: int) -> int:

@@ -21,7 +21,7 @@ from pipeline.attacks.attempt import Attempt, Victims
 from pipeline.attacks.balls import l2_ball, linf_ball
 from pipeline.attacks.objectives import class_score
 from pipeline.attacks.regions import Region, region_masks
-from pipeline.attacks.running import Found, clean, num_starts, skipped_attacks
+from pipeline.attacks.running import Found, clean, num_starts, skipped_attacks, tried
 from pipeline.attacks.streaming import streamed_pgd
 from pipeline.attacks.suite import AttackSpec, AttackSuite, AutoAttack, ClassAttack, SquareAttack, ThreatModel, hides_seeds
 from pipeline.attacks.verdicts import verdict
@@ -209,11 +209,7 @@ def run_in_batches(
                 run_seed=run_seed,
                 name=name,
             )
-            with attacked(searched.system):
-                points = attempt.search()
-            scored = verdict(victims.system, points, attempt.victims.labels, attempt.victims.context)
-            tried = Found(images=points, margins=scored.margins, fallen=scored.fallen)
-            found = found.improved(rows, tried)
+            found = found.improved(rows, tried(attempt, victims.system))
     return found
 
 
