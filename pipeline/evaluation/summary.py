@@ -63,10 +63,12 @@ def lines(summary: Summary) -> list[str]:
     """The summary for people, intervals and n with every figure."""
     masks, trained = summary.masks, summary.trained_masks
     as_trained = "as trained" if masks == trained else f"trained with {trained.source.value}, {trained.fill.value}"
+    grouped = summary.clean_accuracy.groups < summary.clean_accuracy.n
+    independent = "; groups are photographs or tracks, whose images are not independent" if grouped else ""
     labels = ["clean accuracy", "  robust accuracy", *(f"  after {name}" for point in summary.curve for name in point.by_attack)]
     width = max(map(len, labels)) + 2
     text = [
-        f"{summary.data}, {summary.split} images; masks {masks.source.value}, fill {masks.fill.value} ({as_trained})",
+        f"{summary.data}, {summary.split} images; masks {masks.source.value}, fill {masks.fill.value} ({as_trained}){independent}",
         f"{'clean accuracy':<{width}}{summary.clean_accuracy.percent()}   mask IoU {_iou(summary.clean_mask_iou)}",
     ]
     for point in summary.curve:

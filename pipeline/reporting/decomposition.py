@@ -135,13 +135,14 @@ def _overlooked(rows: pl.DataFrame) -> str | None:
     """Images that count as robust though an attack of the decomposition felled them, where there are any."""
     fell = pl.col("stands") & ~pl.all_horizontal(*_PATHS)
     counted = rows.group_by("arm", "epsilon", maintain_order=True).agg(fell=fell.sum(), most=(pl.col("stands") & ~fell).mean())
-    found = [
-        f"{row['fell']} at {epsilon_text(row['epsilon'])} ({row['arm']}: robust accuracy is at most {100 * row['most']:.1f} %)"
-        for row in counted.filter(pl.col("fell") > 0).iter_rows(named=True)
-    ]
+    found: dict[str, list[str]] = {}
+    for row in counted.filter(pl.col("fell") > 0).iter_rows(named=True):
+        text = f"{100 * row['most']:.1f} % at {epsilon_text(row['epsilon'])} ({row['fell']} fell)"
+        found.setdefault(row["arm"], []).append(text)
     if not found:
         return None
-    return f"Images that stand under the attack suite fell to an attack of this section: {'; '.join(found)}."
+    arms = "; ".join(f"{arm}: {', '.join(texts)}" for arm, texts in found.items())
+    return f"Images that stand under the attack suite fell to an attack of this section, so robust accuracy is at most: {arms}."
 
 
 def _panel(number: int, key: Condition, values: dict[str, Estimate]) -> Panel:
@@ -186,7 +187,7 @@ def _paths_table(study: Study, figures: dict[Condition, dict[float, dict[str, Es
 
 def _other_training(part: pl.DataFrame) -> str:
     other = part["oracle_train_masks"][0]
-    return f"oracle's: {other}" if other != part["train_masks"][0] else ""
+    return f"the oracle's arm: {other}" if other != part["train_masks"][0] else ""
 
 
 def _measured(

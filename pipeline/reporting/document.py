@@ -136,7 +136,7 @@ def _how_to_read_differences(study: Study) -> str:
     least = ", taken from the training that shows the difference least" if seeds > 1 else ""
     grouped = ""
     if wording.units(study) != "images":
-        grouped = f"Images from one photograph or track are alike, so all intervals and p values count {wording.units(study)}. "
+        grouped = f"Images from one photograph or track are alike, so intervals and p values count {wording.units(study)}. "
     return (
         f"{grouped}Differences are between systems on the same images; p is the exact sign-flip test's{least}, corrected for the "
         "number of comparisons. It speaks of these trained models, not of others that the same recipe would give."

@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,6 +11,7 @@ from scipy import stats
 
 from pipeline.evaluation import statistics
 from pipeline.evaluation.clusters import effective_size
+from pipeline.evaluation.robustness import clean_accuracy, clean_mask_iou, curve, standing
 from pipeline.evaluation.statistics import Estimate, compare, mean_estimate, pooled_over_seeds, share, wilson
 
 
@@ -125,3 +127,23 @@ def test_a_bootstrap_over_groups_of_many_sizes_has_the_variance_of_the_ratio() -
     for estimate in (mean_estimate(values, number, rng()), pooled_over_seeds(values[None], number, rng())):
         assert width(estimate) == pytest.approx(2 * 1.96 * spread, rel=0.06)
     assert mean_estimate(values[:3], np.zeros(3), rng()).low == values[:3].min()
+
+
+def test_every_figure_of_an_evaluation_knows_its_groups() -> None:
+    """Twelve images of four photographs, of which two fall as a whole to the second attack."""
+    images = pl.DataFrame({"sample_id": alone(12).tolist(), "group": [f"photograph-{row // 3}" for row in range(12)]})
+    about = {"label": 0, "clean_prediction": 0, "clean_mask_iou": 0.5, "epsilon": 0.1, "seconds": 1.0}
+    attacks = []
+    for attack in ("first", "second"):
+        fell = np.arange(12) // 3 < 2 * (attack == "second")
+        found = images.with_columns(attack=pl.lit(attack), adversarial_prediction=fell, adversarial_margin=fell - 0.5)
+        iou = np.repeat([0.1, 0.3, 0.3, 0.9], 3)
+        attacks.append(found.with_columns(adversarial_mask_iou=iou, **{name: pl.lit(value) for name, value in about.items()}))
+    records = pl.concat(attacks)
+    (point,) = curve(records, rng())
+    fallen = np.arange(12) // 3 < 2
+    assert standing(records, 0.1).columns == ["sample_id", "group", "standing"]
+    assert point.robust_accuracy == point.by_attack["second"] == share(~fallen, np.arange(12) // 3)
+    assert point.by_attack["first"] == clean_accuracy(records) == share(~fallen | True, np.arange(12) // 3)
+    assert {point.mask_iou.groups, clean_mask_iou(records, rng()).groups} == {4}
+    assert point.mask_iou.high - point.mask_iou.low > 0.3

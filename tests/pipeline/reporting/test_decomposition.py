@@ -5,7 +5,7 @@ import pytest
 
 from pipeline.errors import RunError
 from pipeline.evaluation.counterfactual import Fate
-from pipeline.reporting.decomposition import decomposition_section
+from pipeline.reporting.decomposition import decomposition_section, silhouette_section
 from pipeline.reporting.reading import read_study
 
 KEY = ["classifier_objective", "segmenter_objective", "train_masks", "test_masks", "epsilon"]
@@ -44,7 +44,8 @@ def test_images_that_the_suite_overlooked_are_counted_for_each_arm(study):
     for arm, epsilon in (("arm, seed 0", 2 / 255), ("arm, seed 1", 8 / 255)):
         at = rows.filter((pl.col("arm") == arm) & (pl.col("epsilon") == epsilon))
         most = 100 * (at["stands"].sum() - 2) / 60
-        assert f"2 at {round(255 * epsilon)}/255 ({arm}: robust accuracy is at most {most:.1f} %)" in warning
+        of_arm = next(part for part in warning.split("; ") if f"{arm}: " in part)
+        assert f"{most:.1f} % at {round(255 * epsilon)}/255 (2 fell)" in of_arm
     sound = rows.with_columns(both_attack_stands="stands")
     assert decomposition_section(type(study)(**{**vars(study), "decomposition": sound})).warning is None
 
@@ -52,7 +53,7 @@ def test_images_that_the_suite_overlooked_are_counted_for_each_arm(study):
 def test_another_classifier_of_the_oracle_arm_is_named(study):
     section = decomposition_section(study)
     assert "the classifier differs too" in section.intro
-    assert section.tables[0].groups[0][1][0][1].detail == "oracle's: oracle"
+    assert section.tables[0].groups[0][1][0][1].detail == "the oracle's arm: oracle"
     same = study.decomposition.with_columns(oracle_train_masks="train_masks")
     section = decomposition_section(type(study)(**{**vars(study), "decomposition": same}))
     assert "the classifier differs too" not in section.intro
@@ -74,3 +75,10 @@ def test_a_decomposition_of_an_older_version_is_refused_with_the_remedy(study):
     older = study.decomposition.drop("group", "both_attack_stands")
     with pytest.raises(RunError, match="both_attack_stands, group; run ablate again"):
         decomposition_section(type(study)(**{**vars(study), "decomposition": older}))
+
+
+def test_the_outline_table_names_its_split_and_that_it_takes_images_for_independent(study):
+    table = silhouette_section(study).tables[0]
+    assert [row[1].text for row in table.groups[0][1]] == ["test", "test"]
+    assert table.tidy["split"].to_list() == ["test", "test"]
+    assert "too narrow" in table.caption
