@@ -34,7 +34,8 @@ def parse_number(value: Any) -> Any:
     """Turn ``"8/255"`` into 8/255; leave everything else to pydantic. Raises ValueError for a fraction that is none."""
     if isinstance(value, str) and "/" in value:
         try:
-            return float(Fraction(value.replace(" ", "")))
+            above, below = value.split("/")
+            return float(Fraction(above.strip()) / Fraction(below.strip()))
         except (ValueError, ZeroDivisionError) as error:
             raise ValueError(f"{value!r} is not a fraction such as 8/255") from error
     return value
