@@ -40,6 +40,12 @@ def test_a_fraction_is_a_number(numerator, denominator):
     assert parsed == numerator / denominator
 
 
+def test_a_fraction_may_have_a_decimal_point():
+    """As reports print it, and exactly: 1.5/255 is 3/510, 0.1/0.3 is a third."""
+    assert TypeAdapter(Number).validate_python("1.5/255") == 3 / 510
+    assert TypeAdapter(Number).validate_python(" 0.1 / 0.3") == 1 / 3
+
+
 @pytest.mark.parametrize("text", ["8/0", "a/255", "8/", "/255", "1/2/3"])
 def test_a_fraction_that_is_none_is_refused(text):
     with pytest.raises(ConfigError, match=r"part\.epsilon: .*is not a fraction such as 8/255"):
