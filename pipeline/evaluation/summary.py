@@ -11,6 +11,7 @@ import polars as pl
 from pipeline.attacks.balls import Norm
 from pipeline.attacks.sanity import Check, Outcome
 from pipeline.config import to_plain
+from pipeline.evaluation.answers import CommonestAnswer, commonest_answer
 from pipeline.evaluation.attacking import Plan
 from pipeline.evaluation.robustness import CurvePoint, clean_accuracy, clean_mask_iou, curve
 from pipeline.evaluation.statistics import Estimate
@@ -31,6 +32,8 @@ class Summary:
     region: str
     clean_accuracy: Estimate
     clean_mask_iou: Estimate
+    commonest_answer: CommonestAnswer
+    classes: tuple[str, ...]
     curve: tuple[CurvePoint, ...]
     skipped: dict[str, str]
     """Attacks of the suite that say nothing about the system, and why."""
@@ -54,6 +57,8 @@ def summarise(records: pl.DataFrame, plan: Plan, *, trained_masks: MaskConfig, s
         region=plan.suite.threat.region.value,
         clean_accuracy=clean_accuracy(records),
         clean_mask_iou=clean_mask_iou(records, rng),
+        commonest_answer=commonest_answer(records),
+        classes=plan.dataset.classes,
         curve=tuple(curve(records, rng)),
         skipped=skipped,
     )
@@ -71,6 +76,8 @@ def lines(summary: Summary) -> list[str]:
         f"{summary.data}, {summary.split} images; masks {masks.source.value}, fill {masks.fill.value} ({as_trained}){independent}",
         f"{'clean accuracy':<{width}}{summary.clean_accuracy.percent()}   mask IoU {_iou(summary.clean_mask_iou)}",
     ]
+    if summary.commonest_answer.suspicious:
+        text.append(f"BEWARE: {summary.commonest_answer.text(summary.classes[summary.commonest_answer.label])}")
     for point in summary.curve:
         where = "" if summary.region == "everywhere" else f" on the {summary.region}"
         text.append(f"{summary.norm}, epsilon {epsilon_text(point.epsilon)}{where}")

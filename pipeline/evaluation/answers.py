@@ -1,0 +1,48 @@
+"""How varied the answers of a system are: one that always says the same cannot be made to say anything else, and is worth nothing."""
+
+from dataclasses import dataclass
+
+import polars as pl
+
+_MOST = 0.5
+"""Share of the answers from which on one class is suspicious, unless it is about as common among the labels."""
+_EXCESS = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommonestAnswer:
+    """The class that a system names most often on clean images. All shares are of images, 0 to 1."""
+
+    label: int
+    share: float
+    """Of images that are said to be of this class."""
+    label_share: float
+    """Of images that are of this class: the accuracy of saying it always."""
+
+    @property
+    def suspicious(self) -> bool:
+        """Most answers are this one, and at least twice as many as there are images of the class.
+
+        Such a system keeps its accuracy under attack because it hardly looks at the image.
+        """
+        return self.share > _MOST and self.share >= _EXCESS * self.label_share
+
+    def text(self, class_name: str | None = None) -> str:
+        """One sentence for people."""
+        named = f"class {self.label}" if class_name is None else repr(class_name)
+        return (
+            f"{self.share:.0%} of its answers on clean images are {named}, which {self.label_share:.0%} of them are: an answer that"
+            " hardly depends on the image is hardly changed by an attack either"
+        )
+
+
+def commonest_answer(records: pl.DataFrame) -> CommonestAnswer:
+    """The commonest answer in the records of an evaluation; of equally common ones the class with the smallest number."""
+    images = records.unique("sample_id")
+    counts = images["clean_prediction"].value_counts().sort(["count", "clean_prediction"], descending=[True, False])
+    label = int(counts["clean_prediction"][0])
+    return CommonestAnswer(
+        label=label,
+        share=int(counts["count"][0]) / len(images),
+        label_share=int((images["label"] == label).sum()) / len(images),
+    )
