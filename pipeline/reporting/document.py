@@ -139,7 +139,8 @@ def _how_to_read_differences(study: Study) -> str:
         grouped = f"Images from one photograph or track are alike, so intervals and p values count {wording.units(study)}. "
     return (
         f"{grouped}Differences are between systems on the same images; p is the exact sign-flip test's{least}, corrected for the "
-        "number of comparisons. It speaks of these trained models, not of others that the same recipe would give."
+        "number of comparisons. It speaks of these trained models, not of others that the same recipe would give. Intervals are "
+        "not corrected; where an interval and p disagree, nothing is claimed."
     )
 
 

@@ -124,11 +124,12 @@ def floor_note(answer: Answer) -> str | None:
 
 def _agreement_sentence(subject: Comparison, every: tuple[Comparison, ...]) -> str:
     alike = sum(one.conclusion is subject.conclusion for one in every)
+    whole = "both" if len(every) == 2 else f"all {len(every)}"
+    count = {1: f"this one alone of the {len(every)}", len(every): whole}.get(alike, f"{alike} of the {len(every)}")
     best, worst = (choose(every, key=lambda one: one.difference.value) for choose in (max, min))
-    count = f"all {len(every)}" if alike == len(every) else f"{alike} of the {len(every)}"
-    count = f"this one alone of the {len(every)}" if alike == 1 else count
-    named = (f"{points(one.difference)} points, {learned_system(one.first, ', {}')}" for one in (best, worst))
-    return f"Against none that is the conclusion for {count} learned systems (best: {'; worst: '.join(named)})."
+    named = [f"{points(one.difference)} points, {learned_system(one.first, ', {}')}" for one in (best, worst)]
+    spread = f"each {points(best.difference)} points" if best is worst else f"best: {named[0]}; worst: {named[1]}"
+    return f"Against none that is the conclusion for {count} learned systems ({spread})."
 
 
 def _figures(comparison: Comparison) -> str:

@@ -134,3 +134,21 @@ def test_a_p_value_is_never_zero_nor_rounded_up_to_the_level_that_it_stays_below
         "0.05",
         "0.0504",
     ]
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ((0.1, 0.1), "for both learned systems (each +10.0 points)."),
+        ((0.1, 0.1, 0.1), "for all 3 learned systems (each +10.0 points)."),
+        (
+            (0.1, 0.2, -0.1),
+            "for 2 of the 3 learned systems (best: +20.0 points, learned masks, classifier trained with them, natural",
+        ),
+        ((0.1, -0.1), "for this one alone of the 2 learned systems (best: +10.0 points"),
+    ],
+)
+def test_the_other_learned_systems_are_counted_and_the_best_and_worst_named(values, text):
+    every = tuple(made("learned - none", value, value - 0.05, value + 0.05, 0.001) for value in values)
+    answer = replace(wrapped(every[0]), oracle_none=None, learned_none=every[0], all_learned=every)
+    assert text in answer_sentences(answer)[-1]
