@@ -1,4 +1,4 @@
-"""How varied the answers of a system are: one that always says the same cannot be made to say anything else, and is worth nothing."""
+"""How varied the answers of a system are: one that always says the same cannot be made to say anything else."""
 
 from dataclasses import dataclass
 

@@ -21,7 +21,7 @@ from pipeline.attacks.objectives import margin
 from pipeline.data.loading import Batch, read_rows
 from pipeline.data.prepared import PreparedDataset
 from pipeline.evaluation.outcomes import RecordStore, Status, Unit
-from pipeline.evaluation.statistics import Estimate, wilson
+from pipeline.evaluation.statistics import Estimate, share
 from pipeline.masking import MaskContext
 from pipeline.system import TwoStage, attacked
 
@@ -157,19 +157,19 @@ def decompose(arm: pl.DataFrame, oracle: pl.DataFrame, margins: pl.DataFrame, pa
 def shares(rows: pl.DataFrame) -> dict[str, Estimate]:
     """The share of images of each fate among the rows of one epsilon, and of images that stand with one path undone.
 
-    The unit is the image; intervals are Wilson's. Shares of fates add up to 1, and the lost minus the gained are the difference
-    of the two arms' robust accuracy.
+    The unit is the image; intervals are for independent groups. Shares of fates add up to 1, and the lost minus the gained are the
+    difference of the two arms' robust accuracy.
     """
-    n = len(rows)
-    counts = {str(fate): int((rows["fate"] == fate).sum()) for fate in Fate}
     right = rows["clean_correct"]
-    counts["right-through-clean-mask"] = int((right & (rows["pixels_margin"] <= 0)).sum())
-    counts["right-through-oracle-mask"] = int((right & (rows["oracle_mask_margin"] <= 0)).sum())
-    counts["right-on-clean-pixels"] = int((right & (rows["mask_margin"] <= 0)).sum())
+    claims = {str(fate): rows["fate"] == fate for fate in Fate}
+    claims["right-through-clean-mask"] = right & (rows["pixels_margin"] <= 0)
+    claims["right-through-oracle-mask"] = right & (rows["oracle_mask_margin"] <= 0)
+    claims["right-on-clean-pixels"] = right & (rows["mask_margin"] <= 0)
     for name in rows.columns:
         if name.endswith("_attack_stands"):
-            counts[name.removesuffix("_stands").replace("_", "-") + "-stands"] = int(rows[name].sum())
-    return {name: wilson(count, n) for name, count in counts.items()}
+            claims[name.removesuffix("_stands").replace("_", "-") + "-stands"] = rows[name]
+    groups = rows["group"].to_numpy()
+    return {name: share(claim.to_numpy(), groups) for name, claim in claims.items()}
 
 
 def _worst_images(store: RecordStore) -> Iterator[tuple[pl.DataFrame, list[np.ndarray | None]]]:

@@ -32,13 +32,14 @@ def table(config: AblateConfig, store: Store) -> list[str]:
     """Robust accuracy of the main arms by epsilon, with n and the interval at the largest one."""
     rows = [["classifier", "segmenter", "masks in training", "in testing", "seed", "clean", "mask IoU"]]
     rows[0] += [epsilon_text(epsilon) for epsilon in config.attack.threat.epsilons]
-    n = 0
+    counted = "no images"
     for arm in arms(config):
         work = store.look(arm)
         if arm.role != "main" or work is None or not work.finished:
             continue
         summary = read_json(work.path / "summary.json")
-        n = int(summary["clean_accuracy"]["n"])
+        n, groups = int(summary["clean_accuracy"]["n"]), int(summary["clean_accuracy"].get("groups", 0))
+        counted = f"n={n} images an arm" + (f" in {groups} photographs or tracks" if 0 < groups < n else "")
         segmenter = arm.segmenter or arm.classifier.segmenter
         row = [arm.classifier.objective, segmenter.objective if segmenter else "-"]
         row += [arm.classifier.masks.source.value, arm.masks.source.value, str(arm.seed)]
@@ -47,7 +48,7 @@ def table(config: AblateConfig, store: Store) -> list[str]:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     norm = config.attack.threat.norm
-    title = f"robust accuracy by {norm} epsilon, worst case of all attacks; n={n} images an arm; intervals are in the report"
+    title = f"robust accuracy by {norm} epsilon, worst case of all attacks; {counted}; intervals are in the report"
     return [title, *lines]
 
 

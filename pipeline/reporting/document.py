@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from pipeline.evaluation.answers import commonest_answer
 from pipeline.evaluation.summary import epsilon_text
 from pipeline.reporting import plots, tables, wording
 from pipeline.reporting.comparisons import Answer
@@ -90,6 +91,19 @@ def compose(study: Study) -> Document:
     )
 
 
+def _unvaried(study: Study) -> Iterator[Failure]:
+    """Systems that answer nearly the same to everything: what they get right under attack says nothing about masks."""
+    for condition, arms in study.by_condition("main").items():
+        findings = []
+        for arm in arms:
+            answer, classes = commonest_answer(arm.records), arm.summary.get("classes")
+            if answer.suspicious:
+                findings.append(f"seed {arm.seed}: {answer.text(classes[answer.label] if classes else None)}")
+        if findings:
+            advice = "compare it with nothing; train longer, at a smaller epsilon, or on classes that are alike in size"
+            yield Failure(system=system_text(condition), name="answers vary", findings=tuple(findings), advice=advice)
+
+
 def _failures(study: Study) -> tuple[Failure, ...]:
     found: dict[tuple[str, str], list[tuple[int, SanityCheck]]] = {}
     for arm in study.arms:
@@ -104,7 +118,7 @@ def _failures(study: Study) -> tuple[Failure, ...]:
             advice=failed[0][1].advice,
         )
         for (system, name), failed in found.items()
-    )
+    ) + tuple(_unvaried(study))
 
 
 def _subtitle(study: Study) -> str:

@@ -27,7 +27,10 @@ def made(study: Study) -> tuple[tuple[str, str], ...]:
         ("Commit", _commits(provenance)),
         ("Python", _distinct(entry.get("python") for entry in provenance)),
         ("torch", _distinct(entry.get("torch") for entry in provenance)),
-        ("Weights", f"{len({value for entry in inputs for name, value in entry.items() if name != 'data set'})} distinct stages"),
+        (
+            "Weights",
+            f"{len({entry[name] for entry in inputs for name in ('classifier', 'segmenter') if name in entry})} distinct stages",
+        ),
     ]
     return tuple((name, text) for name, text in rows if text)
 

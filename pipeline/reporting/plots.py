@@ -1,7 +1,7 @@
 """Figures: one panel a file, so that each can be read on a phone; SVG and PDF with the same bytes for the same run.
 
 Colours, line styles and markers go together, so nothing is said by colour alone. In the page the colours are CSS variables that
-differ between the light and the dark theme; in the files they are those of the light one.
+differ between the light and the dark theme; in the files they are those of the light one, on white.
 """
 
 import io
@@ -278,7 +278,7 @@ def _panel(figure: Figure, axes: Axes, name: str, title: str, description: str) 
 def _saved(figure: Figure, kind: str) -> bytes:
     without_time = {"svg": {"Date": None}, "pdf": {"CreationDate": None, "ModDate": None}}
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=kind, metadata=without_time[kind], transparent=kind == "svg")
+    figure.savefig(buffer, format=kind, metadata=without_time[kind])
     return buffer.getvalue()
 
 

@@ -64,7 +64,7 @@ def to_latex(table: Table) -> bytes:
     lines = [
         "% needs \\usepackage{booktabs}",
         "\\begin{table}",
-        "  \\centering",
+        "  \\centering\\small",
         f"  \\caption{{{latex(table.caption)}}}",
         f"  \\label{{tab:{table.name}}}",
         f"  \\begin{{tabular}}{{{align}}}",
@@ -75,7 +75,7 @@ def to_latex(table: Table) -> bytes:
         lines.append("    \\midrule")
         if title:
             lines.append(f"    \\multicolumn{{{len(table.columns)}}}{{l}}{{\\emph{{{latex(title)}}}}} \\\\")
-        lines += [f"    {' & '.join(_latex_cell(cell) for cell in row)} \\\\" for row in rows]
+        lines += [f"    {_latex_row(table.columns, row)} \\\\" for row in rows]
     lines += ["    \\bottomrule", "  \\end{tabular}", "\\end{table}", ""]
     return "\n".join(lines).encode()
 
@@ -104,5 +104,11 @@ def latex(text: str) -> str:
     return "".join(_LATEX.get(character, character) for character in clean)
 
 
-def _latex_cell(cell: Cell) -> str:
-    return f"{latex(cell.text)} {{\\footnotesize {latex(cell.detail)}}}" if cell.detail else latex(cell.text)
+def _latex_row(columns: tuple[Column, ...], cells: tuple[Cell, ...]) -> str:
+    """Details stand below their figures: beside them a table of five epsilons is wider than any page."""
+    texts = []
+    for column, cell in zip(columns, cells, strict=True):
+        side = "r" if column.numeric else "l"
+        small = f"{{\\scriptsize {latex(cell.detail)}}}"
+        texts.append(f"\\shortstack[{side}]{{{latex(cell.text)}\\\\{small}}}" if cell.detail else latex(cell.text))
+    return " & ".join(texts)

@@ -205,3 +205,20 @@ def test_where_nothing_stands_the_page_says_that_nothing_can_differ(pooled):
     natural = next(answer for answer in pooled.answers if answer.classifier_objective == "natural")
     assert "hardly any image survives" in floor_note(natural)
     assert natural.oracle_none.difference.low < 0 < natural.oracle_none.difference.high
+
+
+def test_a_system_that_always_says_the_same_is_named_beneath_the_answer(one_seed):
+    """Every image said to be of class 0, which a fifth of them are: right on that fifth at any epsilon."""
+    constant = [
+        replace(
+            arm, records=arm.records.with_columns(clean_prediction=pl.lit(0, pl.Int64), adversarial_prediction=pl.lit(0, pl.Int64))
+        )
+        if arm.condition.test_masks == "none"
+        else arm
+        for arm in one_seed.arms
+    ]
+    assert [failure.name for failure in compose(one_seed).failures if failure.name == "answers vary"] == []
+    found = [failure for failure in compose(replace(one_seed, arms=tuple(constant))).failures if failure.name == "answers vary"]
+    (failure,) = found
+    assert "masks in training: none" in failure.system
+    assert failure.findings[0].startswith("seed 3: 100% of its answers on clean images are class 0, which 20% of them are")
