@@ -36,7 +36,7 @@ def parse_number(value: Any) -> Any:
         try:
             above, below = value.split("/")
             return float(Fraction(above.strip()) / Fraction(below.strip()))
-        except (ValueError, ZeroDivisionError) as error:
+        except (ValueError, ArithmeticError) as error:
             raise ValueError(f"{value!r} is not a fraction such as 8/255") from error
     return value
 

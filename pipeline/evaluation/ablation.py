@@ -41,7 +41,8 @@ def run_ablation(config: AblateConfig) -> bool:
     Raises UserError of the kind that fits, with the piece where it happened, and KeyboardInterrupt with a message for the user.
     """
     fingerprint = prepared_fingerprint(config)
-    plan = outlook(Store(config, fingerprint), pieces(config), _guess(config))
+    guess = _guess(config)
+    plan = outlook(Store(config, fingerprint), pieces(config), guess)
     print("\n".join(lines(config, plan, prepared=fingerprint is not None)), flush=True)
     if config.dry_run:
         return False
@@ -55,7 +56,7 @@ def run_ablation(config: AblateConfig) -> bool:
         (config.run / LOG).open("a", encoding="utf-8") as log,
     ):
         store = Store(config, fingerprint)
-        _run_pieces(config, store, log)
+        _run_pieces(config, store, log, guess or _guess(config))
         print("\n".join(["", *table(config, store), ""]), flush=True)
     return True
 
@@ -92,8 +93,8 @@ def _guess(config: AblateConfig) -> Callable[[Piece], float] | None:
     return None
 
 
-def _run_pieces(config: AblateConfig, store: Store, log: IO[str]) -> None:
-    todo, guess = pieces(config), _guess(config)
+def _run_pieces(config: AblateConfig, store: Store, log: IO[str], guess: Callable[[Piece], float] | None) -> None:
+    todo = pieces(config)
     for number, piece in enumerate(todo, start=1):
         position = f"[{number}/{len(todo)}]"
         try:

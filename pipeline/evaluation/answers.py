@@ -7,6 +7,7 @@ import polars as pl
 _MOST = 0.5
 """Share of the answers from which on one class is suspicious, unless it is about as common among the labels."""
 _EXCESS = 2.0
+_NEARLY_ALL = 0.95
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,11 +22,13 @@ class CommonestAnswer:
 
     @property
     def suspicious(self) -> bool:
-        """Most answers are this one, and at least twice as many as there are images of the class.
+        """Most answers are this one, and at least twice as many as there are images of the class; or nearly all are, and nearly all
+        images are not.
 
         Such a system keeps its accuracy under attack because it hardly looks at the image.
         """
-        return self.share > _MOST and self.share >= _EXCESS * self.label_share
+        constant = self.share >= _NEARLY_ALL and self.label_share < _NEARLY_ALL
+        return constant or (self.share > _MOST and self.share >= _EXCESS * self.label_share)
 
     def text(self, class_name: str | None = None) -> str:
         """One sentence for people."""

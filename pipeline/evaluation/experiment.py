@@ -119,7 +119,7 @@ class DecompositionConfig:
     objectives: tuple[Objective, ...] = ("natural", "adversarial", "trades")
     """Of the classifiers whose arms are decomposed."""
     num_steps: Count = 50
-    """Gradient steps of the two attacks that know one path only (Auto-PGD on the margin), at least 1."""
+    """Gradient steps of the three attacks (Auto-PGD on the margin, alike but for the paths of their gradient), at least 1."""
     restarts: Count = 1
     """Random starts of these attacks, at least 1."""
 
@@ -184,7 +184,8 @@ class AblateConfig:
     degradation: DegradationConfig | None = None
     """Also test with oracles made worse on purpose; null: no."""
     decomposition: DecompositionConfig | None = None
-    """Also split the loss from the oracle to learned masks; null: no. Needs a pair whose test is oracle."""
+    """Also split the loss from the oracle to learned masks; null: no. For pairs that are tested with learned masks, if there is one
+    that is tested with the oracle."""
     silhouette: bool = False
     """Also train a classifier that sees the oracle mask and nothing else: what the outline alone gives away."""
 

@@ -20,7 +20,6 @@ from pipeline.evaluation.commands import choose_device
 from pipeline.evaluation.experiment import AblateConfig, Objective
 from pipeline.evaluation.grid import ClassifierPiece, DecompositionPiece, EvaluationPiece, Piece, SegmenterPiece, SilhouettePiece
 from pipeline.evaluation.orders import diagnosis_suite
-from pipeline.masking import MaskConfig
 from pipeline.training.objectives import AdversarialConfig, NaturalConfig, TradesConfig
 from segmenter.model import build_segmenter
 
@@ -92,8 +91,8 @@ class Forecast:
             case EvaluationPiece():
                 return self._attacking(piece)
             case DecompositionPiece():
-                rescored = 2 * FORWARD * self._attacked_images * len(self._config.attack.threat.epsilons)
-                return Passes(classifier=rescored, segmenter=rescored)
+                rescored = 2 * FORWARD * self._attacked_images * len(self._config.attack.threat.epsilons)  # of two evaluations
+                return Passes(classifier=3 * rescored, segmenter=2 * rescored)
 
     def _training(self, objective: Objective, epochs: int) -> _Training:
         train, val, test = (self._counts.get(split, 0) for split in ("train", "val", "test"))
@@ -126,7 +125,7 @@ class Forecast:
         to_its_end = piece.diagnosis is GradientPath.BOTH
         share = 1.0 if to_its_end else STANDING[piece.classifier.objective]
         total = share * self._attacked_images * steps * sum(epsilon > 0 for epsilon in suite.threat.epsilons)
-        return Passes(classifier=total, segmenter=total if _follows_the_image(piece.masks) else 0)
+        return Passes(classifier=total, segmenter=total if piece.masks.source.is_learned else 0)
 
 
 def gradient_passes(spec: AttackSpec) -> float:
@@ -164,7 +163,3 @@ def _timed(stage: nn.Module, images: torch.Tensor) -> float:
         gradient.sum().item()  # waits for a GPU
         seconds.append(time.perf_counter() - began)
     return min(seconds) / len(images)
-
-
-def _follows_the_image(masks: MaskConfig) -> bool:
-    return masks.source.is_learned

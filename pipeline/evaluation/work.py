@@ -97,7 +97,7 @@ class Store:
         command = self._command(piece, upstream, path)
         finished = (path / result).is_file()
         if isinstance(command, EvaluateConfig) and command.sanity:
-            finished = finished and _checked_images(path) == command.sanity_images
+            finished = finished and _checked_images(path) >= command.sanity_images
         work = Work(
             piece=piece,
             command=command,
@@ -169,12 +169,12 @@ class Store:
         return canonical_sha256({**self._circumstances, "work": work})[:16]
 
 
-def _checked_images(path: Path) -> int | None:
-    """How many images the sanity checks of an evaluation were made on; None where there were none."""
+def _checked_images(path: Path) -> int:
+    """How many images the sanity checks of an evaluation were made on; 0 where there were none."""
     try:
         return int(json.loads((path / SANITY).read_text(encoding="utf-8"))["images"])
     except (OSError, ValueError, KeyError, TypeError):
-        return None
+        return 0
 
 
 def _circumstances(config: AblateConfig, data_fingerprint: str | None) -> dict[str, object]:

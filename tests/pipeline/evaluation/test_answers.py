@@ -20,7 +20,15 @@ def test_images_are_counted_once_whatever_the_number_of_attacks() -> None:
 
 @pytest.mark.parametrize(
     ("share", "label_share", "suspicious"),
-    [(0.94, 0.32, True), (0.94, 0.9, False), (0.54, 0.32, False), (0.5, 0.1, False), (0.51, 0.1, True)],
+    [
+        (0.94, 0.32, True),
+        (0.94, 0.9, False),
+        (1.0, 0.6, True),
+        (1.0, 0.97, False),
+        (0.54, 0.32, False),
+        (0.5, 0.1, False),
+        (0.51, 0.1, True),
+    ],
 )
 def test_an_answer_is_suspicious_where_it_is_most_of_them_and_not_most_of_the_labels(
     share: float, label_share: float, suspicious: bool

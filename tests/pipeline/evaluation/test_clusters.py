@@ -29,7 +29,8 @@ def width(estimate: Estimate) -> float:
 
 
 def test_the_design_effect_is_that_of_the_jackknife_over_groups() -> None:
-    """Delete one group, many times: for groups of one size its variance is exactly the linearised one."""
+    """Delete one group, many times: for groups of one size its variance is exactly the linearised one. It is drawn towards the
+    worst, 4 images a group, with the weight of five groups that hold a minority image."""
     generator = rng(5)
     claims = (generator.random((30, 1)) < 0.6) ^ (generator.random((30, 4)) < 0.2)
     groups, values = np.repeat(alone(30), 4), claims.ravel().astype(float)
@@ -38,11 +39,34 @@ def test_the_design_effect_is_that_of_the_jackknife_over_groups() -> None:
     independent = stats.sem(values) ** 2
     lowered = (stats.t.ppf(0.975, 119) / stats.t.ppf(0.975, 29)) ** 2
     found = effective_size(values, groups, confidence=0.95)
-    assert found == pytest.approx(120 * independent / between * lowered)
+    telling = (claims != (claims.mean() > 0.5)).any(axis=1).sum()
+    drawn = (telling * between / independent + 5 * 4) / (telling + 5)
+    assert found == pytest.approx(120 / drawn * lowered)
     estimate, share_of_all = share(claims.ravel(), groups), claims.mean()
     assert (estimate.n, estimate.groups) == (120, 30)
     for end in (estimate.low, estimate.high):  # Wilson's score equation at the effective size
         assert (share_of_all - end) ** 2 == pytest.approx(stats.norm.ppf(0.975) ** 2 * end * (1 - end) / found)
+
+
+def test_one_success_more_never_lowers_the_upper_end() -> None:
+    """The design effect of one success is next to unknown: taken at its word the interval of 1 would end below that of 0."""
+    groups = np.repeat(alone(62), 4)[:245]
+    ends = []
+    for successes in range(40):
+        claims = np.zeros(245, dtype=bool)
+        claims[np.linspace(0, 244, 40).astype(int)[:successes]] = True
+        ends.append(share(claims, groups).high)
+    assert ends == sorted(ends)
+
+
+def test_intervals_of_rare_successes_hold_the_truth() -> None:
+    generator = rng(12)
+    groups, kept = np.repeat(alone(60), 4), []
+    for _ in range(600):
+        probability = np.repeat(generator.beta(0.03, 0.97, 60), 4)  # correlated by one half
+        estimate = share(generator.random(240) < probability, groups)
+        kept.append(estimate.low <= 0.03 <= estimate.high)
+    assert np.mean(kept) > 0.94
 
 
 def test_intervals_of_grouped_images_hold_the_truth_as_often_as_they_say() -> None:

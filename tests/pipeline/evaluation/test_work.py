@@ -164,9 +164,11 @@ def test_an_evaluation_without_the_wanted_sanity_checks_is_not_finished(syntheti
     arm = arms(settings)[0]
     finish(settings, store.look(arm))
     assert store_of(settings).look(arm).finished
-    fewer = config(synthetic_set, tmp_path, evaluation={"sanity": {"sources": ["oracle"], "objectives": ["natural"], "images": 3}})
-    assert store_of(fewer).look(arm).path == store.look(arm).path
-    assert not store_of(fewer).look(arm).finished
+    for images, enough in ((64, True), (3, True), (65, False)):  # made on 64, which is the default
+        sanity = {"sources": ["oracle"], "objectives": ["natural"], "images": images}
+        other = store_of(config(synthetic_set, tmp_path, evaluation={"sanity": sanity})).look(arm)
+        assert other.path == store.look(arm).path
+        assert other.finished is enough
     (store.look(arm).path / "sanity.json").unlink()
     assert not store_of(settings).look(arm).finished
     without = config(synthetic_set, tmp_path, evaluation={"sanity": None})
