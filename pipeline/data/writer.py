@@ -47,7 +47,7 @@ def write_prepared(plan: Plan, target: Path, *, name: str, image_size: int, root
     source's root, to which the recorded paths of the source files are relative.
 
     Raises DataError: target exists with another recipe, source or damage; no samples; a class that cannot be trained on.
-    Raises OccupiedError where another process is writing it.
+    Raises OccupiedError where another process is writing it, RunError where the lock beside it cannot be made.
     """
     made_from = {"name": name, "image_size": image_size, "recipe": dict(plan.recipe), "source": _source_signature(plan.files, root)}
     made_from = json.loads(json.dumps(made_from))
@@ -138,22 +138,25 @@ def _quiet_worker() -> None:
 
 @contextmanager
 def _partial_directory(target: Path) -> Iterator[Path]:
-    """A locked temporary directory beside ``target``, renamed to it on success and removed on any failure."""
-    partial = target.parent / f".{target.name}.partial"
-    lock, busy = partial / "lock", f"{target}: another process is preparing it right now"
+    """An empty temporary directory beside ``target``, renamed to it on success and removed on any failure.
+
+    Only who holds the lock touches it. The lock lies outside, because the directory comes and goes, and is never deleted: a second
+    process could otherwise wait for the deleted file while a third locks a new one.
+    """
+    partial, lock = (target.parent / f".{target.name}.{ending}" for ending in ("partial", "lock"))
+    busy = f"{target}: another process is preparing it right now"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial.mkdir(exist_ok=True)
     except OSError as error:
         raise DataError(f"{target}: cannot be written ({error.strerror})") from error
     with locked(lock, busy=busy):
+        if target.exists():  # the other process came to its end between our look and our lock
+            raise OccupiedError(busy, lock)
         try:
-            if target.exists():  # the other process came to its end between our look and our lock
-                raise OccupiedError(busy, lock)
-            for leftover in set(partial.iterdir()) - {lock}:  # of a run that was killed
-                leftover.unlink()
+            if partial.exists():  # of a run that was killed
+                shutil.rmtree(partial)
+            partial.mkdir()
             yield partial
-            lock.unlink()
             sync(partial)
             partial.rename(target)
             sync(target.parent)

@@ -208,15 +208,14 @@ def test_what_another_process_is_at_is_waited_for_and_not_made_again(tmp_path: P
     """The other process is this one: it prepares the data and attacks an arm, by bringing back what it took away before."""
     shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
     arm = next(arm for arm in read_manifest(whole)["arms"] if arm["test_masks"] == "learned")
-    attacked, partial = (tmp_path / "run" / arm["evaluation"]).resolve(), tmp_path / ".prepared.partial"
+    attacked = (tmp_path / "run" / arm["evaluation"]).resolve()
     before = files(tmp_path / "run" / "store")
     moved = {tmp_path / "prepared": tmp_path / "away", attacked / "summary.json": tmp_path / "summary.json"}
     for path, away in moved.items():
         path.rename(away)
-    partial.mkdir()
     waited = []
     with ExitStack() as preparing, ExitStack() as attacking:
-        preparing.enter_context(locked(partial / "lock", busy="-"))
+        preparing.enter_context(locked(tmp_path / ".prepared.lock", busy="-"))
         attacking.enter_context(locked(attacked / ".lock", busy="-"))
 
         def finish(_pid: int, line: str) -> None:

@@ -9,17 +9,19 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from shutil import rmtree
 
 import numpy as np
 import polars as pl
 import pytest
 
 from pipeline.data import synthetic, writer
-from pipeline.data.prepared import open_prepared
+from pipeline.data.prepared import FILES, MANIFEST, open_prepared
 from pipeline.data.sample import Plan, Reject, Sample
+from pipeline.data.store import sync
 from pipeline.data.writer import write_prepared
 from pipeline.errors import DataError, OccupiedError
-from pipeline.locking import locked
+from pipeline.locking import locked, wait_until_free
 
 SIDE = 8
 
@@ -46,6 +48,10 @@ def made_plan(samples: list[Sample | Reject], *, classes: tuple[str, ...] = ("ca
 
 def write(plan: Plan, target: Path, *, root: Path | None = None):
     return write_prepared(plan, target, name="folder", image_size=SIDE, root=root, workers=0)
+
+
+def names(directory: Path) -> set[str]:
+    return {path.name for path in directory.iterdir()}
 
 
 SAMPLES = [made_sample(0), made_sample(1), made_sample(2, split="val"), made_sample(3, split="test")]
@@ -120,7 +126,7 @@ def test_rejects_are_counted_by_rule_and_logged_one_by_one(tmp_path):
 def test_a_set_that_cannot_be_learned_from_is_refused_and_leaves_nothing(tmp_path, samples, classes, message):
     with pytest.raises(DataError, match=message):
         write(made_plan(samples, classes=classes), tmp_path / "set")
-    assert list(tmp_path.iterdir()) == []
+    assert names(tmp_path) == {".set.lock"}
 
 
 def test_a_failure_in_the_middle_leaves_nothing(tmp_path):
@@ -132,7 +138,7 @@ def test_a_failure_in_the_middle_leaves_nothing(tmp_path):
     plan = Plan(classes=("cat",), recipe={}, files=(), items=[0, 1, 2, 3], load=load)
     with pytest.raises(DataError, match="No space left on device"):
         write(plan, tmp_path / "set")
-    assert list(tmp_path.iterdir()) == []
+    assert names(tmp_path) == {".set.lock"}
 
 
 def test_a_directory_that_cannot_be_made_is_one_clear_line(tmp_path):
@@ -149,26 +155,84 @@ def test_an_existing_directory_that_is_no_prepared_set_is_kept(tmp_path):
     assert (tmp_path / "set" / "thesis.txt").read_text() == "years of work"
 
 
+KILLED = """
+import os, signal, sys
+from dataclasses import replace
+from pathlib import Path
+from pipeline.data import synthetic
+from pipeline.data.store import sync
+from pipeline.data.writer import write_prepared
+
+plan = synthetic.plan(synthetic.SyntheticConfig())
+
+def load(item):
+    if item == plan.items[5]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return plan.load(item)
+
+write_prepared(replace(plan, load=load), Path(sys.argv[1]), name="synthetic", image_size=32, root=None, workers=0)
+"""
+
+
 def test_the_leftovers_of_a_killed_run_do_not_matter(tmp_path):
-    partial = tmp_path / ".set.partial"
-    partial.mkdir()
-    (partial / "images.npy").write_bytes(b"half")
-    write(made_plan(SAMPLES), tmp_path / "set")
-    assert [path.name for path in tmp_path.iterdir()] == ["set"]
-    open_prepared(tmp_path / "set")
+    target, partial = tmp_path / "set", tmp_path / ".set.partial"
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(target)], check=False, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert {"images.npy", "rejects.csv"} <= names(partial)
+    (partial / "lock").touch()
+    write(made_plan(SAMPLES), target)
+    assert names(tmp_path) == {"set", ".set.lock"}
+    assert names(target) == {*FILES, MANIFEST}
+    assert np.array_equal(open_prepared(target).images, np.stack([sample.image for sample in SAMPLES]))
 
 
 def test_a_set_that_another_process_is_writing_is_left_to_it(tmp_path):
-    partial = tmp_path / ".set.partial"
+    partial, lock = tmp_path / ".set.partial", tmp_path / ".set.lock"
     partial.mkdir()
     (partial / "images.npy").write_bytes(b"half")
     with (
-        locked(partial / "lock", busy="-"),
+        locked(lock, busy="-"),
         pytest.raises(OccupiedError, match="set: another process is preparing it right now") as raised,
     ):
         write(made_plan(SAMPLES), tmp_path / "set")
-    assert raised.value.lock == partial / "lock"
+    assert raised.value.lock == lock
     assert (partial / "images.npy").read_bytes() == b"half"
+
+
+def test_who_comes_while_a_set_is_put_in_its_place_waits_or_finds_it_whole(tmp_path, monkeypatch):
+    """The second one comes inside each fsync of the first: before the rename, and after it."""
+    met = []
+
+    def come(path):
+        monkeypatch.setattr(writer, "sync", sync)
+        try:
+            met.append(write(made_plan(SAMPLES), tmp_path / "set").unchanged)
+        except OccupiedError as busy:
+            met.append(busy.lock)
+        monkeypatch.setattr(writer, "sync", come)
+        sync(path)
+
+    monkeypatch.setattr(writer, "sync", come)
+    assert not write(made_plan(SAMPLES), tmp_path / "set").unchanged
+    assert met == [tmp_path / ".set.lock", True]
+    assert np.array_equal(open_prepared(tmp_path / "set").images, np.stack([sample.image for sample in SAMPLES]))
+    wait_until_free(tmp_path / ".set.lock")
+
+
+def test_who_comes_while_a_failed_set_is_cleared_away_waits(tmp_path, monkeypatch):
+    met = []
+
+    def come(path, **options):
+        with pytest.raises(OccupiedError) as raised:
+            write(made_plan(SAMPLES), tmp_path / "set")
+        met.append(raised.value.lock)
+        rmtree(path, **options)
+
+    monkeypatch.setattr(writer.shutil, "rmtree", come)
+    with pytest.raises(DataError, match="no sample was left"):
+        write(made_plan([]), tmp_path / "set")
+    assert met == [tmp_path / ".set.lock"]
+    assert names(tmp_path) == {".set.lock"}
 
 
 def test_a_set_that_another_process_finishes_at_the_last_moment_is_not_made_again(tmp_path, monkeypatch):
@@ -221,7 +285,7 @@ def test_ctrl_c_in_the_middle_leaves_nothing_and_the_same_command_works_again(tm
     assert process.returncode == 130
     assert "interrupted" in errors
     assert "Traceback" not in errors
-    assert list(tmp_path.iterdir()) == []
+    assert names(tmp_path) == {".set.lock"}
     small = [*words, "data.num_train=100", "data.num_val=20", "data.num_test=20"]
     assert subprocess.run(small, check=False).returncode == 0
     assert pl.read_parquet(tmp_path / "set" / "samples.parquet").height == 140
