@@ -54,9 +54,14 @@ class MaskSource(StrEnum):
         return self in (MaskSource.LEARNED, MaskSource.LEARNED_HARD)
 
     @property
+    def needs_segmenter(self) -> bool:
+        """The mask is a segmenter's, of the image under attack or of the clean one."""
+        return self.is_learned or self is MaskSource.FROZEN
+
+    @property
     def needs_oracle(self) -> bool:
         """The mask is made from the data set's own."""
-        return not self.is_learned and self not in (MaskSource.NONE, MaskSource.FROZEN)
+        return not self.needs_segmenter and self is not MaskSource.NONE
 
 
 class Fill(StrEnum):

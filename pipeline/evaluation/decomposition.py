@@ -9,6 +9,7 @@ import polars as pl
 from pipeline.attacks.adaptive import GradientPath
 from pipeline.checkpoints import write_atomically
 from pipeline.data.prepared import open_prepared
+from pipeline.errors import RunError
 from pipeline.evaluation.commands import choose_device, exact
 from pipeline.evaluation.counterfactual import decompose, rescored_margins, shares
 from pipeline.evaluation.experiment import AblateConfig
@@ -21,6 +22,15 @@ from pipeline.evaluation.work import DECOMPOSITION, Store, Work
 from pipeline.training.run import open_run
 
 ROWS = "rows.parquet"
+_TEXT = ("arm", "oracle_arm", "classifier_objective", "segmenter_objective", "train_masks", "test_masks", "oracle_train_masks")
+_TRUTH = ("stands", "oracle_stands", "clean_correct", "both_attack_stands", "pixels_attack_stands", "mask_attack_stands")
+_COLUMNS: dict[str, set[type[pl.DataType]]] = {
+    **{key: {pl.String} for key in (*_TEXT, "sample_id", "group", "fate")},
+    **{key: {pl.Boolean} for key in _TRUTH},
+    **{key: {pl.Float64} for key in ("epsilon", "margin", "pixels_margin", "mask_margin", "oracle_mask_margin")},
+    "seed": {pl.Int32, pl.Int64},
+}
+"""Of every table of decompositions; all values are there."""
 
 
 def explain(config: AblateConfig, store: Store, work: Work) -> None:
@@ -55,6 +65,24 @@ def write_table(path: Path, rows: pl.DataFrame) -> None:
     content = io.BytesIO()
     rows.write_parquet(content)
     write_atomically(path, content.getvalue())
+
+
+def read_table(path: Path, *, remedy: str) -> pl.DataFrame:
+    """Read what ``write_table`` wrote of decompositions.
+
+    Raises RunError that names the file and ends with the remedy: it is missing or damaged, it holds no row, a column is not there,
+    of another type or lacks values.
+    """
+    try:
+        rows = pl.read_parquet(path, glob=False)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise RunError(f"{path}: missing or damaged ({' '.join(str(error).split())[:120]}); {remedy}") from error
+    lacking = [name for name, kinds in _COLUMNS.items() if rows.schema.get(name) not in kinds or rows[name].null_count()]
+    if lacking:
+        raise RunError(f"{path}: of another version or damaged (columns {', '.join(sorted(lacking))}); {remedy}")
+    if rows.is_empty():
+        raise RunError(f"{path}: damaged (it holds no image); {remedy}")
+    return rows
 
 
 def _run_of(store: Store, piece: Piece) -> Path:

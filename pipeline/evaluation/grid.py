@@ -193,13 +193,9 @@ def _of_pairs(config: AblateConfig, seed: int) -> Iterator[EvaluationPiece]:
 
 
 def _segmenters(config: AblateConfig, pair: MaskPair, seed: int) -> list[SegmenterPiece | None]:
-    if not (_needs_segmenter(pair.train) or _needs_segmenter(pair.test)):
+    if not (pair.train.needs_segmenter or pair.test.needs_segmenter):
         return [None]
     return [SegmenterPiece(objective=objective, seed=seed) for objective in pair.segmenters or config.segmenter_objectives]
-
-
-def _needs_segmenter(source: MaskSource) -> bool:
-    return source.is_learned or source is MaskSource.FROZEN
 
 
 def _arm(
@@ -209,12 +205,12 @@ def _arm(
         objective=objective,
         seed=seed,
         masks=config.masking.masks(pair.train),
-        segmenter=segmenter if _needs_segmenter(pair.train) else None,
+        segmenter=segmenter if pair.train.needs_segmenter else None,
     )
     return EvaluationPiece(
         classifier=classifier,
         masks=config.masking.masks(pair.test),
-        segmenter=segmenter if _needs_segmenter(pair.test) else None,
+        segmenter=segmenter if pair.test.needs_segmenter else None,
         role="main" if pair.test in _MAIN else "diagnostic",
     )
 

@@ -1,24 +1,91 @@
-"""``ablation.json``: which evaluations, in which roles, an ablation consists of. The report starts from it."""
+"""``ablation.json``: which evaluations, in which roles, an ablation consists of. Reports and predictions start from it."""
 
 import dataclasses
 import os
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import polars as pl
+from pydantic import Field
 
 from pipeline.config import to_plain
 from pipeline.data.prepared import read_manifest
-from pipeline.evaluation.decomposition import ROWS, summary, write_table
+from pipeline.errors import RunError
+from pipeline.evaluation.decomposition import ROWS, read_table, summary, write_table
+from pipeline.evaluation.digest import AGAIN, read_result
 from pipeline.evaluation.experiment import AblateConfig
-from pipeline.evaluation.grid import EvaluationPiece, Piece, SilhouettePiece, arms, decompositions, pieces
+from pipeline.evaluation.grid import EvaluationPiece, Piece, Role, SilhouettePiece, arms, decompositions, pieces
+from pipeline.evaluation.override import MaskOverride
 from pipeline.evaluation.work import Store, Work
+from pipeline.masking import MaskSource
 from pipeline.provenance import provenance
-from pipeline.training.run import read_json, write_json
+from pipeline.training.run import parse_json, read_json, write_json
 
 MANIFEST, FORMAT = "ablation.json", 1
 DECOMPOSITION, DECOMPOSITION_SUMMARY = "decomposition.parquet", "decomposition.json"
+
+_Figure = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ArmEntry:
+    """A finished arm. Paths are relative to the directory of the ablation."""
+
+    name: str
+    role: Role
+    segmenter_objective: str | None
+    """Of the segmenter in testing, else of that in training; None where no segmenter takes part."""
+    classifier_objective: str
+    train_masks: MaskSource
+    test_masks: MaskSource
+    masks: MaskOverride
+    """Those of testing, whole."""
+    seed: int
+    evaluation: str
+    classifier: str
+    segmenter: str | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SilhouetteEntry:
+    """What a classifier that sees the mask alone gets right."""
+
+    seed: int
+    split: str
+    accuracy: Annotated[float, Field(strict=True, ge=0, le=1)]
+    n: Annotated[int, Field(strict=True, ge=1)]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RecordedConfig:
+    """What others than the ablation itself read of its configuration."""
+
+    headline_epsilon: _Figure | None = None
+    decomposition: dict[str, Any] | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What ``ablation.json`` says."""
+
+    experiment: str
+    finished: bool = True
+    arms: tuple[ArmEntry, ...]
+    silhouette: tuple[SilhouetteEntry, ...] | None = None
+    decomposition: str | None = None
+    """File of the table, relative too."""
+    config: RecordedConfig
+
+
+def read_ablation(run: Path) -> tuple[Manifest, dict[str, Any]]:
+    """What the directory of an ablation says about itself, checked, and the same as plain JSON. Raises RunError: it cannot be
+    read, it is of another version or damaged."""
+    path = run / MANIFEST
+    content = read_json(path)
+    if content.get("format") != FORMAT:
+        raise RunError(f"{path}: format {content.get('format')} is not format {FORMAT} of this version; run ablate again")
+    return parse_json(path, content, Manifest, remedy="run ablate again with resume=true"), content
 
 
 def write_manifest(config: AblateConfig, store: Store) -> None:
@@ -68,16 +135,16 @@ def _silhouettes(store: Store, works: dict[Piece, Work]) -> list[dict[str, Any]]
     for piece, work in works.items():
         if not isinstance(piece, SilhouettePiece):
             continue
-        result = read_json(work.path / "result.json")
-        split = "test" if "test" in result else "val"
+        result = read_result(work)
+        split, scores = ("test", result.test) if result.test else ("val", result.val)
         n = sum(read_manifest(store.silhouettes)["counts"][split].values())
-        found.append({"seed": piece.seed, "split": split, "accuracy": result[split]["accuracy"], "n": n})
+        found.append({"seed": piece.seed, "split": split, "accuracy": scores.accuracy, "n": n})
     return found or None
 
 
 def _write_decomposition(config: AblateConfig, works: dict[Piece, Work]) -> bool:
     """Put the decompositions of all arms into one table, with its shares beside it."""
-    tables = [pl.read_parquet(works[piece].path / ROWS, glob=False) for piece in decompositions(config) if piece in works]
+    tables = [read_table(works[piece].path / ROWS, remedy=AGAIN) for piece in decompositions(config) if piece in works]
     if not tables:
         return False
     rows = pl.concat(tables, how="vertical_relaxed")

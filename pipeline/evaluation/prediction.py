@@ -36,8 +36,8 @@ class PredictConfig:
     images: Path
     """An image, or a folder whose images are taken, those in sub-folders too; other files are left alone."""
     run: Path
-    """Where the system is: an ablation (its first adversarially trained system with learned masks, if there is one), an evaluation
-    (the system that was attacked), a run of train-classifier, or the JSON of one of its checkpoints."""
+    """Where the system is: an ablation (the adversarially trained system with learned masks that its report's answer is about, if
+    there is one), an evaluation (the system that was attacked), a run of train-classifier, or the JSON of a checkpoint of it."""
     segmenter_run: Path | None = None
     """Run of the segmenter, or the JSON of a checkpoint; null: the one of that system."""
     out: Path | None = None

@@ -1,7 +1,6 @@
 """The system that is evaluated, from the runs that trained its stages."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 import torch
@@ -13,6 +12,7 @@ from pipeline.errors import CheckpointError, ConfigError
 from pipeline.evaluation.override import MaskOverride
 from pipeline.masking import MaskConfig, MaskSource
 from pipeline.system import TwoStage
+from pipeline.training.run import read_run
 from segmenter.model import Segmenter
 
 
@@ -51,7 +51,7 @@ def load_subject(
     config = masks.applied(trained)
     inputs = {"classifier": weights_digest(classifier_run)}
     segmenter: Segmenter | None = None
-    if config.source.is_learned or config.source is MaskSource.FROZEN:
+    if config.source.needs_segmenter:
         path = segmenter_run or trained_segmenter(classifier_run, checkpoint, config.source)
         segmenter, described = load_segmenter(path)
         _check_data(path, described, dataset, allow_other_data)
@@ -78,7 +78,8 @@ def _check_data(path: Path, checkpoint: Checkpoint, dataset: PreparedDataset, al
 def trained_segmenter(classifier_run: Path, checkpoint: Checkpoint, source: MaskSource) -> Path:
     """The run of the segmenter that the classifier was trained with, as long as it is still the same.
 
-    Raises ConfigError where it was trained without or the run is gone, CheckpointError where it holds another segmenter now.
+    Raises ConfigError where it was trained without or the run is gone, CheckpointError where it holds another segmenter now,
+    RunError where the classifier's own run.json is damaged.
     """
     recorded = checkpoint.config.get("segmenter_run")
     if recorded is None:
@@ -89,8 +90,8 @@ def trained_segmenter(classifier_run: Path, checkpoint: Checkpoint, source: Mask
     path = Path(recorded)
     if not path.exists():
         raise ConfigError(f"segmenter_run: {path}, which the classifier was trained with, is not there: say segmenter_run=...")
-    about = checkpoint_path(classifier_run).parent.parent / "run.json"
-    digest = json.loads(about.read_text(encoding="utf-8"))["inputs"].get("segmenter") if about.is_file() else None
+    trained = checkpoint_path(classifier_run).parent.parent
+    digest = read_run(trained)["inputs"].get("segmenter") if (trained / "run.json").is_file() else None
     if digest is not None and digest != weights_digest(path):
         raise CheckpointError(
             f"{path}: holds another segmenter than the one that the classifier was trained with;"

@@ -2,20 +2,22 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
-from pipeline.checkpoints import Checkpoint, load_classifier, load_segmenter
+from pipeline.checkpoints import Checkpoint, load_classifier, load_segmenter, weights_digest
 from pipeline.config import validate
 from pipeline.data.prepared import read_manifest
-from pipeline.errors import ConfigError, DataError, RunError
+from pipeline.errors import CheckpointError, ConfigError, DataError, RunError
 from pipeline.evaluation.manifest import MANIFEST as ABLATION
+from pipeline.evaluation.manifest import ArmEntry, read_ablation
 from pipeline.evaluation.override import MaskOverride
+from pipeline.evaluation.plainness import Rank, plainness
 from pipeline.evaluation.subject import trained_segmenter
-from pipeline.masking import Fill, MaskConfig, MaskSource
+from pipeline.masking import Fill, MaskConfig
 from pipeline.system import TwoStage
-from pipeline.training.run import read_json
+from pipeline.training.run import parse_json, read_run
 
 
 class ChosenSystem(NamedTuple):
@@ -30,44 +32,92 @@ class ChosenSystem(NamedTuple):
     """What is other than in the classifier's training."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Settings:
+    classifier_run: Path
+    segmenter_run: Path | None
+    masks: MaskOverride
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Inputs:
+    classifier: str
+    """SHA-256 of the weights, like that of the segmenter, which is None where no segmenter took part."""
+    segmenter: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Evaluation:
+    """What is read of an evaluation's ``run.json``."""
+
+    config: _Settings
+    inputs: _Inputs
+
+
 def choose_system(run: Path, segmenter_run: Path | None, masks: MaskOverride) -> ChosenSystem:
     """The system of an ablation, an evaluation or a classifier's run, with what the user wants otherwise.
 
-    Of an ablation it is the first finished main arm with learned masks, an adversarially trained one if there is one, else the
-    first whose masks need no oracle. Raises RunError for a directory that holds none of these, or no such arm.
+    Of an ablation it is the finished system with learned masks that the report's answer is about (``plainness``), of the
+    adversarially trained ones if there is one, of the first seed; without learned masks one whose masks need no oracle. Of an
+    evaluation it is the system that was attacked, by its weights: where they are not where they were, they are looked for in the
+    store of the evaluation. Raises RunError for a directory that holds none of these, a damaged one, or no such system.
     """
     chosen = _found(run)
     wanted = {name: value for name, value in vars(masks).items() if value is not None}
     both = dataclasses.replace(chosen.masks, **wanted)
-    needs_none = both.source is not None and not _uses_segmenter(both.source)
+    needs_none = both.source is not None and not both.source.needs_segmenter
     return chosen._replace(masks=both, segmenter_run=segmenter_run or (None if needs_none else chosen.segmenter_run))
 
 
 def _found(run: Path) -> ChosenSystem:
     if (run / ABLATION).is_file():
         return _of_ablation(run)
-    about = read_json(run / "run.json") if (run / "run.json").is_file() else {}
+    about = read_run(run) if (run / "run.json").is_file() else {}
     if about.get("command") != "evaluate":
         return ChosenSystem(f"classifier of {run}", run, None, MaskOverride())
-    config = about["config"]
-    segmenter = config["segmenter_run"]
-    masks = validate(MaskOverride, config["masks"])
-    return ChosenSystem(f"that of {run}", Path(config["classifier_run"]), Path(segmenter) if segmenter else None, masks)
+    remedy = "evaluate again, or name the run of a classifier"
+    evaluation = parse_json(run / "run.json", about, _Evaluation, remedy=remedy)
+    config, digests = evaluation.config, evaluation.inputs
+    classifier, segmenter = _attacked(run, "classifier", config.classifier_run, digests.classifier), None
+    if digests.segmenter is not None and config.segmenter_run is not None:  # else it is the one of the classifier's training
+        segmenter = _attacked(run, "segmenter", config.segmenter_run, digests.segmenter)
+    return ChosenSystem(f"that of {run}", classifier, segmenter, config.masks)
+
+
+def _attacked(run: Path, kind: str, recorded: Path, digest: str) -> Path:
+    """The stage with these weights: where it was, or in the store that the evaluation lies in."""
+    for path in (recorded, *sorted((run.resolve().parent.parent / f"{kind}s").glob("*"))):
+        try:
+            if weights_digest(path) == digest:
+                return path
+        except CheckpointError:
+            continue
+    raise RunError(
+        f"{run}: the {kind} that was attacked is neither {recorded} nor in the store of the evaluation; name a classifier's run"
+    )
 
 
 def _of_ablation(run: Path) -> ChosenSystem:
-    arms = [arm for arm in read_json(run / ABLATION)["arms"] if arm["role"] == "main"]
-    usable = [arm for arm in arms if not MaskSource(arm["test_masks"]).needs_oracle]
+    manifest, _ = read_ablation(run)
+    usable = [arm for arm in manifest.arms if arm.role == "main" and not arm.test_masks.needs_oracle]
     if not usable:
         raise RunError(f"{run}: no arm is finished that can see images without an oracle; name the run of a classifier instead")
+    objectives = list(dict.fromkeys(arm.classifier_objective for arm in usable))
 
-    def rank(arm: dict[str, Any]) -> tuple[bool, bool]:
-        return arm["test_masks"] != MaskSource.LEARNED, arm["classifier_objective"] != "adversarial"
+    def rank(arm: ArmEntry) -> tuple[bool, bool, int, Rank]:
+        plain = plainness(
+            classifier_objective=arm.classifier_objective,
+            segmenter_objective=arm.segmenter_objective,
+            train_masks=arm.train_masks,
+            test_masks=arm.test_masks,
+        )
+        objective = arm.classifier_objective
+        return not arm.test_masks.needs_segmenter, objective != "adversarial", objectives.index(objective), plain
 
     arm = min(usable, key=rank)
-    segmenter = run / arm["segmenter"] if arm["segmenter"] else None
-    name = f"{arm['name']} (another one: run={run / arm['evaluation']} and its like)"
-    return ChosenSystem(name, run / arm["classifier"], segmenter, validate(MaskOverride, arm["masks"]))
+    segmenter = run / arm.segmenter if arm.segmenter else None
+    name = f"{arm.name} (another one: run={run / arm.evaluation} and its like)"
+    return ChosenSystem(name, run / arm.classifier, segmenter, arm.masks)
 
 
 def load_trained_system(chosen: ChosenSystem, *, prepared: Path | None, device: torch.device) -> tuple[TwoStage, Checkpoint]:
@@ -86,17 +136,13 @@ def load_trained_system(chosen: ChosenSystem, *, prepared: Path | None, device: 
             " say masks.source=learned segmenter_run=..., or masks.source=none"
         )
     segmenter = None
-    if _uses_segmenter(config.source):
+    if config.source.needs_segmenter:
         segmenter, _ = load_segmenter(segmenter_run or trained_segmenter(classifier_run, checkpoint, config.source))
     elif segmenter_run is not None:
         raise ConfigError(f"segmenter_run: masks.source={config.source.value} uses no segmenter: leave segmenter_run out")
     mean = _mean_colour(checkpoint, prepared) if config.fill is Fill.MEAN else None
     system = TwoStage(classifier, masking=config, segmenter=segmenter, mean_colour=mean)
     return system.to(device=device).eval(), checkpoint
-
-
-def _uses_segmenter(source: MaskSource) -> bool:
-    return source.is_learned or source is MaskSource.FROZEN
 
 
 def _mean_colour(checkpoint: Checkpoint, prepared: Path | None) -> tuple[float, float, float]:

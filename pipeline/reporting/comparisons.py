@@ -15,6 +15,7 @@ from enum import StrEnum
 import numpy as np
 
 from pipeline.evaluation.statistics import Estimate, PairedComparison, compare, holm, pooled_over_seeds
+from pipeline.masking import MaskSource
 from pipeline.reporting.study import Arm, Condition, Study, verdicts
 
 SIGNIFICANT, POWER = 0.05, 0.8
@@ -74,7 +75,7 @@ class Answer:
     classifier_objective: str
     oracle_none: Comparison | None
     learned_none: Comparison | None
-    """Of the learned system that ``plainness`` puts first."""
+    """Of the plainest learned system (``pipeline.evaluation.plainness``)."""
     oracle_learned: Comparison | None
     """Of the same learned system."""
     all_learned: tuple[Comparison, ...] = ()
@@ -84,20 +85,6 @@ class Answer:
     def comparisons(self) -> list[Comparison]:
         """Those that there are."""
         return [one for one in (self.oracle_none, self.learned_none, self.oracle_learned) if one is not None]
-
-
-def plainness(learned: Condition) -> tuple[bool, bool, bool, bool]:
-    """The order of learned systems. The answer is about the first; the rule knows no result.
-
-    The soft gate before the hard one; a classifier trained with such masks before one trained with others; a segmenter trained like
-    the classifier before another; a naturally trained segmenter before the rest.
-    """
-    return (
-        learned.test_masks != "learned",
-        learned.train_masks != learned.test_masks,
-        learned.segmenter_objective != learned.classifier_objective,
-        learned.segmenter_objective != "natural",
-    )
 
 
 def compared(study: Study) -> list[Comparison]:
@@ -122,7 +109,7 @@ def answered(objective: str, comparisons: Sequence[Comparison]) -> Answer:
     ours = [one for one in comparisons if one.first.classifier_objective == objective]
     against_none = [one for one in ours if one.first.uses_segmenter]
     behind = {one.second: one for one in ours if one.second.uses_segmenter}
-    subjects = sorted({one.first for one in against_none} | set(behind), key=lambda one: (plainness(one), str(one)))
+    subjects = sorted({one.first for one in against_none} | set(behind), key=lambda one: one.plainness)
     return Answer(
         classifier_objective=objective,
         oracle_none=next((one for one in ours if one.name == "oracle - none"), None),
@@ -143,7 +130,8 @@ def _pairs(conditions: Sequence[Condition]) -> list[tuple[str, Condition, Condit
     }
     none, oracle = plain.get("none"), plain.get("oracle")
     pairs = [("oracle - none", oracle, none)]
-    for learned in sorted((key for key in conditions if key.test_masks in ("learned", "learned-hard")), key=plainness):
+    moving = (key for key in conditions if MaskSource(key.test_masks).is_learned)
+    for learned in sorted(moving, key=lambda one: one.plainness):
         pairs += [(f"{learned.test_masks} - none", learned, none), (f"oracle - {learned.test_masks}", oracle, learned)]
     return [(name, first, second) for name, first, second in pairs if first is not None and second is not None]
 

@@ -1,19 +1,81 @@
-"""Reading the directory of an ablation or of an evaluation into a study."""
+"""Reading the directory of an ablation or of an evaluation into a study. What a report relies on is checked here, and only here."""
 
-import json
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
-
-import polars as pl
+from typing import Any, Literal
 
 from pipeline.errors import RunError
+from pipeline.evaluation.decomposition import read_table
+from pipeline.evaluation.manifest import MANIFEST as ABLATION
+from pipeline.evaluation.manifest import ArmEntry, read_ablation
 from pipeline.evaluation.outcomes import read_records
 from pipeline.evaluation.robustness import standing
+from pipeline.evaluation.summary import epsilon_text
+from pipeline.masking import MaskSource
 from pipeline.reporting.study import Arm, Condition, Role, SanityCheck, Study
+from pipeline.training.run import parse_json, read_json, read_run
 
-FORMAT = 1
-ABLATION, RUN, SUMMARY, SANITY = "ablation.json", "run.json", "summary.json", "sanity.json"
+RUN, SUMMARY, SANITY = "run.json", "summary.json", "sanity.json"
 NOT_RECORDED = "not recorded"
+_AGAIN = "run ablate again with resume=true"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Suite:
+    attacks: dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _EvaluationConfig:
+    classifier_run: str
+    segmenter_run: str | None
+    seed: int
+    attack: _Suite
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Evaluation:
+    """What is read of an evaluation's ``run.json``."""
+
+    config: _EvaluationConfig
+    inputs: dict[str, str]
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Masks:
+    source: MaskSource
+    radius: int
+    shift: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _TrainedMasks:
+    source: MaskSource
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Summary:
+    """What is read of ``summary.json``."""
+
+    data: str
+    split: str
+    norm: str
+    region: str
+    masks: _Masks
+    trained_masks: _TrainedMasks
+    skipped: dict[str, str] = field(default_factory=dict)
+    classes: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Check(SanityCheck):
+    outcome: Literal["PASS", "FAIL", "SKIP"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sanity:
+    checks: tuple[_Check, ...]
 
 
 def read_study(run: Path) -> Study:
@@ -32,93 +94,102 @@ def read_study(run: Path) -> Study:
 
 
 def _read_ablation(run: Path) -> Study:
-    about = _json(run / ABLATION)
-    if about.get("format") != FORMAT:
-        raise RunError(f"{run / ABLATION}: format {about.get('format')} is not format {FORMAT} of this version; run ablate again")
-    try:
-        described = list(about["arms"])
-        arms, missing = [], []
-        for entry in described:
-            path = run / entry["evaluation"]
-            if (path / SUMMARY).is_file():
-                arms.append(_arm(path, entry["name"], _condition(entry), int(entry["seed"]), entry["role"]))
-            else:
-                missing.append(f"The arm {entry['name']} was not evaluated to its end; continue the ablation with resume=true.")
-        silhouette = None if about.get("silhouette") is None else tuple(dict(entry) for entry in about["silhouette"])
-        if not about.get("finished", True):
-            missing.append("The ablation has not come to its end; the same foreguard ablate command continues it.")
-        decomposition = about.get("decomposition")
-        name = str(about["experiment"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise RunError(f"{run / ABLATION}: damaged ({error!r}); run ablate again with resume=true") from error
+    manifest, about = read_ablation(run)
+    arms, missing = [], []
+    for entry in manifest.arms:
+        path = run / entry.evaluation
+        if (path / SUMMARY).is_file():
+            arms.append(_arm(path, entry.name, _condition(entry), entry.seed, entry.role))
+        else:
+            missing.append(f"The arm {entry.name} was not evaluated to its end; continue the ablation with resume=true.")
+    if not manifest.finished:
+        missing.append("The ablation has not come to its end; the same foreguard ablate command continues it.")
     if not any(arm.role == "main" for arm in arms):
         raise RunError(f"{run}: no arm was evaluated to its end; continue with: foreguard ablate run={run} resume=true")
+    _check_different(run, arms)
     _check_alike(arms)
-    return Study(
-        name=name,
+    study = Study(
+        name=manifest.experiment,
         path=run,
         arms=tuple(arms),
         about=about,
-        silhouette=silhouette,
-        decomposition=None if decomposition is None else _parquet(run / decomposition),
+        silhouette=None if manifest.silhouette is None else tuple(vars(entry) for entry in manifest.silhouette),
         missing=tuple(missing),
     )
+    return study if manifest.decomposition is None else _with_decomposition(study, run / manifest.decomposition)
+
+
+def _with_decomposition(study: Study, path: Path) -> Study:
+    rows = read_table(path, remedy=_AGAIN)
+    for part in rows.partition_by("arm", maintain_order=True):
+        if study.headline not in part["epsilon"]:
+            raise RunError(f"{path}: damaged (it holds nothing at {epsilon_text(study.headline)} of {part['arm'][0]}); {_AGAIN}")
+    return replace(study, decomposition=rows)
 
 
 def _read_evaluation(run: Path) -> Study:
     if not (run / SUMMARY).is_file():
         raise RunError(f"{run}: the evaluation has not come to its end; continue it with resume=true")
-    about, summary = _json(run / RUN), _json(run / SUMMARY)
-    try:
-        config, source = about["config"], str(summary["masks"]["source"])
-        uses_segmenter = "segmenter" in about["inputs"]
-        condition = Condition(
-            classifier_objective=_trained_objective(config["classifier_run"]),
-            segmenter_objective=_trained_objective(config["segmenter_run"]) if uses_segmenter else None,
-            train_masks=str(summary["trained_masks"]["source"]),
-            test_masks=source,
-        )
-        arm = _arm(run, run.resolve().name, condition, int(config["seed"]), "main")
-    except (KeyError, TypeError, ValueError) as error:
-        raise RunError(f"{run}: {RUN} or {SUMMARY} is damaged ({error!r}); evaluate again") from error
+    about, summary = _about(run), _summary(run)
+    condition = Condition(
+        classifier_objective=_trained_objective(about.config.classifier_run),
+        segmenter_objective=_trained_objective(about.config.segmenter_run) if "segmenter" in about.inputs else None,
+        train_masks=summary.trained_masks.source.value,
+        test_masks=summary.masks.source.value,
+    )
+    arm = _arm(run, run.resolve().name, condition, about.config.seed, "main")
     _check_alike([arm])
-    return Study(name=arm.name, path=run, arms=(arm,), about=about)
+    return Study(name=arm.name, path=run, arms=(arm,), about=arm.about)
+
+
+def _about(path: Path) -> _Evaluation:
+    return parse_json(path / RUN, read_run(path), _Evaluation, remedy="evaluate again")
+
+
+def _summary(path: Path) -> _Summary:
+    return parse_json(path / SUMMARY, read_json(path / SUMMARY), _Summary, remedy="delete it and evaluate with resume=true")
 
 
 def _arm(path: Path, name: str, condition: Condition, seed: int, role: Role) -> Arm:
-    summary = _json(path / SUMMARY)
-    size = {"eroded": "radius", "dilated": "radius", "shifted": "shift"}.get(condition.test_masks)
-    if size is not None:
-        condition = condition._replace(setting=f"{summary['masks'][size]} px")
-    checks = None
-    if (path / SANITY).is_file():
-        try:
-            checks = tuple(SanityCheck(**check) for check in _json(path / SANITY)["checks"])
-        except (KeyError, TypeError) as error:
-            raise RunError(f"{path / SANITY}: damaged ({error!r}); delete it and evaluate with resume=true") from error
+    _about(path)
+    masks = _summary(path).masks
+    pixels = {"eroded": masks.radius, "dilated": masks.radius, "shifted": masks.shift}.get(condition.test_masks)
+    if pixels is not None:
+        condition = condition._replace(setting=f"{pixels} px")
     return Arm(
-        name=str(name),
+        name=name,
         condition=condition,
         seed=seed,
         role=role,
         path=path,
         records=read_records(path),
-        summary=summary,
-        about=_json(path / RUN),
-        checks=checks,
+        summary=read_json(path / SUMMARY),
+        about=read_json(path / RUN),
+        checks=_checks(path / SANITY),
     )
 
 
-def _condition(entry: dict[str, Any]) -> Condition:
-    if entry["role"] not in ("main", "degradation", "diagnostic"):
-        raise ValueError(f"role {entry['role']!r}")
-    segmenter = entry["segmenter_objective"]
+def _checks(path: Path) -> tuple[SanityCheck, ...] | None:
+    if not path.is_file():
+        return None
+    return parse_json(path, read_json(path), _Sanity, remedy="delete it and evaluate with resume=true").checks
+
+
+def _condition(entry: ArmEntry) -> Condition:
     return Condition(
-        classifier_objective=str(entry["classifier_objective"]),
-        segmenter_objective=None if segmenter is None else str(segmenter),
-        train_masks=str(entry["train_masks"]),
-        test_masks=str(entry["test_masks"]),
+        classifier_objective=entry.classifier_objective,
+        segmenter_objective=entry.segmenter_objective,
+        train_masks=entry.train_masks.value,
+        test_masks=entry.test_masks.value,
     )
+
+
+def _check_different(run: Path, arms: list[Arm]) -> None:
+    """One system under one seed is one arm."""
+    seen: dict[tuple[Role, Condition, int], Arm] = {}
+    for arm in arms:
+        if seen.setdefault((arm.role, arm.condition, arm.seed), arm) is not arm:
+            raise RunError(f"{run / ABLATION}: damaged (the arm {arm.name} is listed twice); {_AGAIN}")
 
 
 def _check_alike(arms: list[Arm]) -> None:
@@ -145,25 +216,7 @@ def _trained_objective(run: str | None) -> str:
     """What a stage was trained for, where its run still lies where it lay."""
     if run is None:
         return NOT_RECORDED
-    path = Path(run) / RUN
     try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["config"]["objective"]["name"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return str(read_run(Path(run))["config"]["objective"]["name"])
+    except (RunError, KeyError, TypeError):
         return NOT_RECORDED
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path}: missing or damaged ({error})") from error
-    if not isinstance(content, dict):
-        raise RunError(f"{path}: damaged (it is no mapping)")
-    return content
-
-
-def _parquet(path: Path) -> pl.DataFrame:
-    try:
-        return pl.read_parquet(path, glob=False)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise RunError(f"{path}: missing or damaged ({error}); run ablate again with resume=true") from error

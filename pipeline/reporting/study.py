@@ -8,7 +8,9 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float, Shaped
 
+from pipeline.evaluation.plainness import Rank, plainness
 from pipeline.evaluation.robustness import standing
+from pipeline.masking import MaskSource
 
 Role = Literal["main", "degradation", "diagnostic"]
 
@@ -39,7 +41,17 @@ class Condition(NamedTuple):
     @property
     def uses_segmenter(self) -> bool:
         """The mask in testing is a segmenter's."""
-        return self.test_masks in ("learned", "learned-hard", "frozen")
+        return self.test_masks in [source for source in MaskSource if source.needs_segmenter]
+
+    @property
+    def plainness(self) -> Rank:
+        """Its place among learned systems of its classifier objective; the answer is about the smallest."""
+        return plainness(
+            classifier_objective=self.classifier_objective,
+            segmenter_objective=self.segmenter_objective,
+            train_masks=self.train_masks,
+            test_masks=self.test_masks,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

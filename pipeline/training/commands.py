@@ -69,7 +69,7 @@ class TrainClassifierConfig:
     """The training loop."""
 
     def __post_init__(self) -> None:
-        needs_segmenter = self.masks.source.is_learned or self.masks.source is MaskSource.FROZEN
+        needs_segmenter = self.masks.source.needs_segmenter
         if needs_segmenter and self.segmenter_run is None:
             raise ValueError(
                 f"masks.source={self.masks.source.value} needs a segmenter: set segmenter_run to the directory of its run"

@@ -7,7 +7,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from pipeline.checkpoints import write_atomically
 from pipeline.data.prepared import canonical_sha256
@@ -27,6 +29,8 @@ FREE_TO_CHANGE = frozenset(
 ALGORITHMS: dict[str, int] = {}
 """By command, raised (from 1) with every change of the code by which the same configuration comes to another result: a run of an
 older version is neither continued nor reused."""
+
+Form = TypeVar("Form")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +93,7 @@ def open_run(path: Path, *, command: str, config: Mapping[str, Any], inputs: Map
         raise RunError(f"{path}: holds a run already; continue it with resume=true, or choose another directory")
     with locked(path / ".lock", busy=f"{path}: another process is working in this directory"):
         begun = (path / "run.json").exists()  # by another process meanwhile
-        about = _read(path / "run.json") if begun else _begin(path, command=command, config=config, inputs=inputs)
+        about = read_run(path) if begun else _begin(path, command=command, config=config, inputs=inputs)
         _check_same(path, about, command=command, config=config, inputs=inputs)
         yield Run(path=path, run_id=about["id"], resumed=begun)
 
@@ -109,11 +113,20 @@ def run_fingerprint(*, command: str, config: Mapping[str, Any], inputs: Mapping[
 def fingerprint_of(path: Path) -> str | None:
     """The fingerprint of the run in a directory, begun or finished; None where there is none that can be read."""
     try:
-        about = _read(path / "run.json")
+        about = read_run(path)
     except RunError:
         return None
-    algorithm = int(about.get("algorithm", 1))
-    return run_fingerprint(command=about["command"], config=about["config"], inputs=about["inputs"], algorithm=algorithm)
+    return run_fingerprint(command=about["command"], config=about["config"], inputs=about["inputs"], algorithm=about["algorithm"])
+
+
+def read_run(directory: Path) -> dict[str, Any]:
+    """``run.json`` of a directory: id, command, algorithm, config and inputs are there, and of their types. Raises ``RunError``."""
+    path = directory / "run.json"
+    content = {"algorithm": 1, **read_json(path)}  # runs that were begun before there were numbers have none
+    for key, kind in {"id": str, "command": str, "algorithm": int, "config": dict, "inputs": dict}.items():
+        if not isinstance(content.get(key), kind):
+            raise RunError(f"{path}: is not what a run begins with ({key} is missing or damaged); begin another run")
+    return content
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -125,6 +138,17 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise RunError(f"{path}: cannot be read: it holds no mapping")
     return content
+
+
+def parse_json(path: Path, content: Mapping[str, Any], form: type[Form], *, remedy: str) -> Form:
+    """What a file of ours holds, as a dataclass ``form``; surplus keys are ignored. Raises ``RunError`` that names the first wrong
+    key of the file at ``path``, and says what to do."""
+    try:
+        return TypeAdapter(form).validate_python(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise RunError(f"{path}: damaged ({where}: {first['msg'].lower()}); {remedy}") from error
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -155,19 +179,12 @@ def _begin(path: Path, *, command: str, config: Mapping[str, Any], inputs: Mappi
     return about
 
 
-def _read(path: Path) -> dict[str, Any]:
-    content = read_json(path)
-    if not {"id", "command", "config", "inputs"} <= content.keys():
-        raise RunError(f"{path}: is not what a run begins with")
-    return content
-
-
 def _check_same(
     path: Path, begun: Mapping[str, Any], *, command: str, config: Mapping[str, Any], inputs: Mapping[str, str]
 ) -> None:
     if begun["command"] != command:
         raise RunError(f"{path}: is a run of {begun['command']}, not of {command}")
-    if begun.get("algorithm", 1) != ALGORITHMS.get(command, 1):
+    if begun["algorithm"] != ALGORITHMS.get(command, 1):
         raise RunError(f"{path}: was begun by a version of {command} that comes to other results; begin another run")
     old, new = _flat(begun["config"]), _flat(json.loads(json.dumps(config)))
     for key in sorted(old.keys() | new.keys()):

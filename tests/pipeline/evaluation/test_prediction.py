@@ -1,6 +1,7 @@
 """``foreguard predict`` on files that nobody has prepared."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,15 @@ from PIL import Image
 
 from classifier.config import ClassifierConfig
 from classifier.model import build_classifier
-from pipeline.checkpoints import Checkpoint, save_checkpoint
+from pipeline.checkpoints import Checkpoint, save_checkpoint, weights_digest
 from pipeline.cli import main
 from pipeline.config import to_plain
 from pipeline.data.images import resize
+from pipeline.evaluation.override import MaskOverride
+from pipeline.evaluation.trained_system import choose_system
 from pipeline.masking import MaskConfig, MaskSource
 from pipeline.provenance import provenance
+from pipeline.reporting.study import Condition
 from pipeline.system import TwoStage
 from segmenter.config import SegmenterConfig
 from segmenter.model import build_segmenter
@@ -112,10 +116,28 @@ def test_class_confidence_and_mask_are_those_of_the_system_on_the_centred_square
     assert np.asarray(Image.open(tmp_path / "out" / str(line["overlay"]))).shape == (256, 256, 3)
 
 
-def arm(objective: str, test_masks: str, segmenter: str | None) -> dict[str, object]:
-    named = {"name": f"{objective} {test_masks}", "classifier_objective": objective, "test_masks": test_masks, "role": "main"}
-    masks = to_plain(MaskConfig(source=MaskSource(test_masks)))
-    return named | {"classifier": "../classifier", "segmenter": segmenter, "evaluation": "evaluation", "masks": masks}
+def arm(objective: str, segmenter: str | None, train_masks: str, test_masks: str) -> dict[str, object]:
+    named = {"name": f"{objective} {segmenter} {train_masks} {test_masks}", "role": "main", "seed": 0, "evaluation": "evaluation"}
+    named |= {"classifier_objective": objective, "segmenter_objective": segmenter, "classifier": "../classifier"}
+    named |= {"train_masks": train_masks, "test_masks": test_masks, "segmenter": segmenter and "../segmenter"}
+    return named | {"masks": to_plain(MaskConfig(source=MaskSource(test_masks)))}
+
+
+def write_ablation(path: Path, arms: list[dict[str, object]], /, **changes: object) -> Path:
+    path.mkdir(exist_ok=True)
+    about = {"format": 1, "experiment": "by hand", "finished": True, "arms": arms, "config": {}} | changes
+    (path / "ablation.json").write_text(json.dumps(about))
+    return path
+
+
+def write_evaluation(path: Path, runs: Path, at: Path, **changes: object) -> Path:
+    """An evaluation of the learned system, when its stages lay at ``at``."""
+    path.mkdir(parents=True, exist_ok=True)
+    config = {"classifier_run": str(at / "classifier"), "segmenter_run": str(at / "segmenter"), "masks": {"source": "learned"}}
+    inputs = {"data set": "1", **{kind: weights_digest(runs / kind) for kind in ("classifier", "segmenter")}}
+    about = {"id": "0", "command": "evaluate", "config": config, "inputs": inputs} | changes
+    (path / "run.json").write_text(json.dumps(about))
+    return path
 
 
 def test_an_ablation_stands_for_its_adversarially_trained_system_with_learned_masks(
@@ -123,30 +145,104 @@ def test_an_ablation_stands_for_its_adversarially_trained_system_with_learned_ma
 ) -> None:
     predict(runs, pictures, tmp_path / "expected")
     monkeypatch.chdir(tmp_path)
-    ablation = runs / "ablation"
-    ablation.mkdir(exist_ok=True)
     arms = [
-        arm("natural", "learned", None),
-        arm("adversarial", "oracle", None),
-        arm("adversarial", "learned-hard", "../segmenter"),
-        arm("adversarial", "learned", "../segmenter"),
+        arm("natural", "natural", "learned", "learned"),
+        arm("adversarial", None, "oracle", "oracle"),
+        arm("adversarial", "adversarial", "learned-hard", "learned-hard"),
+        arm("adversarial", "natural", "oracle", "learned"),
     ]
-    (ablation / "ablation.json").write_text(json.dumps({"arms": arms}))
+    ablation = write_ablation(runs / "ablation", arms)
     assert main(["predict", f"images={pictures}", f"run={ablation}"]) == 0
-    assert "system: adversarial learned (another one: run=" in capsys.readouterr().out
+    assert "system: adversarial natural oracle learned (another one: run=" in capsys.readouterr().out
     assert lines(tmp_path / "predictions" / "pictures") == lines(tmp_path / "expected")
-    (ablation / "ablation.json").write_text(json.dumps({"arms": arms[1:2]}))
+    write_ablation(ablation, arms[1:2])
     assert main(["predict", f"images={pictures}", f"run={ablation}", f"out={tmp_path / 'none'}"]) == 2
     assert "no arm is finished that can see images without an oracle" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("turn", [1, -1])
+def test_of_several_learned_systems_an_ablation_stands_for_the_one_that_its_answer_is_about(tmp_path: Path, turn: int) -> None:
+    """Whatever the order of the list: the oracle is the rule of the report, sentence by sentence."""
+    systems = [
+        ("adversarial", "adversarial", "learned", "learned"),
+        ("adversarial", "natural", "learned", "learned"),
+        ("adversarial", "trades", "learned", "learned"),
+        ("adversarial", "adversarial", "oracle", "learned"),
+        ("adversarial", "adversarial", "learned-hard", "learned-hard"),
+        ("trades", "trades", "learned", "learned"),
+        ("trades", "natural", "learned-hard", "learned-hard"),
+        ("adversarial", None, "none", "none"),
+    ]
+    for number in range(len(systems)):
+        listed = [arm(*system) for system in systems[number:]][::turn]
+        chosen = choose_system(write_ablation(tmp_path / "ablation", listed), None, MaskOverride())
+        assert chosen.name.startswith(" ".join(str(part) for part in systems[number]))
+        moving = [Condition(*system) for system in systems[number:] if system[0] == systems[number][0] and system[1]]
+        if moving:
+            plainest = min(moving, key=lambda one: one.plainness)
+            assert chosen.name.startswith(" ".join(str(part) for part in plainest[:4]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"arms": None}, "arms: input should be"),
+        ({"arms": [{"name": "a"}]}, "arms.0.role: "),
+        ({"arms": [{**arm("natural", None, "none", "none"), "classifier": None}]}, "arms.0.classifier: "),
+        ({"arms": [{**arm("natural", None, "none", "none"), "test_masks": "lerned"}]}, "arms.0.test_masks: "),
+        ({"arms": [{**arm("natural", None, "none", "none"), "masks": {"source": "none", "fil": 1}}]}, "arms.0.masks.fil: "),
+        ({"config": []}, "config: "),
+        ({"format": 2}, "format 2 is not format 1"),
+    ],
+)
+def test_a_damaged_list_of_arms_is_one_line(pictures: Path, tmp_path: Path, capsys, changes: dict[str, object], line: str) -> None:
+    ablation = write_ablation(tmp_path / "ablation", [arm("natural", None, "none", "none")], **changes)
+    assert main(["predict", f"images={pictures}", f"run={ablation}", f"out={tmp_path / 'out'}"]) == 2
+    message = capsys.readouterr().err
+    assert "ablation.json: " in message
+    assert line in message
+    assert message.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"config": {}}, "config.classifier_run: field required"),
+        ({"config": []}, "config is missing or damaged"),
+        ({"inputs": {}}, "inputs.classifier: field required"),
+        ({"inputs": None}, "inputs is missing or damaged"),
+        ({"inputs": {"classifier": "0" * 64}}, "the classifier that was attacked is neither "),
+        ({"config": {"classifier_run": "a", "segmenter_run": None, "masks": {"source": "lerned"}}}, "config.masks.source: "),
+    ],
+)
+def test_a_damaged_evaluation_is_one_line(
+    runs: Path, pictures: Path, tmp_path: Path, capsys, changes: dict[str, object], line: str
+) -> None:
+    evaluation = write_evaluation(tmp_path / "evaluation", runs, runs, **changes)
+    assert main(["predict", f"images={pictures}", f"run={evaluation}", f"out={tmp_path / 'out'}"]) == 2
+    message = capsys.readouterr().err
+    assert line in message
+    assert message.count("\n") == 1
+
+
+def test_the_stages_of_an_evaluation_are_found_in_its_store_by_their_weights(runs: Path, pictures: Path, tmp_path: Path) -> None:
+    store = tmp_path / "moved" / "store"
+    for kind in ("classifier", "segmenter"):
+        shutil.copytree(runs / kind, store / f"{kind}s" / "some-name")
+        (store / f"{kind}s" / "another").mkdir()
+    evaluation = write_evaluation(store / "evaluations" / "one", runs, Path("where/it/lay"))
+    chosen = choose_system(evaluation, None, MaskOverride())
+    assert chosen.classifier_run == (store / "classifiers" / "some-name").resolve()
+    assert chosen.segmenter_run == (store / "segmenters" / "some-name").resolve()
+    predict(runs, pictures, tmp_path / "expected")
+    assert main(["predict", f"images={pictures}", f"run={evaluation}", f"out={tmp_path / 'out'}"]) == 0
+    assert lines(tmp_path / "out") == lines(tmp_path / "expected")
 
 
 def test_an_evaluation_stands_for_the_system_that_was_attacked(runs: Path, pictures: Path, tmp_path: Path) -> None:
     predict(runs, pictures, tmp_path / "learned")
     predict(runs, pictures, tmp_path / "none", "masks.source=none")
-    evaluation = tmp_path / "evaluation"
-    evaluation.mkdir()
-    config = {"classifier_run": str(runs / "classifier"), "segmenter_run": str(runs / "segmenter"), "masks": {"source": "learned"}}
-    (evaluation / "run.json").write_text(json.dumps({"command": "evaluate", "config": config}))
+    evaluation = write_evaluation(tmp_path / "evaluation", runs, runs)
     given = ["predict", f"images={pictures}", f"run={evaluation}"]
     assert main([*given, f"out={tmp_path / 'same'}"]) == 0
     assert lines(tmp_path / "same") == lines(tmp_path / "learned")

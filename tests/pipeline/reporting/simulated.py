@@ -80,6 +80,7 @@ def write_ablation(
                     "classifier_objective": arm[0],
                     "train_masks": arm[2],
                     "test_masks": arm[3],
+                    "masks": {"source": arm[3]},
                     "seed": seed,
                     "evaluation": str(path.relative_to(run)),
                     "classifier": "store/classifier",
@@ -120,6 +121,7 @@ def _decomposed(seed: int, num_images: int, per_group: int, overlooked: int) -> 
         columns |= {"group": _groups(num_images, per_group), "clean_correct": fate != "falls"}
         columns |= {"stands": stands, "oracle_stands": ~np.isin(fate, ["falls", "gained"]), "fate": fate}
         columns |= {"pixels_attack_stands": stands | (fate == "lost-mask"), "mask_attack_stands": stands | (fate == "lost-pixels")}
+        columns |= {f"{name}margin": rng.normal(size=num_images) for name in ("", "pixels_", "mask_", "oracle_mask_")}
         columns |= {"both_attack_stands": stands & (np.cumsum(stands) > overlooked)}
         parts.append(pl.DataFrame(columns).with_columns(*(pl.lit(value).alias(name) for name, value in about.items())))
     return pl.concat(parts)

@@ -3,7 +3,6 @@
 import polars as pl
 import pytest
 
-from pipeline.errors import RunError
 from pipeline.evaluation.counterfactual import Fate
 from pipeline.reporting.decomposition import decomposition_section, silhouette_section
 from pipeline.reporting.reading import read_study
@@ -69,12 +68,6 @@ def test_the_three_gradients_are_told_with_their_steps(study):
     ]
     assert "50 steps" in table.caption
     assert "mask still follows the attacked image" in table.caption
-
-
-def test_a_decomposition_of_an_older_version_is_refused_with_the_remedy(study):
-    older = study.decomposition.drop("group", "both_attack_stands")
-    with pytest.raises(RunError, match="both_attack_stands, group; run ablate again"):
-        decomposition_section(type(study)(**{**vars(study), "decomposition": older}))
 
 
 def test_the_outline_table_names_its_split_and_that_it_takes_images_for_independent(study):

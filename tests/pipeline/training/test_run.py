@@ -109,6 +109,28 @@ def test_a_damaged_beginning_is_refused(tmp_path):
             begin(tmp_path, resume=True)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"algorithm": None},
+        {"algorithm": "1"},
+        {"config": []},
+        {"config": None},
+        {"inputs": []},
+        {"inputs": None},
+        {"command": 3},
+        {"id": None},
+    ],
+)
+def test_a_beginning_with_values_of_another_type_is_no_run_and_refused(tmp_path, changes):
+    begin(tmp_path)
+    about = json.loads((tmp_path / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps(about | changes))
+    assert fingerprint_of(tmp_path) is None
+    with pytest.raises(RunError, match=rf"is not what a run begins with \({next(iter(changes))} is missing or damaged\)"):
+        begin(tmp_path, resume=True)
+
+
 def test_two_processes_never_train_in_one_directory(tmp_path):
     with (
         open_run(tmp_path, command="c", config={}, inputs={}, resume=False),
