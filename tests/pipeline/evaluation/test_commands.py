@@ -60,7 +60,9 @@ def runs(synthetic_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     network = build_classifier(classifier_config, num_classes=dataset.num_classes, seed=0)
     save("classifier", classifier_config, network, {"masks": masks, "segmenter_run": str(path / "segmenter")})
     inputs = {"data set": dataset.fingerprint, "segmenter": weights_digest(path / "segmenter")}
-    (path / "classifier" / "run.json").write_text(json.dumps({"inputs": inputs}))
+    (path / "classifier" / "run.json").write_text(
+        json.dumps({"id": "0", "command": "train-classifier", "config": {}, "inputs": inputs})
+    )
     return path
 
 
