@@ -70,8 +70,7 @@ COMMANDS = {
     ),
     "predict": Command(
         summary="class, confidence and mask for your own images",
-        example="foreguard predict images=photos run=runs/quickstart"
-        " out=predictions",
+        example="foreguard predict images=photos run=runs/quickstart out=predictions",
         module="pipeline.evaluation.prediction",
         config="PredictConfig",
         function="predict",
