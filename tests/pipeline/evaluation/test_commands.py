@@ -121,7 +121,8 @@ def test_it_prints_and_writes_the_figures_of_its_records(
     for expected in ("clean accuracy", "n=20", "epsilon 8/255", "robust accuracy", "mask IoU under attack", str(run)):
         assert expected in printed
     about = json.loads((run / "run.json").read_text())
-    assert set(about["inputs"]) == {"data set", "classifier", "segmenter"}
+    assert set(about["inputs"]) == {"data set", "classifier", "segmenter", "order of the attacks"}
+    assert about["inputs"]["order of the attacks"] == ", ".join(about["config"]["attack"]["attacks"])
     assert about["config"]["attack"]["threat"]["epsilons"] == [0, 2 / 255, 8 / 255]
     assert {"torch", "commit"} <= set(about["provenance"])
     checks = {check["name"]: check for check in json.loads((run / "sanity.json").read_text())["checks"]}
