@@ -29,7 +29,7 @@ from pipeline.evaluation.outlook import State, lines, outlook, remaining, verb
 from pipeline.evaluation.work import Store, Work
 from pipeline.locking import wait_until_free
 from pipeline.training.commands import TrainClassifierConfig, TrainSegmenterConfig, train_classifier, train_segmenter
-from pipeline.training.run import open_run
+from pipeline.training.run import check_run, open_run
 
 LOG = "ablation.log"
 """What the commands of the pieces print."""
@@ -41,6 +41,8 @@ def run_ablation(config: AblateConfig) -> bool:
     Raises UserError of the kind that fits, with the piece where it happened, and KeyboardInterrupt with a message for the user.
     """
     fingerprint = prepared_fingerprint(config)
+    inputs = {} if fingerprint is None else {"data set": fingerprint}
+    check_run(config.run, command="ablate", config=to_plain(config), inputs=inputs, resume=config.resume)
     guess = _guess(config)
     plan = outlook(Store(config, fingerprint), pieces(config), guess)
     print("\n".join(lines(config, plan, prepared=fingerprint is not None)), flush=True)

@@ -85,17 +85,25 @@ def open_run(path: Path, *, command: str, config: Mapping[str, Any], inputs: Map
     when the run is continued. Raises ``RunError``: the directory holds a run and ``resume`` is false, the configuration or an input
     differs, another process is working in it, it cannot be written.
     """
-    if path.exists() and not path.is_dir():
-        raise RunError(f"{path}: is a file; expected the directory of a run")
+    check_run(path, command=command, config=config, inputs=inputs, resume=resume)
     if not (path / "run.json").exists():
         _make_directory(path)
-    elif not resume:
-        raise RunError(f"{path}: holds a run already; continue it with resume=true, or choose another directory")
     with locked(path / ".lock", busy=f"{path}: another process is working in this directory"):
         begun = (path / "run.json").exists()  # by another process meanwhile
         about = read_run(path) if begun else _begin(path, command=command, config=config, inputs=inputs)
         _check_same(path, about, command=command, config=config, inputs=inputs)
         yield Run(path=path, run_id=about["id"], resumed=begun)
+
+
+def check_run(path: Path, *, command: str, config: Mapping[str, Any], inputs: Mapping[str, str], resume: bool) -> None:
+    """Refuse a directory that a run can be neither begun nor continued in, without touching it. Raises ``RunError``."""
+    if path.exists() and not path.is_dir():
+        raise RunError(f"{path}: is a file; expected the directory of a run")
+    if not (path / "run.json").exists():
+        return
+    if not resume:
+        raise RunError(f"{path}: holds a run already; continue it with resume=true, or choose another directory")
+    _check_same(path, read_run(path), command=command, config=config, inputs=inputs)
 
 
 def run_fingerprint(*, command: str, config: Mapping[str, Any], inputs: Mapping[str, str], algorithm: int | None = None) -> str:

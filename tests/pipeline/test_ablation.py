@@ -141,6 +141,24 @@ def test_a_dry_run_says_everything_and_does_nothing(tmp_path: Path, capsys: pyte
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_directory_that_cannot_be_continued_is_refused_before_anything_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("mine")
+    other = tmp_path / "other"
+    other.mkdir()
+    about = {"id": "0", "command": "evaluate", "algorithm": 1, "config": {}, "inputs": {}}
+    (other / "run.json").write_text(json.dumps(about))
+    for run, line in ((file, "is a file; expected the directory of a run"), (other, "is a run of evaluate, not of ablate")):
+        for dry in ("false", "true"):
+            assert main([*words(tmp_path), f"run={run}", f"dry_run={dry}"]) == 2
+            shown = capsys.readouterr()
+            assert line in shown.err
+            assert shown.out == ""
+    assert not (tmp_path / "prepared").exists()
+
+
 def test_data_prepared_otherwise_are_refused_by_the_key_that_differs(
     tmp_path: Path, synthetic_set: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
