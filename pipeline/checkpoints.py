@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from classifier.config import ClassifierConfig
 from classifier.model import Classifier, build_classifier
+from pipeline.config import adapter_of
 from pipeline.errors import CheckpointError, RunError
 from pipeline.provenance import Provenance
 from segmenter.config import SegmenterConfig
@@ -229,7 +230,8 @@ def _architecture(path: Path, checkpoint: Checkpoint, kind: StageKind, config_cl
     if checkpoint.kind != kind:
         raise CheckpointError(f"{checkpoint_path(path)}: this is a checkpoint of a {checkpoint.kind}, expected one of a {kind}")
     try:
-        return TypeAdapter(config_class).validate_python(checkpoint.architecture)
+        architecture: Config = adapter_of(config_class).validate_python(checkpoint.architecture)
+        return architecture
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(("architecture", *(str(part) for part in first["loc"])))

@@ -26,7 +26,7 @@ SWEEP_KEYS = ("hydra.", "hydra/")
 
 Config = TypeVar("Config")
 
-_adapter: Callable[[Any], Any] = cache(TypeAdapter)
+adapter_of: Callable[[Any], Any] = cache(TypeAdapter)
 """The ``TypeAdapter`` of a class, made once: for the configuration of an ablation that takes longer than its use."""
 
 
@@ -118,7 +118,7 @@ def group_choices(group: str) -> list[str]:
 def validate(config_class: type[Config], values: Mapping[str, Any]) -> Config:
     """Validate plain containers into a configuration. Raises ConfigError that names the first wrong key by its dotted path."""
     try:
-        validated: Config = _adapter(config_class).validate_python(dict(values))
+        validated: Config = adapter_of(config_class).validate_python(dict(values))
         return validated
     except ValidationError as error:
         details = error.errors(include_url=False)
@@ -128,7 +128,7 @@ def validate(config_class: type[Config], values: Mapping[str, Any]) -> Config:
 
 def to_plain(config: Any) -> dict[str, Any]:
     """A configuration as JSON-able containers: what a run records and what a resume compares."""
-    plain: dict[str, Any] = _adapter(type(config)).dump_python(config, mode="json")
+    plain: dict[str, Any] = adapter_of(type(config)).dump_python(config, mode="json")
     return plain
 
 
@@ -162,7 +162,7 @@ def _dotted(detail: ErrorDetails, values: Any) -> str:
 
 def dotted_keys(config_class: type[Any]) -> Iterator[str]:
     """Every dotted key that a configuration class accepts, over all choices of its unions."""
-    schema = _adapter(config_class).json_schema()
+    schema = adapter_of(config_class).json_schema()
     yield from _schema_keys(schema, schema.get("$defs", {}), "")
 
 

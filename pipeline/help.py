@@ -5,9 +5,7 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pydantic import TypeAdapter
-
-from pipeline.config import compose, group_choices, group_names, schema_variants
+from pipeline.config import adapter_of, compose, group_choices, group_names, schema_variants
 from pipeline.errors import ConfigError
 
 WIDTH = 110
@@ -15,7 +13,7 @@ WIDTH = 110
 
 def command_help(name: str, summary: str, example: str, config_class: type[Any]) -> str:
     """The help page of one command, as plain text."""
-    schema = TypeAdapter(config_class).json_schema()
+    schema = adapter_of(config_class).json_schema()
     definitions = schema.get("$defs", {})
     lines = [f"foreguard {name}: {summary}", "", f"usage: foreguard {name} key=value ...", f"  e.g. {example}"]
     groups = [group for group in group_names() if group in schema["properties"]]

@@ -97,6 +97,7 @@ def _guess(config: AblateConfig) -> Callable[[Piece], float] | None:
 
 def _run_pieces(config: AblateConfig, store: Store, log: IO[str], guess: Callable[[Piece], float] | None) -> None:
     todo = pieces(config)
+    write_manifest(config, store)
     for number, piece in enumerate(todo, start=1):
         position = f"[{number}/{len(todo)}]"
         try:
@@ -108,7 +109,7 @@ def _run_pieces(config: AblateConfig, store: Store, log: IO[str], guess: Callabl
                         _do(config, store, _ready(config, store, piece), log)
                         assert _finished(store, piece)
                 print(f"{position} {piece.title}: {line_of(work)}", flush=True)
-            write_manifest(config, store)
+                write_manifest(config, store)
         except UserError as error:
             raise type(error)(f"{position} {piece.title}: {error}") from error
         except KeyboardInterrupt as interrupt:

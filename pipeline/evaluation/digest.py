@@ -88,7 +88,7 @@ def read_result(work: Work) -> TrainingResult:
 
 
 def table(config: AblateConfig, store: Store) -> list[str]:
-    """Robust accuracy of the main arms by epsilon, with n and the interval at the largest one."""
+    """Robust accuracy of the main arms by epsilon, with n. Intervals are in the report."""
     rows = [["classifier", "segmenter", "masks in training", "in testing", "seed", "clean", "mask IoU"]]
     rows[0] += [epsilon_text(epsilon) for epsilon in config.attack.threat.epsilons]
     counted = "no images"

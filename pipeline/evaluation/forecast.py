@@ -30,7 +30,7 @@ FORWARD = 1 / 3
 TRAINING = 1.5
 """A pass of training, which also asks for the gradients of the weights and makes the batch, in the same."""
 _CLASSES = 10
-_GRADIENT_PASSES_OF_AUTOATTACK = {"apgd-ce": 100, "apgd-t": 900, "fab": 100, "fab-t": 900}
+_GRADIENT_PASSES_OF_AUTOATTACK = {"apgd-ce": 100, "apgd-dlr": 100, "apgd-t": 900, "fab": 100, "fab-t": 900}
 
 
 class Passes(NamedTuple):

@@ -162,7 +162,7 @@ def _table(path: Path) -> pl.DataFrame:
     except (OSError, pl.exceptions.PolarsError) as error:
         raise _damaged(path, str(error)) from error
     if dict(records.schema) != SCHEMA:
-        raise _damaged(path, "its columns are not those of this version")
+        raise RunError(f"{path}: its columns are not those of this version; evaluate again, into another directory")
     return records
 
 

@@ -14,7 +14,7 @@ from pipeline.reporting.gallery import system_text
 from pipeline.reporting.plots import LOOKS, Panel, bars
 from pipeline.reporting.section import Section
 from pipeline.reporting.study import Condition, Study
-from pipeline.reporting.table import Cell, Column, Table
+from pipeline.reporting.table import Cell, Column, Table, grouped
 
 LOST = {
     Fate.LOST_CLEAN: "wrong without attack",
@@ -212,6 +212,6 @@ def _measured(
         title=title,
         caption=caption,
         columns=columns + tuple(Column(label=label, detail="%", numeric=True) for label in measures.values()),
-        groups=tuple((group, tuple(rows)) for group, rows in groups.items()),
+        groups=grouped(groups),
         tidy=pl.DataFrame(tidy, infer_schema_length=None).rename({"n": "images"}),
     )

@@ -1,6 +1,7 @@
 """A table, once for all outputs: the page, CSV and LaTeX. Text from data is escaped for where it goes."""
 
 import unicodedata
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import polars as pl
@@ -44,6 +45,11 @@ class Table:
     @property
     def num_rows(self) -> int:
         return sum(len(rows) for _, rows in self.groups)
+
+
+def grouped(rows: Mapping[str, Sequence[tuple[Cell, ...]]]) -> tuple[tuple[str, tuple[tuple[Cell, ...], ...]], ...]:
+    """Rows by the title of their group, as ``Table.groups``."""
+    return tuple((title, tuple(of_title)) for title, of_title in rows.items())
 
 
 def to_csv(table: Table) -> bytes:

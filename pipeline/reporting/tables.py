@@ -10,7 +10,7 @@ from pipeline.reporting import wording
 from pipeline.reporting.comparisons import Comparison
 from pipeline.reporting.findings import Findings, SystemFigures
 from pipeline.reporting.study import Study
-from pipeline.reporting.table import Cell, Column, Table
+from pipeline.reporting.table import Cell, Column, Table, grouped
 
 
 def headline(study: Study, findings: Findings) -> Table:
@@ -59,7 +59,7 @@ def seeds(study: Study, findings: Findings) -> Table:
     """Each training of every main system by itself."""
     attacked = [epsilon for epsilon in study.epsilons if epsilon > 0]
     columns = (*_masks_columns(), Column(label="Seed", numeric=True), Column(label="Clean", detail="%", numeric=True))
-    columns += tuple(Column(label=epsilon_text(epsilon), detail="robust %", numeric=True) for epsilon in attacked)
+    columns += _strengths(attacked, "robust %")
     groups: dict[str, list[tuple[Cell, ...]]] = {}
     tidy = []
     for figures in findings.of_role("main"):
@@ -74,7 +74,7 @@ def seeds(study: Study, findings: Findings) -> Table:
         title="Every training by itself",
         caption="Accuracy in percent of the systems of each training seed, with 95 % Wilson interval: how far trainings differ.",
         columns=columns,
-        groups=tuple((group, tuple(rows)) for group, rows in groups.items()),
+        groups=grouped(groups),
         tidy=pl.DataFrame(tidy, infer_schema_length=None),
     )
 
@@ -119,7 +119,7 @@ def mask_iou(study: Study, systems: Sequence[SystemFigures]) -> Table:
     """Mean mask IoU of systems with predicted masks, clean and at every epsilon."""
     attacked = [epsilon for epsilon in study.epsilons if epsilon > 0]
     columns = (*_masks_columns(), Column(label="Clean", detail="mean IoU", numeric=True))
-    columns += tuple(Column(label=epsilon_text(epsilon), detail="mean IoU", numeric=True) for epsilon in attacked)
+    columns += _strengths(attacked, "mean IoU")
     tidy = []
     groups: dict[str, list[tuple[Cell, ...]]] = {}
     for figures in systems:
@@ -133,7 +133,7 @@ def mask_iou(study: Study, systems: Sequence[SystemFigures]) -> Table:
         title="Mask IoU",
         caption="Overlap of the predicted mask with the oracle (mean IoU over images, 1 is perfect), with 95 % interval.",
         columns=columns,
-        groups=tuple((group, tuple(rows)) for group, rows in groups.items()),
+        groups=grouped(groups),
         tidy=pl.DataFrame(tidy, infer_schema_length=None),
     )
 
@@ -173,7 +173,7 @@ def _accuracy_table(
 ) -> Table:
     attacked = [epsilon for epsilon in study.epsilons if epsilon > 0]
     columns = (*leading, Column(label="Clean", detail="%", numeric=True))
-    columns += tuple(Column(label=epsilon_text(epsilon), detail="robust %", numeric=True) for epsilon in attacked)
+    columns += _strengths(attacked, "robust %")
     columns += (Column(label="n", detail="images x seeds", numeric=True),)
     columns += (Column(label="Sanity"),) if with_sanity else ()
     groups: dict[str, list[tuple[Cell, ...]]] = {}
@@ -192,9 +192,13 @@ def _accuracy_table(
         title=title,
         caption=caption,
         columns=columns,
-        groups=tuple((group, tuple(rows)) for group, rows in groups.items()),
+        groups=grouped(groups),
         tidy=pl.DataFrame(tidy, infer_schema_length=None),
     )
+
+
+def _strengths(epsilons: Sequence[float], detail: str) -> tuple[Column, ...]:
+    return tuple(Column(label=epsilon_text(epsilon), detail=detail, numeric=True) for epsilon in epsilons)
 
 
 def _masks_columns() -> tuple[Column, ...]:

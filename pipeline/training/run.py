@@ -9,9 +9,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from pipeline.checkpoints import write_atomically
+from pipeline.config import adapter_of
 from pipeline.data.prepared import canonical_sha256
 from pipeline.errors import RunError
 from pipeline.locking import locked
@@ -152,7 +153,8 @@ def parse_json(path: Path, content: Mapping[str, Any], form: type[Form], *, reme
     """What a file of ours holds, as a dataclass ``form``; surplus keys are ignored. Raises ``RunError`` that names the first wrong
     key of the file at ``path``, and says what to do."""
     try:
-        return TypeAdapter(form).validate_python(content)
+        parsed: Form = adapter_of(form).validate_python(content)
+        return parsed
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])

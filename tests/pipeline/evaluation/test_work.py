@@ -236,12 +236,18 @@ def test_the_time_that_is_left_names_what_is_not_known(synthetic_set: Path, tmp_
     ]
 
 
+def timed(config: AblateConfig, seconds: float) -> Work:
+    """The first classifier, finished and measured."""
+    store = store_of(config)
+    work = store.look(only(ClassifierPiece, config)[0])
+    finish(config, work)
+    store.note(work, seconds)
+    return work
+
+
 def test_a_guess_stands_where_nothing_was_measured_and_nowhere_else(synthetic_set: Path, tmp_path: Path) -> None:
     settings = config(synthetic_set, tmp_path)
-    store = store_of(settings)
-    work = store.look(only(ClassifierPiece, settings)[0])
-    finish(settings, work)
-    store.note(work, 7.0)
+    timed(settings, 7.0)
     other = {piece: float(number) for number, piece in enumerate(pieces(settings), start=100)}
     steps = outlook(store_of(settings), pieces(settings), other.__getitem__)
     assert [step.seconds for step in steps if step.measured] == [7.0]
@@ -250,11 +256,7 @@ def test_a_guess_stands_where_nothing_was_measured_and_nowhere_else(synthetic_se
 
 
 def test_timings_are_lines_of_json(synthetic_set: Path, tmp_path: Path) -> None:
-    settings = config(synthetic_set, tmp_path)
-    store = store_of(settings)
-    work = store.look(only(ClassifierPiece, settings)[0])
-    finish(settings, work)
-    store.note(work, 1.23456)
+    work = timed(config(synthetic_set, tmp_path), 1.23456)
     (line,) = (tmp_path / "store" / "timings.jsonl").read_text().splitlines()
     assert json.loads(line)["seconds"] == 1.23
     assert json.loads(line)["fingerprint"] == work.fingerprint

@@ -108,6 +108,7 @@ def test_the_rule_for_the_subject_of_the_answer_sees_no_result():
         of_subject = [
             replace(made(name, value, 0.0, 0.1, 0.5), **{side: one})
             for name, side in (("learned - none", "first"), ("oracle - learned", "second"))
+            # not strict: the better ones are left out, one more each time
             for value, one in zip(np.linspace(0.9, 0.1, len(best_first)), best_first[number:], strict=False)
         ]
         trades = [replace(one, first=one.first._replace(classifier_objective="trades")) for one in of_subject[::-1]]
