@@ -23,12 +23,12 @@ import numpy as np
 import torch
 
 from pipeline.attacks.objectives import ClassLoss
-from pipeline.attacks.suite import ClassAttack, ThreatModel
-from pipeline.data.prepared import open_prepared
-from pipeline.evaluation.attacking import run_in_batches
+from pipeline.attacks.specs import ClassAttack, ThreatModel
+from pipeline.data.dataset import open_prepared
 from pipeline.evaluation.chunks import Chunk, choose_rows
+from pipeline.evaluation.evaluator import run_in_batches
+from pipeline.evaluation.loading import load_subject
 from pipeline.evaluation.override import MaskOverride
-from pipeline.evaluation.subject import load_subject
 
 SIDES = ("without", "dropping")
 

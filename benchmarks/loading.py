@@ -18,10 +18,11 @@ import numpy as np
 import torch
 
 from pipeline.config import load_config
-from pipeline.data import coco, gtsrb
-from pipeline.data.loading import Loader
-from pipeline.data.preparation import PrepareConfig, prepare
-from pipeline.data.prepared import open_prepared
+from pipeline.data.coco import source as coco
+from pipeline.data.dataset import open_prepared
+from pipeline.data.gtsrb import source as gtsrb
+from pipeline.data.loader import Loader
+from pipeline.data.prepare import PrepareConfig, prepare
 from pipeline.data.sample import Plan, Sample
 from pipeline.data.transforms import AugmentConfig
 

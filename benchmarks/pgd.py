@@ -27,8 +27,8 @@ import psutil
 import torch
 from pgd_sides import Side, Task, images_and_labels, sides, train, trained_system
 
-from pipeline.allocator import keep_freed_pages
-from pipeline.attacks.verdicts import fallen
+from pipeline.attacks.allocator import keep_freed_pages
+from pipeline.attacks.tracker import fallen
 from pipeline.config import parse_number
 
 MIB = 1024**2

@@ -15,13 +15,13 @@ from torch.nn import functional
 from classifier.config import ClassifierConfig
 from classifier.losses import cross_entropy
 from classifier.model import build_classifier
-from pipeline.allocator import keep_freed_pages
 from pipeline.attacks.acceleration import Precision, attacked_copy
+from pipeline.attacks.allocator import keep_freed_pages
 from pipeline.attacks.objectives import ModelObjective
 from pipeline.attacks.pgd import pgd_linf
 from pipeline.data.sample import Sample, Split
-from pipeline.data.synthetic import SyntheticConfig, load
-from pipeline.masking import MaskConfig, MaskSource
+from pipeline.data.synthetic.source import SyntheticConfig, load
+from pipeline.masks import MaskConfig, MaskSource
 from pipeline.system import TwoStage, attacked
 from segmenter.config import SegmenterConfig
 from segmenter.losses import bce_dice

@@ -7,7 +7,7 @@ import argparse
 from statistics import median
 from time import perf_counter, process_time
 
-from pipeline.data.synthetic import SyntheticConfig, plan
+from pipeline.data.synthetic.source import SyntheticConfig, plan
 
 
 def rates(config: SyntheticConfig) -> tuple[float, float]:

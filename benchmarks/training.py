@@ -26,14 +26,14 @@ from torch.nn import functional
 
 from classifier.config import ClassifierConfig
 from classifier.model import build_classifier
-from pipeline.attacks.balls import linf_ball
+from pipeline.attacks.norms import linf_ball
 from pipeline.attacks.pgd import PgdConfig
-from pipeline.data.loading import Batch
-from pipeline.masking import MaskConfig, MaskSource
+from pipeline.data.loader import Batch
+from pipeline.masks import MaskConfig, MaskSource
 from pipeline.randomness import derive_seeds
 from pipeline.system import attacked
 from pipeline.training.objectives import adversarial
-from pipeline.training.stage import bind_classifier
+from pipeline.training.tasks import bind_classifier
 
 EPSILON, STEP = 8 / 255, 2 / 255
 

@@ -20,7 +20,9 @@ from pydantic_core import ErrorDetails
 
 from pipeline.errors import ConfigError
 
-CONFIG_DIR = Path(__file__).resolve().parents[1] / "configs"
+# In a wheel the files lie inside this package, so that no top-level package is called "configs"; in a checkout beside it.
+_PACKAGED = Path(__file__).resolve().with_name("configs")
+CONFIG_DIR = _PACKAGED if _PACKAGED.is_dir() else _PACKAGED.parents[1] / "configs"
 SWEEP_KEYS = ("hydra.", "hydra/")
 """How the keys begin that say how Hydra runs a sweep, and where."""
 

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pipeline import masking
-from pipeline.masking import Fill, MaskConfig, MaskContext, MaskSource
+from pipeline import masks as masking
+from pipeline.masks import Fill, MaskConfig, MaskContext, MaskSource
 
 _CONSTANT_COLOURS = {Fill.BLACK: (0.0, 0.0, 0.0), Fill.GREY: (0.5, 0.5, 0.5)}
 _NO_CONTEXT = MaskContext()

@@ -48,8 +48,8 @@ def _present(path: Path) -> Path:
 @pytest.fixture(scope="session")
 def synthetic_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small prepared synthetic data set, to be read only."""
-    from pipeline.data import synthetic
-    from pipeline.data.writer import write_prepared
+    from pipeline.data.builder import write_prepared
+    from pipeline.data.synthetic import source as synthetic
 
     config = synthetic.SyntheticConfig(num_train=96, num_val=32, num_test=32)
     target = tmp_path_factory.mktemp("prepared") / "synthetic"

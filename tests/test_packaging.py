@@ -41,9 +41,9 @@ def wheel(tmp_path_factory) -> Path:
 
 def test_the_wheel_holds_the_packages_their_types_and_the_configuration(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
-    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"segmenter", "classifier", "pipeline", "configs"}
+    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"segmenter", "classifier", "pipeline"}
     assert {f"{package}/py.typed" for package in ("segmenter", "classifier", "pipeline")} <= names
-    shipped = {str(path.relative_to(ROOT)) for path in (ROOT / "configs").rglob("*.yaml")}
+    shipped = {f"pipeline/{path.relative_to(ROOT)}" for path in (ROOT / "configs").rglob("*.yaml")}
     assert shipped <= names
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
@@ -58,7 +58,7 @@ def test_the_wheel_works_outside_the_checkout(wheel, tmp_path):
     # Only as a fallback behind the wheel; .pth files in a directory added this way are not read, so the checkout stays out.
     (site / "borrowed.pth").write_text(f"{here}\n")
     python = tmp_path / "env" / "bin" / "python"
-    where = [python, "-c", "import pipeline, configs, pathlib; print(pathlib.Path(pipeline.__file__).parents[1])"]
+    where = [python, "-c", "import pipeline, pathlib; print(pathlib.Path(pipeline.__file__).parents[1])"]
     assert subprocess.run(where, cwd=tmp_path, check=True, capture_output=True, text=True).stdout.strip() == str(site)
     words = ["prepare", "data=synthetic", "prepared=set", "data.num_train=40", "data.num_val=20", "data.num_test=20", "workers=2"]
     done = subprocess.run([python, "-m", "pipeline", *words], cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from pipeline.attacks.balls import Ball, Norm, l2_ball, linf_ball
+from pipeline.attacks.norms import Ball, Norm, l2_ball, linf_ball
 from pipeline.attacks.objectives import Objective, scores_and_gradients, scores_without_gradients
 from pipeline.attacks.pgd import Images, PerImage, RegionMasks
 from pipeline.randomness import derive_seeds

@@ -11,14 +11,13 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from pipeline.attacks.adaptive import GuideMasks, SystemObjective, guided, mask_targets
 from pipeline.attacks.apgd import apgd
 from pipeline.attacks.autoattack import autoattack, square
 from pipeline.attacks.eot import made_up_seeds, over_hidden_seeds
 from pipeline.attacks.objectives import class_score
 from pipeline.attacks.pgd import pgd_l2, pgd_linf
 from pipeline.attacks.regions import Region, region_masks
-from pipeline.attacks.suite import (
+from pipeline.attacks.specs import (
     AttackSpec,
     AutoAttack,
     ClassAttack,
@@ -29,8 +28,9 @@ from pipeline.attacks.suite import (
     ThreatModel,
     hides_seeds,
 )
-from pipeline.attacks.verdicts import Judged, Witness
-from pipeline.masking import MaskContext
+from pipeline.attacks.tracker import Judged, Witness
+from pipeline.attacks.two_stage import GuideMasks, SystemObjective, guided, mask_targets
+from pipeline.masks import MaskContext
 from pipeline.randomness import derive_seeds
 from pipeline.system import TwoStage, attacked
 

@@ -22,9 +22,9 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from pipeline.attacks.balls import Norm, l2_ball, linf_ball
+from pipeline.attacks.norms import Norm, l2_ball, linf_ball
 from pipeline.attacks.objectives import DLR_CLASSES, margin, targeted_margin
-from pipeline.masking import MaskContext
+from pipeline.masks import MaskContext
 from pipeline.system import TwoStage, attacked
 
 Member = Literal["apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"]

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from pipeline.attacks.adaptive import SystemObjective
-from pipeline.attacks.verdicts import Judged
-from pipeline.masking import MaskContext
+from pipeline.attacks.tracker import Judged
+from pipeline.attacks.two_stage import SystemObjective
+from pipeline.masks import MaskContext
 from pipeline.randomness import derive_seeds
 
 # Keeps the attacker's draws apart from every other use of an image's seed.

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int64
 from pydantic import ConfigDict, Field
 from torch import Tensor
 
-from pipeline.attacks.balls import Ball, Norm, l2_ball, linf_ball
+from pipeline.attacks.norms import Ball, Norm, l2_ball, linf_ball
 from pipeline.attacks.objectives import Objective, scores_and_gradients, scores_without_gradients
 from pipeline.config import Number
 from pipeline.randomness import derive_seeds

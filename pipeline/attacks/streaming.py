@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from pipeline.attacks.balls import Ball, L2Ball, LinfBall
-from pipeline.attacks.verdicts import Judged
+from pipeline.attacks.norms import Ball, L2Ball, LinfBall
+from pipeline.attacks.tracker import Judged
 from pipeline.randomness import derive_seeds
 
 Images = Float[Tensor, "images 3 height width"]

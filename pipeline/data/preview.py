@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline.data.prepared import PreparedDataset
+from pipeline.data.dataset import PreparedDataset
 from pipeline.data.sample import SPLITS
 
 CELL, GAP, TEXT, COLUMNS = 112, 8, 16, 12

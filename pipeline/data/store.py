@@ -14,9 +14,10 @@ from typing import IO, Any
 import numpy as np
 import polars as pl
 
-from pipeline.data.prepared import FILES, FORMAT, MANIFEST, canonical_sha256, file_sha256
+from pipeline.data.dataset import FILES, FORMAT, MANIFEST
 from pipeline.data.sample import SPLITS, Reject, Sample
 from pipeline.errors import DataError
+from pipeline.runs.files import canonical_sha256, file_sha256
 
 # Rows are dictionaries until there are this many of them; as columns they take a tenth of the memory.
 ROWS_IN_BLOCK = 4096

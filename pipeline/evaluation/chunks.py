@@ -9,14 +9,14 @@ import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
-from pipeline.attacks.adaptive import GuideMasks
 from pipeline.attacks.attempt import Victims
-from pipeline.attacks.verdicts import verdict
-from pipeline.data.loading import read_rows, sample_seed
-from pipeline.data.prepared import PreparedDataset
+from pipeline.attacks.tracker import verdict
+from pipeline.attacks.two_stage import GuideMasks
+from pipeline.data.dataset import PreparedDataset
+from pipeline.data.loader import read_rows, sample_seed
 from pipeline.data.sample import Split
-from pipeline.evaluation.outcomes import SCHEMA, Status
-from pipeline.masking import MaskContext
+from pipeline.evaluation.records import SCHEMA, Status
+from pipeline.masks import MaskContext
 from pipeline.system import TwoStage, attacked
 from segmenter.metrics import intersection_over_union
 

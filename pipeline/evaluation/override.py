@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 
 from pipeline.config import Number
-from pipeline.masking import Fill, MaskConfig, MaskSource
+from pipeline.masks import Fill, MaskConfig, MaskSource
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

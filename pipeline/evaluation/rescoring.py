@@ -6,9 +6,9 @@ import numpy as np
 import polars as pl
 import torch
 
-from pipeline.evaluation.attacking import Plan
 from pipeline.evaluation.chunks import Chunk, norms
-from pipeline.evaluation.outcomes import RecordStore, Status, Unit
+from pipeline.evaluation.evaluator import Plan
+from pipeline.evaluation.records import RecordStore, Status, Unit
 
 ROUNDING = 1e-4
 """How much a margin may move with the batch that an image is scored in, relative to the larger of it and 1."""

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from pipeline.attacks.balls import Norm
-from pipeline.attacks.sanity import Check, Outcome
+from pipeline.attacks.diagnostics import Check, Outcome
+from pipeline.attacks.norms import Norm
 from pipeline.config import to_plain
 from pipeline.evaluation.answers import CommonestAnswer, commonest_answer
-from pipeline.evaluation.attacking import Plan
-from pipeline.evaluation.robustness import CurvePoint, clean_accuracy, clean_mask_iou, curve
+from pipeline.evaluation.evaluator import Plan
+from pipeline.evaluation.metrics import CurvePoint, clean_accuracy, clean_mask_iou, curve
 from pipeline.evaluation.statistics import Estimate
-from pipeline.masking import MaskConfig
+from pipeline.masks import MaskConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -15,8 +15,8 @@ from enum import StrEnum
 import numpy as np
 
 from pipeline.evaluation.statistics import Estimate, PairedComparison, compare, holm, pooled_over_seeds
-from pipeline.masking import MaskSource
-from pipeline.reporting.study import Arm, Condition, Study, verdicts
+from pipeline.masks import MaskSource
+from pipeline.reporting.data import Arm, Condition, Study, verdicts
 
 SIGNIFICANT, POWER = 0.05, 0.8
 DUST = 1e-12

@@ -5,15 +5,15 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from pipeline.evaluation.counterfactual import Fate
+from pipeline.ablation.counterfactual import Fate
 from pipeline.evaluation.statistics import Estimate, wilson
 from pipeline.evaluation.summary import epsilon_text
 from pipeline.reporting import wording
+from pipeline.reporting.data import Condition, Study
 from pipeline.reporting.findings import share
 from pipeline.reporting.gallery import system_text
 from pipeline.reporting.plots import LOOKS, Panel, bars
 from pipeline.reporting.section import Section
-from pipeline.reporting.study import Condition, Study
 from pipeline.reporting.table import Cell, Column, Table, grouped
 
 LOST = {

@@ -7,13 +7,13 @@ from pipeline.evaluation.answers import commonest_answer
 from pipeline.evaluation.summary import epsilon_text
 from pipeline.reporting import plots, tables, wording
 from pipeline.reporting.comparisons import Answer
+from pipeline.reporting.data import SanityCheck, Study
 from pipeline.reporting.decomposition import decomposition_section, silhouette_section
 from pipeline.reporting.findings import Findings, SystemFigures, find
 from pipeline.reporting.gallery import Cards, gallery_cards, system_text
 from pipeline.reporting.making import configuration_text, made
 from pipeline.reporting.plots import Panel
 from pipeline.reporting.section import Section
-from pipeline.reporting.study import SanityCheck, Study
 from pipeline.reporting.table import Table
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Shaped
 from pipeline.evaluation import statistics
 from pipeline.evaluation.statistics import Estimate, mean_estimate, pooled_over_seeds
 from pipeline.reporting.comparisons import Answer, Comparison, answered, compared, generator
-from pipeline.reporting.study import Arm, Condition, Role, Study, per_image, verdicts
+from pipeline.reporting.data import Arm, Condition, Role, Study, per_image, verdicts
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from pipeline.evaluation.gallery_samples import Gallery, GalleryOutcome, read_gallery
+from pipeline.evaluation.gallery import Gallery, GalleryOutcome, read_gallery
 from pipeline.evaluation.summary import epsilon_text
 from pipeline.reporting import wording
-from pipeline.reporting.study import Arm, Condition, Study
+from pipeline.reporting.data import Arm, Condition, Study
 
 SIDE = 128
 """Larger images are scaled down to this many pixels a side."""

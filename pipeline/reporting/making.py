@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from pipeline.reporting.study import Study
+from pipeline.reporting.data import Study
 
 
 def made(study: Study) -> tuple[tuple[str, str], ...]:

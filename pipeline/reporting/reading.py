@@ -4,16 +4,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline.ablation.decomposition import read_table
+from pipeline.ablation.manifest import MANIFEST as ABLATION
+from pipeline.ablation.manifest import ArmEntry, read_ablation
 from pipeline.errors import RunError
-from pipeline.evaluation.decomposition import read_table
-from pipeline.evaluation.manifest import MANIFEST as ABLATION
-from pipeline.evaluation.manifest import ArmEntry, read_ablation
-from pipeline.evaluation.outcomes import read_records
-from pipeline.evaluation.robustness import standing
+from pipeline.evaluation.metrics import standing
+from pipeline.evaluation.records import read_records
 from pipeline.evaluation.summary import epsilon_text
-from pipeline.masking import MaskSource
-from pipeline.reporting.study import Arm, Condition, Role, SanityCheck, Study
-from pipeline.training.run import parse_json, read_json, read_run
+from pipeline.masks import MaskSource
+from pipeline.reporting.data import Arm, Condition, Role, SanityCheck, Study
+from pipeline.runs.directory import read_run
+from pipeline.runs.files import parse_json, read_json
 
 RUN, SUMMARY, SANITY = "run.json", "summary.json", "sanity.json"
 NOT_RECORDED = "not recorded"

@@ -8,8 +8,8 @@ from pipeline.evaluation.statistics import Estimate
 from pipeline.evaluation.summary import epsilon_text
 from pipeline.reporting import wording
 from pipeline.reporting.comparisons import Comparison
+from pipeline.reporting.data import Study
 from pipeline.reporting.findings import Findings, SystemFigures
-from pipeline.reporting.study import Study
 from pipeline.reporting.table import Cell, Column, Table, grouped
 
 

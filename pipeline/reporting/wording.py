@@ -3,7 +3,7 @@
 from pipeline.evaluation.statistics import Estimate
 from pipeline.evaluation.summary import epsilon_text
 from pipeline.reporting.comparisons import SIGNIFICANT, Answer, Comparison, Conclusion
-from pipeline.reporting.study import Condition, Study
+from pipeline.reporting.data import Condition, Study
 
 FLOOR = 0.05
 """Robust accuracy up to which nearly nothing stands, so that systems can hardly differ."""

@@ -13,7 +13,7 @@ from classifier.config import ClassifierConfig
 from pipeline.config import to_plain
 from pipeline.data.transforms import AugmentConfig
 from pipeline.errors import ConfigError
-from pipeline.masking import MaskConfig, MaskSource
+from pipeline.masks import MaskConfig, MaskSource
 from pipeline.training.config import TrainerConfig
 from pipeline.training.objectives import NaturalConfig, ObjectiveConfig
 from segmenter.config import SegmenterConfig
@@ -80,10 +80,10 @@ class TrainClassifierConfig:
 
 def train_segmenter(config: TrainSegmenterConfig) -> None:
     """Train a segmenter on a prepared data set. Raises ``UserError`` of the kind that fits."""
-    from pipeline.data.prepared import open_prepared
-    from pipeline.training.engine import train
+    from pipeline.data.dataset import open_prepared
     from pipeline.training.job import Job
-    from pipeline.training.stage import bind_segmenter
+    from pipeline.training.tasks import bind_segmenter
+    from pipeline.training.trainer import train
     from segmenter.model import build_segmenter
 
     dataset = open_prepared(config.prepared)
@@ -113,11 +113,11 @@ def train_segmenter(config: TrainSegmenterConfig) -> None:
 def train_classifier(config: TrainClassifierConfig) -> None:
     """Train a classifier behind a mask source on a prepared data set. Raises ``UserError`` of the kind that fits."""
     from classifier.model import build_classifier
-    from pipeline.checkpoints import load_segmenter, weights_digest
-    from pipeline.data.prepared import open_prepared
-    from pipeline.training.engine import train
+    from pipeline.data.dataset import open_prepared
+    from pipeline.runs.checkpoints import load_segmenter, weights_digest
     from pipeline.training.job import Job
-    from pipeline.training.stage import bind_classifier
+    from pipeline.training.tasks import bind_classifier
+    from pipeline.training.trainer import train
 
     dataset, segmenter = open_prepared(config.prepared), None
     inputs = {"data set": dataset.fingerprint}

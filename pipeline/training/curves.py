@@ -7,8 +7,8 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from pipeline.checkpoints import write_atomically
-from pipeline.training.logs import read_metrics
+from pipeline.runs.files import write_atomically
+from pipeline.training.logging import read_metrics
 
 
 def draw_curve(metrics_path: Path, picture_path: Path, *, best_epoch: int) -> None:

@@ -7,13 +7,13 @@ from typing import Any
 
 from torch import nn
 
-from pipeline.checkpoints import Checkpoint, StageKind
-from pipeline.data.prepared import PreparedDataset
+from pipeline.data.dataset import PreparedDataset
 from pipeline.data.transforms import AugmentConfig
-from pipeline.provenance import provenance
+from pipeline.runs.checkpoints import Checkpoint, StageKind
+from pipeline.runs.provenance import provenance
 from pipeline.training.config import TrainerConfig
 from pipeline.training.objectives import AdversarialConfig, NaturalConfig, TradesConfig
-from pipeline.training.stage import BoundStage
+from pipeline.training.tasks import BoundStage
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from pipeline.attacks.objectives import ModelObjective, Score
 from pipeline.attacks.pgd import PgdConfig, pgd
-from pipeline.data.loading import Batch
-from pipeline.masking import MaskContext
+from pipeline.data.loader import Batch
+from pipeline.masks import MaskContext
 from pipeline.randomness import derive_seeds, normal
 from pipeline.system import attacked
-from pipeline.training.stage import BoundStage
+from pipeline.training.tasks import BoundStage
 
 TRADES_START_DEVIATION = 1e-3
 """Standard deviation of the noise from which the attack of TRADES starts, as in the authors' code: at the clean image itself the

@@ -5,11 +5,12 @@ from typing import Any
 
 from torch import Tensor
 
-from pipeline.checkpoints import save_checkpoint
+from pipeline.runs.checkpoints import save_checkpoint
+from pipeline.runs.directory import Run
+from pipeline.runs.files import write_json
 from pipeline.training.curves import draw_curve
 from pipeline.training.job import Job, describe
-from pipeline.training.logs import MetricsCsv, open_trackers
-from pipeline.training.run import Run, write_json
+from pipeline.training.logging import MetricsCsv, open_trackers
 from pipeline.training.state import TrainingState
 
 

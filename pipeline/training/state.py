@@ -8,8 +8,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
-from pipeline.checkpoints import load_training_state, save_training_state
 from pipeline.errors import CheckpointError
+from pipeline.runs.checkpoints import load_training_state, save_training_state
 
 FORMAT = 1
 

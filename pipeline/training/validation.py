@@ -7,11 +7,11 @@ from lightning.fabric import Fabric
 from torch import Tensor
 
 from pipeline.attacks.pgd import PgdConfig
-from pipeline.data.loading import Batch, Loader
+from pipeline.data.loader import Batch, Loader
 from pipeline.randomness import derive_seeds
 from pipeline.system import attacked
 from pipeline.training.objectives import worst_case_images
-from pipeline.training.stage import BoundStage
+from pipeline.training.tasks import BoundStage
 
 _ATTACK_STREAM = 0x7661_6C69  # sets these starting points apart from those of training
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ConfigDict, Field, TypeAdapter
 
 from pipeline.config import Number, check_overrides, dotted_keys, group_choices, load_config, to_plain, validate
-from pipeline.data.preparation import PrepareConfig
+from pipeline.data.prepare import PrepareConfig
 from pipeline.errors import ConfigError
 
 

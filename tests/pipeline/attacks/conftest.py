@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.masking import Fill, MaskConfig, MaskContext, MaskSource
+from pipeline.masks import Fill, MaskConfig, MaskContext, MaskSource
 from pipeline.system import TwoStage
 
 SIDE = 16

@@ -11,10 +11,10 @@ from classifier.config import ClassifierConfig
 from classifier.losses import cross_entropy
 from classifier.model import build_classifier
 from pipeline.attacks.acceleration import attacked_copy, fold_batch_norms
-from pipeline.attacks.adaptive import GradientPath, SystemObjective
 from pipeline.attacks.objectives import scores_and_gradients
-from pipeline.attacks.verdicts import fallen
-from pipeline.masking import Fill, MaskConfig, MaskContext, MaskSource
+from pipeline.attacks.tracker import fallen
+from pipeline.attacks.two_stage import GradientPath, SystemObjective
+from pipeline.masks import Fill, MaskConfig, MaskContext, MaskSource
 from pipeline.system import TwoStage, attacked
 from segmenter.config import SegmenterConfig
 from segmenter.model import build_segmenter

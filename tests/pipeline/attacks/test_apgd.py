@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from pyautoattack.autopgd_base import APGDAttack
 from torch import Tensor
 
-from pipeline.attacks.adaptive import SystemObjective
 from pipeline.attacks.apgd import apgd, checkpoints
 from pipeline.attacks.objectives import ModelObjective, cross_entropy, dlr
-from pipeline.attacks.verdicts import Witness, fallen
-from pipeline.masking import MaskSource
+from pipeline.attacks.tracker import Witness, fallen
+from pipeline.attacks.two_stage import SystemObjective
+from pipeline.masks import MaskSource
 from pipeline.system import TwoStage
 
 NAMES = {"linf": "Linf", "l2": "L2"}

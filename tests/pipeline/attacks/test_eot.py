@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.attacks.adaptive import SystemObjective
 from pipeline.attacks.eot import Expectation, made_up_seeds, over_hidden_seeds
 from pipeline.attacks.objectives import cross_entropy, margin, scores_and_gradients
-from pipeline.attacks.verdicts import Judged
-from pipeline.masking import Fill, MaskContext, MaskSource
+from pipeline.attacks.tracker import Judged
+from pipeline.attacks.two_stage import SystemObjective
+from pipeline.masks import Fill, MaskContext, MaskSource
 from pipeline.system import TwoStage
 
 SEEDED = pytest.mark.parametrize(

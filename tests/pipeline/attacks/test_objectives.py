@@ -22,7 +22,7 @@ from pipeline.attacks.objectives import (
     targeted_dlr,
     targeted_margin,
 )
-from pipeline.masking import MaskContext
+from pipeline.masks import MaskContext
 
 
 class Bare:

@@ -17,7 +17,7 @@ from classifier.losses import cross_entropy
 from pipeline.attacks.objectives import ModelObjective, margin
 from pipeline.attacks.pgd import PgdConfig, pgd, pgd_l2, pgd_linf
 from pipeline.attacks.regions import Region, region_masks
-from pipeline.masking import Fill, MaskConfig, MaskContext, MaskSource
+from pipeline.masks import Fill, MaskConfig, MaskContext, MaskSource
 from pipeline.system import TwoStage, attacked
 
 pytestmark = pytest.mark.filterwarnings("ignore:Please import `gaussian_filter` from the `scipy.ndimage`:DeprecationWarning")

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.attacks.adaptive import SystemObjective
-from pipeline.attacks.balls import Ball, l2_ball, linf_ball
+from pipeline.attacks.norms import Ball, l2_ball, linf_ball
 from pipeline.attacks.objectives import Score, cross_entropy, margin
 from pipeline.attacks.pgd import pgd_l2, pgd_linf
 from pipeline.attacks.streaming import Searched, streamed_pgd
-from pipeline.masking import MaskConfig, MaskContext, MaskSource
+from pipeline.attacks.two_stage import SystemObjective
+from pipeline.masks import MaskConfig, MaskContext, MaskSource
 from pipeline.system import TwoStage
 
 SIDE, CLASSES, IMAGES = 8, 4, 24

@@ -20,10 +20,11 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from pipeline.config import CONFIG_DIR, validate
-from pipeline.data import coco, coco_annotations
-from pipeline.data.coco import CocoConfig, CocoPart, plan
-from pipeline.data.coco_annotations import Annotation, read_annotations, read_index
-from pipeline.data.coco_masks import BadSegmentation, area, draw, run_lengths
+from pipeline.data.coco import annotations as coco_annotations
+from pipeline.data.coco import source as coco
+from pipeline.data.coco.annotations import Annotation, read_annotations, read_index
+from pipeline.data.coco.masks import BadSegmentation, area, draw, run_lengths
+from pipeline.data.coco.source import CocoConfig, CocoPart, plan
 from pipeline.data.sample import Plan, Reject, Sample
 from pipeline.errors import ConfigError, DataError
 

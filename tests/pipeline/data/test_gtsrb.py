@@ -15,10 +15,10 @@ import yaml
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
-from pipeline.data.gtsrb import CLASS_NAMES, TEST_IMAGES, TEST_TABLE, TRAINING, GtsrbConfig, plan
-from pipeline.data.gtsrb_annotations import COLUMNS
+from pipeline.data.gtsrb.annotations import COLUMNS
+from pipeline.data.gtsrb.shapes import coverage, shape_of
+from pipeline.data.gtsrb.source import CLASS_NAMES, TEST_IMAGES, TEST_TABLE, TRAINING, GtsrbConfig, plan
 from pipeline.data.sample import Plan, Reject, Sample
-from pipeline.data.signs import coverage, shape_of
 from pipeline.errors import ConfigError, DataError
 
 REPOSITORY = Path(__file__).parents[3]
@@ -299,7 +299,8 @@ def test_the_recipe_changes_with_every_choice_but_not_with_the_place(tree: Path,
 
 
 def test_reading_does_not_import_torchvision() -> None:
-    check = "import sys, pipeline.data.gtsrb; sys.exit(any(name.split('.')[0] in ('torch', 'torchvision') for name in sys.modules))"
+    loaded = "any(name.split('.')[0] in ('torch', 'torchvision') for name in sys.modules)"
+    check = f"import sys, pipeline.data.gtsrb.source; sys.exit({loaded})"
     assert subprocess.run([sys.executable, "-c", check], cwd=REPOSITORY, check=False).returncode == 0
 
 

@@ -18,10 +18,10 @@ from matplotlib.path import Path as Polygon
 from pydantic import TypeAdapter, ValidationError
 from scipy.stats import binomtest, chi2_contingency, chisquare
 
-from pipeline.data.backgrounds import KINDS
-from pipeline.data.glyphs import GLYPHS, SILHOUETTES, STYLES, Pose, area, coverage, draw_glyph
 from pipeline.data.sample import Sample
-from pipeline.data.synthetic import Scene, SyntheticConfig, draw_scene, load, plan, render, sample_generator
+from pipeline.data.synthetic.backgrounds import KINDS
+from pipeline.data.synthetic.glyphs import GLYPHS, SILHOUETTES, STYLES, Pose, area, coverage, draw_glyph
+from pipeline.data.synthetic.source import Scene, SyntheticConfig, draw_scene, load, plan, render, sample_generator
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 

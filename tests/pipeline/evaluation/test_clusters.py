@@ -11,7 +11,7 @@ from scipy import stats
 
 from pipeline.evaluation import statistics
 from pipeline.evaluation.clusters import effective_size
-from pipeline.evaluation.robustness import clean_accuracy, clean_mask_iou, curve, standing
+from pipeline.evaluation.metrics import clean_accuracy, clean_mask_iou, curve, standing
 from pipeline.evaluation.statistics import Estimate, compare, mean_estimate, pooled_over_seeds, share, wilson
 
 

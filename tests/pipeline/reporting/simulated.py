@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from pipeline.evaluation.gallery_samples import GALLERY, Gallery
-from pipeline.evaluation.outcomes import SCHEMA, RecordStore, Status, Unit
+from pipeline.evaluation.gallery import GALLERY, Gallery
+from pipeline.evaluation.records import SCHEMA, RecordStore, Status, Unit
 
 EPSILONS = (2 / 255, 4 / 255, 8 / 255)
 ATTACKS = ("apgd-margin", "guided-collapse")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cli import main
+from pipeline.cli.main import main
 from pipeline.errors import RunError
 from pipeline.reporting.commands import MARKER, ReportConfig, replace_directory, report
 

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.evaluation.statistics import Estimate, PairedComparison
 from pipeline.reporting.comparisons import Answer, Comparison, Conclusion, answered
-from pipeline.reporting.study import Condition
+from pipeline.reporting.data import Condition
 from pipeline.reporting.wording import answer_sentences, floor_note, p_text
 
 

@@ -3,7 +3,7 @@
 import polars as pl
 import pytest
 
-from pipeline.evaluation.counterfactual import Fate
+from pipeline.ablation.counterfactual import Fate
 from pipeline.reporting.decomposition import decomposition_section, silhouette_section
 from pipeline.reporting.reading import read_study
 

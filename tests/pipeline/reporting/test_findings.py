@@ -9,10 +9,10 @@ from scipy import stats
 
 from pipeline.evaluation.statistics import sign_flip, smallest_detectable_difference
 from pipeline.reporting import tables
+from pipeline.reporting.data import Condition
 from pipeline.reporting.document import compose
 from pipeline.reporting.findings import find
 from pipeline.reporting.reading import read_study
-from pipeline.reporting.study import Condition
 from pipeline.reporting.wording import answer_sentences, floor_note, pooling_text, sample_text
 
 

@@ -8,9 +8,9 @@ import polars as pl
 import pytest
 
 from pipeline.errors import RunError
+from pipeline.reporting.data import Condition
 from pipeline.reporting.reading import read_study
-from pipeline.reporting.study import Condition
-from pipeline.training.run import write_json
+from pipeline.runs.files import write_json
 
 
 @pytest.fixture(scope="module")

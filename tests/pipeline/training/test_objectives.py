@@ -11,8 +11,8 @@ from torch.nn import functional
 from classifier.config import ClassifierConfig
 from classifier.model import build_classifier
 from pipeline.attacks.pgd import PgdConfig
-from pipeline.data.loading import Batch
-from pipeline.masking import MaskConfig, MaskSource
+from pipeline.data.loader import Batch
+from pipeline.masks import MaskConfig, MaskSource
 from pipeline.training.objectives import (
     AdversarialConfig,
     NaturalConfig,
@@ -24,7 +24,7 @@ from pipeline.training.objectives import (
     trades,
     worst_case_images,
 )
-from pipeline.training.stage import BoundStage, bind_classifier, bind_segmenter
+from pipeline.training.tasks import BoundStage, bind_classifier, bind_segmenter
 from segmenter.config import SegmenterConfig
 from segmenter.model import build_segmenter
 

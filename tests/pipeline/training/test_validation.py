@@ -6,9 +6,9 @@ from lightning.fabric import Fabric
 from torch import nn
 
 from pipeline.attacks.pgd import PgdConfig
-from pipeline.data.loading import Loader
-from pipeline.data.prepared import open_prepared
-from pipeline.training.stage import BoundStage
+from pipeline.data.dataset import open_prepared
+from pipeline.data.loader import Loader
+from pipeline.training.tasks import BoundStage
 from pipeline.training.validation import measure
 
 ATTACK = PgdConfig(epsilon=2 / 255, num_steps=4)

@@ -1,0 +1,1 @@
+"""A grid of trainings, masks and attacks: planned, reused, run and put together."""

@@ -1,0 +1,222 @@
+"""What an ablation is made of. ``configs/experiment/`` holds ready ones."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+
+from classifier.config import ClassifierConfig
+from pipeline.attacks.specs import AttackSuite
+from pipeline.config import Number
+from pipeline.data.prepare import AnySource
+from pipeline.data.sample import Split
+from pipeline.data.transforms import AugmentConfig
+from pipeline.masks import Fill, MaskConfig, MaskSource
+from pipeline.training.config import TrainerConfig
+from pipeline.training.objectives import AdversarialConfig, NaturalConfig, TradesConfig
+from segmenter.config import SegmenterConfig
+
+Objective = Literal["natural", "adversarial", "trades"]
+Degraded = Literal["eroded", "dilated", "shifted"]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MaskPair:
+    """Which masks a classifier is trained with, and which ones it is tested with."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    train: MaskSource
+    """Mask source in training."""
+    test: MaskSource
+    """Mask source in testing. A pair of two learned sources uses one segmenter for both."""
+    segmenters: Annotated[tuple[Objective, ...], Field(min_length=1)] | None = None
+    """Objectives of the segmenters that make the masks, out of segmenter_objectives; null: all of these, one arm each."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MaskSettings:
+    """What all masks of an experiment share."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    fill: Fill = Fill.GREY
+    """What stands where the mask is 0: black, grey, mean (of the training images), noise or blur. Blur leaks the background."""
+    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Foreground probability above which a learned-hard mask is 1, between 0 and 1."""
+    surrogate: Literal["identity", "sigmoid"] = "sigmoid"
+    """Gradient of the learned-hard gate: identity or sigmoid."""
+    blur_sigma: Annotated[Number, Field(gt=0)] = 4.0
+    """Standard deviation in pixels of the blur fill, above 0."""
+
+    def masks(self, source: MaskSource, *, pixels: int | None = None) -> MaskConfig:
+        """Masks from a source; ``pixels`` is how far eroded, dilated and shifted ones are changed."""
+        masks = MaskConfig(source=source, **vars(self))
+        return masks if pixels is None else dataclasses.replace(masks, radius=pixels, shift=pixels)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SanitySettings:
+    """Which main arms are searched for what gives false robustness away."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    objectives: tuple[Objective, ...] = ("natural", "adversarial", "trades")
+    """Of their classifiers."""
+    sources: tuple[MaskSource, ...] = (MaskSource.NONE, MaskSource.LEARNED, MaskSource.LEARNED_HARD)
+    """Of their masks in testing. Others are no defence: there is nothing to be misled about."""
+    images: Count = 64
+    """Images that the checks use."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationSettings:
+    """How every arm is evaluated."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    split: Split = "test"
+    """Images that are attacked: train, val or test."""
+    max_images: Count | None = None
+    """Attack only so many images, with the class shares of the split, the same for every arm; null: all."""
+    batch_size: Count = 64
+    """Images in a batch. Changes speed and memory, and results no more than rounding does."""
+    part_size: Count = 256
+    """Images whose records are written together. What a killed evaluation repeats is one attack on so many images."""
+    save_images: bool = True
+    """Keep the adversarial images of the main arms, float32: the decomposition scores them again."""
+    gallery_images: Annotated[int, Field(ge=0)] = 6
+    """Images of each outcome that a main arm keeps for the gallery of the report; 0: none."""
+    sanity: SanitySettings | None = dataclasses.field(default_factory=SanitySettings)
+    """Also look for what gives false robustness away; null: no."""
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """The device; auto takes a GPU where there is one."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DegradationConfig:
+    """How good must the mask be: classifiers trained on the oracle, tested with oracles that were made worse on purpose."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    kinds: Annotated[tuple[Degraded, ...], Field(min_length=1)] = ("eroded", "dilated", "shifted")
+    """In which ways: eroded, dilated, shifted (to the right)."""
+    pixels: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 2, 4)
+    """By how many pixels, each at least 1."""
+    objectives: Annotated[tuple[Objective, ...], Field(min_length=1)] = ("adversarial",)
+    """Classifiers that are tested, by objective."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DecompositionConfig:
+    """Where did the robustness go: from the oracle to learned masks, through the mask or through the pixels."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    objectives: tuple[Objective, ...] = ("natural", "adversarial", "trades")
+    """Of the classifiers whose arms are decomposed."""
+    num_steps: Count = 50
+    """Gradient steps of the three attacks (Auto-PGD on the margin, alike but for the paths of their gradient), at least 1."""
+    restarts: Count = 1
+    """Random starts of these attacks, at least 1."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AblateConfig:
+    """Train, attack and compare systems over a grid of objectives, masks and seeds."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    experiment: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+    """Name of the experiment, for directories and the report; experiment=NAME on the command line reads
+    configs/experiment/NAME.yaml."""
+    run: Path
+    """Directory of this ablation: what it consists of, its decomposition, its report."""
+    resume: bool = True
+    """Continue the ablation in that directory; false: refuse a directory that holds one."""
+    store: Path | None = None
+    """Directory of trained stages and evaluations, found again by what they were made from: experiments that share it share
+    them. null: store/ in the directory of the ablation."""
+    dry_run: bool = False
+    """Only say what would be done."""
+    data: AnySource
+    """Where images, masks and labels come from."""
+    prepared: Path
+    """Directory of the prepared data set; it is made where there is none."""
+    workers: Annotated[int, Field(ge=0)] | None = None
+    """Processes that prepare the data; null: one per usable core, 0: none but this one."""
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
+    """Every arm is trained and attacked once for each seed."""
+    segmenter: SegmenterConfig = dataclasses.field(default_factory=SegmenterConfig)
+    """What the segmenter is made of."""
+    classifier: ClassifierConfig = dataclasses.field(default_factory=ClassifierConfig)
+    """What the classifier is made of."""
+    segmenter_objectives: Annotated[tuple[Objective, ...], Field(min_length=1)] = ("natural",)
+    """How segmenters are trained: natural, adversarial, trades."""
+    classifier_objectives: Annotated[tuple[Objective, ...], Field(min_length=1)] = ("natural", "adversarial")
+    """How classifiers are trained: natural, adversarial, trades."""
+    adversarial: AdversarialConfig = dataclasses.field(default_factory=AdversarialConfig)
+    """Adversarial training, of either stage."""
+    trades: TradesConfig = dataclasses.field(default_factory=TradesConfig)
+    """TRADES, for either stage."""
+    masks: Annotated[tuple[MaskPair, ...], Field(min_length=1)]
+    """Masks in training and in testing, one arm for each pair (and segmenter): [{train: oracle, test: learned}]."""
+    masking: MaskSettings = dataclasses.field(default_factory=MaskSettings)
+    """What all masks share."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the classifiers' target that is spread over all classes, 0 to 1."""
+    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
+    """How training images of both stages are varied."""
+    segmenter_trainer: TrainerConfig = dataclasses.field(default_factory=TrainerConfig)
+    """The training loop of segmenters. Its seed is the arm's."""
+    classifier_trainer: TrainerConfig = dataclasses.field(default_factory=TrainerConfig)
+    """The training loop of classifiers. Its seed is the arm's."""
+    attack: AttackSuite
+    """Threat model and attacks; an image counts only if none of them fells it."""
+    headline_epsilon: Annotated[Number, Field(gt=0)] | None = None
+    """Epsilon that the answer of the report is about, out of attack.threat.epsilons. To be chosen before anything is attacked;
+    null: the largest."""
+    evaluation: EvaluationSettings = dataclasses.field(default_factory=EvaluationSettings)
+    """How every arm is evaluated."""
+    degradation: DegradationConfig | None = None
+    """Also test with oracles made worse on purpose; null: no."""
+    decomposition: DecompositionConfig | None = None
+    """Also split the loss from the oracle to learned masks; null: no. For pairs that are tested with learned masks, if there is one
+    that is tested with the oracle."""
+    silhouette: bool = False
+    """Also train a classifier that sees the oracle mask and nothing else: what the outline alone gives away."""
+
+    def __post_init__(self) -> None:
+        for name in ("seeds", "segmenter_objectives", "classifier_objectives", "masks"):
+            values = getattr(self, name)
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name}: names the same thing twice")
+        for pair in self.masks:
+            if not set(pair.segmenters or ()) <= set(self.segmenter_objectives):
+                raise ValueError(f"masks: segmenters={list(pair.segmenters or ())} names one that segmenter_objectives does not")
+        if self.headline_epsilon is not None and self.headline_epsilon not in self.attack.threat.epsilons:
+            raise ValueError("headline_epsilon: is not one of attack.threat.epsilons")
+        for name in ("segmenter_trainer", "classifier_trainer"):
+            trainer = getattr(self, name)
+            if trainer.seed:
+                raise ValueError(f"{name}.seed: the seed of an arm is one of seeds: say seeds=[{trainer.seed}]")
+            if trainer.devices * trainer.num_nodes > 1:
+                raise ValueError(f"{name}: an ablation trains on one device; spread its seeds over several with --multirun")
+        if self.decomposition is not None and not self.evaluation.save_images:
+            raise ValueError("decomposition: scores the adversarial images again: it needs evaluation.save_images=true")
+        if self.degradation is not None and not set(self.degradation.objectives) <= set(self.classifier_objectives):
+            raise ValueError("degradation.objectives: names a classifier that classifier_objectives does not")
+
+    def objective(self, name: Objective) -> NaturalConfig | AdversarialConfig | TradesConfig:
+        """The objective of that name."""
+        choices: dict[Objective, NaturalConfig | AdversarialConfig | TradesConfig]
+        choices = {"natural": NaturalConfig(), "adversarial": self.adversarial, "trades": self.trades}
+        return choices[name]
+
+    @property
+    def store_path(self) -> Path:
+        """Where stages and evaluations are kept."""
+        return self.run / "store" if self.store is None else self.store

@@ -1,0 +1,202 @@
+"""Where did the robustness go: adversarial images scored again with one of the two paths undone.
+
+A learned mask gives an attacker two ways to the class: the pixels that the classifier sees, and the mask that it sees them through.
+Scoring an adversarial image with the clean image's mask undoes what it did to the mask; scoring the clean image with the
+adversarial image's mask undoes what it did to the pixels. Both say what this adversarial image used, not what an attacker
+restricted to one path could have done: for that there are attacks whose gradient knows one path only, with as many steps.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from pipeline.attacks.objectives import margin
+from pipeline.data.dataset import PreparedDataset
+from pipeline.data.loader import Batch, read_rows
+from pipeline.evaluation.records import RecordStore, Status, Unit
+from pipeline.evaluation.statistics import Estimate, share
+from pipeline.masks import MaskContext
+from pipeline.system import TwoStage, attacked
+
+
+class Fate(StrEnum):
+    """What became of one image between the arm with the oracle and the arm with learned masks, at one epsilon."""
+
+    STANDS = "stands"
+    """Right under attack in both."""
+    FALLS = "falls"
+    """Wrong in both."""
+    GAINED = "gained"
+    """Wrong with the oracle, right with the learned mask."""
+    LOST_CLEAN = "lost-clean"
+    """Lost, and without an attack already: the learned mask is not good enough."""
+    LOST_MASK = "lost-mask"
+    """Lost, and the adversarial mask alone (on clean pixels) is enough, while the adversarial pixels alone are not."""
+    LOST_PIXELS = "lost-pixels"
+    """Lost, and the adversarial pixels alone (through the clean mask) are enough, while the adversarial mask alone is not."""
+    LOST_EITHER = "lost-either"
+    """Lost, and each of the two alone is enough."""
+    LOST_TOGETHER = "lost-together"
+    """Lost, and neither of the two alone is enough."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PathMargins:
+    """Largest other logit minus the label's, one value per image: above 0 is misclassified."""
+
+    pixels: Float[Tensor, " batch"]
+    """Of the adversarial image seen through the clean image's mask."""
+    mask: Float[Tensor, " batch"]
+    """Of the clean image seen through the adversarial image's mask."""
+    oracle: Float[Tensor, " batch"]
+    """Of the adversarial image seen through the oracle."""
+
+
+@torch.no_grad()
+def path_margins(
+    system: TwoStage,
+    clean: Float[Tensor, "batch 3 height width"],
+    adversarial: Float[Tensor, "batch 3 height width"],
+    labels: Int64[Tensor, " batch"],
+    context: MaskContext,
+) -> PathMargins:
+    """Score images with the mask of their counterpart. The context holds oracle masks, and what the system needs beside."""
+    assert context.oracle_masks is not None
+    with attacked(system):
+        clean_masks, adversarial_masks = system.masks(clean, context), system.masks(adversarial, context)
+        return PathMargins(
+            pixels=margin(system.classify(adversarial, clean_masks, context), labels),
+            mask=margin(system.classify(clean, adversarial_masks, context), labels),
+            oracle=margin(system.classify(adversarial, context.oracle_masks.to(adversarial.dtype), context), labels),
+        )
+
+
+def fate(*, oracle_stands: bool, stands: bool, clean_correct: bool, pixels_fall: bool, mask_falls: bool) -> Fate:
+    """The fate of one image. ``pixels_fall`` and ``mask_falls`` say whether that path of its adversarial image alone is enough."""
+    if stands:
+        return Fate.STANDS if oracle_stands else Fate.GAINED
+    if not oracle_stands:
+        return Fate.FALLS
+    if not clean_correct:
+        return Fate.LOST_CLEAN
+    if pixels_fall and mask_falls:
+        return Fate.LOST_EITHER
+    if pixels_fall:
+        return Fate.LOST_PIXELS
+    return Fate.LOST_MASK if mask_falls else Fate.LOST_TOGETHER
+
+
+def rescored_margins(
+    system: TwoStage, dataset: PreparedDataset, runs: Sequence[Path], *, batch_size: int, device: torch.device
+) -> pl.DataFrame:
+    """The path margins of each image's strongest saved adversarial image, at every epsilon of some evaluations of one system.
+
+    Columns: sample_id, epsilon, margin, pixels_margin, mask_margin, oracle_mask_margin. The strongest is the one with the largest
+    margin over all runs; an image that is wrong clean is its own. An evaluation that stops at the first success knows only points
+    just beyond the boundary, which nearly any change brings back: give one with ``keep_all`` too. Raises RunError where images are
+    damaged or were not saved.
+    """
+    tables = [_rescored(system, dataset, RecordStore(run), batch_size=batch_size, device=device) for run in runs]
+    strongest = pl.concat(tables).sort("margin", descending=True, maintain_order=True)
+    return strongest.unique(["sample_id", "epsilon"], keep="first", maintain_order=True)
+
+
+def _rescored(
+    system: TwoStage, dataset: PreparedDataset, store: RecordStore, *, batch_size: int, device: torch.device
+) -> pl.DataFrame:
+    rows_of = {sample_id: row for row, sample_id in enumerate(dataset.samples["sample_id"].to_list())}
+    tables = []
+    for worst, images in _worst_images(store):
+        rows = np.array([rows_of[sample_id] for sample_id in worst["sample_id"]], dtype=np.int64)
+        for start in range(0, len(rows), batch_size):
+            part = slice(start, start + batch_size)
+            batch = read_rows(dataset, rows[part])
+            found = batch.images.clone()
+            for position, image in enumerate(images[part]):
+                if image is not None:
+                    found[position] = torch.from_numpy(image)
+            margins = _margins(system, batch.to(device), found.to(device))
+            keys = worst[part].select("sample_id", "epsilon", margin="adversarial_margin")
+            tables.append(keys.with_columns(*margins))
+    return pl.concat(tables)
+
+
+def decompose(arm: pl.DataFrame, oracle: pl.DataFrame, margins: pl.DataFrame, paths: dict[str, pl.DataFrame]) -> pl.DataFrame:
+    """One row for each image and epsilon: what became of it, and why.
+
+    ``arm`` and ``oracle`` are verdicts (sample_id, epsilon, stands) of the two arms, ``arm`` with ``group`` and ``clean_correct``
+    too; ``margins`` comes from ``rescored_margins``; ``paths`` are verdicts under one attack each, by the paths that its gradient
+    follows. Columns: those of ``arm``, oracle_stands, the margins, PATH_attack_stands for each path, and fate.
+    """
+    joined = arm.join(oracle.rename({"stands": "oracle_stands"}), on=["sample_id", "epsilon"])
+    joined = joined.join(margins, on=["sample_id", "epsilon"])
+    for path, verdicts in paths.items():
+        joined = joined.join(verdicts.rename({"stands": f"{path}_attack_stands"}), on=["sample_id", "epsilon"])
+    fates = [
+        str(
+            fate(
+                oracle_stands=row["oracle_stands"],
+                stands=row["stands"],
+                clean_correct=row["clean_correct"],
+                pixels_fall=row["pixels_margin"] > 0,
+                mask_falls=row["mask_margin"] > 0,
+            )
+        )
+        for row in joined.iter_rows(named=True)
+    ]
+    return joined.with_columns(pl.Series("fate", fates, dtype=pl.String)).sort("epsilon", "sample_id")
+
+
+def shares(rows: pl.DataFrame) -> dict[str, Estimate]:
+    """The share of images of each fate among the rows of one epsilon, and of images that stand with one path undone.
+
+    The unit is the image; intervals are for independent groups. Shares of fates add up to 1, and the lost minus the gained are the
+    difference of the two arms' robust accuracy.
+    """
+    right = rows["clean_correct"]
+    claims = {str(fate): rows["fate"] == fate for fate in Fate}
+    claims["right-through-clean-mask"] = right & (rows["pixels_margin"] <= 0)
+    claims["right-through-oracle-mask"] = right & (rows["oracle_mask_margin"] <= 0)
+    claims["right-on-clean-pixels"] = right & (rows["mask_margin"] <= 0)
+    for name in rows.columns:
+        if name.endswith("_attack_stands"):
+            claims[name.removesuffix("_stands").replace("_", "-") + "-stands"] = rows[name]
+    groups = rows["group"].to_numpy()
+    return {name: share(claim.to_numpy(), groups) for name, claim in claims.items()}
+
+
+def _worst_images(store: RecordStore) -> Iterator[tuple[pl.DataFrame, list[np.ndarray | None]]]:
+    """Chunk by chunk: one record for each image and epsilon, and its adversarial image (None: the clean one)."""
+    units = sorted(store.units())
+    for chunk in sorted({unit.chunk for unit in units}):
+        records, images = _of_chunk(store, [unit for unit in units if unit.chunk == chunk])
+        worst = records.sort("adversarial_margin", descending=True, maintain_order=True)
+        worst = worst.unique(["sample_id", "epsilon"], keep="first", maintain_order=True)
+        keys = zip(worst["sample_id"], worst["found_by"], worst["found_epsilon"], strict=True)
+        yield worst, [None if found_by is None else images[sample, found_by, epsilon] for sample, found_by, epsilon in keys]
+
+
+def _of_chunk(store: RecordStore, units: list[Unit]) -> tuple[pl.DataFrame, dict[tuple[str, str, float], np.ndarray]]:
+    tables: list[pl.DataFrame] = []
+    images: dict[tuple[str, str, float], np.ndarray] = {}
+    for unit in units:
+        table = store.read(unit)
+        attacked_rows = table.filter(pl.col("status") == Status.ATTACKED)
+        keys = zip(attacked_rows["sample_id"], attacked_rows["attack"], attacked_rows["epsilon"], strict=True)
+        images |= dict(zip(keys, store.read_images(unit), strict=True))
+        tables.append(table)
+    return pl.concat(tables), images
+
+
+def _margins(system: TwoStage, batch: Batch, adversarial: Tensor) -> list[pl.Series]:
+    context = MaskContext(oracle_masks=batch.masks, sample_seeds=batch.seeds)
+    margins = path_margins(system, batch.images, adversarial, batch.labels, context)
+    names = {"pixels_margin": margins.pixels, "mask_margin": margins.mask, "oracle_mask_margin": margins.oracle}
+    return [pl.Series(name, values.double().cpu().numpy()) for name, values in names.items()]

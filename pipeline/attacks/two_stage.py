@@ -1,0 +1,265 @@
+"""Attacks that know the system has two stages: objectives that reach the class logits, the mask logits, or one by way of the other.
+
+Everything an adaptive attacker may want is one objective with a few switches, climbed by the same searches as any other:
+which score of the class logits, through which gradient path and gate, and how much the mask is to become which target. The idea of
+driving the mask first and the class from there is the two-phase guided attack of Sitawarin et al. 2023 on part-based models
+(https://arxiv.org/abs/2209.09117); our second phase begins at the end of the first, which their published code does not do.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.nn import functional
+
+from classifier.losses import cross_entropy
+from pipeline.attacks.norms import Norm
+from pipeline.attacks.objectives import Score, margin
+from pipeline.attacks.pgd import PerImage, RegionMasks, pgd_l2, pgd_linf
+from pipeline.attacks.tracker import Judged, Witness
+from pipeline.masks import MaskContext, soft_gate
+from pipeline.system import TwoStage
+
+
+class GradientPath(StrEnum):
+    """Through which of the two ways the class score's gradient reaches the image."""
+
+    BOTH = "both"
+    """The gradient as it is: through the pixels the classifier sees and through the mask."""
+    PIXELS = "pixels"
+    """Through the pixels alone; the mask is followed but not differentiated. A diagnostic."""
+    MASK = "mask"
+    """Through the mask alone; the pixels are followed but not differentiated. A diagnostic."""
+    BALANCED = "balanced"
+    """Both, each scaled to Euclidean length 1 per image before they are added: neither drowns the other."""
+
+
+class MaskGoal(StrEnum):
+    """What the attacker wants the mask to be."""
+
+    COLLAPSE = "collapse"
+    """Empty: the classifier sees the fill alone."""
+    FLOOD = "flood"
+    """Full: the background is let through."""
+    STEAL = "steal"
+    """The mask of another class's image: see ``stolen_masks``."""
+    INVERT_ORACLE = "invert-oracle"
+    """Wrong at every pixel, by the data set's mask."""
+    INVERT_CLEAN = "invert-clean"
+    """The opposite of what the segmenter says of the clean image."""
+
+
+class GuideMasks(NamedTuple):
+    """A fixed pool of masks that ``steal`` chooses from, such as those of the validation split."""
+
+    masks: Float[Tensor, "pool 1 height width"]
+    labels: Int64[Tensor, " pool"]
+
+
+class _BalancedPaths(torch.autograd.Function):
+    """The identity, twice; backwards each copy's gradient is scaled to length 1 per image, then they are added."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor) -> tuple[Tensor, Tensor]:
+        del ctx
+        return images.clone(), images.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Tensor:
+        del ctx
+        pixel_gradients, mask_gradients = gradients
+        return _unit(pixel_gradients) + _unit(mask_gradients)
+
+
+def _unit(gradients: Tensor) -> Tensor:
+    # Scaled by its largest entry first: the squares of a vanishing gradient (1e-30) would round to 0.
+    tiny = torch.finfo(gradients.dtype).tiny
+    scaled = gradients / gradients.abs().amax(dim=(1, 2, 3), keepdim=True).clamp_min(tiny)
+    return scaled / scaled.square().sum(dim=(1, 2, 3), keepdim=True).sqrt().clamp_min(tiny)
+
+
+def mask_likeness(
+    mask_logits: Float[Tensor, "batch 1 height width"], target_masks: Float[Tensor, "batch 1 height width"]
+) -> Float[Tensor, " batch"]:
+    """Minus the binary cross-entropy to the target, averaged over the image's pixels: at most 0 for targets of 0 and 1.
+
+    Its gradient at a mask logit is (target - probability) / pixels: largest where the mask is surely wrong, gone where it is as
+    wanted. So no pixel is too sure to be attacked, and none that is won already draws the search away from the others.
+    """
+    losses = functional.binary_cross_entropy_with_logits(mask_logits, target_masks, reduction="none")
+    return -losses.mean(dim=(1, 2, 3))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SystemObjective:
+    """``class_score(logits, labels) + mask_weight * mask_likeness(mask_logits, mask_targets)`` of a two-stage system.
+
+    The score is what is climbed; the verdict is always the margin of the system as it is (``verdicts.Judged``). ``class_score``
+    None leaves the mask alone to be climbed. Raises ValueError for a path, a gate or a mask target that the system does not have.
+    """
+
+    system: TwoStage
+    """In the state of ``system.attacked``."""
+    labels: Int64[Tensor, " batch"]
+    context: MaskContext | None
+    class_score: Score | None = cross_entropy
+    """Class logits and labels (and target labels, if there are any) to one value per image."""
+    target_labels: Int64[Tensor, " batch"] | None = None
+    path: GradientPath = GradientPath.BOTH
+    """Which gradient of the class score is climbed. The value of the score is the same for all."""
+    soft: bool = False
+    """Climb the class score through a soft gate in place of the hard one: a transfer attack on ``learned-hard``."""
+    mask_targets: Float[Tensor, "batch 1 height width"] | None = None
+    mask_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.class_score is None and self.mask_targets is None:
+            raise ValueError("there is nothing to climb: give a class score or mask targets")
+        special = self.path is not GradientPath.BOTH or self.soft or self.mask_targets is not None
+        if special and not self.system.masking.source.is_learned:
+            raise ValueError(f"no attacker can move the mask of the source {self.system.masking.source.value!r}")
+
+    def __call__(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
+        return self.scores_and_verdicts(images)[0]
+
+    def scores_and_verdicts(
+        self, images: Float[Tensor, "batch 3 height width"]
+    ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
+        """The score that is climbed, and the margin of the system's own logits without a gradient."""
+        if not self.system.masking.source.is_learned:
+            logits = self.system(images, self.context)
+            return self._class_scores(logits), margin(logits.detach(), self.labels)
+        pixels, seen_by_segmenter = self._branches(images)
+        mask_logits = self.system.mask_logits(seen_by_segmenter)
+        scores = images.new_zeros(len(images))
+        if self.mask_targets is not None:
+            scores = scores + self.mask_weight * mask_likeness(mask_logits, self.mask_targets)
+        if self.class_score is not None:
+            masks = self._soft_masks(mask_logits) if self.soft else self.system.gate(mask_logits)
+            logits = self.system.classify(pixels, masks, self.context)
+            scores = scores + self._class_scores(logits)
+        if self.class_score is None or self.soft:
+            logits = self._own_logits(images, mask_logits)
+        return scores, margin(logits.detach(), self.labels)
+
+    def select(self, indices: Int64[Tensor, " kept"]) -> "SystemObjective":
+        """The same objective for some images of the batch, in the order of ``indices``."""
+        return replace(
+            self,
+            labels=self.labels[indices],
+            context=None if self.context is None else self.context.select(indices),
+            target_labels=None if self.target_labels is None else self.target_labels[indices],
+            mask_targets=None if self.mask_targets is None else self.mask_targets[indices],
+        )
+
+    def _class_scores(self, logits: Tensor) -> Tensor:
+        assert self.class_score is not None
+        targets = (self.labels,) if self.target_labels is None else (self.labels, self.target_labels)
+        return self.class_score(logits, *targets)
+
+    def _branches(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The images as the classifier gets them and as the segmenter does."""
+        match self.path:
+            case GradientPath.BOTH:
+                return images, images
+            case GradientPath.PIXELS:
+                return images, images.detach()
+            case GradientPath.MASK:
+                return images.detach(), images
+            case GradientPath.BALANCED:
+                pixels, seen_by_segmenter = _BalancedPaths.apply(images)
+                return pixels, seen_by_segmenter
+
+    def _soft_masks(self, mask_logits: Tensor) -> Tensor:
+        # Centred where the hard gate flips, so that a mask value of 1/2 means the same to both.
+        threshold = self.system.masking.threshold
+        return soft_gate(mask_logits - math.log(threshold / (1 - threshold)))
+
+    @torch.no_grad()
+    def _own_logits(self, images: Tensor, mask_logits: Tensor) -> Tensor:
+        return self.system.classify(images, self.system.gate(mask_logits), self.context)
+
+
+@torch.no_grad()
+def mask_targets(
+    goal: MaskGoal,
+    system: TwoStage,
+    images: Float[Tensor, "batch 3 height width"],
+    labels: Int64[Tensor, " batch"],
+    context: MaskContext | None,
+    guides: GuideMasks | None = None,
+) -> Float[Tensor, "batch 1 height width"]:
+    """What each clean image's mask is to become. Raises ValueError where the goal needs masks that are not there."""
+    like = images.new_zeros(len(images), 1, *images.shape[2:])
+    match goal:
+        case MaskGoal.COLLAPSE:
+            return like
+        case MaskGoal.FLOOD:
+            return like + 1
+        case MaskGoal.INVERT_ORACLE:
+            if context is None or context.oracle_masks is None:
+                raise ValueError("the goal 'invert-oracle' needs oracle masks, and the context has none")
+            return 1 - context.oracle_masks.to(images.dtype)
+        case MaskGoal.INVERT_CLEAN:
+            return 1 - system.gate(system.mask_logits(images))
+        case MaskGoal.STEAL:
+            if guides is None:
+                raise ValueError("the goal 'steal' needs a pool of guide masks")
+            clean_masks, logits = system.masks(images, context), system(images, context)
+            return stolen_masks(clean_masks, logits, labels, guides)
+
+
+def stolen_masks(
+    clean_masks: Float[Tensor, "batch 1 height width"],
+    logits: Float[Tensor, "batch classes"],
+    labels: Int64[Tensor, " batch"],
+    guides: GuideMasks,
+) -> Float[Tensor, "batch 1 height width"]:
+    """For each image the guide mask of another class that the attacker is most likely to reach.
+
+    Of the classes in the pool other than the label, the one with the largest logit on the clean image; of its masks, the one most
+    like the clean mask (largest soft intersection over union), the earliest of equals. It depends on the image and the pool alone.
+    Raises ValueError where the pool holds no other class.
+    """
+    pool = guides.masks.flatten(1).to(clean_masks.dtype)
+    clean = clean_masks.flatten(1)
+    in_pool = torch.zeros_like(logits[0], dtype=torch.bool).index_fill_(0, guides.labels, True)
+    eligible = in_pool & ~functional.one_hot(labels, logits.shape[1]).bool()
+    if not eligible.any(dim=1).all():
+        raise ValueError("the guide masks hold no class other than the label of some image")
+    wanted = logits.masked_fill(~eligible, -torch.inf).argmax(dim=1)
+    shared = clean @ pool.T
+    united = clean.sum(dim=1, keepdim=True) + pool.sum(dim=1) - shared
+    likeness = shared / united.clamp_min(torch.finfo(united.dtype).tiny)
+    likeness = likeness.masked_fill(guides.labels != wanted[:, None], -torch.inf)
+    # argmax promises no particular one of equals; the first of the marks of the maximum is the earliest.
+    earliest = (likeness == likeness.amax(dim=1, keepdim=True)).to(torch.uint8).argmax(dim=1)
+    return guides.masks[earliest].to(clean_masks.dtype)
+
+
+def guided(
+    mask_objective: Judged,
+    class_objective: Judged,
+    images: Float[Tensor, "batch 3 height width"],
+    *,
+    norm: Norm,
+    epsilon: PerImage,
+    mask_steps: int,
+    class_steps: int,
+    region: RegionMasks | None = None,
+    seeds: Int64[Tensor, " batch"],
+) -> Float[Tensor, "batch 3 height width"]:
+    """First the mask, then the class from there: two searches, the second beginning at the best point of the first.
+
+    Both are projected gradient descent with a step of 2.5 * epsilon / steps; the first starts at random. Returned is, of all
+    points that either has visited, the one with the best verdict. Raises what ``pgd_linf`` raises.
+    """
+    search = pgd_linf if norm == "linf" else pgd_l2
+    witness = Witness(images)
+    masked = search(witness.watch(mask_objective), images, epsilon=epsilon, num_steps=mask_steps, region=region, seeds=seeds)
+    search(witness.watch(class_objective), images, epsilon=epsilon, num_steps=class_steps, region=region, start=masked)
+    return witness.best

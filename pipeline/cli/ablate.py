@@ -1,0 +1,15 @@
+"""The command ``foreguard ablate``: the grid of an experiment, a table of what came out, and its report."""
+
+from pipeline.ablation.config import AblateConfig
+
+__all__ = ["AblateConfig", "ablate"]
+
+
+def ablate(config: AblateConfig) -> None:
+    """Run an ablation, or continue it, and report it. Raises ``UserError`` of the kind that fits."""
+    # What only the work itself needs: neither --help nor a typo should wait for it.
+    from pipeline.ablation.run import run_ablation
+    from pipeline.reporting.commands import ReportConfig, report
+
+    if run_ablation(config):
+        report(ReportConfig(run=config.run))

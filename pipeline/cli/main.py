@@ -1,0 +1,187 @@
+"""The command line: ``foreguard COMMAND key=value ...``, one grammar for all commands."""
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+from pipeline.errors import ConfigError, UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """A command. Its module is imported when it is called, so that ``--help`` and ``prepare`` do not pay for torch."""
+
+    summary: str
+    example: str
+    module: str
+    config: str
+    function: str
+
+    def load(self) -> tuple[type[Any], Callable[[Any], None]]:
+        """The configuration class and the function of the command."""
+        try:
+            module = importlib.import_module(self.module)
+        except ModuleNotFoundError as error:
+            if (error.name or "").split(".")[0] in ("pipeline", "segmenter", "classifier"):
+                raise  # ours: a bug
+            raise UserError(f"the package {error.name} is not installed; run make setup, then foreguard doctor") from error
+        return getattr(module, self.config), getattr(module, self.function)
+
+
+COMMANDS = {
+    "prepare": Command(
+        summary="turn images with masks and labels into a prepared data set",
+        example="foreguard prepare data=synthetic prepared=prepared/synthetic preview=true",
+        module="pipeline.data.prepare",
+        config="PrepareConfig",
+        function="prepare",
+    ),
+    "train-segmenter": Command(
+        summary="train the stage that predicts the foreground mask",
+        example="foreguard train-segmenter prepared=prepared/synthetic run=runs/segmenter",
+        module="pipeline.training.commands",
+        config="TrainSegmenterConfig",
+        function="train_segmenter",
+    ),
+    "train-classifier": Command(
+        summary="train the stage that classifies the masked image",
+        example="foreguard train-classifier prepared=prepared/synthetic run=runs/oracle masks.source=oracle",
+        module="pipeline.training.commands",
+        config="TrainClassifierConfig",
+        function="train_classifier",
+    ),
+    "evaluate": Command(
+        summary="attack a trained system and say how many images it still gets right",
+        example="foreguard evaluate prepared=prepared/synthetic classifier_run=runs/oracle run=runs/oracle-attacked attack=fast",
+        module="pipeline.evaluation.evaluate",
+        config="EvaluateConfig",
+        function="evaluate",
+    ),
+    "ablate": Command(
+        summary="train, attack and compare systems over a grid of objectives, masks and seeds, and report them",
+        example="foreguard ablate experiment=quickstart",
+        module="pipeline.cli.ablate",
+        config="AblateConfig",
+        function="ablate",
+    ),
+    "predict": Command(
+        summary="class, confidence and mask for your own images",
+        example="foreguard predict images=photos run=runs/quickstart out=predictions",
+        module="pipeline.prediction.predict",
+        config="PredictConfig",
+        function="predict",
+    ),
+    "report": Command(
+        summary="turn the records of a run into a page that opens offline, tables and figures",
+        example="foreguard report run=runs/oracle-attacked",
+        module="pipeline.reporting.commands",
+        config="ReportConfig",
+        function="report",
+    ),
+    "doctor": Command(
+        summary="check this machine: versions, devices, disk, memory, what is missing",
+        example="foreguard doctor",
+        module="pipeline.cli.doctor",
+        config="DoctorConfig",
+        function="doctor",
+    ),
+}
+
+HELP = ("-h", "--help", "help")
+MULTIRUN = ("-m", "--multirun")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 2 a mistake of the user's (one line on stderr), 130 interrupted."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        _dispatch(words)
+    except UserError as error:
+        print(f"foreguard: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as error:
+        print(f"foreguard: {str(error) or 'interrupted'}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone (| head)
+        sys.stderr.close()
+        return 141
+    return 0
+
+
+def _dispatch(words: list[str]) -> None:
+    if not words or words[0] in HELP:
+        print(_overview())
+        return
+    if words[0] == "--version":
+        print(f"foreguard {version('foreguard')}")
+        return
+    name, *rest = words
+    if name not in COMMANDS:
+        from difflib import get_close_matches
+
+        near = get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else "foreguard --help lists the commands"
+        raise ConfigError(f"{name!r} is no command; {hint}")
+    config_class, function = COMMANDS[name].load()
+    if any(word in HELP for word in rest):
+        from pipeline.cli.help import command_help
+
+        print(command_help(name, COMMANDS[name].summary, COMMANDS[name].example, config_class))
+    elif any(word in MULTIRUN for word in rest):
+        _run_many(name, config_class, function, [word for word in rest if word not in MULTIRUN])
+    else:
+        from pipeline.config import load_config
+
+        function(load_config(name, config_class, rest))
+
+
+def _run_many(name: str, config_class: type[Any], function: Callable[[Any], None], overrides: list[str]) -> None:
+    """Hand a sweep to Hydra, with whatever launcher the overrides name."""
+    import hydra
+    from hydra.errors import HydraException
+    from hydra.types import TaskFunction
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    from pipeline.config import CONFIG_DIR, check_overrides, validate
+
+    def task(composed: Any) -> None:
+        values: Any = OmegaConf.to_container(composed, resolve=True)
+        function(validate(config_class, values))
+
+    checked: TaskFunction = task
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints its own traceback and exits with 1
+    program = sys.argv
+    sys.argv = [f"foreguard {name}", "--multirun", *check_overrides(config_class, overrides)]
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=name)(checked)()
+    except (HydraException, OmegaConfBaseException) as error:  # such as a launcher that is not installed
+        raise ConfigError(" ".join(str(error).split())) from error
+    finally:
+        sys.argv = program
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [
+        "foreguard: does removing the background make an image classifier harder to fool,",
+        "and does that survive when the attacker attacks the mask too?",
+        "",
+        "usage: foreguard COMMAND key=value ...",
+        "",
+    ]
+    for name, command in COMMANDS.items():
+        lines += [f"  {name:<{width}}  {command.summary}", f"  {'':<{width}}  {command.example}"]
+    lines += [
+        "",
+        "foreguard COMMAND --help    every key with its meaning, unit and default",
+        "foreguard COMMAND --multirun key=a,b,c    one job for every combination (Hydra sweeps and launchers)",
+        "foreguard --version",
+        "",
+        "Exit codes: 0 done, 2 a mistake in the call or its input (one line says which), 130 interrupted.",
+    ]
+    return "\n".join(lines)

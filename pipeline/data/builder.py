@@ -1,0 +1,167 @@
+"""Writing a prepared data set: several processes, bounded memory, all or nothing."""
+
+import json
+import multiprocessing
+import shutil
+import signal
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.data.dataset import open_prepared, read_manifest
+from pipeline.data.sample import Plan, Reject, Sample
+from pipeline.data.store import Store, sync, write_manifest
+from pipeline.errors import DataError, OccupiedError
+from pipeline.progress import progress_bar
+from pipeline.runs.files import canonical_sha256
+from pipeline.runs.locking import locked
+
+# How many items each process may be ahead: enough to keep it busy, and a bound on the decoded images that wait in memory.
+ITEMS_AHEAD = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What ``write_prepared`` did."""
+
+    unchanged: bool
+    """True: the directory was there already, made by the same recipe from the same source files, and is intact."""
+    num_samples: int
+    counts: dict[str, dict[str, int]]
+    """Samples by split and class name."""
+    rejects: dict[str, int]
+    """Rejected objects by rule."""
+    seconds: float
+
+
+def write_prepared(plan: Plan, target: Path, *, name: str, image_size: int, root: Path | None, workers: int) -> Outcome:
+    """Turn a plan into the prepared data set ``target``.
+
+    The directory is written under a temporary name beside ``target`` and renamed when every byte is on the disk, so it is either
+    complete or absent. ``workers`` processes decode (0: in this process); the result does not depend on how many. ``root`` is the
+    source's root, to which the recorded paths of the source files are relative.
+
+    Raises DataError: target exists with another recipe, source or damage; no samples; a class that cannot be trained on.
+    Raises OccupiedError where another process is writing it, RunError where the lock beside it cannot be made.
+    """
+    made_from = {"name": name, "image_size": image_size, "recipe": dict(plan.recipe), "source": _source_signature(plan.files, root)}
+    made_from = json.loads(json.dumps(made_from))
+    if target.exists():
+        return _existing(target, made_from)
+    started = time.monotonic()
+    with _partial_directory(target) as partial:
+        store = Store(partial, image_size, plan.rejects)
+        try:
+            with progress_bar("preparing", total=len(plan.items), unit="items") as advance:
+                for results in _load_all(plan, workers):
+                    store.add(results)
+                    advance()
+        finally:
+            store.close()
+        manifest = store.finish(plan.classes, made_from)
+        manifest["seconds"] = round(time.monotonic() - started, 3)
+        write_manifest(partial, manifest)
+    return _outcome(manifest, unchanged=False)
+
+
+def _outcome(manifest: dict[str, Any], *, unchanged: bool) -> Outcome:
+    return Outcome(
+        unchanged=unchanged,
+        num_samples=manifest["num_samples"],
+        counts=manifest["counts"],
+        rejects=manifest["rejects"],
+        seconds=manifest["seconds"],
+    )
+
+
+def _existing(target: Path, made_from: dict[str, Any]) -> Outcome:
+    manifest = read_manifest(target)
+    for key, value in made_from.items():
+        if manifest[key] != value:
+            what = "other or changed source files" if key == "source" else f"another {_first_difference(manifest[key], value, key)}"
+            raise DataError(f"{target}: was made with {what}; choose another prepared=DIR, or delete this one to make it anew")
+    open_prepared(target)
+    return _outcome(manifest, unchanged=True)
+
+
+def _first_difference(old: Any, new: Any, key: str) -> str:
+    """The dotted key and both values of the first difference between two JSON-able values."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in sorted(old.keys() | new.keys()):
+            if old.get(name) != new.get(name):
+                return _first_difference(old.get(name), new.get(name), f"{key}.{name}")
+    return f"{key} ({old!r}, now {new!r})"
+
+
+def _source_signature(files: Sequence[Path], root: Path | None) -> str:
+    """Tells whether the source changed: relative paths, sizes and modification times of all its files."""
+    lines = []
+    for file in files:
+        state = file.stat()
+        lines.append([str(file.relative_to(root) if root else file), state.st_size, state.st_mtime_ns])
+    return canonical_sha256(sorted(lines))
+
+
+def _load_all(plan: Plan, workers: int) -> Iterator[list[Sample | Reject]]:
+    if workers == 0:
+        yield from map(plan.load, plan.items)
+        return
+    # spawn: forking a process that runs threads (the progress bar, polars) can deadlock.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_quiet_worker) as pool:
+        waiting: deque[Future[list[Sample | Reject]]] = deque()
+        try:
+            for item in plan.items:
+                waiting.append(pool.submit(plan.load, item))
+                if len(waiting) >= ITEMS_AHEAD * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        except BrokenProcessPool as error:
+            raise DataError("a decoding process died (out of memory?); run again with fewer workers=...") from error
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _quiet_worker() -> None:
+    import cv2
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the parent, and the parent ends the workers
+    cv2.setNumThreads(1)
+
+
+@contextmanager
+def _partial_directory(target: Path) -> Iterator[Path]:
+    """An empty temporary directory beside ``target``, renamed to it on success and removed on any failure.
+
+    Only who holds the lock touches it. The lock lies outside, because the directory comes and goes, and is never deleted: a second
+    process could otherwise wait for the deleted file while a third locks a new one.
+    """
+    partial, lock = (target.parent / f".{target.name}.{ending}" for ending in ("partial", "lock"))
+    busy = f"{target}: another process is preparing it right now"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{target}: cannot be written ({error.strerror})") from error
+    with locked(lock, busy=busy):
+        if target.exists():  # the other process came to its end between our look and our lock
+            raise OccupiedError(busy, lock)
+        try:
+            if partial.exists():  # of a run that was killed
+                shutil.rmtree(partial)
+            partial.mkdir()
+            yield partial
+            sync(partial)
+            partial.rename(target)
+            sync(target.parent)
+        except OSError as error:
+            raise DataError(f"{target}: cannot be written ({error.strerror}); nothing was kept") from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)

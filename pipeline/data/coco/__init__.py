@@ -1,0 +1,1 @@
+"""Objects of MS-COCO, cropped with their masks."""

@@ -1,0 +1,125 @@
+"""The prepared data set: one directory that everything downstream reads, verified before it is used.
+
+A prepared data set holds memory-mapped ``images.npy`` (N,S,S,3 uint8, RGB) and ``masks.npy`` (N,S,S uint8, foreground share),
+``labels.npy`` (N int64), ``samples.parquet`` (one row a sample), ``rejects.csv`` (what was not taken, by rule) and
+``dataset.json`` (classes, counts, recipe, versions, checksums, fingerprint), which is written last.
+"""
+
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from jaxtyping import Int64, UInt8
+
+from pipeline.data.sample import Split
+from pipeline.errors import DataError
+from pipeline.runs.files import canonical_sha256, file_sha256
+
+FORMAT = 1
+MANIFEST = "dataset.json"
+FILES = ("images.npy", "masks.npy", "labels.npy", "samples.parquet", "rejects.csv")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedDataset:
+    """An opened prepared data set. Images and masks stay on disk until they are indexed."""
+
+    path: Path
+    name: str
+    """The source it was made from: ``synthetic``, ``gtsrb``, ``coco``, ``folder``."""
+    classes: tuple[str, ...]
+    image_size: int
+    """Side in pixels."""
+    fingerprint: str
+    """SHA-256 over pixels, masks, labels, ids, groups, splits and classes: equal fingerprints mean equal data on any machine."""
+    mean: tuple[float, float, float]
+    """Mean colour of the training images in [0,1]: the fill ``mean``."""
+    recipe: dict[str, Any]
+    images: UInt8[np.ndarray, "samples side side 3"] = field(repr=False)
+    masks: UInt8[np.ndarray, "samples side side"] = field(repr=False)
+    labels: Int64[np.ndarray, " samples"] = field(repr=False)
+    samples: pl.DataFrame = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    def indices(self, split: Split) -> Int64[np.ndarray, " of_split"]:
+        """Rows of one split, ascending. Raises DataError for a split without samples."""
+        found = np.flatnonzero(self._splits == split).astype(np.int64)
+        if not len(found):
+            raise DataError(f"{self.path}: no sample is in the {split} split; prepare it again with another split fraction")
+        return found
+
+    @cached_property
+    def _splits(self) -> np.ndarray:
+        return self.samples["split"].to_numpy()
+
+
+def open_prepared(path: Path, *, verify: bool = True) -> PreparedDataset:
+    """Open a prepared data set; with ``verify`` every byte is checked against its recorded SHA-256 first (about a second a GB).
+
+    Raises DataError that names the damaged or missing file and the remedy.
+    """
+    manifest = read_manifest(path)
+    for name in FILES:
+        _check_file(path / name, manifest["files"].get(name), verify=verify)
+    try:
+        images = np.load(path / "images.npy", mmap_mode="r", allow_pickle=False)
+        masks = np.load(path / "masks.npy", mmap_mode="r", allow_pickle=False)
+        labels = np.load(path / "labels.npy", allow_pickle=False)
+        samples = pl.read_parquet(path / "samples.parquet", glob=False)
+    except (OSError, ValueError, pl.exceptions.PolarsError) as error:
+        raise DataError(f"{path}: damaged ({error}); delete the directory and prepare it again") from error
+    return PreparedDataset(
+        path=path,
+        name=manifest["name"],
+        classes=tuple(manifest["classes"]),
+        image_size=manifest["image_size"],
+        fingerprint=manifest["fingerprint"],
+        mean=(manifest["mean"][0], manifest["mean"][1], manifest["mean"][2]),
+        recipe=manifest["recipe"],
+        images=images,
+        masks=masks,
+        labels=labels,
+        samples=samples,
+    )
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """``dataset.json`` of a prepared data set. Raises DataError where the path is none or the file is damaged."""
+    if not path.exists():
+        raise DataError(f"{path}: no such directory; make it with: foreguard prepare data=... prepared={path}")
+    if not path.is_dir():
+        raise DataError(f"{path}: is a file; expected the directory of a prepared data set")
+    if not (path / MANIFEST).is_file():
+        raise DataError(
+            f"{path}: not a prepared data set ({MANIFEST} is missing); make one with: foreguard prepare data=... prepared=..."
+        )
+    try:
+        manifest: dict[str, Any] = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        checksum = manifest.pop("checksum")
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise DataError(f"{path / MANIFEST}: damaged ({error!r}); delete the directory and prepare it again") from error
+    if checksum != canonical_sha256(manifest):
+        raise DataError(f"{path / MANIFEST}: damaged or edited (checksum differs); delete the directory and prepare it again")
+    if manifest["format"] != FORMAT:
+        raise DataError(f"{path}: format {manifest['format']} is not format {FORMAT} of this version; prepare it again")
+    return manifest
+
+
+def _check_file(path: Path, recorded: dict[str, Any] | None, *, verify: bool) -> None:
+    remedy = "delete the directory and prepare it again"
+    if recorded is None or not path.is_file():
+        raise DataError(f"{path}: missing from the prepared data set; {remedy}")
+    if path.stat().st_size != recorded["bytes"]:
+        raise DataError(f"{path}: damaged ({path.stat().st_size} bytes instead of {recorded['bytes']}); {remedy}")
+    if verify and file_sha256(path) != recorded["sha256"]:
+        raise DataError(f"{path}: damaged (checksum differs); {remedy}")

@@ -1,0 +1,1 @@
+"""German traffic signs, with masks made from the geometry of each sign."""

@@ -1,0 +1,245 @@
+"""German Traffic Sign Recognition Benchmark (Stallkamp, Schlipsing, Salmen, Igel 2011, https://benchmark.ini.rub.de), with masks.
+
+The benchmark ships ROI boxes, no masks. Masks come from the shape of the sign, fitted to the ROI and refined against the image
+(``sign_fitting``); how good they are is measured in docs/gtsrb-masks.md.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from jaxtyping import UInt8
+from pydantic import ConfigDict, Field
+
+from pipeline.data.gtsrb.annotations import Sign, class_tables, parse_row, read_rows
+from pipeline.data.gtsrb.fitting import Roi, plain_outline, refined_outline
+from pipeline.data.gtsrb.shapes import NUM_CLASSES, coverage
+from pipeline.data.images import UnreadableImage, crop, read_image, resize, square_around
+from pipeline.data.sample import Plan, Reject, Sample
+from pipeline.data.splits import assign_splits
+from pipeline.errors import ConfigError, DataError
+
+RECIPE_VERSION = 1
+TRAINING = Path("gtsrb/GTSRB/Training")
+TEST_IMAGES = Path("gtsrb/GTSRB/Final_Test/Images")
+TEST_TABLE = Path("gtsrb/GT-final_test.csv")
+
+CLASS_NAMES = (
+    *(f"speed limit {limit}" for limit in (20, 30, 50, 60, 70, 80)),
+    "end of speed limit 80",
+    "speed limit 100",
+    "speed limit 120",
+    "no overtaking",
+    "no overtaking for trucks",
+    "priority at next intersection",
+    "priority road",
+    "give way",
+    "stop",
+    "no traffic both ways",
+    "no trucks",
+    "no entry",
+    "danger",
+    "bend left",
+    "bend right",
+    "bends",
+    "uneven road",
+    "slippery road",
+    "road narrows",
+    "construction",
+    "traffic signal",
+    "pedestrian crossing",
+    "school crossing",
+    "cycles crossing",
+    "snow",
+    "animals",
+    "restriction ends",
+    "go right",
+    "go left",
+    "go straight",
+    "go straight or right",
+    "go straight or left",
+    "keep right",
+    "keep left",
+    "roundabout",
+    "end of no overtaking",
+    "end of no overtaking for trucks",
+)
+"""Readable names of classes 0 to 42."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GtsrbConfig:
+    """GTSRB in the layout that torchvision reads: gtsrb/GTSRB/Training, gtsrb/GTSRB/Final_Test/Images, gtsrb/GT-final_test.csv."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    root: Path
+    """Folder that holds gtsrb/."""
+    source: Literal["gtsrb"] = "gtsrb"
+    """Name of the source."""
+    image_size: Annotated[int, Field(ge=8, le=1024)] = 32
+    """Side of the prepared images in pixels, 8 to 1024."""
+    context: Annotated[float, Field(ge=0, le=4)] = 0.1
+    """Margin on each side of the crop as a share of the longer side of the ROI, 0 to 4. The files hold about 0.1."""
+    min_roi: Annotated[int, Field(ge=1)] = 1
+    """Smallest shorter side of the ROI in pixels of the file, at least 1. Above 15 the official test set is no longer whole."""
+    refine: bool = True
+    """Refine masks against the image; false: the sign's shape as it fills the ROI."""
+    classes: tuple[int, ...] | None = None
+    """Class numbers, 0 to 42, in the order of the labels; null: all 43."""
+    val_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.15
+    """Share of the training images for validation, 0 to 1, drawn by track. The test set is the official one."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the drawn split."""
+    download: bool = False
+    """Fetch what is missing of the official archives (26,640 training and 12,630 test images, 0.3 GB) to root by torchvision."""
+
+
+def plan(config: GtsrbConfig) -> Plan:
+    """List the annotated images; training tracks are split into train and val, test images are the official ones.
+
+    Raises ConfigError (classes) and DataError (files missing or damaged, no image of a class).
+    """
+    numbers = _class_numbers(config)
+    if config.download:
+        _download(config.root)
+    if not config.root.is_dir():
+        raise DataError(f"data.root: {config.root} is no folder; give the folder that holds gtsrb/, or set data.download=true")
+    signs, rejects, tables = _list_signs(config, numbers)
+    found = {sign.class_number for sign in signs if sign.split != "test"}
+    for number in numbers:
+        if number not in found:
+            raise DataError(
+                f"{config.root / TRAINING}: no usable image of class {number} ({CLASS_NAMES[number]}); see data.classes"
+            )
+    return Plan(
+        classes=tuple(CLASS_NAMES[number] for number in numbers),
+        recipe={"version": RECIPE_VERSION, **{k: v for k, v in asdict(config).items() if k not in ("root", "download")}},
+        files=tables + [config.root / sign.source_file for sign in signs],
+        items=_with_splits(signs, config),
+        load=partial(
+            load_sign,
+            root=config.root,
+            labels={number: label for label, number in enumerate(numbers)},
+            image_size=config.image_size,
+            context=config.context,
+            refine=config.refine,
+        ),
+        rejects=rejects,
+    )
+
+
+def _class_numbers(config: GtsrbConfig) -> tuple[int, ...]:
+    numbers = tuple(range(NUM_CLASSES)) if config.classes is None else config.classes
+    if not numbers:
+        raise ConfigError("data.classes is empty: name at least one class, 0 to 42, or null for all")
+    if wrong := [number for number in numbers if not 0 <= number < NUM_CLASSES]:
+        raise ConfigError(f"data.classes: {wrong[0]} is no GTSRB class; they are 0 to {NUM_CLASSES - 1}")
+    if len(set(numbers)) < len(numbers):
+        raise ConfigError("data.classes names a class twice")
+    return numbers
+
+
+def _download(root: Path) -> None:
+    if (root / TRAINING).is_dir() and (root / TEST_IMAGES).is_dir() and (root / TEST_TABLE).is_file():
+        return
+    from torchvision.datasets import GTSRB  # here alone: worker processes stay small
+
+    try:
+        for part in ("train", "test"):
+            GTSRB(root, split=part, download=True)
+    except (OSError, RuntimeError) as error:
+        raise DataError(f"data.download: GTSRB cannot be fetched to {root}: {' '.join(str(error).split())}") from error
+
+
+def _list_signs(config: GtsrbConfig, numbers: tuple[int, ...]) -> tuple[list[Sign], list[Reject], list[Path]]:
+    sources: list[tuple[int | None, Path, Path]] = [*class_tables(config.root / TRAINING, numbers)]
+    sources.append((None, config.root / TEST_TABLE, config.root / TEST_IMAGES))
+    signs: list[Sign] = []
+    rejects = _unknown_folders(config.root)
+    for training_class, table, folder in sources:
+        rows, mismatches = read_rows(config.root, table, folder, training_class)
+        rejects += mismatches
+        for row in rows:
+            if training_class is None and row.class_number is not None and row.class_number not in numbers:
+                continue  # a test image of a class that was not asked for
+            result = parse_row(row, min_roi=config.min_roi)
+            if isinstance(result, Reject):
+                rejects.append(result)
+            else:
+                signs.append(result)
+    return signs, rejects, [table for _, table, _ in sources]
+
+
+def _unknown_folders(root: Path) -> list[Reject]:
+    if not (root / TRAINING).is_dir():
+        raise DataError(f"{root / TRAINING}: folder is missing; data.root must hold the official layout, or set data.download=true")
+    known = {f"{number:05d}" for number in range(NUM_CLASSES)}
+    return [
+        Reject(
+            source_file=f"{TRAINING.as_posix()}/{folder.name}", item=folder.name, rule="unknown-class", detail="not 00000 to 00042"
+        )
+        for folder in sorted((root / TRAINING).iterdir())
+        if folder.is_dir() and folder.name not in known
+    ]
+
+
+def _with_splits(signs: list[Sign], config: GtsrbConfig) -> list[Sign]:
+    training = [sign for sign in signs if sign.split != "test"]
+    drawn = assign_splits(
+        [sign.group for sign in training],
+        [sign.class_number for sign in training],
+        {"train": 1 - config.val_fraction, "val": config.val_fraction},
+        seed=config.seed,
+    )
+    return [sign if sign.split == "test" else replace(sign, split=drawn[sign.group]) for sign in signs]
+
+
+def load_sign(
+    sign: Sign, *, root: Path, labels: Mapping[int, int], image_size: int, context: float, refine: bool
+) -> list[Sample | Reject]:
+    """Read one image, make its mask at the file's resolution, and cut both to the square around the ROI."""
+    try:
+        image = read_image(root / sign.source_file)
+    except UnreadableImage as error:
+        return [_reject(sign, "unreadable-image", str(error))]
+    height, width = image.shape[:2]
+    if (width, height) != (sign.width, sign.height):
+        return [_reject(sign, "size-mismatch", f"the file has {width}x{height} px, its annotation {sign.width}x{sign.height}")]
+    mask, recipe = sign_mask(image, sign.roi, sign.class_number, refine=refine)
+    x1, y1, x2, y2 = sign.roi
+    left, top, side = square_around((x1, y1, x2 + 1, y2 + 1), context=context, width=width, height=height)
+    return [
+        Sample(
+            sample_id=sign.sample_id,
+            source_file=sign.source_file,
+            group=sign.group,
+            label=labels[sign.class_number],
+            split=sign.split,
+            box=(left, top, left + side, top + side),
+            mask_recipe=recipe,
+            image=resize(crop(image, left, top, side, replicate=True), image_size),
+            mask=resize(crop(mask, left, top, side, replicate=False), image_size),
+        )
+    ]
+
+
+def sign_mask(
+    image: UInt8[np.ndarray, "height width 3"], roi: Roi, class_number: int, *, refine: bool
+) -> tuple[UInt8[np.ndarray, "height width"], str]:
+    """The share of each pixel that the sign's plate covers, 0 to 255, and how it was made: ``circle-refined``, ``circle-plain`` ...
+
+    ``plain`` with ``refine`` says that the image showed no outline to follow.
+    """
+    refined = refined_outline(image, roi, class_number) if refine else None
+    outline = refined or plain_outline(roi, class_number)
+    height, width = image.shape[:2]
+    mask = np.rint(coverage(outline.points(), width=width, height=height) * 255).astype(np.uint8)
+    return mask, f"{outline.shape}-{'refined' if refined else 'plain'}"
+
+
+def _reject(sign: Sign, rule: str, detail: str) -> Reject:
+    return Reject(source_file=sign.source_file, item=sign.sample_id, rule=rule, detail=detail)

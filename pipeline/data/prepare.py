@@ -1,0 +1,89 @@
+"""The command ``foreguard prepare``: from a source to a prepared data set."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import ConfigDict, Field
+
+from pipeline.data import folder
+from pipeline.data.builder import Outcome, write_prepared
+from pipeline.data.coco import source as coco
+from pipeline.data.coco.source import CocoConfig
+from pipeline.data.dataset import open_prepared
+from pipeline.data.folder import FolderConfig
+from pipeline.data.gtsrb import source as gtsrb
+from pipeline.data.gtsrb.source import GtsrbConfig
+from pipeline.data.preview import write_contact_sheet
+from pipeline.data.sample import SPLITS, Plan
+from pipeline.data.synthetic import source as synthetic
+from pipeline.data.synthetic.source import SyntheticConfig
+
+AnySource = Annotated[SyntheticConfig | GtsrbConfig | CocoConfig | FolderConfig, Field(discriminator="source")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareConfig:
+    """Configuration of ``foreguard prepare``."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    data: AnySource
+    """Where images, masks and labels come from."""
+    prepared: Path
+    """Directory of the prepared data set, written whole or not at all."""
+    workers: Annotated[int, Field(ge=0)] | None = None
+    """Processes that decode and draw; null: one per usable core, 0: none but this one."""
+    preview: bool = False
+    """Also write a contact sheet (image, mask outline, label) to preview.png in the prepared directory."""
+
+
+def prepare(config: PrepareConfig) -> None:
+    """Prepare a data set and say what came out. A second call finds it unchanged. Raises DataError."""
+    root: Path | None = getattr(config.data, "root", None)
+    workers = usable_cores() if config.workers is None else config.workers
+    outcome = write_prepared(
+        _plan(config.data), config.prepared, name=config.data.source, image_size=config.data.image_size, root=root, workers=workers
+    )
+    print(_summary(config.prepared, outcome))
+    if config.preview:
+        sheet = config.prepared / "preview.png"
+        write_contact_sheet(open_prepared(config.prepared, verify=False), sheet)
+        print(f"contact sheet: {sheet}")
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _plan(config: AnySource) -> Plan:
+    match config:
+        case SyntheticConfig():
+            return synthetic.plan(config)
+        case GtsrbConfig():
+            return gtsrb.plan(config)
+        case CocoConfig():
+            return coco.plan(config)
+        case FolderConfig():
+            return folder.plan(config)
+
+
+def _summary(target: Path, outcome: Outcome) -> str:
+    if outcome.unchanged:
+        return f"{target}: unchanged since it was prepared ({outcome.num_samples} samples); nothing to do"
+    classes = list(outcome.counts["train"])
+    width = max(len(name) for name in [*classes, "class", "all"])
+    lines = [f"{target}: {outcome.num_samples} samples in {outcome.seconds:.1f} s", ""]
+    lines.append(f"{'class':<{width}}" + "".join(f"{split:>8}" for split in SPLITS))
+    for name in classes:
+        lines.append(f"{name:<{width}}" + "".join(f"{outcome.counts[split][name]:>8}" for split in SPLITS))
+    lines.append(f"{'all':<{width}}" + "".join(f"{sum(outcome.counts[split].values()):>8}" for split in SPLITS))
+    lines.append("")
+    if outcome.rejects:
+        lines.append(f"not taken, by rule (each one in {target / 'rejects.csv'}):")
+        lines += [f"{count:>8}  {rule}" for rule, count in outcome.rejects.items()]
+    else:
+        lines.append("nothing was rejected")
+    return "\n".join(lines)

@@ -1,0 +1,48 @@
+"""A prepared data set of silhouettes: every image is its own mask, so a classifier sees the outline and nothing else."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.data.dataset import PreparedDataset, open_prepared
+from pipeline.data.sample import SPLITS, Plan, Reject, Sample
+
+VERSION = 1
+_CHUNK = 1024
+
+
+def plan(dataset: PreparedDataset) -> Plan:
+    """The same samples, splits, labels and masks as a prepared data set, with the mask as a grey image."""
+    starts = range(0, len(dataset), _CHUNK)
+    return Plan(
+        classes=dataset.classes,
+        recipe={"version": VERSION, "silhouettes_of": dataset.fingerprint},
+        files=(),
+        items=[(start, min(start + _CHUNK, len(dataset))) for start in starts],
+        load=partial(load, dataset.path),
+    )
+
+
+def load(path: Path, item: tuple[int, int]) -> list[Sample | Reject]:
+    """The silhouettes of the rows from the first (inclusive) to the second (exclusive)."""
+    dataset = open_prepared(path, verify=False)
+    rows = dataset.samples.slice(item[0], item[1] - item[0]).to_dicts()
+    return [_sample(dataset, number, row) for number, row in enumerate(rows, start=item[0])]
+
+
+def _sample(dataset: PreparedDataset, number: int, row: dict[str, object]) -> Sample:
+    mask = np.array(dataset.masks[number])
+    x0, y0, x1, y1 = (float(str(row[name])) for name in ("x0", "y0", "x1", "y1"))
+    split = next(split for split in SPLITS if split == row["split"])
+    return Sample(
+        sample_id=str(row["sample_id"]),
+        source_file=str(row["source_file"]),
+        group=str(row["group"]),
+        label=int(dataset.labels[number]),
+        split=split,
+        box=(x0, y0, x1, y1),
+        mask_recipe=str(row["mask_recipe"]),
+        image=np.repeat(mask[:, :, None], 3, axis=2),
+        mask=mask,
+    )

@@ -1,0 +1,1 @@
+"""Generated signs with exact masks."""

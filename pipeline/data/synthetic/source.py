@@ -1,0 +1,215 @@
+"""The embedded source: procedural traffic-sign-like figures with exact masks on cluttered backgrounds.
+
+A class is a glyph. Colours say nothing about it; ``shape_leak`` decides what the silhouette says about it, and
+``background_correlation`` what the background says about it in the training split.
+"""
+
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Annotated, Literal
+
+import cv2
+import numpy as np
+from jaxtyping import Float32, UInt8
+from pydantic import ConfigDict, Field
+
+from pipeline.config import Number
+from pipeline.data.sample import SPLITS, Plan, Reject, Sample, Split
+from pipeline.data.synthetic.backgrounds import KINDS, paint_background
+from pipeline.data.synthetic.glyphs import GLYPHS, SILHOUETTES, STYLES, Colour, Points, Pose, Style, coverage, paint_sign
+
+VERSION = 1
+_CHUNK = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyntheticConfig:
+    """Procedural signs: a glyph (the class) on a silhouette, before a cluttered background."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    source: Literal["synthetic"] = "synthetic"
+    """Signs are generated, nothing is read."""
+    image_size: Annotated[int, Field(ge=16, le=1024)] = 32
+    """Side of the stored images, pixels, 16 to 1024."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Decides every draw; sample number i of a split depends on nothing else but i, the split and the other knobs."""
+    num_train: Annotated[int, Field(ge=1)] = 4000
+    """Images in the training split."""
+    num_val: Annotated[int, Field(ge=1)] = 500
+    """Images in the validation split."""
+    num_test: Annotated[int, Field(ge=1)] = 1000
+    """Images in the test split."""
+    num_classes: Annotated[int, Field(ge=2, le=len(GLYPHS))] = 10
+    """Classes, 2 to 20, one glyph each; classes take turns, so their counts differ by one at most."""
+    background_correlation: Annotated[Number, Field(ge=0, le=1)] = 0.0
+    """Share of the training images whose background has the texture and the hue of the class; elsewhere they are drawn freely."""
+    shape_leak: Annotated[Number, Field(ge=0, le=1)] = 0.0
+    """Share of the images (all splits) with the silhouette of the class; the others draw one of the 10 at random. With 0 the
+    silhouette says nothing. With 1 it is a function of the class: it names the class for up to 10 classes, beyond that class
+    k shares it with class k + 10."""
+    min_scale: Annotated[Number, Field(ge=0.2, le=0.65)] = 0.45
+    """Smallest sign: square root of its share of the image, 0.2 to 0.65."""
+    max_scale: Annotated[Number, Field(ge=0.2, le=0.65)] = 0.65
+    """Largest sign, measured alike; at most 0.65, so that each sign lies within the image."""
+    max_rotation: Annotated[Number, Field(ge=0, le=20)] = 10.0
+    """Largest turn to either side, degrees, 0 to 20; beyond that glyphs could be taken for each other."""
+    max_distractors: Annotated[int, Field(ge=0, le=50)] = 5
+    """Parts of signs scattered over the background: 0 to this many."""
+    light: Annotated[Number, Field(ge=0, le=0.8)] = 0.3
+    """Strength of the lighting, 0 to 0.8: brightness and the slope of a shadow across the image vary by up to this share."""
+    max_blur: Annotated[Number, Field(ge=0, le=1.5)] = 0.5
+    """Largest Gaussian blur of the image (not of the mask), standard deviation in pixels, 0 to 1.5."""
+    sensor_noise: Annotated[Number, Field(ge=0, le=0.2)] = 0.01
+    """Standard deviation of the pixel noise, on the scale of [0, 1] pixels; 8/255 is legal."""
+
+    def __post_init__(self) -> None:
+        if self.min_scale > self.max_scale:
+            raise ValueError(f"min_scale ({self.min_scale}) is above max_scale ({self.max_scale})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """Everything about one image that is not texture."""
+
+    label: int
+    glyph: str
+    silhouette: str
+    pose: Pose
+    rim: float
+    """Width of the rim in inner radii of the silhouette."""
+    style: Style
+    background: str
+    """One of ``backgrounds.KINDS``."""
+    hue: float
+    """Of the background, 0 to 1."""
+    num_distractors: int
+    brightness: float
+    slope: tuple[float, float]
+    """How much brighter it gets over one image width and height, as a share."""
+    blur: float
+    """Standard deviation, pixels."""
+
+    @property
+    def outline(self) -> Points:
+        """The silhouette in pixels."""
+        return self.pose.place(SILHOUETTES[self.silhouette].outline)
+
+
+def plan(config: SyntheticConfig) -> Plan:
+    """List the samples in ranges of one split; nothing is drawn yet."""
+    counts: dict[Split, int] = {"train": config.num_train, "val": config.num_val, "test": config.num_test}
+    items = [(split, start, min(start + _CHUNK, count)) for split, count in counts.items() for start in range(0, count, _CHUNK)]
+    return Plan(
+        classes=tuple(GLYPHS)[: config.num_classes],
+        recipe={**asdict(config), "version": VERSION},
+        files=(),
+        items=items,
+        load=partial(load, config),
+    )
+
+
+def load(config: SyntheticConfig, item: tuple[Split, int, int]) -> list[Sample | Reject]:
+    """Draw samples start (inclusive) to stop (exclusive) of a split; see ``render`` for what image and mask mean."""
+    split, start, stop = item
+    return [_sample(config, split, index) for index in range(start, stop)]
+
+
+def sample_generator(config: SyntheticConfig, split: Split, index: int) -> np.random.Generator:
+    """The generator of one sample: a function of (seed, split, index), whatever else is drawn and in which order."""
+    return np.random.default_rng(np.random.SeedSequence(config.seed, spawn_key=(SPLITS.index(split), index)))
+
+
+def draw_scene(config: SyntheticConfig, split: Split, index: int, generator: np.random.Generator) -> Scene:
+    """Draw everything but texture and noise.
+
+    The number of draws does not depend on the knobs. Samples of two configurations that differ in ``background_correlation``
+    therefore have the same sign to the bit, in the same place and light.
+    """
+    label = index % config.num_classes
+    tied, own, shrink, turn, across, down, rim, bright, slope_x, slope_y, blur, hue, clutter = generator.random(13).tolist()
+    any_shape, any_style, any_kind = generator.integers(0, (len(SILHOUETTES), len(STYLES), len(KINDS))).tolist()
+    silhouette = tuple(SILHOUETTES)[label % len(SILHOUETTES) if own < config.shape_leak else any_shape]
+    background_is_tied = split == "train" and tied < config.background_correlation
+    scale = config.min_scale + shrink * (config.max_scale - config.min_scale)
+    return Scene(
+        label=label,
+        glyph=tuple(GLYPHS)[label],
+        silhouette=silhouette,
+        pose=_pose(silhouette, scale * config.image_size, (2 * turn - 1) * config.max_rotation, (across, down), config.image_size),
+        rim=0.14 + 0.1 * rim,
+        style=_jittered(STYLES[any_style], generator.integers(-14, 15, (3, 3))),
+        background=tuple(KINDS)[label % len(KINDS) if background_is_tied else any_kind],
+        hue=(label + hue) / config.num_classes if background_is_tied else hue,
+        num_distractors=int(clutter * (config.max_distractors + 1)),
+        brightness=1 + (2 * bright - 1) * config.light,
+        slope=((2 * slope_x - 1) * config.light, (2 * slope_y - 1) * config.light),
+        blur=blur * config.max_blur,
+    )
+
+
+def render(
+    config: SyntheticConfig, scene: Scene, generator: np.random.Generator
+) -> tuple[UInt8[np.ndarray, "side side 3"], UInt8[np.ndarray, "side side"]]:
+    """Paint a scene: RGB image and mask, both 0 to 255.
+
+    The mask is the share of each pixel that the silhouette covers, from its geometry. It is the opacity with which the sign
+    lies over the background, before light, blur and noise: blur (at most ``max_blur`` pixels) carries some foreground beyond
+    the mask and some background into it.
+    """
+    side = config.image_size
+    noise = generator.standard_normal((side, side, 3), dtype=np.float32) * np.float32(255 * config.sensor_noise)
+    mask = np.rint(coverage(scene.outline, side) * 255).astype(np.uint8)
+    sign = paint_sign(scene.silhouette, scene.glyph, scene.style, scene.pose, rim=scene.rim, side=side)
+    background = paint_background(
+        scene.background, scene.hue, num_distractors=scene.num_distractors, side=side, generator=generator
+    ).astype(np.float32)
+    opacity = mask.astype(np.float32)[:, :, None] / np.float32(255)
+    image = background * (1 - opacity) + sign * opacity
+    image *= _lighting(scene, side)[:, :, None]
+    if scene.blur > 0.1:  # below, the kernel is one pixel to within rounding
+        image = cv2.GaussianBlur(image, (0, 0), scene.blur, borderType=cv2.BORDER_REPLICATE)
+    image += noise
+    return np.rint(image).clip(0, 255).astype(np.uint8), mask
+
+
+def _sample(config: SyntheticConfig, split: Split, index: int) -> Sample:
+    generator = sample_generator(config, split, index)
+    scene = draw_scene(config, split, index, generator)
+    image, mask = render(config, scene, generator)
+    name, side = f"{split}-{index:07d}", float(config.image_size)
+    return Sample(
+        sample_id=name,
+        source_file="",
+        group=name,
+        label=scene.label,
+        split=split,
+        box=(0.0, 0.0, side, side),
+        mask_recipe="exact",
+        image=image,
+        mask=mask,
+    )
+
+
+def _pose(silhouette: str, unit: float, turn: float, share: tuple[float, float], side: int) -> Pose:
+    """Put a silhouette at ``share`` (0 to 1, across and down) of the room that it leaves within the image."""
+    placed = Pose(x=0.0, y=0.0, unit=unit, turn=turn).place(SILHOUETTES[silhouette].outline)
+    low, high = placed.min(axis=0), placed.max(axis=0)
+    x, y = (np.array(share) * (side - (high - low)) - low).tolist()
+    return Pose(x=x, y=y, unit=unit, turn=turn)
+
+
+def _jittered(style: Style, offsets: np.ndarray) -> Style:
+    def shifted(colour: Colour, offset: np.ndarray) -> Colour:
+        red, green, blue = np.clip(np.array(colour) + offset, 0, 255).tolist()
+        return red, green, blue
+
+    return Style(rim=shifted(style.rim, offsets[0]), fill=shifted(style.fill, offsets[1]), glyph=shifted(style.glyph, offsets[2]))
+
+
+def _lighting(scene: Scene, side: int) -> Float32[np.ndarray, "side side"]:
+    """Factor of each pixel: ``brightness`` in the middle of the image, changing linearly by ``slope``."""
+    axis = (np.arange(side, dtype=np.float32) + np.float32(0.5)) / np.float32(side) - np.float32(0.5)
+    across, down = scene.slope
+    factor: np.ndarray = 1 + axis[None, :] * np.float32(across) + axis[:, None] * np.float32(down)
+    return factor * np.float32(scene.brightness)

@@ -1,0 +1,218 @@
+"""The command ``foreguard evaluate``: attack a trained system and say how many images it still gets right.
+
+What only the work itself needs is imported when it begins: neither ``--help`` nor a typo should wait for it.
+"""
+
+import dataclasses
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import torch
+from pydantic import ConfigDict, Field
+
+from pipeline.attacks.specs import AttackSuite
+from pipeline.config import to_plain
+from pipeline.data.sample import Split
+from pipeline.errors import ConfigError
+from pipeline.evaluation.override import MaskOverride
+
+if TYPE_CHECKING:
+    from pipeline.attacks.two_stage import GuideMasks
+    from pipeline.data.dataset import PreparedDataset
+    from pipeline.evaluation.evaluator import Plan
+    from pipeline.evaluation.loading import Subject
+    from pipeline.evaluation.records import RecordStore
+
+SANITY = "sanity.json"
+GUIDES = 256
+"""Masks of the validation images that attacks with the goal ``steal`` choose from."""
+
+Count = Annotated[int, Field(ge=1)]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Attack a trained system and record the outcome for every image."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    prepared: Path
+    """Directory of the prepared data set."""
+    run: Path
+    """Directory of this evaluation: its records, its summary, how it was made; it must not hold one, but for resume."""
+    resume: bool = False
+    """Continue the evaluation in that directory; begin it where there is none."""
+    classifier_run: Path
+    """Run of the classifier, whose best checkpoint is meant, or the JSON of one of its checkpoints."""
+    segmenter_run: Path | None = None
+    """Run of the segmenter, likewise; null: the one that the classifier was trained with."""
+    masks: MaskOverride = dataclasses.field(default_factory=MaskOverride)
+    """What of the masks is other than in training."""
+    attack: AttackSuite
+    """Threat model and attacks; an image counts only if none of them fells it."""
+    split: Split = "test"
+    """Images that are attacked: train, val or test."""
+    max_images: Count | None = None
+    """Attack only so many images, with the class shares of the split, the same for every system; null: all."""
+    batch_size: Count = 64
+    """Images in a batch. Changes speed and memory, and results no more than rounding does."""
+    part_size: Count = 256
+    """Images whose records are written together. What a killed evaluation repeats is one attack on so many images."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Decides the random starts of the attacks."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """Of the gradients that attacks climb. bf16 is about twice as fast where the processor has bfloat16 instructions; every
+    success is checked in float32, and survivors may be a little overestimated."""
+    keep_all: bool = False
+    """Run every attack to its end on every image that is right clean, also on fallen ones: for galleries and transfer."""
+    save_images: bool = False
+    """Keep the adversarial images, float32, beside the records."""
+    gallery_images: Annotated[int, Field(ge=0)] = 6
+    """Images of each outcome that are kept for the gallery of the report, with their masks and perturbations; 0 is none."""
+    sanity: bool = False
+    """Also look for what gives false robustness away, and write sanity.json."""
+    sanity_images: Count = 64
+    """Images that the sanity checks use."""
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """The device; auto takes a GPU where there is one. Verdicts are float32 on all of them."""
+    allow_other_data: bool = False
+    """Evaluate on another data set than the stages were trained on. The classes have to be the same."""
+
+
+def evaluate(config: EvaluateConfig) -> None:
+    """Run an evaluation, or continue it, and print its figures. Raises ``UserError`` of the kind that fits."""
+    from pipeline.attacks.allocator import keep_freed_pages
+    from pipeline.data.dataset import open_prepared
+    from pipeline.evaluation.chunks import choose_rows
+    from pipeline.evaluation.evaluator import Plan, applicable
+    from pipeline.evaluation.loading import load_subject
+    from pipeline.evaluation.records import RecordStore
+    from pipeline.runs.directory import open_run
+
+    device = choose_device(config.accelerator)
+    keep_freed_pages()
+    dataset = open_prepared(config.prepared)
+    subject = load_subject(
+        classifier_run=config.classifier_run,
+        segmenter_run=config.segmenter_run,
+        masks=config.masks,
+        dataset=dataset,
+        allow_other_data=config.allow_other_data,
+        device=device,
+    )
+    plan = Plan(
+        system=subject.system,
+        system_id=subject.system_id,
+        dataset=dataset,
+        rows=choose_rows(dataset, config.split, config.max_images),
+        suite=config.attack,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        chunk_size=config.part_size,
+        keep_all=config.keep_all,
+        save_images=config.save_images,
+        guides=_guides(dataset, device),
+        precision=config.precision,
+    )
+    suite, skipped = applicable(plan, device=device)
+    plan = dataclasses.replace(plan, suite=suite)
+    inputs = {"data set": dataset.fingerprint, **subject.inputs, **order_of_attacks(config.attack)}
+    with (
+        open_run(config.run, command="evaluate", config=to_plain(config), inputs=inputs, resume=config.resume),
+        exact(device),
+    ):
+        store = RecordStore(config.run)
+        _attack(config, plan, store, device)
+        _report(config, plan, subject, store, skipped, device)
+
+
+def _attack(config: EvaluateConfig, plan: "Plan", store: "RecordStore", device: torch.device) -> None:
+    from pipeline.evaluation.evaluator import attack_images
+    from pipeline.progress import progress_bar
+
+    def size(chunk: int) -> int:
+        return len(plan.rows[chunk * plan.chunk_size : (chunk + 1) * plan.chunk_size])
+
+    recorded = store.units()
+    missing = {unit for chunk in range(plan.num_chunks) for unit in plan.units(chunk)} - recorded
+    total = sum(size(unit.chunk) for unit in missing)
+    done = 0
+    try:
+        with progress_bar("attack", total=total, unit="records") as step:
+
+            def advance(finished: int) -> None:
+                nonlocal done
+                done += finished
+                for _ in range(finished):
+                    step()
+
+            attack_images(plan, store, device=device, advance=advance)
+    except KeyboardInterrupt as interrupt:
+        message = f"interrupted with {total - done} records to go, none lost; continue with resume=true run={config.run}"
+        raise KeyboardInterrupt(message) from interrupt
+
+
+def _report(
+    config: EvaluateConfig,
+    plan: "Plan",
+    subject: "Subject",
+    store: "RecordStore",
+    skipped: dict[str, str],
+    device: torch.device,
+) -> None:
+    from pipeline.evaluation.diagnostics import sanity_checks
+    from pipeline.evaluation.gallery import write_gallery
+    from pipeline.evaluation.records import read_records
+    from pipeline.evaluation.summary import check_lines, lines, summarise
+    from pipeline.runs.files import write_json
+
+    records = read_records(config.run)
+    if config.gallery_images:
+        write_gallery(config.run, plan, records, per_outcome=config.gallery_images, device=device)
+    summary = summarise(records, plan, trained_masks=subject.trained_masks, split=config.split, skipped=skipped)
+    write_json(config.run / "summary.json", summary.to_json())
+    print("\n".join(lines(summary)))
+    if config.sanity:
+        checks = sanity_checks(plan, store, records, num_images=config.sanity_images, device=device)
+        plain = [dataclasses.asdict(check) for check in checks]
+        write_json(config.run / SANITY, {"images": config.sanity_images, "checks": plain})
+        print("\n".join(check_lines(checks)))
+    print(f"records, summary and how they were made: {config.run}")
+
+
+def order_of_attacks(suite: AttackSuite) -> dict[str, str]:
+    """What a run of ``evaluate`` records among its inputs beside fingerprints: an attack is known by its position in the suite, and
+    what it meets are the images that those before it left standing."""
+    return {"order of the attacks": ", ".join(suite.attacks)}
+
+
+def choose_device(accelerator: str) -> torch.device:
+    """The device that attacks run on. Raises ConfigError where this machine has none of the kind."""
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if accelerator == "auto":
+        return torch.device("cuda" if available["cuda"] else "cpu")
+    if not available[accelerator]:
+        raise ConfigError(f"accelerator={accelerator}: there is none on this machine; foreguard doctor says what there is")
+    return torch.device(accelerator)
+
+
+def exact(device: torch.device) -> AbstractContextManager[None]:
+    """Convolutions in float32: on a GPU their default is TF32, whose rounding is as large as a small perturbation."""
+    if device.type != "cuda":
+        return nullcontext()
+    exact: AbstractContextManager[None] = torch.backends.cudnn.flags(
+        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+    )
+    return exact
+
+
+def _guides(dataset: "PreparedDataset", device: torch.device) -> "GuideMasks | None":
+    from pipeline.attacks.two_stage import GuideMasks
+    from pipeline.data.loader import read_rows
+    from pipeline.evaluation.chunks import choose_rows
+
+    if not (dataset.samples["split"] == "val").any():
+        return None
+    batch = read_rows(dataset, choose_rows(dataset, "val", GUIDES)).to(device)
+    return GuideMasks(masks=batch.masks, labels=batch.labels) if len(set(batch.labels.tolist())) > 1 else None

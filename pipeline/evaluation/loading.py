@@ -1,0 +1,101 @@
+"""The system that is evaluated, from the runs that trained its stages."""
+
+import dataclasses
+from pathlib import Path
+
+import torch
+
+from pipeline.config import to_plain, validate
+from pipeline.data.dataset import PreparedDataset
+from pipeline.errors import CheckpointError, ConfigError
+from pipeline.evaluation.override import MaskOverride
+from pipeline.masks import MaskConfig, MaskSource
+from pipeline.runs.checkpoints import Checkpoint, checkpoint_path, load_classifier, load_segmenter, weights_digest
+from pipeline.runs.directory import read_run
+from pipeline.runs.files import canonical_sha256
+from pipeline.system import TwoStage
+from segmenter.model import Segmenter
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A system ready to be attacked, and what it is made of."""
+
+    system: TwoStage
+    """In eval mode, float32, channels-last, on its device."""
+    system_id: str
+    """The same for the same weights and mask settings, wherever they lie."""
+    trained_masks: MaskConfig
+    """What the classifier was trained with."""
+    inputs: dict[str, str]
+    """Digests of the weights, by stage."""
+
+
+def load_subject(
+    *,
+    classifier_run: Path,
+    segmenter_run: Path | None,
+    masks: MaskOverride,
+    dataset: PreparedDataset,
+    allow_other_data: bool,
+    device: torch.device,
+) -> Subject:
+    """Join the best checkpoints of two runs. Without ``segmenter_run`` it is the segmenter that the classifier was trained with.
+
+    Raises CheckpointError: a run without a usable checkpoint, other classes than the data set's, other data than the stage
+    was trained on (unless ``allow_other_data``), a segmenter that is not the one of training any more. Raises ConfigError where
+    the mask source needs a segmenter and none is named, or one is named and not needed.
+    """
+    classifier, checkpoint = load_classifier(classifier_run, classes=dataset.classes)
+    _check_data(classifier_run, checkpoint, dataset, allow_other_data)
+    trained = validate(MaskConfig, checkpoint.config.get("masks", {}))
+    config = masks.applied(trained)
+    inputs = {"classifier": weights_digest(classifier_run)}
+    segmenter: Segmenter | None = None
+    if config.source.needs_segmenter:
+        path = segmenter_run or trained_segmenter(classifier_run, checkpoint, config.source)
+        segmenter, described = load_segmenter(path)
+        _check_data(path, described, dataset, allow_other_data)
+        inputs["segmenter"] = weights_digest(path)
+    elif segmenter_run is not None:
+        raise ConfigError(f"segmenter_run: masks.source={config.source.value} uses no segmenter: leave segmenter_run out")
+    system = TwoStage(classifier, masking=config, segmenter=segmenter, mean_colour=dataset.mean)
+    return Subject(
+        system=system.to(device=device, memory_format=torch.channels_last).eval(),  # type: ignore[call-overload]
+        system_id=canonical_sha256({"weights": inputs, "masks": to_plain(config)})[:16],
+        trained_masks=trained,
+        inputs=inputs,
+    )
+
+
+def _check_data(path: Path, checkpoint: Checkpoint, dataset: PreparedDataset, allow_other_data: bool) -> None:
+    if checkpoint.data_fingerprint != dataset.fingerprint and not allow_other_data:
+        raise CheckpointError(
+            f"{checkpoint_path(path)}: trained on other data than {dataset.path} (fingerprints {checkpoint.data_fingerprint[:12]}"
+            f" and {dataset.fingerprint[:12]}), whose test images it may have seen; if that is meant, say allow_other_data=true"
+        )
+
+
+def trained_segmenter(classifier_run: Path, checkpoint: Checkpoint, source: MaskSource) -> Path:
+    """The run of the segmenter that the classifier was trained with, as long as it is still the same.
+
+    Raises ConfigError where it was trained without or the run is gone, CheckpointError where it holds another segmenter now,
+    RunError where the classifier's own run.json is damaged.
+    """
+    recorded = checkpoint.config.get("segmenter_run")
+    if recorded is None:
+        raise ConfigError(
+            f"segmenter_run: masks.source={source.value} needs a segmenter, and the classifier was trained without:"
+            " say segmenter_run=..."
+        )
+    path = Path(recorded)
+    if not path.exists():
+        raise ConfigError(f"segmenter_run: {path}, which the classifier was trained with, is not there: say segmenter_run=...")
+    trained = checkpoint_path(classifier_run).parent.parent
+    digest = read_run(trained)["inputs"].get("segmenter") if (trained / "run.json").is_file() else None
+    if digest is not None and digest != weights_digest(path):
+        raise CheckpointError(
+            f"{path}: holds another segmenter than the one that the classifier was trained with;"
+            f" if that is meant, say segmenter_run={path}"
+        )
+    return path

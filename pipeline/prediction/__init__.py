@@ -1,0 +1,1 @@
+"""Class, confidence and mask for somebody's own images."""

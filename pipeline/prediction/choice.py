@@ -1,0 +1,158 @@
+"""A trained system without the data that it was trained on: for images that nobody has labelled or outlined."""
+
+import dataclasses
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from pipeline.ablation.manifest import MANIFEST as ABLATION
+from pipeline.ablation.manifest import ArmEntry, read_ablation
+from pipeline.config import validate
+from pipeline.data.dataset import read_manifest
+from pipeline.errors import CheckpointError, ConfigError, DataError, RunError
+from pipeline.evaluation.loading import trained_segmenter
+from pipeline.evaluation.override import MaskOverride
+from pipeline.evaluation.plainness import Rank, plainness
+from pipeline.masks import Fill, MaskConfig
+from pipeline.runs.checkpoints import Checkpoint, load_classifier, load_segmenter, weights_digest
+from pipeline.runs.directory import read_run
+from pipeline.runs.files import parse_json
+from pipeline.system import TwoStage
+
+
+class ChosenSystem(NamedTuple):
+    """Which stages make a system, and which masks."""
+
+    name: str
+    """For people."""
+    classifier_run: Path
+    segmenter_run: Path | None
+    """None: the one that the classifier was trained with."""
+    masks: MaskOverride
+    """What is other than in the classifier's training."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Settings:
+    classifier_run: Path
+    segmenter_run: Path | None
+    masks: MaskOverride
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Inputs:
+    classifier: str
+    """SHA-256 of the weights, like that of the segmenter, which is None where no segmenter took part."""
+    segmenter: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Evaluation:
+    """What is read of an evaluation's ``run.json``."""
+
+    config: _Settings
+    inputs: _Inputs
+
+
+def choose_system(run: Path, segmenter_run: Path | None, masks: MaskOverride) -> ChosenSystem:
+    """The system of an ablation, an evaluation or a classifier's run, with what the user wants otherwise.
+
+    Of an ablation it is the finished system with learned masks that the report's answer is about (``plainness``), of the
+    adversarially trained ones if there is one, of the first seed; without learned masks one whose masks need no oracle. Of an
+    evaluation it is the system that was attacked, by its weights: where they are not where they were, they are looked for in the
+    store of the evaluation. Raises RunError for a directory that holds none of these, a damaged one, or no such system.
+    """
+    chosen = _found(run)
+    wanted = {name: value for name, value in vars(masks).items() if value is not None}
+    both = dataclasses.replace(chosen.masks, **wanted)
+    needs_none = both.source is not None and not both.source.needs_segmenter
+    return chosen._replace(masks=both, segmenter_run=segmenter_run or (None if needs_none else chosen.segmenter_run))
+
+
+def _found(run: Path) -> ChosenSystem:
+    if (run / ABLATION).is_file():
+        return _of_ablation(run)
+    about = read_run(run) if (run / "run.json").is_file() else {}
+    if about.get("command") != "evaluate":
+        return ChosenSystem(f"classifier of {run}", run, None, MaskOverride())
+    remedy = "evaluate again, or name the run of a classifier"
+    evaluation = parse_json(run / "run.json", about, _Evaluation, remedy=remedy)
+    config, digests = evaluation.config, evaluation.inputs
+    classifier, segmenter = _attacked(run, "classifier", config.classifier_run, digests.classifier), None
+    if digests.segmenter is not None and config.segmenter_run is not None:  # else it is the one of the classifier's training
+        segmenter = _attacked(run, "segmenter", config.segmenter_run, digests.segmenter)
+    return ChosenSystem(f"that of {run}", classifier, segmenter, config.masks)
+
+
+def _attacked(run: Path, kind: str, recorded: Path, digest: str) -> Path:
+    """The stage with these weights: where it was, or in the store that the evaluation lies in."""
+    for path in (recorded, *sorted((run.resolve().parent.parent / f"{kind}s").glob("*"))):
+        try:
+            if weights_digest(path) == digest:
+                return path
+        except CheckpointError:
+            continue
+    raise RunError(
+        f"{run}: the {kind} that was attacked is neither {recorded} nor in the store of the evaluation; name a classifier's run"
+    )
+
+
+def _of_ablation(run: Path) -> ChosenSystem:
+    manifest, _ = read_ablation(run)
+    usable = [arm for arm in manifest.arms if arm.role == "main" and not arm.test_masks.needs_oracle]
+    if not usable:
+        raise RunError(f"{run}: no arm is finished that can see images without an oracle; name the run of a classifier instead")
+    objectives = list(dict.fromkeys(arm.classifier_objective for arm in usable))
+
+    def rank(arm: ArmEntry) -> tuple[bool, bool, int, Rank]:
+        plain = plainness(
+            classifier_objective=arm.classifier_objective,
+            segmenter_objective=arm.segmenter_objective,
+            train_masks=arm.train_masks,
+            test_masks=arm.test_masks,
+        )
+        objective = arm.classifier_objective
+        return not arm.test_masks.needs_segmenter, objective != "adversarial", objectives.index(objective), plain
+
+    arm = min(usable, key=rank)
+    segmenter = run / arm.segmenter if arm.segmenter else None
+    name = f"{arm.name} (another one: run={run / arm.evaluation} and its like)"
+    return ChosenSystem(name, run / arm.classifier, segmenter, arm.masks)
+
+
+def load_trained_system(chosen: ChosenSystem, *, prepared: Path | None, device: torch.device) -> tuple[TwoStage, Checkpoint]:
+    """Join the best checkpoints of two runs; the checkpoint returned is the classifier's.
+
+    ``prepared`` is where the data set of training lies, for the fill ``mean``; None: where it lay. Raises ConfigError where the
+    masks are made from an oracle, which such images do not have, and where a segmenter is missing or not needed; CheckpointError
+    for a run that cannot be used; DataError where the mean colour cannot be found.
+    """
+    _, classifier_run, segmenter_run, masks = chosen
+    classifier, checkpoint = load_classifier(classifier_run)
+    config = masks.applied(validate(MaskConfig, checkpoint.config.get("masks", {})))
+    if config.source.needs_oracle:
+        raise ConfigError(
+            f"masks.source: {config.source.value} masks are made from the data set's own, and your images have none;"
+            " say masks.source=learned segmenter_run=..., or masks.source=none"
+        )
+    segmenter = None
+    if config.source.needs_segmenter:
+        segmenter, _ = load_segmenter(segmenter_run or trained_segmenter(classifier_run, checkpoint, config.source))
+    elif segmenter_run is not None:
+        raise ConfigError(f"segmenter_run: masks.source={config.source.value} uses no segmenter: leave segmenter_run out")
+    mean = _mean_colour(checkpoint, prepared) if config.fill is Fill.MEAN else None
+    system = TwoStage(classifier, masking=config, segmenter=segmenter, mean_colour=mean)
+    return system.to(device=device).eval(), checkpoint
+
+
+def _mean_colour(checkpoint: Checkpoint, prepared: Path | None) -> tuple[float, float, float]:
+    path = prepared or Path(checkpoint.config["prepared"])
+    try:
+        manifest = read_manifest(path)
+    except DataError as error:
+        raise DataError(f"prepared: the fill mean needs the data set of training: {error}") from error
+    if manifest["fingerprint"] != checkpoint.data_fingerprint:
+        raise DataError(f"prepared: {path} is not the data set that the classifier was trained on (its fingerprint differs)")
+    red, green, blue = manifest["mean"]
+    return red, green, blue

@@ -1,0 +1,229 @@
+"""The command ``foreguard predict``: class, confidence and mask for the user's own images.
+
+What only the work itself needs is imported when it begins: neither ``--help`` nor a typo should wait for it.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+from pydantic import ConfigDict, Field
+
+from pipeline.data.images import Box, UnreadableImage, crop, read_image, resize, square_around
+from pipeline.errors import DataError, RunError
+from pipeline.evaluation.override import MaskOverride
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipeline.system import TwoStage
+
+PREDICTIONS, MASKS, OVERLAYS = "predictions.jsonl", "masks", "overlays"
+MAX_NAMED = 5
+"""Unreadable images that the terminal names; the rest are in the file."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PredictConfig:
+    """Classify the images of a file or folder and show the masks they are seen through."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    images: Path
+    """An image, or a folder whose images are taken, those in sub-folders too; other files are left alone."""
+    run: Path
+    """Where the system is: an ablation (the adversarially trained system with learned masks that its report's answer is about, if
+    there is one), an evaluation (the system that was attacked), a run of train-classifier, or the JSON of a checkpoint of it."""
+    segmenter_run: Path | None = None
+    """Run of the segmenter, or the JSON of a checkpoint; null: the one of that system."""
+    out: Path | None = None
+    """Directory for predictions.jsonl, masks/ and overlays/; it must not exist, or be empty. null: predictions/ and the name of the
+    images, in the current directory."""
+    masks: MaskOverride = dataclasses.field(default_factory=MaskOverride)
+    """What of the masks is other than in that system: a classifier trained on the oracle needs masks.source=learned."""
+    square: Literal["crop", "pad"] = "crop"
+    """How an image becomes a square. crop: its largest centred square. pad: the whole image, its border repeated, as the source
+    folder prepares images by default. Either is then resized to the size of training: objects should fill it as they did there."""
+    prepared: Path | None = None
+    """The prepared data set of training: only for the fill mean, and only if it lies elsewhere by now."""
+    batch_size: Annotated[int, Field(ge=1)] = 64
+    """Images in a batch. Changes speed and memory, and results no more than rounding does."""
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """The device; auto takes a GPU where there is one."""
+
+
+class Square(NamedTuple):
+    """A readable image, cut."""
+
+    number: int
+    """Position in the listing, from 1."""
+    name: str
+    """Path relative to the folder."""
+    pixels: UInt8[np.ndarray, "side side 3"]
+    """The square at its own resolution."""
+    box: Box
+    """Of the square in pixels of the file; it may reach beyond it."""
+
+
+def predict(config: PredictConfig) -> None:
+    """Predict and say what was done. Nothing is overwritten; an unreadable image costs its own line only.
+
+    ``predictions.jsonl`` has one line an image in the order of their paths: file, class, confidence (the classifier's own
+    probability, not calibrated), mask_share (mean of the mask over the square, 1 without masks), box, mask and overlay; or file
+    and error. Raises ``UserError`` of the kind that fits, DataError also where not one image can be read.
+    """
+    from pipeline.evaluation.evaluate import choose_device
+    from pipeline.prediction.choice import choose_system, load_trained_system
+
+    files = _list_images(config.images)
+    device = choose_device(config.accelerator)
+    chosen = choose_system(config.run, config.segmenter_run, config.masks)
+    system, checkpoint = load_trained_system(chosen, prepared=config.prepared, device=device)
+    out = Path("predictions") / config.images.resolve().stem if config.out is None else config.out
+    _make_directory(out)
+    errors: list[tuple[str, str]] = []
+    try:
+        with (out / PREDICTIONS).open("w", encoding="ascii") as lines:
+            _predict_all(config, out, files, system, checkpoint.classes, checkpoint.image_size, lines, errors, device)
+    except OSError as error:
+        raise RunError(f"{out}: cannot be written: {error.strerror or error}") from error
+    print(f"system: {chosen.name}, masks {system.masking.source.value}")
+    _report(config, out, len(files), errors, checkpoint.image_size)
+
+
+def _predict_all(
+    config: PredictConfig,
+    out: Path,
+    files: list[tuple[str, Path]],
+    system: "TwoStage",
+    classes: tuple[str, ...],
+    image_size: int,
+    lines: IO[str],
+    errors: list[tuple[str, str]],
+    device: "torch.device",
+) -> None:
+    from pipeline.progress import progress_bar
+
+    done = 0
+    try:
+        with progress_bar("predict", total=len(files), unit="images") as step:
+            for batch in _batches(config, files):
+                squares = [item for item in batch if isinstance(item, Square)]
+                found = iter(_predict_batch(out, system, classes, image_size, squares, device))
+                for item in batch:
+                    if isinstance(item, Square):
+                        lines.write(json.dumps(next(found)) + "\n")
+                    else:
+                        lines.write(json.dumps({"file": item[0], "error": item[1]}) + "\n")
+                        errors.append(item)
+                    done += 1
+                    step()
+                lines.flush()
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt(f"interrupted after {done} of {len(files)} images; they are in {out}") from interrupt
+
+
+def _batches(config: PredictConfig, files: list[tuple[str, Path]]) -> Iterator[list[Square | tuple[str, str]]]:
+    """Squares, or names with what is wrong, in the order of the files."""
+    batch: list[Square | tuple[str, str]] = []
+    for number, (name, path) in enumerate(files, start=1):
+        try:
+            batch.append(_cut(number, name, read_image(path, upright=True), config.square))
+        except UnreadableImage as error:
+            batch.append((name, str(error)))
+        if len(batch) == config.batch_size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _cut(number: int, name: str, image: np.ndarray, square: Literal["crop", "pad"]) -> Square:
+    height, width = image.shape[:2]
+    if square == "crop":
+        side = min(height, width)
+        left, top = (width - side) // 2, (height - side) // 2
+    else:
+        left, top, side = square_around((0, 0, width, height), context=0.0, width=width, height=height)
+    box = (float(left), float(top), float(left + side), float(top + side))
+    return Square(number=number, name=name, pixels=crop(image, left, top, side, replicate=True), box=box)
+
+
+def _predict_batch(
+    out: Path, system: "TwoStage", classes: tuple[str, ...], image_size: int, squares: list[Square], device: "torch.device"
+) -> list[dict[str, Any]]:
+    import torch
+
+    from pipeline.data.loader import sample_seed
+    from pipeline.masks import MaskContext
+    from pipeline.system import attacked
+
+    if not squares:
+        return []
+    stored = np.stack([resize(square.pixels, image_size) for square in squares])
+    images = torch.from_numpy(stored).permute(0, 3, 1, 2).float().div_(255).to(device)
+    seeds = torch.tensor([sample_seed(square.name) for square in squares], device=device)
+    with torch.no_grad(), attacked(system):
+        context = system.freeze(images, MaskContext(sample_seeds=seeds))
+        masks = system.masks(images, context)
+        confidence, label = system.classify(images, masks, context).softmax(dim=1).max(dim=1)
+    found = []
+    for square, mask, class_index, share in zip(
+        squares, masks[:, 0].cpu().numpy(), label.tolist(), confidence.tolist(), strict=True
+    ):
+        mask_name, overlay_name = _draw(out, square, mask)
+        about = {"file": square.name, "class": classes[class_index], "confidence": share, "mask_share": float(mask.mean())}
+        found.append(about | {"box": square.box, "mask": mask_name, "overlay": overlay_name})
+    return found
+
+
+def _draw(out: Path, square: Square, mask: np.ndarray) -> tuple[str, str]:
+    """Write the mask (grey, as large as the training images) and the overlay. Names are numbers: a file's own may be anything."""
+    from PIL import Image
+
+    from pipeline.evaluation.overlay import overlay
+
+    mask_name, overlay_name = (f"{kind}/{square.number:06d}.png" for kind in (MASKS, OVERLAYS))
+    Image.fromarray(np.rint(mask * 255).astype(np.uint8)).save(out / mask_name)
+    Image.fromarray(overlay(square.pixels, mask)).save(out / overlay_name)
+    return mask_name, overlay_name
+
+
+def _list_images(path: Path) -> list[tuple[str, Path]]:
+    """Names and paths. Raises DataError where there is no image."""
+    from pipeline.data.folder_listing import SUFFIXES
+
+    if path.is_file():
+        return [(path.name, path)]
+    if not path.is_dir():
+        raise DataError(f"images: {path} does not exist")
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+    if not files:
+        raise DataError(f"images: {path} holds no image (a file that ends in one of {', '.join(sorted(SUFFIXES))})")
+    return [(file.relative_to(path).as_posix(), file) for file in files]
+
+
+def _make_directory(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RunError(f"out: {out} exists already; choose another directory, nothing is overwritten")
+    try:
+        for name in (MASKS, OVERLAYS):
+            (out / name).mkdir(parents=True)
+    except OSError as error:
+        raise RunError(f"out: {out} cannot be made: {error.strerror or error}") from error
+
+
+def _report(config: PredictConfig, out: Path, total: int, errors: list[tuple[str, str]], image_size: int) -> None:
+    how = "cut to the largest centred square" if config.square == "crop" else "padded to a square"
+    print(f"{total - len(errors)} of {total} images predicted, each {how} and resized to {image_size} x {image_size} pixels")
+    for name, reason in errors[:MAX_NAMED]:
+        print(f"  not read: {name!a}: {ascii(reason)[1:-1]}")
+    if len(errors) > MAX_NAMED:
+        print(f"  and {len(errors) - MAX_NAMED} more")
+    print(f"predictions: {out / PREDICTIONS}")
+    if len(errors) == total:
+        raise DataError(f"images: not one of the {total} images of {config.images} can be read")

@@ -1,0 +1,166 @@
+"""What a report is about: the arms of an ablation, or a single evaluation."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import polars as pl
+from jaxtyping import Bool, Float, Shaped
+
+from pipeline.evaluation.metrics import standing
+from pipeline.evaluation.plainness import Rank, plainness
+from pipeline.masks import MaskSource
+
+Role = Literal["main", "degradation", "diagnostic"]
+
+
+class Condition(NamedTuple):
+    """What two arms share that differ by their seed alone."""
+
+    classifier_objective: str
+    segmenter_objective: str | None
+    """Of the segmenter in testing, else of that in training; None where no segmenter takes part."""
+    train_masks: str
+    test_masks: str
+    setting: str = ""
+    """How far masks made worse on purpose are changed: ``2 px``; empty for the others."""
+
+    @property
+    def tested(self) -> str:
+        """The masks in testing, for people: ``learned (adversarial segmenter)`` or ``eroded 2 px``."""
+        segmenter = f" ({self.segmenter_objective} segmenter)" if self.uses_segmenter and self.segmenter_objective else ""
+        return f"{self.test_masks} {self.setting}".rstrip() + segmenter
+
+    @property
+    def trained(self) -> str:
+        """The masks in training, for people; their segmenter where that of testing does not say it."""
+        other = self.segmenter_objective and not self.uses_segmenter
+        return f"{self.train_masks} ({self.segmenter_objective} segmenter)" if other else self.train_masks
+
+    @property
+    def uses_segmenter(self) -> bool:
+        """The mask in testing is a segmenter's."""
+        return self.test_masks in [source for source in MaskSource if source.needs_segmenter]
+
+    @property
+    def plainness(self) -> Rank:
+        """Its place among learned systems of its classifier objective; the answer is about the smallest."""
+        return plainness(
+            classifier_objective=self.classifier_objective,
+            segmenter_objective=self.segmenter_objective,
+            train_masks=self.train_masks,
+            test_masks=self.test_masks,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SanityCheck:
+    """One line of ``sanity.json``."""
+
+    name: str
+    outcome: str
+    """PASS, FAIL or SKIP."""
+    finding: str
+    advice: str = ""
+    figures: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One evaluated system."""
+
+    name: str
+    condition: Condition
+    seed: int
+    role: Role
+    path: Path
+    """Its evaluation run."""
+    records: pl.DataFrame = field(repr=False)
+    summary: dict[str, Any] = field(repr=False)
+    about: dict[str, Any] = field(repr=False)
+    """``run.json``: command, configuration, inputs, provenance."""
+    checks: tuple[SanityCheck, ...] | None
+    """None where the evaluation was made without ``sanity=true``."""
+
+    @property
+    def seconds(self) -> float:
+        """What the attacks took."""
+        return float(self.records["seconds"].sum())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """Everything that a report draws on."""
+
+    name: str
+    path: Path
+    arms: tuple[Arm, ...]
+    """At least one, all on the same data, split and threat model."""
+    about: dict[str, Any] = field(repr=False)
+    """``ablation.json``, or ``run.json`` of a single evaluation."""
+    silhouette: tuple[dict[str, Any], ...] | None = None
+    """Per seed: ``seed``, ``accuracy``, ``n`` of a classifier that sees the mask alone."""
+    decomposition: pl.DataFrame | None = field(default=None, repr=False)
+    missing: tuple[str, ...] = ()
+    """What the run promises and does not hold, in sentences."""
+
+    @property
+    def is_ablation(self) -> bool:
+        return "arms" in self.about
+
+    @property
+    def epsilons(self) -> list[float]:
+        """Ascending."""
+        return [float(epsilon) for epsilon in self.arms[0].records["epsilon"].unique().sort()]
+
+    @property
+    def headline(self) -> float:
+        """The epsilon that the answer is about: the one that the experiment names, else the largest."""
+        named = self.about.get("config", {}).get("headline_epsilon")
+        return min(self.epsilons, key=lambda epsilon: abs(epsilon - named)) if named else self.epsilons[-1]
+
+    @property
+    def sample(self) -> tuple[int, int]:
+        """The most images that an arm has met, and the groups (photographs, tracks) that they fall into."""
+        largest = max((arm.records for arm in self.arms), key=lambda records: records["sample_id"].n_unique())
+        return largest["sample_id"].n_unique(), largest["group"].n_unique()
+
+    def by_condition(self, *roles: Role) -> dict[Condition, list[Arm]]:
+        """Arms of these roles by condition, in the order of the run; each list is ascending in the seed."""
+        grouped: dict[Condition, list[Arm]] = {}
+        for arm in self.arms:
+            if arm.role in roles:
+                grouped.setdefault(arm.condition, []).append(arm)
+        return {condition: sorted(arms, key=lambda arm: arm.seed) for condition, arms in grouped.items()}
+
+    @property
+    def classifier_objectives(self) -> list[str]:
+        """Of the main arms, in the order of the run."""
+        return list(dict.fromkeys(arm.condition.classifier_objective for arm in self.arms if arm.role == "main"))
+
+
+def verdicts(arms: list[Arm], epsilon: float) -> tuple[Bool[np.ndarray, "seeds images"], Shaped[np.ndarray, " images"]]:
+    """Whether each image stands at an epsilon under each seed, and the group of each. Only images that all seeds have met."""
+    values, groups = _alike([standing(arm.records, epsilon).rename({"standing": "value"}) for arm in arms])
+    return values.astype(bool), groups
+
+
+def per_image(
+    arms: list[Arm], column: str, epsilon: float | None
+) -> tuple[Float[np.ndarray, "seeds images"], Shaped[np.ndarray, " images"]]:
+    """A figure of each image under each seed, and the group of each image; at an epsilon that of its worst adversarial image,
+    with None that of any record."""
+    tables = []
+    for arm in arms:
+        records = arm.records if epsilon is None else arm.records.filter(pl.col("epsilon") == epsilon)
+        worst = records.sort("adversarial_margin", descending=True, maintain_order=True)
+        tables.append(worst.unique("sample_id", keep="first", maintain_order=True).select("sample_id", "group", value=column))
+    return _alike(tables)
+
+
+def _alike(tables: list[pl.DataFrame]) -> tuple[np.ndarray, np.ndarray]:
+    """The column ``value`` of the images that all tables have, in the order of their ids."""
+    ids = set.intersection(*(set(table["sample_id"]) for table in tables))
+    kept = [table.filter(pl.col("sample_id").is_in(ids)).sort("sample_id") for table in tables]
+    return np.stack([table["value"].to_numpy().astype(np.float64) for table in kept]), kept[0]["group"].to_numpy()

@@ -1,0 +1,183 @@
+"""The directory of a run: begun once, never overwritten, continued only as what it was begun as."""
+
+import json
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import RunError
+from pipeline.runs.files import canonical_sha256, read_json, write_json
+from pipeline.runs.locking import locked
+from pipeline.runs.provenance import provenance
+
+FREE_TO_CHANGE = frozenset(
+    {"run", "resume", "prepared", "segmenter_run", "trainer.num_workers", "trainer.checkpoint_every", "trainer.trackers"}
+    | {"classifier_run", "batch_size", "sanity", "sanity_images", "gallery_images"}  # of an evaluation
+    | {"store", "dry_run", "workers", "data.root", "data.download", "evaluation.batch_size"}  # of an ablation
+    | {"evaluation.sanity", "evaluation.sanity.objectives", "evaluation.sanity.sources", "evaluation.sanity.images"}
+    | {f"{stage}_trainer.{key}" for stage in ("segmenter", "classifier") for key in ("num_workers", "checkpoint_every", "trackers")}
+)
+"""Keys that a resumed run may have otherwise: paths (the content behind them is compared) and what changes no result."""
+
+ALGORITHMS: dict[str, int] = {}
+"""By command, raised (from 1) with every change of the code by which the same configuration comes to another result: a run of an
+older version is neither continued nor reused."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """An opened run directory."""
+
+    path: Path
+    run_id: str
+    """Unique, for trackers that know runs by name."""
+    resumed: bool
+    """True if the run had been begun before."""
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def best_path(self) -> Path:
+        return self.checkpoints / "best.json"
+
+    @property
+    def last_path(self) -> Path:
+        return self.checkpoints / "last.json"
+
+    @property
+    def state_path(self) -> Path:
+        return self.path / "state.pt"
+
+    @property
+    def metrics_path(self) -> Path:
+        return self.path / "metrics.csv"
+
+    @property
+    def curve_path(self) -> Path:
+        return self.path / "curve.png"
+
+    @property
+    def result_path(self) -> Path:
+        return self.path / "result.json"
+
+    @property
+    def finished(self) -> bool:
+        """True once the result is written, which is the last thing that a run does."""
+        return self.result_path.is_file()
+
+
+@contextmanager
+def open_run(path: Path, *, command: str, config: Mapping[str, Any], inputs: Mapping[str, str], resume: bool) -> Iterator[Run]:
+    """Begin a run, or continue one, and keep other processes out of its directory meanwhile.
+
+    ``config`` is JSON-able; ``inputs`` are fingerprints of what the run reads. Both go into ``run.json`` and have to be the same
+    when the run is continued. Raises ``RunError``: the directory holds a run and ``resume`` is false, the configuration or an input
+    differs, another process is working in it, it cannot be written.
+    """
+    check_run(path, command=command, config=config, inputs=inputs, resume=resume)
+    if not (path / "run.json").exists():
+        _make_directory(path)
+    with locked(path / ".lock", busy=f"{path}: another process is working in this directory"):
+        begun = (path / "run.json").exists()  # by another process meanwhile
+        about = read_run(path) if begun else _begin(path, command=command, config=config, inputs=inputs)
+        _check_same(path, about, command=command, config=config, inputs=inputs)
+        yield Run(path=path, run_id=about["id"], resumed=begun)
+
+
+def check_run(path: Path, *, command: str, config: Mapping[str, Any], inputs: Mapping[str, str], resume: bool) -> None:
+    """Refuse a directory that a run can be neither begun nor continued in, without touching it. Raises ``RunError``."""
+    if path.exists() and not path.is_dir():
+        raise RunError(f"{path}: is a file; expected the directory of a run")
+    if not (path / "run.json").exists():
+        return
+    if not resume:
+        raise RunError(f"{path}: holds a run already; continue it with resume=true, or choose another directory")
+    _check_same(path, read_run(path), command=command, config=config, inputs=inputs)
+
+
+def run_fingerprint(*, command: str, config: Mapping[str, Any], inputs: Mapping[str, str], algorithm: int | None = None) -> str:
+    """What a run is, wherever it lies: SHA-256 over command, inputs and the keys that have to stay the same when it is continued.
+
+    Two runs with equal fingerprints come to the same result, as far as the versions of torch and of ``ALGORITHMS`` are the same; a
+    fingerprint is compared with those of runs that may be older, so it holds the version that ``algorithm`` says, else today's.
+    """
+    version = ALGORITHMS.get(command, 1) if algorithm is None else algorithm
+    decisive = {key: value for key, value in _flat(json.loads(json.dumps(config))).items() if key not in FREE_TO_CHANGE}
+    numbered = {"algorithm": version} if version > 1 else {}  # runs that were begun before there were numbers have none
+    return canonical_sha256({"command": command, "config": decisive, "inputs": dict(inputs), **numbered})
+
+
+def fingerprint_of(path: Path) -> str | None:
+    """The fingerprint of the run in a directory, begun or finished; None where there is none that can be read."""
+    try:
+        about = read_run(path)
+    except RunError:
+        return None
+    return run_fingerprint(command=about["command"], config=about["config"], inputs=about["inputs"], algorithm=about["algorithm"])
+
+
+def read_run(directory: Path) -> dict[str, Any]:
+    """``run.json`` of a directory: id, command, algorithm, config and inputs are there, and of their types. Raises ``RunError``."""
+    path = directory / "run.json"
+    content = {"algorithm": 1, **read_json(path)}  # runs that were begun before there were numbers have none
+    for key, kind in {"id": str, "command": str, "algorithm": int, "config": dict, "inputs": dict}.items():
+        if not isinstance(content.get(key), kind):
+            raise RunError(f"{path}: is not what a run begins with ({key} is missing or damaged); begin another run")
+    return content
+
+
+def _make_directory(path: Path) -> None:
+    if path.is_dir() and any(not entry.name.startswith((".", "run.json")) for entry in path.iterdir()):
+        raise RunError(f"{path}: is not empty and holds no run; choose another directory")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be made: {error.strerror or error}") from error
+
+
+def _begin(path: Path, *, command: str, config: Mapping[str, Any], inputs: Mapping[str, str]) -> dict[str, Any]:
+    about = {
+        "id": secrets.token_hex(8),
+        "command": command,
+        "algorithm": ALGORITHMS.get(command, 1),
+        "config": config,
+        "inputs": inputs,
+        "provenance": asdict(provenance()),
+        "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    write_json(path / "run.json", about)
+    return about
+
+
+def _check_same(
+    path: Path, begun: Mapping[str, Any], *, command: str, config: Mapping[str, Any], inputs: Mapping[str, str]
+) -> None:
+    if begun["command"] != command:
+        raise RunError(f"{path}: is a run of {begun['command']}, not of {command}")
+    if begun["algorithm"] != ALGORITHMS.get(command, 1):
+        raise RunError(f"{path}: was begun by a version of {command} that comes to other results; begin another run")
+    old, new = _flat(begun["config"]), _flat(json.loads(json.dumps(config)))
+    for key in sorted(old.keys() | new.keys()):
+        if key not in FREE_TO_CHANGE and old.get(key, "absent") != new.get(key, "absent"):
+            was, now = (json.dumps(values[key]) if key in values else "absent" for values in (old, new))
+            raise RunError(f"{path}: was begun with {key}={was}, not {now}; continue it as it was, or begin another run")
+    for name, digest in inputs.items():
+        if begun["inputs"].get(name) != digest:
+            raise RunError(f"{path}: the {name} is not the one that the run was begun with (its fingerprint differs)")
+
+
+def _flat(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings with dotted keys; lists are values."""
+    flat: dict[str, Any] = {}
+    for key, value in mapping.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

@@ -1,0 +1,170 @@
+"""Projections and random points: fixed points, radii measured in float64, distributions."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from torch import Tensor
+
+from pipeline.attacks.norms import LinfBall, l2_ball, linf_ball, project_l2, project_linf
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def norms(deltas: Tensor) -> Tensor:
+    return deltas.double().flatten(1).norm(dim=1)
+
+
+@st.composite
+def perturbations(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
+    """Perturbations of very different lengths and a radius for each image."""
+    batch, height, width = draw(st.integers(1, 4)), draw(st.integers(1, 9)), draw(st.integers(1, 9))
+    deltas = torch.randn(batch, 3, height, width, generator=seeded(draw(st.integers(0, 99)))) * draw(
+        st.sampled_from([0, 1e-20, 1e-3, 1, 1e8])
+    )
+    radii = draw(st.lists(st.sampled_from([0.0, 1e-6, 8 / 255, 0.5, 3.0, 1e4]), min_size=batch, max_size=batch))
+    return deltas, torch.tensor(radii)
+
+
+@given(perturbations())
+def test_the_l2_projection_leaves_the_interior_alone_and_ends_on_the_sphere_otherwise(drawn: tuple[Tensor, Tensor]) -> None:
+    deltas, radii = drawn
+    projected = project_l2(deltas, radii)
+    assert (norms(projected) <= radii.double()).all()
+    inside = norms(deltas) <= radii.double() * (1 - 1e-6)
+    assert torch.equal(projected[inside], deltas[inside])
+    outside = norms(deltas) > radii.double() * (1 + 1e-6)
+    torch.testing.assert_close(norms(projected)[outside], radii.double()[outside], rtol=2e-6, atol=0)
+    direction = (projected.double() * deltas.double()).flatten(1).sum(1)
+    torch.testing.assert_close(direction, norms(projected) * norms(deltas), rtol=1e-5, atol=1e-30)
+    assert torch.equal(project_l2(projected, radii), projected)
+
+
+@given(perturbations())
+def test_the_linf_projection_leaves_the_interior_alone_and_clips_each_value(drawn: tuple[Tensor, Tensor]) -> None:
+    deltas, radii = drawn
+    projected = project_linf(deltas, radii)
+    for delta, clipped, radius in zip(deltas, projected, radii, strict=True):
+        assert torch.equal(clipped, delta.clamp(-radius.item(), radius.item()))
+    assert torch.equal(project_linf(projected, radii), projected)
+
+
+def test_a_projected_perturbation_is_within_the_radius_in_double_precision_for_one_number_and_for_large_images() -> None:
+    deltas = torch.randn(2, 3, 224, 224, generator=seeded(0))
+    for epsilon in (8 / 255, 0.1, 1.0, 3.0):
+        assert project_linf(deltas, epsilon).double().abs().max() <= epsilon
+        assert norms(project_l2(deltas, epsilon)).max() <= epsilon
+
+
+@given(
+    side=st.integers(1, 8),
+    epsilon=st.one_of(st.floats(0, 2), st.sampled_from([0.0, 1e-9, 1e-4, 8 / 255, 1.0])),
+    kind=st.sampled_from(["linf", "l2"]),
+    region=st.sampled_from([None, "none", "all", "half"]),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=150)
+def test_points_brought_into_a_ball_are_in_it_exactly_and_stay_when_brought_again(
+    side: int, epsilon: float, kind: str, region: str | None, seed: int
+) -> None:
+    images = torch.rand(2, 3, side, side, generator=seeded(seed)).mul(1.4).sub(0.2).clamp(0, 1)
+    allowed = torch.rand(2, 1, side, side, generator=seeded(seed + 1)) > {"none": 1.0, "all": -1.0, "half": 0.5}.get(
+        region or "all", 0
+    )
+    build = linf_ball if kind == "linf" else l2_ball
+    ball = build(images, epsilon, None if region is None else allowed)
+    far = images + torch.randn(images.shape, generator=seeded(seed + 2)) * 0.3
+    for points in (ball.project(far), ball.random_points(torch.tensor([seed, seed + 1]))):
+        assert ((points >= 0) & (points <= 1)).all()
+        if region is not None:
+            assert torch.equal(torch.where(allowed, images, points), images)
+        distance = (points.double() - images.double()).abs()
+        length = distance.amax(dim=(1, 2, 3)) if kind == "linf" else norms(distance)
+        assert (length <= epsilon * (1 + 1e-7)).all()
+        assert (
+            (points - images).abs().amax() if kind == "linf" else (points - images).flatten(1).norm(dim=1).amax()
+        ).item() <= epsilon
+        if epsilon == 0:
+            assert torch.equal(points, images)
+        assert torch.equal(ball.project(points), points)
+
+
+def test_small_l2_balls_around_large_images_hold_although_stored_points_are_rounded() -> None:
+    images = torch.rand(2, 3, 224, 224, generator=seeded(3))
+    for epsilon in (1e-5, 1e-3, 0.1, 3.0):
+        ball = l2_ball(images, epsilon)
+        points = ball.project(images + torch.randn(images.shape, generator=seeded(4)))
+        assert norms(points.double() - images.double()).max() <= epsilon
+
+
+@pytest.mark.parametrize("epsilon", [0.02, 8 / 255, 1e-4])
+def test_no_stored_point_of_a_dark_image_is_farther_than_epsilon_in_double_precision(epsilon: float) -> None:
+    # Near 0 numbers are denser than near epsilon: there the difference of a stored point and its image is itself rounded.
+    images = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(0)) * 0.05
+    ball = linf_ball(images, epsilon)
+    for bound in (ball.lower, ball.upper):
+        assert (bound.double() - images.double()).abs().max() <= epsilon
+
+
+def test_the_ascent_direction_is_the_sign_or_the_unit_gradient_inside_the_region() -> None:
+    images = torch.full((2, 3, 4, 4), 0.5)
+    gradients = torch.randn(2, 3, 4, 4, generator=seeded(5))
+    region = torch.rand(2, 1, 4, 4, generator=seeded(6)) > 0.5
+    assert torch.equal(linf_ball(images, 0.1).ascent(gradients), gradients.sign())
+    inside = gradients * region
+    expected = inside / inside.flatten(1).norm(dim=1).view(2, 1, 1, 1)
+    torch.testing.assert_close(l2_ball(images, 0.1, region).ascent(gradients), expected)
+
+
+@pytest.mark.parametrize("scale", [1e-37, 1e-30, 1.0, 1e30])
+def test_the_unit_gradient_does_not_depend_on_the_gradients_scale(scale: float) -> None:
+    gradients = torch.randn(2, 3, 4, 4, generator=seeded(7))
+    ball = l2_ball(torch.full((2, 3, 4, 4), 0.5), 0.1)
+    torch.testing.assert_close(ball.ascent(gradients * scale), ball.ascent(gradients), rtol=1e-4, atol=1e-6)
+
+
+def test_a_zero_gradient_has_no_direction_and_no_nan() -> None:
+    images = torch.full((2, 3, 4, 4), 0.5)
+    for ball in (linf_ball(images, 0.1), l2_ball(images, 0.1), l2_ball(images, 0.1, torch.zeros(2, 1, 4, 4))):
+        assert torch.equal(ball.ascent(torch.zeros_like(images)), torch.zeros_like(images))
+
+
+@pytest.mark.parametrize("region", [None, torch.ones(400, 1, 2, 2).triu()])
+def test_random_points_are_uniform_in_the_ball(region: Tensor | None) -> None:
+    images, seeds = torch.full((400, 3, 2, 2), 0.5), torch.arange(400)
+    cube = (linf_ball(images, 0.1, region).random_points(seeds) - images).double()
+    free = 12 if region is None else 9
+    assert stats.kstest(cube[cube != 0].numpy(), stats.uniform(-0.1, 0.2).cdf).pvalue > 1e-3
+    # In d dimensions the share of the volume within r of the centre is (r / epsilon)^d.
+    lengths = norms(l2_ball(images, 0.1, region).random_points(seeds) - images)
+    assert stats.kstest(((lengths / 0.1) ** free).numpy(), "uniform").pvalue > 1e-3
+
+
+def test_a_random_point_belongs_to_the_image_and_not_to_its_batch() -> None:
+    images, seeds = torch.rand(5, 3, 4, 4, generator=seeded(8)), torch.arange(5) * 31
+    for build in (linf_ball, l2_ball):
+        together = build(images, 0.1).random_points(seeds)
+        torch.testing.assert_close(build(images[2:3], 0.1).random_points(seeds[2:3])[0], together[2], rtol=0, atol=1e-7)
+
+
+def test_layout_is_kept() -> None:
+    images = torch.rand(2, 3, 8, 8).contiguous(memory_format=torch.channels_last)
+    region = torch.rand(2, 1, 8, 8)
+    for ball in (linf_ball(images, 0.1), l2_ball(images, 0.1), linf_ball(images, 0.1, region), l2_ball(images, 0.1, region)):
+        for points in (ball.project(images + 1), ball.random_points(torch.arange(2)), ball.ascent(images)):
+            assert points.is_contiguous(memory_format=torch.channels_last)
+        assert not isinstance(ball, LinfBall) or ball.upper.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("build", [linf_ball, l2_ball])
+def test_what_makes_no_ball_is_refused(build: object) -> None:
+    assert callable(build)
+    with pytest.raises(ValueError, match=r"images in \[0,1\], these are in \[0, 255\]"):
+        build(torch.tensor([0.0, 255.0, 3.0]).view(1, 3, 1, 1), 0.1)
+    with pytest.raises(ValueError, match=r"images in \[0,1\], these are in \[nan, nan\]"):
+        build(torch.full((1, 3, 1, 1), torch.nan), 0.1)
+    with pytest.raises(ValueError, match="negative"):
+        build(torch.rand(2, 3, 2, 2), torch.tensor([0.1, -0.1]))

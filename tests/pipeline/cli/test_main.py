@@ -1,0 +1,157 @@
+"""The command line as a user meets it: in a process of its own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.cli.main import COMMANDS, main
+
+SMALL = ["data.num_train=40", "data.num_val=20", "data.num_test=20", "workers=0"]
+
+
+def run(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "COLUMNS": "120"}
+    command = [sys.executable, "-m", "pipeline", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, env=environment)
+
+
+def refuse(capsys, *words: str) -> str:
+    """Run in this process; the one line on stderr of a call that must fail with exit code 2 and print nothing else."""
+    assert main(list(words)) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    return captured.err
+
+
+def test_help_lists_every_command_with_an_example(capsys):
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    for name, command in COMMANDS.items():
+        assert name in shown
+        assert command.example in shown
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_a_command_explains_every_key(capsys, name):
+    assert main([name, "--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    keys = [
+        position for position, line in enumerate(lines) if (line.startswith("  ") and "; default" in line) or "; required" in line
+    ]
+    assert keys
+    for position in keys:
+        assert lines[position + 1].startswith("      "), f"no meaning under: {lines[position]}"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_example_of_a_command_is_accepted_by_its_configuration(name):
+    from pipeline.config import load_config
+
+    config_class, _ = COMMANDS[name].load()
+    load_config(name, config_class, COMMANDS[name].example.split()[2:])
+
+
+def test_an_unknown_command_suggests_the_nearest(capsys):
+    assert "'prepar' is no command; did you mean prepare?" in refuse(capsys, "prepar")
+
+
+def test_an_unknown_key_is_named(capsys):
+    assert "data.num_trian: unknown key; did you mean data.num_train?" in refuse(capsys, "prepare", "data.num_trian=3")
+
+
+def test_a_wrong_type_names_key_and_value(capsys):
+    assert "data.image_size: " in refuse(capsys, "prepare", "data.image_size=large")
+
+
+def test_a_value_out_of_range_names_the_range(capsys):
+    message = refuse(capsys, "prepare", "data.background_correlation=1.5")
+    assert "data.background_correlation: Input should be less than or equal to 1, got 1.5" in message
+
+
+def test_a_missing_root_is_named(capsys, tmp_path):
+    for source in ("gtsrb", "coco", "folder"):
+        message = refuse(capsys, "prepare", f"data={source}", f"data.root={tmp_path / 'nowhere'}", f"prepared={tmp_path / 'set'}")
+        assert str(tmp_path / "nowhere") in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_where_a_directory_is_expected_is_named(capsys, tmp_path):
+    (tmp_path / "set").write_text("a file")
+    message = refuse(capsys, "prepare", f"prepared={tmp_path / 'set'}", *SMALL)
+    assert "is a file; expected the directory" in message
+
+
+def test_a_set_with_another_recipe_is_not_overwritten(capsys, tmp_path):
+    words = ["prepare", f"prepared={tmp_path / 'set'}", *SMALL]
+    assert main(words) == 0
+    capsys.readouterr()
+    assert "recipe.seed (0, now 1)" in refuse(capsys, *words, "data.seed=1")
+
+
+def test_prepare_reports_counts_and_a_second_call_finds_nothing_to_do(capsys, tmp_path):
+    words = ["prepare", f"prepared={tmp_path / 'set'}", "preview=true", *SMALL]
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert "80 samples" in shown
+    assert (tmp_path / "set" / "preview.png").read_bytes().startswith(b"\x89PNG")
+    assert main(words) == 0
+    assert "unchanged since it was prepared (80 samples)" in capsys.readouterr().out
+
+
+def test_the_module_and_its_exit_codes_work_in_a_process_of_their_own(tmp_path):
+    good = run("prepare", "prepared=set", *SMALL, cwd=tmp_path)
+    assert good.returncode == 0, good.stderr
+    bad = run("prepare", "prepared=set", "data.seed=3", *SMALL, cwd=tmp_path)
+    assert bad.returncode == 2
+    assert bad.stdout == ""
+    assert bad.stderr.startswith("foreguard: set: was made with another recipe.seed")
+
+
+def test_a_sweep_runs_one_job_for_each_combination(tmp_path):
+    done = run("prepare", "--multirun", "prepared=set${data.seed}", "data.seed=1,2", *SMALL, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in tmp_path.glob("set*")} == {"set1", "set2"}
+
+
+def test_a_mistake_in_a_sweep_is_one_line_too(tmp_path):
+    bad = run("prepare", "--multirun", "prepared=set", "data.seed=1,2", "data.image_size=0", *SMALL, cwd=tmp_path)
+    assert bad.returncode == 2
+    assert "foreguard: data.image_size: " in bad.stderr
+    assert "Traceback" not in bad.stderr
+
+
+def test_a_launcher_that_is_not_there_is_named_with_those_that_are(capsys):
+    message = refuse(capsys, "prepare", "--multirun", "hydra/launcher=submitit", "prepared=set", "data.seed=1,2")
+    assert "Could not find 'hydra/launcher/submitit'" in message
+    assert "basic joblib" in message
+
+
+def test_a_launcher_without_a_sweep_is_refused(capsys):
+    for word in ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"):
+        assert f"{word}: is for --multirun only" in refuse(capsys, "prepare", "prepared=set", word)
+
+
+def test_doctor_finds_this_machine_ready(capsys):
+    assert main(["doctor", "min_disk=0", "min_memory=0"]) == 0
+    shown = capsys.readouterr().out
+    assert "same build, operators run" in shown
+    assert shown.endswith("ready\n")
+
+
+def test_doctor_fails_with_a_remedy_where_something_is_missing(capsys):
+    assert main(["doctor", "min_disk=1e9", "min_memory=0"]) == 2
+    captured = capsys.readouterr()
+    assert "FAIL  disk" in captured.out
+    assert "-> free 1e+09 GiB" in captured.out
+    assert "not ready (disk)" in captured.err
+
+
+def test_doctor_verifies_a_prepared_set(capsys, synthetic_set, tmp_path):
+    assert main(["doctor", f"prepared={synthetic_set}", "min_disk=0", "min_memory=0"]) == 0
+    assert "160 samples, 10 classes" in capsys.readouterr().out
+    assert main(["doctor", f"prepared={tmp_path / 'none'}"]) == 2
+    assert "no such directory" in capsys.readouterr().out

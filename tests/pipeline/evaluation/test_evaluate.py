@@ -1,0 +1,246 @@
+"""``foreguard evaluate`` from the command line, on two small stages."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+from torch import nn
+
+from classifier.config import ClassifierConfig
+from classifier.model import build_classifier
+from pipeline.cli.main import main
+from pipeline.config import to_plain
+from pipeline.data.dataset import open_prepared
+from pipeline.evaluation import evaluator as attacking
+from pipeline.evaluation.override import MaskOverride
+from pipeline.evaluation.records import read_records
+from pipeline.evaluation.summary import epsilon_text
+from pipeline.masks import Fill, MaskConfig, MaskSource
+from pipeline.runs.checkpoints import Checkpoint, save_checkpoint, weights_digest
+from pipeline.runs.provenance import provenance
+from segmenter.config import SegmenterConfig
+from segmenter.model import build_segmenter
+
+SUITE = [
+    "attack.threat.epsilons=[0, 2/255, 8/255]",
+    "~attack.attacks",
+    "+attack.attacks={pgd: {kind: class, search: pgd, loss: margin, num_steps: 3}, flood: {kind: mask, goal: flood, num_steps: 2}}",
+]
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+
+@pytest.fixture(scope="module")
+def runs(synthetic_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``segmenter`` and ``classifier`` as training leaves them, but for the weights, which are the initial ones."""
+    path = tmp_path_factory.mktemp("runs")
+    dataset = open_prepared(synthetic_set)
+    segmenter_config, classifier_config = SegmenterConfig(), ClassifierConfig()
+    masks = {"source": "learned", "fill": "black"}
+
+    def save(kind: str, config: object, module: nn.Module, trained: dict[str, object]) -> None:
+        checkpoint = Checkpoint(
+            kind=kind,
+            architecture=to_plain(config),
+            config=trained,
+            classes=dataset.classes,
+            image_size=dataset.image_size,
+            data_fingerprint=dataset.fingerprint,
+            provenance=provenance(),
+            step=0,
+            epoch=0,
+            metrics={},
+        )
+        save_checkpoint(path / kind / "checkpoints", "best", checkpoint, module.state_dict())
+
+    save("segmenter", segmenter_config, build_segmenter(segmenter_config, seed=0), {})
+    network = build_classifier(classifier_config, num_classes=dataset.num_classes, seed=0)
+    save("classifier", classifier_config, network, {"masks": masks, "segmenter_run": str(path / "segmenter")})
+    inputs = {"data set": dataset.fingerprint, "segmenter": weights_digest(path / "segmenter")}
+    (path / "classifier" / "run.json").write_text(
+        json.dumps({"id": "0", "command": "train-classifier", "config": {}, "inputs": inputs})
+    )
+    return path
+
+
+@pytest.fixture
+def evaluate(synthetic_set: Path, runs: Path) -> Callable[..., int]:
+    def command(run: Path, *words: str, prepared: Path = synthetic_set) -> int:
+        fixed = [
+            f"prepared={prepared}",
+            f"classifier_run={runs / 'classifier'}",
+            f"run={run}",
+            "accelerator=cpu",
+            "part_size=16",
+            "max_images=20",
+        ]
+        return main(["evaluate", *fixed, *SUITE, *words])
+
+    return command
+
+
+def records_of(run: Path) -> pl.DataFrame:
+    return read_records(run).sort("sample_id", "epsilon", "attack").drop("seconds")
+
+
+@pytest.fixture(scope="module")
+def finished(synthetic_set: Path, runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("evaluated") / "run"
+    fixed = [
+        f"prepared={synthetic_set}",
+        f"classifier_run={runs / 'classifier'}",
+        f"run={run}",
+        "accelerator=cpu",
+        "part_size=16",
+        "max_images=20",
+    ]
+    assert main(["evaluate", *fixed, *SUITE]) == 0
+    return run
+
+
+@pytest.mark.slow
+def test_it_prints_and_writes_the_figures_of_its_records(
+    evaluate: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert evaluate(run, "sanity=true", "save_images=true", "sanity_images=4") == 0
+    printed = capsys.readouterr().out
+    records, summary = read_records(run), json.loads((run / "summary.json").read_text())
+    assert len(records) == 20 * 3 * 2
+    assert summary["masks"]["fill"] == "black"
+    assert len(summary["curve"]) == 3
+    for point in summary["curve"]:
+        up_to = records.filter(pl.col("epsilon") <= point["epsilon"])
+        fell = up_to.filter(pl.col("adversarial_prediction") != pl.col("label"))["sample_id"].n_unique()
+        assert point["robust_accuracy"]["value"] == pytest.approx(1 - fell / 20)
+        assert f"{100 * point['robust_accuracy']['value']:.1f} % [" in printed
+    assert summary["curve"][0]["robust_accuracy"] == summary["clean_accuracy"]
+    for expected in ("clean accuracy", "n=20", "epsilon 8/255", "robust accuracy", "mask IoU under attack", str(run)):
+        assert expected in printed
+    about = json.loads((run / "run.json").read_text())
+    assert set(about["inputs"]) == {"data set", "classifier", "segmenter", "order of the attacks"}
+    assert about["inputs"]["order of the attacks"] == ", ".join(about["config"]["attack"]["attacks"])
+    assert about["config"]["attack"]["threat"]["epsilons"] == [0, 2 / 255, 8 / 255]
+    assert {"torch", "commit"} <= set(about["provenance"])
+    checks = {check["name"]: check for check in json.loads((run / "sanity.json").read_text())["checks"]}
+    assert len(checks) == 10
+    assert checks["re-scoring of saved images"]["outcome"] == "PASS"
+    for check in checks.values():
+        assert f"{check['outcome']}  {check['name']}" in printed
+
+
+def test_a_run_is_never_overwritten_and_a_finished_one_is_only_reported_again(
+    evaluate: Callable[..., int], finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "copy"
+    shutil.copytree(finished, run)
+    before = {path.name: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert evaluate(run) == 2
+    assert "continue it with resume=true" in capsys.readouterr().err
+    assert evaluate(run, "resume=true", "batch_size=5") == 0
+    after = {path.name: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert after == before
+
+
+@pytest.mark.parametrize(
+    ("words", "difference"),
+    [
+        (["seed=1"], "seed=0, not 1"),
+        (["max_images=4"], "max_images=20, not 4"),
+        (["masks.source=oracle"], 'masks.source=null, not "oracle"'),
+        (["attack.threat.norm=l2"], 'attack.threat.norm="linf", not "l2"'),
+    ],
+)
+def test_a_run_is_not_continued_as_another(
+    evaluate: Callable[..., int], finished: Path, capsys: pytest.CaptureFixture[str], words: list[str], difference: str
+) -> None:
+    assert evaluate(finished, "resume=true", *words) == 2
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    assert difference in line
+
+
+def test_after_ctrl_c_one_line_says_how_to_go_on_and_nothing_is_lost(
+    evaluate: Callable[..., int],
+    finished: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls, run_in_batches = [], attacking.run_in_batches
+
+    def interrupted(*arguments: object, **named: object) -> object:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return run_in_batches(*arguments, **named)  # type: ignore[arg-type]
+
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(attacking, "run_in_batches", interrupted)
+        assert evaluate(run) == 130
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "none lost; continue with resume=true" in line
+    kept = records_of(run)
+    assert 0 < len(kept) < 20 * 3 * 2
+    assert evaluate(run, "resume=true") == 0
+    assert_frame_equal(records_of(run), records_of(finished))
+
+
+@pytest.mark.slow
+def test_other_data_than_trained_on_is_refused_unless_meant(
+    evaluate: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other"
+    counts = ["data.num_train=20", "data.num_val=10", "data.num_test=10"]
+    assert main(["prepare", "data=synthetic", f"prepared={other}", "data.seed=99", "workers=0", *counts]) == 0
+    assert evaluate(tmp_path / "run", prepared=other) == 2
+    line = capsys.readouterr().err
+    assert "trained on other data" in line
+    assert "allow_other_data=true" in line
+    assert evaluate(tmp_path / "run", "allow_other_data=true", "masks.source=none", prepared=other) == 0
+    printed = capsys.readouterr().out
+    assert "masks none, fill black (trained with learned, black)" in printed
+    assert "not tried: flood" in printed
+
+
+def test_a_segmenter_that_was_trained_again_is_noticed(
+    runs: Path, synthetic_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    classifier = tmp_path / "classifier"
+    shutil.copytree(runs / "classifier", classifier)
+    about = json.loads((classifier / "run.json").read_text())
+    about["inputs"]["segmenter"] = "0" * 64
+    (classifier / "run.json").write_text(json.dumps(about))
+    words = [f"prepared={synthetic_set}", f"classifier_run={classifier}", "accelerator=cpu"]
+    assert main(["evaluate", *words, f"run={tmp_path / 'run'}"]) == 2
+    assert "another segmenter than the one that the classifier was trained with" in capsys.readouterr().err
+    oracle = [f"segmenter_run={runs / 'segmenter'}", "masks.source=oracle"]
+    assert main(["evaluate", *words, f"run={tmp_path / 'run'}", *oracle]) == 2
+    assert "uses no segmenter" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_override_changes_what_it_names_and_keeps_the_rest() -> None:
+    trained = MaskConfig(source=MaskSource.LEARNED, fill=Fill.BLACK, radius=5)
+    assert MaskOverride().applied(trained) == trained
+    changed = MaskOverride(source=MaskSource.ORACLE).applied(trained)
+    assert changed == MaskConfig(source=MaskSource.ORACLE, fill=Fill.BLACK, radius=5)
+
+
+def test_epsilons_are_shown_as_people_write_them() -> None:
+    assert [epsilon_text(value) for value in (0.0, 8 / 255, 0.5 / 255, 0.05, 1.0)] == ["0", "8/255", "0.5/255", "0.05", "255/255"]
+
+
+@pytest.mark.slow
+def test_what_was_just_trained_is_evaluated(synthetic_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trainer = ["trainer.epochs=1", "trainer.batch_size=16", "trainer.trackers=[]", "trainer.accelerator=cpu"]
+    data = f"prepared={synthetic_set}"
+    assert main(["train-segmenter", data, f"run={tmp_path / 'segmenter'}", *trainer]) == 0
+    hard = ["masks.source=learned-hard", f"segmenter_run={tmp_path / 'segmenter'}"]
+    assert main(["train-classifier", data, f"run={tmp_path / 'classifier'}", *hard, *trainer]) == 0
+    assert main(["evaluate", data, f"classifier_run={tmp_path / 'classifier'}", f"run={tmp_path / 'run'}", *SUITE]) == 0
+    assert "masks learned-hard, fill grey (as trained)" in capsys.readouterr().out

@@ -1,0 +1,258 @@
+"""An evaluation against attacking every image alone, against itself after SIGKILL, and against its own saved images."""
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from polars.testing import assert_frame_equal
+
+from pipeline.attacks.attempt import Victims
+from pipeline.attacks.objectives import ClassLoss
+from pipeline.attacks.runner import run_attack
+from pipeline.attacks.specs import ClassAttack
+from pipeline.data.loader import read_rows
+from pipeline.errors import RunError
+from pipeline.evaluation.chunks import choose_rows
+from pipeline.evaluation.evaluator import Plan, applicable, attack_images
+from pipeline.evaluation.metrics import clean_accuracy, curve, robust_accuracy, standing
+from pipeline.evaluation.records import RecordStore, Status, read_records
+from pipeline.evaluation.rescoring import rescore
+from pipeline.masks import MaskContext, MaskSource
+
+CPU = torch.device("cpu")
+
+
+def evaluate(plan: Plan, path: Path) -> pl.DataFrame:
+    finished: list[int] = []
+    attack_images(plan, RecordStore(path), device=CPU, advance=finished.append)
+    return read_records(path).sort("sample_id", "epsilon", "attack")
+
+
+@pytest.mark.parametrize("source", [MaskSource.LEARNED, pytest.param(MaskSource.NONE, marks=pytest.mark.slow)])
+def test_an_image_falls_exactly_where_it_would_fall_alone(small: ModuleType, tmp_path: Path, source: MaskSource) -> None:
+    attacks = small.ATTACKS | small.SQUARE if source.is_learned else {"pgd": small.ATTACKS["pgd"]}
+    plan = small.plan(source, attacks=attacks, epsilons=(0.01,))
+    stands = standing(evaluate(plan, tmp_path), 0.01)["standing"].to_list()
+    alone = []
+    for row in range(small.IMAGES):
+        batch = read_rows(plan.dataset, np.array([row]))
+        context = MaskContext(oracle_masks=batch.masks, sample_seeds=batch.seeds)
+        victims = Victims(system=plan.system, images=batch.images, labels=batch.labels, context=context, seeds=batch.seeds)
+        found = [
+            run_attack(name, spec, victims, threat=plan.suite.threat, epsilon=0.01, run_seed=3) for name, spec in attacks.items()
+        ]
+        alone.append(not any(bool(each.fallen) for each in found))
+    assert stands == alone
+    assert 0 < sum(alone) < small.IMAGES - small.WRONG
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "chunk_size"),
+    [(5, 4), pytest.param(1, 30, marks=pytest.mark.slow), pytest.param(30, 30, marks=pytest.mark.slow)],
+)
+def test_neither_batch_nor_chunk_changes_a_verdict(small: ModuleType, tmp_path: Path, batch_size: int, chunk_size: int) -> None:
+    reference = evaluate(small.plan(epsilons=(0.004, 0.01)), tmp_path / "reference")
+    other = evaluate(small.plan(epsilons=(0.004, 0.01), batch_size=batch_size, chunk_size=chunk_size), tmp_path / "other")
+    rounded = ("clean_margin", "adversarial_margin", "linf", "l2", "clean_mask_iou", "adversarial_mask_iou", "seconds")
+    means = ("clean_mask_mean", "adversarial_mask_mean")
+    assert_frame_equal(reference.drop(*rounded, *means), other.drop(*rounded, *means))
+    assert_frame_equal(reference.select(rounded[:-1]), other.select(rounded[:-1]), abs_tol=1e-3)
+
+
+def test_a_part_that_another_attack_has_made_is_refused(small: ModuleType, tmp_path: Path) -> None:
+    """A suite in another order gives the positions of its attacks to others: none may pass for one that was never run."""
+    attacks = dict(list(small.ATTACKS.items())[:2])
+    evaluate(small.plan(attacks=attacks, epsilons=(0.004,)), tmp_path)
+    for part in list((tmp_path / "records").glob("*-01.*")) + list((tmp_path / "images").glob("*-01.*")):
+        part.unlink()
+    turned = dict(reversed(attacks.items()))
+    with pytest.raises(RunError, match=f"was made with attack {next(iter(attacks))}, not {next(iter(turned))}"):
+        evaluate(small.plan(attacks=turned, epsilons=(0.004,)), tmp_path)
+
+
+def test_every_record_names_the_group_of_its_image(small: ModuleType, tmp_path: Path) -> None:
+    plan = small.plan(epsilons=(0.004,))
+    records = evaluate(plan, tmp_path)
+    groups = dict(plan.dataset.samples.select("sample_id", "group").iter_rows())
+    assert records["group"].to_list() == [groups[sample_id] for sample_id in records["sample_id"]]
+
+
+def test_epsilon_zero_is_clean_accuracy_and_the_curve_never_rises(small: ModuleType, tmp_path: Path) -> None:
+    records = evaluate(small.plan(), tmp_path)
+    points = curve(records, np.random.default_rng(0))
+    values = [point.robust_accuracy.value for point in points]
+    assert values[0] == clean_accuracy(records).value == 1 - small.WRONG / small.IMAGES
+    assert values == sorted(values, reverse=True)
+    assert values[-1] < values[1] < values[0]
+    for point in points:  # the worst case of the suite is what is left after its last attack
+        assert list(point.by_attack.values())[-1] == point.robust_accuracy
+        assert point.robust_accuracy == robust_accuracy(records, point.epsilon)
+    at_zero = records.filter(pl.col("epsilon") == 0)
+    assert (at_zero["linf"] == 0).all()
+    assert (at_zero["clean_prediction"] == at_zero["adversarial_prediction"]).all()
+
+
+def test_nothing_is_attacked_that_has_fallen_or_was_wrong(small: ModuleType, tmp_path: Path) -> None:
+    records = evaluate(small.plan(), tmp_path)
+    wrong = records.filter(pl.col("clean_prediction") != pl.col("label"))
+    assert set(wrong["status"]) == {Status.WRONG_CLEAN}
+    assert wrong["sample_id"].n_unique() == small.WRONG
+    for (sample,), history in records.group_by("sample_id"):
+        order = {name: number for number, name in enumerate(small.ATTACKS)}
+        rows = history.sort("epsilon", pl.col("attack").replace_strict(order)).rows(named=True)
+        fell = [row for row in rows if row["adversarial_prediction"] != row["label"]]
+        after = rows[rows.index(fell[0]) + 1 :] if fell else []
+        assert all(row["status"] != Status.ATTACKED for row in after), sample
+        assert all(row["seconds"] == 0 for row in after)
+        assert all((row["found_by"], row["found_epsilon"]) == (fell[0]["found_by"], fell[0]["found_epsilon"]) for row in after)
+
+
+def test_with_keep_all_every_attack_meets_every_image_and_is_at_least_as_strong(small: ModuleType, tmp_path: Path) -> None:
+    settled = evaluate(small.plan(epsilons=(0.01,)), tmp_path / "settled")
+    kept = evaluate(small.plan(epsilons=(0.01,), keep_all=True), tmp_path / "kept")
+    right = kept.filter(pl.col("clean_prediction") == pl.col("label"))
+    assert set(right["status"]) == {Status.ATTACKED}
+    assert_frame_equal(standing(settled, 0.01), standing(kept, 0.01))
+    both = right.join(settled.filter(pl.col("status") == Status.ATTACKED), on=["sample_id", "attack"])
+    assert (both["adversarial_margin"] >= both["adversarial_margin_right"] - 1e-5).all()
+    assert (both["adversarial_margin"] > both["adversarial_margin_right"] + 1e-3).any()
+
+
+def test_saved_images_score_as_recorded_and_a_changed_one_is_noticed(small: ModuleType, tmp_path: Path) -> None:
+    plan, store = small.plan(epsilons=(0.004, 0.01), save_images=True), RecordStore(tmp_path)
+    records = evaluate(plan, tmp_path)
+    again = rescore(plan, store, device=CPU)
+    assert again.changed == ()
+    assert again.num_images == (records["status"] == Status.ATTACKED).sum() > 15
+    unit = plan.units(0)[0]
+    images, part = store.read_images(unit), store.read(unit)
+    store.write(unit, part, np.clip(images + 0.02, 0, 1))
+    assert set(rescore(plan, store, device=CPU).changed) == set(part.filter(pl.col("status") == Status.ATTACKED)["sample_id"])
+
+
+def test_what_a_search_in_bf16_finds_is_judged_in_float32(small: ModuleType, tmp_path: Path) -> None:
+    plan, store = small.plan(epsilons=(0.01,), save_images=True, precision="bf16"), RecordStore(tmp_path / "bf16")
+    records = evaluate(plan, tmp_path / "bf16")
+    assert rescore(plan, store, device=CPU).changed == ()
+    exact = evaluate(small.plan(epsilons=(0.01,)), tmp_path / "float32")
+    assert_frame_equal(records.select("clean_margin"), exact.select("clean_margin"))
+    assert robust_accuracy(records, 0.01).value == pytest.approx(robust_accuracy(exact, 0.01).value, abs=2.1 / small.IMAGES)
+
+
+def test_norms_are_those_of_the_saved_images(small: ModuleType, tmp_path: Path) -> None:
+    plan, store = small.plan(epsilons=(0.01,), attacks={"pgd": small.ATTACKS["pgd"]}, save_images=True), RecordStore(tmp_path)
+    evaluate(plan, tmp_path)
+    for unit in (unit for chunk in range(plan.num_chunks) for unit in plan.units(chunk)):
+        part = store.read(unit).filter(pl.col("status") == Status.ATTACKED)
+        rows = [int(sample_id[1:]) for sample_id in part["sample_id"]]
+        clean = plan.dataset.images[rows].transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
+        change = store.read_images(unit).astype(np.float64) - clean
+        np.testing.assert_allclose(part["linf"], np.abs(change).max(axis=(1, 2, 3)), rtol=1e-12)
+        np.testing.assert_allclose(part["l2"], np.sqrt((change**2).sum(axis=(1, 2, 3))), rtol=1e-12)
+        assert part["linf"].max() <= 0.01
+
+
+@pytest.mark.parametrize("source", list(MaskSource))
+def test_every_mask_source_is_evaluated(small: ModuleType, tmp_path: Path, source: MaskSource) -> None:
+    plan = small.plan(source, attacks={"pgd": ClassAttack(search="pgd", loss=ClassLoss.MARGIN, num_steps=2)}, epsilons=(0.02,))
+    records = evaluate(plan, tmp_path)
+    assert set(records["mask_source"]) == {source.value}
+    assert len(records) == small.IMAGES
+    iou = {MaskSource.ORACLE: 1.0, MaskSource.INVERTED: 0.0, MaskSource.NONE: 48 / 144}
+    if source in iou:
+        np.testing.assert_allclose(records["adversarial_mask_iou"], iou[source])
+
+
+def test_when_everything_has_fallen_the_other_starts_have_nothing_to_do(small: ModuleType, tmp_path: Path) -> None:
+    attacks = {
+        "apgd": ClassAttack(search="apgd", num_steps=4, restarts=3),
+        "pgd": ClassAttack(search="pgd", num_steps=2, restarts=2),
+    }
+    records = evaluate(small.plan(attacks=attacks, epsilons=(0.5, 0.6)), tmp_path)
+    assert robust_accuracy(records, 0.5).value == 0
+    assert set(records.filter(pl.col("epsilon") == 0.6)["status"]) == {Status.FELL_BELOW, Status.WRONG_CLEAN}
+
+
+def test_attacks_that_cannot_apply_are_left_out_with_the_reason(small: ModuleType) -> None:
+    suite, skipped = applicable(small.plan(MaskSource.NONE), device=CPU)
+    assert list(suite.attacks) == ["pgd", "apgd"]
+    assert "cannot move the mask" in skipped["collapse"]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(small: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> pl.DataFrame:
+    return evaluate(small.plan(), tmp_path_factory.mktemp("uninterrupted"))
+
+
+@pytest.mark.parametrize("attempt", [0, *(pytest.param(number, marks=pytest.mark.slow) for number in range(1, 6))])
+def test_after_sigkill_nothing_is_lost_or_repeated(
+    small: ModuleType, uninterrupted: pl.DataFrame, tmp_path: Path, attempt: int
+) -> None:
+    command = [sys.executable, small.__file__, str(tmp_path)]
+    root = Path(__file__).parents[3]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, cwd=root, env={"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "begun\n"
+        for _ in range(random.Random(attempt).randrange(1, 20)):
+            child.stdout.readline()
+        time.sleep(random.Random(attempt).random() * 0.1)
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    before = {path.name: path.read_bytes() for path in (tmp_path / "records").glob("*.parquet")}
+    assert 0 < len(before) < 24
+    finished: list[int] = []
+    attack_images(small.plan(), RecordStore(tmp_path), device=CPU, advance=finished.append)
+    after = {path.name: path.read_bytes() for path in (tmp_path / "records").glob("*.parquet")}
+    assert before.items() <= after.items()
+    assert len(finished) == len(after) - len(before)
+    resumed = read_records(tmp_path).sort("sample_id", "epsilon", "attack")
+    assert_frame_equal(resumed.drop("seconds"), uninterrupted.drop("seconds"), check_exact=True)
+    assert not list((tmp_path / "images").glob("*"))
+
+
+def test_a_damaged_part_is_named_with_the_remedy(small: ModuleType, tmp_path: Path) -> None:
+    plan = small.plan(epsilons=(0.01,), attacks={"pgd": small.ATTACKS["pgd"]})
+    whole = evaluate(plan, tmp_path)
+    part = sorted((tmp_path / "records").glob("*.parquet"))[1]
+    content = bytearray(part.read_bytes())
+    content[len(content) // 2] ^= 1
+    part.write_bytes(content)
+    with pytest.raises(RunError, match=rf"{part.name}: damaged .* delete this file and continue with resume=true"):
+        read_records(tmp_path)
+    part.unlink()
+    assert_frame_equal(evaluate(plan, tmp_path).drop("seconds"), whole.drop("seconds"))
+    (tmp_path / "records" / "notes.parquet").write_bytes(b"")
+    with pytest.raises(RunError, match="move the file away"):
+        evaluate(plan, tmp_path)
+
+
+def test_an_unfinished_evaluation_has_no_robust_accuracy(small: ModuleType, tmp_path: Path) -> None:
+    records = evaluate(small.plan(epsilons=(0.004, 0.01)), tmp_path)
+    with pytest.raises(ValueError, match="not finished"):
+        robust_accuracy(records.filter((pl.col("attack") != "apgd") | (pl.col("sample_id") != "s07")), 0.01)
+    with pytest.raises(RunError, match="no records"):
+        read_records(tmp_path / "elsewhere")
+
+
+def test_a_chosen_subset_keeps_the_class_shares_and_grows_with_its_number(synthetic_set: Path) -> None:
+    from pipeline.data.dataset import open_prepared
+
+    dataset = open_prepared(synthetic_set)
+    every = choose_rows(dataset, "test", None)
+    assert sorted(every) == dataset.indices("test").tolist()
+    some = choose_rows(dataset, "test", 12)
+    assert len(set(some.tolist())) == 12
+    counts, all_counts = (np.bincount(dataset.labels[rows], minlength=dataset.num_classes) for rows in (some, every))
+    assert (np.abs(counts - 12 * all_counts / len(every)) < 1).all()
+    assert [row for row in every if row in set(some)] == some.tolist()
+    assert np.array_equal(choose_rows(dataset, "test", 12), some)

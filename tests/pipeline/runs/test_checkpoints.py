@@ -1,0 +1,249 @@
+"""A checkpoint is whole or refused, and writing a new one never costs the old one."""
+
+import errno
+import json
+import os
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from classifier.config import ClassifierConfig
+from classifier.model import build_classifier
+from pipeline.runs import checkpoints
+from pipeline.runs.checkpoints import (
+    Checkpoint,
+    load_classifier,
+    load_segmenter,
+    load_training_state,
+    load_weights,
+    read_checkpoint,
+    save_checkpoint,
+    save_training_state,
+    weights_digest,
+)
+from pipeline.config import to_plain
+from pipeline.errors import CheckpointError, RunError
+from pipeline.runs.provenance import provenance
+from segmenter.config import SegmenterConfig
+from segmenter.model import build_segmenter
+
+ARCHITECTURE = ClassifierConfig(width=2)
+CHECKPOINT = Checkpoint(
+    kind="classifier",
+    architecture=to_plain(ARCHITECTURE),
+    config={"trainer": {"epochs": 3}},
+    classes=("stop", "yield", "priority"),
+    image_size=32,
+    data_fingerprint="f" * 64,
+    provenance=provenance(),
+    step=12,
+    epoch=3,
+    metrics={"val_accuracy": 0.5},
+)
+
+
+def classifier(*, seed=1, num_classes=3, width=2):
+    return build_classifier(ClassifierConfig(width=width), num_classes=num_classes, seed=seed)
+
+
+def assert_same_weights(module, other):
+    expected = other.state_dict()
+    assert module.state_dict().keys() == expected.keys()
+    assert all(torch.equal(value, expected[key]) for key, value in module.state_dict().items())
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    return save_checkpoint(tmp_path, "best", CHECKPOINT, classifier().state_dict())
+
+
+def test_a_classifier_comes_back_with_every_weight_and_what_was_said_about_it(saved):
+    module, checkpoint = load_classifier(saved, classes=CHECKPOINT.classes)
+    assert checkpoint == CHECKPOINT == read_checkpoint(saved)
+    assert_same_weights(module, classifier())
+    assert not module.training
+
+
+def test_a_segmenter_comes_back_from_its_run_directory(tmp_path):
+    config = SegmenterConfig(decoder_channels=(8, 8, 8))
+    module = build_segmenter(config, seed=3).to(memory_format=torch.channels_last)
+    about = replace(CHECKPOINT, kind="segmenter", architecture=to_plain(config))
+    save_checkpoint(tmp_path / "checkpoints", "best", about, module.state_dict())
+    loaded, _ = load_segmenter(tmp_path)
+    assert_same_weights(loaded, module)
+
+
+def test_only_the_weights_that_the_json_names_are_kept(saved):
+    first = weights_digest(saved)
+    save_checkpoint(saved.parent, "best", CHECKPOINT, classifier(seed=2).state_dict())
+    save_checkpoint(saved.parent, "last", CHECKPOINT, classifier(seed=1).state_dict())
+    assert weights_digest(saved) != first
+    assert len(list(saved.parent.glob("best-*"))) == 1
+    assert len(list(saved.parent.iterdir())) == 4
+    assert_same_weights(load_classifier(saved)[0], classifier(seed=2))
+    assert_same_weights(load_classifier(saved.parent / "last.json")[0], classifier(seed=1))
+
+
+class Killed(BaseException):
+    """What no handler expects, as if the process had ended."""
+
+
+@pytest.mark.parametrize("call", ["open", "fsync", "replace"])
+@pytest.mark.parametrize("number", [0, 1, 2, 3])
+@pytest.mark.parametrize("failure", [Killed(), OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))])
+def test_a_kill_or_a_full_disk_at_any_moment_leaves_a_whole_checkpoint(saved, monkeypatch, call, number, failure):
+    """Whatever moment it is, what is found afterwards is the old checkpoint or the new one, and the next writing succeeds."""
+    old, new = classifier(seed=1), classifier(seed=2)
+    owner = Path if call == "open" else os
+    original, calls = getattr(owner, call), []
+
+    def failing(*arguments, **keywords):
+        calls.append(arguments)
+        if len(calls) == number + 1:
+            raise failure
+        return original(*arguments, **keywords)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, call, failing)
+        with suppress(Killed, RunError):
+            save_checkpoint(saved.parent, "best", replace(CHECKPOINT, step=99), new.state_dict())
+    module, checkpoint = load_classifier(saved)
+    assert_same_weights(module, new if checkpoint.step == 99 else old)
+    save_checkpoint(saved.parent, "best", replace(CHECKPOINT, step=99), new.state_dict())
+    assert len(list(saved.parent.iterdir())) == 2
+
+
+def test_a_missing_checkpoint_is_one_clear_line(tmp_path):
+    with pytest.raises(CheckpointError, match=r"none\.json: cannot be read: No such file or directory$"):
+        load_classifier(tmp_path / "none.json")
+    with pytest.raises(CheckpointError, match=r"best\.json: cannot be read: No such file"):
+        load_classifier(tmp_path)
+
+
+def test_missing_weights_are_named(saved):
+    (weights,) = saved.parent.glob("*.safetensors")
+    weights.unlink()
+    with pytest.raises(CheckpointError, match=rf"{weights.name}: cannot be read: No such file"):
+        load_classifier(saved)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"kind": "classifier"}'])
+def test_a_damaged_json_is_refused(saved, text):
+    saved.write_text(text)
+    with pytest.raises(CheckpointError, match=r"best\.json: no checkpoint: ") as raised:
+        load_classifier(saved)
+    assert "\n" not in str(raised.value)
+
+
+def test_an_unknown_field_is_refused_by_name(saved):
+    saved.write_text(json.dumps(json.loads(saved.read_text()) | {"colour": "red"}))
+    with pytest.raises(CheckpointError, match="colour: Unexpected"):
+        read_checkpoint(saved)
+
+
+def test_one_flipped_bit_is_refused(saved):
+    (weights,) = saved.parent.glob("*.safetensors")
+    content = bytearray(weights.read_bytes())
+    content[-100] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"safetensors: damaged, its SHA-256 is not the one in best\.json"):
+        load_classifier(saved)
+
+
+def test_the_other_stage_is_refused(saved):
+    with pytest.raises(CheckpointError, match="a checkpoint of a classifier, expected one of a segmenter"):
+        load_segmenter(saved)
+    with pytest.raises(CheckpointError, match="a checkpoint of a classifier, expected one of a segmenter"):
+        load_weights(saved, nn.Identity(), kind="segmenter")
+
+
+def test_another_class_count_is_refused(saved):
+    with pytest.raises(CheckpointError, match="trained for 3 classes, but the data set has 43"):
+        load_classifier(saved, classes=tuple(map(str, range(43))))
+
+
+def test_other_class_names_are_refused(saved):
+    with pytest.raises(CheckpointError, match="class 1 is 'yield' in the checkpoint, 'stop' in the data set"):
+        load_classifier(saved, classes=("stop", "stop", "priority"))
+
+
+def test_another_architecture_is_refused_by_shape_and_by_name(saved):
+    with pytest.raises(CheckpointError, match=r"of another architecture: .* has the shape \(2, .*expected \(4, "):
+        load_weights(saved, classifier(width=4), kind="classifier")
+    with pytest.raises(CheckpointError, match="of another architecture: weight is missing"):
+        load_weights(saved, nn.Linear(2, 2), kind="classifier")
+    with pytest.raises(CheckpointError, match="of another architecture: mean is unexpected"):
+        load_weights(saved, nn.Identity(), kind="classifier")
+
+
+def test_an_architecture_that_cannot_be_is_refused_by_key(saved):
+    content = json.loads(saved.read_text())
+    content["architecture"]["width"] = 0
+    saved.write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=r"architecture\.width: Input should be greater"):
+        load_classifier(saved)
+
+
+def test_a_full_disk_is_one_clear_line(saved, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RunError, match=r"safetensors: cannot be written: No space left on device$"):
+        save_checkpoint(saved.parent, "best", CHECKPOINT, classifier(seed=2).state_dict())
+
+
+def test_a_file_in_place_of_the_directory_is_one_clear_line(tmp_path):
+    (tmp_path / "run").write_text("")
+    with pytest.raises(RunError, match=r"run/best-.*\.safetensors: cannot be written: (File exists|Not a directory)"):
+        save_checkpoint(tmp_path / "run", "best", CHECKPOINT, classifier().state_dict())
+
+
+def test_a_training_state_comes_back_as_it_was(tmp_path):
+    parameter = nn.Parameter(torch.randn(3, generator=torch.Generator().manual_seed(0)))
+    optimiser = torch.optim.AdamW([parameter])
+    parameter.sum().backward()
+    optimiser.step()
+    state = {"optimiser": optimiser.state_dict(), "counters": {"step": 3, "best": None, "loss": 0.1}, "name": "x"}
+    save_training_state(tmp_path / "state.pt", state)
+    loaded = load_training_state(tmp_path / "state.pt")
+    moments = loaded["optimiser"].pop("state")[0]
+    for name, value in optimiser.state_dict()["state"][0].items():
+        assert torch.equal(moments[name], value)
+    assert loaded["optimiser"]["param_groups"] == optimiser.state_dict()["param_groups"]
+    assert loaded["counters"] == state["counters"]
+
+
+def test_a_training_state_runs_no_code(tmp_path):
+    class Malicious:
+        def __reduce__(self):
+            return (print, ("executed",))
+
+    torch.save({"state": Malicious()}, tmp_path / "state.pt")
+    with pytest.raises(CheckpointError, match="no training state: Weights only load failed"):
+        load_training_state(tmp_path / "state.pt")
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "empty", "text"])
+def test_a_damaged_training_state_is_refused(tmp_path, damage):
+    path = tmp_path / "state.pt"
+    save_training_state(path, {"weights": torch.arange(10_000.0)})
+    content = bytearray(path.read_bytes())
+    if damage == "flip":
+        content[len(content) // 2] ^= 1  # inside the numbers
+    path.write_bytes({"cut": content[:-500], "flip": content, "empty": b"", "text": b"no state"}[damage])
+    with pytest.raises(CheckpointError, match=r"state\.pt: (damaged|no training state)") as raised:
+        load_training_state(path)
+    assert "\n" not in str(raised.value)
+
+
+def test_the_provenance_names_the_commit_of_this_code():
+    made_with = provenance()
+    assert made_with.torch == torch.__version__
+    if (Path(checkpoints.__file__).parents[1] / ".git").is_dir():
+        assert made_with.commit is not None
+        assert len(made_with.commit) == 40

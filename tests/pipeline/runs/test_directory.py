@@ -1,0 +1,165 @@
+"""A run directory is begun once and continued only as what it was begun as."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import RunError
+from pipeline.runs.directory import ALGORITHMS, fingerprint_of, open_run, run_fingerprint
+
+CONFIG = {"run": "a", "resume": False, "trainer": {"epochs": 3, "num_workers": 0, "lr": 0.1}, "classes": ["a", "b"]}
+INPUTS = {"data set": "1234"}
+
+
+def begin(path: Path, *, resume=False, command="train-segmenter", config=CONFIG, inputs=INPUTS):
+    with open_run(path, command=command, config=config, inputs=inputs, resume=resume) as run:
+        return run
+
+
+def changed(**trainer):
+    return CONFIG | {"trainer": CONFIG["trainer"] | trainer}
+
+
+def test_a_run_says_how_it_was_made(tmp_path):
+    run = begin(tmp_path / "deep" / "run")
+    about = json.loads((run.path / "run.json").read_text())
+    assert about["config"] == CONFIG
+    assert about["inputs"] == INPUTS
+    assert about["command"] == "train-segmenter"
+    assert about["id"] == run.run_id
+    assert about["provenance"]["python"].startswith("3.")
+    assert not run.resumed
+    assert not run.finished
+
+
+def test_a_run_is_never_overwritten(tmp_path):
+    begin(tmp_path)
+    content = (tmp_path / "run.json").read_bytes()
+    with pytest.raises(RunError, match=r"holds a run already; continue it with resume=true"):
+        begin(tmp_path)
+    assert (tmp_path / "run.json").read_bytes() == content
+
+
+def test_a_run_is_continued_under_its_own_id(tmp_path):
+    first = begin(tmp_path)
+    second = begin(tmp_path, resume=True)
+    assert second.resumed
+    assert second.run_id == first.run_id
+
+
+def test_resuming_what_is_not_there_begins_it(tmp_path):
+    assert not begin(tmp_path / "run", resume=True).resumed
+
+
+@pytest.mark.parametrize(
+    ("config", "line"),
+    [
+        (changed(epochs=4), r"was begun with trainer\.epochs=3, not 4"),
+        (changed(lr=0.2, epochs=4), r"was begun with trainer\.epochs=3, not 4"),
+        (changed(lr="0.1"), r'was begun with trainer\.lr=0\.1, not "0\.1"'),
+        (CONFIG | {"classes": ["a", "c"]}, r'was begun with classes=\["a", "b"\], not \["a", "c"\]'),
+        (changed(clip=None), r"was begun with trainer\.clip=absent, not null"),
+    ],
+)
+def test_another_configuration_is_refused_by_its_first_key(tmp_path, config, line):
+    begin(tmp_path)
+    with pytest.raises(RunError, match=line):
+        begin(tmp_path, resume=True, config=config)
+
+
+def test_what_changes_no_result_may_change(tmp_path):
+    begin(tmp_path)
+    assert begin(tmp_path, resume=True, config=changed(num_workers=3) | {"run": "b", "resume": True}).resumed
+
+
+def test_other_data_is_refused(tmp_path):
+    begin(tmp_path)
+    with pytest.raises(RunError, match="the data set is not the one that the run was begun with"):
+        begin(tmp_path, resume=True, inputs={"data set": "9999"})
+
+
+def test_the_run_of_another_command_is_refused(tmp_path):
+    begin(tmp_path)
+    with pytest.raises(RunError, match="is a run of train-segmenter, not of train-classifier"):
+        begin(tmp_path, resume=True, command="train-classifier")
+
+
+def test_a_run_of_an_older_algorithm_is_neither_continued_nor_found(tmp_path, monkeypatch):
+    begin(tmp_path)
+    wanted = run_fingerprint(command="train-segmenter", config=CONFIG, inputs=INPUTS)
+    assert fingerprint_of(tmp_path) == wanted
+    about = json.loads((tmp_path / "run.json").read_text())
+    del about["algorithm"]  # begun before there were numbers: the same as the first
+    (tmp_path / "run.json").write_text(json.dumps(about))
+    assert fingerprint_of(tmp_path) == wanted
+    monkeypatch.setitem(ALGORITHMS, "train-segmenter", 2)
+    assert run_fingerprint(command="train-segmenter", config=CONFIG, inputs=INPUTS) != wanted == fingerprint_of(tmp_path)
+    with pytest.raises(RunError, match="was begun by a version of train-segmenter that comes to other results"):
+        begin(tmp_path, resume=True)
+    begin(tmp_path / "new")
+    assert json.loads((tmp_path / "new" / "run.json").read_text())["algorithm"] == 2
+
+
+def test_a_damaged_beginning_is_refused(tmp_path):
+    for text in ("{", "[]", "{}"):
+        (tmp_path / "run.json").write_text(text)
+        with pytest.raises(RunError, match=r"run\.json: (cannot be read|is not what a run begins with)"):
+            begin(tmp_path, resume=True)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"algorithm": None},
+        {"algorithm": "1"},
+        {"config": []},
+        {"config": None},
+        {"inputs": []},
+        {"inputs": None},
+        {"command": 3},
+        {"id": None},
+    ],
+)
+def test_a_beginning_with_values_of_another_type_is_no_run_and_refused(tmp_path, changes):
+    begin(tmp_path)
+    about = json.loads((tmp_path / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps(about | changes))
+    assert fingerprint_of(tmp_path) is None
+    with pytest.raises(RunError, match=rf"is not what a run begins with \({next(iter(changes))} is missing or damaged\)"):
+        begin(tmp_path, resume=True)
+
+
+def test_two_processes_never_train_in_one_directory(tmp_path):
+    with (
+        open_run(tmp_path, command="c", config={}, inputs={}, resume=False),
+        pytest.raises(RunError, match="another process is working in this directory"),
+    ):
+        begin(tmp_path, command="c", config={}, inputs={}, resume=True)
+    assert begin(tmp_path, command="c", config={}, inputs={}, resume=True).resumed
+
+
+def test_someone_elses_directory_is_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(RunError, match="is not empty and holds no run"):
+        begin(tmp_path, resume=True)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_file_in_place_of_the_directory_is_one_clear_line(tmp_path):
+    (tmp_path / "run").write_text("")
+    with pytest.raises(RunError, match=r"run: is a file; expected the directory of a run"):
+        begin(tmp_path / "run")
+    with pytest.raises(RunError, match=r"deep: cannot be made: Not a directory"):
+        begin(tmp_path / "run" / "deep")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write everywhere")
+def test_a_read_only_directory_is_one_clear_line(tmp_path):
+    begin(tmp_path)
+    (tmp_path / ".lock").chmod(0o444)
+    tmp_path.chmod(0o555)
+    with pytest.raises(RunError, match="cannot be written: Permission denied"):
+        begin(tmp_path, resume=True)
+    tmp_path.chmod(0o755)

@@ -1,0 +1,52 @@
+"""Locks between processes. The oracle is a process of its own that holds one and is killed."""
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import OccupiedError, RunError
+from pipeline.runs.locking import locked, wait_until_free
+
+HOLD = """
+import fcntl, sys, time
+file = open(sys.argv[1], "a")
+fcntl.flock(file, fcntl.LOCK_EX)
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+def hold(lock: Path) -> subprocess.Popen[str]:
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(lock)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def test_a_lock_that_another_process_holds_is_refused_waited_for_and_free_when_that_is_killed(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    with hold(lock) as other:
+        with pytest.raises(OccupiedError, match="somebody is here") as raised, locked(lock, busy="somebody is here"):
+            pass
+        assert raised.value.lock == lock
+        waiting = threading.Thread(target=wait_until_free, args=(lock,))
+        waiting.start()
+        waiting.join(0.3)
+        assert waiting.is_alive()
+        other.kill()
+    waiting.join()
+    with locked(lock, busy="-"):
+        pass
+
+
+def test_nobody_waits_for_a_lock_that_is_not_there(tmp_path: Path) -> None:
+    wait_until_free(tmp_path / "gone" / "lock")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "lock").mkdir()
+    with pytest.raises(RunError, match=r"lock: cannot be written: Is a directory"), locked(tmp_path / "lock", busy="-"):
+        pass

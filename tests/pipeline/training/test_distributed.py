@@ -1,0 +1,85 @@
+"""Two processes (gloo, CPU) train as one does.
+
+The module has no batch normalisation: on CPUs its statistics are per process, so there the two would differ for a good reason.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.runs.checkpoints import load_training_state
+from pipeline.training.logging import read_metrics
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import torch
+from torch import nn
+from pipeline.attacks.pgd import PgdConfig
+from pipeline.data.dataset import open_prepared
+from pipeline.masks import MaskConfig, MaskSource
+from pipeline.training.config import TrainerConfig
+from pipeline.training.trainer import train
+from pipeline.training.job import Job
+from pipeline.training.objectives import AdversarialConfig, NaturalConfig, RobustValidationConfig, TradesConfig
+from pipeline.training.tasks import bind_classifier
+
+prepared, run, devices, name = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+attack = PgdConfig(epsilon=4 / 255, num_steps=2)
+validation = RobustValidationConfig(max_images=13)
+robust = {"adversarial": AdversarialConfig, "trades": TradesConfig}
+objective = NaturalConfig() if name == "natural" else robust[name](attack=attack, validation=validation)
+torch.manual_seed(1)
+module = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.SiLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 10))
+trainer = TrainerConfig(
+    epochs=2, batch_size=16, eval_batch_size=15, accelerator="cpu", devices=devices, trackers=(), ema_decay=0.9, checkpoint_every=4
+)
+train(
+    Job(
+        command="test", config={"objective": name}, inputs={}, run=run, resume=True, kind="classifier", architecture={},
+        module=module, objective=objective, trainer=trainer, dataset=open_prepared(prepared), augment=None,
+        bind=lambda module: bind_classifier(
+            module, masks=MaskConfig(source=MaskSource.RANDOM), segmenter=None, mean_colour=(0.5, 0.5, 0.5)
+        ),
+    )
+)
+"""
+
+
+def run_script(path, prepared, run, *, devices, objective):
+    root = Path(__file__).parents[3]
+    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(path), str(prepared), str(run), str(devices), objective]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["natural", "adversarial", "trades"])
+def test_two_processes_train_the_same_batch_to_the_same_losses(synthetic_set, tmp_path, objective):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    for devices in (1, 2):
+        run_script(script, synthetic_set, tmp_path / f"run{devices}", devices=devices, objective=objective)
+    one, two = (read_metrics(tmp_path / f"run{devices}" / "metrics.csv") for devices in (1, 2))
+    assert one.keys() == two.keys()
+    for name in one:
+        if name != "seconds":
+            assert two[name] == pytest.approx(one[name], rel=1e-4, abs=1e-6), name
+    first, second = (load_training_state(tmp_path / f"run{devices}" / "state.pt")["module"] for devices in (1, 2))
+    for name, value in first.items():
+        torch.testing.assert_close(second[name], value, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_refusal_is_one_line_in_two_processes_as_well(synthetic_set, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    (tmp_path / "run").write_text("")
+    with pytest.raises(AssertionError, match=r"RunError: .*run: is a file; expected the directory of a run"):
+        run_script(script, synthetic_set, tmp_path / "run", devices=2, objective="natural")

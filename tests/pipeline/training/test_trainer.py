@@ -1,0 +1,378 @@
+"""The loop: what it leaves behind, what it refuses, and that an interruption changes nothing."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from classifier.config import ClassifierConfig
+from pipeline.attacks.pgd import PgdConfig
+from pipeline.config import to_plain
+from pipeline.data.dataset import open_prepared
+from pipeline.data.transforms import AugmentConfig
+from pipeline.errors import CheckpointError, ConfigError, RunError
+from pipeline.masks import MaskConfig, MaskSource
+from pipeline.runs import checkpoints
+from pipeline.runs.checkpoints import load_classifier, load_segmenter, read_checkpoint
+from pipeline.training import trainer as engine
+from pipeline.training.commands import TrainClassifierConfig, TrainSegmenterConfig, train_classifier, train_segmenter
+from pipeline.training.config import TrainerConfig
+from pipeline.training.logging import read_metrics
+from pipeline.training.objectives import AdversarialConfig, NaturalConfig, RobustValidationConfig, TradesConfig
+from segmenter.config import SegmenterConfig
+
+# 96 training images: 6 steps an epoch. Every part that has a state is switched on.
+TRAINER = TrainerConfig(
+    epochs=2, batch_size=16, eval_batch_size=32, ema_decay=0.9, checkpoint_every=4, clip_norm=0.5, accelerator="cpu", trackers=()
+)
+QUICK = PgdConfig(epsilon=2 / 255, num_steps=1)
+ROBUST = AdversarialConfig(attack=QUICK, validation=RobustValidationConfig(max_images=8))
+AUGMENT = AugmentConfig(shift=0.1, brightness=0.2)
+
+
+@pytest.fixture
+def config(synthetic_set, tmp_path):
+    return TrainClassifierConfig(
+        prepared=synthetic_set, run=tmp_path / "run", classifier=ClassifierConfig(width=2), augment=AUGMENT, trainer=TRAINER
+    )
+
+
+def weights(run: Path, name: str = "last"):
+    stored = json.loads((run / "checkpoints" / f"{name}.json").read_text())
+    return load_file(run / "checkpoints" / stored["weights"])
+
+
+def assert_same_weights(one: Path, other: Path):
+    for name in ("best", "last"):
+        first, second = weights(one, name), weights(other, name)
+        assert first.keys() == second.keys()
+        assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def without_seconds(run: Path):
+    return {name: column for name, column in read_metrics(run / "metrics.csv").items() if name != "seconds"}
+
+
+def test_a_run_leaves_everything_that_says_how_it_went(config, capsys):
+    train_classifier(replace(config, trainer=replace(TRAINER, trackers=("tensorboard",))))
+    shown = capsys.readouterr()
+    names = {entry.name for entry in config.run.iterdir()}
+    expected = {"run.json", "result.json", "metrics.csv", "curve.png", "state.pt", "checkpoints", "tensorboard", ".lock"}
+    assert names == expected
+    metrics, result = read_metrics(config.run / "metrics.csv"), json.loads((config.run / "result.json").read_text())
+    assert metrics["epoch"] == [1, 2]
+    assert metrics["step"] == [6, 12]
+    best = max(metrics["val_accuracy"])
+    assert result["selected_value"] == best == result["val"]["accuracy"]
+    assert result["epoch"] == metrics["val_accuracy"].index(best) + 1
+    assert result["checkpoint"] == "checkpoints/best.json"
+    assert str(config.run / "checkpoints" / "best.json") in shown.out
+    assert "val accuracy" in shown.out
+    assert "epoch 2/2: train_loss" in shown.err
+
+
+def test_the_best_checkpoint_is_what_was_measured_and_says_where_it_comes_from(config):
+    train_classifier(config)
+    dataset = open_prepared(config.prepared)
+    module, checkpoint = load_classifier(config.run, classes=dataset.classes)
+    assert checkpoint.data_fingerprint == dataset.fingerprint
+    assert checkpoint.config == to_plain(config)
+    assert checkpoint.step == 6 * checkpoint.epoch
+    rows = dataset.indices("test")
+    images = torch.from_numpy(dataset.images[rows]).permute(0, 3, 1, 2).float() / 255
+    with torch.no_grad():
+        correct = (module(images).argmax(1) == torch.from_numpy(dataset.labels[rows])).float().mean().item()
+    assert json.loads((config.run / "result.json").read_text())["test"]["accuracy"] == pytest.approx(correct)
+
+
+def test_a_segmenter_is_trained_and_a_classifier_through_it(synthetic_set, tmp_path):
+    small = SegmenterConfig(decoder_channels=(8, 8, 8))
+    one_epoch = replace(TRAINER, epochs=1, ema_decay=None)
+    robust = TradesConfig(attack=QUICK, validation=RobustValidationConfig(max_images=4, attack=QUICK))
+    train_segmenter(
+        TrainSegmenterConfig(prepared=synthetic_set, run=tmp_path / "seg", segmenter=small, objective=robust, trainer=one_epoch)
+    )
+    assert read_metrics(tmp_path / "seg" / "metrics.csv").keys() >= {"val_iou", "val_robust_iou", "val_dice", "val_boundary_f"}
+    before = load_segmenter(tmp_path / "seg")[0].state_dict()
+    classifier = TrainClassifierConfig(
+        prepared=synthetic_set,
+        run=tmp_path / "cls",
+        classifier=ClassifierConfig(width=2),
+        masks=MaskConfig(source=MaskSource.LEARNED_HARD),
+        segmenter_run=tmp_path / "seg",
+        objective=ROBUST,
+        trainer=one_epoch,
+    )
+    train_classifier(classifier)
+    result = json.loads((tmp_path / "cls" / "result.json").read_text())
+    assert result["selected_by"] == "val_robust_accuracy"
+    assert all(torch.equal(value, before[name]) for name, value in load_segmenter(tmp_path / "seg")[0].state_dict().items())
+    shutil.copytree(tmp_path / "cls" / "checkpoints", tmp_path / "seg" / "checkpoints", dirs_exist_ok=True)
+    with pytest.raises(CheckpointError, match="this is a checkpoint of a classifier, expected one of a segmenter"):
+        train_classifier(replace(classifier, run=tmp_path / "other"))
+
+
+def test_mask_sources_and_segmenter_runs_have_to_fit(config):
+    with pytest.raises(ValueError, match=r"masks\.source=frozen needs a segmenter: set segmenter_run"):
+        replace(config, masks=MaskConfig(source=MaskSource.FROZEN))
+    with pytest.raises(ValueError, match=r"masks\.source=none uses no segmenter: leave segmenter_run out"):
+        replace(config, segmenter_run=Path("seg"))
+
+
+def test_the_averaged_weights_are_what_is_saved(config):
+    train_classifier(replace(config, trainer=replace(TRAINER, epochs=1)))
+    state = torch.load(config.run / "state.pt", weights_only=True)
+    saved = weights(config.run)
+    assert all(torch.equal(value, state["average"][f"module.{name}"]) for name, value in saved.items())
+    assert not all(torch.equal(value, state["module"][name]) for name, value in saved.items())
+
+
+class Stop(BaseException):
+    """Ends a run from inside, as a kill would."""
+
+
+def stop_after(monkeypatch, step, error):
+    original = engine.Engine._step
+
+    def stopping(self, batch):
+        original(self, batch)
+        if self.state.counters.step == step:
+            raise error
+
+    monkeypatch.setattr(engine.Engine, "_step", stopping)
+
+
+@pytest.mark.parametrize(
+    ("objective", "optimiser"),
+    [
+        (NaturalConfig(), "adamw"),
+        (ROBUST, "sgd"),
+        pytest.param(TradesConfig(attack=QUICK, validation=ROBUST.validation), "adamw", marks=pytest.mark.slow),
+    ],
+)
+def test_an_interrupted_run_ends_as_if_it_had_not_been(config, monkeypatch, tmp_path, objective, optimiser):
+    config = replace(config, objective=objective, trainer=replace(TRAINER, optimiser=optimiser))
+    train_classifier(config)
+    again = replace(config, run=tmp_path / "again")
+    for step in (3, 7, 11):  # before anything is saved, after an epoch, in the middle of one
+        with monkeypatch.context() as patch:
+            stop_after(patch, step, Stop())
+            with pytest.raises(Stop):
+                train_classifier(replace(again, resume=True))
+    train_classifier(replace(again, resume=True))
+    assert_same_weights(config.run, again.run)
+    assert without_seconds(config.run) == without_seconds(again.run)
+
+
+def test_a_kill_between_the_writings_of_an_epochs_end_changes_nothing(config, monkeypatch, tmp_path):
+    train_classifier(config)
+    again = replace(config, run=tmp_path / "again", resume=True)
+    for number in range(8):
+        original, calls = checkpoints._flush_directory, []
+
+        def dying(path, calls=calls, number=number, original=original):
+            calls.append(path)
+            if len(calls) == number + 1:
+                raise Stop
+            original(path)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoints, "_flush_directory", dying)
+            with suppress(Stop):
+                train_classifier(again)
+    assert len(calls) <= number, "every one of the last run's writings was a place to die"
+    train_classifier(again)
+    assert_same_weights(config.run, again.run)
+    assert without_seconds(config.run) == without_seconds(again.run)
+
+
+SCRIPT = """
+import os, signal, sys
+from pathlib import Path
+from pipeline.config import validate
+from pipeline.training import trainer as engine
+from pipeline.training.commands import TrainClassifierConfig, train_classifier
+import json
+
+config, last_step = json.loads(sys.argv[1]), int(sys.argv[2])
+step = engine.Engine._step
+
+def killing(self, batch):
+    step(self, batch)
+    if self.state.counters.step == last_step:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+engine.Engine._step = killing
+train_classifier(validate(TrainClassifierConfig, config))
+"""
+
+
+def run_and_kill(config, *, step):
+    command = [sys.executable, "-c", SCRIPT, json.dumps(to_plain(config)), str(step)]
+    done = subprocess.run(command, cwd=Path(engine.__file__).parents[2], capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("objective", "step"),
+    [
+        (NaturalConfig(), 10),
+        pytest.param(NaturalConfig(), 2, marks=pytest.mark.slow),
+        pytest.param(NaturalConfig(), 6, marks=pytest.mark.slow),
+        pytest.param(NaturalConfig(), 12, marks=pytest.mark.slow),
+        pytest.param(ROBUST, 5, marks=pytest.mark.slow),
+        pytest.param(ROBUST, 11, marks=pytest.mark.slow),
+    ],
+)
+def test_a_killed_process_is_resumed_to_the_same_bits(config, tmp_path, objective, step):
+    config = replace(config, objective=objective)
+    train_classifier(config)
+    killed = replace(config, run=tmp_path / "killed")
+    run_and_kill(killed, step=step)
+    assert not (killed.run / "result.json").exists()
+    train_classifier(replace(killed, resume=True))
+    assert_same_weights(config.run, killed.run)
+    assert without_seconds(config.run) == without_seconds(killed.run)
+
+
+def test_a_finished_run_says_so_and_changes_nothing(config, capsys):
+    train_classifier(config)
+    before = {path: path.read_bytes() for path in config.run.rglob("*") if path.is_file()}
+    train_classifier(replace(config, resume=True))
+    assert "the run is finished, so there is nothing to resume" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in config.run.rglob("*") if path.is_file()} == before
+
+
+def test_resume_says_whether_it_found_a_run(config, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        stop_after(patch, 9, Stop())
+        with pytest.raises(Stop):
+            train_classifier(replace(config, resume=True))
+    assert "holds no run, so a new one begins" in capsys.readouterr().err
+    train_classifier(replace(config, resume=True))
+    assert "resumed at step 8, 1 of 2 epochs done" in capsys.readouterr().err
+
+
+def test_more_epochs_are_not_a_resume(config):
+    train_classifier(config)
+    with pytest.raises(RunError, match=r"was begun with trainer\.epochs=2, not 3"):
+        train_classifier(replace(config, resume=True, trainer=replace(TRAINER, epochs=3)))
+
+
+def test_an_interruption_by_hand_says_how_to_go_on(config, monkeypatch):
+    stop_after(monkeypatch, 9, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt, match=r"^interrupted at step 9; resume with resume=true$"):
+        train_classifier(config)
+
+
+def test_a_full_disk_is_one_clear_line_and_costs_nothing_that_was_saved(config, monkeypatch):
+    write, written = checkpoints._write_and_flush, []
+
+    def full(path, content):
+        written.append(path)
+        if len(written) > 8:  # in the second epoch
+            path.write_bytes(content[:10])
+            raise OSError(28, "No space left on device")
+        write(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "_write_and_flush", full)
+        with pytest.raises(
+            RunError, match=r"cannot be written: No space left on device; the last good checkpoint is .*last\.json$"
+        ):
+            train_classifier(config)
+    assert read_checkpoint(config.run / "checkpoints" / "last.json").epoch == 1
+    load_classifier(config.run)
+    train_classifier(replace(config, resume=True))
+    assert read_checkpoint(config.run / "checkpoints" / "last.json").epoch == 2
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write everywhere")
+def test_a_read_only_directory_is_one_clear_line(config, tmp_path):
+    tmp_path.chmod(0o555)
+    with pytest.raises(RunError, match="cannot be made: Permission denied"):
+        train_classifier(config)
+    tmp_path.chmod(0o755)
+
+
+def test_a_loss_that_is_not_finite_stops_before_it_spoils_a_weight(config, monkeypatch):
+    losses = engine.objective_losses
+
+    def spoilt(objective, stage, batch, *, seeds):
+        found = losses(objective, stage, batch, seeds=seeds)
+        found[[1, 3]] = float("nan")
+        spoilt.rows = batch.indices[[1, 3]].tolist()
+        return found
+
+    original = engine.Engine._step
+
+    def step(self, batch):
+        if self.state.counters.step == 8:
+            monkeypatch.setattr(engine, "objective_losses", spoilt)
+        original(self, batch)
+
+    monkeypatch.setattr(engine.Engine, "_step", step)
+    with pytest.raises(RunError) as raised:
+        train_classifier(config)
+    ids = open_prepared(config.prepared).samples["sample_id"]
+    line = str(raised.value)
+    assert "step 8: the loss of 2 of 16 images is not finite" in line
+    assert f"(samples {ids[spoilt.rows[0]]}, {ids[spoilt.rows[1]]})" in line
+    assert line.endswith(f"the last good checkpoint is {config.run / 'checkpoints' / 'last.json'}")
+    state = torch.load(config.run / "state.pt", weights_only=True)
+    assert all(value.isfinite().all() for value in state["module"].values())
+
+
+def test_a_diverging_run_stops_with_a_line_and_finite_weights(config):
+    wild = replace(TRAINER, optimiser="sgd", lr=1e30, clip_norm=None, schedule="constant", ema_decay=None)
+    with pytest.raises(
+        RunError, match=r"step \d+: the (loss of \d+ of 16 images|gradient) is not finite \(samples .*no checkpoint was written"
+    ):
+        train_classifier(replace(config, trainer=wild))
+
+
+def test_patience_ends_a_run_that_no_longer_gains(config):
+    still = replace(TRAINER, epochs=9, patience=2, lr=1e-12, ema_decay=None)
+    train_classifier(replace(config, trainer=still, augment=AugmentConfig()))
+    metrics, result = read_metrics(config.run / "metrics.csv"), json.loads((config.run / "result.json").read_text())
+    assert len(metrics["epoch"]) == result["epoch"] + 2 < 9
+
+
+def test_a_damaged_state_is_refused_by_name(config, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_after(patch, 9, Stop())
+        with pytest.raises(Stop):
+            train_classifier(config)
+    (config.run / "state.pt").write_bytes(b"nothing")
+    with pytest.raises(CheckpointError, match=r"state\.pt: damaged"):
+        train_classifier(replace(config, resume=True))
+
+
+def test_training_leaves_the_global_generator_alone(config):
+    torch.manual_seed(3)
+    expected = torch.random.get_rng_state()
+    train_classifier(replace(config, trainer=replace(TRAINER, epochs=1)))
+    assert torch.equal(torch.random.get_rng_state(), expected)
+
+
+def test_mixed_precision_trains_float32_weights(config):
+    train_classifier(replace(config, objective=ROBUST, trainer=replace(TRAINER, epochs=1, precision="bf16-mixed")))
+    assert {value.dtype for value in weights(config.run).values() if value.is_floating_point()} == {torch.float32}
+
+
+def test_what_cannot_be_is_refused_before_a_directory_is_made(config):
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match=r"trainer\.accelerator=cuda, trainer\.devices=1: "):
+            train_classifier(replace(config, trainer=replace(TRAINER, accelerator="cuda")))
+    with pytest.raises(ConfigError, match=r"trainer\.batch_size: 16 images cannot be shared equally by 3 processes"):
+        train_classifier(replace(config, trainer=replace(TRAINER, devices=3)))
+    assert not config.run.exists()
