@@ -1,0 +1,1 @@
+"""Directories of runs: files written whole, checkpoints, how a thing was made."""
