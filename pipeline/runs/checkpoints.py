@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from classifier.config import ClassifierConfig
 from classifier.model import Classifier, build_classifier
 from pipeline.config import adapter_of
-from pipeline.errors import CheckpointError, RunError
+from pipeline.errors import CheckpointError
 from pipeline.runs.files import write_atomically
 from pipeline.runs.provenance import Provenance
 from segmenter.config import SegmenterConfig

@@ -13,6 +13,8 @@ from torch import nn
 
 from classifier.config import ClassifierConfig
 from classifier.model import build_classifier
+from pipeline.config import to_plain
+from pipeline.errors import CheckpointError, RunError
 from pipeline.runs import checkpoints
 from pipeline.runs.checkpoints import (
     Checkpoint,
@@ -25,8 +27,6 @@ from pipeline.runs.checkpoints import (
     save_training_state,
     weights_digest,
 )
-from pipeline.config import to_plain
-from pipeline.errors import CheckpointError, RunError
 from pipeline.runs.provenance import provenance
 from segmenter.config import SegmenterConfig
 from segmenter.model import build_segmenter

@@ -21,7 +21,6 @@ from pipeline.data.dataset import open_prepared
 from pipeline.data.transforms import AugmentConfig
 from pipeline.errors import CheckpointError, ConfigError, RunError
 from pipeline.masks import MaskConfig, MaskSource
-from pipeline.runs import checkpoints
 from pipeline.runs.checkpoints import load_classifier, load_segmenter, read_checkpoint
 from pipeline.training import trainer as engine
 from pipeline.training.commands import TrainClassifierConfig, TrainSegmenterConfig, train_classifier, train_segmenter
@@ -177,16 +176,16 @@ def test_a_kill_between_the_writings_of_an_epochs_end_changes_nothing(config, mo
     train_classifier(config)
     again = replace(config, run=tmp_path / "again", resume=True)
     for number in range(8):
-        original, calls = checkpoints._flush_directory, []
+        original, calls = os.replace, []
 
-        def dying(path, calls=calls, number=number, original=original):
-            calls.append(path)
+        def dying(source, target, calls=calls, number=number, original=original):
+            original(source, target)
+            calls.append(target)
             if len(calls) == number + 1:
                 raise Stop
-            original(path)
 
         with monkeypatch.context() as patch:
-            patch.setattr(checkpoints, "_flush_directory", dying)
+            patch.setattr(os, "replace", dying)
             with suppress(Stop):
                 train_classifier(again)
     assert len(calls) <= number, "every one of the last run's writings was a place to die"
@@ -275,17 +274,16 @@ def test_an_interruption_by_hand_says_how_to_go_on(config, monkeypatch):
 
 
 def test_a_full_disk_is_one_clear_line_and_costs_nothing_that_was_saved(config, monkeypatch):
-    write, written = checkpoints._write_and_flush, []
+    flush, flushed = os.fsync, []
 
-    def full(path, content):
-        written.append(path)
-        if len(written) > 8:  # in the second epoch
-            path.write_bytes(content[:10])
+    def full(descriptor):
+        flushed.append(descriptor)
+        if len(flushed) > 17:  # in the second epoch
             raise OSError(28, "No space left on device")
-        write(path, content)
+        flush(descriptor)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "_write_and_flush", full)
+        patch.setattr(os, "fsync", full)
         with pytest.raises(
             RunError, match=r"cannot be written: No space left on device; the last good checkpoint is .*last\.json$"
         ):
