@@ -225,7 +225,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--epsilon", default="8/255", help="radius of the ball; a step is a quarter of it")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads of torch in each process")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--train-steps", type=int, default=150, help="optimiser steps of the classifier; the rest follows from it")
+    parser.add_argument("--train-steps", type=int, default=150, help="optimizer steps of the classifier; the rest follows from it")
     parser.add_argument("--state", type=Path, help="weights of the trained system: read if there, else trained and written")
     parser.add_argument("--sides", default="", help="parts of names, separated by |: only the sides that have one")
     return parser.parse_args()

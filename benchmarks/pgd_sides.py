@@ -99,17 +99,17 @@ def _fit(
     stage: nn.Module, loss: Callable[[Tensor, Tensor, Tensor], Tensor], data: tuple[Tensor, Tensor, Tensor], steps: int, device: str
 ) -> None:
     generator = torch.Generator().manual_seed(0)
-    optimiser = torch.optim.AdamW(stage.parameters(), lr=2e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=steps)
+    optimizer = torch.optim.AdamW(stage.parameters(), lr=2e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
     stage.train()
     for _ in range(steps):
         chosen = torch.randint(len(data[0]), (32,), generator=generator)
         images, masks, labels = (part[chosen].to(device) for part in data)
         with torch.autocast(device, torch.bfloat16):
             mean = loss(images, masks, labels).mean()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         mean.backward()
-        optimiser.step()
+        optimizer.step()
         schedule.step()
     stage.eval()
 

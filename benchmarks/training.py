@@ -6,9 +6,9 @@ Sides, all of them on the same weights, images and random starts, one after the 
 
 - recipe: the loop as it is commonly written: contiguous layout, the attack fills the parameters' gradients as well and drops them;
 - recipe, frozen / channels_last / compiled: the recipe with one change each, so that each one's worth is seen alone;
-- ours: ``pipeline.training.objectives.adversarial`` with backward pass and optimiser step, as the engine runs it;
+- ours: ``pipeline.training.objectives.adversarial`` with backward pass and optimizer step, as the engine runs it;
 - bare: the passes that such a step contains and nothing else, in the layout of ours: ``steps`` x (forward + input gradient) of the
-  frozen network in eval mode, one forward and backward pass in train mode, one optimiser step.
+  frozen network in eval mode, one forward and backward pass in train mode, one optimizer step.
 
 Time is processor time, which other programs on the machine disturb less than the clock on the wall; use one thread, or the time of
 waiting threads is counted too: OMP_NUM_THREADS=1. ``loss`` is the mean adversarial loss of the first step of each side: the same
@@ -61,16 +61,16 @@ class Side:
     def __init__(self, model: str, batch: Batch, num_steps: int, *, channels_last: bool) -> None:
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         self.module = build_classifier(ClassifierConfig(architecture=model), num_classes=10, seed=0).to(memory_format=self.layout)
-        self.optimiser = torch.optim.SGD(self.module.parameters(), lr=1e-4, momentum=0.9)
+        self.optimizer = torch.optim.SGD(self.module.parameters(), lr=1e-4, momentum=0.9)
         self.images = batch.images.contiguous(memory_format=self.layout)
         self.start = random_starts(batch).contiguous(memory_format=self.layout)
         self.batch, self.num_steps = batch, num_steps
 
     def learn(self, losses: Tensor) -> float:
-        self.optimiser.zero_grad()
+        self.optimizer.zero_grad()
         loss = losses.mean()
         loss.backward()
-        self.optimiser.step()
+        self.optimizer.step()
         return loss.item()
 
     def step(self) -> float:

@@ -50,6 +50,8 @@ class Checkpoint:
     """Height and width of the training images, in pixels."""
     data_fingerprint: str
     """Fingerprint of the prepared data set."""
+    mean_color: tuple[float, float, float]
+    """Mean of the training images, red, green and blue in [0,1]: what the fill ``mean`` fills with, on other data as well."""
     provenance: Provenance
     """Versions and the commit of the code."""
     step: int

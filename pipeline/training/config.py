@@ -20,7 +20,7 @@ class TrainerConfig:
     """Images in a training step, over all processes together."""
     eval_batch_size: Annotated[int, Field(ge=1)] = 256
     """Images in a validation batch, over all processes together. Changes speed and memory, not results."""
-    optimiser: Literal["sgd", "adamw"] = "adamw"
+    optimizer: Literal["sgd", "adamw"] = "adamw"
     """sgd: with Nesterov momentum. adamw: Adam with decoupled weight decay."""
     lr: Annotated[float, Field(gt=0)] = 2e-3
     """Highest learning rate of the schedule."""

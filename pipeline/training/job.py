@@ -49,6 +49,7 @@ class Job:
             classes=self.dataset.classes,
             image_size=self.dataset.image_size,
             data_fingerprint=self.dataset.fingerprint,
+            mean_color=self.dataset.mean,
             provenance=provenance(),
             step=step,
             epoch=epoch,

@@ -23,7 +23,7 @@ class Counters:
     batch: int = 0
     """Batches of the running epoch that are done."""
     step: int = 0
-    """Optimiser steps taken."""
+    """Optimizer steps taken."""
     loss_sum: float = 0.0
     """Sum of the losses of the running epoch's images, over all processes."""
     num_images: int = 0
@@ -45,7 +45,7 @@ class TrainingState:
     """What the loop works on."""
 
     module: nn.Module
-    optimiser: Optimizer
+    optimizer: Optimizer
     average: AveragedModel | None
     counters: Counters
 
@@ -54,7 +54,7 @@ class TrainingState:
         content: dict[str, Any] = {
             "format": FORMAT,
             "module": self.module.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
             "counters": asdict(self.counters),
         }
@@ -69,7 +69,7 @@ class TrainingState:
             )
         try:
             self.module.load_state_dict(content["module"], strict=True)
-            self.optimiser.load_state_dict(content["optimiser"])
+            self.optimizer.load_state_dict(content["optimizer"])
             if self.average is not None:
                 self.average.load_state_dict(content["average"], strict=True)
             self.counters = Counters(**content["counters"])

@@ -20,12 +20,10 @@ from pipeline.randomness import derive_seeds
 from pipeline.runs.checkpoints import load_weights
 from pipeline.runs.directory import Run, open_run
 from pipeline.training.distributed import launch, on_rank_zero, repeatable, share_buffers, synchronise_statistics
-from pipeline.training.ema import moving_average
 from pipeline.training.job import Job
 from pipeline.training.objectives import NaturalConfig, objective_losses
-from pipeline.training.optim import build_optimiser, set_learning_rate
+from pipeline.training.optim import build_optimizer, learning_rate, moving_average, set_learning_rate
 from pipeline.training.record import Recorder
-from pipeline.training.schedule import learning_rate
 from pipeline.training.state import Counters, TrainingState
 from pipeline.training.validation import measure
 
@@ -75,13 +73,13 @@ class Engine:
         self._layout = torch.channels_last if job.trainer.channels_last else torch.contiguous_format
         stage = job.bind(job.module)
         _place(synchronise_statistics(stage.network, fabric), fabric, self._layout)
-        optimiser = build_optimiser(stage.module, job.trainer)
-        wrapper, self._optimiser = fabric.setup(stage.network, optimiser)
+        optimizer = build_optimizer(stage.module, job.trainer)
+        wrapper, self._optimizer = fabric.setup(stage.network, optimizer)
         self._stage = replace(stage, wrapper=wrapper)
         average = None if job.trainer.ema_decay is None else moving_average(stage.module, decay=job.trainer.ema_decay)
         self._measured = self._stage if average is None else job.bind(average.module)
         _place(self._measured.network, fabric, self._layout)
-        self.state = TrainingState(module=stage.module, optimiser=optimiser, average=average, counters=Counters())
+        self.state = TrainingState(module=stage.module, optimizer=optimizer, average=average, counters=Counters())
         self._recorder: Recorder | None = None
         self._train_loader, self._val_loader = self._loader("train"), self._loader("val")
         if fabric.world_size > 1 and self._train_loader.num_samples < job.trainer.batch_size:
@@ -141,11 +139,11 @@ class Engine:
         self._stage.network.train()
         seeds = derive_seeds(batch.seeds, self._config.seed, counters.epoch)
         losses = objective_losses(self._job.objective, self._stage, batch, seeds=seeds)
-        self._optimiser.zero_grad()
+        self._optimizer.zero_grad()
         self._fabric.backward(losses.mean())
         loss_sum = self._checked_sum(batch, losses.detach(), self._clipped_norm())
-        set_learning_rate(self.state.optimiser, self._learning_rate(counters.step))
-        self._optimiser.step()
+        set_learning_rate(self.state.optimizer, self._learning_rate(counters.step))
+        self._optimizer.step()
         if self.state.average is not None:
             self.state.average.update_parameters(self.state.module)
         counters.loss_sum += loss_sum
@@ -164,7 +162,7 @@ class Engine:
     def _checked_sum(self, batch: Batch, losses: Tensor, norm: Tensor) -> float:
         """The sum of the losses over all processes. Raises RunError, in all of them, if a loss or the gradient is not finite.
 
-        It comes before the optimiser's step, so no weight that is not finite is ever saved.
+        It comes before the optimizer's step, so no weight that is not finite is ever saved.
         """
         sound = losses.isfinite().all() & norm.isfinite()
         both: Any = self._fabric.all_reduce(torch.stack([sound.float(), losses.sum()]), reduce_op="sum")

@@ -62,6 +62,7 @@ def finish(config: AblateConfig, work: Work, *, path: Path | None = None, seed: 
             classes=dataset.classes,
             image_size=dataset.image_size,
             data_fingerprint=dataset.fingerprint,
+            mean_color=dataset.mean,
             provenance=provenance(),
             step=0,
             epoch=0,

@@ -49,6 +49,7 @@ def runs(synthetic_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             classes=dataset.classes,
             image_size=dataset.image_size,
             data_fingerprint=dataset.fingerprint,
+            mean_color=dataset.mean,
             provenance=provenance(),
             step=0,
             epoch=0,

@@ -45,6 +45,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             classes=CLASSES,
             image_size=SIZE,
             data_fingerprint="0" * 64,
+            mean_color=(0.5, 0.5, 0.5),
             provenance=provenance(),
             step=0,
             epoch=0,

@@ -39,6 +39,7 @@ CHECKPOINT = Checkpoint(
     classes=("stop", "yield", "priority"),
     image_size=32,
     data_fingerprint="f" * 64,
+    mean_color=(0.25, 0.5, 0.75),
     provenance=provenance(),
     step=12,
     epoch=3,
@@ -205,16 +206,16 @@ def test_a_file_in_place_of_the_directory_is_one_clear_line(tmp_path):
 
 def test_a_training_state_comes_back_as_it_was(tmp_path):
     parameter = nn.Parameter(torch.randn(3, generator=torch.Generator().manual_seed(0)))
-    optimiser = torch.optim.AdamW([parameter])
+    optimizer = torch.optim.AdamW([parameter])
     parameter.sum().backward()
-    optimiser.step()
-    state = {"optimiser": optimiser.state_dict(), "counters": {"step": 3, "best": None, "loss": 0.1}, "name": "x"}
+    optimizer.step()
+    state = {"optimizer": optimizer.state_dict(), "counters": {"step": 3, "best": None, "loss": 0.1}, "name": "x"}
     save_training_state(tmp_path / "state.pt", state)
     loaded = load_training_state(tmp_path / "state.pt")
-    moments = loaded["optimiser"].pop("state")[0]
-    for name, value in optimiser.state_dict()["state"][0].items():
+    moments = loaded["optimizer"].pop("state")[0]
+    for name, value in optimizer.state_dict()["state"][0].items():
         assert torch.equal(moments[name], value)
-    assert loaded["optimiser"]["param_groups"] == optimiser.state_dict()["param_groups"]
+    assert loaded["optimizer"]["param_groups"] == optimizer.state_dict()["param_groups"]
     assert loaded["counters"] == state["counters"]
 
 

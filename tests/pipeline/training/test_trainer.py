@@ -84,6 +84,7 @@ def test_the_best_checkpoint_is_what_was_measured_and_says_where_it_comes_from(c
     dataset = open_prepared(config.prepared)
     module, checkpoint = load_classifier(config.run, classes=dataset.classes)
     assert checkpoint.data_fingerprint == dataset.fingerprint
+    assert checkpoint.mean_color == dataset.mean
     assert checkpoint.config == to_plain(config)
     assert checkpoint.step == 6 * checkpoint.epoch
     rows = dataset.indices("test")
@@ -151,15 +152,15 @@ def stop_after(monkeypatch, step, error):
 
 
 @pytest.mark.parametrize(
-    ("objective", "optimiser"),
+    ("objective", "optimizer"),
     [
         (NaturalConfig(), "adamw"),
         (ROBUST, "sgd"),
         pytest.param(TradesConfig(attack=QUICK, validation=ROBUST.validation), "adamw", marks=pytest.mark.slow),
     ],
 )
-def test_an_interrupted_run_ends_as_if_it_had_not_been(config, monkeypatch, tmp_path, objective, optimiser):
-    config = replace(config, objective=objective, trainer=replace(TRAINER, optimiser=optimiser))
+def test_an_interrupted_run_ends_as_if_it_had_not_been(config, monkeypatch, tmp_path, objective, optimizer):
+    config = replace(config, objective=objective, trainer=replace(TRAINER, optimizer=optimizer))
     train_classifier(config)
     again = replace(config, run=tmp_path / "again")
     for step in (3, 7, 11):  # before anything is saved, after an epoch, in the middle of one
@@ -331,7 +332,7 @@ def test_a_loss_that_is_not_finite_stops_before_it_spoils_a_weight(config, monke
 
 
 def test_a_diverging_run_stops_with_a_line_and_finite_weights(config):
-    wild = replace(TRAINER, optimiser="sgd", lr=1e30, clip_norm=None, schedule="constant", ema_decay=None)
+    wild = replace(TRAINER, optimizer="sgd", lr=1e30, clip_norm=None, schedule="constant", ema_decay=None)
     with pytest.raises(
         RunError, match=r"step \d+: the (loss of \d+ of 16 images|gradient) is not finite \(samples .*no checkpoint was written"
     ):
