@@ -1,0 +1,143 @@
+"""Square patches: any change at all, inside one square of a known number of pixels, placed where the attacker may place it.
+
+The idea: Brown et al. 2017, https://arxiv.org/abs/1712.09665; that its place is part of the attack: Rao, Stutz and Schiele 2020,
+https://arxiv.org/abs/2005.02313. The content is found by projected gradient descent over the whole range of pixel values, end to
+end through the segmenter where there is one. A patch is known by its share of the image; a square is a whole number of pixels wide,
+so the share is that of ``patch_side`` and never more than was asked for.
+
+Which places are allowed is said by a region: a patch on the background touches no pixel of the object, a patch on the object no
+pixel outside it. An image in which no such square fits has no patch, and says nothing about this attacker.
+"""
+
+import math
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+from torch.nn import functional
+
+from pipeline.attacks.objectives import Objective, scores_and_gradients
+from pipeline.randomness import derive_seeds, random_integers
+
+Corners = Int64[Tensor, "batch 2"]
+"""Row and column of the upper left pixel of a square; -1 and -1 where the image has no room for it."""
+
+
+def patch_side(share: float, height: int, width: int) -> int:
+    """Pixels along a side of the largest square whose area is at most ``share`` of the image; 0 where not even one pixel is.
+
+    Raises ValueError for a share outside [0,1].
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"a patch covers a share of the image between 0 and 1, not {share:g}")
+    # A share made from a side (side ** 2 / pixels) must give that side back, whatever its last digit was rounded to.
+    return min(math.isqrt(math.floor(share * height * width * (1 + 1e-12))), height, width)
+
+
+def patch_share(
+    images: Float[Tensor, "batch 3 height width"], clean: Float[Tensor, "batch 3 height width"]
+) -> Float[Tensor, " batch"]:
+    """Area of the smallest square that holds every pixel that differs, as a share of the image; float64, 0 where none differs."""
+    changed = (images != clean).any(dim=1)
+    sides = torch.stack([_extent(changed.any(dim=2)), _extent(changed.any(dim=1))]).amax(dim=0)
+    return sides.double() ** 2 / (images.shape[2] * images.shape[3])
+
+
+def allowed_corners(
+    side: int, shape: tuple[int, int], region: Bool[Tensor, "batch 1 height width"] | None, batch: int
+) -> Bool[Tensor, "batch rows columns"]:
+    """True for every corner whose square lies in the image and, where there is a region, in the region with all its pixels.
+
+    Raises ValueError for a square that is larger than the image or has no pixel.
+    """
+    height, width = shape
+    if not 1 <= side <= min(height, width):
+        raise ValueError(f"a square with a side of {side} pixels does not lie in an image of {height} x {width}")
+    if region is None:
+        return torch.ones(batch, height - side + 1, width - side + 1, dtype=torch.bool)
+    outside = functional.max_pool2d((~region).float(), side, stride=1)
+    return outside.squeeze(1) == 0
+
+
+def patch_masks(corners: Corners, side: int, shape: tuple[int, int]) -> Bool[Tensor, "batch 1 height width"]:
+    """True on the square at each corner: ``side ** 2`` pixels exactly, or none where the corner is -1."""
+    rows, columns = (torch.arange(size, device=corners.device) for size in shape)
+    inside_rows = (rows >= corners[:, :1]) & (rows < corners[:, :1] + side)
+    inside_columns = (columns >= corners[:, 1:]) & (columns < corners[:, 1:] + side)
+    masks = inside_rows[:, :, None] & inside_columns[:, None, :] & (corners[:, :1, None] >= 0)
+    return masks.unsqueeze(1)
+
+
+def random_corners(allowed: Bool[Tensor, "batch rows columns"], seeds: Int64[Tensor, " batch"]) -> Corners:
+    """One of the allowed corners of each image, all of them equally likely; the same for the same seed."""
+    flat = allowed.flatten(1)
+    drawn = random_integers(seeds, (1,)).squeeze(1)
+    return _nth(flat, (drawn * flat.sum(dim=1)) >> 24, allowed.shape[2])
+
+
+def promising_corners(
+    objective: Objective,
+    images: Float[Tensor, "batch 3 height width"],
+    allowed: Bool[Tensor, "batch rows columns"],
+    *,
+    side: int,
+    rank: int,
+) -> Corners:
+    """The place of that rank (0 is the best) by what a patch there promises, to first order, on the image as it is.
+
+    The promise of a pixel is the most that its gradient says any value of [0,1] can add to the objective; that of a square is the
+    sum over its pixels. Places of later ranks do not overlap those before (their corners are at least a side apart in a direction);
+    where no such place is left, the best of the allowed ones that were not yet taken.
+    """
+    _, gradients = scores_and_gradients(objective, images)
+    gain = (gradients.clamp_min(0) * (1 - images) - gradients.clamp_max(0) * images).sum(dim=1, keepdim=True)
+    promise = functional.avg_pool2d(gain.double(), side, stride=1).squeeze(1)
+    left = promise.masked_fill(~allowed, -torch.inf).flatten(1)
+    far = left.clone()
+    columns = allowed.shape[2]
+    corner = torch.zeros(len(images), 2, dtype=torch.int64, device=images.device)
+    for _ in range(rank + 1):
+        choice = torch.where(far.isfinite().any(dim=1, keepdim=True), far, left).argmax(dim=1, keepdim=True)
+        room = left.gather(1, choice).isfinite()
+        corner = torch.where(room, torch.cat([choice // columns, choice % columns], dim=1), -1)
+        left = left.scatter(1, choice, -torch.inf)
+        far = far.masked_fill(_overlapping(corner, side, allowed.shape[1:]).flatten(1), -torch.inf)
+    return corner
+
+
+def start_corners(
+    objective: Objective,
+    images: Float[Tensor, "batch 3 height width"],
+    region: Bool[Tensor, "batch 1 height width"] | None,
+    *,
+    side: int,
+    start: int,
+    num_promising: int,
+    seeds: Int64[Tensor, " batch"],
+) -> Corners:
+    """Where start number ``start`` of an attack puts its patch: first the promising places in their order, then random ones."""
+    allowed = allowed_corners(side, (images.shape[2], images.shape[3]), region, len(images)).to(images.device)
+    if start < num_promising:
+        return promising_corners(objective, images, allowed, side=side, rank=start)
+    return random_corners(allowed, derive_seeds(seeds, start))
+
+
+def _nth(flags: Bool[Tensor, "batch places"], number: Int64[Tensor, " batch"], columns: int) -> Corners:
+    """The corner of the True number ``number`` (from 0) of each row; -1 where there is no True."""
+    chosen = (flags & (flags.cumsum(dim=1) == number[:, None] + 1)).int().argmax(dim=1, keepdim=True)
+    return torch.where(flags.any(dim=1, keepdim=True), torch.cat([chosen // columns, chosen % columns], dim=1), -1)
+
+
+def _overlapping(corners: Corners, side: int, shape: torch.Size) -> Bool[Tensor, "batch rows columns"]:
+    rows, columns = (torch.arange(size, device=corners.device) for size in shape)
+    near_rows = (rows - corners[:, :1]).abs() < side
+    near_columns = (columns - corners[:, 1:]).abs() < side
+    return near_rows[:, :, None] & near_columns[:, None, :]
+
+
+def _extent(marks: Bool[Tensor, "batch places"]) -> Int64[Tensor, " batch"]:
+    """From the first True to the last, both counted; 0 where there is none."""
+    places = torch.arange(1, marks.shape[1] + 1, device=marks.device)
+    last = torch.where(marks, places, 0).amax(dim=1)
+    first = torch.where(marks, places, marks.shape[1] + 1).amin(dim=1)
+    return (last - first + 1).clamp_min(0)

@@ -1,0 +1,231 @@
+"""Minimum-norm attacks against distances in closed form and the iterates of another library."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline.attacks.minimum_norm import Nearest, ddn, fmn
+from pipeline.attacks.objectives import ModelObjective, margin
+from pipeline.attacks.pgd import pgd_l2, pgd_linf
+from pipeline.attacks.regions import Region, region_masks
+from pipeline.masks import MaskSource
+from pipeline.system import TwoStage, attacked
+
+pytestmark = pytest.mark.filterwarnings("ignore:Please import `gaussian_filter` from the `scipy.ndimage`:DeprecationWarning")
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def search(name: str, objective: object, images: Tensor, *, seeds: Tensor | None = None, **options: object) -> Nearest:
+    if name == "ddn":
+        return ddn(objective, images, seeds=torch.arange(len(images)) if seeds is None else seeds, **options)  # type: ignore[arg-type]
+    return fmn(objective, images, norm=name.removeprefix("fmn-"), **options)  # type: ignore[arg-type]
+
+
+SEARCHES = pytest.mark.parametrize("name", ["fmn-linf", "fmn-l2", "ddn"])
+
+
+def length(name: str, deltas: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(deltas.double().flatten(1), ord=torch.inf if name == "fmn-linf" else 2, dim=1)
+
+
+def linear_network(side: int = 8, *, seed: int = 0) -> nn.Module:
+    """Two classes, one hyperplane; images near grey are far enough from 0 and 1 for the box to play no part."""
+    layer = nn.Linear(3 * side * side, 2, dtype=torch.float64)
+    with torch.no_grad():
+        layer.weight.copy_(torch.randn(2, 3 * side * side, generator=seeded(seed), dtype=torch.float64))
+        layer.bias.copy_(-0.5 * layer.weight.sum(dim=1))
+    return nn.Sequential(nn.Flatten(), layer)
+
+
+def grey_images(count: int = 6, side: int = 8, *, seed: int = 1) -> Tensor:
+    return 0.5 + 0.05 * torch.randn(count, 3, side, side, generator=seeded(seed), dtype=torch.float64)
+
+
+def curved_network(classes: int = 4, side: int = 8, *, dtype: torch.dtype = torch.float32) -> nn.Module:
+    with torch.random.fork_rng([]):
+        torch.manual_seed(3)
+        network = nn.Sequential(
+            nn.Conv2d(3, 6, 3, padding=1), nn.Tanh(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(6 * side * side // 4, classes)
+        ).to(dtype)
+    with torch.no_grad():
+        network[4].weight.mul_(10)
+    return network.requires_grad_(False)
+
+
+@SEARCHES
+@pytest.mark.parametrize("with_region", [False, True])
+def test_on_a_linear_model_the_distance_is_that_of_the_hyperplane(name: str, with_region: bool) -> None:
+    network, images = linear_network(), grey_images()
+    labels = network(images).argmax(dim=1)
+    region = torch.rand(6, 1, 8, 8, generator=seeded(4)) < 0.7 if with_region else None
+    objective = ModelObjective(model=network, score=margin, targets=(labels,))
+    found = search(name, objective, images, num_steps=300, region=region)
+    normal = network[1].weight[0] - network[1].weight[1]
+    free = torch.ones(6, 3 * 64) if region is None else region.expand(-1, 3, -1, -1).flatten(1)
+    dual = torch.linalg.vector_norm(normal * free, ord=1 if name == "fmn-linf" else 2, dim=1)
+    gap = -objective(images)
+    torch.testing.assert_close(found.distances, gap / dual, rtol=1e-2, atol=0)
+    assert (found.distances >= gap / dual * (1 - 1e-9)).all()  # nothing is nearer than the hyperplane
+    assert (objective(found.points) > 0).all()
+    assert torch.equal(found.distances, length(name, found.points - images))
+    if region is not None:
+        assert torch.equal(torch.where(region, images, found.points), images)
+
+
+def foolbox_distances(name: str, attack: str, network: nn.Module, images: Tensor, labels: Tensor, *, num_steps: int) -> Tensor:
+    import foolbox
+
+    search = getattr(foolbox.attacks, attack)(steps=num_steps)
+    points = search.run(foolbox.PyTorchModel(network.eval(), bounds=(0, 1), device="cpu"), images, labels)
+    fooled = network(points).argmax(dim=1) != labels
+    return torch.where(fooled, length(name, points - images), torch.inf)
+
+
+@pytest.mark.parametrize("name", ["fmn-linf", "fmn-l2"])
+@pytest.mark.parametrize("num_steps", [30, 100])
+def test_fast_minimum_norm_comes_as_near_as_foolbox_does(name: str, num_steps: int) -> None:
+    network = curved_network()
+    images = torch.rand(8, 3, 8, 8, generator=seeded(5))
+    labels = network(images).argmax(dim=1)
+    attack = "LInfFMNAttack" if name == "fmn-linf" else "L2FMNAttack"
+    theirs = foolbox_distances(name, attack, network, images, labels, num_steps=num_steps)
+    ours = search(name, ModelObjective(model=network, score=margin, targets=(labels,)), images, num_steps=num_steps).distances
+    assert theirs.isfinite().all()
+    # Ours crosses the boundary sooner and scores its last point: it may be nearer, and in the Euclidean norm it is.
+    assert (ours <= theirs * 1.01).all()
+    assert name == "fmn-l2" or (ours >= theirs * 0.95).all()
+
+
+def test_two_searches_of_different_kinds_agree_on_the_euclidean_distance() -> None:
+    network = curved_network()
+    images = torch.rand(8, 3, 8, 8, generator=seeded(5))
+    labels = network(images).argmax(dim=1)
+    objective = ModelObjective(model=network, score=margin, targets=(labels,))
+    first, second = (search(name, objective, images, num_steps=200).distances for name in ("fmn-l2", "ddn"))
+    torch.testing.assert_close(first, second, rtol=0.05, atol=0)
+
+
+def test_decoupled_direction_and_norm_comes_as_near_as_foolbox_does() -> None:
+    network = curved_network(classes=2)
+    images = torch.rand(8, 3, 8, 8, generator=seeded(6))
+    labels = network(images).argmax(dim=1)
+    # With two classes the gradient of cross-entropy is that of the margin but for its length, which is normalised away.
+    theirs = foolbox_distances("ddn", "DDNAttack", network, images, labels, num_steps=60)
+    ours = search("ddn", ModelObjective(model=network, score=margin, targets=(labels,)), images, num_steps=60).distances
+    assert theirs.isfinite().all()
+    torch.testing.assert_close(ours, theirs, rtol=0.01, atol=0)
+
+
+@SEARCHES
+def test_what_is_wrong_as_it_is_has_distance_zero_and_what_is_never_fooled_an_infinite_one(name: str) -> None:
+    network, images = curved_network(), torch.rand(6, 3, 8, 8, generator=seeded(7))
+    predictions = network(images).argmax(dim=1)
+    wrong = torch.arange(6) % 2 == 0
+    labels = torch.where(wrong, (predictions + 1) % 4, predictions)
+    found = search(name, ModelObjective(model=network, score=margin, targets=(labels,)), images, num_steps=60)
+    assert (found.distances[wrong] == 0).all()
+    assert torch.equal(found.points[wrong], images[wrong])
+    assert (found.distances[~wrong] > 0).all()
+
+    def never(points: Tensor) -> Tensor:
+        return -1 - points.square().flatten(1).sum(1)
+
+    never.select = lambda _: never  # type: ignore[attr-defined]
+    unfooled = search(name, never, images, num_steps=5)
+    assert unfooled.distances.isinf().all()
+    assert torch.equal(unfooled.points, images)
+
+
+@SEARCHES
+@pytest.mark.parametrize("source", list(MaskSource))
+def test_every_mask_source_is_searched_and_points_are_misclassified_images_in_range(
+    make_system: Callable[..., TwoStage], make_batch: Callable[..., tuple], name: str, source: MaskSource
+) -> None:
+    system = make_system(source)
+    images, labels, context = make_batch(system, 4)
+    objective = ModelObjective(model=system, score=margin, targets=(labels,), context=context)
+    with attacked(system):
+        found = search(name, objective, images, num_steps=25)
+        predictions = system(found.points, context).argmax(dim=1)
+    fooled = found.distances.isfinite()
+    assert fooled.any()
+    assert torch.equal(predictions != labels, fooled)
+    assert ((found.points >= 0) & (found.points <= 1)).all()
+    assert torch.equal(found.distances[fooled], length(name, found.points.double() - images.double())[fooled])
+
+
+@SEARCHES
+def test_the_distance_agrees_with_attacks_of_a_fixed_radius(
+    make_system: Callable[..., TwoStage], make_batch: Callable[..., tuple], name: str
+) -> None:
+    """No attack finds anything well inside the distance, and a little beyond it descent from the found point succeeds."""
+    system = make_system()
+    images, labels, context = make_batch(system, 8)
+    objective = ModelObjective(model=system, score=margin, targets=(labels,), context=context)
+    pgd = pgd_linf if name == "fmn-linf" else pgd_l2
+    with attacked(system):
+        found = search(name, objective, images, num_steps=100)
+        assert found.distances.isfinite().all()
+        inside = pgd(objective, images, epsilon=0.9 * found.distances.float(), num_steps=50, seeds=torch.arange(8))
+        outside = pgd(objective, images, epsilon=1.1 * found.distances.float(), num_steps=50, seeds=torch.arange(8))
+        assert (objective(inside) > 0).sum() <= 1  # a search that is no exact solution may be beaten once
+        assert (objective(outside) > 0).sum() >= 7
+
+
+@SEARCHES
+def test_an_images_distance_does_not_depend_on_its_batch(
+    make_system: Callable[..., TwoStage], make_batch: Callable[..., tuple], name: str
+) -> None:
+    system = make_system(dtype=torch.float64)
+    images, labels, context = make_batch(system, 5, dtype=torch.float64)
+    objective = ModelObjective(model=system, score=margin, targets=(labels,), context=context)
+    seeds = torch.tensor([5, 6, 7, 8, 9])
+    together = search(name, objective, images, num_steps=20, seeds=seeds)
+    for image in range(5):
+        one = torch.tensor([image])
+        alone = search(name, objective.select(one), images[one], num_steps=20, seeds=seeds[one])
+        torch.testing.assert_close(alone.distances, together.distances[one], rtol=1e-9, atol=0)
+
+
+def test_the_background_is_infinitely_far_through_an_oracle_mask(
+    make_system: Callable[..., TwoStage], make_batch: Callable[..., tuple]
+) -> None:
+    system = make_system(MaskSource.ORACLE)
+    images, labels, context = make_batch(system, 3)
+    objective = ModelObjective(model=system, score=margin, targets=(labels,), context=context)
+    background = region_masks(Region.BACKGROUND, context.oracle_masks, radius=1)
+    for name in ("fmn-linf", "fmn-l2", "ddn"):
+        found = search(name, objective, images, num_steps=5, region=background)
+        assert found.distances.isinf().all()
+
+
+def test_flat_scores_take_ddn_on_a_random_walk_that_follows_the_seed() -> None:
+    visited: list[Tensor] = []
+
+    def flat(points: Tensor) -> Tensor:
+        visited.append(points.detach())
+        return points.flatten(1).sum(1) * 0 - 1
+
+    flat.select = lambda _: flat  # type: ignore[attr-defined]
+    images = torch.full((3, 3, 6, 6), 0.5)
+    ddn(flat, images, seeds=torch.tensor([1, 1, 2]), num_steps=3)
+    last = visited[-1]
+    assert torch.equal(last[0], last[1])
+    assert not torch.equal(last[0], last[2])
+    assert len(visited) == 4
+
+
+@SEARCHES
+def test_a_score_that_is_no_number_names_its_image(name: str) -> None:
+    def broken(points: Tensor) -> Tensor:
+        return points.flatten(1).sum(1) * torch.tensor([1.0, np.nan, 1.0])
+
+    broken.select = lambda _: broken  # type: ignore[attr-defined]
+    with pytest.raises(FloatingPointError, match=r"of the batch: 1$"):
+        search(name, broken, torch.rand(3, 3, 4, 4, generator=seeded(8)), num_steps=2)
