@@ -176,7 +176,7 @@ class AblateConfig:
     """The training loop of classifiers. Its seed is the arm's."""
     attack: AttackSuite
     """Threat model and attacks; an image counts only if none of them fells it."""
-    headline_epsilon: Annotated[Number, Field(gt=0)] | None = None
+    primary_epsilon: Annotated[Number, Field(gt=0)] | None = None
     """Epsilon that the answer of the report is about, out of attack.threat.epsilons. To be chosen before anything is attacked;
     null: the largest."""
     evaluation: EvaluationSettings = dataclasses.field(default_factory=EvaluationSettings)
@@ -197,8 +197,8 @@ class AblateConfig:
         for pair in self.masks:
             if not set(pair.segmenters or ()) <= set(self.segmenter_objectives):
                 raise ValueError(f"masks: segmenters={list(pair.segmenters or ())} names one that segmenter_objectives does not")
-        if self.headline_epsilon is not None and self.headline_epsilon not in self.attack.threat.epsilons:
-            raise ValueError("headline_epsilon: is not one of attack.threat.epsilons")
+        if self.primary_epsilon is not None and self.primary_epsilon not in self.attack.threat.epsilons:
+            raise ValueError("primary_epsilon: is not one of attack.threat.epsilons")
         for name in ("segmenter_trainer", "classifier_trainer"):
             trainer = getattr(self, name)
             if trainer.seed:

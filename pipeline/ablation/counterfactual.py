@@ -26,8 +26,8 @@ from pipeline.masks import MaskContext
 from pipeline.system import TwoStage, attacked
 
 
-class Fate(StrEnum):
-    """What became of one image between the arm with the oracle and the arm with learned masks, at one epsilon."""
+class Attribution(StrEnum):
+    """What became of one image between the arm with the oracle and the arm with learned masks, at one epsilon, and why."""
 
     STANDS = "stands"
     """Right under attack in both."""
@@ -78,19 +78,19 @@ def path_margins(
         )
 
 
-def fate(*, oracle_stands: bool, stands: bool, clean_correct: bool, pixels_fall: bool, mask_falls: bool) -> Fate:
-    """The fate of one image. ``pixels_fall`` and ``mask_falls`` say whether that path of its adversarial image alone is enough."""
+def attribute(*, oracle_stands: bool, stands: bool, clean_correct: bool, pixels_fall: bool, mask_falls: bool) -> Attribution:
+    """Why one image is lost, if it is. ``pixels_fall`` and ``mask_falls``: that path of its adversarial image alone is enough."""
     if stands:
-        return Fate.STANDS if oracle_stands else Fate.GAINED
+        return Attribution.STANDS if oracle_stands else Attribution.GAINED
     if not oracle_stands:
-        return Fate.FALLS
+        return Attribution.FALLS
     if not clean_correct:
-        return Fate.LOST_CLEAN
+        return Attribution.LOST_CLEAN
     if pixels_fall and mask_falls:
-        return Fate.LOST_EITHER
+        return Attribution.LOST_EITHER
     if pixels_fall:
-        return Fate.LOST_PIXELS
-    return Fate.LOST_MASK if mask_falls else Fate.LOST_TOGETHER
+        return Attribution.LOST_PIXELS
+    return Attribution.LOST_MASK if mask_falls else Attribution.LOST_TOGETHER
 
 
 def rescored_margins(
@@ -128,20 +128,20 @@ def _rescored(
     return pl.concat(tables)
 
 
-def decompose(arm: pl.DataFrame, oracle: pl.DataFrame, margins: pl.DataFrame, paths: dict[str, pl.DataFrame]) -> pl.DataFrame:
+def decompose_arm(arm: pl.DataFrame, oracle: pl.DataFrame, margins: pl.DataFrame, paths: dict[str, pl.DataFrame]) -> pl.DataFrame:
     """One row for each image and epsilon: what became of it, and why.
 
     ``arm`` and ``oracle`` are verdicts (sample_id, epsilon, stands) of the two arms, ``arm`` with ``group`` and ``clean_correct``
     too; ``margins`` comes from ``rescored_margins``; ``paths`` are verdicts under one attack each, by the paths that its gradient
-    follows. Columns: those of ``arm``, oracle_stands, the margins, PATH_attack_stands for each path, and fate.
+    follows. Columns: those of ``arm``, oracle_stands, the margins, PATH_attack_stands for each path, and attribution.
     """
     joined = arm.join(oracle.rename({"stands": "oracle_stands"}), on=["sample_id", "epsilon"])
     joined = joined.join(margins, on=["sample_id", "epsilon"])
     for path, verdicts in paths.items():
         joined = joined.join(verdicts.rename({"stands": f"{path}_attack_stands"}), on=["sample_id", "epsilon"])
-    fates = [
+    attributions = [
         str(
-            fate(
+            attribute(
                 oracle_stands=row["oracle_stands"],
                 stands=row["stands"],
                 clean_correct=row["clean_correct"],
@@ -151,17 +151,17 @@ def decompose(arm: pl.DataFrame, oracle: pl.DataFrame, margins: pl.DataFrame, pa
         )
         for row in joined.iter_rows(named=True)
     ]
-    return joined.with_columns(pl.Series("fate", fates, dtype=pl.String)).sort("epsilon", "sample_id")
+    return joined.with_columns(pl.Series("attribution", attributions, dtype=pl.String)).sort("epsilon", "sample_id")
 
 
 def shares(rows: pl.DataFrame) -> dict[str, Estimate]:
-    """The share of images of each fate among the rows of one epsilon, and of images that stand with one path undone.
+    """The share of images of each attribution among the rows of one epsilon, and of images that stand with one path undone.
 
-    The unit is the image; intervals are for independent groups. Shares of fates add up to 1, and the lost minus the gained are the
+    The unit is the image; intervals are for independent groups. The attributions add up to 1, and the lost minus the gained are the
     difference of the two arms' robust accuracy.
     """
     right = rows["clean_correct"]
-    claims = {str(fate): rows["fate"] == fate for fate in Fate}
+    claims = {str(each): rows["attribution"] == each for each in Attribution}
     claims["right-through-clean-mask"] = right & (rows["pixels_margin"] <= 0)
     claims["right-through-oracle-mask"] = right & (rows["oracle_mask_margin"] <= 0)
     claims["right-on-clean-pixels"] = right & (rows["mask_margin"] <= 0)

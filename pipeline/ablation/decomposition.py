@@ -1,31 +1,36 @@
 """The decomposition of an ablation: for each arm with learned masks, where it lost what the oracle's arm had."""
 
 import io
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import polars as pl
 
-from pipeline.ablation.cache import DECOMPOSITION, Store, Work
 from pipeline.ablation.config import AblateConfig
-from pipeline.ablation.counterfactual import decompose, rescored_margins, shares
-from pipeline.ablation.grid import DecompositionPiece, Piece
+from pipeline.ablation.counterfactual import Attribution, decompose_arm, rescored_margins, shares
+from pipeline.ablation.evaluation_job import EvaluationJob
+from pipeline.ablation.job import ImageCounts, Job, JobState, Materials, Passes
+from pipeline.ablation.passes import attacked_images
+from pipeline.ablation.results import AGAIN
 from pipeline.attacks.two_stage import GradientPath
 from pipeline.data.dataset import open_prepared
 from pipeline.errors import RunError
-from pipeline.evaluation.evaluate import choose_device, exact
+from pipeline.evaluation.evaluate import EvaluateConfig, choose_device, exact
 from pipeline.evaluation.loading import load_subject
 from pipeline.evaluation.metrics import standing
-from pipeline.evaluation.override import MaskOverride
 from pipeline.evaluation.records import read_records
+from pipeline.evaluation.summary import epsilon_text
 from pipeline.runs.directory import open_run
 from pipeline.runs.files import write_atomically
 
 ROWS = "rows.parquet"
+_RECORDED = {"version": 3}
+"""What a decomposition records as its configuration: raised when the code comes to another result."""
 _TEXT = ("arm", "oracle_arm", "classifier_objective", "segmenter_objective", "train_masks", "test_masks", "oracle_train_masks")
 _TRUTH = ("stands", "oracle_stands", "clean_correct", "both_attack_stands", "pixels_attack_stands", "mask_attack_stands")
 _COLUMNS: dict[str, set[type[pl.DataType]]] = {
-    **{key: {pl.String} for key in (*_TEXT, "sample_id", "group", "fate")},
+    **{key: {pl.String} for key in (*_TEXT, "sample_id", "group", "attribution")},
     **{key: {pl.Boolean} for key in _TRUTH},
     **{key: {pl.Float64} for key in ("epsilon", "margin", "pixels_margin", "mask_margin", "oracle_mask_margin")},
     "seed": {pl.Int32, pl.Int64},
@@ -33,26 +38,95 @@ _COLUMNS: dict[str, set[type[pl.DataType]]] = {
 """Of every table of decompositions; all values are there."""
 
 
-def explain(config: AblateConfig, store: Store, work: Work) -> None:
-    """Decompose one arm into ``rows.parquet`` of its directory. Raises UserError of the kind that fits."""
-    piece = work.piece
-    assert isinstance(piece, DecompositionPiece)
-    with open_run(work.path, command="decompose", config=DECOMPOSITION, inputs=work.inputs, resume=True):
-        margins = _margins(config, store, piece)
-        arm = _verdicts(_run_of(store, piece.arm), clean=True)
-        oracle = _verdicts(_run_of(store, piece.oracle))
-        paths = {one.diagnosis.value: _verdicts(_run_of(store, one)) for one in piece.diagnoses if one.diagnosis}
-        rows = decompose(arm, oracle, margins, paths)
-        about = {"arm": piece.arm.title, "oracle_arm": piece.oracle.title, "seed": piece.arm.seed}
-        about |= {"classifier_objective": piece.arm.classifier.objective}
-        about |= {"segmenter_objective": piece.arm.segmenter.objective if piece.arm.segmenter else None}
-        about |= {"train_masks": piece.arm.classifier.masks.source.value, "test_masks": piece.arm.masks.source.value}
-        about |= {"oracle_train_masks": piece.oracle.classifier.masks.source.value}
-        write_table(work.path / ROWS, rows.select(*(pl.lit(value).alias(name) for name, value in about.items()), pl.all()))
+@dataclass(frozen=True, kw_only=True)
+class DecompositionJob(Job):
+    """Score an arm's strongest adversarial images again, with one path of them at a time."""
+
+    kind: ClassVar[str] = "decomposition"
+    command: ClassVar[str] = "decompose"
+    result: ClassVar[str] = ROWS
+    verb: ClassVar[str] = "explain"
+
+    arm: EvaluationJob
+    oracle: EvaluationJob
+    """The arm that it is compared with."""
+    diagnoses: tuple[EvaluationJob, ...]
+    """The same system under one attack, whose gradient follows both paths, or one of them."""
+
+    @property
+    def title(self) -> str:
+        """In words."""
+        return f"decomposition of {self.arm.title}"
+
+    @property
+    def slug(self) -> str:
+        """The readable part of a directory name."""
+        return self.arm.slug
+
+    @property
+    def needs(self) -> tuple[Job, ...]:
+        """The records of both arms and of the three attacks."""
+        return (self.arm, self.oracle, *self.diagnoses)
+
+    @property
+    def alike(self) -> tuple[object, ...]:
+        """All of them."""
+        return ()
+
+    def config(self, materials: Materials, run: Path) -> dict[str, Any]:  # noqa: ARG002
+        """It is no command: all that decides it is what it reads."""
+        return dict(_RECORDED)
+
+    def inputs(self, materials: Materials) -> dict[str, str]:
+        """Data set and evaluations."""
+        return super().inputs(materials) | {job.title: materials.finished[job].fingerprint for job in self.needs}
+
+    def run(self, state: JobState) -> None:
+        """Decompose the arm into ``rows.parquet``."""
+        finished = state.materials.finished
+        with open_run(state.path, command=self.command, config=state.config, inputs=state.inputs, resume=True):
+            to_the_end = [job for job in self.diagnoses if job.diagnosis is GradientPath.BOTH]
+            margins = _margins(finished[self.arm].config, [finished[job].path for job in (self.arm, *to_the_end)])
+            arm = _verdicts(finished[self.arm].path, clean=True)
+            oracle = _verdicts(finished[self.oracle].path)
+            paths = {job.diagnosis.value: _verdicts(finished[job].path) for job in self.diagnoses if job.diagnosis}
+            rows = decompose_arm(arm, oracle, margins, paths)
+            labels = (pl.lit(value).alias(name) for name, value in self._labels().items())
+            write_table(state.path / ROWS, rows.select(*labels, pl.all()))
+
+    def finding(self, path: Path) -> str:
+        """How many images are lost at the largest epsilon, by way of what."""
+        rows = read_table(path / ROWS, remedy=AGAIN)
+        epsilon = float(rows["epsilon"].to_numpy().max())
+        last = rows.filter(pl.col("epsilon") == epsilon)["attribution"]
+        reasons = [each for each in Attribution if each.value.startswith("lost-")]
+        counts = {each: int((last == each.value).sum()) for each in (*reasons, Attribution.GAINED)}
+        lost = ", ".join(f"{counts[each]} {each.value.removeprefix('lost-')}" for each in reasons)
+        total = sum(counts[each] for each in reasons)
+        text = f"of {len(last)} images {total} lost at {epsilon_text(epsilon)} ({lost})"
+        return f"{text}, {counts[Attribution.GAINED]} gained"
+
+    def passes(self, ablation: AblateConfig, counts: ImageCounts) -> Passes:
+        """Of two evaluations' images, through the segmenter twice and through the classifier three times."""
+        images = 2 * attacked_images(ablation, counts) * len(ablation.attack.threat.epsilons)
+        return Passes(forward=5 * images, backward=0)
+
+    def _labels(self) -> dict[str, object]:
+        segmenter = self.arm.segmenter
+        return {
+            "arm": self.arm.title,
+            "oracle_arm": self.oracle.title,
+            "seed": self.arm.seed,
+            "classifier_objective": self.arm.classifier.objective,
+            "segmenter_objective": segmenter.objective if segmenter else None,
+            "train_masks": self.arm.classifier.masks.source.value,
+            "test_masks": self.arm.masks.source.value,
+            "oracle_train_masks": self.oracle.classifier.masks.source.value,
+        }
 
 
 def summary(rows: pl.DataFrame) -> list[dict[str, Any]]:
-    """For each arm and epsilon the share of images of each fate, with intervals, JSON-able."""
+    """For each arm and epsilon the share of images of each attribution, with intervals, JSON-able."""
     entries: list[dict[str, Any]] = []
     for (arm, epsilon), part in rows.group_by(["arm", "epsilon"], maintain_order=True):
         estimates = {name: vars(estimate) for name, estimate in shares(part).items()}
@@ -85,12 +159,6 @@ def read_table(path: Path, *, remedy: str) -> pl.DataFrame:
     return rows
 
 
-def _run_of(store: Store, piece: Piece) -> Path:
-    work = store.look(piece)
-    assert work is not None
-    return work.path
-
-
 def _verdicts(run: Path, *, clean: bool = False) -> pl.DataFrame:
     """Which images stand at each epsilon: sample_id, epsilon, stands and, if wanted, clean_correct."""
     records = read_records(run)
@@ -105,19 +173,17 @@ def _verdicts(run: Path, *, clean: bool = False) -> pl.DataFrame:
     return table.join(right, on="sample_id")
 
 
-def _margins(config: AblateConfig, store: Store, piece: DecompositionPiece) -> pl.DataFrame:
-    arm, device = piece.arm, choose_device(config.evaluation.accelerator)
-    strongest = [one for one in piece.diagnoses if one.diagnosis is GradientPath.BOTH]
+def _margins(config: EvaluateConfig, runs: list[Path]) -> pl.DataFrame:
+    """Of the system that was evaluated, in the images of several of its runs."""
+    device = choose_device(config.accelerator)
     dataset = open_prepared(config.prepared, verify=False)
     subject = load_subject(
-        classifier_run=_run_of(store, arm.classifier),
-        segmenter_run=None if arm.segmenter is None else _run_of(store, arm.segmenter),
-        masks=MaskOverride(**vars(arm.masks)),
+        classifier_run=config.classifier_run,
+        segmenter_run=config.segmenter_run,
+        masks=config.masks,
         dataset=dataset,
         allow_other_data=False,
         device=device,
     )
-    batch_size = config.evaluation.batch_size
-    runs = [_run_of(store, one) for one in (arm, *strongest)]
     with exact(device):
-        return rescored_margins(subject.system, dataset, runs, batch_size=batch_size, device=device)
+        return rescored_margins(subject.system, dataset, runs, batch_size=config.batch_size, device=device)

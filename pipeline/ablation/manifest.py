@@ -9,11 +9,13 @@ from typing import Annotated, Any
 import polars as pl
 from pydantic import Field
 
-from pipeline.ablation.cache import Store, Work
+from pipeline.ablation.cache import RunCache
 from pipeline.ablation.config import AblateConfig
 from pipeline.ablation.decomposition import ROWS, read_table, summary, write_table
-from pipeline.ablation.digest import AGAIN, read_result
-from pipeline.ablation.grid import EvaluationPiece, Piece, Role, SilhouettePiece, arms, decompositions, pieces
+from pipeline.ablation.evaluation_job import EvaluationJob, Role
+from pipeline.ablation.grid import arms, decompositions, jobs, silhouettes
+from pipeline.ablation.job import Job, JobState
+from pipeline.ablation.results import AGAIN, read_training
 from pipeline.config import to_plain
 from pipeline.data.dataset import read_manifest
 from pipeline.errors import RunError
@@ -61,7 +63,7 @@ class SilhouetteEntry:
 class RecordedConfig:
     """What others than the ablation itself read of its configuration."""
 
-    headline_epsilon: _Figure | None = None
+    primary_epsilon: _Figure | None = None
     decomposition: dict[str, Any] | None = None
 
 
@@ -88,27 +90,27 @@ def read_ablation(run: Path) -> tuple[Manifest, dict[str, Any]]:
     return parse_json(path, content, Manifest, remedy="run ablate again with resume=true"), content
 
 
-def write_manifest(config: AblateConfig, store: Store) -> None:
+def write_manifest(config: AblateConfig, cache: RunCache) -> None:
     """Write down all that is finished. Paths are relative to the directory of the ablation. Raises RunError."""
-    todo = pieces(config)
-    works = {piece: work for piece in todo if (work := store.look(piece)) is not None and work.finished}
-    has_decomposition = _write_decomposition(config, works)
+    todo = jobs(config)
+    states = {job: state for job in todo if (state := cache.find(job)) is not None and state.finished}
+    has_decomposition = _write_decomposition(config, states)
     content = {
         "format": FORMAT,
         "experiment": config.experiment,
         "prepared": str(config.prepared),
-        "finished": len(works) == len(todo),
-        "arms": [_entry(config, arm, works) for arm in arms(config) if arm in works],
-        "silhouette": _silhouettes(store, works),
+        "finished": len(states) == len(todo),
+        "arms": [_entry(config, arm, states) for arm in arms(config) if arm in states],
+        "silhouette": _silhouettes(config, states),
         "decomposition": DECOMPOSITION if has_decomposition else None,
         "config": to_plain(config),
-        "seconds": _seconds(store, works),
+        "seconds": _seconds(cache, states),
         "provenance": dataclasses.asdict(provenance()),
     }
     write_json(config.run / MANIFEST, content)
 
 
-def _entry(config: AblateConfig, arm: EvaluationPiece, works: dict[Piece, Work]) -> dict[str, Any]:
+def _entry(config: AblateConfig, arm: EvaluationJob, states: dict[Job, JobState]) -> dict[str, Any]:
     segmenter = arm.segmenter or arm.classifier.segmenter
     return {
         "name": arm.title,
@@ -119,32 +121,31 @@ def _entry(config: AblateConfig, arm: EvaluationPiece, works: dict[Piece, Work])
         "test_masks": arm.masks.source.value,
         "masks": to_plain(arm.masks),
         "seed": arm.seed,
-        "evaluation": _relative(config, works[arm]),
-        "classifier": _relative(config, works[arm.classifier]),
-        "segmenter": _relative(config, works[segmenter]) if segmenter else None,
+        "evaluation": _relative(config, states[arm]),
+        "classifier": _relative(config, states[arm.classifier]),
+        "segmenter": _relative(config, states[segmenter]) if segmenter else None,
     }
 
 
-def _relative(config: AblateConfig, work: Work) -> str:
-    return Path(os.path.relpath(work.path, config.run)).as_posix()
+def _relative(config: AblateConfig, state: JobState) -> str:
+    return Path(os.path.relpath(state.path, config.run)).as_posix()
 
 
-def _silhouettes(store: Store, works: dict[Piece, Work]) -> list[dict[str, Any]] | None:
+def _silhouettes(config: AblateConfig, states: dict[Job, JobState]) -> list[dict[str, Any]] | None:
     """Accuracy on the test split, or on the validation split where there is no test split."""
     found = []
-    for piece, work in works.items():
-        if not isinstance(piece, SilhouettePiece):
-            continue
-        result = read_result(work)
-        split, scores = ("test", result.test) if result.test else ("val", result.val)
-        n = sum(read_manifest(store.silhouettes)["counts"][split].values())
-        found.append({"seed": piece.seed, "split": split, "accuracy": scores.accuracy, "n": n})
+    for job in silhouettes(config):
+        if job in states:
+            result = read_training(states[job].path)
+            split, scores = ("test", result.test) if result.test else ("val", result.val)
+            n = sum(read_manifest(states[job].materials.prepared)["counts"][split].values())
+            found.append({"seed": job.seed, "split": split, "accuracy": scores.accuracy, "n": n})
     return found or None
 
 
-def _write_decomposition(config: AblateConfig, works: dict[Piece, Work]) -> bool:
+def _write_decomposition(config: AblateConfig, states: dict[Job, JobState]) -> bool:
     """Put the decompositions of all arms into one table, with its shares beside it."""
-    tables = [read_table(works[piece].path / ROWS, remedy=AGAIN) for piece in decompositions(config) if piece in works]
+    tables = [read_table(states[job].path / ROWS, remedy=AGAIN) for job in decompositions(config) if job in states]
     if not tables:
         return False
     rows = pl.concat(tables, how="vertical_relaxed")
@@ -153,11 +154,9 @@ def _write_decomposition(config: AblateConfig, works: dict[Piece, Work]) -> bool
     return True
 
 
-def _seconds(store: Store, works: dict[Piece, Work]) -> dict[str, float]:
-    """What the finished pieces took, by kind, where it was measured; reused ones count with what they took when they were made."""
+def _seconds(cache: RunCache, states: dict[Job, JobState]) -> dict[str, float]:
+    """What the finished jobs took, by kind, where it was measured; reused ones count with what they took when they were made."""
     sums: defaultdict[str, float] = defaultdict(float)
-    for piece, work in works.items():
-        seconds = store.seconds_of(work)
-        if seconds is not None:
-            sums[type(piece).__name__.removesuffix("Piece").lower()] += seconds
-    return {kind: round(seconds, 1) for kind, seconds in sums.items()} | {"total": round(sum(sums.values()), 1)}
+    for job, state in states.items():
+        sums[job.kind] += cache.duration(state) or 0
+    return {kind: round(seconds, 1) for kind, seconds in sums.items() if seconds} | {"total": round(sum(sums.values()), 1)}

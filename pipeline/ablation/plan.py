@@ -1,24 +1,18 @@
-"""What an ablation is about to do, in lines: what is trained, reused, attacked, and roughly how long."""
+"""What an ablation is about to do, in lines: what is trained, reused, attacked, and how long that takes as far as it is known."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-from pipeline.ablation.cache import Store
+from pipeline.ablation.cache import RunCache
 from pipeline.ablation.config import AblateConfig
-from pipeline.ablation.grid import (
-    ClassifierPiece,
-    DecompositionPiece,
-    EvaluationPiece,
-    Piece,
-    SegmenterPiece,
-    SilhouettePiece,
-    arms,
-)
+from pipeline.ablation.grid import arms
+from pipeline.ablation.job import ImageCounts, Job
+from pipeline.ablation.training_jobs import ClassifierJob, SegmenterJob
 
 
-class State(StrEnum):
-    """How far a piece is."""
+class Progress(StrEnum):
+    """How far a job is."""
 
     REUSED = "reused"
     CONTINUED = "continued"
@@ -26,53 +20,40 @@ class State(StrEnum):
 
 
 class Step(NamedTuple):
-    """A piece and what is known of it before it is begun."""
+    """A job and what is known of it before it is begun."""
 
-    piece: Piece
-    state: State
+    job: Job
+    progress: Progress
     seconds: float | None
-    """How long such pieces took here, else how long they should take; None: not known."""
-    measured: bool
-    """Such pieces were measured here."""
+    """How long such jobs took here; None: none did."""
+    passes: int | None
+    """At most so many passes of an image through a stage; None while nobody knows how many images there are."""
 
 
-_VERBS = {
-    SegmenterPiece: "train",
-    ClassifierPiece: "train",
-    SilhouettePiece: "train",
-    EvaluationPiece: "attack",
-    DecompositionPiece: "explain",
-}
+def plan(config: AblateConfig, cache: RunCache, jobs: Sequence[Job], counts: ImageCounts | None) -> list[Step]:
+    """The steps in order. A job whose materials are not there yet counts as new."""
+    return [
+        Step(
+            job=job,
+            progress=_progress(cache, job),
+            seconds=cache.usual_duration(job),
+            passes=None if counts is None else job.passes(config, counts).total,
+        )
+        for job in jobs
+    ]
 
 
-def outlook(store: Store, pieces: Sequence[Piece], guess: Callable[[Piece], float] | None = None) -> list[Step]:
-    """The steps in order. A piece whose ingredients are not there yet counts as new.
-
-    ``guess``: seconds of a piece where none of its kind was measured, ``forecast.Forecast.seconds``.
-    """
-    steps = []
-    for piece in pieces:
-        work = store.look(piece)
-        state = State.NEW
-        if work is not None and work.begun:
-            state = State.REUSED if work.finished else State.CONTINUED
-        seconds = store.estimate(piece)
-        measured = seconds is not None
-        if not measured and guess is not None and state is not State.REUSED:
-            seconds = guess(piece)
-        steps.append(Step(piece=piece, state=state, seconds=seconds, measured=measured))
-    return steps
-
-
-def verb(piece: Piece) -> str:
-    """What is done to a piece: train, attack or explain."""
-    return _VERBS[type(piece)]
+def _progress(cache: RunCache, job: Job) -> Progress:
+    state = cache.find(job)
+    if state is None or not state.begun:
+        return Progress.NEW
+    return Progress.REUSED if state.finished else Progress.CONTINUED
 
 
 def lines(config: AblateConfig, steps: Sequence[Step], *, prepared: bool) -> list[str]:
     """The plan for people."""
     systems, seeds = len(arms(config)), len(config.seeds)
-    stages = sum(isinstance(step.piece, SegmenterPiece | ClassifierPiece) for step in steps)
+    stages = sum(isinstance(step.job, SegmenterJob | ClassifierJob) for step in steps)
     epsilons = len(config.attack.threat.epsilons)
     text = [
         f"{config.experiment}: {systems} systems of {stages} trained stages, {seeds} seed{'s' * (seeds > 1)};"
@@ -81,32 +62,43 @@ def lines(config: AblateConfig, steps: Sequence[Step], *, prepared: bool) -> lis
     if not prepared:
         text.append(f"      prepare  new        {config.data.source} images into {config.prepared}")
     for number, step in enumerate(steps, start=1):
-        cost = "" if step.state is State.REUSED else f"  [{duration(step.seconds, measured=step.measured)}]"
-        text.append(f"{number:>4}  {verb(step.piece):<7}  {step.state.value:<9}  {step.piece.title}{cost}")
-    left = [step for step in steps if step.state is not State.REUSED]
-    text.append(f"to do: {len(left)} of {len(steps)} pieces; {remaining(left)}")
+        cost = "" if step.progress is Progress.REUSED else f"  [{estimate([step])}]"
+        text.append(f"{number:>4}  {step.job.verb:<7}  {step.progress.value:<9}  {step.job.title}{cost}")
+    left = [step for step in steps if step.progress is not Progress.REUSED]
+    text.append(f"to do: {len(left)} of {len(steps)} jobs; {estimate(left)}")
+    if any(step.seconds is None for step in left):
+        text.append(
+            "a pass is one image through one stage, forwards or backwards; what it takes is known once a job of the kind is done"
+        )
     return text
 
 
-def remaining(steps: Sequence[Step]) -> str:
-    """How long steps will take, and how that is known."""
-    known = [step.seconds for step in steps if step.seconds is not None]
-    guessed = sum(not step.measured for step in steps)
+def estimate(steps: Sequence[Step]) -> str:
+    """How long steps will take: seconds where such jobs were timed here, and for the rest the passes, which are not guessed at."""
     if not steps:
         return "nothing is left to do"
-    if len(known) < len(steps):
-        return "time unknown until the data are prepared"
-    if not guessed:
-        return f"{duration(sum(known), measured=True)}, as such pieces took here"
-    how = "all" if guessed == len(steps) else f"{guessed} of {len(steps)} pieces"
-    return f"{duration(sum(known), measured=False)} ({how} by counting passes through the stages)"
+    timed = [step.seconds for step in steps if step.seconds is not None]
+    passes = [step.passes for step in steps if step.seconds is None]
+    parts = [duration(sum(timed))] if timed else []
+    if passes:
+        known = [count for count in passes if count is not None]
+        what = (
+            f"at most {quantity(sum(known))} passes" if len(known) == len(passes) else "passes unknown until the data are prepared"
+        )
+        among = f" in the {len(passes)} jobs of kinds not timed here yet" if len(steps) > 1 and timed else ""
+        parts.append(what + among)
+    return ", ".join(parts)
 
 
-def duration(seconds: float | None, *, measured: bool) -> str:
-    """``about 40 s``, ``about 12 min``, ``about 3.5 h``, with ``roughly`` where it was not measured; None is ``time unknown``."""
-    if seconds is None:
-        return "time unknown"
-    how = "about" if measured else "roughly"
+def duration(seconds: float) -> str:
+    """``about 40 s``, ``about 12 min``, ``about 3.5 h``."""
     if seconds < 90:
-        return f"{how} {max(1, round(seconds))} s"
-    return f"{how} {round(seconds / 60)} min" if seconds < 5400 else f"{how} {seconds / 3600:.1f} h"
+        return f"about {max(1, round(seconds))} s"
+    return f"about {round(seconds / 60)} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
+
+
+def quantity(count: int) -> str:
+    """``840``, ``12 thousand``, ``3.4 million``."""
+    if count < 10_000:
+        return str(count)
+    return f"{count / 1000:.0f} thousand" if count < 999_500 else f"{count / 10**6:.1f} million"

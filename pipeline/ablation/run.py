@@ -8,44 +8,38 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import IO
 
-from pipeline.ablation.cache import Store, Work
+from pipeline.ablation.cache import RunCache
 from pipeline.ablation.config import AblateConfig
-from pipeline.ablation.decomposition import explain
-from pipeline.ablation.digest import line_of, table
-from pipeline.ablation.forecast import Forecast
-from pipeline.ablation.grid import Piece, SilhouettePiece, pieces
+from pipeline.ablation.grid import jobs
+from pipeline.ablation.job import ImageCounts, Job, JobState
 from pipeline.ablation.manifest import write_manifest
-from pipeline.ablation.plan import State, lines, outlook, remaining, verb
+from pipeline.ablation.plan import Progress, estimate, lines, plan
+from pipeline.ablation.table import table
 from pipeline.config import to_plain
-from pipeline.data import silhouettes as silhouette
-from pipeline.data.builder import write_prepared
-from pipeline.data.dataset import MANIFEST, open_prepared, read_manifest
+from pipeline.data.dataset import MANIFEST, read_manifest
 from pipeline.data.prepare import PrepareConfig, prepare
 from pipeline.data.synthetic.source import SyntheticConfig
 from pipeline.errors import DataError, OccupiedError, RunError, UserError
-from pipeline.evaluation.evaluate import EvaluateConfig, evaluate
 from pipeline.runs.directory import check_run, open_run
 from pipeline.runs.locking import wait_until_free
-from pipeline.training.commands import TrainClassifierConfig, TrainSegmenterConfig, train_classifier, train_segmenter
 
 LOG = "ablation.log"
-"""What the commands of the pieces print."""
+"""What the commands of the jobs print."""
 
 
 def run_ablation(config: AblateConfig) -> bool:
     """Bring an ablation to its end, or continue it; False for a dry run, which says what would be done and changes nothing.
 
-    Raises UserError of the kind that fits, with the piece where it happened, and KeyboardInterrupt with a message for the user.
+    Raises UserError of the kind that fits, with the job where it happened, and KeyboardInterrupt with a message for the user.
     """
     fingerprint = prepared_fingerprint(config)
     inputs = {} if fingerprint is None else {"data set": fingerprint}
     check_run(config.run, command="ablate", config=to_plain(config), inputs=inputs, resume=config.resume)
-    guess = _guess(config)
-    plan = outlook(Store(config, fingerprint), pieces(config), guess)
-    print("\n".join(lines(config, plan, prepared=fingerprint is not None)), flush=True)
+    steps = plan(config, RunCache(config, fingerprint), jobs(config), _image_counts(config))
+    print("\n".join(lines(config, steps, prepared=fingerprint is not None)), flush=True)
     if config.dry_run:
         return False
     while fingerprint is None:
@@ -57,9 +51,9 @@ def run_ablation(config: AblateConfig) -> bool:
         open_run(config.run, command="ablate", config=to_plain(config), inputs=inputs, resume=config.resume),
         (config.run / LOG).open("a", encoding="utf-8") as log,
     ):
-        store = Store(config, fingerprint)
-        _run_pieces(config, store, log, guess or _guess(config))
-        print("\n".join(["", *table(config, store), ""]), flush=True)
+        cache = RunCache(config, fingerprint)
+        _run_jobs(config, cache, log)
+        print("\n".join(["", *table(config, cache), ""]), flush=True)
     return True
 
 
@@ -84,36 +78,37 @@ def prepared_fingerprint(config: AblateConfig) -> str | None:
     return fingerprint
 
 
-def _guess(config: AblateConfig) -> Callable[[Piece], float] | None:
-    """Seconds of a piece by counting passes; None while nobody knows how many images there are."""
+def _image_counts(config: AblateConfig) -> ImageCounts | None:
+    """How many images there are; None while nobody knows."""
     if config.prepared.exists():
-        counts = {split: sum(of_class.values()) for split, of_class in read_manifest(config.prepared)["counts"].items()}
-        return Forecast(config, counts).seconds
+        manifest = read_manifest(config.prepared)
+        of_split = {split: sum(of_class.values()) for split, of_class in manifest["counts"].items()}
+        return ImageCounts(**of_split, classes=len(manifest["classes"]))
     if isinstance(config.data, SyntheticConfig):
-        made = {"train": config.data.num_train, "val": config.data.num_val, "test": config.data.num_test}
-        return Forecast(config, made).seconds
+        data = config.data
+        return ImageCounts(train=data.num_train, val=data.num_val, test=data.num_test, classes=data.num_classes)
     return None
 
 
-def _run_pieces(config: AblateConfig, store: Store, log: IO[str], guess: Callable[[Piece], float] | None) -> None:
-    todo = pieces(config)
-    write_manifest(config, store)
-    for number, piece in enumerate(todo, start=1):
+def _run_jobs(config: AblateConfig, cache: RunCache, log: IO[str]) -> None:
+    todo, counts = jobs(config), _image_counts(config)
+    write_manifest(config, cache)
+    for number, job in enumerate(todo, start=1):
         position = f"[{number}/{len(todo)}]"
         try:
-            if not _finished(store, piece):
-                ahead = [step for step in outlook(store, todo[number - 1 :], guess) if step.state is not State.REUSED]
-                print(f"{position} {verb(piece)} {piece.title}; to the end: {remaining(ahead)}", file=sys.stderr, flush=True)
-                while (work := _finished(store, piece)) is None:
-                    with _after_others(f"to {verb(piece)} {piece.title}"):
-                        _do(config, store, _ready(config, store, piece), log)
-                        assert _finished(store, piece)
-                print(f"{position} {piece.title}: {line_of(work)}", flush=True)
-                write_manifest(config, store)
+            if not _finished(cache, job):
+                left = [step for step in plan(config, cache, todo[number - 1 :], counts) if step.progress is not Progress.REUSED]
+                print(f"{position} {job.verb} {job.title}; to the end: {estimate(left)}", file=sys.stderr, flush=True)
+                while (state := _finished(cache, job)) is None:
+                    with _after_others(f"to {job.verb} {job.title}"):
+                        _do(cache, _ready(config, cache, job), log)
+                        assert _finished(cache, job)
+                print(f"{position} {job.title}: {job.finding(state.path)}", flush=True)
+                write_manifest(config, cache)
         except UserError as error:
-            raise type(error)(f"{position} {piece.title}: {error}") from error
+            raise type(error)(f"{position} {job.title}: {error}") from error
         except KeyboardInterrupt as interrupt:
-            message = f"interrupted at {position} {piece.title}; what is finished is kept, and the same command continues"
+            message = f"interrupted at {position} {job.title}; what is finished is kept, and the same command continues"
             raise KeyboardInterrupt(message) from interrupt
 
 
@@ -127,36 +122,25 @@ def _after_others(what: str) -> Iterator[None]:
         wait_until_free(busy.lock)
 
 
-def _finished(store: Store, piece: Piece) -> Work | None:
-    work = store.look(piece)
-    return work if work is not None and work.finished else None
+def _finished(cache: RunCache, job: Job) -> JobState | None:
+    state = cache.find(job)
+    return state if state is not None and state.finished else None
 
 
-def _ready(config: AblateConfig, store: Store, piece: Piece) -> Work:
-    if isinstance(piece, SilhouettePiece) and not store.silhouettes.exists():
-        dataset = open_prepared(config.prepared)
-        plan = silhouette.plan(dataset)
-        write_prepared(plan, store.silhouettes, name="silhouettes", image_size=dataset.image_size, root=None, workers=0)
-    work = store.look(piece)
-    if work is None:
+def _ready(config: AblateConfig, cache: RunCache, job: Job) -> JobState:
+    cache.datasets.make(job.data)
+    state = cache.find(job)
+    if state is None:
         raise RunError(f"something that it is made from was taken away from {config.store_path}; the same command makes it anew")
-    return work
+    return state
 
 
-def _do(config: AblateConfig, store: Store, work: Work, log: IO[str]) -> None:
-    """Do a piece of work. Raises OccupiedError where another process is doing it."""
+def _do(cache: RunCache, state: JobState, log: IO[str]) -> None:
+    """Do a job. Raises OccupiedError where another process is doing it."""
     began = time.monotonic()
     with contextlib.redirect_stdout(log):
-        print(f"--- {work.piece.title}", flush=True)
-        match work.command:
-            case TrainSegmenterConfig():
-                train_segmenter(work.command)
-            case TrainClassifierConfig():
-                train_classifier(work.command)
-            case EvaluateConfig():
-                evaluate(work.command)
-            case None:
-                explain(config, store, work)
+        print(f"--- {state.job.title}", flush=True)
+        state.job.run(state)
     log.flush()
-    if not work.begun:  # else it took longer than this
-        store.note(work, time.monotonic() - began)
+    if not state.begun:  # else it took longer than this
+        cache.record_duration(state, time.monotonic() - began)

@@ -117,7 +117,7 @@ class Study:
     @property
     def headline(self) -> float:
         """The epsilon that the answer is about: the one that the experiment names, else the largest."""
-        named = self.about.get("config", {}).get("headline_epsilon")
+        named = self.about.get("config", {}).get("primary_epsilon")
         return min(self.epsilons, key=lambda epsilon: abs(epsilon - named)) if named else self.epsilons[-1]
 
     @property

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from pipeline.ablation.counterfactual import Fate
+from pipeline.ablation.counterfactual import Attribution
 from pipeline.evaluation.statistics import Estimate, wilson
 from pipeline.evaluation.summary import epsilon_text
 from pipeline.reporting import wording
@@ -17,11 +17,11 @@ from pipeline.reporting.section import Section
 from pipeline.reporting.table import Cell, Column, Table, grouped
 
 LOST = {
-    Fate.LOST_CLEAN: "wrong without attack",
-    Fate.LOST_MASK: "by the mask alone",
-    Fate.LOST_PIXELS: "by the pixels alone",
-    Fate.LOST_EITHER: "by either part alone",
-    Fate.LOST_TOGETHER: "by neither part alone",
+    Attribution.LOST_CLEAN: "wrong without attack",
+    Attribution.LOST_MASK: "by the mask alone",
+    Attribution.LOST_PIXELS: "by the pixels alone",
+    Attribution.LOST_EITHER: "by either part alone",
+    Attribution.LOST_TOGETHER: "by neither part alone",
 }
 """What an image was lost by, in words."""
 
@@ -29,7 +29,7 @@ _PATHS = {"both_attack_stands": "both", "pixels_attack_stands": "the pixels only
 """What the gradient of each attack of the decomposition goes through."""
 
 _ARMS = {"oracle_arm_stands": "oracle_stands", "arm_stands": "stands"}
-"""Robust accuracy of the two arms by its name as a measure, which is not that of a fate, and its column."""
+"""Robust accuracy of the two arms by its name as a measure, which is not that of an attribution, and its column."""
 
 _KEY = ["classifier_objective", "segmenter_objective", "train_masks", "test_masks"]
 
@@ -107,11 +107,11 @@ def _by_condition(rows: pl.DataFrame) -> list[tuple[Condition, pl.DataFrame]]:
 
 
 def _shares(key: Condition, rows: pl.DataFrame) -> dict[float, dict[str, Estimate]]:
-    """By epsilon, the share of images of each fate and of those that stand, pooled over seeds."""
+    """By epsilon, the share of images of each attribution and of those that stand, pooled over seeds."""
     found = {}
     for epsilon in sorted(set(rows["epsilon"])):
         at = rows.filter(pl.col("epsilon") == epsilon)
-        claims = {fate.value: pl.col("fate") == fate.value for fate in Fate}
+        claims = {each.value: pl.col("attribution") == each.value for each in Attribution}
         claims |= {name: pl.col(column) for name, column in _ARMS.items()} | {name: pl.col(name) for name in _PATHS}
         found[epsilon] = {name: share(*_matrix(at, claim), f"{name} {key} {epsilon}") for name, claim in claims.items()}
     return found
@@ -143,7 +143,7 @@ def _panel(number: int, key: Condition, values: dict[str, Estimate]) -> Panel:
     return bars(
         f"decomposition-{number}",
         system_text(key),
-        [(text, values[fate.value]) for fate, text in LOST.items()],
+        [(text, values[each.value]) for each, text in LOST.items()],
         xlabel="lost (% of all images)",
         colour=LOOKS["learned"].colour,
     )
@@ -151,7 +151,7 @@ def _panel(number: int, key: Condition, values: dict[str, Estimate]) -> Panel:
 
 def _table(study: Study, figures: dict[Condition, dict[float, dict[str, Estimate]]], parts: dict[Condition, pl.DataFrame]) -> Table:
     measures = {"oracle_arm_stands": "Stands with oracle", "arm_stands": "Stands with learned"}
-    measures |= {fate.value: f"Lost {text}" for fate, text in LOST.items()} | {Fate.GAINED.value: "Gained"}
+    measures |= {each.value: f"Lost {text}" for each, text in LOST.items()} | {Attribution.GAINED.value: "Gained"}
     trained = {key: Cell(text=key.trained, detail=_other_training(part)) for key, part in parts.items()}
     return _measured(
         study,
@@ -194,10 +194,10 @@ def _measured(
     title: str,
     caption: str,
 ) -> Table:
-    """Some measures of every arm at the headline's epsilon. The figures for programs are those of all fates and epsilons."""
+    """Some measures of every arm at the headline's epsilon. The figures for programs are those of all attributions and epsilons."""
     groups: dict[str, list[tuple[Cell, ...]]] = {}
     tidy: list[dict[str, Any]] = []
-    kept = {*measures, *(fate.value for fate in Fate)} if Fate.GAINED.value in measures else set(measures)
+    kept = {*measures, *(each.value for each in Attribution)} if Attribution.GAINED.value in measures else set(measures)
     for key, by_epsilon in figures.items():
         values = by_epsilon[study.headline]
         cells = (Cell(text=wording.percent(values[one]), detail=wording.percent_interval(values[one])) for one in measures)

@@ -37,7 +37,7 @@ TINY = [
     "segmenter_trainer.epochs=2",
     "classifier_trainer.epochs=2",
     "attack.threat.epsilons=[4/255,8/255]",
-    "headline_epsilon=null",
+    "primary_epsilon=null",
     "attack.attacks.pgd.num_steps=2",
     "attack.attacks.apgd.num_steps=2",
     "attack.attacks.joint-collapse.num_steps=2",
@@ -47,7 +47,7 @@ TINY = [
     "degradation={kinds: [eroded], pixels: [1]}",
     "decomposition.num_steps=3",
 ]
-PIECES = 12
+JOBS = 12
 """Three stages, four arms, three attacks along both paths or one, their decomposition, silhouettes."""
 
 
@@ -74,7 +74,7 @@ class Foreguard:
         return int(line.removeprefix("exit ")), said
 
     def stop_somewhere(self, command: list[str], luck: random.Random, how: signal.Signals) -> tuple[int, str]:
-        """Run a command and stop it in one of its next pieces, begun or just finished."""
+        """Run a command and stop it in one of its next jobs, begun or just finished."""
         lines_left = 1 + luck.randrange(3)
 
         def stop(pid: int, line: str) -> None:
@@ -104,7 +104,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, foreguard: Foreguard) -> Pat
     directory = tmp_path_factory.mktemp("whole")
     code, said = foreguard.run(words(directory))
     assert code == 0, said
-    assert f"to do: {PIECES} of {PIECES} pieces" in said
+    assert f"to do: {JOBS} of {JOBS} jobs" in said
     assert said.endswith(f"report: {directory / 'run' / 'report' / 'index.html'}\n")
     return directory
 
@@ -137,7 +137,7 @@ def test_a_dry_run_says_everything_and_does_nothing(tmp_path: Path, capsys: pyte
         "silhouettes",
     ):
         assert title in shown
-    assert f"to do: {PIECES} of {PIECES} pieces; roughly " in shown
+    assert f"to do: {JOBS} of {JOBS} jobs; at most " in shown
     assert list(tmp_path.iterdir()) == []
 
 
@@ -207,7 +207,7 @@ def test_what_is_finished_is_never_made_again_neither_here_nor_by_another_ablati
     before = files(store)
     code, said = foreguard.run(words(whole))
     assert code == 0, said
-    assert f"to do: 0 of {PIECES} pieces; nothing is left to do" in said
+    assert f"to do: 0 of {JOBS} jobs; nothing is left to do" in said
     assert not any(line.startswith("[") for line in said.splitlines())
     shared = [*words(whole), f"store={store}", f"run={tmp_path / 'run'}"]
     code, said = foreguard.run([*shared, "classifier_objectives=[natural,adversarial]", "dry_run=true"])
@@ -276,7 +276,7 @@ def test_jobs_of_a_sweep_run_beside_each_other_and_their_work_is_put_together_af
     before = files(store)
     code, said = foreguard.run([*both, "seeds=[0,1]"])
     assert code == 0, said
-    assert "to do: 0 of 6 pieces; nothing is left to do" in said
+    assert "to do: 0 of 6 jobs; nothing is left to do" in said
     assert files(store) == before
     assert {arm["seed"] for arm in read_manifest(tmp_path)["arms"]} == {0, 1}
 

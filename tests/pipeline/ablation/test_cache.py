@@ -1,4 +1,4 @@
-"""Pieces are found by what they were made from. The oracle is a store that was written by hand, under names of no meaning."""
+"""Jobs are found by what they were made from. The oracle is a store that was written by hand, under names of no meaning."""
 
 import json
 import shutil
@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 
 from classifier.model import build_classifier
-from pipeline.ablation.cache import Store, Work
+from pipeline.ablation.cache import RunCache
 from pipeline.ablation.config import AblateConfig
-from pipeline.ablation.grid import ClassifierPiece, EvaluationPiece, Piece, SegmenterPiece, arms, pieces
-from pipeline.ablation.plan import State, duration, lines, outlook, remaining
+from pipeline.ablation.evaluation_job import EvaluationJob
+from pipeline.ablation.grid import arms, jobs
+from pipeline.ablation.job import ImageCounts, Job, JobState
+from pipeline.ablation.plan import Progress, Step, duration, estimate, lines, plan, quantity
+from pipeline.ablation.training_jobs import ClassifierJob, SegmenterJob
 from pipeline.config import compose, to_plain, validate
 from pipeline.data.dataset import open_prepared
 from pipeline.runs.checkpoints import Checkpoint, save_checkpoint
@@ -29,26 +32,24 @@ def config(synthetic_set: Path, tmp_path: Path, **changes: object) -> AblateConf
     return validate(AblateConfig, composed | small | paths | changes)
 
 
-def store_of(config: AblateConfig) -> Store:
-    return Store(config, open_prepared(config.prepared).fingerprint)
+def store_of(config: AblateConfig) -> RunCache:
+    return RunCache(config, open_prepared(config.prepared).fingerprint)
 
 
-def only(kind: type, config: AblateConfig) -> list[Piece]:
-    return [piece for piece in pieces(config) if isinstance(piece, kind)]
+def only(kind: type, config: AblateConfig) -> list[Job]:
+    return [job for job in jobs(config) if isinstance(job, kind)]
 
 
-def finish(config: AblateConfig, work: Work, *, path: Path | None = None, seed: int = 0) -> None:
+def finish(config: AblateConfig, state: JobState, *, path: Path | None = None, seed: int = 0) -> None:
     """What a command leaves behind, as far as anybody looks at it."""
-    path = path or work.path
-    names = {SegmenterPiece: "train-segmenter", ClassifierPiece: "train-classifier", EvaluationPiece: "evaluate"}
-    name = names[type(work.piece)]
-    with open_run(path, command=name, config=to_plain(work.command), inputs=work.inputs, resume=False):
-        if isinstance(work.piece, EvaluationPiece):
-            write_json(path / "sanity.json", {"images": work.command.sanity_images})
+    path = path or state.path
+    with open_run(path, command=state.job.command, config=to_plain(state.config), inputs=state.inputs, resume=False):
+        if isinstance(state.job, EvaluationJob):
+            write_json(path / "sanity.json", {"images": state.config.sanity_images})
             write_json(path / "summary.json", {})
             return
         dataset = open_prepared(config.prepared)
-        is_segmenter = isinstance(work.piece, SegmenterPiece)
+        is_segmenter = isinstance(state.job, SegmenterJob)
         architecture = config.segmenter if is_segmenter else config.classifier
         module = (
             build_segmenter(config.segmenter, seed=seed)
@@ -74,35 +75,36 @@ def finish(config: AblateConfig, work: Work, *, path: Path | None = None, seed: 
 
 def test_nothing_is_known_before_there_are_data(synthetic_set: Path, tmp_path: Path) -> None:
     settings = config(synthetic_set, tmp_path)
-    steps = outlook(Store(settings, None), pieces(settings))
-    assert {step.state for step in steps} == {State.NEW}
-    assert {step.seconds for step in steps} == {None}
+    steps = plan(settings, RunCache(settings, None), jobs(settings), None)
+    assert {step.progress for step in steps} == {Progress.NEW}
+    assert {(step.seconds, step.passes) for step in steps} == {(None, None)}
+    assert estimate(steps) == "passes unknown until the data are prepared"
 
 
-def test_a_finished_piece_is_reused_under_any_name_and_a_begun_one_is_continued(synthetic_set: Path, tmp_path: Path) -> None:
+def test_a_finished_job_is_reused_under_any_name_and_a_begun_one_is_continued(synthetic_set: Path, tmp_path: Path) -> None:
     settings = config(synthetic_set, tmp_path)
     store = store_of(settings)
-    segmenter, classifier = only(SegmenterPiece, settings)[0], only(ClassifierPiece, settings)[0]
-    finish(settings, store.look(segmenter), path=tmp_path / "store" / "segmenters" / "my favourite")
-    begun = store.look(classifier)
-    with open_run(begun.path, command="train-classifier", config=to_plain(begun.command), inputs=begun.inputs, resume=False):
+    segmenter, classifier = only(SegmenterJob, settings)[0], only(ClassifierJob, settings)[0]
+    finish(settings, store.find(segmenter), path=tmp_path / "store" / "segmenters" / "my favourite")
+    begun = store.find(classifier)
+    with open_run(begun.path, command="train-classifier", config=to_plain(begun.config), inputs=begun.inputs, resume=False):
         pass
     again = store_of(settings)
-    assert again.look(segmenter).path.name == "my favourite"
-    assert again.look(segmenter).finished
-    states = {step.piece: step.state for step in outlook(again, pieces(settings))}
-    assert states[segmenter] is State.REUSED
-    assert states[classifier] is State.CONTINUED
-    assert list(states.values()).count(State.NEW) == len(states) - 2
+    assert again.find(segmenter).path.name == "my favourite"
+    assert again.find(segmenter).finished
+    states = {step.job: step.progress for step in plan(settings, again, jobs(settings), None)}
+    assert states[segmenter] is Progress.REUSED
+    assert states[classifier] is Progress.CONTINUED
+    assert list(states.values()).count(Progress.NEW) == len(states) - 2
 
 
-def test_what_depends_on_an_unfinished_piece_is_not_decided_yet(synthetic_set: Path, tmp_path: Path) -> None:
+def test_what_depends_on_an_unfinished_job_is_not_decided_yet(synthetic_set: Path, tmp_path: Path) -> None:
     settings = config(synthetic_set, tmp_path)
     store = store_of(settings)
-    oracle, learned = only(ClassifierPiece, settings)
-    assert store.look(oracle) is not None
-    assert store.look(learned) is None
-    assert all(store.look(arm) is None for arm in arms(settings))
+    oracle, learned = only(ClassifierJob, settings)
+    assert store.find(oracle) is not None
+    assert store.find(learned) is None
+    assert all(store.find(arm) is None for arm in arms(settings))
 
 
 @pytest.mark.parametrize(
@@ -125,18 +127,18 @@ def test_a_classifier_is_reused_exactly_where_its_own_recipe_is_the_same(
     synthetic_set: Path, tmp_path: Path, changes: dict[str, object], reused: bool
 ) -> None:
     settings = config(synthetic_set, tmp_path)
-    finish(settings, store_of(settings).look(only(ClassifierPiece, settings)[0]))
+    finish(settings, store_of(settings).find(only(ClassifierJob, settings)[0]))
     other = config(synthetic_set, tmp_path, **changes)
-    work = store_of(other).look(only(ClassifierPiece, other)[0])
-    assert work.finished == reused
+    state = store_of(other).find(only(ClassifierJob, other)[0])
+    assert state.finished == reused
 
 
 def test_other_data_reuse_nothing(synthetic_set: Path, tmp_path: Path) -> None:
     settings = config(synthetic_set, tmp_path)
-    piece = only(ClassifierPiece, settings)[0]
-    finish(settings, store_of(settings).look(piece))
-    assert store_of(settings).look(piece).finished
-    assert not Store(settings, "f" * 64).look(piece).finished
+    job = only(ClassifierJob, settings)[0]
+    finish(settings, store_of(settings).find(job))
+    assert store_of(settings).find(job).finished
+    assert not RunCache(settings, "f" * 64).find(job).finished
 
 
 def test_another_segmenter_under_the_same_recipe_makes_its_classifier_and_its_evaluation_anew(
@@ -144,52 +146,52 @@ def test_another_segmenter_under_the_same_recipe_makes_its_classifier_and_its_ev
 ) -> None:
     settings = config(synthetic_set, tmp_path)
     store = store_of(settings)
-    (segmenter,), learned = only(SegmenterPiece, settings), only(ClassifierPiece, settings)[1]
+    (segmenter,), learned = only(SegmenterJob, settings), only(ClassifierJob, settings)[1]
     arm = next(arm for arm in arms(settings) if arm.segmenter == segmenter)
-    for piece in (segmenter, learned, arm):
-        finish(settings, store.look(piece))
-    assert store_of(settings).look(arm).finished
-    path = store.look(segmenter).path
+    for job in (segmenter, learned, arm):
+        finish(settings, store.find(job))
+    assert store_of(settings).find(arm).finished
+    path = store.find(segmenter).path
     shutil.rmtree(path)
     fresh = store_of(settings)
-    finish(settings, fresh.look(segmenter), seed=1)
+    finish(settings, fresh.find(segmenter), seed=1)
     retrained = store_of(settings)
-    assert retrained.look(segmenter).finished
-    assert not retrained.look(learned).finished
-    assert retrained.look(learned).path != store.look(learned).path
+    assert retrained.find(segmenter).finished
+    assert not retrained.find(learned).finished
+    assert retrained.find(learned).path != store.find(learned).path
 
 
 def test_an_evaluation_without_the_wanted_sanity_checks_is_not_finished(synthetic_set: Path, tmp_path: Path) -> None:
     settings = config(synthetic_set, tmp_path, evaluation={"sanity": {"sources": ["oracle"], "objectives": ["natural"]}})
     store = store_of(settings)
-    finish(settings, store.look(only(ClassifierPiece, settings)[0]))
+    finish(settings, store.find(only(ClassifierJob, settings)[0]))
     arm = arms(settings)[0]
-    finish(settings, store.look(arm))
-    assert store_of(settings).look(arm).finished
+    finish(settings, store.find(arm))
+    assert store_of(settings).find(arm).finished
     for images, enough in ((64, True), (3, True), (65, False)):  # made on 64, which is the default
         sanity = {"sources": ["oracle"], "objectives": ["natural"], "images": images}
-        other = store_of(config(synthetic_set, tmp_path, evaluation={"sanity": sanity})).look(arm)
-        assert other.path == store.look(arm).path
+        other = store_of(config(synthetic_set, tmp_path, evaluation={"sanity": sanity})).find(arm)
+        assert other.path == store.find(arm).path
         assert other.finished is enough
-    (store.look(arm).path / "sanity.json").unlink()
-    assert not store_of(settings).look(arm).finished
+    (store.find(arm).path / "sanity.json").unlink()
+    assert not store_of(settings).find(arm).finished
     without = config(synthetic_set, tmp_path, evaluation={"sanity": None})
-    assert store_of(without).look(arm).finished
+    assert store_of(without).find(arm).finished
 
 
 def test_an_evaluation_with_its_attacks_in_another_order_is_another_one(synthetic_set: Path, tmp_path: Path) -> None:
     """Parts are known by the position of their attack, and each attack meets what those before it left standing."""
     settings = config(synthetic_set, tmp_path)
     store = store_of(settings)
-    finish(settings, store.look(only(ClassifierPiece, settings)[0]))
+    finish(settings, store.find(only(ClassifierJob, settings)[0]))
     arm = arms(settings)[0]
-    finish(settings, store.look(arm))
+    finish(settings, store.find(arm))
     plain = to_plain(settings.attack)
     turned = plain | {"attacks": dict(reversed(plain["attacks"].items()))}
-    assert store_of(config(synthetic_set, tmp_path, attack=plain)).look(arm).finished
-    other = store_of(config(synthetic_set, tmp_path, attack=turned)).look(arm)
+    assert store_of(config(synthetic_set, tmp_path, attack=plain)).find(arm).finished
+    other = store_of(config(synthetic_set, tmp_path, attack=turned)).find(arm)
     assert not other.begun
-    assert other.path != store.look(arm).path
+    assert other.path != store.find(arm).path
 
 
 def test_a_directory_that_holds_no_run_is_passed_over(synthetic_set: Path, tmp_path: Path) -> None:
@@ -197,68 +199,66 @@ def test_a_directory_that_holds_no_run_is_passed_over(synthetic_set: Path, tmp_p
     strange = tmp_path / "store" / "classifiers" / "strange"
     strange.mkdir(parents=True)
     (strange / "run.json").write_text('{"command": ')
-    assert not store_of(settings).look(only(ClassifierPiece, settings)[0]).begun
+    assert not store_of(settings).find(only(ClassifierJob, settings)[0]).begun
 
 
 def test_estimates_are_medians_of_what_was_measured_for_the_kind_and_nothing_else(synthetic_set: Path, tmp_path: Path) -> None:
     settings = config(synthetic_set, tmp_path, seeds=[0, 1, 2], classifier_objectives=["natural", "adversarial"])
     store = store_of(settings)
-    natural = [piece for piece in only(ClassifierPiece, settings) if piece.objective == "natural" and piece.segmenter is None]
-    adversarial = [piece for piece in only(ClassifierPiece, settings) if piece.objective == "adversarial"]
-    for piece, seconds in zip(natural, (10.0, 50.0, 12.0), strict=True):
-        finish(settings, store.look(piece))
-        store.note(store.look(piece), seconds)
+    natural = [job for job in only(ClassifierJob, settings) if job.objective == "natural" and job.segmenter is None]
+    adversarial = [job for job in only(ClassifierJob, settings) if job.objective == "adversarial"]
+    for job, seconds in zip(natural, (10.0, 50.0, 12.0), strict=True):
+        finish(settings, store.find(job))
+        store.record_duration(store.find(job), seconds)
     with (tmp_path / "store" / "timings.jsonl").open("a") as file:
         file.write('{"fingerprint": "cut o')
     again = store_of(settings)
-    assert [again.estimate(piece) for piece in natural] == [12.0, 12.0, 12.0]
-    assert {again.estimate(piece) for piece in adversarial} == {None}
-    assert again.seconds_of(again.look(natural[1])) == 50.0
+    assert [again.usual_duration(job) for job in natural] == [12.0, 12.0, 12.0]
+    assert {again.usual_duration(job) for job in adversarial} == {None}
+    assert again.duration(again.find(natural[1])) == 50.0
     slower = config(synthetic_set, tmp_path, classifier_trainer={"epochs": 99})
-    assert store_of(slower).estimate(natural[0]) is None
+    assert store_of(slower).usual_duration(natural[0]) is None
 
 
-def test_the_time_that_is_left_names_what_is_not_known(synthetic_set: Path, tmp_path: Path) -> None:
+def test_the_time_that_is_left_is_what_was_timed_and_for_the_rest_the_passes(synthetic_set: Path, tmp_path: Path) -> None:
     settings = config(synthetic_set, tmp_path)
-    steps = outlook(store_of(settings), pieces(settings))
-    assert remaining([]) == "nothing is left to do"
-    assert remaining(steps) == "time unknown until the data are prepared"
-    some = [steps[0]._replace(seconds=30.0, measured=True), steps[1]._replace(seconds=31.0, measured=True)]
-    assert remaining(some) == "about 61 s, as such pieces took here"
-    assert remaining([*some, steps[2]]) == "time unknown until the data are prepared"
-    guessed = steps[2]._replace(seconds=60.0)
-    assert remaining([*some, guessed]) == "roughly 2 min (1 of 3 pieces by counting passes through the stages)"
-    assert remaining([guessed]) == "roughly 60 s (all by counting passes through the stages)"
-    assert [duration(seconds, measured=True) for seconds in (None, 0.2, 89, 95, 7200)] == [
-        "time unknown",
-        "about 1 s",
-        "about 89 s",
-        "about 2 min",
-        "about 2.0 h",
-    ]
+    job = jobs(settings)[0]
+    timed, untimed, unknown = (
+        Step(job, Progress.NEW, seconds, passes) for seconds, passes in ((30.0, 5), (None, 9_999), (None, None))
+    )
+    assert estimate([]) == "nothing is left to do"
+    assert estimate([timed, timed]) == "about 60 s"
+    assert estimate([untimed]) == "at most 9999 passes"
+    assert estimate([timed, untimed, untimed]) == "about 30 s, at most 20 thousand passes in the 2 jobs of kinds not timed here yet"
+    assert estimate([untimed, unknown]) == "passes unknown until the data are prepared"
+    assert [duration(seconds) for seconds in (0.2, 89, 95, 7200)] == ["about 1 s", "about 89 s", "about 2 min", "about 2.0 h"]
+    assert [quantity(count) for count in (0, 10_000, 999_499, 999_500)] == ["0", "10 thousand", "999 thousand", "1.0 million"]
 
 
-def timed(config: AblateConfig, seconds: float) -> Work:
+def timed(config: AblateConfig, seconds: float) -> JobState:
     """The first classifier, finished and measured."""
     store = store_of(config)
-    work = store.look(only(ClassifierPiece, config)[0])
-    finish(config, work)
-    store.note(work, seconds)
-    return work
+    state = store.find(only(ClassifierJob, config)[0])
+    finish(config, state)
+    store.record_duration(state, seconds)
+    return state
 
 
-def test_a_guess_stands_where_nothing_was_measured_and_nowhere_else(synthetic_set: Path, tmp_path: Path) -> None:
-    settings = config(synthetic_set, tmp_path)
+def test_a_plan_says_seconds_where_they_were_measured_and_passes_elsewhere(synthetic_set: Path, tmp_path: Path) -> None:
+    settings = config(synthetic_set, tmp_path, seeds=[0, 1])
     timed(settings, 7.0)
-    other = {piece: float(number) for number, piece in enumerate(pieces(settings), start=100)}
-    steps = outlook(store_of(settings), pieces(settings), other.__getitem__)
-    assert [step.seconds for step in steps if step.measured] == [7.0]
-    assert all(step.seconds == other[step.piece] for step in steps if not step.measured)
-    assert "[roughly 2 min]" in lines(settings, steps, prepared=True)[-2]
+    steps = plan(settings, store_of(settings), jobs(settings), ImageCounts(train=96, val=32, test=32, classes=10))
+    measured = [step for step in steps if step.seconds is not None]
+    assert [type(step.job) for step in measured] == [ClassifierJob, ClassifierJob]
+    assert {step.seconds for step in measured} == {7.0}
+    assert all(step.passes == step.job.passes(settings, ImageCounts(train=96, val=32, test=32, classes=10)).total for step in steps)
+    text = lines(settings, steps, prepared=True)
+    assert sum("[about 7 s]" in line for line in text) == 1  # the other one is finished
+    assert sum("[at most " in line for line in text) == len(steps) - 2
 
 
 def test_timings_are_lines_of_json(synthetic_set: Path, tmp_path: Path) -> None:
-    work = timed(config(synthetic_set, tmp_path), 1.23456)
+    state = timed(config(synthetic_set, tmp_path), 1.23456)
     (line,) = (tmp_path / "store" / "timings.jsonl").read_text().splitlines()
     assert json.loads(line)["seconds"] == 1.23
-    assert json.loads(line)["fingerprint"] == work.fingerprint
+    assert json.loads(line)["fingerprint"] == state.fingerprint

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.ablation.counterfactual import Fate, decompose, fate, path_margins, rescored_margins, shares
+from pipeline.ablation.counterfactual import Attribution, attribute, decompose_arm, path_margins, rescored_margins, shares
 from pipeline.attacks.objectives import margin
 from pipeline.data.loader import read_rows
 from pipeline.evaluation.evaluator import attack_images
@@ -62,18 +62,18 @@ def test_each_path_of_a_system_computed_by_hand() -> None:
     assert margins.oracle.item() == pytest.approx(-(0.5 * 0.8 - 0.5))
 
 
-def test_the_fates_split_the_images_without_remainder() -> None:
+def test_the_attributions_split_the_images_without_remainder() -> None:
     names = ("oracle_stands", "stands", "clean_correct", "pixels_fall", "mask_falls")
-    found = {values: fate(**dict(zip(names, values, strict=True))) for values in product((False, True), repeat=5)}
+    found = {values: attribute(**dict(zip(names, values, strict=True))) for values in product((False, True), repeat=5)}
     for (oracle_stands, stands, *_), given in found.items():
-        assert (given in (Fate.STANDS, Fate.GAINED)) == stands
+        assert (given in (Attribution.STANDS, Attribution.GAINED)) == stands
         assert given.startswith("lost-") == (oracle_stands and not stands)
     lost = {values[2:]: given for values, given in found.items() if values[:2] == (True, False)}
-    assert {lost[False, pixels, mask] for pixels in (False, True) for mask in (False, True)} == {Fate.LOST_CLEAN}
-    assert lost[True, True, False] == Fate.LOST_PIXELS
-    assert lost[True, False, True] == Fate.LOST_MASK
-    assert lost[True, True, True] == Fate.LOST_EITHER
-    assert lost[True, False, False] == Fate.LOST_TOGETHER
+    assert {lost[False, pixels, mask] for pixels in (False, True) for mask in (False, True)} == {Attribution.LOST_CLEAN}
+    assert lost[True, True, False] == Attribution.LOST_PIXELS
+    assert lost[True, False, True] == Attribution.LOST_MASK
+    assert lost[True, True, True] == Attribution.LOST_EITHER
+    assert lost[True, False, False] == Attribution.LOST_TOGETHER
 
 
 def verdicts(records: pl.DataFrame) -> pl.DataFrame:
@@ -138,14 +138,14 @@ def test_lost_minus_gained_is_the_difference_of_the_robust_accuracies(small: Mod
     plan = small.plan(MaskSource.LEARNED, save_images=True)
     margins = rescored_margins(plan.system, plan.dataset, [tmp_path / MaskSource.LEARNED], batch_size=8, device=CPU)
     arm = verdicts(learned).join(right, on="sample_id")
-    rows = decompose(arm, verdicts(oracle), margins, {"pixels": verdicts(learned)})
+    rows = decompose_arm(arm, verdicts(oracle), margins, {"pixels": verdicts(learned)})
     assert rows.columns[:2] == ["sample_id", "epsilon"]
     for epsilon in small.EPSILONS:
         part = rows.filter(pl.col("epsilon") == epsilon)
         assert len(part) == small.IMAGES
         estimates = shares(part)
-        assert sum(estimates[str(each)].value for each in Fate) == pytest.approx(1)
-        lost = sum(estimates[str(each)].value for each in Fate if each.startswith("lost-"))
+        assert sum(estimates[str(each)].value for each in Attribution) == pytest.approx(1)
+        lost = sum(estimates[str(each)].value for each in Attribution if each.startswith("lost-"))
         difference = robust_accuracy(oracle, epsilon).value - robust_accuracy(learned, epsilon).value
         assert lost - estimates["gained"].value == pytest.approx(difference)
         assert estimates["pixels-attack-stands"].value == pytest.approx(robust_accuracy(learned, epsilon).value)

@@ -5,16 +5,10 @@ from itertools import product
 import pytest
 
 from pipeline.ablation.config import AblateConfig
-from pipeline.ablation.grid import (
-    ClassifierPiece,
-    DecompositionPiece,
-    EvaluationPiece,
-    SegmenterPiece,
-    arms,
-    decompositions,
-    needed,
-    pieces,
-)
+from pipeline.ablation.decomposition import DecompositionJob
+from pipeline.ablation.evaluation_job import EvaluationJob
+from pipeline.ablation.grid import arms, decompositions, jobs
+from pipeline.ablation.training_jobs import ClassifierJob, SegmenterJob
 from pipeline.config import CONFIG_DIR, compose, group_choices, load_config, to_plain, validate
 from pipeline.errors import ConfigError
 from pipeline.masks import MaskSource
@@ -102,14 +96,14 @@ def test_a_pair_that_names_its_segmenters_gets_arms_with_these_alone() -> None:
     assert sorted(found, key=str) == sorted(expected, key=str)
     # A segmenter that no pair asks for is not trained, and the classifier behind one is trained with that one.
     one = config(masks=masks[3:4], **small)
-    assert [piece.objective for piece in pieces(one) if isinstance(piece, SegmenterPiece)] == ["adversarial"]
-    assert [piece.segmenter.objective for piece in pieces(one) if isinstance(piece, ClassifierPiece)] == ["adversarial"]
+    assert [job.objective for job in jobs(one) if isinstance(job, SegmenterJob)] == ["adversarial"]
+    assert [job.segmenter.objective for job in jobs(one) if isinstance(job, ClassifierJob)] == ["adversarial"]
 
 
 def test_the_epsilon_of_the_headline_may_be_written_as_a_fraction_of_the_attack() -> None:
     epsilons = "attack.threat.epsilons=[2/255,4/255]"
-    assert load_config("ablate", AblateConfig, [epsilons, "headline_epsilon=2/255"]).headline_epsilon == 2 / 255
-    assert load_config("ablate", AblateConfig, [epsilons, "headline_epsilon=null"]).headline_epsilon is None
+    assert load_config("ablate", AblateConfig, [epsilons, "primary_epsilon=2/255"]).primary_epsilon == 2 / 255
+    assert load_config("ablate", AblateConfig, [epsilons, "primary_epsilon=null"]).primary_epsilon is None
 
 
 def test_degraded_oracles_are_tested_on_the_classifier_of_the_oracle() -> None:
@@ -124,44 +118,44 @@ def test_frozen_masks_are_a_diagnostic() -> None:
     assert roles == {("none", "main"), ("oracle", "main"), ("learned", "main"), ("frozen", "diagnostic")}
 
 
-def test_every_piece_comes_once_and_after_what_it_needs() -> None:
-    todo = pieces(config())
+def test_every_job_comes_once_and_after_what_it_needs() -> None:
+    todo = jobs(config())
     assert len(set(todo)) == len(todo)
-    position = {piece: number for number, piece in enumerate(todo)}
-    for piece in todo:
-        assert all(position[other] < position[piece] for other in needed(piece))
+    position = {job: number for number, job in enumerate(todo)}
+    for job in todo:
+        assert all(position[other] < position[job] for other in job.needs)
 
 
 def test_each_stage_is_trained_once_however_many_arms_use_it() -> None:
-    todo = pieces(config())
-    assert sum(isinstance(piece, SegmenterPiece) for piece in todo) == 2 * 2
+    todo = jobs(config())
+    assert sum(isinstance(job, SegmenterJob) for job in todo) == 2 * 2
     # none, oracle and, for each segmenter, learned: four classifiers for each seed and objective
-    assert sum(isinstance(piece, ClassifierPiece) for piece in todo) == 2 * 2 * 4
+    assert sum(isinstance(job, ClassifierJob) for job in todo) == 2 * 2 * 4
 
 
 def test_the_first_arm_is_finished_before_the_second_stage_is_trained() -> None:
-    kinds = [type(piece) for piece in pieces(config())[:4]]
-    assert kinds == [ClassifierPiece, EvaluationPiece, ClassifierPiece, EvaluationPiece]
+    kinds = [type(job) for job in jobs(config())[:4]]
+    assert kinds == [ClassifierJob, EvaluationJob, ClassifierJob, EvaluationJob]
 
 
-def test_titles_tell_all_pieces_apart() -> None:
-    todo = pieces(config())
-    assert len({(type(piece), piece.title) for piece in todo}) == len(todo)
+def test_titles_tell_all_jobs_apart() -> None:
+    todo = jobs(config())
+    assert len({(type(job), job.title) for job in todo}) == len(todo)
 
 
 def test_learned_arms_are_compared_with_the_oracle_on_the_same_classifier_where_there_is_one() -> None:
     found = decompositions(config())
     assert len(found) == 2 * 2 * 2 * 2  # seeds, objectives, segmenters, pairs with learned masks in testing
-    for piece in found:
-        assert piece.oracle.masks.source is MaskSource.ORACLE
-        assert (piece.oracle.seed, piece.oracle.classifier.objective) == (piece.arm.seed, piece.arm.classifier.objective)
-        same = piece.arm.classifier.masks.source is MaskSource.ORACLE
-        assert (piece.oracle.classifier == piece.arm.classifier) == same
+    for job in found:
+        assert job.oracle.masks.source is MaskSource.ORACLE
+        assert (job.oracle.seed, job.oracle.classifier.objective) == (job.arm.seed, job.arm.classifier.objective)
+        same = job.arm.classifier.masks.source is MaskSource.ORACLE
+        assert (job.oracle.classifier == job.arm.classifier) == same
 
 
 def test_without_an_arm_of_the_oracle_nothing_is_decomposed() -> None:
     masks = [{"train": "learned", "test": "learned"}]
-    assert not any(isinstance(piece, DecompositionPiece) for piece in pieces(config(masks=masks, degradation=None)))
+    assert not any(isinstance(job, DecompositionJob) for job in jobs(config(masks=masks, degradation=None)))
 
 
 @pytest.mark.parametrize(
@@ -178,8 +172,8 @@ def test_without_an_arm_of_the_oracle_nothing_is_decomposed() -> None:
         ),
         (["masks=[{train: oracle, test: learned, segmenters: []}]"], r"masks\.0\.segmenters: .* at least 1 item"),
         (["masks=[{train: oracle, test: learned, segmenters: [robust]}]"], r"masks\.0\.segmenters\.0: Input should be 'natural'"),
-        (["headline_epsilon=5/255"], r"headline_epsilon: is not one of attack\.threat\.epsilons"),
-        (["headline_epsilon=0"], r"headline_epsilon: Input should be greater than 0"),
+        (["primary_epsilon=5/255"], r"primary_epsilon: is not one of attack\.threat\.epsilons"),
+        (["primary_epsilon=0"], r"primary_epsilon: Input should be greater than 0"),
         (["experiment=quikstart"], r"experiment=quikstart: unknown choice; choose one of coco, "),
         (["masks=[{train: oracle, test: lerned}]"], r"masks\.0\.test: Input should be 'none', 'oracle'"),
         (["classifier_trainer.epoch=3"], r"classifier_trainer\.epoch: unknown key; did you mean classifier_trainer\.epochs\?"),

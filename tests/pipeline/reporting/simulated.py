@@ -109,18 +109,21 @@ def _groups(num_images: int, per_group: int) -> list[str]:
 
 def _decomposed(seed: int, num_images: int, per_group: int, overlooked: int) -> pl.DataFrame:
     rng = np.random.default_rng([seed, 99])
-    fates = ["stands", "falls", "gained", "lost-clean", "lost-mask", "lost-pixels", "lost-either", "lost-together"]
+    attributions = ["stands", "falls", "gained", "lost-clean", "lost-mask", "lost-pixels", "lost-either", "lost-together"]
     parts = []
     for epsilon in EPSILONS:
-        fate = rng.choice(fates, size=num_images, p=[0.3, 0.25, 0.03, 0.04, 0.12, 0.08, 0.08, 0.1])
-        stands = np.isin(fate, ["stands", "gained"])
+        attribution = rng.choice(attributions, size=num_images, p=[0.3, 0.25, 0.03, 0.04, 0.12, 0.08, 0.08, 0.1])
+        stands = np.isin(attribution, ["stands", "gained"])
         about = {"arm": f"arm, seed {seed}", "oracle_arm": "oracle", "seed": seed, "classifier_objective": "adversarial"}
         about |= {"segmenter_objective": "natural", "train_masks": "learned", "test_masks": "learned"}
         about |= {"oracle_train_masks": "oracle"}
         columns = {"sample_id": [f"image-{row:04d}" for row in range(num_images)], "epsilon": np.full(num_images, epsilon)}
-        columns |= {"group": _groups(num_images, per_group), "clean_correct": fate != "falls"}
-        columns |= {"stands": stands, "oracle_stands": ~np.isin(fate, ["falls", "gained"]), "fate": fate}
-        columns |= {"pixels_attack_stands": stands | (fate == "lost-mask"), "mask_attack_stands": stands | (fate == "lost-pixels")}
+        columns |= {"group": _groups(num_images, per_group), "clean_correct": attribution != "falls"}
+        columns |= {"stands": stands, "oracle_stands": ~np.isin(attribution, ["falls", "gained"]), "attribution": attribution}
+        columns |= {
+            "pixels_attack_stands": stands | (attribution == "lost-mask"),
+            "mask_attack_stands": stands | (attribution == "lost-pixels"),
+        }
         columns |= {f"{name}margin": rng.normal(size=num_images) for name in ("", "pixels_", "mask_", "oracle_mask_")}
         columns |= {"both_attack_stands": stands & (np.cumsum(stands) > overlooked)}
         parts.append(pl.DataFrame(columns).with_columns(*(pl.lit(value).alias(name) for name, value in about.items())))

@@ -3,7 +3,7 @@
 import polars as pl
 import pytest
 
-from pipeline.ablation.counterfactual import Fate
+from pipeline.ablation.counterfactual import Attribution
 from pipeline.reporting.decomposition import decomposition_section, silhouette_section
 from pipeline.reporting.reading import read_study
 
@@ -19,14 +19,14 @@ def study(simulated, tmp_path_factory):
 
 def test_the_fates_of_every_arm_and_strength_add_up_to_all_images(study):
     table = decomposition_section(study).tables[0]
-    fates = table.tidy.filter(pl.col("measure").is_in([fate.value for fate in Fate]))
-    sums = fates.group_by(KEY).agg(pl.col("value").sum(), pl.len())
-    assert set(sums["len"]) == {len(Fate)}
+    attributions = table.tidy.filter(pl.col("measure").is_in([each.value for each in Attribution]))
+    sums = attributions.group_by(KEY).agg(pl.col("value").sum(), pl.len())
+    assert set(sums["len"]) == {len(Attribution)}
     assert sums["value"].to_list() == pytest.approx([1.0] * len(sums))
 
 
 def test_the_robust_accuracies_of_the_arms_are_not_named_like_a_fate(study):
-    """Lost minus gained is their difference, and the fate "stands" is less than either."""
+    """Lost minus gained is their difference, and the attribution "stands" is less than either."""
     tidy = decomposition_section(study).tables[0].tidy
     assert {"arm_stands", "oracle_arm_stands"} <= set(tidy["measure"])
     for _, part in tidy.group_by(KEY):

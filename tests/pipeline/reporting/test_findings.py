@@ -73,7 +73,7 @@ def test_holm_covers_all_comparisons_of_one_epsilon(one_seed):
 def test_the_answer_is_about_the_epsilon_that_the_experiment_names(one_seed):
     """And about the largest where it names none; what it says of that epsilon is what the comparisons say of it."""
     assert one_seed.headline == 8 / 255
-    named = type(one_seed)(**{**vars(one_seed), "about": {**one_seed.about, "config": {"headline_epsilon": 4 / 255}}})
+    named = type(one_seed)(**{**vars(one_seed), "about": {**one_seed.about, "config": {"primary_epsilon": 4 / 255}}})
     findings = find(named)
     assert findings.comparisons == find(one_seed).comparisons
     (answer,) = findings.answers

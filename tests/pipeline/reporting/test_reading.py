@@ -48,8 +48,8 @@ SILHOUETTE = {"seed": 0, "split": "test", "accuracy": 0.5, "n": 20}
     [
         ({"config": None}, "config"),
         ({"config": []}, "config"),
-        ({"config": {"headline_epsilon": "8/255"}}, "config.headline_epsilon"),
-        ({"config": {"headline_epsilon": True}}, "config.headline_epsilon"),
+        ({"config": {"primary_epsilon": "8/255"}}, "config.primary_epsilon"),
+        ({"config": {"primary_epsilon": True}}, "config.primary_epsilon"),
         ({"config": {"decomposition": 5}}, "config.decomposition"),
         ({"decomposition": 3}, "decomposition"),
         ({"silhouette": 3}, "silhouette"),

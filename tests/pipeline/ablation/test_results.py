@@ -1,4 +1,4 @@
-"""What finished pieces left behind, told in one line, or refused in one."""
+"""What finished jobs left behind, told in one line, or refused in one."""
 
 import json
 from pathlib import Path
@@ -7,11 +7,12 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipeline.ablation.cache import Work
 from pipeline.ablation.config import AblateConfig
-from pipeline.ablation.digest import line_of
-from pipeline.ablation.grid import DecompositionPiece, EvaluationPiece, Piece, SegmenterPiece, pieces
-from pipeline.ablation.jobs import command_of
+from pipeline.ablation.decomposition import DecompositionJob
+from pipeline.ablation.evaluation_job import EvaluationJob
+from pipeline.ablation.grid import jobs
+from pipeline.ablation.job import Job
+from pipeline.ablation.training_jobs import SegmenterJob
 from pipeline.config import compose, validate
 from pipeline.errors import RunError
 
@@ -20,13 +21,10 @@ SUMMARY = {"clean_accuracy": FIGURE, "clean_mask_iou": FIGURE, "curve": [{"epsil
 RESULT = {"val": {"loss": 1.0, "iou": 0.25}, "test": {"loss": 1.0, "iou": 0.75}, "seconds": 3.4}
 
 
-def work_of(kind: type, path: Path) -> Work:
-    """A finished piece of some kind of the default ablation, in a directory."""
+def job_of(kind: type) -> Job:
+    """A job of some kind of the default ablation."""
     config = validate(AblateConfig, compose("ablate", AblateConfig, []))
-    piece: Piece = next(piece for piece in pieces(config) if isinstance(piece, kind))
-    paths = dict.fromkeys(pieces(config), path / "other")
-    command = None if kind is DecompositionPiece else command_of(config, piece, path, paths, silhouettes=None)
-    return Work(piece=piece, command=command, inputs={}, fingerprint="", path=path, begun=True, finished=True)
+    return next(job for job in jobs(config) if isinstance(job, kind))
 
 
 def rows() -> pl.DataFrame:
@@ -36,33 +34,33 @@ def rows() -> pl.DataFrame:
     columns |= {name: [True] * 4 for name in truth}
     columns |= {name: [0.5] * 4 for name in ("margin", "pixels_margin", "mask_margin", "oracle_mask_margin")}
     columns |= {"sample_id": list("abcd"), "seed": [0] * 4, "epsilon": [2 / 255, 8 / 255, 8 / 255, 8 / 255]}
-    return pl.DataFrame(columns | {"fate": ["lost-mask", "lost-mask", "gained", "stands"]})
+    return pl.DataFrame(columns | {"attribution": ["lost-mask", "lost-mask", "gained", "stands"]})
 
 
-def test_a_line_tells_what_a_piece_found(tmp_path: Path) -> None:
+def test_a_line_tells_what_a_job_found(tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text(json.dumps(SUMMARY))
     (tmp_path / "result.json").write_text(json.dumps(RESULT))
     rows().write_parquet(tmp_path / "rows.parquet")
-    assert line_of(work_of(EvaluationPiece, tmp_path)) == "clean 50.0 %, robust 50.0 % at 8/255"
-    assert line_of(work_of(SegmenterPiece, tmp_path)) == "val iou 0.250, test iou 0.750, 3 s"
-    found = line_of(work_of(DecompositionPiece, tmp_path))
+    assert job_of(EvaluationJob).finding(tmp_path) == "clean 50.0 %, robust 50.0 % at 8/255"
+    assert job_of(SegmenterJob).finding(tmp_path) == "val iou 0.250, test iou 0.750, 3 s"
+    found = job_of(DecompositionJob).finding(tmp_path)
     assert found == "of 3 images 1 lost at 8/255 (0 clean, 1 mask, 0 pixels, 0 either, 0 together), 1 gained"
 
 
 @pytest.mark.parametrize(
     ("kind", "name", "content", "line"),
     [
-        (SegmenterPiece, "result.json", {}, "damaged (val: field required)"),
-        (SegmenterPiece, "result.json", RESULT | {"val": {"loss": 1.0}}, "damaged (val: value error, expected iou, or accuracy)"),
-        (SegmenterPiece, "result.json", RESULT | {"seconds": None}, "damaged (seconds: "),
-        (EvaluationPiece, "summary.json", {}, "damaged (clean_accuracy: field required)"),
-        (EvaluationPiece, "summary.json", SUMMARY | {"curve": [{}]}, "damaged (curve.0.epsilon: field required)"),
+        (SegmenterJob, "result.json", {}, "damaged (val: field required)"),
+        (SegmenterJob, "result.json", RESULT | {"val": {"loss": 1.0}}, "damaged (val: value error, expected iou, or accuracy)"),
+        (SegmenterJob, "result.json", RESULT | {"seconds": None}, "damaged (seconds: "),
+        (EvaluationJob, "summary.json", {}, "damaged (clean_accuracy: field required)"),
+        (EvaluationJob, "summary.json", SUMMARY | {"curve": [{}]}, "damaged (curve.0.epsilon: field required)"),
     ],
 )
 def test_a_damaged_result_is_one_line_with_the_remedy(tmp_path: Path, kind: type, name: str, content: object, line: str) -> None:
     (tmp_path / name).write_text(json.dumps(content))
     with pytest.raises(RunError) as error:
-        line_of(work_of(kind, tmp_path))
+        job_of(kind).finding(tmp_path)
     assert str(error.value).startswith(f"{tmp_path / name}: {line}")
     assert str(error.value).endswith("; delete it, and the same foreguard ablate command makes it again")
     assert "\n" not in str(error.value)
@@ -74,7 +72,7 @@ def test_a_damaged_result_is_one_line_with_the_remedy(tmp_path: Path, kind: type
         (lambda path: path.write_bytes(path.read_bytes()[:300]), "missing or damaged ("),
         (lambda path: path.unlink(), "missing or damaged ("),
         (lambda path: rows().head(0).write_parquet(path), "damaged (it holds no image)"),
-        (lambda path: rows().drop("fate").write_parquet(path), "of another version or damaged (columns fate)"),
+        (lambda path: rows().drop("attribution").write_parquet(path), "of another version or damaged (columns attribution)"),
         (lambda path: rows().cast({"epsilon": pl.String}).write_parquet(path), "of another version or damaged (columns epsilon)"),
         (
             lambda path: rows().with_columns(stands=pl.lit(None, pl.Boolean)).write_parquet(path),
@@ -87,7 +85,7 @@ def test_a_damaged_decomposition_is_one_line_with_the_remedy(tmp_path: Path, dam
     rows().write_parquet(path)
     damage(path)
     with pytest.raises(RunError) as error:
-        line_of(work_of(DecompositionPiece, tmp_path))
+        job_of(DecompositionJob).finding(tmp_path)
     assert str(error.value).startswith(f"{path}: {line}")
     assert str(error.value).endswith("; delete it, and the same foreguard ablate command makes it again")
     assert "\n" not in str(error.value)

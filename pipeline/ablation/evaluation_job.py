@@ -1,0 +1,138 @@
+"""The job that attacks a system: an arm of the grid, or the same under one attack of the decomposition."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pipeline.ablation.config import AblateConfig
+from pipeline.ablation.job import ImageCounts, Job, JobState, Materials, Passes
+from pipeline.ablation.passes import attack_passes
+from pipeline.ablation.results import checked_images, evaluation_line
+from pipeline.ablation.training_jobs import ClassifierJob, SegmenterJob
+from pipeline.attacks.objectives import ClassLoss
+from pipeline.attacks.specs import AttackSuite, ClassAttack
+from pipeline.attacks.two_stage import GradientPath
+from pipeline.evaluation.evaluate import EvaluateConfig, evaluate, order_of_attacks
+from pipeline.evaluation.override import MaskOverride
+from pipeline.masks import MaskConfig, MaskSource
+from pipeline.runs.checkpoints import weights_digest
+
+_ALONG = {GradientPath.BOTH: "both paths", GradientPath.PIXELS: "the pixel path only", GradientPath.MASK: "the mask path only"}
+Role = Literal["main", "degradation", "diagnostic"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationJob(Job):
+    """Attack a system."""
+
+    kind: ClassVar[str] = "evaluation"
+    command: ClassVar[str] = "evaluate"
+    result: ClassVar[str] = "summary.json"
+    verb: ClassVar[str] = "attack"
+
+    classifier: ClassifierJob
+    masks: MaskConfig
+    segmenter: SegmenterJob | None
+    """Of the masks in testing."""
+    role: Role = field(compare=False)
+    diagnosis: GradientPath | None = None
+    """The gradient that the one attack of the decomposition follows; None: the whole suite."""
+
+    @property
+    def seed(self) -> int:
+        """Of training and attack."""
+        return self.classifier.seed
+
+    @property
+    def title(self) -> str:
+        """In words, and another one for every arm: the arm's name."""
+        diagnosis = f", one attack along {_ALONG[self.diagnosis]}" if self.diagnosis else ""
+        return f"{self.classifier.objective} classifier, masks {self._masks(' to ')}, seed {self.seed}{diagnosis}"
+
+    @property
+    def slug(self) -> str:
+        """The readable part of a directory name."""
+        diagnosis = f"-along-{self.diagnosis}" if self.diagnosis else ""
+        return f"{self.classifier.objective}-{self._masks('-')}-seed{self.seed}{diagnosis}".replace(" ", "-")
+
+    @property
+    def needs(self) -> tuple[Job, ...]:
+        """Both stages, and the segmenter of the classifier's training."""
+        return tuple(dict.fromkeys((*self.classifier.needs, *((self.segmenter,) if self.segmenter else ()), self.classifier)))
+
+    @property
+    def alike(self) -> tuple[object, ...]:
+        """Robust systems take longer than others, those with learned masks have two stages, and main arms are looked at closer."""
+        return (self.classifier.objective, self.masks.source.is_learned, self.role, self.diagnosis and self.diagnosis.value)
+
+    def suite(self, ablation: AblateConfig) -> AttackSuite:
+        """What the system is attacked with."""
+        return ablation.attack if self.diagnosis is None else diagnosis_suite(ablation, self.diagnosis)
+
+    def config(self, materials: Materials, run: Path) -> EvaluateConfig:
+        """Of ``foreguard evaluate``."""
+        ablation, finished = materials.ablation, materials.finished
+        settings, sanity = ablation.evaluation, ablation.evaluation.sanity
+        main = self.role == "main" and self.diagnosis is None
+        strongest = self.diagnosis is GradientPath.BOTH  # run to its end: its images are scored again
+        checked = sanity is not None and self.classifier.objective in sanity.objectives and self.masks.source in sanity.sources
+        return EvaluateConfig(
+            prepared=materials.prepared,
+            run=run,
+            resume=True,
+            classifier_run=finished[self.classifier].path,
+            segmenter_run=None if self.segmenter is None else finished[self.segmenter].path,
+            masks=MaskOverride(**vars(self.masks)),
+            attack=self.suite(ablation),
+            split=settings.split,
+            max_images=settings.max_images,
+            batch_size=settings.batch_size,
+            part_size=settings.part_size,
+            seed=self.seed,
+            keep_all=strongest,
+            save_images=settings.save_images and (main or strongest),
+            gallery_images=settings.gallery_images if main else 0,
+            sanity=main and checked,
+            sanity_images=1 if sanity is None else sanity.images,
+            accelerator=settings.accelerator,
+        )
+
+    def inputs(self, materials: Materials) -> dict[str, str]:
+        """Data set, weights of the stages, and the order of the attacks."""
+        inputs = super().inputs(materials) | {"classifier": weights_digest(materials.finished[self.classifier].path)}
+        if self.segmenter is not None:
+            inputs["segmenter"] = weights_digest(materials.finished[self.segmenter].path)
+        return inputs | order_of_attacks(self.suite(materials.ablation))
+
+    def is_finished(self, path: Path, config: EvaluateConfig) -> bool:
+        """Records are there, and as many images were checked for false robustness as are asked for."""
+        return super().is_finished(path, config) and (not config.sanity or checked_images(path) >= config.sanity_images)
+
+    def run(self, state: JobState) -> None:
+        """Attack it."""
+        evaluate(state.config)
+
+    def finding(self, path: Path) -> str:
+        """Clean and robust accuracy."""
+        return evaluation_line(path)
+
+    def passes(self, ablation: AblateConfig, counts: ImageCounts) -> Passes:
+        """Of the whole suite, if nothing falls."""
+        return attack_passes(ablation, self.suite(ablation), self.masks, counts)
+
+    def _masks(self, to: str) -> str:
+        source = self.masks.source
+        pixels = {MaskSource.SHIFTED: self.masks.shift, MaskSource.ERODED: self.masks.radius, MaskSource.DILATED: self.masks.radius}
+        size = f" {pixels[source]} px" if source in pixels else ""
+        behind = f" {self.segmenter.objective} segmenter" if self.segmenter else ""
+        trained = f" {self.classifier.segmenter.objective} segmenter" if self.classifier.segmenter and not self.segmenter else ""
+        return f"{self.classifier.masks.source.value}{trained}{to}{source.value}{size}{behind}"
+
+
+def diagnosis_suite(ablation: AblateConfig, path: GradientPath) -> AttackSuite:
+    """The threat model of the experiment with the one attack of the decomposition: the same for every path but for its gradient."""
+    assert ablation.decomposition is not None
+    attack = ClassAttack(
+        loss=ClassLoss.MARGIN, path=path, num_steps=ablation.decomposition.num_steps, restarts=ablation.decomposition.restarts
+    )
+    return AttackSuite(threat=ablation.attack.threat, attacks={f"along-{path.value}": attack})

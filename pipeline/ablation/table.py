@@ -1,0 +1,33 @@
+"""The main arms of an ablation in a table, for the terminal."""
+
+from collections.abc import Sequence
+
+from pipeline.ablation.cache import RunCache
+from pipeline.ablation.config import AblateConfig
+from pipeline.ablation.grid import arms
+from pipeline.ablation.results import read_evaluation
+from pipeline.evaluation.summary import epsilon_text
+
+_HEAD = ("classifier", "segmenter", "masks in training", "in testing", "seed", "clean", "mask IoU")
+
+
+def table(config: AblateConfig, cache: RunCache) -> list[str]:
+    """Robust accuracy of the main arms by epsilon, with n. Intervals are in the report."""
+    rows: list[Sequence[str]] = [[*_HEAD, *map(epsilon_text, config.attack.threat.epsilons)]]
+    counted = "no images"
+    for arm in arms(config):
+        state = cache.find(arm)
+        if arm.role != "main" or state is None or not state.finished:
+            continue
+        result = read_evaluation(state.path)
+        n, groups = result.clean_accuracy.n, result.clean_accuracy.groups
+        counted = f"n={n} images an arm" + (f" in {groups} photographs or tracks" if 0 < groups < n else "")
+        segmenter = arm.segmenter or arm.classifier.segmenter
+        row = [arm.classifier.objective, segmenter.objective if segmenter else "-"]
+        row += [arm.classifier.masks.source.value, arm.masks.source.value, str(arm.seed)]
+        row += [result.clean_accuracy.percent, f"{result.clean_mask_iou.value:.2f}"]
+        rows.append(row + [point.robust_accuracy.percent for point in result.curve])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    norm = config.attack.threat.norm
+    return [f"robust accuracy by {norm} epsilon, worst case of all attacks; {counted}; intervals are in the report", *lines]

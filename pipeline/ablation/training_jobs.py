@@ -1,0 +1,190 @@
+"""The jobs that train a stage."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from pipeline.ablation.config import AblateConfig, Objective
+from pipeline.ablation.job import DataView, ImageCounts, Job, JobState, Materials, Passes
+from pipeline.ablation.passes import training_passes
+from pipeline.ablation.results import training_line
+from pipeline.masks import MaskConfig, MaskSource
+from pipeline.runs.checkpoints import weights_digest
+from pipeline.training.commands import TrainClassifierConfig, TrainSegmenterConfig, train_classifier, train_segmenter
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingJob(Job):
+    """Train a stage."""
+
+    result: ClassVar[str] = "result.json"
+    verb: ClassVar[str] = "train"
+
+    seed: int
+
+    def finding(self, path: Path) -> str:
+        """What it reaches on the splits that it is not trained on."""
+        return training_line(path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmenterJob(TrainingJob):
+    """Train a segmenter."""
+
+    kind: ClassVar[str] = "segmenter"
+    command: ClassVar[str] = "train-segmenter"
+
+    objective: Objective
+
+    @property
+    def title(self) -> str:
+        """In words."""
+        return f"segmenter, {self.objective}, seed {self.seed}"
+
+    @property
+    def slug(self) -> str:
+        """The readable part of a directory name."""
+        return f"{self.objective}-seed{self.seed}"
+
+    @property
+    def alike(self) -> tuple[object, ...]:
+        """Seeds take equally long."""
+        return (self.objective,)
+
+    def config(self, materials: Materials, run: Path) -> TrainSegmenterConfig:
+        """Of ``foreguard train-segmenter``."""
+        ablation = materials.ablation
+        return TrainSegmenterConfig(
+            prepared=materials.prepared,
+            run=run,
+            resume=True,
+            segmenter=ablation.segmenter,
+            objective=ablation.objective(self.objective),
+            augment=ablation.augment,
+            trainer=dataclasses.replace(ablation.segmenter_trainer, seed=self.seed),
+        )
+
+    def run(self, state: JobState) -> None:
+        """Train it."""
+        train_segmenter(state.config)
+
+    def passes(self, ablation: AblateConfig, counts: ImageCounts) -> Passes:
+        """Of the whole training."""
+        epochs = ablation.segmenter_trainer.epochs
+        return training_passes(ablation.objective(self.objective), counts, epochs=epochs, behind_segmenter=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierJob(TrainingJob):
+    """Train a classifier behind a mask source."""
+
+    kind: ClassVar[str] = "classifier"
+    command: ClassVar[str] = "train-classifier"
+
+    objective: Objective
+    masks: MaskConfig
+    segmenter: SegmenterJob | None
+    """Of the masks in training."""
+
+    @property
+    def title(self) -> str:
+        """In words."""
+        behind = f" ({self.segmenter.objective} segmenter)" if self.segmenter else ""
+        return f"classifier, {self.objective}, masks {self.masks.source.value}{behind}, seed {self.seed}"
+
+    @property
+    def slug(self) -> str:
+        """The readable part of a directory name."""
+        behind = f"-{self.segmenter.objective}" if self.segmenter else ""
+        return f"{self.objective}-{self.masks.source.value}{behind}-seed{self.seed}"
+
+    @property
+    def needs(self) -> tuple[Job, ...]:
+        """The segmenter of the masks in training."""
+        return (self.segmenter,) if self.segmenter else ()
+
+    @property
+    def alike(self) -> tuple[object, ...]:
+        """Seeds and masks take equally long, but for masks that a segmenter makes."""
+        return (self.objective, self.segmenter is not None)
+
+    def config(self, materials: Materials, run: Path) -> TrainClassifierConfig:
+        """Of ``foreguard train-classifier``."""
+        segmenter_run = None if self.segmenter is None else materials.finished[self.segmenter].path
+        return classifier_config(materials, run, self.objective, self.seed, masks=self.masks, segmenter_run=segmenter_run)
+
+    def inputs(self, materials: Materials) -> dict[str, str]:
+        """Data set, and weights of the segmenter."""
+        if self.segmenter is None:
+            return super().inputs(materials)
+        return super().inputs(materials) | {"segmenter": weights_digest(materials.finished[self.segmenter].path)}
+
+    def run(self, state: JobState) -> None:
+        """Train it."""
+        train_classifier(state.config)
+
+    def passes(self, ablation: AblateConfig, counts: ImageCounts) -> Passes:
+        """Of the whole training."""
+        epochs, behind = ablation.classifier_trainer.epochs, self.segmenter is not None
+        return training_passes(ablation.objective(self.objective), counts, epochs=epochs, behind_segmenter=behind)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SilhouetteJob(TrainingJob):
+    """Train a classifier that sees the oracle mask in place of the image: what the outline alone gives away."""
+
+    kind: ClassVar[str] = "silhouette"
+    command: ClassVar[str] = "train-classifier"
+
+    @property
+    def title(self) -> str:
+        """In words."""
+        return f"classifier of silhouettes, seed {self.seed}"
+
+    @property
+    def slug(self) -> str:
+        """The readable part of a directory name."""
+        return f"silhouettes-seed{self.seed}"
+
+    @property
+    def alike(self) -> tuple[object, ...]:
+        """All of them."""
+        return ()
+
+    @property
+    def data(self) -> DataView:
+        """The data set of silhouettes."""
+        return DataView(silhouettes=True)
+
+    def config(self, materials: Materials, run: Path) -> TrainClassifierConfig:
+        """Of ``foreguard train-classifier``, on the data set of silhouettes."""
+        return classifier_config(materials, run, "natural", self.seed, masks=MaskConfig(source=MaskSource.NONE), segmenter_run=None)
+
+    def run(self, state: JobState) -> None:
+        """Train it."""
+        train_classifier(state.config)
+
+    def passes(self, ablation: AblateConfig, counts: ImageCounts) -> Passes:
+        """Of the whole training."""
+        epochs = ablation.classifier_trainer.epochs
+        return training_passes(ablation.objective("natural"), counts, epochs=epochs, behind_segmenter=False)
+
+
+def classifier_config(
+    materials: Materials, run: Path, objective: Objective, seed: int, *, masks: MaskConfig, segmenter_run: Path | None
+) -> TrainClassifierConfig:
+    """What all classifiers of an ablation share."""
+    ablation = materials.ablation
+    return TrainClassifierConfig(
+        prepared=materials.prepared,
+        run=run,
+        resume=True,
+        classifier=ablation.classifier,
+        masks=masks,
+        segmenter_run=segmenter_run,
+        label_smoothing=ablation.label_smoothing,
+        objective=ablation.objective(objective),
+        augment=ablation.augment,
+        trainer=dataclasses.replace(ablation.classifier_trainer, seed=seed),
+    )

@@ -1,0 +1,95 @@
+"""Counted passes against those that real trainings and attacks make, and against counts done by hand."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from classifier.model import Classifier
+from pipeline.ablation.cache import RunCache
+from pipeline.ablation.config import AblateConfig
+from pipeline.ablation.evaluation_job import EvaluationJob
+from pipeline.ablation.grid import jobs
+from pipeline.ablation.job import ImageCounts, Job
+from pipeline.ablation.passes import training_passes
+from pipeline.ablation.training_jobs import ClassifierJob, SegmenterJob
+from pipeline.config import compose, validate
+from pipeline.data.dataset import open_prepared
+
+COUNTS = ImageCounts(train=1000, val=100, test=50, classes=10)
+SMALL = ImageCounts(train=96, val=32, test=32, classes=10)
+CHANGES = {
+    "masks": [{"train": "none", "test": "none"}, {"train": "learned", "test": "learned"}],
+    "segmenter_objectives": ["adversarial"],
+    "classifier_trainer": {"epochs": 3},
+    "segmenter_trainer": {"epochs": 2},
+    "adversarial": {"attack": {"num_steps": 4}, "validation": {"max_images": 60}},
+    "evaluation": {"max_images": 20},
+    "degradation": None,
+    "decomposition": None,
+}
+
+
+def config(**changes: object) -> AblateConfig:
+    return validate(AblateConfig, compose("ablate", AblateConfig, []) | CHANGES | changes)
+
+
+def only(kind: type, config: AblateConfig, objective: str, source: str | None = None) -> Job:
+    """The one job of a kind, by the objective of what is trained in it and its masks."""
+    found = [job for job in jobs(config) if isinstance(job, kind) and getattr(job, "classifier", job).objective == objective]
+    (job,) = [job for job in found if source in (None, getattr(getattr(job, "masks", None), "source", None))]
+    return job
+
+
+def test_passes_of_training_are_those_counted_by_hand() -> None:
+    measured = 3 * 100 + 100 + 50
+    natural = only(ClassifierJob, config(), "natural", "none").passes(config(), COUNTS)
+    assert natural == (3 * 1000 + measured, 3 * 1000)
+    steps = 3 * (1000 + 60) * 4
+    own = (3 * 1000 + measured + 3 * (1000 + 60) + steps, 3 * 1000 + steps)
+    assert only(ClassifierJob, config(), "adversarial", "none").passes(config(), COUNTS) == own
+    # Behind a segmenter every image passes that too, and every attack goes back through it, but it is not trained.
+    learned = only(ClassifierJob, config(), "adversarial", "learned").passes(config(), COUNTS)
+    assert learned == (2 * own[0], own[1] + steps)
+    segmenter = only(SegmenterJob, config(), "adversarial").passes(config(), COUNTS)
+    steps = 2 * (1000 + 60) * 4
+    assert segmenter == (2 * 1000 + 2 * 100 + 100 + 50 + 2 * (1000 + 60) + steps, 2 * 1000 + steps)
+
+
+def test_attacks_that_say_nothing_about_a_system_cost_nothing() -> None:
+    """Of the quickstart's suite the third attack moves masks; three epsilons, 20 images, ten steps an attack."""
+    none, learned = (only(EvaluationJob, config(), "natural", source).passes(config(), COUNTS) for source in ("none", "learned"))
+    assert none == (20 * 3 * 2 * 10, 20 * 3 * 2 * 10)
+    assert learned == (2 * none.forward * 3 // 2, 2 * none.backward * 3 // 2)
+    assert learned.total == 2 * learned.forward
+
+
+def count_passes(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """Forward and backward passes of images through classifiers, counted where they happen from now on."""
+    seen = {"forward": 0, "backward": 0}
+    forward = Classifier.forward
+
+    def counting(self: Classifier, images: torch.Tensor) -> torch.Tensor:
+        seen["forward"] += len(images)
+        logits = forward(self, images)
+        if logits.requires_grad:
+            logits.register_hook(lambda gradient: seen.__setitem__("backward", seen["backward"] + len(gradient)))
+        return logits
+
+    monkeypatch.setattr(Classifier, "forward", counting)
+    return seen
+
+
+@pytest.mark.parametrize("objective", ["natural", "adversarial", "trades"])
+def test_real_training_passes_as_many_images_as_were_counted(
+    synthetic_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objective: str
+) -> None:
+    seen = count_passes(monkeypatch)
+    changes = {"run": str(tmp_path / "run"), "prepared": str(synthetic_set), "classifier_objectives": [objective]}
+    settings = config(**changes, classifier_trainer={"epochs": 2, "batch_size": 32})
+    job = only(ClassifierJob, settings, objective, "none")
+    state = RunCache(settings, open_prepared(synthetic_set).fingerprint).find(job)
+    job.run(state)
+    counted = job.passes(settings, SMALL)
+    assert (seen["forward"], seen["backward"]) == pytest.approx(counted, rel=0.02)
+    assert counted == training_passes(settings.objective(objective), SMALL, epochs=2, behind_segmenter=False)
