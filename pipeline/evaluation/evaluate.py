@@ -170,7 +170,14 @@ def _report(
     records = read_records(config.run)
     if config.gallery_images:
         write_gallery(config.run, plan, records, per_outcome=config.gallery_images, device=device)
-    summary = summarise(records, plan, trained_masks=subject.trained_masks, split=config.split, skipped=skipped)
+    summary = summarise(
+        records,
+        plan,
+        masks=subject.system.mask_config,
+        trained_masks=subject.trained_masks,
+        split=config.split,
+        skipped=skipped,
+    )
     write_json(config.run / "summary.json", summary.to_json())
     print("\n".join(lines(summary)))
     if config.sanity:

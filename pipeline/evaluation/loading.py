@@ -59,7 +59,7 @@ def load_subject(
         inputs["segmenter"] = weights_digest(path)
     elif segmenter_run is not None:
         raise ConfigError(f"segmenter_run: masks.source={config.source.value} uses no segmenter: leave segmenter_run out")
-    system = TwoStage(classifier, masking=config, segmenter=segmenter, mean_colour=dataset.mean)
+    system = TwoStage(classifier, masks=config, segmenter=segmenter, mean_colour=dataset.mean)
     return Subject(
         system=system.to(device=device, memory_format=torch.channels_last).eval(),  # type: ignore[call-overload]
         system_id=canonical_sha256({"weights": inputs, "masks": to_plain(config)})[:16],

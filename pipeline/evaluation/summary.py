@@ -44,14 +44,16 @@ class Summary:
         return plain | {"masks": to_plain(self.masks), "trained_masks": to_plain(self.trained_masks)}
 
 
-def summarise(records: pl.DataFrame, plan: Plan, *, trained_masks: MaskConfig, split: str, skipped: dict[str, str]) -> Summary:
+def summarise(
+    records: pl.DataFrame, plan: Plan, *, masks: MaskConfig, trained_masks: MaskConfig, split: str, skipped: dict[str, str]
+) -> Summary:
     """The figures of finished records. Intervals by bootstrap use a fixed seed, so the same records give the same summary."""
     rng = np.random.default_rng(0)
     return Summary(
         system=plan.system_id,
         data=plan.dataset.name,
         split=split,
-        masks=plan.system.masking,
+        masks=masks,
         trained_masks=trained_masks,
         norm=plan.suite.threat.norm,
         region=plan.suite.threat.region.value,

@@ -142,7 +142,7 @@ def load_trained_system(chosen: ChosenSystem, *, prepared: Path | None, device: 
     elif segmenter_run is not None:
         raise ConfigError(f"segmenter_run: masks.source={config.source.value} uses no segmenter: leave segmenter_run out")
     mean = _mean_colour(checkpoint, prepared) if config.fill is Fill.MEAN else None
-    system = TwoStage(classifier, masking=config, segmenter=segmenter, mean_colour=mean)
+    system = TwoStage(classifier, masks=config, segmenter=segmenter, mean_colour=mean)
     return system.to(device=device).eval(), checkpoint
 
 

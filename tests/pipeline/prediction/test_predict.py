@@ -102,7 +102,7 @@ def test_class_confidence_and_mask_are_those_of_the_system_on_the_centred_square
     image = torch.from_numpy(stored).permute(2, 0, 1)[None].float() / 255
     system = TwoStage(
         build_classifier(ClassifierConfig(), num_classes=len(CLASSES), seed=0),
-        masking=MaskConfig(source=MaskSource.LEARNED),
+        masks=MaskConfig(source=MaskSource.LEARNED),
         segmenter=build_segmenter(SegmenterConfig(), seed=0),
     ).eval()
     with torch.no_grad():
