@@ -7,8 +7,8 @@ random follows from the image's seed, so every system meets the same corrupted i
 Our own and not the authors' code, because the kept packages bring in numba, scikit-image and a second OpenCV. Where it differs:
 motion blur and the streaks of snow are a kernel and not ImageMagick's; fog is a sum of octaves of smooth noise in place of the
 diamond-square fractal; frost is drawn (ridges of such noise, bluish white) in place of the authors' photographs; a disk that is
-smaller than a pixel still blurs; a pixel of glass blur takes the value of a random neighbour (so it does in the authors' code, whose
-swap copies). Figures compare arms with each other and not with a leaderboard.
+smaller than a pixel still blurs; a pixel of glass blur takes the value of a random neighbour (as in the authors' code, whose swap
+copies). Figures compare arms with each other and not with a leaderboard.
 """
 
 import math
