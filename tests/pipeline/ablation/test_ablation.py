@@ -18,7 +18,7 @@ from polars.testing import assert_frame_equal
 
 from pipeline.cli.main import main
 from pipeline.evaluation.records import read_records
-from pipeline.runs.directory import fingerprint_of
+from pipeline.runs.directory import fingerprint_of, open_run
 from pipeline.runs.locking import locked
 
 TINY = [
@@ -147,9 +147,8 @@ def test_a_directory_that_cannot_be_continued_is_refused_before_anything_is_made
     file = tmp_path / "file"
     file.write_text("mine")
     other = tmp_path / "other"
-    other.mkdir()
-    about = {"id": "0", "command": "evaluate", "algorithm": 1, "config": {}, "inputs": {}}
-    (other / "run.json").write_text(json.dumps(about))
+    with open_run(other, command="evaluate", config={}, inputs={}, resume=False):
+        pass
     for run, line in ((file, "is a file; expected the directory of a run"), (other, "is a run of evaluate, not of ablate")):
         for dry in ("false", "true"):
             assert main([*words(tmp_path), f"run={run}", f"dry_run={dry}"]) == 2

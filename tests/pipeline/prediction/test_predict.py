@@ -19,6 +19,7 @@ from pipeline.masks import MaskConfig, MaskSource
 from pipeline.prediction.choice import choose_system
 from pipeline.reporting.data import Condition
 from pipeline.runs.checkpoints import Checkpoint, save_checkpoint, weights_digest
+from pipeline.runs.directory import RunDescription
 from pipeline.runs.provenance import provenance
 from pipeline.system import TwoStage
 from segmenter.config import SegmenterConfig
@@ -136,8 +137,8 @@ def write_evaluation(path: Path, runs: Path, at: Path, **changes: object) -> Pat
     path.mkdir(parents=True, exist_ok=True)
     config = {"classifier_run": str(at / "classifier"), "segmenter_run": str(at / "segmenter"), "masks": {"source": "learned"}}
     inputs = {"data set": "1", **{kind: weights_digest(runs / kind) for kind in ("classifier", "segmenter")}}
-    about = {"id": "0", "command": "evaluate", "config": config, "inputs": inputs} | changes
-    (path / "run.json").write_text(json.dumps(about))
+    about = {"id": "0", "command": "evaluate", "algorithm": 1, "config": config, "inputs": inputs, "started_at": ""} | changes
+    RunDescription(**about, provenance=provenance()).write(path / "run.json")
     return path
 
 
