@@ -82,10 +82,10 @@ class Store:
         self._pack()
         samples = pl.concat(self._blocks)
         by_rule = dict(sorted(self._by_rule.items()))
-        counts = _check_samples(samples, classes, by_rule)
+        counts = check_samples(samples, classes, by_rule)
         np.save(self._directory / "labels.npy", samples["label"].to_numpy())
         samples.write_parquet(self._directory / "samples.parquet")
-        files = {name: _record(self._directory / name) for name in FILES}
+        files = {name: file_record(self._directory / name) for name in FILES}
         return {
             "format": FORMAT,
             **made_from,
@@ -93,9 +93,9 @@ class Store:
             "num_samples": len(samples),
             "counts": counts,
             "rejects": by_rule,
-            "mean": _train_mean(self._directory / "images.npy", samples),
+            "mean": train_mean(self._directory / "images.npy", samples),
             "files": files,
-            "fingerprint": _fingerprint(classes, files, samples),
+            "fingerprint": fingerprint(classes, files, samples),
             "versions": {name: version(name) for name in ("foreguard", "numpy", "opencv-python-headless", "pillow", "pycocotools")},
             "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
@@ -114,7 +114,7 @@ def _row(sample: Sample) -> dict[str, Any]:
     }
 
 
-def _fingerprint(classes: Sequence[str], files: dict[str, Any], samples: pl.DataFrame) -> str:
+def fingerprint(classes: Sequence[str], files: dict[str, Any], samples: pl.DataFrame) -> str:
     """Over what the data are, not how they are stored: parquet bytes may differ between versions of polars."""
     content = [FORMAT, list(classes), files["images.npy"]["sha256"], files["masks.npy"]["sha256"]]
     digest = hashlib.sha256(json.dumps(content).encode())
@@ -152,7 +152,7 @@ class _GrowingArray:
         np.lib.format.write_array_header_1_0(self._stream, header)
 
 
-def _check_samples(samples: pl.DataFrame, classes: Sequence[str], rejects: dict[str, int]) -> dict[str, dict[str, int]]:
+def check_samples(samples: pl.DataFrame, classes: Sequence[str], rejects: dict[str, int]) -> dict[str, dict[str, int]]:
     """Counts by split and class. Raises DataError where nothing can be learned from the samples."""
     if samples.is_empty():
         why = ", ".join(f"{count} {rule}" for rule, count in rejects.items()) or "the source is empty"
@@ -169,7 +169,7 @@ def _check_samples(samples: pl.DataFrame, classes: Sequence[str], rejects: dict[
     return {split: {name: found.get((split, label), 0) for label, name in enumerate(classes)} for split in SPLITS}
 
 
-def _train_mean(images_path: Path, samples: pl.DataFrame) -> list[float]:
+def train_mean(images_path: Path, samples: pl.DataFrame) -> list[float]:
     """Mean colour of the training images, 0 to 1, read in blocks so that memory stays bounded."""
     images = np.load(images_path, mmap_mode="r")
     rows = np.flatnonzero((samples["split"] == "train").to_numpy())
@@ -179,7 +179,7 @@ def _train_mean(images_path: Path, samples: pl.DataFrame) -> list[float]:
     return [round(float(value), 6) for value in total / len(rows) / 255]
 
 
-def _record(path: Path) -> dict[str, Any]:
+def file_record(path: Path) -> dict[str, Any]:
     sync(path)
     return {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
 

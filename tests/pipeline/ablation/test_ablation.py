@@ -199,6 +199,23 @@ def test_an_ablation_stopped_again_and_again_ends_as_if_it_had_never_been(
 
 
 @pytest.mark.slow
+def test_a_cross_validation_stopped_again_and_again_ends_as_if_it_had_never_been(tmp_path: Path, foreguard: Foreguard) -> None:
+    few = ["folds=2", "masks=[{train: none, test: none}]", "degradation=null", "decomposition=null", "silhouette=false"]
+    directories = [tmp_path / name for name in ("whole", "stopped")]
+    code, said = foreguard.run(words(directories[0], *few))
+    assert code == 0, said
+    luck, stops = random.Random(3), 0
+    for stops in range(40):
+        how = (signal.SIGINT, signal.SIGKILL)[stops % 2]
+        code, said = foreguard.stop_somewhere(words(directories[1], *few), luck, how)
+        if code == 0:
+            break
+    assert code == 0, said
+    assert stops > 2
+    assert_frame_equal(*(outcomes(directory) for directory in directories), check_exact=True)
+
+
+@pytest.mark.slow
 def test_what_is_finished_is_never_made_again_neither_here_nor_by_another_ablation_of_the_same_store(
     tmp_path: Path, foreguard: Foreguard, whole: Path
 ) -> None:
