@@ -16,7 +16,7 @@ import numpy as np
 from pipeline.data.gtsrb.fitting import plain_outline, refined_outline
 from pipeline.data.gtsrb.shapes import SHAPES, coverage, soft_iou
 from pipeline.data.gtsrb.source import TEST_IMAGES, TEST_TABLE
-from pipeline.data.images import read_image
+from pipeline.data.images import read_picture
 
 OUTLINES = Path(__file__).parents[1] / "tests" / "pipeline" / "data" / "gtsrb_outlines.json"
 SIZES = ("small", "medium", "large")
@@ -55,7 +55,7 @@ def measure(root: Path) -> list[Measured]:
     boxes = _boxes(root, entries)
     results = []
     for file, entry in entries.items():
-        image, roi, number = read_image(root / file), boxes[file], entry["class_number"]
+        image, roi, number = read_picture(root / file), boxes[file], entry["class_number"]
         height, width = image.shape[:2]
         truth = coverage(hand_polygon(entry), width=width, height=height)
         plain, refined = plain_outline(roi, number), refined_outline(image, roi, number)

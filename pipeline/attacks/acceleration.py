@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from pipeline.system import System, SystemOfStages
+from pipeline.system import TwoStage
 
 Precision = Literal["float32", "bf16"]
 
@@ -21,12 +21,11 @@ Precision = Literal["float32", "bf16"]
 _FOLDING_TOLERANCE = 1e-9
 
 
-def attacked_copy(system: System, images: Float[Tensor, "batch 3 height width"], *, precision: Precision = "float32") -> System:
+def attacked_copy(system: TwoStage, images: Float[Tensor, "batch 3 height width"], *, precision: Precision = "float32") -> TwoStage:
     """A copy of the system as attacks want it: eval mode, no parameter with a gradient, channels last, batch norm folded.
 
     The copy has the system's methods, mask source and fill, so every objective takes it in place of the system, in the state of
-    ``system.attacked``. It does not follow later changes of the system's weights. The system itself is left as it is; one whose
-    stages are not known (no ``SystemOfStages``) is returned, for nobody can say which of its parts may compute in another way.
+    ``system.attacked``. It does not follow later changes of the system's weights. The system itself is left as it is.
 
     Args:
         system: weights in float32 or wider.
@@ -36,13 +35,11 @@ def attacked_copy(system: System, images: Float[Tensor, "batch 3 height width"],
             gradients stay in float32. A logit then carries 8 binary digits: enough to climb, not enough for a verdict. It pays on
             CPUs with bfloat16 instructions (AVX-512 BF16, AMX) and on GPUs.
     """
-    if not isinstance(system, SystemOfStages):
-        return system
     fast = copy.deepcopy(system)
-    fast.map_stages(lambda stage: _Stage(fold_batch_norms(stage, images), precision))
-    assert isinstance(fast, nn.Module)
-    fast.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-    return fast
+    fast.classifier = _Stage(fold_batch_norms(fast.classifier, images), precision)
+    if fast.segmenter is not None:
+        fast.segmenter = _Stage(fold_batch_norms(fast.segmenter, images), precision)
+    return fast.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 
 class _Stage(nn.Module):

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.data.dataset import open_prepared, read_manifest
+from pipeline.data.dataset import FILES, MANIFEST, failed, open_prepared, read_manifest
+from pipeline.data.rejects import REJECTS
 from pipeline.data.sample import Plan, Reject, Sample
 from pipeline.data.store import Store, sync, write_manifest
 from pipeline.errors import DataError, OccupiedError
@@ -37,6 +38,8 @@ class Outcome:
     """Samples by split and class name."""
     rejects: dict[str, int]
     """Rejected objects by rule."""
+    notes: dict[str, int]
+    """Samples that something is to be said of, by the names of ``notes.NOTES``."""
     seconds: float
 
 
@@ -44,18 +47,19 @@ def write_prepared(plan: Plan, target: Path, *, name: str, image_size: int, root
     """Turn a plan into the prepared data set ``target``.
 
     The directory is written under a temporary name beside ``target`` and renamed when every byte is on the disk, so it is either
-    complete or absent. ``workers`` processes decode (0: in this process); the result does not depend on how many. ``root`` is the
-    source's root, to which the recorded paths of the source files are relative.
+    complete or absent; where no usable sample is left, it holds rejects.csv alone, which the next call replaces. ``workers``
+    processes decode (0: in this process); the result does not depend on how many. ``root`` is the source's root, to which the
+    recorded paths of the source files are relative.
 
     Raises DataError: target exists with another recipe, source or damage; no samples; a class that cannot be trained on.
     Raises OccupiedError where another process is writing it, RunError where the lock beside it cannot be made.
     """
     made_from = {"name": name, "image_size": image_size, "recipe": dict(plan.recipe), "source": _source_signature(plan.files, root)}
     made_from = json.loads(json.dumps(made_from))
-    if target.exists():
+    if target.exists() and not failed(target):
         return _existing(target, made_from)
     started = time.monotonic()
-    with partial_directory(target) as partial:
+    with _partial_directory(target) as partial:
         store = Store(partial, image_size, plan.rejects)
         try:
             with progress_bar("preparing", total=len(plan.items), unit="items") as advance:
@@ -64,10 +68,30 @@ def write_prepared(plan: Plan, target: Path, *, name: str, image_size: int, root
                     advance()
         finally:
             store.close()
-        manifest = store.finish(plan.classes, made_from)
+        try:
+            manifest = store.finish(plan.classes, made_from)
+        except DataError as error:
+            _keep_rejects(partial, target)
+            raise DataError(f"{error}; each one is in {target / REJECTS}") from error
         manifest["seconds"] = round(time.monotonic() - started, 3)
         write_manifest(partial, manifest)
     return _outcome(manifest, unchanged=False)
+
+
+def _keep_rejects(partial: Path, target: Path) -> None:
+    for name in (*FILES, MANIFEST):
+        if name != REJECTS:
+            (partial / name).unlink(missing_ok=True)
+    _put(partial, target)
+
+
+def _put(partial: Path, target: Path) -> None:
+    """Rename ``partial`` to ``target``, in the place of the rejects of an earlier call."""
+    sync(partial)
+    if failed(target):
+        shutil.rmtree(target)
+    partial.rename(target)
+    sync(target.parent)
 
 
 def _outcome(manifest: dict[str, Any], *, unchanged: bool) -> Outcome:
@@ -76,6 +100,7 @@ def _outcome(manifest: dict[str, Any], *, unchanged: bool) -> Outcome:
         num_samples=manifest["num_samples"],
         counts=manifest["counts"],
         rejects=manifest["rejects"],
+        notes=manifest["notes"],
         seconds=manifest["seconds"],
     )
 
@@ -138,7 +163,7 @@ def _quiet_worker() -> None:
 
 
 @contextmanager
-def partial_directory(target: Path) -> Iterator[Path]:
+def _partial_directory(target: Path) -> Iterator[Path]:
     """An empty temporary directory beside ``target``, renamed to it on success and removed on any failure.
 
     Only who holds the lock touches it. The lock lies outside, because the directory comes and goes, and is never deleted: a second
@@ -151,16 +176,14 @@ def partial_directory(target: Path) -> Iterator[Path]:
     except OSError as error:
         raise DataError(f"{target}: cannot be written ({error.strerror})") from error
     with locked(lock, busy=busy):
-        if target.exists():  # the other process came to its end between our look and our lock
+        if target.exists() and not failed(target):  # the other process came to its end between our look and our lock
             raise OccupiedError(busy, lock)
         try:
             if partial.exists():  # of a run that was killed
                 shutil.rmtree(partial)
             partial.mkdir()
             yield partial
-            sync(partial)
-            partial.rename(target)
-            sync(target.parent)
+            _put(partial, target)
         except OSError as error:
             raise DataError(f"{target}: cannot be written ({error.strerror}); nothing was kept") from error
         finally:

@@ -15,13 +15,14 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int64, UInt8
 
+from pipeline.data.rejects import REJECTS
 from pipeline.data.sample import Split
 from pipeline.errors import DataError
 from pipeline.runs.files import canonical_sha256, file_sha256
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "dataset.json"
-FILES = ("images.npy", "masks.npy", "labels.npy", "samples.parquet", "rejects.csv")
+FILES = ("images.npy", "masks.npy", "labels.npy", "samples.parquet", REJECTS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +37,8 @@ class PreparedDataset:
     """Side in pixels."""
     fingerprint: str
     """SHA-256 over pixels, masks, labels, ids, groups, splits and classes: equal fingerprints mean equal data on any machine."""
-    mean: tuple[float, float, float]
-    """Mean colour of the training images in [0,1]: the fill ``mean``."""
+    mean: tuple[float, float, float] | None
+    """Mean colour of the training images in [0,1]: the fill ``mean``. None for a set without training images."""
     recipe: dict[str, Any]
     images: UInt8[np.ndarray, "samples side side 3"] = field(repr=False)
     masks: UInt8[np.ndarray, "samples side side"] = field(repr=False)
@@ -50,6 +51,14 @@ class PreparedDataset:
     @property
     def num_classes(self) -> int:
         return len(self.classes)
+
+    def train_mean(self) -> tuple[float, float, float]:
+        """Mean colour of the training images. Raises DataError for a set without any."""
+        if self.mean is None:
+            raise DataError(
+                f"{self.path}: no sample is in the train split: it is a set for testing (evaluate ... allow_other_data=true)"
+            )
+        return self.mean
 
     def indices(self, split: Split) -> Int64[np.ndarray, " of_split"]:
         """Rows of one split, ascending. Raises DataError for a split without samples."""
@@ -84,7 +93,7 @@ def open_prepared(path: Path, *, verify: bool = True) -> PreparedDataset:
         classes=tuple(manifest["classes"]),
         image_size=manifest["image_size"],
         fingerprint=manifest["fingerprint"],
-        mean=(manifest["mean"][0], manifest["mean"][1], manifest["mean"][2]),
+        mean=tuple(manifest["mean"]) if manifest["mean"] else None,
         recipe=manifest["recipe"],
         images=images,
         masks=masks,
@@ -99,6 +108,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise DataError(f"{path}: no such directory; make it with: foreguard prepare data=... prepared={path}")
     if not path.is_dir():
         raise DataError(f"{path}: is a file; expected the directory of a prepared data set")
+    if failed(path):
+        raise DataError(f"{path}: its preparation left no usable sample; {path / REJECTS} says why, file by file")
     if not (path / MANIFEST).is_file():
         raise DataError(
             f"{path}: not a prepared data set ({MANIFEST} is missing); make one with: foreguard prepare data=... prepared=..."
@@ -113,6 +124,11 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if manifest["format"] != FORMAT:
         raise DataError(f"{path}: format {manifest['format']} is not format {FORMAT} of this version; prepare it again")
     return manifest
+
+
+def failed(path: Path) -> bool:
+    """Whether a directory holds nothing but the rejects of a preparation that left no usable sample."""
+    return path.is_dir() and [entry.name for entry in path.iterdir()] == [REJECTS]
 
 
 def _check_file(path: Path, recorded: dict[str, Any] | None, *, verify: bool) -> None:

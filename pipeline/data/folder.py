@@ -1,33 +1,32 @@
 """The user's own images, masks and labels: one sub-folder per class, or a CSV file."""
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-from jaxtyping import UInt8
 from pydantic import ConfigDict, Field
 
 from pipeline.data.folder_listing import TABLE, Entry, list_folder
-from pipeline.data.images import Box, UnreadableImage, crop, read_image, read_mask, resize, square_around
+from pipeline.data.images import Box, ImageFile, Raster, open_image, square_around
+from pipeline.data.mask_values import FOREGROUND
+from pipeline.data.rules import Rejected
 from pipeline.data.sample import Plan, Reject, Sample, Split
 from pipeline.data.splits import assign_splits
-from pipeline.errors import ConfigError, DataError
+from pipeline.errors import ConfigError
 
-RECIPE_VERSION = 1
-FOREGROUND = 128
-"""From this value on a pixel of a mask counts as foreground when its box is sought."""
-MASK_VALUES = "0 to 255 is the foreground share; a largest value of 1 means 0 and 1"
+RECIPE_VERSION = 2
+MASK_VALUES = "two values are background and object, more are the foreground share: the rules of mask_values"
 
 
 @dataclass(frozen=True, kw_only=True)
 class FolderConfig:
     """Own data: images/CLASS/NAME.* beside masks/CLASS/NAME.*, or labels.csv with columns image, mask, label[, split][, group].
 
-    Masks are grey, 0 background to 255 foreground; a mask whose largest value is 1 is read as 0 and 1. The EXIF orientation of
-    images and masks is applied, as viewers do.
+    Masks are grey, 0 background to 255 foreground, or have exactly two values, 0 and another. The EXIF orientation of images and
+    masks is applied, as viewers do.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
@@ -61,16 +60,13 @@ class FolderItem:
 def plan(config: FolderConfig) -> Plan:
     """List images with masks and labels, and draw splits by group for those that have none.
 
-    Raises ConfigError (fractions) and DataError (layout, a wrong row of the table with its number, nothing found).
+    Raises ConfigError (fractions) and DataError (layout, a wrong row of the table with its number).
     """
     if config.val_fraction + config.test_fraction >= 1:
         raise ConfigError("data.val_fraction + data.test_fraction must be below 1: the rest is for training")
     listing = list_folder(config.root)
     entries, lonely = _without_lonely(listing.entries)
     rejects = listing.rejects + lonely
-    if not entries:
-        why = ", ".join(f"{count} {rule}" for rule, count in sorted(Counter(reject.rule for reject in rejects).items()))
-        raise DataError(f"{config.root}: no image with a mask and a label ({why or 'it is empty'})")
     classes = tuple(sorted({entry.class_name for entry in entries}))
     label_of = {name: label for label, name in enumerate(classes)}
     files = {config.root / name for entry in entries for name in (entry.image, entry.mask)}
@@ -117,29 +113,18 @@ def _items(entries: list[Entry], label_of: dict[str, int], config: FolderConfig)
 def load_item(item: FolderItem, *, root: Path, image_size: int, context: float | None) -> list[Sample | Reject]:
     """Decode one image with its mask and cut the square."""
     try:
-        image = read_image(root / item.entry.image, upright=True)
-    except UnreadableImage as error:
-        return [_reject(item, "unreadable-image", str(error))]
-    try:
-        stored = read_mask(root / item.entry.mask, upright=True)
-    except UnreadableImage as error:
-        return [_reject(item, "unreadable-mask", f"{item.entry.mask}: {error}")]
-    height, width = stored.shape
-    if image.shape[:2] != stored.shape:
-        return [
-            _reject(item, "size-mismatch", f"the image has {image.shape[1]} x {image.shape[0]} pixels, the mask {width} x {height}")
-        ]
-    largest = int(stored.max())
-    if largest == 0:
-        return [_reject(item, "empty-mask", "all pixels are 0")]
-    if 1 < largest < FOREGROUND:
-        return [_reject(item, "faint-mask", f"the largest value is {largest}: neither a mask of 0 to 255 nor of 0 and 1")]
-    mask = stored * np.uint8(255) if largest == 1 else stored
-    box = (0.0, 0.0, float(width), float(height)) if context is None else _box_of(mask)
-    left, top, side = square_around(box, context=context or 0.0, width=width, height=height)
-    small_mask = resize(crop(mask, left, top, side, replicate=False), image_size)
-    if not small_mask.any():
-        return [_reject(item, "empty-mask", f"nothing is left of it at {image_size} pixels")]
+        with open_image(root / item.entry.image) as picture:
+            mask = _read_mask(picture, root / item.entry.mask, item.entry.mask)
+            box = (0.0, 0.0, float(mask.width), float(mask.height)) if context is None else _box_of(mask)
+            left, top, side = square_around(box, context=context or 0.0, width=mask.width, height=mask.height)
+            small_mask = mask.square(left, top, side, image_size)
+            if not small_mask.any():
+                raise Rejected("empty-mask", f"nothing is left of it at {image_size} pixels")
+            image = picture.picture(shrink=side / image_size)
+            small_image = image.square(left, top, side, image_size)
+    except Rejected as error:
+        where = {"source_file": item.entry.image, "item": item.entry.sample_id}
+        return [Reject(**where, rule=error.rule, detail=error.detail, label=item.label)]
     sample = Sample(
         sample_id=item.entry.sample_id,
         source_file=item.entry.image,
@@ -147,17 +132,46 @@ def load_item(item: FolderItem, *, root: Path, image_size: int, context: float |
         label=item.label,
         split=item.split,
         box=(float(left), float(top), float(left + side), float(top + side)),
-        mask_recipe="file-0-1" if largest == 1 else "file-0-255",
-        image=resize(crop(image, left, top, side, replicate=True), image_size),
+        mask_recipe=mask.recipe,
+        image=small_image,
         mask=small_mask,
+        notes=image.notes | mask.notes,
     )
     return [sample]
 
 
-def _box_of(mask: UInt8[np.ndarray, "height width"]) -> Box:
-    rows, columns = np.flatnonzero((mask >= FOREGROUND).any(axis=1)), np.flatnonzero((mask >= FOREGROUND).any(axis=0))
-    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
+def _read_mask(picture: ImageFile, path: Path, name: str) -> Raster:
+    """The mask of a picture, of its size. Raises ``Rejected`` with the mask's name."""
+    try:
+        with open_image(path) as stored:
+            _check_sizes(picture, stored)
+            mask = stored.mask()
+            turned_alone = picture.turn > 1 and stored.turn == 1 and picture.stored_size == (picture.width, picture.height)
+    except Rejected as error:
+        rule = "unreadable-mask" if error.rule == "unreadable-image" else error.rule
+        raise Rejected(rule, f"{name}: {error.detail}") from error
+    notes = {"turned-alone"} if turned_alone else set()
+    return replace(mask, notes=frozenset(notes | ({"border-foreground"} if _fills_border(mask) else set())))
 
 
-def _reject(item: FolderItem, rule: str, detail: str) -> Reject:
-    return Reject(source_file=item.entry.image, item=item.entry.sample_id, rule=rule, detail=detail)
+def _check_sizes(picture: ImageFile, mask: ImageFile) -> None:
+    if (picture.width, picture.height) == (mask.width, mask.height):
+        return
+    sizes = f"the image has {picture.width} x {picture.height} pixels, the mask {mask.width} x {mask.height}"
+    if picture.stored_size == mask.stored_size:
+        turn = picture.turn if picture.turn > 1 else mask.turn
+        raise Rejected("turned-image", f"{sizes}: EXIF orientation {turn} turns the one and not the other")
+    raise Rejected("size-mismatch", sizes)
+
+
+def _fills_border(mask: Raster) -> bool:
+    lines = ((0, 0, mask.width, 1), (0, mask.height - 1, mask.width, mask.height))
+    sides = ((0, 0, 1, mask.height), (mask.width - 1, 0, mask.width, mask.height))
+    return all(np.asarray(mask.image.crop(line)).min() >= FOREGROUND for line in lines + sides)
+
+
+def _box_of(mask: Raster) -> Box:
+    """Of the pixels that count as foreground; a mask that is no share but has none is kept whole by its rules."""
+    box = mask.image.point([0] * FOREGROUND + [255] * (256 - FOREGROUND)).getbbox()
+    assert box is not None  # the largest value of a mask that was accepted is foreground
+    return float(box[0]), float(box[1]), float(box[2]), float(box[3])

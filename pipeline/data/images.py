@@ -1,43 +1,262 @@
-"""Reading, cropping and resizing of image files: the part that all sources share."""
+"""The one reader of pixels, for all sources and for predict, and the cutting of squares.
 
+What a file holds is decided by its mode, pages and EXIF orientation before anything is converted. Memory is bounded: a picture
+that takes more than ``LIMIT`` bytes is refused, JPEG is decoded at reduced size where a small square is wanted, and large squares
+are shrunk strip by strip.
+"""
+
+import stat
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from jaxtyping import Float32, UInt8
+from PIL import Image, UnidentifiedImageError
+
+from pipeline.data.file_kinds import describe
+from pipeline.data.mask_values import DEEP_MODES, StoredMask, deep_picture, read_weights
+from pipeline.data.rules import Rejected
 
 Box = tuple[float, float, float, float]
 
+LIMIT = 200 * 2**20
+"""Bytes that one decoded picture may take: 52 million pixels in colour, 209 million in grey."""
+EXACT_PIXELS = 2**24
+"""Squares up to this size are cut and resized in one piece."""
+STRIP_PIXELS = 2**21
+PAPER = (255, 255, 255)
+"""What transparent pixels of a picture are laid on."""
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes a stored picture upright, by its EXIF orientation."""
+# EPS runs another program, and the others are containers that Pillow names but cannot decode.
+_NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+# One photograph with a preview, one drawing with its layers, one icon in several sizes: the first is what is meant.
+_ONE_PICTURE = {"ICNS", "ICO", "MPO", "PSD"}
 
-class UnreadableImage(Exception):  # noqa: N818 - it becomes a Reject, not a failure
-    """The file is missing, truncated or no image; the message is one line."""
+
+@cache
+def readable_formats() -> tuple[str, ...]:
+    """Every format that Pillow decodes on this machine."""
+    Image.init()
+    return tuple(sorted(set(Image.OPEN) - _NOT_DECODED))
 
 
-def read_image(path: Path, *, upright: bool = False) -> UInt8[np.ndarray, "height width 3"]:
-    """Decode a file to RGB.
-
-    PIL and not OpenCV, because OpenCV fills the missing part of a truncated JPEG with grey and returns it as an image.
-    ``upright`` applies the EXIF orientation; leave it off where annotations refer to the stored pixels (COCO).
-    Raises ``UnreadableImage``.
-    """
-    return _decode(path, mode="RGB", upright=upright)
+@cache
+def image_suffixes() -> frozenset[str]:
+    """The endings of their files, in small letters, with the dot."""
+    known = set(readable_formats())
+    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in known)
 
 
-def read_mask(path: Path, *, upright: bool = False) -> UInt8[np.ndarray, "height width"]:
-    """Decode a mask file to one 8-bit channel as it is stored (no scaling). Raises ``UnreadableImage``."""
-    return _decode(path, mode="L", upright=upright)
+@dataclass(frozen=True)
+class Raster:
+    """Upright pixels of a file, perhaps fewer than it holds."""
+
+    image: Image.Image
+    kind: Literal["RGB", "L"]
+    """What its pixels are read as: pictures in colour, masks as foreground share."""
+    scale: int
+    """Pixels of the file, along each side, in one pixel of ``image``. One at the end of the stored lines may have fewer."""
+    width: int
+    """Of the file, upright."""
+    height: int
+    """Of the file, upright."""
+    turn: int
+    """EXIF orientation of the file: which end of a line was stored last."""
+    notes: frozenset[str] = frozenset()
+    """What else is to be said of it, by the names of ``notes.NOTES``."""
+    recipe: str = ""
+    """How a mask was read; empty for a picture."""
+
+    def array(self) -> UInt8[np.ndarray, "height width *channels"]:
+        """All pixels."""
+        return np.asarray(self.image.convert(self.kind))
+
+    def square(self, left: int, top: int, side: int, size: int) -> UInt8[np.ndarray, "size size *channels"]:
+        """A square of the file at ``size`` x ``size`` pixels, by area interpolation where it shrinks.
+
+        Beyond the file a picture repeats its border, and a mask is background.
+        """
+        replicate = self.kind == "RGB"
+        if self.scale > 1 or side * side > EXACT_PIXELS:
+            return self._shrunk(left, top, side, size, replicate)
+        x, y = max(left, 0), max(top, 0)
+        inner = self.image.crop((x, y, min(left + side, self.width), min(top + side, self.height)))
+        return resize(crop(np.asarray(inner.convert(self.kind)), left - x, top - y, side, replicate=replicate), size)
+
+    def _shrunk(self, left: int, top: int, side: int, size: int, replicate: bool) -> UInt8[np.ndarray, "size size *channels"]:
+        """The same without ever holding the square: strips of rows, each shrunk along both axes and added up."""
+        width, height = self.image.size
+        x = left + (width * self.scale - self.width if self.turn in (2, 3, 6, 7) else 0)
+        y = top + (height * self.scale - self.height if self.turn in (3, 4, 7, 8) else 0)
+        across = _area_weights(x / self.scale, side / self.scale, width, size, replicate=replicate)
+        down = _area_weights(y / self.scale, side / self.scale, height, size, replicate=replicate)
+        num_channels = len(self.kind) if self.kind == "RGB" else 1
+        total = np.zeros((size, num_channels * size), dtype=np.float32)
+        rows = max(1, STRIP_PIXELS // width)
+        for start in range(0, height, rows):
+            weights = down[:, start : start + rows]
+            if weights.any():
+                strip = self.image.crop((0, start, width, min(start + rows, height))).convert(self.kind)
+                pixels = np.asarray(strip, dtype=np.float32).reshape(strip.height, width, num_channels)
+                narrow = np.tensordot(pixels, across, axes=(1, 1))  # rows, channels, size
+                total += weights @ narrow.reshape(strip.height, -1)
+        square = np.rint(total).clip(0, 255).astype(np.uint8).reshape(size, num_channels, size)
+        return np.ascontiguousarray(square.transpose(0, 2, 1) if num_channels > 1 else square[:, 0])
 
 
-def _decode(path: Path, *, mode: str, upright: bool) -> np.ndarray:
+class ImageFile:
+    """An opened file whose pixels are not decoded yet. ``open_image`` makes it; it is good within its context only."""
+
+    def __init__(self, image: Image.Image, name: str) -> None:
+        self._image, self._name = image, name
+        self.turn = _orientation(image)
+        """EXIF orientation, 1 to 8: 1 is upright."""
+        width, height = image.size
+        # Pillow turns TIFF by itself, and announces the upright size.
+        swapped = self.turn >= 5 and image.format != "TIFF"
+        self.width, self.height = (height, width) if swapped else (width, height)
+
+    @property
+    def stored_size(self) -> tuple[int, int]:
+        """Width and height without the EXIF orientation."""
+        return (self.height, self.width) if self.turn >= 5 else (self.width, self.height)
+
+    def picture(self, *, shrink: float = 1.0) -> Raster:
+        """The picture in 8-bit colour. ``shrink``: pixels of the file, along each side, that become one pixel in the end.
+
+        Transparent pixels are laid on white; 16-bit and floating-point pixels are scaled by their range. Raises ``Rejected``.
+        """
+        with _in_own_words(self._name):
+            image, scale = self._decoded(shrink)
+            notes = {"turned"} if self.turn > 1 else set()
+            if image.mode in DEEP_MODES:
+                image = deep_picture(image)
+                notes.add("scaled")
+            elif image.has_transparency_data:
+                image, composited = _on_paper(image)
+                notes |= {"composited"} if composited else set()
+            elif image.mode not in ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr"):
+                raise Rejected("unsupported-mode", f"mode {image.mode} has no agreed meaning as 8-bit colour")
+            kept = image if image.mode in ("L", "RGB") else image.convert("L" if image.mode == "1" else "RGB")
+            return Raster(kept, "RGB", scale, self.width, self.height, self.turn, frozenset(notes))
+
+    def mask(self) -> Raster:
+        """The foreground share of each pixel, by the rules of ``mask_values``. Raises ``Rejected``."""
+        with _in_own_words(self._name):
+            image, _ = self._decoded(1.0)
+            stored: StoredMask = read_weights(image, lossy=self._image.format in ("JPEG", "MPO", "WEBP", "AVIF", "JPEG2000"))
+            return Raster(stored.weights, "L", 1, self.width, self.height, self.turn, recipe=stored.recipe)
+
+    def _decoded(self, shrink: float) -> tuple[Image.Image, int]:
+        """The upright pixels, and how many pixels of the file lie along the side of one."""
+        image = self._image
+        stored = image.size
+        if (pages := getattr(image, "n_frames", 1)) > 1 and image.format not in _ONE_PICTURE:
+            raise Rejected("several-pages", f"{pages} pages or frames, and one picture is wanted")
+        if stored[0] * stored[1] > EXACT_PIXELS and shrink >= 2 * 2:  # at least two pixels are left to average over
+            image.draft(None, (round(stored[0] * 2 / shrink), round(stored[1] * 2 / shrink)))
+        width, height = image.size
+        needed = width * height * {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}.get(image.mode, 4)
+        if needed > LIMIT:
+            what = f"{stored[0]} x {stored[1]} pixels of {image.format}, which cannot be decoded in parts, take {needed >> 20} MiB"
+            raise Rejected("too-many-pixels", f"{what}, at most {LIMIT >> 20} MiB are read")
+        image.load()
+        turn = _orientation(image)  # 1 by now where the reader has turned it
+        scale = round(stored[0] / width) if width < stored[0] else 1
+        return (image.transpose(TURNS[turn]) if turn > 1 else image), scale
+
+
+@contextmanager
+def open_image(path: Path) -> Iterator[ImageFile]:
+    """Open a file of any format that Pillow reads. Raises ``Rejected``: missing, no image, damaged."""
+    with _in_own_words(str(path)):
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would wait for ever
+            raise Rejected("unreadable-image", "it is no file")
+        image = Image.open(path, formats=readable_formats())
+    with image:
+        with _in_own_words(str(path)):
+            opened = ImageFile(image, str(path))
+        yield opened
+
+
+def read_picture(path: Path) -> UInt8[np.ndarray, "height width 3"]:
+    """All pixels of a picture, upright, 8-bit RGB. Raises ``Rejected``."""
+    with open_image(path) as opened:
+        return opened.picture().array()
+
+
+@contextmanager
+def _in_own_words(path: str) -> Iterator[None]:
+    """Whatever a reader says becomes ``Rejected`` with one line; its warnings are dropped, and the limit on size is ours."""
+    former, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
-        with Image.open(path) as image:
-            turned = ImageOps.exif_transpose(image) if upright else image
-            return np.asarray(turned.convert(mode))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except Rejected:
+        raise
     except FileNotFoundError as error:
-        raise UnreadableImage("the file does not exist") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UnreadableImage(" ".join(str(error).split()) or type(error).__name__) from error
+        raise Rejected("unreadable-image", "the file does not exist") from error
+    except UnidentifiedImageError as error:
+        raise Rejected("unreadable-image", describe(Path(path))) from error
+    except Exception as error:  # a damaged file meets struct.error, IndexError, KeyError, RuntimeError ... in Pillow's readers
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise Rejected("unreadable-image", f"it is damaged or cut short ({said[:200]})") from error
+    finally:
+        Image.MAX_IMAGE_PIXELS = former
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        turn = image.getexif().get(0x0112, 1)
+    except Exception:  # damaged EXIF data beside sound pixels are common, and viewers ignore them
+        return 1
+    return turn if turn in TURNS else 1
+
+
+def _on_paper(image: Image.Image) -> tuple[Image.Image, bool]:
+    """A picture with its transparent pixels laid on white, and whether there were any."""
+    clear = image.convert("RGBA")
+    least, most = clear.getchannel("A").getextrema()
+    if most == 0:
+        raise Rejected("transparent-image", "every pixel is transparent")
+    colours = clear.convert("RGB")
+    if least == 255:
+        return colours, False
+    paper = Image.new("RGB", image.size, PAPER)
+    paper.paste(colours, mask=clear.getchannel("A"))
+    return paper, True
+
+
+def _area_weights(start: float, side: float, length: int, size: int, *, replicate: bool) -> Float32[np.ndarray, "{size} {length}"]:
+    """Which share of each of ``size`` equal parts of [start, start + side] every pixel of a line of ``length`` pixels covers.
+
+    What lies beyond the line counts for its end pixel with ``replicate``, and for none without.
+    """
+    step = side / size
+    low = start + step * np.arange(size)[:, None]
+    high = low + step
+    pixels = np.arange(length)
+    weights = np.clip(np.minimum(high, pixels + 1) - np.maximum(low, pixels), 0, None)
+    if replicate:
+        weights[:, :1] += np.clip(np.minimum(high, 0) - low, 0, None)
+        weights[:, -1:] += np.clip(high - np.maximum(low, length), 0, None)
+    return np.asarray(weights / step, dtype=np.float32)
 
 
 def square_around(box: Box, *, context: float, width: int, height: int) -> tuple[int, int, int]:

@@ -15,6 +15,7 @@ from pipeline.data.dataset import open_prepared
 from pipeline.data.folder import FolderConfig
 from pipeline.data.gtsrb import source as gtsrb
 from pipeline.data.gtsrb.source import GtsrbConfig
+from pipeline.data.notes import note_lines
 from pipeline.data.preview import write_contact_sheet
 from pipeline.data.sample import SPLITS, Plan
 from pipeline.data.synthetic import source as synthetic
@@ -86,4 +87,5 @@ def _summary(target: Path, outcome: Outcome) -> str:
         lines += [f"{count:>8}  {rule}" for rule, count in outcome.rejects.items()]
     else:
         lines.append("nothing was rejected")
+    lines += [f"note: {line}" for line in note_lines(outcome.notes, outcome.num_samples)]
     return "\n".join(lines)

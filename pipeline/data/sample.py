@@ -34,6 +34,8 @@ class Sample:
     """RGB, 0 to 255."""
     mask: UInt8[np.ndarray, "side side"]
     """Foreground share of each pixel, 0 to 255 (area-interpolated: an edge pixel may be partly foreground)."""
+    notes: frozenset[str] = frozenset()
+    """What is to be counted over the set, by the names of ``notes.NOTES``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +47,11 @@ class Reject:
     item: str
     """What in the file was rejected: the sample id it would have had, or the file's name."""
     rule: str
-    """The rule by name, the same for all rejects of a kind: ``unreadable-image``, ``empty-mask``, ``too-small`` ..."""
+    """The rule by name, one of ``rules.REMEDIES``."""
     detail: str
     """One line with the figures that decided."""
+    label: int | None = None
+    """The class that it would have had, where that is known."""
 
 
 Loader = Callable[[Any], list[Sample | Reject]]

@@ -1,6 +1,5 @@
 """What a prepared data set is built from: arrays that grow on disk, rows in memory, and the manifest that seals them."""
 
-import csv
 import hashlib
 import json
 import os
@@ -15,6 +14,7 @@ import numpy as np
 import polars as pl
 
 from pipeline.data.dataset import FILES, FORMAT, MANIFEST
+from pipeline.data.rejects import RejectLog
 from pipeline.data.sample import SPLITS, Reject, Sample
 from pipeline.errors import DataError
 from pipeline.runs.files import canonical_sha256, file_sha256
@@ -43,29 +43,24 @@ class Store:
         self._directory = directory
         self._images = _GrowingArray(directory / "images.npy", (image_size, image_size, 3))
         self._masks = _GrowingArray(directory / "masks.npy", (image_size, image_size))
-        self._rejects_stream = (directory / "rejects.csv").open("w", newline="", encoding="utf-8")
-        self._rejects_writer = csv.writer(self._rejects_stream)
-        self._rejects_writer.writerow(["rule", "source_file", "item", "detail"])
-        self._by_rule: Counter[str] = Counter()
+        self._rejects = RejectLog(directory)
+        self._notes: Counter[str] = Counter()
         self._rows: list[dict[str, Any]] = []
         self._blocks: list[pl.DataFrame] = []
         for reject in rejects:
-            self._reject(reject)
+            self._rejects.add(reject)
 
     def add(self, results: Sequence[Sample | Reject]) -> None:
         for result in results:
             if isinstance(result, Reject):
-                self._reject(result)
+                self._rejects.add(result)
                 continue
             self._images.append(result.image)
             self._masks.append(result.mask)
             self._rows.append(_row(result))
+            self._notes.update(result.notes)
         if len(self._rows) >= ROWS_IN_BLOCK:
             self._pack()
-
-    def _reject(self, reject: Reject) -> None:
-        self._by_rule[reject.rule] += 1
-        self._rejects_writer.writerow([reject.rule, reject.source_file, reject.item, reject.detail])
 
     def _pack(self) -> None:
         self._blocks.append(pl.DataFrame(self._rows, schema=SCHEMA))
@@ -74,28 +69,28 @@ class Store:
     def close(self) -> None:
         self._images.close()
         self._masks.close()
-        self._rejects_stream.close()
+        self._rejects.close()
 
     def finish(self, classes: Sequence[str], made_from: dict[str, Any]) -> dict[str, Any]:
-        """Write everything but the manifest and return the manifest. Raises DataError where nothing can be learned."""
+        """Write everything but the manifest and return the manifest. Raises DataError where nothing can be learned or tested."""
         self.close()
         self._pack()
         samples = pl.concat(self._blocks)
-        by_rule = dict(sorted(self._by_rule.items()))
-        counts = check_samples(samples, classes, by_rule)
+        counts = _check_samples(samples, classes, self._rejects)
         np.save(self._directory / "labels.npy", samples["label"].to_numpy())
         samples.write_parquet(self._directory / "samples.parquet")
-        files = {name: file_record(self._directory / name) for name in FILES}
+        files = {name: _record(self._directory / name) for name in FILES}
         return {
             "format": FORMAT,
             **made_from,
             "classes": list(classes),
             "num_samples": len(samples),
             "counts": counts,
-            "rejects": by_rule,
-            "mean": train_mean(self._directory / "images.npy", samples),
+            "rejects": self._rejects.by_rule(),
+            "notes": dict(sorted(self._notes.items())),
+            "mean": _train_mean(self._directory / "images.npy", samples),
             "files": files,
-            "fingerprint": fingerprint(classes, files, samples),
+            "fingerprint": _fingerprint(classes, files, samples),
             "versions": {name: version(name) for name in ("foreguard", "numpy", "opencv-python-headless", "pillow", "pycocotools")},
             "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
@@ -114,7 +109,7 @@ def _row(sample: Sample) -> dict[str, Any]:
     }
 
 
-def fingerprint(classes: Sequence[str], files: dict[str, Any], samples: pl.DataFrame) -> str:
+def _fingerprint(classes: Sequence[str], files: dict[str, Any], samples: pl.DataFrame) -> str:
     """Over what the data are, not how they are stored: parquet bytes may differ between versions of polars."""
     content = [FORMAT, list(classes), files["images.npy"]["sha256"], files["masks.npy"]["sha256"]]
     digest = hashlib.sha256(json.dumps(content).encode())
@@ -152,34 +147,41 @@ class _GrowingArray:
         np.lib.format.write_array_header_1_0(self._stream, header)
 
 
-def check_samples(samples: pl.DataFrame, classes: Sequence[str], rejects: dict[str, int]) -> dict[str, dict[str, int]]:
-    """Counts by split and class. Raises DataError where nothing can be learned from the samples."""
+def _check_samples(samples: pl.DataFrame, classes: Sequence[str], rejects: RejectLog) -> dict[str, dict[str, int]]:
+    """Counts by split and class. Raises DataError where nothing can be learned from the samples.
+
+    A set without any training sample is for testing: a system that was trained on another set is evaluated on it.
+    """
     if samples.is_empty():
-        why = ", ".join(f"{count} {rule}" for rule, count in rejects.items()) or "the source is empty"
-        raise DataError(f"no sample was left to prepare (rejected: {why}); loosen the rules under data.* or check the source")
+        raise DataError(f"no sample was left to prepare: {rejects.why()}")
     twice = samples.filter(pl.col("sample_id").is_duplicated())["sample_id"]
     if len(twice):
         raise DataError(f"sample id {twice[0]!r} occurs more than once; every image may be listed once only")
     found = {(split, label): count for split, label, count in samples.group_by("split", "label").len().iter_rows()}
+    learnable = any(split == "train" for split, _ in found)
     for label, class_name in enumerate(classes):
         total, trained = sum(found.get((split, label), 0) for split in SPLITS), found.get(("train", label), 0)
-        if total < 2 or not trained:
-            what = f"has {total} sample(s), {trained} of them for training"
-            raise DataError(f"class {class_name!r} {what}; it needs at least 2, 1 for training: add images or leave the class out")
+        if not total:
+            raise DataError(f"class {class_name!a} has no sample: {rejects.why(label)}")
+        if learnable and (total < 2 or not trained):
+            what = f"has {total} sample(s), {trained} of them for training; it needs at least 2, 1 for training"
+            raise DataError(f"class {class_name!a} {what}: add images or leave the class out; not taken: {rejects.why(label)}")
     return {split: {name: found.get((split, label), 0) for label, name in enumerate(classes)} for split in SPLITS}
 
 
-def train_mean(images_path: Path, samples: pl.DataFrame) -> list[float]:
-    """Mean colour of the training images, 0 to 1, read in blocks so that memory stays bounded."""
+def _train_mean(images_path: Path, samples: pl.DataFrame) -> list[float] | None:
+    """Mean colour of the training images, 0 to 1, read in blocks so that memory stays bounded; None without any."""
     images = np.load(images_path, mmap_mode="r")
     rows = np.flatnonzero((samples["split"] == "train").to_numpy())
+    if not len(rows):
+        return None
     total = np.zeros(3)
     for start in range(0, len(rows), 256):
         total += images[rows[start : start + 256]].mean(axis=(1, 2), dtype=np.float64).sum(axis=0)
     return [round(float(value), 6) for value in total / len(rows) / 255]
 
 
-def file_record(path: Path) -> dict[str, Any]:
+def _record(path: Path) -> dict[str, Any]:
     sync(path)
     return {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
 

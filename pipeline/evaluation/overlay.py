@@ -12,6 +12,11 @@ _BACKGROUND = 0.3
 """Brightness that is left where the mask is 0."""
 
 
+def drawn_side(side: int) -> int:
+    """Width in pixels of the drawing of a square of ``side`` pixels."""
+    return int(np.clip(side, MIN_SIDE, MAX_SIDE))
+
+
 def overlay(
     square: UInt8[np.ndarray, "side side 3"], mask: Float[np.ndarray, "mask_side mask_side"]
 ) -> UInt8[np.ndarray, "drawn drawn 3"]:
@@ -19,7 +24,7 @@ def overlay(
 
     ``mask`` is in [0,1], of any resolution. The drawing is 256 to 512 pixels wide.
     """
-    side = int(np.clip(square.shape[0], MIN_SIDE, MAX_SIDE))
+    side = drawn_side(square.shape[0])
     image = resize(square, side).astype(np.float32)
     weights = cv2.resize(np.ascontiguousarray(mask, dtype=np.float32), (side, side), interpolation=cv2.INTER_LINEAR)
     drawn = np.rint(image * (_BACKGROUND + (1 - _BACKGROUND) * weights[:, :, None])).clip(0, 255).astype(np.uint8)

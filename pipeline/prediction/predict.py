@@ -13,13 +13,15 @@ import numpy as np
 from jaxtyping import UInt8
 from pydantic import ConfigDict, Field
 
-from pipeline.data.images import Box, UnreadableImage, crop, read_image, resize, square_around
+from pipeline.data.images import Box, open_image, square_around
+from pipeline.data.rules import Rejected
 from pipeline.errors import DataError, RunError
 from pipeline.evaluation.override import MaskOverride
 
 if TYPE_CHECKING:
     import torch
 
+    from pipeline.prediction.listing import Listing
     from pipeline.system import TwoStage
 
 PREDICTIONS, MASKS, OVERLAYS = "predictions.jsonl", "masks", "overlays"
@@ -34,7 +36,8 @@ class PredictConfig:
     __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     images: Path
-    """An image, or a folder whose images are taken, those in sub-folders too; other files are left alone."""
+    """An image, or a folder whose images are taken, those in sub-folders and behind links too: all formats that Pillow reads. Other
+    files are left alone and counted."""
     run: Path
     """Where the system is: an ablation (the adversarially trained system with learned masks that its report's answer is about, if
     there is one), an evaluation (the system that was attacked), a run of train-classifier, or the JSON of a checkpoint of it."""
@@ -64,7 +67,9 @@ class Square(NamedTuple):
     name: str
     """Path relative to the folder."""
     pixels: UInt8[np.ndarray, "side side 3"]
-    """The square at its own resolution."""
+    """The square as the system sees it."""
+    shown: UInt8[np.ndarray, "drawn drawn 3"]
+    """The square as large as it is drawn: a batch of photographs at their own resolution would fill the memory."""
     box: Box
     """Of the square in pixels of the file; it may reach beyond it."""
 
@@ -78,8 +83,9 @@ def predict(config: PredictConfig) -> None:
     """
     from pipeline.evaluation.evaluate import choose_device
     from pipeline.prediction.choice import choose_system, load_trained_system
+    from pipeline.prediction.listing import list_images
 
-    files = _list_images(config.images)
+    listing = list_images(config.images)
     device = choose_device(config.accelerator)
     chosen = choose_system(config.run, config.segmenter_run, config.masks)
     system, checkpoint = load_trained_system(chosen, prepared=config.prepared, device=device)
@@ -88,11 +94,11 @@ def predict(config: PredictConfig) -> None:
     errors: list[tuple[str, str]] = []
     try:
         with (out / PREDICTIONS).open("w", encoding="ascii") as lines:
-            _predict_all(config, out, files, system, checkpoint.classes, checkpoint.image_size, lines, errors, device)
+            _predict_all(config, out, listing.files, system, checkpoint.classes, checkpoint.image_size, lines, errors, device)
     except OSError as error:
         raise RunError(f"{out}: cannot be written: {error.strerror or error}") from error
-    print(f"system: {chosen.name}, masks {system.mask_config.source.value}")
-    _report(config, out, len(files), errors, checkpoint.image_size)
+    print(f"system: {chosen.name}, masks {system.masking.source.value}")
+    _report(config, out, listing, errors, checkpoint.image_size)
 
 
 def _predict_all(
@@ -111,9 +117,9 @@ def _predict_all(
     done = 0
     try:
         with progress_bar("predict", total=len(files), unit="images") as step:
-            for batch in _batches(config, files):
+            for batch in _batches(config, files, image_size):
                 squares = [item for item in batch if isinstance(item, Square)]
-                found = iter(_predict_batch(out, system, classes, image_size, squares, device))
+                found = iter(_predict_batch(out, system, classes, squares, device))
                 for item in batch:
                     if isinstance(item, Square):
                         lines.write(json.dumps(next(found)) + "\n")
@@ -127,14 +133,14 @@ def _predict_all(
         raise KeyboardInterrupt(f"interrupted after {done} of {len(files)} images; they are in {out}") from interrupt
 
 
-def _batches(config: PredictConfig, files: list[tuple[str, Path]]) -> Iterator[list[Square | tuple[str, str]]]:
+def _batches(config: PredictConfig, files: list[tuple[str, Path]], image_size: int) -> Iterator[list[Square | tuple[str, str]]]:
     """Squares, or names with what is wrong, in the order of the files."""
     batch: list[Square | tuple[str, str]] = []
     for number, (name, path) in enumerate(files, start=1):
         try:
-            batch.append(_cut(number, name, read_image(path, upright=True), config.square))
-        except UnreadableImage as error:
-            batch.append((name, str(error)))
+            batch.append(_cut(number, name, path, config.square, image_size))
+        except Rejected as error:
+            batch.append((name, error.detail))
         if len(batch) == config.batch_size:
             yield batch
             batch = []
@@ -142,19 +148,29 @@ def _batches(config: PredictConfig, files: list[tuple[str, Path]]) -> Iterator[l
         yield batch
 
 
-def _cut(number: int, name: str, image: np.ndarray, square: Literal["crop", "pad"]) -> Square:
-    height, width = image.shape[:2]
-    if square == "crop":
-        side = min(height, width)
-        left, top = (width - side) // 2, (height - side) // 2
-    else:
-        left, top, side = square_around((0, 0, width, height), context=0.0, width=width, height=height)
-    box = (float(left), float(top), float(left + side), float(top + side))
-    return Square(number=number, name=name, pixels=crop(image, left, top, side, replicate=True), box=box)
+def _cut(number: int, name: str, path: Path, square: Literal["crop", "pad"], image_size: int) -> Square:
+    from pipeline.evaluation.overlay import drawn_side
+
+    with open_image(path) as opened:
+        width, height = opened.width, opened.height
+        if square == "crop":
+            side = min(height, width)
+            left, top = (width - side) // 2, (height - side) // 2
+        else:
+            left, top, side = square_around((0, 0, width, height), context=0.0, width=width, height=height)
+        drawn = drawn_side(side)
+        picture = opened.picture(shrink=side / max(drawn, image_size))
+        return Square(
+            number=number,
+            name=name,
+            pixels=picture.square(left, top, side, image_size),
+            shown=picture.square(left, top, side, drawn),
+            box=(float(left), float(top), float(left + side), float(top + side)),
+        )
 
 
 def _predict_batch(
-    out: Path, system: "TwoStage", classes: tuple[str, ...], image_size: int, squares: list[Square], device: "torch.device"
+    out: Path, system: "TwoStage", classes: tuple[str, ...], squares: list[Square], device: "torch.device"
 ) -> list[dict[str, Any]]:
     import torch
 
@@ -164,7 +180,7 @@ def _predict_batch(
 
     if not squares:
         return []
-    stored = np.stack([resize(square.pixels, image_size) for square in squares])
+    stored = np.stack([square.pixels for square in squares])
     images = torch.from_numpy(stored).permute(0, 3, 1, 2).float().div_(255).to(device)
     seeds = torch.tensor([sample_seed(square.name) for square in squares], device=device)
     with torch.no_grad(), attacked(system):
@@ -189,22 +205,8 @@ def _draw(out: Path, square: Square, mask: np.ndarray) -> tuple[str, str]:
 
     mask_name, overlay_name = (f"{kind}/{square.number:06d}.png" for kind in (MASKS, OVERLAYS))
     Image.fromarray(np.rint(mask * 255).astype(np.uint8)).save(out / mask_name)
-    Image.fromarray(overlay(square.pixels, mask)).save(out / overlay_name)
+    Image.fromarray(overlay(square.shown, mask)).save(out / overlay_name)
     return mask_name, overlay_name
-
-
-def _list_images(path: Path) -> list[tuple[str, Path]]:
-    """Names and paths. Raises DataError where there is no image."""
-    from pipeline.data.folder_listing import SUFFIXES
-
-    if path.is_file():
-        return [(path.name, path)]
-    if not path.is_dir():
-        raise DataError(f"images: {path} does not exist")
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-    if not files:
-        raise DataError(f"images: {path} holds no image (a file that ends in one of {', '.join(sorted(SUFFIXES))})")
-    return [(file.relative_to(path).as_posix(), file) for file in files]
 
 
 def _make_directory(out: Path) -> None:
@@ -217,13 +219,18 @@ def _make_directory(out: Path) -> None:
         raise RunError(f"out: {out} cannot be made: {error.strerror or error}") from error
 
 
-def _report(config: PredictConfig, out: Path, total: int, errors: list[tuple[str, str]], image_size: int) -> None:
+def _report(config: PredictConfig, out: Path, listing: "Listing", errors: list[tuple[str, str]], image_size: int) -> None:
+    from pipeline.prediction.listing import left_alone_lines
+
+    total = len(listing.files)
     how = "cut to the largest centred square" if config.square == "crop" else "padded to a square"
     print(f"{total - len(errors)} of {total} images predicted, each {how} and resized to {image_size} x {image_size} pixels")
     for name, reason in errors[:MAX_NAMED]:
         print(f"  not read: {name!a}: {ascii(reason)[1:-1]}")
     if len(errors) > MAX_NAMED:
         print(f"  and {len(errors) - MAX_NAMED} more")
+    if listing.left_alone:
+        print(f"left alone, by ending: {'; '.join(left_alone_lines(listing.left_alone))}")
     print(f"predictions: {out / PREDICTIONS}")
     if len(errors) == total:
         raise DataError(f"images: not one of the {total} images of {config.images} can be read")

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int32, UInt8
+from jaxtyping import Int32
 
 from pipeline.data.coco.annotations import Annotation
 from pipeline.data.coco.masks import BadSegmentation, Runs, area, draw, run_lengths
-from pipeline.data.images import Box, UnreadableImage, crop, read_image, resize, square_around
+from pipeline.data.images import Box, ImageFile, Raster, crop, open_image, resize, square_around
+from pipeline.data.rules import Rejected
 from pipeline.data.sample import Reject, Sample, Split
 
 # Boxes are written with two decimals, and some end a fraction of a pixel beyond the image.
@@ -106,18 +107,24 @@ def _object_faults(annotations: list[Annotation], item: ImageItem, rules: Object
     return faults
 
 
-def _read(root: Path, item: ImageItem) -> UInt8[np.ndarray, "height width 3"] | Fault:
+def _read(root: Path, item: ImageItem) -> Raster | Fault:
     path = root / item.source_file
     if not path.is_file():
         return "annotation-without-image", "the image file does not exist"
     try:
-        image = read_image(path)
-    except UnreadableImage as error:
-        return "unreadable-image", str(error)
-    height, width = image.shape[:2]
-    if (width, height) != (item.width, item.height):
-        return "size-mismatch", f"the file has {width} x {height} pixels, its record says {item.width} x {item.height}"
-    return image
+        with open_image(path) as opened:
+            if (opened.width, opened.height) != (item.width, item.height):
+                raise _wrong_size(opened, item)
+            return opened.picture()
+    except Rejected as error:
+        return error.rule, error.detail
+
+
+def _wrong_size(opened: ImageFile, item: ImageItem) -> Rejected:
+    sizes = f"the file has {opened.width} x {opened.height} pixels, its record says {item.width} x {item.height}"
+    if opened.turn > 1 and opened.stored_size == (item.width, item.height):
+        return Rejected("turned-image", f"{sizes}: its EXIF orientation {opened.turn} turns it")
+    return Rejected("size-mismatch", sizes)
 
 
 def _outline(annotation: Annotation, item: ImageItem) -> Outline | BadSegmentation:
@@ -144,7 +151,7 @@ def _cut(
     annotation: Annotation,
     outline: Outline | BadSegmentation,
     *,
-    image: UInt8[np.ndarray, "height width 3"],
+    image: Raster,
     owner: Int32[np.ndarray, "height width"],
     index: int,
     rules: ObjectRules,
@@ -170,8 +177,9 @@ def _cut(
         split=item.split,
         box=(float(left), float(top), float(left + side), float(top + side)),
         mask_recipe=recipe,
-        image=resize(crop(image, left, top, side, replicate=True), rules.image_size),
+        image=image.square(left, top, side, rules.image_size),
         mask=resize(crop(mask, left, top, side, replicate=False), rules.image_size),
+        notes=image.notes,
     )
 
 

@@ -17,7 +17,8 @@ from pydantic import ConfigDict, Field
 from pipeline.data.gtsrb.annotations import Sign, class_tables, parse_row, read_rows
 from pipeline.data.gtsrb.fitting import Roi, plain_outline, refined_outline
 from pipeline.data.gtsrb.shapes import NUM_CLASSES, coverage
-from pipeline.data.images import UnreadableImage, crop, read_image, resize, square_around
+from pipeline.data.images import crop, read_picture, resize, square_around
+from pipeline.data.rules import Rejected
 from pipeline.data.sample import Plan, Reject, Sample
 from pipeline.data.splits import assign_splits
 from pipeline.errors import ConfigError, DataError
@@ -203,9 +204,9 @@ def load_sign(
 ) -> list[Sample | Reject]:
     """Read one image, make its mask at the file's resolution, and cut both to the square around the ROI."""
     try:
-        image = read_image(root / sign.source_file)
-    except UnreadableImage as error:
-        return [_reject(sign, "unreadable-image", str(error))]
+        image = read_picture(root / sign.source_file)
+    except Rejected as error:
+        return [_reject(sign, error.rule, error.detail)]
     height, width = image.shape[:2]
     if (width, height) != (sign.width, sign.height):
         return [_reject(sign, "size-mismatch", f"the file has {width}x{height} px, its annotation {sign.width}x{sign.height}")]

@@ -18,6 +18,7 @@ import pytest
 from pipeline.data import builder as writer
 from pipeline.data.builder import write_prepared
 from pipeline.data.dataset import FILES, MANIFEST, open_prepared
+from pipeline.data.notes import note_lines
 from pipeline.data.sample import Plan, Reject, Sample
 from pipeline.data.store import sync
 from pipeline.data.synthetic import source as synthetic
@@ -117,17 +118,50 @@ def test_rejects_are_counted_by_rule_and_logged_one_by_one(tmp_path):
     ("samples", "classes", "message"),
     [
         ([], ("cat",), "no sample was left"),
-        ([Reject(source_file="a", item="a", rule="crowd", detail="")], ("cat",), "rejected: 1 crowd"),
+        (
+            [Reject(source_file="a", item="a#1", rule="crowd", detail="many", label=0)],
+            ("cat",),
+            "left to prepare: 1 crowd; the first is a#1: many; regions of many objects",
+        ),
         ([made_sample(0)], ("cat",), "class 'cat' has 1 sample"),
-        ([made_sample(0, split="val"), made_sample(1, split="test")], ("cat",), "0 of them for training"),
-        (SAMPLES, ("cat", "dog"), "class 'dog' has 0 sample"),
+        ([*SAMPLES, made_sample(4, label=1, split="val")], ("cat", "dog"), "'dog' has 1 sample.*, 0 of them for training"),
+        (SAMPLES, ("cat", "dog"), "class 'dog' has no sample: the source holds none"),
+        (
+            [*SAMPLES, Reject(source_file="d", item="d#2", rule="too-small", detail="3 pixels", label=1)],
+            ("cat", "dog"),
+            "class 'dog' has no sample: 1 too-small; the first is d#2: 3 pixels; lower data.min_size",
+        ),
         ([*SAMPLES, made_sample(0)], ("cat",), "'s0' occurs more than once"),
     ],
 )
-def test_a_set_that_cannot_be_learned_from_is_refused_and_leaves_nothing(tmp_path, samples, classes, message):
+def test_a_set_that_cannot_be_learned_from_is_refused_and_leaves_the_rejects_alone(tmp_path, samples, classes, message):
     with pytest.raises(DataError, match=message):
         write(made_plan(samples, classes=classes), tmp_path / "set")
-    assert names(tmp_path) == {".set.lock"}
+    assert names(tmp_path) == {".set.lock", "set"}
+    with (tmp_path / "set" / "rejects.csv").open(newline="") as stream:
+        assert len(list(csv.DictReader(stream))) == sum(isinstance(sample, Reject) for sample in samples)
+    with pytest.raises(DataError, match="left no usable sample"):
+        open_prepared(tmp_path / "set")
+    write(made_plan(SAMPLES), tmp_path / "set")
+    assert names(tmp_path / "set") == {*FILES, MANIFEST}
+
+
+def test_a_set_for_testing_has_no_mean_and_cannot_be_trained_on(tmp_path):
+    tests = [made_sample(number, split="test") for number in range(3)]
+    write(made_plan(tests), tmp_path / "set")
+    opened = open_prepared(tmp_path / "set")
+    assert opened.mean is None
+    assert opened.indices("test").tolist() == [0, 1, 2]
+    with pytest.raises(DataError, match="a set for testing"):
+        opened.train_mean()
+
+
+def test_notes_are_counted_over_the_samples(tmp_path):
+    noted = [made_sample(4, notes=frozenset({"turned", "border-foreground"})), made_sample(5, notes=frozenset({"turned"}))]
+    outcome = write(made_plan([*SAMPLES, *noted]), tmp_path / "set")
+    assert outcome.notes == {"border-foreground": 1, "turned": 2}
+    assert note_lines(outcome.notes, outcome.num_samples) == ["2 of 6 pictures were turned upright by their EXIF orientation"]
+    assert note_lines({"border-foreground": 4}, 6)[0].startswith("in 4 of 6 masks the border is foreground throughout")
 
 
 def test_a_failure_in_the_middle_leaves_nothing(tmp_path):
@@ -233,7 +267,7 @@ def test_who_comes_while_a_failed_set_is_cleared_away_waits(tmp_path, monkeypatc
     with pytest.raises(DataError, match="no sample was left"):
         write(made_plan([]), tmp_path / "set")
     assert met == [tmp_path / ".set.lock"]
-    assert names(tmp_path) == {".set.lock"}
+    assert names(tmp_path) == {".set.lock", "set"}
 
 
 def test_a_set_that_another_process_finishes_at_the_last_moment_is_not_made_again(tmp_path, monkeypatch):

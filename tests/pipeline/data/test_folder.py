@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from pipeline.config import CONFIG_DIR, validate
+from pipeline.data.builder import write_prepared
 from pipeline.data.folder import FolderConfig, plan
 from pipeline.data.sample import Plan, Reject, Sample
 from pipeline.errors import ConfigError, DataError
@@ -197,7 +198,7 @@ def cut(path: Path) -> None:
         ("unreadable-mask", lambda _, mask_file: mask_file.write_bytes(b"no mask")),
         ("size-mismatch", lambda _, mask_file: save(mask_file, mask()[:, 1:])),
         ("empty-mask", lambda _, mask_file: save(mask_file, mask(0))),
-        ("faint-mask", lambda _, mask_file: save(mask_file, mask(38))),
+        ("faint-mask", lambda _, mask_file: save(mask_file, np.tile(np.arange(WIDTH, dtype=np.uint8), (HEIGHT, 1)))),
     ],
 )
 def test_a_bad_pair_is_rejected_by_name_and_loses_nothing_else(root: Path, rule: str, break_pair: Any) -> None:
@@ -280,11 +281,19 @@ def test_an_unclosed_quote_is_refused(root: Path) -> None:
         plan(FolderConfig(root=root))
 
 
-def test_a_folder_without_a_usable_pair_is_refused_with_the_reasons(tmp_path: Path) -> None:
-    save(tmp_path / "images" / "cat" / "a.png", photo())
-    (tmp_path / "masks").mkdir()
-    with pytest.raises(DataError, match=r"no image with a mask and a label \(1 image-without-mask\)"):
-        plan(FolderConfig(root=tmp_path))
+def test_a_folder_without_a_usable_pair_is_refused_with_the_rule_the_file_and_what_was_looked_for(tmp_path: Path) -> None:
+    save(tmp_path / "own" / "images" / "cat" / "a.png", photo())
+    (tmp_path / "own" / "masks").mkdir()
+    message = prepared_message(tmp_path / "own", tmp_path / "set")
+    assert "1 image-without-mask; the first is images/cat/a.png: no file masks/cat/a.*" in message
+    assert (tmp_path / "set" / "rejects.csv").read_text().splitlines()[1].startswith("image-without-mask,images/cat/a.png,")
+
+
+def prepared_message(root: Path, target: Path) -> str:
+    with pytest.raises(DataError) as caught:
+        write_prepared(plan(FolderConfig(root=root)), target, name="folder", image_size=64, root=root, workers=0)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
 
 
 @pytest.mark.parametrize(("name", "message"), [("", "has neither"), ("absent", "does not exist"), ("file", "is no folder")])
@@ -302,12 +311,12 @@ def test_fractions_that_leave_nothing_to_train_on_are_refused(root: Path) -> Non
 # --- masks and geometry
 
 
-@pytest.mark.parametrize(("value", "recipe"), [(1, "file-0-1"), (255, "file-0-255"), (200, "file-0-255")])
-def test_masks_of_0_and_1_are_scaled_and_others_are_weights(root: Path, value: int, recipe: str) -> None:
+@pytest.mark.parametrize(("value", "recipe"), [(1, "file-0-1"), (255, "file-0-255"), (38, "file-two-values")])
+def test_a_mask_of_0_and_one_other_value_is_background_and_object_whatever_the_value(root: Path, value: int, recipe: str) -> None:
     save(root / "masks" / "cat" / "a.png", mask(value))
     sample = next(sample for sample in load(root, context=0.0)[0] if sample.source_file == "images/cat/a.png")
     assert sample.mask_recipe == recipe
-    assert sample.mask.max() == (255 if value == 1 else value)
+    assert sample.mask.max() == 255
 
 
 def test_a_whole_image_is_padded_and_never_squashed(root: Path) -> None:
@@ -367,7 +376,7 @@ def test_a_plan_can_be_sent_to_another_process_and_its_recipe_is_json(root: Path
     np.testing.assert_array_equal(first.image, second.image)
     recipe = json.dumps(found.recipe)
     assert str(root) not in recipe
-    assert "largest value of 1" in recipe
+    assert "two values are background and object" in recipe
     assert {os.path.relpath(path, root) for path in found.files} == SOUND | {name.replace("images", "masks") for name in SOUND}
 
 

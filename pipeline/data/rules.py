@@ -1,0 +1,63 @@
+"""The rules on source files and objects: one exception for whatever breaks one, and what to do about each."""
+
+from collections.abc import Mapping
+
+
+class Rejected(Exception):  # noqa: N818 - it becomes a Reject, not a failure
+    """What was read breaks a rule. ``detail`` is one line with what was found."""
+
+    def __init__(self, rule: str, detail: str) -> None:
+        assert rule in REMEDIES, rule
+        super().__init__(rule, detail)
+        self.rule, self.detail = rule, detail
+
+
+REMEDIES: Mapping[str, str] = {
+    # files of any source
+    "unreadable-image": "save the image again, or leave it out",
+    "unreadable-mask": "save the mask again, or leave the pair out",
+    "too-many-pixels": "save it smaller, or as JPEG, which is decoded at reduced size",
+    "several-pages": "save the page that is meant as a file of its own",
+    "unsupported-mode": "save it with 8 bits a channel",
+    "transparent-image": "save it without its alpha channel",
+    "bad-file-name": "rename the file with letters of UTF-8",
+    "path-outside-root": "name files relative to the folder that holds the images",
+    "size-mismatch": "the mask or the annotation must be of the picture as it is now",
+    "turned-image": "save the picture upright, without EXIF orientation, or draw the mask on the upright one",
+    "leaks-into-test": "nothing is to be done: the rest of the set is used",
+    # masks
+    "empty-mask": "a mask needs foreground: leave the sample out or draw it again",
+    "faint-mask": "scale the mask so that its foreground reaches the largest value",
+    "colour-mask": "write one grey mask an object: 0 is background, 255 the object",
+    "index-mask": "write one mask an object: 0 is background, any one other value the object",
+    # folder
+    "image-without-mask": "give mask and image the same name, but for the ending",
+    "mask-without-image": "give mask and image the same name, but for the ending",
+    "ambiguous-name": "rename one of them, or list the pairs in labels.csv",
+    "label-missing": "put it into a sub-folder named after its class, or list it in labels.csv",
+    "nested-folder": "move the files up into the folder of their class, or list them in labels.csv",
+    "not-an-image": "nothing is to be done if it is no image; else convert it to PNG",
+    "single-sample-class": "add images, or leave the class out",
+    # COCO
+    "crowd": "regions of many objects are no samples; where a labelling tool flags single objects so, say data.keep_crowd=true",
+    "too-small": "lower data.min_size, or use larger images",
+    "truncated": "data.border=null keeps objects that touch the border",
+    "overlapped": "data.max_overlap=1 keeps them all",
+    "bad-segmentation": "export outlines: polygons or run-length codes for instance segmentation",
+    "nan-box": "bbox must be x, y, width, height; without one, the outline's is taken",
+    "box-mismatch": "bbox must be x, y, width, height in pixels of the image",
+    "box-outside-image": "the annotation must lie inside the image: was it made for a larger one?",
+    "unknown-category": "category_id must be an id of the file's categories",
+    "repeated-annotation": "nothing is to be done: the first one is used",
+    "annotation-without-image": "data.parts says in which folder the images lie",
+    "repeated-image": "nothing is to be done: the first one is used",
+    "ambiguous-image": "give every image an id and a file name of its own",
+    "image-without-annotation": "nothing is to be done if no object of the classes is in it; see data.classes",
+    # GTSRB
+    "unknown-class": "classes are 0 to 42",
+    "class-mismatch": "the folder and the column ClassId must agree",
+    "duplicate-annotation": "nothing is to be done: the first row is used",
+    "empty-box": "the ROI must have an area",
+    "unknown-track": "training files are named TRACK_FRAME, or say the track in a column Track",
+}
+"""Every rule with what to do about it."""
