@@ -62,7 +62,7 @@ def untrained_system() -> TwoStage:
     segmenter = SegmenterConfig(encoder="resnet18", encoder_depth=5, decoder_channels=(256, 128, 64, 32, 16))
     return TwoStage(
         build_classifier(ClassifierConfig(architecture="resnet18"), num_classes=NUM_CLASSES, seed=0),
-        masking=MaskConfig(source=MaskSource.LEARNED),
+        masks=MaskConfig(source=MaskSource.LEARNED),
         segmenter=build_segmenter(segmenter, seed=0),
     )
 

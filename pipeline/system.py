@@ -1,8 +1,14 @@
-"""The joint module: segmenter, gate, fill and classifier as one function of the image, and its state while it is attacked."""
+"""Systems: what is attacked and evaluated, as one function of the image.
 
-from collections.abc import Iterator
+Attacks, evaluation and diagnostics rely on ``System`` alone. Any module from images to logits is one, without a mask
+(``as_system``). ``TwoStage`` joins our two stages; somebody's own model has a mask by having the methods of ``System``, and one
+that can be attacked by itself by having those of ``StagedSystem``. What only some systems can do is asked for, never assumed.
+"""
+
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -13,7 +19,168 @@ from pipeline.masks import Fill, MaskConfig, MaskContext, MaskSource
 
 _CONSTANT_COLOURS = {Fill.BLACK: (0.0, 0.0, 0.0), Fill.GREY: (0.5, 0.5, 0.5)}
 _NO_CONTEXT = MaskContext()
-Module = TypeVar("Module", bound=nn.Module)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskTraits:
+    """What has to be known of a system's mask to attack it. The defaults are those of a system without one."""
+
+    source: str = "none"
+    """Its name in records and messages: a ``MaskSource``, or a word of its author's."""
+    follows_image: bool = False
+    """It is predicted on the image under attack, so an attacker can move it."""
+    hard_threshold: float | None = None
+    """The foreground probability at which a hard gate flips, in (0,1); None where the mask is soft or fixed."""
+    uses_seeds: bool = False
+    """The mask or what stands in its place is drawn by the image's seed (``MaskContext.sample_seeds``)."""
+    hides_pixels: bool = True
+    """A pixel whose mask is 0 has no influence on the logits; not so where it is blurred into its neighbours."""
+    has_logits: bool = True
+    """The mask's logits can be had and attacked by themselves; ``traits_of`` finds out whether they can (``StagedSystem``)."""
+
+    @property
+    def is_attackable(self) -> bool:
+        """An attack can climb the mask itself."""
+        return self.follows_image and self.has_logits
+
+    @staticmethod
+    def of(config: MaskConfig) -> "MaskTraits":
+        """The traits of a ``TwoStage`` with these masks."""
+        source, fill = config.source, config.fill
+        return MaskTraits(
+            source=source.value,
+            follows_image=source.is_learned,
+            hard_threshold=config.threshold if source is MaskSource.LEARNED_HARD else None,
+            uses_seeds=source is MaskSource.RANDOM or (fill is Fill.NOISE and source is not MaskSource.NONE),
+            hides_pixels=fill is not Fill.BLUR,
+        )
+
+
+@runtime_checkable
+class System(Protocol):
+    """An ``nn.Module`` from images in [0,1] to class logits that says through which mask it sees them.
+
+    Both functions take images and the context of the batch, of which each uses what it needs. They are functions of the
+    image: the same in every batch and at every call.
+    """
+
+    @property
+    def mask_traits(self) -> MaskTraits:
+        """What kind of mask it is."""
+        ...
+
+    def __call__(self, images: Tensor, context: MaskContext | None = None, /) -> Any:
+        """Class logits (B,K) of images (B,3,H,W)."""
+        ...
+
+    def masks(self, images: Tensor, context: MaskContext | None = None, /) -> Tensor:
+        """The masks (B,1,H,W) in [0,1] that the images are seen through, in the images' type; all ones where there is none."""
+        ...
+
+    # What every nn.Module has, as far as an attack needs it.
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+    def modules(self) -> Iterator[nn.Module]: ...
+    def eval(self) -> Any: ...
+
+
+@runtime_checkable
+class StagedSystem(System, Protocol):
+    """A system whose two ways from the image to the class, through the pixels and through the mask, can be gone alone:
+    ``system(images) == classify(images, gate(mask_logits(images)))`` where the mask follows the image."""
+
+    def mask_logits(self, images: Tensor, /) -> Tensor:
+        """What the mask is made from, before the gate: (B,1,H,W), above 0 rather foreground."""
+        ...
+
+    def gate(self, mask_logits: Tensor, /) -> Tensor:
+        """Mask logits to masks in [0,1]."""
+        ...
+
+    def classify(self, images: Tensor, masks: Tensor, context: MaskContext | None = None, /) -> Tensor:
+        """Class logits of images seen through given masks."""
+        ...
+
+
+@runtime_checkable
+class FreezingSystem(System, Protocol):
+    """A system that has to see the clean images before they are attacked."""
+
+    def freeze(self, images: Tensor, context: MaskContext | None = None, /) -> MaskContext:
+        """The context with what was taken from the clean images, in the order of the batch."""
+        ...
+
+
+@runtime_checkable
+class SystemOfStages(System, Protocol):
+    """A system made of networks that may be replaced by faster ones: attacks then search on a copy (``attacks.acceleration``)."""
+
+    def map_stages(self, change: Callable[[nn.Module], nn.Module], /) -> None:
+        """Replace every stage by what ``change`` makes of it: a module from images to the same outputs."""
+        ...
+
+
+def traits_of(system: System) -> MaskTraits:
+    """The traits of a system's mask, with what its methods allow."""
+    return replace(system.mask_traits, has_logits=isinstance(system, StagedSystem))
+
+
+def with_attackable_mask(system: System) -> StagedSystem | None:
+    """The system, if its mask follows the image and can be attacked by itself; else None."""
+    return system if system.mask_traits.follows_image and isinstance(system, StagedSystem) else None
+
+
+def masks_and_logits(
+    system: System, images: Float[Tensor, "batch 3 height width"], context: MaskContext | None = None
+) -> tuple[Float[Tensor, "batch 1 height width"], Float[Tensor, "batch classes"]]:
+    """What the system sees the images through and what it says of them; the mask is made once where the system allows it."""
+    masks = system.masks(images, context)
+    return masks, system.classify(images, masks, context) if isinstance(system, StagedSystem) else system(images, context)
+
+
+def clean_context(system: System, images: Float[Tensor, "batch 3 height width"], context: MaskContext) -> MaskContext:
+    """The context with what the system takes from the clean images, where it takes anything."""
+    return system.freeze(images, context) if isinstance(system, FreezingSystem) else context
+
+
+def as_system(module: object) -> System:
+    """The module itself where it is a ``System``, else the module as a system without a mask.
+
+    Raises TypeError for what is no ``nn.Module``.
+    """
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"a system is a torch.nn.Module from images to logits, not {type(module).__name__}")
+    return module if isinstance(module, System) else Maskless(module)
+
+
+class Maskless(nn.Module):
+    """A module (B,3,H,W) -> (B,K) as a system without a mask: the context plays no part. Built by ``as_system``."""
+
+    mask_traits = MaskTraits()
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(
+        self, images: Float[Tensor, "batch 3 height width"], context: MaskContext | None = None
+    ) -> Float[Tensor, "batch classes"]:
+        """The module's logits. Raises ValueError for outputs of another shape."""
+        del context
+        logits: Tensor = self.module(images)
+        if logits.ndim != 2 or len(logits) != len(images):
+            raise ValueError(f"a system gives logits (images, classes), not {tuple(logits.shape)} for {len(images)} images")
+        return logits
+
+    def masks(
+        self, images: Float[Tensor, "batch 3 height width"], context: MaskContext | None = None
+    ) -> Float[Tensor, "batch 1 height width"]:
+        """All ones."""
+        del context
+        return images.new_ones(len(images), 1, *images.shape[2:])
+
+    def map_stages(self, change: Callable[[nn.Module], nn.Module]) -> None:
+        """Replace the module."""
+        self.module = change(self.module)
 
 
 class TwoStage(nn.Module):
@@ -32,24 +199,31 @@ class TwoStage(nn.Module):
         self,
         classifier: nn.Module,
         *,
-        masking: MaskConfig,
         segmenter: nn.Module | None = None,
+        masks: MaskConfig | MaskSource | str = MaskSource.LEARNED,
+        fill: Fill | str | None = None,
         mean_colour: tuple[float, float, float] | None = None,
     ) -> None:
         """Join two stages, classifier (B,3,H,W) -> (B,K) and segmenter (B,3,H,W) -> (B,1,H,W) logits.
 
+        ``masks`` is a configuration or the name of a mask source alone; ``fill``, if given, takes the place of the configuration's.
         ``mean_colour`` is the mean of the training images, red, green and blue in [0,1]: what the fill ``mean`` fills with.
-        Raises ValueError where the mask source needs a segmenter or the fill a mean colour and there is none.
+        Raises ValueError for an unknown name, and where the mask source needs a segmenter or the fill a mean colour and there is
+        none.
         """
         super().__init__()
-        if masking.source.is_learned and segmenter is None:
-            raise ValueError(f"the mask source {masking.source.value!r} needs a segmenter")
-        if masking.fill is Fill.MEAN and mean_colour is None:
+        config = masks if isinstance(masks, MaskConfig) else MaskConfig(source=_named(MaskSource, "mask source", masks))
+        if fill is not None:
+            config = replace(config, fill=_named(Fill, "fill", fill))
+        if config.source.is_learned and segmenter is None:
+            raise ValueError(f"the mask source {config.source.value!r} needs a segmenter")
+        if config.fill is Fill.MEAN and mean_colour is None:
             raise ValueError("the fill 'mean' needs the mean colour of the training images")
         self.classifier = classifier
         self.segmenter = segmenter.eval().requires_grad_(False) if segmenter is not None else None
-        self.masking = masking
-        colour = mean_colour if masking.fill is Fill.MEAN else _CONSTANT_COLOURS.get(masking.fill, (0.0, 0.0, 0.0))
+        self.mask_config = config
+        self.mask_traits = MaskTraits.of(config)
+        colour = mean_colour if config.fill is Fill.MEAN else _CONSTANT_COLOURS.get(config.fill, (0.0, 0.0, 0.0))
         self.register_buffer("colour", torch.tensor(colour).view(1, 3, 1, 1), persistent=False)
 
     def train(self, mode: bool = True) -> "TwoStage":
@@ -63,7 +237,7 @@ class TwoStage(nn.Module):
         self, images: Float[Tensor, "batch 3 height width"], context: MaskContext | None = None
     ) -> Float[Tensor, "batch classes"]:
         """Class logits. Images are in [0,1]; the context carries what mask source and fill need, else ValueError."""
-        if self.masking.source is MaskSource.NONE:
+        if self.mask_config.source is MaskSource.NONE:
             logits: Tensor = self.classifier(images)
             return logits
         return self.classify(images, self.masks(images, context), context)
@@ -72,9 +246,9 @@ class TwoStage(nn.Module):
         self, images: Float[Tensor, "batch 3 height width"], context: MaskContext | None = None
     ) -> Float[Tensor, "batch 1 height width"]:
         """The masks that the classifier sees the images through, in [0,1]."""
-        if self.masking.source.is_learned:
+        if self.mask_config.source.is_learned:
             return self.gate(self.mask_logits(images))
-        return masking.given_masks(self.masking, images, context or _NO_CONTEXT)
+        return masking.given_masks(self.mask_config, images, context or _NO_CONTEXT)
 
     def mask_logits(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 1 height width"]:
         """What the segmenter says, before the gate, whatever the mask source. Raises ValueError where there is no segmenter."""
@@ -86,8 +260,8 @@ class TwoStage(nn.Module):
 
     def gate(self, mask_logits: Float[Tensor, "batch 1 height width"]) -> Float[Tensor, "batch 1 height width"]:
         """Mask logits to masks: thresholded for ``learned-hard``, else the probability."""
-        if self.masking.source is MaskSource.LEARNED_HARD:
-            return masking.hard_gate(mask_logits, threshold=self.masking.threshold, surrogate=self.masking.surrogate)
+        if self.mask_config.source is MaskSource.LEARNED_HARD:
+            return masking.hard_gate(mask_logits, threshold=self.mask_config.threshold, surrogate=self.mask_config.surrogate)
         return masking.soft_gate(mask_logits)
 
     def masked_images(
@@ -97,7 +271,7 @@ class TwoStage(nn.Module):
         context: MaskContext | None = None,
     ) -> Float[Tensor, "batch 3 height width"]:
         """What the classifier sees: the images where the masks are 1, the fill where they are 0."""
-        fills = masking.fill_images(self.masking, images, context or _NO_CONTEXT, colour=self.colour.to(images.dtype))
+        fills = masking.fill_images(self.mask_config, images, context or _NO_CONTEXT, colour=self.colour.to(images.dtype))
         return masking.apply_mask(images, masks, fills)
 
     def classify(
@@ -117,9 +291,28 @@ class TwoStage(nn.Module):
         For the source ``frozen`` it adds the segmenter's probability on these images; for all others it changes nothing.
         """
         context = context or _NO_CONTEXT
-        if self.masking.source is not MaskSource.FROZEN:
+        if self.mask_config.source is not MaskSource.FROZEN:
             return context
         return context._replace(frozen_masks=masking.soft_gate(self.mask_logits(images)))
+
+    def map_stages(self, change: Callable[[nn.Module], nn.Module]) -> None:
+        """Replace classifier and segmenter by what ``change`` makes of them."""
+        self.classifier = change(self.classifier)
+        if self.segmenter is not None:
+            self.segmenter = change(self.segmenter)
+
+
+_Name = TypeVar("_Name", MaskSource, Fill)
+
+
+def _named(kind: type[_Name], what: str, name: str) -> _Name:
+    try:
+        return kind(name)
+    except ValueError:
+        raise ValueError(f"{name!r} is not a {what}: choose one of {', '.join(kind)}") from None
+
+
+Module = TypeVar("Module", bound=nn.Module | System)
 
 
 @contextmanager

@@ -150,6 +150,11 @@ class AblateConfig:
     """Processes that prepare the data; null: one per usable core, 0: none but this one."""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
     """Every arm is trained and attacked once for each seed."""
+    folds: Annotated[int, Field(ge=2)] | None = None
+    """Cross-validation: photographs or tracks are dealt into so many folds. Every arm is trained once for each fold, on the others,
+    and attacked on it, and its estimates pool the folds. null: the splits of the prepared data set."""
+    only_folds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | None = None
+    """Of these folds alone, counted from 0; null: of all."""
     segmenter: SegmenterConfig = dataclasses.field(default_factory=SegmenterConfig)
     """What the segmenter is made of."""
     classifier: ClassifierConfig = dataclasses.field(default_factory=ClassifierConfig)
@@ -190,13 +195,17 @@ class AblateConfig:
     """Also train a classifier that sees the oracle mask and nothing else: what the outline alone gives away."""
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "segmenter_objectives", "classifier_objectives", "masks"):
-            values = getattr(self, name)
+        for name in ("seeds", "segmenter_objectives", "classifier_objectives", "masks", "only_folds"):
+            values = getattr(self, name) or ()
             if len(set(values)) < len(values):
                 raise ValueError(f"{name}: names the same thing twice")
         for pair in self.masks:
             if not set(pair.segmenters or ()) <= set(self.segmenter_objectives):
                 raise ValueError(f"masks: segmenters={list(pair.segmenters or ())} names one that segmenter_objectives does not")
+        if any(number >= (self.folds or 0) for number in self.only_folds or ()):
+            raise ValueError(f"only_folds: names a fold that there is not; folds={self.folds} are counted from 0")
+        if self.folds and self.evaluation.split != "test":
+            raise ValueError("evaluation.split: with folds every image is tested once, in the test split of its fold: say test")
         if self.primary_epsilon is not None and self.primary_epsilon not in self.attack.threat.epsilons:
             raise ValueError("primary_epsilon: is not one of attack.threat.epsilons")
         for name in ("segmenter_trainer", "classifier_trainer"):

@@ -23,7 +23,7 @@ from pipeline.data.loader import Batch, read_rows
 from pipeline.evaluation.records import RecordStore, Status, Unit
 from pipeline.evaluation.statistics import Estimate, share
 from pipeline.masks import MaskContext
-from pipeline.system import TwoStage, attacked
+from pipeline.system import StagedSystem, attacked
 
 
 class Attribution(StrEnum):
@@ -61,7 +61,7 @@ class PathMargins:
 
 @torch.no_grad()
 def path_margins(
-    system: TwoStage,
+    system: StagedSystem,
     clean: Float[Tensor, "batch 3 height width"],
     adversarial: Float[Tensor, "batch 3 height width"],
     labels: Int64[Tensor, " batch"],
@@ -94,7 +94,7 @@ def attribute(*, oracle_stands: bool, stands: bool, clean_correct: bool, pixels_
 
 
 def rescored_margins(
-    system: TwoStage, dataset: PreparedDataset, runs: Sequence[Path], *, batch_size: int, device: torch.device
+    system: StagedSystem, dataset: PreparedDataset, runs: Sequence[Path], *, batch_size: int, device: torch.device
 ) -> pl.DataFrame:
     """The path margins of each image's strongest saved adversarial image, at every epsilon of some evaluations of one system.
 
@@ -109,7 +109,7 @@ def rescored_margins(
 
 
 def _rescored(
-    system: TwoStage, dataset: PreparedDataset, store: RecordStore, *, batch_size: int, device: torch.device
+    system: StagedSystem, dataset: PreparedDataset, store: RecordStore, *, batch_size: int, device: torch.device
 ) -> pl.DataFrame:
     rows_of = {sample_id: row for row, sample_id in enumerate(dataset.samples["sample_id"].to_list())}
     tables = []
@@ -195,7 +195,7 @@ def _of_chunk(store: RecordStore, units: list[Unit]) -> tuple[pl.DataFrame, dict
     return pl.concat(tables), images
 
 
-def _margins(system: TwoStage, batch: Batch, adversarial: Tensor) -> list[pl.Series]:
+def _margins(system: StagedSystem, batch: Batch, adversarial: Tensor) -> list[pl.Series]:
     context = MaskContext(oracle_masks=batch.masks, sample_seeds=batch.seeds)
     margins = path_margins(system, batch.images, adversarial, batch.labels, context)
     names = {"pixels_margin": margins.pixels, "mask_margin": margins.mask, "oracle_mask_margin": margins.oracle}

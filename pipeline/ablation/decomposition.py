@@ -10,7 +10,7 @@ import polars as pl
 from pipeline.ablation.config import AblateConfig
 from pipeline.ablation.counterfactual import Attribution, decompose_arm, rescored_margins, shares
 from pipeline.ablation.evaluation_job import EvaluationJob
-from pipeline.ablation.job import ImageCounts, Job, JobState, Materials, Passes
+from pipeline.ablation.job import DataView, ImageCounts, Job, JobState, Materials, Passes
 from pipeline.ablation.passes import attacked_images
 from pipeline.ablation.results import AGAIN
 from pipeline.attacks.two_stage import GradientPath
@@ -64,6 +64,11 @@ class DecompositionJob(Job):
         return self.arm.slug
 
     @property
+    def data(self) -> DataView:
+        """That of the arm."""
+        return self.arm.data
+
+    @property
     def needs(self) -> tuple[Job, ...]:
         """The records of both arms and of the three attacks."""
         return (self.arm, self.oracle, *self.diagnoses)
@@ -114,8 +119,8 @@ class DecompositionJob(Job):
     def _labels(self) -> dict[str, object]:
         segmenter = self.arm.segmenter
         return {
-            "arm": self.arm.title,
-            "oracle_arm": self.oracle.title,
+            "arm": self.arm.name,
+            "oracle_arm": self.oracle.name,
             "seed": self.arm.seed,
             "classifier_objective": self.arm.classifier.objective,
             "segmenter_objective": segmenter.objective if segmenter else None,

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from pipeline.ablation.config import AblateConfig
-from pipeline.ablation.job import ImageCounts, Job, JobState, Materials, Passes
+from pipeline.ablation.job import DataView, Fold, ImageCounts, Job, JobState, Materials, Passes
 from pipeline.ablation.passes import attack_passes
 from pipeline.ablation.results import checked_images, evaluation_line
 from pipeline.ablation.training_jobs import ClassifierJob, SegmenterJob
@@ -44,16 +44,37 @@ class EvaluationJob(Job):
         return self.classifier.seed
 
     @property
-    def title(self) -> str:
-        """In words, and another one for every arm: the arm's name."""
+    def fold(self) -> Fold | None:
+        """Of a cross-validation: the images that are attacked."""
+        return self.classifier.fold
+
+    @property
+    def data(self) -> DataView:
+        """The splits of its fold."""
+        return DataView(fold=self.fold)
+
+    @property
+    def name(self) -> str:
+        """The arm's, which all folds share."""
         diagnosis = f", one attack along {_ALONG[self.diagnosis]}" if self.diagnosis else ""
         return f"{self.classifier.objective} classifier, masks {self._masks(' to ')}, seed {self.seed}{diagnosis}"
+
+    @property
+    def example(self) -> "EvaluationJob":
+        """What tells what an arm is: as long as no folds are pooled, itself."""
+        return self
+
+    @property
+    def title(self) -> str:
+        """In words."""
+        return f"{self.name}{self.fold.title if self.fold else ''}"
 
     @property
     def slug(self) -> str:
         """The readable part of a directory name."""
         diagnosis = f"-along-{self.diagnosis}" if self.diagnosis else ""
-        return f"{self.classifier.objective}-{self._masks('-')}-seed{self.seed}{diagnosis}".replace(" ", "-")
+        fold = self.fold.slug if self.fold else ""
+        return f"{self.classifier.objective}-{self._masks('-')}-seed{self.seed}{diagnosis}{fold}".replace(" ", "-")
 
     @property
     def needs(self) -> tuple[Job, ...]:

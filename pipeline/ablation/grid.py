@@ -2,11 +2,13 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
+from itertools import product
 
 from pipeline.ablation.config import AblateConfig, MaskPair, Objective
 from pipeline.ablation.decomposition import DecompositionJob
 from pipeline.ablation.evaluation_job import EvaluationJob
-from pipeline.ablation.job import Job
+from pipeline.ablation.job import Fold, Job
+from pipeline.ablation.pooled_job import PooledJob
 from pipeline.ablation.training_jobs import ClassifierJob, SegmenterJob, SilhouetteJob
 from pipeline.attacks.two_stage import GradientPath
 from pipeline.masks import MaskSource
@@ -16,34 +18,50 @@ _MAIN = (MaskSource.NONE, MaskSource.ORACLE, MaskSource.LEARNED, MaskSource.LEAR
 _DIAGNOSES = (GradientPath.BOTH, GradientPath.PIXELS, GradientPath.MASK)
 
 
-def arms(config: AblateConfig) -> list[EvaluationJob]:
-    """Every system that is attacked with the whole suite: seed by seed, the main ones of a seed first."""
-    found: list[EvaluationJob] = []
+def folds(config: AblateConfig) -> list[Fold | None]:
+    """The folds of a cross-validation; without one, a single None."""
+    if config.folds is None:
+        return [None]
+    return [Fold(number, config.folds) for number in config.only_folds or range(config.folds)]
+
+
+def evaluations(config: AblateConfig, seed: int, fold: Fold | None) -> list[EvaluationJob]:
+    """Every system that is attacked with the whole suite under one seed and in one fold: the main ones first."""
+    pairs = list(_of_pairs(config, seed, fold))
+    found = [arm for arm in pairs if arm.role == "main"] + [arm for arm in pairs if arm.role == "diagnostic"]
+    return list(dict.fromkeys([*found, *_degraded(config, seed, fold)]))
+
+
+def arms(config: AblateConfig) -> list[EvaluationJob | PooledJob]:
+    """What the report compares, seed by seed: evaluations, or with cross-validation what their folds come to together."""
+    found: list[EvaluationJob | PooledJob] = []
     for seed in config.seeds:
-        found += (arm for arm in _of_pairs(config, seed) if arm.role == "main")
-        found += (arm for arm in _of_pairs(config, seed) if arm.role == "diagnostic")
-        found += _degraded(config, seed)
-    return list(dict.fromkeys(found))
+        by_fold = [evaluations(config, seed, fold) for fold in folds(config)]
+        found += by_fold[0] if config.folds is None else (PooledJob(folds=parts) for parts in zip(*by_fold, strict=True))
+    return found
 
 
 def decompositions(config: AblateConfig) -> list[DecompositionJob]:
     """One for every main arm that is tested with learned masks and has an arm with the oracle to be compared with."""
     if config.decomposition is None:
         return []
-    main = [arm for arm in arms(config) if arm.role == "main"]
     found = []
-    for arm in main:
-        oracle = _compared_with(arm, main)
-        wanted = arm.masks.source.is_learned and arm.classifier.objective in config.decomposition.objectives
-        if wanted and oracle is not None:
-            diagnoses = tuple(dataclasses.replace(arm, role="diagnostic", diagnosis=path) for path in _DIAGNOSES)
-            found.append(DecompositionJob(arm=arm, oracle=oracle, diagnoses=diagnoses))
+    for seed, fold in product(config.seeds, folds(config)):
+        main = [arm for arm in evaluations(config, seed, fold) if arm.role == "main"]
+        for arm in main:
+            oracle = _compared_with(arm, main)
+            wanted = arm.masks.source.is_learned and arm.classifier.objective in config.decomposition.objectives
+            if wanted and oracle is not None:
+                diagnoses = tuple(dataclasses.replace(arm, role="diagnostic", diagnosis=path) for path in _DIAGNOSES)
+                found.append(DecompositionJob(arm=arm, oracle=oracle, diagnoses=diagnoses))
     return found
 
 
 def silhouettes(config: AblateConfig) -> list[SilhouetteJob]:
-    """One a seed, where they are asked for."""
-    return [SilhouetteJob(seed=seed) for seed in config.seeds] if config.silhouette else []
+    """One for each seed and fold, where they are asked for."""
+    if not config.silhouette:
+        return []
+    return [SilhouetteJob(seed=seed, fold=fold) for seed, fold in product(config.seeds, folds(config))]
 
 
 FAMILIES: tuple[Family, ...] = (arms, decompositions, silhouettes)
@@ -66,23 +84,26 @@ def _before(job: Job) -> Iterator[Job]:
         yield other
 
 
-def _of_pairs(config: AblateConfig, seed: int) -> Iterator[EvaluationJob]:
+def _of_pairs(config: AblateConfig, seed: int, fold: Fold | None) -> Iterator[EvaluationJob]:
     for objective in config.classifier_objectives:
         for pair in config.masks:
-            for segmenter in _segmenters(config, pair, seed):
-                yield _arm(config, objective, pair, segmenter, seed)
+            for segmenter in _segmenters(config, pair, seed, fold):
+                yield _arm(config, objective, pair, segmenter, seed, fold)
 
 
-def _segmenters(config: AblateConfig, pair: MaskPair, seed: int) -> list[SegmenterJob | None]:
+def _segmenters(config: AblateConfig, pair: MaskPair, seed: int, fold: Fold | None) -> list[SegmenterJob | None]:
     if not (pair.train.needs_segmenter or pair.test.needs_segmenter):
         return [None]
-    return [SegmenterJob(objective=objective, seed=seed) for objective in pair.segmenters or config.segmenter_objectives]
+    return [SegmenterJob(objective=objective, seed=seed, fold=fold) for objective in pair.segmenters or config.segmenter_objectives]
 
 
-def _arm(config: AblateConfig, objective: Objective, pair: MaskPair, segmenter: SegmenterJob | None, seed: int) -> EvaluationJob:
+def _arm(
+    config: AblateConfig, objective: Objective, pair: MaskPair, segmenter: SegmenterJob | None, seed: int, fold: Fold | None
+) -> EvaluationJob:
     classifier = ClassifierJob(
         objective=objective,
         seed=seed,
+        fold=fold,
         masks=config.masking.masks(pair.train),
         segmenter=segmenter if pair.train.needs_segmenter else None,
     )
@@ -94,12 +115,12 @@ def _arm(config: AblateConfig, objective: Objective, pair: MaskPair, segmenter: 
     )
 
 
-def _degraded(config: AblateConfig, seed: int) -> Iterator[EvaluationJob]:
+def _degraded(config: AblateConfig, seed: int, fold: Fold | None) -> Iterator[EvaluationJob]:
     if config.degradation is None:
         return
     for objective in config.degradation.objectives:
         masks = config.masking.masks(MaskSource.ORACLE)
-        classifier = ClassifierJob(objective=objective, seed=seed, masks=masks, segmenter=None)
+        classifier = ClassifierJob(objective=objective, seed=seed, fold=fold, masks=masks, segmenter=None)
         for kind in config.degradation.kinds:
             for pixels in config.degradation.pixels:
                 worse = config.masking.masks(MaskSource(kind), pixels=pixels)
@@ -107,12 +128,11 @@ def _degraded(config: AblateConfig, seed: int) -> Iterator[EvaluationJob]:
 
 
 def _compared_with(arm: EvaluationJob, main: list[EvaluationJob]) -> EvaluationJob | None:
-    """The oracle's arm of the same objective and seed: of the same classifier if there is one, else trained on the oracle."""
+    """The oracle's arm of the same objective, seed and fold: of the same classifier if there is one, else trained on the oracle."""
     alike = [
         other
         for other in main
-        if other.masks.source is MaskSource.ORACLE
-        and (other.classifier.objective, other.seed) == (arm.classifier.objective, arm.seed)
+        if other.masks.source is MaskSource.ORACLE and other.classifier.objective == arm.classifier.objective
     ]
     same = [other for other in alike if other.classifier == arm.classifier]
     return next(iter(same + [other for other in alike if other.classifier.masks.source is MaskSource.ORACLE]), None)

@@ -23,11 +23,31 @@ class ImageCounts(NamedTuple):
     classes: int
 
 
+class Fold(NamedTuple):
+    """One fold of a cross-validation."""
+
+    number: int
+    """From 0."""
+    of: int
+
+    @property
+    def title(self) -> str:
+        """``, fold 2 of 5``, counted as people do."""
+        return f", fold {self.number + 1} of {self.of}"
+
+    @property
+    def slug(self) -> str:
+        """``-fold2of5``, likewise."""
+        return f"-fold{self.number + 1}of{self.of}"
+
+
 class DataView(NamedTuple):
     """Which data set a job reads: the prepared one, or what is made of it."""
 
     silhouettes: bool = False
     """Every image is its own mask."""
+    fold: Fold | None = None
+    """Split by this fold."""
 
 
 class Passes(NamedTuple):

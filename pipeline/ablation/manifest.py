@@ -15,6 +15,7 @@ from pipeline.ablation.decomposition import ROWS, read_table, summary, write_tab
 from pipeline.ablation.evaluation_job import EvaluationJob, Role
 from pipeline.ablation.grid import arms, decompositions, jobs, silhouettes
 from pipeline.ablation.job import Job, JobState
+from pipeline.ablation.pooled_job import PooledJob
 from pipeline.ablation.results import AGAIN, read_training
 from pipeline.config import to_plain
 from pipeline.data.dataset import read_manifest
@@ -32,7 +33,7 @@ _Figure = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ArmEntry:
-    """A finished arm. Paths are relative to the directory of the ablation."""
+    """A finished arm. Paths are relative to the directory of the ablation; with folds the stages are the first one's."""
 
     name: str
     role: Role
@@ -110,19 +111,20 @@ def write_manifest(config: AblateConfig, cache: RunCache) -> None:
     write_json(config.run / MANIFEST, content)
 
 
-def _entry(config: AblateConfig, arm: EvaluationJob, states: dict[Job, JobState]) -> dict[str, Any]:
-    segmenter = arm.segmenter or arm.classifier.segmenter
+def _entry(config: AblateConfig, arm: EvaluationJob | PooledJob, states: dict[Job, JobState]) -> dict[str, Any]:
+    one = arm.example
+    segmenter = one.segmenter or one.classifier.segmenter
     return {
-        "name": arm.title,
+        "name": arm.name,
         "role": arm.role,
         "segmenter_objective": segmenter.objective if segmenter else None,
-        "classifier_objective": arm.classifier.objective,
-        "train_masks": arm.classifier.masks.source.value,
-        "test_masks": arm.masks.source.value,
-        "masks": to_plain(arm.masks),
-        "seed": arm.seed,
+        "classifier_objective": one.classifier.objective,
+        "train_masks": one.classifier.masks.source.value,
+        "test_masks": one.masks.source.value,
+        "masks": to_plain(one.masks),
+        "seed": one.seed,
         "evaluation": _relative(config, states[arm]),
-        "classifier": _relative(config, states[arm.classifier]),
+        "classifier": _relative(config, states[one.classifier]),
         "segmenter": _relative(config, states[segmenter]) if segmenter else None,
     }
 
@@ -132,14 +134,17 @@ def _relative(config: AblateConfig, state: JobState) -> str:
 
 
 def _silhouettes(config: AblateConfig, states: dict[Job, JobState]) -> list[dict[str, Any]] | None:
-    """Accuracy on the test split, or on the validation split where there is no test split."""
+    """For each seed, accuracy on the test split, or on the validation split where there is no test split; over all folds."""
     found = []
-    for job in silhouettes(config):
-        if job in states:
-            result = read_training(states[job].path)
-            split, scores = ("test", result.test) if result.test else ("val", result.val)
-            n = sum(read_manifest(states[job].materials.prepared)["counts"][split].values())
-            found.append({"seed": job.seed, "split": split, "accuracy": scores.accuracy, "n": n})
+    for seed in config.seeds:
+        of_seed = [job for job in silhouettes(config) if job.seed == seed]
+        if of_seed and all(job in states for job in of_seed):
+            results = [read_training(states[job].path) for job in of_seed]
+            split = "test" if all(result.test for result in results) else "val"
+            counts = [read_manifest(states[job].materials.prepared)["counts"][split] for job in of_seed]
+            sizes = [sum(count.values()) for count in counts]
+            right = sum(n * (getattr(result, split).accuracy or 0.0) for n, result in zip(sizes, results, strict=True))
+            found.append({"seed": seed, "split": split, "accuracy": right / sum(sizes), "n": sum(sizes)})
     return found or None
 
 

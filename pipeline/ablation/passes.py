@@ -14,6 +14,7 @@ from pipeline.attacks.specs import (
     inapplicable,
 )
 from pipeline.masks import MaskConfig
+from pipeline.system import MaskTraits
 from pipeline.training.objectives import AdversarialConfig, NaturalConfig, TradesConfig
 
 _GRADIENT_PASSES_OF_AUTOATTACK = {"apgd-ce": 100, "apgd-dlr": 100, "apgd-t": 900, "fab": 100, "fab-t": 900}
@@ -44,7 +45,7 @@ def attack_passes(ablation: AblateConfig, suite: AttackSuite, masks: MaskConfig,
     stages = 2 if masks.source.is_learned else 1
     forward = backward = 0
     for spec in suite.attacks.values():
-        if not inapplicable(spec, masks, suite.threat, image_shape=(side, side), has_guides=True, has_oracle=True):
+        if not inapplicable(spec, MaskTraits.of(masks), suite.threat, image_shape=(side, side), has_guides=True, has_oracle=True):
             passes = _passes_of(spec, counts.classes)
             forward, backward = forward + passes.forward, backward + passes.backward
     return Passes(forward=images * strengths * stages * forward, backward=images * strengths * stages * backward)

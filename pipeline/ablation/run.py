@@ -79,7 +79,17 @@ def prepared_fingerprint(config: AblateConfig) -> str | None:
 
 
 def _image_counts(config: AblateConfig) -> ImageCounts | None:
-    """How many images there are; None while nobody knows."""
+    """How many images there are, with cross-validation in about every fold; None while nobody knows."""
+    counts = _prepared_counts(config)
+    if counts is None or config.folds is None:
+        return counts
+    tested = -(-(counts.train + counts.val + counts.test) // config.folds)
+    seen = counts.train + counts.val + counts.test - tested
+    validating = round(seen * counts.val / max(1, counts.train + counts.val))
+    return counts._replace(train=seen - validating, val=validating, test=tested)
+
+
+def _prepared_counts(config: AblateConfig) -> ImageCounts | None:
     if config.prepared.exists():
         manifest = read_manifest(config.prepared)
         of_split = {split: sum(of_class.values()) for split, of_class in manifest["counts"].items()}

@@ -20,11 +20,12 @@ def table(config: AblateConfig, cache: RunCache) -> list[str]:
         if arm.role != "main" or state is None or not state.finished:
             continue
         result = read_evaluation(state.path)
+        one = arm.example
         n, groups = result.clean_accuracy.n, result.clean_accuracy.groups
         counted = f"n={n} images an arm" + (f" in {groups} photographs or tracks" if 0 < groups < n else "")
-        segmenter = arm.segmenter or arm.classifier.segmenter
-        row = [arm.classifier.objective, segmenter.objective if segmenter else "-"]
-        row += [arm.classifier.masks.source.value, arm.masks.source.value, str(arm.seed)]
+        segmenter = one.segmenter or one.classifier.segmenter
+        row = [one.classifier.objective, segmenter.objective if segmenter else "-"]
+        row += [one.classifier.masks.source.value, one.masks.source.value, str(one.seed)]
         row += [result.clean_accuracy.percent, f"{result.clean_mask_iou.value:.2f}"]
         rows.append(row + [point.robust_accuracy.percent for point in result.curve])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from pipeline.ablation.config import AblateConfig, Objective
-from pipeline.ablation.job import DataView, ImageCounts, Job, JobState, Materials, Passes
+from pipeline.ablation.job import DataView, Fold, ImageCounts, Job, JobState, Materials, Passes
 from pipeline.ablation.passes import training_passes
 from pipeline.ablation.results import training_line
 from pipeline.masks import MaskConfig, MaskSource
@@ -22,6 +22,21 @@ class TrainingJob(Job):
     verb: ClassVar[str] = "train"
 
     seed: int
+    fold: Fold | None = None
+    """What it is trained without, of a cross-validation."""
+
+    @property
+    def data(self) -> DataView:
+        """The splits of its fold."""
+        return DataView(fold=self.fold)
+
+    @property
+    def _which(self) -> str:
+        return f", seed {self.seed}{self.fold.title if self.fold else ''}"
+
+    @property
+    def _which_slug(self) -> str:
+        return f"-seed{self.seed}{self.fold.slug if self.fold else ''}"
 
     def finding(self, path: Path) -> str:
         """What it reaches on the splits that it is not trained on."""
@@ -40,12 +55,12 @@ class SegmenterJob(TrainingJob):
     @property
     def title(self) -> str:
         """In words."""
-        return f"segmenter, {self.objective}, seed {self.seed}"
+        return f"segmenter, {self.objective}{self._which}"
 
     @property
     def slug(self) -> str:
         """The readable part of a directory name."""
-        return f"{self.objective}-seed{self.seed}"
+        return f"{self.objective}{self._which_slug}"
 
     @property
     def alike(self) -> tuple[object, ...]:
@@ -91,13 +106,13 @@ class ClassifierJob(TrainingJob):
     def title(self) -> str:
         """In words."""
         behind = f" ({self.segmenter.objective} segmenter)" if self.segmenter else ""
-        return f"classifier, {self.objective}, masks {self.masks.source.value}{behind}, seed {self.seed}"
+        return f"classifier, {self.objective}, masks {self.masks.source.value}{behind}{self._which}"
 
     @property
     def slug(self) -> str:
         """The readable part of a directory name."""
         behind = f"-{self.segmenter.objective}" if self.segmenter else ""
-        return f"{self.objective}-{self.masks.source.value}{behind}-seed{self.seed}"
+        return f"{self.objective}-{self.masks.source.value}{behind}{self._which_slug}"
 
     @property
     def needs(self) -> tuple[Job, ...]:
@@ -140,12 +155,12 @@ class SilhouetteJob(TrainingJob):
     @property
     def title(self) -> str:
         """In words."""
-        return f"classifier of silhouettes, seed {self.seed}"
+        return f"classifier of silhouettes{self._which}"
 
     @property
     def slug(self) -> str:
         """The readable part of a directory name."""
-        return f"silhouettes-seed{self.seed}"
+        return f"silhouettes{self._which_slug}"
 
     @property
     def alike(self) -> tuple[object, ...]:
@@ -155,7 +170,7 @@ class SilhouetteJob(TrainingJob):
     @property
     def data(self) -> DataView:
         """The data set of silhouettes."""
-        return DataView(silhouettes=True)
+        return DataView(silhouettes=True, fold=self.fold)
 
     def config(self, materials: Materials, run: Path) -> TrainClassifierConfig:
         """Of ``foreguard train-classifier``, on the data set of silhouettes."""

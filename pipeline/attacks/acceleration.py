@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from pipeline.system import TwoStage
+from pipeline.system import System, SystemOfStages
 
 Precision = Literal["float32", "bf16"]
 
@@ -21,11 +21,12 @@ Precision = Literal["float32", "bf16"]
 _FOLDING_TOLERANCE = 1e-9
 
 
-def attacked_copy(system: TwoStage, images: Float[Tensor, "batch 3 height width"], *, precision: Precision = "float32") -> TwoStage:
+def attacked_copy(system: System, images: Float[Tensor, "batch 3 height width"], *, precision: Precision = "float32") -> System:
     """A copy of the system as attacks want it: eval mode, no parameter with a gradient, channels last, batch norm folded.
 
     The copy has the system's methods, mask source and fill, so every objective takes it in place of the system, in the state of
-    ``system.attacked``. It does not follow later changes of the system's weights. The system itself is left as it is.
+    ``system.attacked``. It does not follow later changes of the system's weights. The system itself is left as it is; one whose
+    stages are not known (no ``SystemOfStages``) is returned, for nobody can say which of its parts may compute in another way.
 
     Args:
         system: weights in float32 or wider.
@@ -35,11 +36,13 @@ def attacked_copy(system: TwoStage, images: Float[Tensor, "batch 3 height width"
             gradients stay in float32. A logit then carries 8 binary digits: enough to climb, not enough for a verdict. It pays on
             CPUs with bfloat16 instructions (AVX-512 BF16, AMX) and on GPUs.
     """
+    if not isinstance(system, SystemOfStages):
+        return system
     fast = copy.deepcopy(system)
-    fast.classifier = _Stage(fold_batch_norms(fast.classifier, images), precision)
-    if fast.segmenter is not None:
-        fast.segmenter = _Stage(fold_batch_norms(fast.segmenter, images), precision)
-    return fast.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    fast.map_stages(lambda stage: _Stage(fold_batch_norms(stage, images), precision))
+    assert isinstance(fast, nn.Module)
+    fast.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    return fast
 
 
 class _Stage(nn.Module):

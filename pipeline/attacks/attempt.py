@@ -32,20 +32,20 @@ from pipeline.attacks.tracker import Judged, Witness
 from pipeline.attacks.two_stage import GuideMasks, SystemObjective, guided, mask_targets
 from pipeline.masks import MaskContext
 from pipeline.randomness import derive_seeds
-from pipeline.system import TwoStage, attacked
+from pipeline.system import System, attacked, with_attackable_mask
 
 
 @dataclass(frozen=True, kw_only=True)
 class Victims:
     """A system and the images that it is attacked on."""
 
-    system: TwoStage
+    system: System
     """The inner module, not a wrapper of Fabric or DDP. In float32 or wider."""
     images: Float[Tensor, "batch 3 height width"]
     """Clean, in [0,1]."""
     labels: Int64[Tensor, " batch"]
     context: MaskContext | None
-    """What the system needs besides the images, of the clean images (``TwoStage.freeze``). Regions take its oracle masks."""
+    """What the system needs besides the images, of the clean images (``system.clean_context``). Regions take its oracle masks."""
     seeds: Int64[Tensor, " batch"]
     """One per image, from its identity alone."""
     guides: GuideMasks | None = None
@@ -163,20 +163,19 @@ class Attempt:
         )
 
     def _mask_objective(self, spec: MaskAttack) -> SystemObjective:
-        victims = self.victims
+        victims, staged = self.victims, with_attackable_mask(self.victims.system)
+        assert staged is not None, "the suite leaves out what does not apply"
         return SystemObjective(
             system=victims.system,
             labels=victims.labels,
             context=victims.context,
             class_score=None if spec.loss is None else class_score(spec.loss, num_classes=self.num_classes),
-            mask_targets=mask_targets(
-                spec.goal, victims.system, victims.images, victims.labels, self._known_context, victims.guides
-            ),
+            mask_targets=mask_targets(spec.goal, staged, victims.images, victims.labels, self._known_context, victims.guides),
             mask_weight=spec.weight,
         )
 
     def _averaged(self, objective: SystemObjective) -> Judged:
-        if not hides_seeds(self.threat, self.victims.system.masking):
+        if not hides_seeds(self.threat, self.victims.system.mask_traits):
             return objective
         return over_hidden_seeds(objective, num_draws=self.threat.num_draws)
 
@@ -189,7 +188,7 @@ class Attempt:
     @property
     def _known_context(self) -> MaskContext | None:
         """The context as far as the attacker knows it."""
-        if hides_seeds(self.threat, self.victims.system.masking):
+        if hides_seeds(self.threat, self.victims.system.mask_traits):
             return made_up_seeds(self.victims.context, 0)
         return self.victims.context
 

@@ -1,4 +1,4 @@
-"""AutoAttack and Square, as ``pyautoattack`` has them, on a two-stage system: a second opinion that nobody here has written.
+"""AutoAttack and Square, as ``pyautoattack`` has them, on a system: a second opinion that nobody here has written.
 
 AutoAttack: Croce and Hein 2020, https://arxiv.org/abs/2003.01690. Square: Andriushchenko et al. 2020,
 https://arxiv.org/abs/1912.00049.
@@ -25,7 +25,7 @@ from torch import Tensor
 from pipeline.attacks.norms import Norm, l2_ball, linf_ball
 from pipeline.attacks.objectives import DLR_CLASSES, margin, targeted_margin
 from pipeline.masks import MaskContext
-from pipeline.system import TwoStage, attacked
+from pipeline.system import System, attacked
 
 Member = Literal["apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"]
 STANDARD: tuple[Member, ...] = ("apgd-ce", "apgd-t", "fab-t", "square")
@@ -41,7 +41,7 @@ Model = Callable[[Tensor], Tensor]
 
 
 def autoattack(
-    system: TwoStage,
+    system: System,
     images: Images,
     labels: Labels,
     context: MaskContext | None,
@@ -79,7 +79,7 @@ def autoattack(
 
 
 def square(
-    system: TwoStage,
+    system: System,
     images: Images,
     labels: Labels,
     context: MaskContext | None,
@@ -137,7 +137,7 @@ def _check_square(norm: Norm, images: Tensor) -> None:
 
 def _one_by_one(
     attack: Callable[[Model, Tensor, Tensor, int], Tensor],
-    system: TwoStage,
+    system: System,
     images: Tensor,
     labels: Tensor,
     context: MaskContext | None,
@@ -158,7 +158,7 @@ def _one_by_one(
     return ball.project(found)  # it rounds to nearest, we inwards
 
 
-def _model(system: TwoStage, image: Tensor, context: MaskContext | None, region: Tensor | None) -> Model:
+def _model(system: System, image: Tensor, context: MaskContext | None, region: Tensor | None) -> Model:
     """The system as a function of perturbed copies of one image, all with its context."""
     in_layout = torch.contiguous_format if image.is_contiguous() else torch.channels_last
 

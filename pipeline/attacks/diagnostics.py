@@ -17,11 +17,11 @@ from pipeline.attacks.attempt import Victims
 from pipeline.attacks.norms import Norm
 from pipeline.attacks.objectives import Score, margin
 from pipeline.attacks.pgd import pgd_l2, pgd_linf
+from pipeline.attacks.specs import fixed_mask
 from pipeline.attacks.tracker import Witness, fallen
 from pipeline.attacks.two_stage import GradientPath, SystemObjective
-from pipeline.masks import Fill, MaskSource
 from pipeline.randomness import derive_seeds
-from pipeline.system import attacked
+from pipeline.system import attacked, traits_of
 
 NUM_STEPS = 40
 _FEW = 0.05  # share of the images that may be blind, or still fall late, by accident
@@ -57,10 +57,10 @@ def zero_gradients(victims: Victims, path: GradientPath) -> Check:
     """Images that cross-entropy has no gradient for along one path. Along the pixel path, also the values without one where
     the mask lets the image through."""
     name = f"zero gradients, {'pixel' if path is GradientPath.PIXELS else 'mask'} path"
-    moves_mask = victims.system.masking.source.is_learned
-    if path is GradientPath.MASK and not moves_mask:
-        return _skip(name, f"the mask of the source {victims.system.masking.source.value} does not follow the image")
-    objective = _objective(victims, score=cross_entropy, path=path if moves_mask else GradientPath.BOTH)
+    traits = traits_of(victims.system)
+    if path is GradientPath.MASK and not traits.is_attackable:
+        return _skip(name, fixed_mask(traits))
+    objective = _objective(victims, score=cross_entropy, path=path if traits.is_attackable else GradientPath.BOTH)
     gradients = _gradients(objective, victims.images)
     zero = (gradients == 0) | ~gradients.isfinite()
     blind = _share(zero.flatten(1).all(dim=1))
@@ -82,11 +82,11 @@ def zero_gradients(victims: Victims, path: GradientPath) -> Check:
 
 def mask_saturation(victims: Victims) -> Check:
     """Mask values so near 0 or 1 that a soft gate passes no gradient at all."""
-    name, masking = "mask saturation", victims.system.masking
-    if masking.source is MaskSource.LEARNED_HARD:
-        return _skip(name, f"a hard gate is always saturated; its gradient is the surrogate {masking.surrogate!r}")
-    if masking.source is not MaskSource.LEARNED:
-        return _skip(name, f"the mask of the source {masking.source.value} does not follow the image")
+    name, traits = "mask saturation", victims.system.mask_traits
+    if traits.hard_threshold is not None:
+        return _skip(name, "a hard gate is always saturated; its gradient is a surrogate")
+    if not traits.follows_image:
+        return _skip(name, fixed_mask(traits))
     with torch.no_grad(), attacked(victims.system):
         masks = victims.system.masks(victims.images, victims.context)
     slopes = masks * (1 - masks)
@@ -162,9 +162,9 @@ def batch_invariance(victims: Victims) -> Check:
 
 def soft_to_hard_transfer(victims: Victims, *, norm: Norm, epsilon: float) -> Check:
     """Against a hard gate, points found through a soft one may not fell more than points found through its own surrogate."""
-    name, source = "soft-to-hard transfer", victims.system.masking.source
-    if source is not MaskSource.LEARNED_HARD:
-        return _skip(name, f"the source {source.value} has no hard gate")
+    name, traits = "soft-to-hard transfer", traits_of(victims.system)
+    if traits.hard_threshold is None or not traits.is_attackable:
+        return _skip(name, f"the source {traits.source} has no hard gate that an attack could replace")
     own = _fallen(victims, _climb(_objective(victims, score=margin), victims, norm=norm, epsilon=epsilon))
     soft_objective = replace(_objective(victims, score=margin), soft=True)
     soft = _fallen(victims, _climb(soft_objective, victims, norm=norm, epsilon=epsilon))
@@ -231,8 +231,8 @@ def _fallen(victims: Victims, points: Tensor) -> Bool[Tensor, " batch"]:
 @torch.no_grad()
 def _visible(victims: Victims) -> Tensor:
     """Images of which an attack could change something that the classifier sees."""
-    masking = victims.system.masking
-    if masking.source.is_learned or masking.fill is Fill.BLUR:
+    traits = victims.system.mask_traits
+    if traits.follows_image or not traits.hides_pixels:
         return torch.ones_like(victims.labels, dtype=torch.bool)
     with attacked(victims.system):
         masks = victims.system.masks(victims.images, victims.context)

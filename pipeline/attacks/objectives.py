@@ -52,7 +52,7 @@ class ModelObjective:
     targets: tuple[Tensor, ...]
     """What the score compares the outputs with, each with the batch first: labels, masks, clean outputs."""
     context: MaskContext | None = None
-    """What a TwoStage needs besides the images."""
+    """What a system needs besides the images."""
 
     def __call__(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
         outputs = self.model(images) if self.context is None else self.model(images, self.context)

@@ -25,7 +25,7 @@ from pipeline.attacks.specs import (
 )
 from pipeline.attacks.tracker import verdict
 from pipeline.errors import ConfigError
-from pipeline.system import TwoStage, attacked
+from pipeline.system import System, attacked, traits_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +91,7 @@ def skipped_attacks(suite: AttackSuite, victims: Victims) -> dict[str, str]:
     reasons = {
         name: inapplicable(
             spec,
-            victims.system.masking,
+            traits_of(victims.system),
             suite.threat,
             image_shape=(victims.images.shape[2], victims.images.shape[3]),
             has_guides=victims.guides is not None,
@@ -140,7 +140,7 @@ def run_attack(name: str, spec: AttackSpec, victims: Victims, *, threat: ThreatM
     return found
 
 
-def tried(attempt: Attempt, judge: TwoStage) -> Found:
+def tried(attempt: Attempt, judge: System) -> Found:
     """What one start finds, scored afresh by ``judge``: the system itself, of which the attempt may attack a faster copy."""
     victims = attempt.victims
     with attacked(victims.system):

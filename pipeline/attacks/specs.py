@@ -12,7 +12,7 @@ from pipeline.attacks.objectives import ClassLoss
 from pipeline.attacks.regions import Region
 from pipeline.attacks.two_stage import GradientPath, MaskGoal
 from pipeline.config import Number
-from pipeline.masks import Fill, MaskConfig, MaskSource
+from pipeline.system import MaskTraits
 
 Count = Annotated[int, Field(ge=1)]
 Search = Literal["pgd", "apgd"]
@@ -162,23 +162,22 @@ class AttackSuite:
 
 
 def inapplicable(
-    spec: AttackSpec, masking: MaskConfig, threat: ThreatModel, *, image_shape: tuple[int, int], has_guides: bool, has_oracle: bool
+    spec: AttackSpec, traits: MaskTraits, threat: ThreatModel, *, image_shape: tuple[int, int], has_guides: bool, has_oracle: bool
 ) -> str | None:
     """Why an attack says nothing about a system under this threat model, in a few words; None where it does."""
-    moves_mask = masking.source.is_learned
-    source = masking.source.value
+    fixed = fixed_mask(traits)
     match spec:
-        case ClassAttack(gate="soft") if masking.source is not MaskSource.LEARNED_HARD:
-            return f"the mask source {source} has no hard gate to transfer to"
-        case ClassAttack(path=path) if path is not GradientPath.BOTH and not moves_mask:
-            return f"the attacker cannot move the mask of the source {source}: there is one path only"
-        case MaskAttack() | GuidedAttack() if not moves_mask:
-            return f"the attacker cannot move the mask of the source {source}"
+        case ClassAttack(gate="soft") if not traits.is_attackable or traits.hard_threshold is None:
+            return f"the mask source {traits.source} has no hard gate to transfer to"
+        case ClassAttack(path=path) if path is not GradientPath.BOTH and not traits.is_attackable:
+            return f"{fixed}: there is one path only"
+        case MaskAttack() | GuidedAttack() if not traits.is_attackable:
+            return fixed
         case MaskAttack(goal=MaskGoal.STEAL) | GuidedAttack(goal=MaskGoal.STEAL) if not has_guides:
             return "there are no guide masks to steal"
         case MaskAttack(goal=MaskGoal.INVERT_ORACLE) | GuidedAttack(goal=MaskGoal.INVERT_ORACLE) if not has_oracle:
             return "there are no oracle masks to invert"
-        case SquareAttack() | AutoAttack() if hides_seeds(threat, masking):
+        case SquareAttack() | AutoAttack() if hides_seeds(threat, traits):
             return "it would ask the system itself, with the seeds that this attacker does not know"
         case SquareAttack() if not square_fits(threat.norm, *image_shape):
             return "the tiles of its Euclidean version do not fit the image"
@@ -187,7 +186,13 @@ def inapplicable(
     return None
 
 
-def hides_seeds(threat: ThreatModel, masking: MaskConfig) -> bool:
+def fixed_mask(traits: MaskTraits) -> str:
+    """Why no attack climbs the mask."""
+    if traits.follows_image:
+        return f"the system does not give the logits of its mask {traits.source} (StagedSystem)"
+    return f"the attacker cannot move the mask of the source {traits.source}"
+
+
+def hides_seeds(threat: ThreatModel, traits: MaskTraits) -> bool:
     """The attacker lacks a seed that the system uses."""
-    uses_seeds = masking.source is MaskSource.RANDOM or (masking.fill is Fill.NOISE and masking.source is not MaskSource.NONE)
-    return threat.knowledge is Knowledge.HIDDEN_SEED and uses_seeds
+    return threat.knowledge is Knowledge.HIDDEN_SEED and traits.uses_seeds

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pipeline.attacks.objectives import Objective, margin
 from pipeline.masks import MaskContext
-from pipeline.system import TwoStage, attacked
+from pipeline.system import System, attacked
 
 
 @runtime_checkable
@@ -92,7 +92,7 @@ class Verdict(NamedTuple):
 
 @torch.no_grad()
 def verdict(
-    system: TwoStage,
+    system: System,
     images: Float[Tensor, "batch 3 height width"],
     labels: Int64[Tensor, " batch"],
     context: MaskContext | None,
@@ -110,7 +110,7 @@ def verdict(
 
 
 def fallen(
-    system: TwoStage,
+    system: System,
     images: Float[Tensor, "batch 3 height width"],
     labels: Int64[Tensor, " batch"],
     context: MaskContext | None,

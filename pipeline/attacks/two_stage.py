@@ -22,7 +22,7 @@ from pipeline.attacks.objectives import Score, margin
 from pipeline.attacks.pgd import PerImage, RegionMasks, pgd_l2, pgd_linf
 from pipeline.attacks.tracker import Judged, Witness
 from pipeline.masks import MaskContext, soft_gate
-from pipeline.system import TwoStage
+from pipeline.system import StagedSystem, System, masks_and_logits, with_attackable_mask
 
 
 class GradientPath(StrEnum):
@@ -102,7 +102,7 @@ class SystemObjective:
     None leaves the mask alone to be climbed. Raises ValueError for a path, a gate or a mask target that the system does not have.
     """
 
-    system: TwoStage
+    system: System
     """In the state of ``system.attacked``."""
     labels: Int64[Tensor, " batch"]
     context: MaskContext | None
@@ -120,8 +120,8 @@ class SystemObjective:
         if self.class_score is None and self.mask_targets is None:
             raise ValueError("there is nothing to climb: give a class score or mask targets")
         special = self.path is not GradientPath.BOTH or self.soft or self.mask_targets is not None
-        if special and not self.system.masking.source.is_learned:
-            raise ValueError(f"no attacker can move the mask of the source {self.system.masking.source.value!r}")
+        if special and with_attackable_mask(self.system) is None:
+            raise ValueError(f"no attacker can move the mask of the source {self.system.mask_traits.source!r}")
 
     def __call__(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
         return self.scores_and_verdicts(images)[0]
@@ -130,20 +130,21 @@ class SystemObjective:
         self, images: Float[Tensor, "batch 3 height width"]
     ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
         """The score that is climbed, and the margin of the system's own logits without a gradient."""
-        if not self.system.masking.source.is_learned:
+        system = with_attackable_mask(self.system)
+        if system is None:
             logits = self.system(images, self.context)
             return self._class_scores(logits), margin(logits.detach(), self.labels)
         pixels, seen_by_segmenter = self._branches(images)
-        mask_logits = self.system.mask_logits(seen_by_segmenter)
+        mask_logits = system.mask_logits(seen_by_segmenter)
         scores = images.new_zeros(len(images))
         if self.mask_targets is not None:
             scores = scores + self.mask_weight * mask_likeness(mask_logits, self.mask_targets)
         if self.class_score is not None:
-            masks = self._soft_masks(mask_logits) if self.soft else self.system.gate(mask_logits)
-            logits = self.system.classify(pixels, masks, self.context)
+            masks = self._soft_masks(mask_logits) if self.soft else system.gate(mask_logits)
+            logits = system.classify(pixels, masks, self.context)
             scores = scores + self._class_scores(logits)
         if self.class_score is None or self.soft:
-            logits = self._own_logits(images, mask_logits)
+            logits = self._own_logits(system, images, mask_logits)
         return scores, margin(logits.detach(), self.labels)
 
     def select(self, indices: Int64[Tensor, " kept"]) -> "SystemObjective":
@@ -176,18 +177,18 @@ class SystemObjective:
 
     def _soft_masks(self, mask_logits: Tensor) -> Tensor:
         # Centred where the hard gate flips, so that a mask value of 1/2 means the same to both.
-        threshold = self.system.masking.threshold
+        threshold = self.system.mask_traits.hard_threshold or 0.5
         return soft_gate(mask_logits - math.log(threshold / (1 - threshold)))
 
     @torch.no_grad()
-    def _own_logits(self, images: Tensor, mask_logits: Tensor) -> Tensor:
-        return self.system.classify(images, self.system.gate(mask_logits), self.context)
+    def _own_logits(self, system: StagedSystem, images: Tensor, mask_logits: Tensor) -> Tensor:
+        return system.classify(images, system.gate(mask_logits), self.context)
 
 
 @torch.no_grad()
 def mask_targets(
     goal: MaskGoal,
-    system: TwoStage,
+    system: StagedSystem,
     images: Float[Tensor, "batch 3 height width"],
     labels: Int64[Tensor, " batch"],
     context: MaskContext | None,
@@ -209,8 +210,7 @@ def mask_targets(
         case MaskGoal.STEAL:
             if guides is None:
                 raise ValueError("the goal 'steal' needs a pool of guide masks")
-            clean_masks, logits = system.masks(images, context), system(images, context)
-            return stolen_masks(clean_masks, logits, labels, guides)
+            return stolen_masks(*masks_and_logits(system, images, context), labels, guides)
 
 
 def stolen_masks(

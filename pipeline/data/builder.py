@@ -59,7 +59,7 @@ def write_prepared(plan: Plan, target: Path, *, name: str, image_size: int, root
     if target.exists() and not failed(target):
         return _existing(target, made_from)
     started = time.monotonic()
-    with _partial_directory(target) as partial:
+    with partial_directory(target) as partial:
         store = Store(partial, image_size, plan.rejects)
         try:
             with progress_bar("preparing", total=len(plan.items), unit="items") as advance:
@@ -163,7 +163,7 @@ def _quiet_worker() -> None:
 
 
 @contextmanager
-def _partial_directory(target: Path) -> Iterator[Path]:
+def partial_directory(target: Path) -> Iterator[Path]:
     """An empty temporary directory beside ``target``, renamed to it on success and removed on any failure.
 
     Only who holds the lock touches it. The lock lies outside, because the directory comes and goes, and is never deleted: a second

@@ -1,10 +1,13 @@
-"""Drawing splits by group, so that near-duplicates never stand on both sides."""
+"""Drawing splits and folds by group, so that near-duplicates never stand on both sides."""
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TypeVar
 
 from pipeline.data.sample import SPLITS, Split
+
+Part = TypeVar("Part", bound=Hashable)
 
 
 def assign_splits(groups: Sequence[str], labels: Sequence[int], fractions: Mapping[Split, float], *, seed: int) -> dict[str, Split]:
@@ -16,29 +19,44 @@ def assign_splits(groups: Sequence[str], labels: Sequence[int], fractions: Mappi
     rarest class first: Sechidis, Tsoumakas, Vlahavas 2011, "On the stratification of multi-label data".
     Raises ValueError if the fractions do not add up to 1.
     """
-    wanted: list[Split] = [split for split in SPLITS if fractions.get(split, 0.0) > 0.0]
     if any(share < 0 for share in fractions.values()) or abs(sum(fractions.values()) - 1.0) > 1e-9:
         raise ValueError(f"split fractions {dict(fractions)} are not shares that add up to 1")
+    wanted = {split: fractions[split] for split in SPLITS if fractions.get(split, 0.0) > 0.0}
+    return _share_out(groups, labels, wanted, seed=seed)
+
+
+def assign_folds(groups: Sequence[str], labels: Sequence[int], num_folds: int, *, seed: int) -> dict[str, int]:
+    """Give every group one fold, 0 to ``num_folds`` - 1, so that each class is shared out evenly as far as whole groups allow.
+
+    By the rules of ``assign_splits``. Raises ValueError for fewer than two folds.
+    """
+    if num_folds < 2:
+        raise ValueError(f"{num_folds} folds: at least 2 are needed")
+    return _share_out(groups, labels, dict.fromkeys(range(num_folds), 1 / num_folds), seed=seed)
+
+
+def _share_out(groups: Sequence[str], labels: Sequence[int], shares: Mapping[Part, float], *, seed: int) -> dict[str, Part]:
+    wanted = list(shares)
     counts: dict[str, dict[int, int]] = defaultdict(lambda: defaultdict(int))
     for group, label in zip(groups, labels, strict=True):
         counts[group][label] += 1
     totals: dict[int, int] = defaultdict(int)
     for label in labels:
         totals[label] += 1
-    need = {split: {label: fractions[split] * total for label, total in totals.items()} for split in wanted}
-    held: dict[tuple[Split, int], int] = defaultdict(int)
-    assigned: dict[str, Split] = {}
+    need = {part: {label: share * total for label, total in totals.items()} for part, share in shares.items()}
+    held: dict[tuple[Part, int], int] = defaultdict(int)
+    assigned: dict[str, Part] = {}
     for label in sorted(totals, key=lambda label: (totals[label], label)):
         waiting = sorted((g for g in counts if label in counts[g] and g not in assigned), key=lambda g: _rank(g, seed))
         for position, group in enumerate(waiting):
-            bare = [split for split in wanted if held[split, label] == 0]
-            # With just enough groups left for the splits that have none of this class, those come first.
+            bare = [part for part in wanted if held[part, label] == 0]
+            # With just enough groups left for the parts that have none of this class, those come first.
             open_to = bare if bare and len(waiting) - position <= len(bare) else wanted
-            split = open_to[0] if open_to is bare else max(open_to, key=lambda s: need[s][label])
-            assigned[group] = split
+            part = open_to[0] if open_to is bare else max(open_to, key=lambda part: need[part][label])
+            assigned[group] = part
             for other, count in counts[group].items():
-                need[split][other] -= count
-                held[split, other] += 1
+                need[part][other] -= count
+                held[part, other] += 1
     return assigned
 
 

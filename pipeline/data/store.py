@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -76,10 +76,10 @@ class Store:
         self.close()
         self._pack()
         samples = pl.concat(self._blocks)
-        counts = _check_samples(samples, classes, self._rejects)
+        counts = check_samples(samples, classes, self._rejects.why)
         np.save(self._directory / "labels.npy", samples["label"].to_numpy())
         samples.write_parquet(self._directory / "samples.parquet")
-        files = {name: _record(self._directory / name) for name in FILES}
+        files = {name: file_record(self._directory / name) for name in FILES}
         return {
             "format": FORMAT,
             **made_from,
@@ -88,9 +88,9 @@ class Store:
             "counts": counts,
             "rejects": self._rejects.by_rule(),
             "notes": dict(sorted(self._notes.items())),
-            "mean": _train_mean(self._directory / "images.npy", samples),
+            "mean": train_mean(self._directory / "images.npy", samples),
             "files": files,
-            "fingerprint": _fingerprint(classes, files, samples),
+            "fingerprint": fingerprint(classes, files, samples),
             "versions": {name: version(name) for name in ("foreguard", "numpy", "opencv-python-headless", "pillow", "pycocotools")},
             "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
@@ -109,7 +109,7 @@ def _row(sample: Sample) -> dict[str, Any]:
     }
 
 
-def _fingerprint(classes: Sequence[str], files: dict[str, Any], samples: pl.DataFrame) -> str:
+def fingerprint(classes: Sequence[str], files: dict[str, Any], samples: pl.DataFrame) -> str:
     """Over what the data are, not how they are stored: parquet bytes may differ between versions of polars."""
     content = [FORMAT, list(classes), files["images.npy"]["sha256"], files["masks.npy"]["sha256"]]
     digest = hashlib.sha256(json.dumps(content).encode())
@@ -147,13 +147,14 @@ class _GrowingArray:
         np.lib.format.write_array_header_1_0(self._stream, header)
 
 
-def _check_samples(samples: pl.DataFrame, classes: Sequence[str], rejects: RejectLog) -> dict[str, dict[str, int]]:
+def check_samples(samples: pl.DataFrame, classes: Sequence[str], why: Callable[[int | None], str]) -> dict[str, dict[str, int]]:
     """Counts by split and class. Raises DataError where nothing can be learned from the samples.
 
-    A set without any training sample is for testing: a system that was trained on another set is evaluated on it.
+    A set without any training sample is for testing: a system that was trained on another set is evaluated on it. ``why`` says
+    what became of the images of a class, or of all (None).
     """
     if samples.is_empty():
-        raise DataError(f"no sample was left to prepare: {rejects.why()}")
+        raise DataError(f"no sample was left to prepare: {why(None)}")
     twice = samples.filter(pl.col("sample_id").is_duplicated())["sample_id"]
     if len(twice):
         raise DataError(f"sample id {twice[0]!r} occurs more than once; every image may be listed once only")
@@ -162,14 +163,14 @@ def _check_samples(samples: pl.DataFrame, classes: Sequence[str], rejects: Rejec
     for label, class_name in enumerate(classes):
         total, trained = sum(found.get((split, label), 0) for split in SPLITS), found.get(("train", label), 0)
         if not total:
-            raise DataError(f"class {class_name!a} has no sample: {rejects.why(label)}")
+            raise DataError(f"class {class_name!a} has no sample: {why(label)}")
         if learnable and (total < 2 or not trained):
             what = f"has {total} sample(s), {trained} of them for training; it needs at least 2, 1 for training"
-            raise DataError(f"class {class_name!a} {what}: add images or leave the class out; not taken: {rejects.why(label)}")
+            raise DataError(f"class {class_name!a} {what}: add images or leave the class out; not taken: {why(label)}")
     return {split: {name: found.get((split, label), 0) for label, name in enumerate(classes)} for split in SPLITS}
 
 
-def _train_mean(images_path: Path, samples: pl.DataFrame) -> list[float] | None:
+def train_mean(images_path: Path, samples: pl.DataFrame) -> list[float] | None:
     """Mean colour of the training images, 0 to 1, read in blocks so that memory stays bounded; None without any."""
     images = np.load(images_path, mmap_mode="r")
     rows = np.flatnonzero((samples["split"] == "train").to_numpy())
@@ -181,7 +182,7 @@ def _train_mean(images_path: Path, samples: pl.DataFrame) -> list[float] | None:
     return [round(float(value), 6) for value in total / len(rows) / 255]
 
 
-def _record(path: Path) -> dict[str, Any]:
+def file_record(path: Path) -> dict[str, Any]:
     sync(path)
     return {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
 

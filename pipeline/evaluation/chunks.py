@@ -17,7 +17,7 @@ from pipeline.data.loader import read_rows, sample_seed
 from pipeline.data.sample import Split
 from pipeline.evaluation.records import SCHEMA, Status
 from pipeline.masks import MaskContext
-from pipeline.system import TwoStage, attacked
+from pipeline.system import System, attacked, clean_context
 from segmenter.metrics import intersection_over_union
 
 _MEASURED = ("prediction", "margin", "mask_iou", "mask_mean")
@@ -65,7 +65,7 @@ class Chunk:
 
     def __init__(
         self,
-        system: TwoStage,
+        system: System,
         dataset: PreparedDataset,
         rows: Int64[np.ndarray, " images"],
         *,
@@ -210,11 +210,11 @@ def norms(
     return linf.cpu().numpy(), torch.linalg.vector_norm(changes, dim=1).cpu().numpy()
 
 
-def _context(system: TwoStage, images: Tensor, masks: Tensor, seeds: Tensor, batch_size: int) -> MaskContext:
+def _context(system: System, images: Tensor, masks: Tensor, seeds: Tensor, batch_size: int) -> MaskContext:
     context = MaskContext(oracle_masks=masks, sample_seeds=seeds)
     with attacked(system):
         parts: Sequence[MaskContext] = [
-            system.freeze(images[batch], context.select(batch)) for batch in batches(len(images), batch_size, images.device)
+            clean_context(system, images[batch], context.select(batch)) for batch in batches(len(images), batch_size, images.device)
         ]
     if parts[0].frozen_masks is None:
         return context

@@ -52,7 +52,9 @@ def _square_against_white_box(plan: Plan, records: pl.DataFrame, num_images: int
     """Search without gradients may not fell what the suite left standing."""
     name, threat = "Square against white-box", plan.suite.threat
     side = plan.dataset.image_size
-    reason = inapplicable(SquareAttack(), plan.system.masking, threat, image_shape=(side, side), has_guides=False, has_oracle=True)
+    reason = inapplicable(
+        SquareAttack(), plan.system.mask_traits, threat, image_shape=(side, side), has_guides=False, has_oracle=True
+    )
     if reason is not None:
         return Check(name=name, outcome=Outcome.SKIP, finding=reason)
     for epsilon in sorted((epsilon for epsilon in threat.epsilons if epsilon > 0), reverse=True):

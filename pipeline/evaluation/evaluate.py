@@ -164,14 +164,21 @@ def _report(
     from pipeline.evaluation.diagnostics import sanity_checks
     from pipeline.evaluation.gallery import write_gallery
     from pipeline.evaluation.records import read_records
-    from pipeline.evaluation.summary import check_lines, lines, summarise
+    from pipeline.evaluation.summary import SUMMARY, check_lines, lines, summarise
     from pipeline.runs.files import write_json
 
     records = read_records(config.run)
     if config.gallery_images:
         write_gallery(config.run, plan, records, per_outcome=config.gallery_images, device=device)
-    summary = summarise(records, plan, trained_masks=subject.trained_masks, split=config.split, skipped=skipped)
-    write_json(config.run / "summary.json", summary.to_json())
+    summary = summarise(
+        records,
+        plan,
+        masks=subject.system.mask_config,
+        trained_masks=subject.trained_masks,
+        split=config.split,
+        skipped=skipped,
+    )
+    summary.write(config.run / SUMMARY)
     print("\n".join(lines(summary)))
     if config.sanity:
         checks = sanity_checks(plan, store, records, num_images=config.sanity_images, device=device)

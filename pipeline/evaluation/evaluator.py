@@ -30,7 +30,7 @@ from pipeline.data.loader import read_rows
 from pipeline.evaluation.chunks import Chunk, batches, norms
 from pipeline.evaluation.records import RecordStore, Unit
 from pipeline.randomness import derive_seeds
-from pipeline.system import TwoStage, attacked
+from pipeline.system import System, attacked
 
 _TOLERANCE = 1e-6
 """By how much of its radius a point may lie outside the ball before that is called a bug."""
@@ -40,7 +40,7 @@ _TOLERANCE = 1e-6
 class Plan:
     """What is evaluated, and with what."""
 
-    system: TwoStage
+    system: System
     """On its device, in float32."""
     system_id: str
     """Goes into the records: a digest of weights and mask settings."""
@@ -102,7 +102,7 @@ def _attack_chunk(
     chunk: Chunk,
     units: list[Unit],
     recorded: set[Unit],
-    copy: TwoStage,
+    copy: System,
     advance: Callable[[int], None],
 ) -> None:
     for unit in units:
@@ -119,7 +119,7 @@ def _attack_chunk(
         seconds = time.monotonic() - began
         about: dict[str, object] = {
             "system": plan.system_id,
-            "mask_source": plan.system.masking.source.value,
+            "mask_source": plan.system.mask_traits.source,
             "norm": plan.suite.threat.norm,
             "region": plan.suite.threat.region.value,
             "seed": plan.seed,
@@ -139,7 +139,7 @@ def _needed(plan: Plan, unit: Unit, recorded: set[Unit]) -> bool:
     return following.epsilon < len(plan.suite.threat.epsilons) and following not in recorded
 
 
-def _attack(plan: Plan, chunk: Chunk, copy: TwoStage, name: str, spec: AttackSpec, epsilon: float, positions: Tensor) -> Tensor:
+def _attack(plan: Plan, chunk: Chunk, copy: System, name: str, spec: AttackSpec, epsilon: float, positions: Tensor) -> Tensor:
     """What an attack finds for some images of the chunk, or found at a smaller epsilon where that was better."""
     victims = chunk.victims.select(positions)
     if not len(positions):
@@ -178,7 +178,7 @@ def run_in_batches(
     batch_size: int,
     settle: bool = True,
     below: Float[Tensor, "images 3 height width"] | None = None,
-    copy: TwoStage | None = None,
+    copy: System | None = None,
 ) -> Found:
     """``running.run_attack`` on any number of images, in full batches: the same verdict for every image.
 
@@ -187,7 +187,7 @@ def run_in_batches(
     of instead of the system (``acceleration.attacked_copy``); what has fallen is decided by the system.
     """
     streamable = isinstance(spec, ClassAttack) and spec.search == "pgd" and not spec.num_targets
-    if settle and streamable and not hides_seeds(threat, victims.system.masking):
+    if settle and streamable and not hides_seeds(threat, victims.system.mask_traits):
         assert isinstance(spec, ClassAttack)
         return _stream(name, spec, victims, threat, epsilon, run_seed, num_classes, batch_size, below, copy)
     found = _clean(victims, batch_size)
@@ -223,7 +223,7 @@ def _stream(
     num_classes: int,
     batch_size: int,
     below: Tensor | None,
-    copy: TwoStage | None,
+    copy: System | None,
 ) -> Found:
     def confirm(points: Tensor, indices: Tensor) -> Tensor:
         some = victims.select(indices)

@@ -10,8 +10,7 @@ from pipeline.data.dataset import PreparedDataset
 from pipeline.errors import CheckpointError, ConfigError
 from pipeline.evaluation.override import MaskOverride
 from pipeline.masks import MaskConfig, MaskSource
-from pipeline.runs.checkpoints import Checkpoint, checkpoint_path, load_classifier, load_segmenter, weights_digest
-from pipeline.runs.directory import read_run
+from pipeline.runs.checkpoints import Checkpoint, checkpoint_path, find_segmenter, load_classifier, load_segmenter
 from pipeline.runs.files import canonical_sha256
 from pipeline.system import TwoStage
 from segmenter.model import Segmenter
@@ -50,16 +49,16 @@ def load_subject(
     _check_data(classifier_run, checkpoint, dataset, allow_other_data)
     trained = validate(MaskConfig, checkpoint.config.get("masks", {}))
     config = masks.applied(trained)
-    inputs = {"classifier": weights_digest(classifier_run)}
+    inputs = {"classifier": checkpoint.sha256}
     segmenter: Segmenter | None = None
     if config.source.needs_segmenter:
         path = segmenter_run or trained_segmenter(classifier_run, checkpoint, config.source)
         segmenter, described = load_segmenter(path)
         _check_data(path, described, dataset, allow_other_data)
-        inputs["segmenter"] = weights_digest(path)
+        inputs["segmenter"] = described.sha256
     elif segmenter_run is not None:
         raise ConfigError(f"segmenter_run: masks.source={config.source.value} uses no segmenter: leave segmenter_run out")
-    system = TwoStage(classifier, masking=config, segmenter=segmenter, mean_colour=dataset.mean)
+    system = TwoStage(classifier, masks=config, segmenter=segmenter, mean_colour=dataset.mean)
     return Subject(
         system=system.to(device=device, memory_format=torch.channels_last).eval(),  # type: ignore[call-overload]
         system_id=canonical_sha256({"weights": inputs, "masks": to_plain(config)})[:16],
@@ -79,23 +78,11 @@ def _check_data(path: Path, checkpoint: Checkpoint, dataset: PreparedDataset, al
 def trained_segmenter(classifier_run: Path, checkpoint: Checkpoint, source: MaskSource) -> Path:
     """The run of the segmenter that the classifier was trained with, as long as it is still the same.
 
-    Raises ConfigError where it was trained without or the run is gone, CheckpointError where it holds another segmenter now,
-    RunError where the classifier's own run.json is damaged.
+    Raises ConfigError where it was trained without, CheckpointError where the run is gone or holds another segmenter now.
     """
-    recorded = checkpoint.config.get("segmenter_run")
-    if recorded is None:
+    if checkpoint.segmenter is None:
         raise ConfigError(
             f"segmenter_run: masks.source={source.value} needs a segmenter, and the classifier was trained without:"
             " say segmenter_run=..."
         )
-    path = Path(recorded)
-    if not path.exists():
-        raise ConfigError(f"segmenter_run: {path}, which the classifier was trained with, is not there: say segmenter_run=...")
-    trained = checkpoint_path(classifier_run).parent.parent
-    digest = read_run(trained)["inputs"].get("segmenter") if (trained / "run.json").is_file() else None
-    if digest is not None and digest != weights_digest(path):
-        raise CheckpointError(
-            f"{path}: holds another segmenter than the one that the classifier was trained with;"
-            f" if that is meant, say segmenter_run={path}"
-        )
-    return path
+    return find_segmenter(classifier_run, checkpoint.segmenter)

@@ -3,24 +3,28 @@
 import dataclasses
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 import polars as pl
 
 from pipeline.attacks.diagnostics import Check, Outcome
 from pipeline.attacks.norms import Norm
-from pipeline.config import to_plain
 from pipeline.evaluation.answers import CommonestAnswer, commonest_answer
 from pipeline.evaluation.evaluator import Plan
 from pipeline.evaluation.metrics import CurvePoint, clean_accuracy, clean_mask_iou, curve
 from pipeline.evaluation.statistics import Estimate
 from pipeline.masks import MaskConfig
+from pipeline.runs.files import JsonFile
+
+SUMMARY = "summary.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Summary:
-    """The figures of one evaluation. The unit is the image."""
+class Summary(JsonFile):
+    """``summary.json``: the figures of one evaluation. The unit is the image."""
+
+    REMEDY: ClassVar[str] = "delete it and evaluate with resume=true"
 
     system: str
     """Digest of weights and mask settings, as in the records."""
@@ -38,20 +42,17 @@ class Summary:
     skipped: dict[str, str]
     """Attacks of the suite that say nothing about the system, and why."""
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain containers."""
-        plain = dataclasses.asdict(self)
-        return plain | {"masks": to_plain(self.masks), "trained_masks": to_plain(self.trained_masks)}
 
-
-def summarise(records: pl.DataFrame, plan: Plan, *, trained_masks: MaskConfig, split: str, skipped: dict[str, str]) -> Summary:
+def summarise(
+    records: pl.DataFrame, plan: Plan, *, masks: MaskConfig, trained_masks: MaskConfig, split: str, skipped: dict[str, str]
+) -> Summary:
     """The figures of finished records. Intervals by bootstrap use a fixed seed, so the same records give the same summary."""
     rng = np.random.default_rng(0)
     return Summary(
         system=plan.system_id,
         data=plan.dataset.name,
         split=split,
-        masks=plan.system.masking,
+        masks=masks,
         trained_masks=trained_masks,
         norm=plan.suite.threat.norm,
         region=plan.suite.threat.region.value,

@@ -73,11 +73,11 @@ def choose_system(run: Path, segmenter_run: Path | None, masks: MaskOverride) ->
 def _found(run: Path) -> ChosenSystem:
     if (run / ABLATION).is_file():
         return _of_ablation(run)
-    about = read_run(run) if (run / "run.json").is_file() else {}
-    if about.get("command") != "evaluate":
+    begun = read_run(run) if (run / "run.json").is_file() else None
+    if begun is None or begun.command != "evaluate":
         return ChosenSystem(f"classifier of {run}", run, None, MaskOverride())
     remedy = "evaluate again, or name the run of a classifier"
-    evaluation = parse_json(run / "run.json", about, _Evaluation, remedy=remedy)
+    evaluation = parse_json(run / "run.json", vars(begun), _Evaluation, remedy=remedy)
     config, digests = evaluation.config, evaluation.inputs
     classifier, segmenter = _attacked(run, "classifier", config.classifier_run, digests.classifier), None
     if digests.segmenter is not None and config.segmenter_run is not None:  # else it is the one of the classifier's training
@@ -142,7 +142,7 @@ def load_trained_system(chosen: ChosenSystem, *, prepared: Path | None, device: 
     elif segmenter_run is not None:
         raise ConfigError(f"segmenter_run: masks.source={config.source.value} uses no segmenter: leave segmenter_run out")
     mean = _mean_colour(checkpoint, prepared) if config.fill is Fill.MEAN else None
-    system = TwoStage(classifier, masking=config, segmenter=segmenter, mean_colour=mean)
+    system = TwoStage(classifier, masks=config, segmenter=segmenter, mean_colour=mean)
     return system.to(device=device).eval(), checkpoint
 
 

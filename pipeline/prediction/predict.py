@@ -97,7 +97,7 @@ def predict(config: PredictConfig) -> None:
             _predict_all(config, out, listing.files, system, checkpoint.classes, checkpoint.image_size, lines, errors, device)
     except OSError as error:
         raise RunError(f"{out}: cannot be written: {error.strerror or error}") from error
-    print(f"system: {chosen.name}, masks {system.masking.source.value}")
+    print(f"system: {chosen.name}, masks {system.mask_config.source.value}")
     _report(config, out, listing, errors, checkpoint.image_size)
 
 

@@ -1,6 +1,6 @@
 """Reading the directory of an ablation or of an evaluation into a study. What a report relies on is checked here, and only here."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -144,7 +144,7 @@ def _read_evaluation(run: Path) -> Study:
 
 
 def _about(path: Path) -> _Evaluation:
-    return parse_json(path / RUN, read_run(path), _Evaluation, remedy="evaluate again")
+    return parse_json(path / RUN, asdict(read_run(path)), _Evaluation, remedy="evaluate again")
 
 
 def _summary(path: Path) -> _Summary:
@@ -218,6 +218,6 @@ def _trained_objective(run: str | None) -> str:
     if run is None:
         return NOT_RECORDED
     try:
-        return str(read_run(Path(run))["config"]["objective"]["name"])
+        return str(read_run(Path(run)).config["objective"]["name"])
     except (RunError, KeyError, TypeError):
         return NOT_RECORDED

@@ -1,42 +1,55 @@
-"""Checkpoints: weights in safetensors beside a JSON that says what they are, and the state that a run resumes from.
+"""Checkpoints: weights in safetensors beside a JSON that says what they are.
 
 A checkpoint ``best`` is ``best.json`` and the weights file that it names, ``best-<start of their sha256>.safetensors``. The JSON
 is the commit point: weights are written under a new name and flushed to the disk before the JSON replaces its predecessor, and
 weights that the JSON does not name are deleted after that. A full disk or a killed process leaves the previous checkpoint whole.
 """
 
-import dataclasses
 import hashlib
-from collections.abc import Mapping
-from io import BytesIO
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
-from zipfile import BadZipFile, ZipFile
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import safetensors.torch
 import torch
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from classifier.config import ClassifierConfig
 from classifier.model import Classifier, build_classifier
 from pipeline.config import adapter_of
-from pipeline.errors import CheckpointError
-from pipeline.runs.files import write_atomically
+from pipeline.errors import CheckpointError, RunError, UserError
+from pipeline.runs.files import JsonFile, read_bytes, write_atomically
 from pipeline.runs.provenance import Provenance
 from segmenter.config import SegmenterConfig
 from segmenter.model import Segmenter, build_segmenter
 
 Config = TypeVar("Config", bound=SegmenterConfig | ClassifierConfig)
+Stage = TypeVar("Stage", bound=nn.Module)
 StageKind = Literal["segmenter", "classifier"]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Checkpoint:
+@dataclass(frozen=True, kw_only=True)
+class SegmenterReference:
+    """Which segmenter a classifier was trained with, and where it lay."""
+
+    path: str
+    """Its run or checkpoint, absolute."""
+    relative: str
+    """The same, from the directory of the classifier's run: where both are moved together, it is found by this."""
+    sha256: str
+    """Of its weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint(JsonFile):
     """What the JSON of a checkpoint says about its weights."""
 
-    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    REMEDY: ClassVar[str] = "train again, into another directory"
+    ERROR: ClassVar[type[UserError]] = CheckpointError
 
     kind: StageKind
     """Which stage the weights belong to."""
@@ -60,17 +73,12 @@ class Checkpoint:
     """Epochs finished."""
     metrics: dict[str, float]
     """What was measured on the validation split."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Stored(Checkpoint):
-    __pydantic_config__ = ConfigDict(extra="forbid")
-
-    weights: str
-    sha256: str
-
-
-_STORED = TypeAdapter(_Stored)
+    segmenter: SegmenterReference | None = None
+    """Of a classifier that was trained behind one."""
+    weights: Annotated[str, Field(pattern=r"^[^/]+\.safetensors$")] = ""
+    """File with the weights, beside the JSON; it is named when the checkpoint is saved."""
+    sha256: str = ""
+    """SHA-256 of that file, likewise."""
 
 
 def save_checkpoint(directory: Path, name: str, checkpoint: Checkpoint, weights: Mapping[str, Tensor]) -> Path:
@@ -83,22 +91,12 @@ def save_checkpoint(directory: Path, name: str, checkpoint: Checkpoint, weights:
     digest = hashlib.sha256(content).hexdigest()
     weights_path = directory / f"{name}-{digest[:16]}.safetensors"
     write_atomically(weights_path, content)
-    stored = _Stored(**vars(checkpoint), weights=weights_path.name, sha256=digest)
     path = directory / f"{name}.json"
-    write_atomically(path, _STORED.dump_json(stored, indent=2) + b"\n")
+    replace(checkpoint, weights=weights_path.name, sha256=digest).write(path)
     for left_over in directory.glob(f"{name}-*.safetensors*"):
         if left_over != weights_path:
             left_over.unlink(missing_ok=True)
     return path
-
-
-def read_checkpoint(path: Path) -> Checkpoint:
-    """What a checkpoint says about itself, without loading its weights.
-
-    ``path`` is the JSON of a checkpoint or a run directory, whose best checkpoint is meant. Raises ``CheckpointError``.
-    """
-    stored = _read(checkpoint_path(path))
-    return Checkpoint(**{field.name: getattr(stored, field.name) for field in dataclasses.fields(Checkpoint)})
 
 
 def checkpoint_path(path: Path) -> Path:
@@ -106,18 +104,52 @@ def checkpoint_path(path: Path) -> Path:
     return path / "checkpoints" / "best.json" if path.is_dir() else path
 
 
+def read_checkpoint(path: Path) -> Checkpoint:
+    """What a checkpoint says about itself, without loading its weights.
+
+    ``path`` is the JSON of a checkpoint or a run directory, whose best checkpoint is meant. Raises ``CheckpointError``.
+    """
+    return Checkpoint.read(checkpoint_path(path))
+
+
 def weights_digest(path: Path) -> str:
     """SHA-256 of a checkpoint's weights, as its JSON states it. Raises ``CheckpointError``."""
-    return _read(checkpoint_path(path)).sha256
+    return read_checkpoint(path).sha256
+
+
+def refer_to_segmenter(segmenter: Path, *, sha256: str, run: Path) -> SegmenterReference:
+    """How the checkpoints in ``run`` name the segmenter that they are trained with."""
+    absolute = segmenter.resolve()
+    return SegmenterReference(path=str(absolute), relative=os.path.relpath(absolute, run.resolve()), sha256=sha256)
+
+
+def find_segmenter(classifier: Path, reference: SegmenterReference) -> Path:
+    """Where the segmenter of a classifier lies now: where it lay, or in the same place beside the classifier if both were moved.
+
+    ``classifier`` is the run or a checkpoint. Raises ``CheckpointError`` where it is in neither place, or only another one is.
+    """
+    run = checkpoint_path(classifier).resolve().parent.parent
+    others = []
+    for place in (run / reference.relative, Path(reference.path)):
+        if place.exists():
+            if weights_digest(place) == reference.sha256:
+                return place
+            others.append(place)
+    if not others:
+        raise CheckpointError(f"{reference.path}: the segmenter that {run} was trained with is not there: say segmenter_run=...")
+    raise CheckpointError(
+        f"{others[0]}: holds another segmenter than the one that {run} was trained with;"
+        f" if that is meant, say segmenter_run={others[0]}"
+    )
 
 
 def load_segmenter(path: Path) -> tuple[Segmenter, Checkpoint]:
     """Build the segmenter that a checkpoint describes and load its weights. Raises ``CheckpointError``."""
-    checkpoint = read_checkpoint(path)
-    config = _architecture(path, checkpoint, "segmenter", SegmenterConfig)
-    module = build_segmenter(dataclasses.replace(config, encoder_weights=None), seed=0)
-    load_weights(path, module, kind="segmenter")
-    return module.eval(), checkpoint
+    path = checkpoint_path(path)
+    checkpoint = Checkpoint.read(path)
+    _check_use(path, checkpoint, "segmenter", None)
+    config = replace(_architecture(path, checkpoint, SegmenterConfig), encoder_weights=None)
+    return _built(path, checkpoint, lambda: build_segmenter(config, seed=0)), checkpoint
 
 
 def load_classifier(path: Path, *, classes: tuple[str, ...] | None = None) -> tuple[Classifier, Checkpoint]:
@@ -125,11 +157,12 @@ def load_classifier(path: Path, *, classes: tuple[str, ...] | None = None) -> tu
 
     ``classes`` are those of the data it is meant for; other ones in the checkpoint raise ``CheckpointError``, like any damage.
     """
-    checkpoint = read_checkpoint(path)
-    config = _architecture(path, checkpoint, "classifier", ClassifierConfig)
-    module = build_classifier(dataclasses.replace(config, weights=None), num_classes=len(checkpoint.classes), seed=0)
-    load_weights(path, module, kind="classifier", classes=classes)
-    return module.eval(), checkpoint
+    path = checkpoint_path(path)
+    checkpoint = Checkpoint.read(path)
+    _check_use(path, checkpoint, "classifier", classes)
+    config = replace(_architecture(path, checkpoint, ClassifierConfig), weights=None)
+    num_classes = len(checkpoint.classes)
+    return _built(path, checkpoint, lambda: build_classifier(config, num_classes=num_classes, seed=0)), checkpoint
 
 
 def load_weights(path: Path, module: nn.Module, *, kind: StageKind, classes: tuple[str, ...] | None = None) -> None:
@@ -138,88 +171,78 @@ def load_weights(path: Path, module: nn.Module, *, kind: StageKind, classes: tup
     Raises ``CheckpointError`` for a missing or damaged file, the other stage, other classes, another architecture.
     """
     path = checkpoint_path(path)
-    stored = _read(path)
-    if stored.kind != kind:
-        raise CheckpointError(f"{path}: this is a checkpoint of a {stored.kind}, expected one of a {kind}")
-    if classes is not None and len(classes) != len(stored.classes):
-        raise CheckpointError(f"{path}: trained for {len(stored.classes)} classes, but the data set has {len(classes)}")
-    if classes is not None and classes != stored.classes:
-        raise CheckpointError(f"{path}: trained for other classes ({_first_difference(stored.classes, classes)})")
-    weights_path = path.parent / stored.weights
-    content = _read_bytes(weights_path)
-    if hashlib.sha256(content).hexdigest() != stored.sha256:
-        raise CheckpointError(f"{weights_path}: damaged, its SHA-256 is not the one in {path.name}")
-    try:
-        weights = safetensors.torch.load(content)
-    except SafetensorError as error:
-        raise CheckpointError(f"{weights_path}: no safetensors file: {error}") from error
-    if (mismatch := _mismatch(module.state_dict(), weights)) is not None:
-        raise CheckpointError(f"{path}: of another architecture: {mismatch}")
+    checkpoint = Checkpoint.read(path)
+    _check_use(path, checkpoint, kind, classes)
+    weights = _read_weights(path, checkpoint)
+    _check_fit(path, module, weights)
     module.load_state_dict(weights, strict=True)
 
 
-def save_training_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Write what a run resumes from: tensors, numbers, strings and containers of these. Raises ``RunError``."""
-    buffer = BytesIO()
-    torch.save(dict(state), buffer)
-    write_atomically(path, buffer.getvalue())
-
-
-def load_training_state(path: Path) -> dict[str, Any]:
-    """Read a training state, running no code from it (``weights_only=True``). Raises ``CheckpointError``."""
-    content = BytesIO(_read_bytes(path))
+def _built(path: Path, checkpoint: Checkpoint, build: Callable[[], Stage]) -> Stage:
+    """The stage with its weights. A checkpoint may claim any width: what it claims is laid out without memory first, and has to be
+    what the weights are."""
+    weights = _read_weights(path, checkpoint)
     try:
-        damaged = ZipFile(content).testzip()  # torch does not check the sums that it writes
-    except BadZipFile as error:
-        raise CheckpointError(f"{path}: damaged: {error}") from error
-    if damaged is not None:
-        raise CheckpointError(f"{path}: damaged: wrong checksum of {damaged}")
-    content.seek(0)
+        with torch.device("meta"):
+            _check_fit(path, build(), weights)
+    except (ValueError, RuntimeError) as error:
+        if "meta tensors" not in str(error):  # some encoders look at numbers while they are built
+            raise CheckpointError(f"{path}: cannot be built: {' '.join(str(error).split())[:200]}; {Checkpoint.REMEDY}") from error
+    module = build()
+    _check_fit(path, module, weights)
+    module.load_state_dict(weights, strict=True)
+    return module.eval()
+
+
+def _read_weights(path: Path, checkpoint: Checkpoint) -> dict[str, Tensor]:
+    weights_path = path.parent / checkpoint.weights
     try:
-        state = torch.load(content, map_location="cpu", weights_only=True)
-    except Exception as error:  # a pickle can fail with any exception
-        raise CheckpointError(f"{path}: no training state: {str(error).splitlines()[0]}") from error
-    if not isinstance(state, dict):
-        raise CheckpointError(f"{path}: no training state: holds a {type(state).__name__}")
-    return state
-
-
-def _read(path: Path) -> _Stored:
+        content = read_bytes(weights_path)
+    except RunError as error:
+        raise CheckpointError(str(error)) from error
+    if hashlib.sha256(content).hexdigest() != checkpoint.sha256:
+        raise CheckpointError(f"{weights_path}: damaged, its SHA-256 is not the one in {path.name}; {Checkpoint.REMEDY}")
     try:
-        return _STORED.validate_json(_read_bytes(path))
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise CheckpointError(f"{path}: no checkpoint: {where + ': ' if where else ''}{first['msg']}") from error
+        return safetensors.torch.load(content)
+    except (SafetensorError, KeyError, ValueError, RuntimeError, TypeError) as error:  # KeyError: a type that torch does not have
+        raise CheckpointError(f"{weights_path}: no safetensors file: {' '.join(str(error).split())[:200]}") from error
 
 
-def _read_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
-
-
-def _architecture(path: Path, checkpoint: Checkpoint, kind: StageKind, config_class: type[Config]) -> Config:
+def _check_use(path: Path, checkpoint: Checkpoint, kind: StageKind, classes: tuple[str, ...] | None) -> None:
     if checkpoint.kind != kind:
-        raise CheckpointError(f"{checkpoint_path(path)}: this is a checkpoint of a {checkpoint.kind}, expected one of a {kind}")
+        raise CheckpointError(f"{path}: this is a checkpoint of a {checkpoint.kind}, expected one of a {kind}")
+    if classes is not None and len(classes) != len(checkpoint.classes):
+        raise CheckpointError(f"{path}: trained for {len(checkpoint.classes)} classes, but the data set has {len(classes)}")
+    if classes is not None and classes != checkpoint.classes:
+        raise CheckpointError(f"{path}: trained for other classes ({_first_difference(checkpoint.classes, classes)})")
+
+
+def _architecture(path: Path, checkpoint: Checkpoint, config_class: type[Config]) -> Config:
     try:
         architecture: Config = adapter_of(config_class).validate_python(checkpoint.architecture)
         return architecture
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(("architecture", *(str(part) for part in first["loc"])))
-        raise CheckpointError(f"{checkpoint_path(path)}: {where}: {first['msg']}") from error
+        raise CheckpointError(f"{path}: {where}: {first['msg']}") from error
 
 
-def _mismatch(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str | None:
-    for key in expected:
-        if key not in found:
-            return f"{key} is missing"
-        if expected[key].shape != found[key].shape:
-            return f"{key} has the shape {tuple(found[key].shape)}, expected {tuple(expected[key].shape)}"
-    surplus = sorted(set(found) - set(expected))
-    return f"{surplus[0]} is unexpected" if surplus else None
+def _check_fit(path: Path, module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    expected = module.state_dict()
+    for key, value in expected.items():
+        found = weights.get(key)
+        if found is None:
+            raise CheckpointError(f"{path}: of another architecture: {key} is missing")
+        if (found.shape, found.dtype) != (value.shape, value.dtype):
+            shapes = f"{_described(found)}, expected {_described(value)}"
+            raise CheckpointError(f"{path}: of another architecture: {key} is {shapes}")
+    surplus = sorted(set(weights) - set(expected))
+    if surplus:
+        raise CheckpointError(f"{path}: of another architecture: {surplus[0]} is unexpected")
+
+
+def _described(tensor: Tensor) -> str:
+    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
 
 
 def _first_difference(left: tuple[str, ...], right: tuple[str, ...]) -> str:

@@ -4,17 +4,17 @@ import json
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pipeline.errors import RunError
-from pipeline.runs.files import canonical_sha256, read_json, write_json
+from pipeline.runs.files import JsonFile, canonical_sha256
 from pipeline.runs.locking import locked
-from pipeline.runs.provenance import provenance
+from pipeline.runs.provenance import Provenance, provenance
 
-FREE_TO_CHANGE = frozenset(
+KEYS_OUTSIDE_FINGERPRINT = frozenset(
     {"run", "resume", "prepared", "segmenter_run", "trainer.num_workers", "trainer.checkpoint_every", "trainer.trackers"}
     | {"classifier_run", "batch_size", "sanity", "sanity_images", "gallery_images"}  # of an evaluation
     | {"store", "dry_run", "workers", "data.root", "data.download", "evaluation.batch_size"}  # of an ablation
@@ -26,6 +26,28 @@ FREE_TO_CHANGE = frozenset(
 ALGORITHMS: dict[str, int] = {}
 """By command, raised (from 1) with every change of the code by which the same configuration comes to another result: a run of an
 older version is neither continued nor reused."""
+
+RUN = "run.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunDescription(JsonFile):
+    """``run.json``: what a run was begun as."""
+
+    REMEDY: ClassVar[str] = "begin another run"
+
+    id: str
+    """Unique, for trackers that know runs by name."""
+    command: str
+    algorithm: int
+    """That of ``ALGORITHMS`` when it was begun."""
+    config: dict[str, Any]
+    """The whole configuration."""
+    inputs: dict[str, str]
+    """Fingerprints of what it reads, by name."""
+    provenance: Provenance
+    started_at: str
+    """ISO 8601, UTC."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,20 +103,20 @@ def open_run(path: Path, *, command: str, config: Mapping[str, Any], inputs: Map
     differs, another process is working in it, it cannot be written.
     """
     check_run(path, command=command, config=config, inputs=inputs, resume=resume)
-    if not (path / "run.json").exists():
+    if not (path / RUN).exists():
         _make_directory(path)
     with locked(path / ".lock", busy=f"{path}: another process is working in this directory"):
-        begun = (path / "run.json").exists()  # by another process meanwhile
-        about = read_run(path) if begun else _begin(path, command=command, config=config, inputs=inputs)
-        _check_same(path, about, command=command, config=config, inputs=inputs)
-        yield Run(path=path, run_id=about["id"], resumed=begun)
+        begun = (path / RUN).exists()  # by another process meanwhile
+        description = read_run(path) if begun else _begin(path, command=command, config=config, inputs=inputs)
+        _check_same(path, description, command=command, config=config, inputs=inputs)
+        yield Run(path=path, run_id=description.id, resumed=begun)
 
 
 def check_run(path: Path, *, command: str, config: Mapping[str, Any], inputs: Mapping[str, str], resume: bool) -> None:
     """Refuse a directory that a run can be neither begun nor continued in, without touching it. Raises ``RunError``."""
     if path.exists() and not path.is_dir():
         raise RunError(f"{path}: is a file; expected the directory of a run")
-    if not (path / "run.json").exists():
+    if not (path / RUN).exists():
         return
     if not resume:
         raise RunError(f"{path}: holds a run already; continue it with resume=true, or choose another directory")
@@ -108,32 +130,26 @@ def run_fingerprint(*, command: str, config: Mapping[str, Any], inputs: Mapping[
     fingerprint is compared with those of runs that may be older, so it holds the version that ``algorithm`` says, else today's.
     """
     version = ALGORITHMS.get(command, 1) if algorithm is None else algorithm
-    decisive = {key: value for key, value in _flat(json.loads(json.dumps(config))).items() if key not in FREE_TO_CHANGE}
-    numbered = {"algorithm": version} if version > 1 else {}  # runs that were begun before there were numbers have none
-    return canonical_sha256({"command": command, "config": decisive, "inputs": dict(inputs), **numbered})
+    decisive = {key: value for key, value in _flat(json.loads(json.dumps(config))).items() if key not in KEYS_OUTSIDE_FINGERPRINT}
+    return canonical_sha256({"command": command, "config": decisive, "inputs": dict(inputs), "algorithm": version})
 
 
 def fingerprint_of(path: Path) -> str | None:
     """The fingerprint of the run in a directory, begun or finished; None where there is none that can be read."""
     try:
-        about = read_run(path)
+        begun = read_run(path)
     except RunError:
         return None
-    return run_fingerprint(command=about["command"], config=about["config"], inputs=about["inputs"], algorithm=about["algorithm"])
+    return run_fingerprint(command=begun.command, config=begun.config, inputs=begun.inputs, algorithm=begun.algorithm)
 
 
-def read_run(directory: Path) -> dict[str, Any]:
-    """``run.json`` of a directory: id, command, algorithm, config and inputs are there, and of their types. Raises ``RunError``."""
-    path = directory / "run.json"
-    content = {"algorithm": 1, **read_json(path)}  # runs that were begun before there were numbers have none
-    for key, kind in {"id": str, "command": str, "algorithm": int, "config": dict, "inputs": dict}.items():
-        if not isinstance(content.get(key), kind):
-            raise RunError(f"{path}: is not what a run begins with ({key} is missing or damaged); begin another run")
-    return content
+def read_run(directory: Path) -> RunDescription:
+    """What the run of a directory was begun as. Raises ``RunError``."""
+    return RunDescription.read(directory / RUN)
 
 
 def _make_directory(path: Path) -> None:
-    if path.is_dir() and any(not entry.name.startswith((".", "run.json")) for entry in path.iterdir()):
+    if path.is_dir() and any(not entry.name.startswith((".", RUN)) for entry in path.iterdir()):
         raise RunError(f"{path}: is not empty and holds no run; choose another directory")
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -141,34 +157,32 @@ def _make_directory(path: Path) -> None:
         raise RunError(f"{path}: cannot be made: {error.strerror or error}") from error
 
 
-def _begin(path: Path, *, command: str, config: Mapping[str, Any], inputs: Mapping[str, str]) -> dict[str, Any]:
-    about = {
-        "id": secrets.token_hex(8),
-        "command": command,
-        "algorithm": ALGORITHMS.get(command, 1),
-        "config": config,
-        "inputs": inputs,
-        "provenance": asdict(provenance()),
-        "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    write_json(path / "run.json", about)
-    return about
+def _begin(path: Path, *, command: str, config: Mapping[str, Any], inputs: Mapping[str, str]) -> RunDescription:
+    description = RunDescription(
+        id=secrets.token_hex(8),
+        command=command,
+        algorithm=ALGORITHMS.get(command, 1),
+        config=dict(config),
+        inputs=dict(inputs),
+        provenance=provenance(),
+        started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    description.write(path / RUN)
+    return description
 
 
-def _check_same(
-    path: Path, begun: Mapping[str, Any], *, command: str, config: Mapping[str, Any], inputs: Mapping[str, str]
-) -> None:
-    if begun["command"] != command:
-        raise RunError(f"{path}: is a run of {begun['command']}, not of {command}")
-    if begun["algorithm"] != ALGORITHMS.get(command, 1):
+def _check_same(path: Path, begun: RunDescription, *, command: str, config: Mapping[str, Any], inputs: Mapping[str, str]) -> None:
+    if begun.command != command:
+        raise RunError(f"{path}: is a run of {begun.command}, not of {command}")
+    if begun.algorithm != ALGORITHMS.get(command, 1):
         raise RunError(f"{path}: was begun by a version of {command} that comes to other results; begin another run")
-    old, new = _flat(begun["config"]), _flat(json.loads(json.dumps(config)))
+    old, new = _flat(begun.config), _flat(json.loads(json.dumps(config)))
     for key in sorted(old.keys() | new.keys()):
-        if key not in FREE_TO_CHANGE and old.get(key, "absent") != new.get(key, "absent"):
+        if key not in KEYS_OUTSIDE_FINGERPRINT and old.get(key, "absent") != new.get(key, "absent"):
             was, now = (json.dumps(values[key]) if key in values else "absent" for values in (old, new))
             raise RunError(f"{path}: was begun with {key}={was}, not {now}; continue it as it was, or begin another run")
     for name, digest in inputs.items():
-        if begun["inputs"].get(name) != digest:
+        if begun.inputs.get(name) != digest:
             raise RunError(f"{path}: the {name} is not the one that the run was begun with (its fingerprint differs)")
 
 

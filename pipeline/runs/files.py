@@ -1,18 +1,63 @@
-"""Files of ours: written whole or not at all, read with one line about what is wrong, known by their SHA-256."""
+"""Files of ours: written whole or not at all, read with one line about what is wrong, known by their SHA-256.
+
+A JSON format is one class, ``JsonFile``: what writes it reads it.
+"""
 
 import hashlib
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
-from pydantic import ValidationError
+from pydantic import ConfigDict, ValidationError
 
 from pipeline.config import adapter_of
-from pipeline.errors import RunError
+from pipeline.errors import RunError, UserError
 
 Form = TypeVar("Form")
+File = TypeVar("File", bound="JsonFile")
+
+
+@dataclass(frozen=True, kw_only=True)
+class JsonFile:
+    """A format of JSON files. A subclass is a frozen dataclass whose fields are the keys; ``read`` undoes ``write``.
+
+    Beside the keys stand ``format``, which is raised when they change their meaning, and ``checksum``, the SHA-256 of all the rest:
+    a file that was cut off, flipped or edited is refused and never believed.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    FORMAT: ClassVar[int] = 1
+    REMEDY: ClassVar[str]
+    """What to do about a file that cannot be used: the end of every message."""
+    ERROR: ClassVar[type[UserError]] = RunError
+    """What is raised where the file cannot be used."""
+
+    def write(self, path: Path) -> None:
+        """Replace the file at once. Raises ``RunError`` where it cannot be written."""
+        content = {"format": self.FORMAT, **adapter_of(type(self)).dump_python(self, mode="json")}
+        write_json(path, {**content, "checksum": canonical_sha256(content)})
+
+    @classmethod
+    def read(cls: type[File], path: Path) -> File:
+        """What a file says. Raises ``ERROR`` in one line: there is none, it is damaged, or another version wrote it."""
+        try:
+            raw = read_bytes(path)
+        except RunError as error:  # a wrong path, more often than not
+            raise cls.ERROR(str(error)) from error
+        try:
+            content = _decoded(path, raw)
+            checksum, written = content.pop("checksum", None), content.pop("format", None)
+            if written != cls.FORMAT:
+                raise RunError(f"{path}: format {written} is not format {cls.FORMAT} of this version")
+            if checksum != _checksum(path, {"format": written, **content}):
+                raise RunError(f"{path}: damaged or edited (its checksum differs)")
+            return parse_json(path, content, cls, remedy="another version wrote it")
+        except RunError as error:
+            raise cls.ERROR(f"{error}; {cls.REMEDY}") from error
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -43,20 +88,45 @@ def _flush_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file that a run has written. Raises ``RunError``: there is none, it cannot be read, or it holds no mapping."""
+def read_bytes(path: Path) -> bytes:
+    """The content of a file. Raises ``RunError``: there is none, it cannot be read, or it is a directory, a pipe or a device."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path}: cannot be read: {error}") from error
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise RunError(f"{path}: cannot be read: it is no file")
+        return path.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise RunError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds a mapping. Raises ``RunError``: it cannot be read, or it is no such file."""
+    return _decoded(path, read_bytes(path))
+
+
+def _decoded(path: Path, raw: bytes) -> dict[str, Any]:
+    try:
+        content = json.loads(raw.decode())
+    except UnicodeDecodeError as error:
+        raise RunError(f"{path}: damaged (no UTF-8 text: {error.reason} at byte {error.start})") from error
+    except RecursionError as error:
+        raise RunError(f"{path}: damaged (nested too deeply)") from error
+    except ValueError as error:
+        raise RunError(f"{path}: damaged (no JSON: {error})") from error
     if not isinstance(content, dict):
-        raise RunError(f"{path}: cannot be read: it holds no mapping")
+        raise RunError(f"{path}: damaged (holds no mapping)")
     return content
 
 
+def _checksum(path: Path, content: Mapping[str, Any]) -> str:
+    try:
+        return canonical_sha256(content)
+    except RecursionError as error:
+        raise RunError(f"{path}: damaged (nested too deeply)") from error
+
+
 def parse_json(path: Path, content: Mapping[str, Any], form: type[Form], *, remedy: str) -> Form:
-    """What a file of ours holds, as a dataclass ``form``; surplus keys are ignored. Raises ``RunError`` that names the first wrong
-    key of the file at ``path``, and says what to do."""
+    """What a file of ours holds, as a dataclass ``form``; surplus keys are ignored where it allows them. Raises ``RunError`` that
+    names the first wrong key of the file at ``path``, and says what to do."""
     try:
         parsed: Form = adapter_of(form).validate_python(content)
         return parsed

@@ -114,16 +114,17 @@ def train_classifier(config: TrainClassifierConfig) -> None:
     """Train a classifier behind a mask source on a prepared data set. Raises ``UserError`` of the kind that fits."""
     from classifier.model import build_classifier
     from pipeline.data.dataset import open_prepared
-    from pipeline.runs.checkpoints import load_segmenter, weights_digest
+    from pipeline.runs.checkpoints import load_segmenter, refer_to_segmenter
     from pipeline.training.job import Job
     from pipeline.training.tasks import bind_classifier
     from pipeline.training.trainer import train
 
-    dataset, segmenter = open_prepared(config.prepared), None
+    dataset, segmenter, reference = open_prepared(config.prepared), None, None
     inputs = {"data set": dataset.fingerprint}
     if config.segmenter_run is not None:
-        segmenter, _ = load_segmenter(config.segmenter_run)
-        inputs["segmenter"] = weights_digest(config.segmenter_run)
+        segmenter, checkpoint = load_segmenter(config.segmenter_run)
+        reference = refer_to_segmenter(config.segmenter_run, sha256=checkpoint.sha256, run=config.run)
+        inputs["segmenter"] = checkpoint.sha256
     try:
         module = build_classifier(config.classifier, num_classes=len(dataset.classes), seed=config.trainer.seed)
     except ValueError as error:
@@ -150,5 +151,6 @@ def train_classifier(config: TrainClassifierConfig) -> None:
             trainer=config.trainer,
             dataset=dataset,
             augment=config.augment,
+            segmenter=reference,
         )
     )

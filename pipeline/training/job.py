@@ -9,7 +9,7 @@ from torch import nn
 
 from pipeline.data.dataset import PreparedDataset
 from pipeline.data.transforms import AugmentConfig
-from pipeline.runs.checkpoints import Checkpoint, StageKind
+from pipeline.runs.checkpoints import Checkpoint, SegmenterReference, StageKind
 from pipeline.runs.provenance import provenance
 from pipeline.training.config import TrainerConfig
 from pipeline.training.objectives import AdversarialConfig, NaturalConfig, TradesConfig
@@ -39,6 +39,8 @@ class Job:
     trainer: TrainerConfig
     dataset: PreparedDataset
     augment: AugmentConfig | None
+    segmenter: SegmenterReference | None = None
+    """The segmenter whose masks a classifier is trained with."""
 
     def checkpoint(self, *, step: int, epoch: int, metrics: Mapping[str, float]) -> Checkpoint:
         """What is said about the weights of a moment of this training."""
@@ -54,6 +56,7 @@ class Job:
             step=step,
             epoch=epoch,
             metrics=dict(metrics),
+            segmenter=self.segmenter,
         )
 
     def has_test_split(self) -> bool:

@@ -6,11 +6,38 @@ import io
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pipeline.errors import ConfigError, RunError
+from pipeline.runs.files import JsonFile
 from pipeline.training.config import Tracker
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingResult(JsonFile):
+    """``result.json``: how a training ended. It is written last, and makes the run a finished one."""
+
+    REMEDY: ClassVar[str] = "delete it, and resume=true measures the best checkpoint again"
+
+    checkpoint: str
+    """The best one, from the directory of the run."""
+    epoch: int
+    """The epoch that it was saved after, from 1."""
+    selected_by: str
+    """The metric that chose it."""
+    selected_value: float
+    val: dict[str, float]
+    """Loss and scores of the best checkpoint on clean validation images: means over images."""
+    test: dict[str, float] | None = None
+    """The same on test images; None where the data set has none."""
+    epochs: int
+    """Epochs finished."""
+    steps: int
+    """Optimizer steps taken."""
+    seconds: float
+    """Time spent, over all sessions of the run."""
 
 
 class MetricsCsv:

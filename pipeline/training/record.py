@@ -1,16 +1,14 @@
 """What a training leaves behind: state, checkpoints, metrics, curve, result. The first process alone writes."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from torch import Tensor
 
 from pipeline.runs.checkpoints import save_checkpoint
 from pipeline.runs.directory import Run
-from pipeline.runs.files import write_json
 from pipeline.training.curves import draw_curve
 from pipeline.training.job import Job, describe
-from pipeline.training.logging import MetricsCsv, open_trackers
+from pipeline.training.logging import MetricsCsv, TrainingResult, open_trackers
 from pipeline.training.state import TrainingState
 
 
@@ -42,10 +40,10 @@ class Recorder:
         for tracker in self._trackers:
             tracker.log({name: value for name, value in row.items() if name not in ("epoch", "step")}, step=counters.step)
 
-    def finish(self, result: Mapping[str, Any]) -> None:
+    def finish(self, result: TrainingResult) -> None:
         """The curve, and last the result, which makes the run a finished one."""
         draw_curve(self._run.metrics_path, self._run.curve_path, best_epoch=self._state.counters.best_epoch)
-        write_json(self._run.result_path, result)
+        result.write(self._run.result_path)
 
     def close(self) -> None:
         """Close the trackers."""

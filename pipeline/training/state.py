@@ -1,40 +1,49 @@
 """Everything that a training step changes, and nothing else: what is saved is exactly what a resume needs."""
 
 from dataclasses import asdict, dataclass
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+from zipfile import ZipFile
 
+import torch
+from pydantic import ConfigDict, Field
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
-from pipeline.errors import CheckpointError
-from pipeline.runs.checkpoints import load_training_state, save_training_state
+from pipeline.config import adapter_of
+from pipeline.errors import CheckpointError, RunError
+from pipeline.runs.files import read_bytes, write_atomically
 
 FORMAT = 1
+Count = Annotated[int, Field(ge=0)]
+REMEDY = "delete it, and resume=true begins the run anew"
 
 
 @dataclass(kw_only=True)
 class Counters:
     """Where a run stands. There is no generator state: every draw is a function of the seed and of these numbers."""
 
-    epoch: int = 0
+    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    epoch: Count = 0
     """Epochs finished."""
-    batch: int = 0
+    batch: Count = 0
     """Batches of the running epoch that are done."""
-    step: int = 0
+    step: Count = 0
     """Optimizer steps taken."""
     loss_sum: float = 0.0
     """Sum of the losses of the running epoch's images, over all processes."""
-    num_images: int = 0
+    num_images: Count = 0
     """Images of the running epoch that are done, over all processes."""
     best_value: float | None = None
     """The best validation score so far."""
-    best_epoch: int = 0
+    best_epoch: Count = 0
     """The epoch that had it, from 1."""
-    epochs_without_gain: int = 0
+    epochs_without_gain: Count = 0
     """Epochs since then."""
-    csv_bytes: int = 0
+    csv_bytes: Count = 0
     """Length of metrics.csv."""
     seconds: float = 0.0
     """Time spent, over all sessions of the run."""
@@ -58,20 +67,51 @@ class TrainingState:
             "average": None if self.average is None else self.average.state_dict(),
             "counters": asdict(self.counters),
         }
-        save_training_state(path, content)
+        buffer = BytesIO()
+        torch.save(content, buffer)
+        write_atomically(path, buffer.getvalue())
 
     def restore(self, path: Path) -> None:
         """Continue from a file. Raises ``CheckpointError`` for a damaged file or one of another version or architecture."""
-        content = load_training_state(path)
+        content = read_state(path)
         if content.get("format") != FORMAT:
-            raise CheckpointError(
-                f"{path}: format {content.get('format')} is not format {FORMAT} of this version; begin another run"
-            )
+            raise CheckpointError(f"{path}: format {content.get('format')} is not format {FORMAT} of this version; {REMEDY}")
         try:
             self.module.load_state_dict(content["module"], strict=True)
             self.optimizer.load_state_dict(content["optimizer"])
             if self.average is not None:
                 self.average.load_state_dict(content["average"], strict=True)
-            self.counters = Counters(**content["counters"])
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{path}: does not fit this run: {' '.join(str(error).split())[:200]}") from error
+            self._check_moments()
+            self.counters = adapter_of(Counters).validate_python(content["counters"])
+        except Exception as error:  # torch has one of its own for every way in which an edited file can be wrong
+            raise CheckpointError(f"{path}: does not fit this run: {' '.join(str(error).split())[:200]}; {REMEDY}") from error
+
+    def _check_moments(self) -> None:
+        """torch takes moments of any shape, and fails at the next step."""
+        for parameter, moments in self.optimizer.state.items():
+            for name, value in moments.items():
+                if torch.is_tensor(value) and value.ndim and value.shape != parameter.shape:
+                    shapes = f"a parameter {tuple(parameter.shape)} is {tuple(value.shape)}"
+                    raise ValueError(f"{name} of {shapes}")
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """The content of a state file, running no code from it (``weights_only=True``). Raises ``CheckpointError``."""
+    try:
+        content = BytesIO(read_bytes(path))
+    except RunError as error:
+        raise CheckpointError(str(error)) from error
+    try:
+        damaged = ZipFile(content).testzip()  # torch does not check the sums that it writes
+    except Exception as error:  # zlib, struct and zipfile each have their own
+        raise CheckpointError(f"{path}: damaged: {' '.join(str(error).split())[:200]}; {REMEDY}") from error
+    if damaged is not None:
+        raise CheckpointError(f"{path}: damaged: wrong checksum of {damaged}; {REMEDY}")
+    content.seek(0)
+    try:
+        state = torch.load(content, map_location="cpu", weights_only=True)
+    except Exception as error:  # a pickle can fail with any exception
+        raise CheckpointError(f"{path}: no training state: {str(error).splitlines()[0]}; {REMEDY}") from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path}: no training state: holds a {type(state).__name__}; {REMEDY}")
+    return state

@@ -84,7 +84,7 @@ def bind_classifier(
     The segmenter is frozen for good, and attacks run end to end through it where the masks are learned. Raises ValueError where the
     source needs a segmenter and there is none.
     """
-    system = TwoStage(module, masking=masks, segmenter=segmenter, mean_colour=mean_colour)
+    system = TwoStage(module, masks=masks, segmenter=segmenter, mean_colour=mean_colour)
 
     def context(batch: Batch) -> MaskContext:
         return system.freeze(batch.images, MaskContext(oracle_masks=batch.masks, sample_seeds=batch.seeds))

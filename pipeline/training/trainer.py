@@ -21,6 +21,7 @@ from pipeline.runs.checkpoints import load_weights
 from pipeline.runs.directory import Run, open_run
 from pipeline.training.distributed import launch, on_rank_zero, repeatable, share_buffers, synchronise_statistics
 from pipeline.training.job import Job
+from pipeline.training.logging import TrainingResult
 from pipeline.training.objectives import NaturalConfig, objective_losses
 from pipeline.training.optim import build_optimizer, learning_rate, moving_average, set_learning_rate
 from pipeline.training.record import Recorder
@@ -120,16 +121,22 @@ class Engine:
         counters = self.state.counters
         self._fabric.barrier()
         load_weights(self._run.best_path, self._measured.module, kind=self._job.kind, classes=self._job.dataset.classes)
-        result: dict[str, Any] = {"checkpoint": str(self._run.best_path.relative_to(self._run.path))}
-        result |= {"epoch": counters.best_epoch, "selected_by": f"val_{self._selector}", "selected_value": counters.best_value}
-        result |= {"val": self._measure(self._val_loader)}
-        if self._job.has_test_split():
-            result |= {"test": self._measure(self._loader("test"))}
-        result |= {"epochs": counters.epoch, "steps": counters.step, "seconds": round(time.monotonic() - self._began, 1)}
+        assert counters.best_value is not None
+        result = TrainingResult(
+            checkpoint=str(self._run.best_path.relative_to(self._run.path)),
+            epoch=counters.best_epoch,
+            selected_by=f"val_{self._selector}",
+            selected_value=counters.best_value,
+            val=self._measure(self._val_loader),
+            test=self._measure(self._loader("test")) if self._job.has_test_split() else None,
+            epochs=counters.epoch,
+            steps=counters.step,
+            seconds=round(time.monotonic() - self._began, 1),
+        )
         if self._recorder is not None:
             self._recorder.finish(result)
             self._recorder.close()
-            _summarise(result, self._stage.score_name, self._run.best_path)
+            _summarize(result, self._stage.score_name, self._run.best_path)
 
     def _step(self, batch: Batch) -> None:
         counters = self.state.counters
@@ -251,7 +258,8 @@ def _say(fabric: Fabric, line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
-def _summarise(result: dict[str, Any], score: str, path: Path) -> None:
-    measured = ", ".join(f"{split} {score} {result[split][score]:.4f}" for split in ("val", "test") if split in result)
-    print(f"{measured}: epoch {result['epoch']} of {result['epochs']}, best by {result['selected_by']}, {result['seconds']:.0f} s")
+def _summarize(result: TrainingResult, score: str, path: Path) -> None:
+    splits = {"val": result.val, "test": result.test}
+    measured = ", ".join(f"{split} {score} {scores[score]:.4f}" for split, scores in splits.items() if scores is not None)
+    print(f"{measured}: epoch {result.epoch} of {result.epochs}, best by {result.selected_by}, {result.seconds:.0f} s")
     print(path)

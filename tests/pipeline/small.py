@@ -16,7 +16,7 @@ from pipeline.data.dataset import PreparedDataset
 from pipeline.evaluation.evaluator import Plan, attack_images
 from pipeline.evaluation.records import RecordStore
 from pipeline.masks import MaskConfig, MaskContext, MaskSource
-from pipeline.system import TwoStage
+from pipeline.system import System, TwoStage, clean_context
 
 SIDE, CLASSES, IMAGES, WRONG = 12, 4, 20, 3
 EPSILONS = (0.0, 0.004, 0.01, 0.03)
@@ -33,7 +33,7 @@ def system(source: MaskSource = MaskSource.LEARNED) -> TwoStage:
     segmenter = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Softplus(), nn.Conv2d(4, 1, 3, padding=1))
     body = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Softplus(), nn.Conv2d(8, 8, 3, stride=2), nn.Softplus(), nn.Flatten())
     network = nn.Sequential(body, nn.Linear(8 * 25, CLASSES))
-    joined = TwoStage(network, masking=MaskConfig(source=source), segmenter=segmenter).eval()
+    joined = TwoStage(network, masks=MaskConfig(source=source), segmenter=segmenter).eval()
     images, context = pictures()
     with torch.no_grad():
         network[1].bias -= joined(images, joined.freeze(images, context)).mean(dim=0)  # so that all classes occur
@@ -49,11 +49,11 @@ def pictures() -> tuple[Tensor, MaskContext]:
     return images, MaskContext(oracle_masks=masks, sample_seeds=torch.arange(IMAGES))
 
 
-def dataset(joined: TwoStage) -> PreparedDataset:
+def dataset(joined: System) -> PreparedDataset:
     """Labels are what the system says, but for the first few, which are wrong."""
     images, context = pictures()
     with torch.no_grad():
-        labels = joined(images, joined.freeze(images, context)).argmax(dim=1).numpy()
+        labels = joined(images, clean_context(joined, images, context)).argmax(dim=1).numpy()
     labels[:WRONG] = (labels[:WRONG] + 1) % CLASSES
     return PreparedDataset(
         path=Path("nowhere"),
@@ -86,8 +86,9 @@ def plan(
     keep_all: bool = False,
     save_images: bool = False,
     precision: str = "float32",
+    joined: System | None = None,
 ) -> Plan:
-    joined = system(source)
+    joined = joined or system(source)
     return Plan(
         system=joined,
         system_id="small",

@@ -31,7 +31,7 @@ def classifier() -> nn.Module:
 
 def system(source: MaskSource, *, fill: Fill = Fill.GREY, surrogate: str = "identity") -> TwoStage:
     config = MaskConfig(source=source, fill=fill, surrogate=surrogate, radius=1, shift=2, blur_sigma=1.0)
-    return TwoStage(classifier(), masking=config, segmenter=segmenter(), mean_colour=(0.3, 0.4, 0.6)).eval()
+    return TwoStage(classifier(), masks=config, segmenter=segmenter(), mean_colour=(0.3, 0.4, 0.6)).eval()
 
 
 def batch(size: int = BATCH, *, dtype: torch.dtype = torch.float32) -> tuple[Tensor, MaskContext]:
@@ -116,7 +116,7 @@ def test_a_hard_gate_passes_the_closed_form_of_its_surrogate_through_the_system(
     # Segmenter a.x + b per pixel, classifier W.z: d logit / dx = W m + sum_c W_c (x_c - fill) g'(a.x + b) a.
     point_wise, linear = nn.Conv2d(3, 1, 1).double(), nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE * SIDE, CLASSES)).double()
     config = MaskConfig(source=MaskSource.LEARNED_HARD, surrogate=surrogate)
-    joined = TwoStage(linear, masking=config, segmenter=point_wise).eval()
+    joined = TwoStage(linear, masks=config, segmenter=point_wise).eval()
     images, _ = batch(2, dtype=torch.float64)
     logits = point_wise(images).detach()
     slope = torch.ones_like(logits) if surrogate == "identity" else logits.sigmoid() * (1 - logits.sigmoid())
@@ -167,12 +167,12 @@ def test_channels_last_images_stay_channels_last() -> None:
 @pytest.mark.parametrize("source", [MaskSource.LEARNED, MaskSource.LEARNED_HARD])
 def test_a_learned_mask_without_a_segmenter_is_refused_when_the_system_is_built(source: MaskSource) -> None:
     with pytest.raises(ValueError, match=f"^the mask source '{source}' needs a segmenter$"):
-        TwoStage(classifier(), masking=MaskConfig(source=source))
+        TwoStage(classifier(), masks=MaskConfig(source=source))
 
 
 def test_other_sources_need_no_segmenter_and_say_so_only_when_asked_for_mask_logits() -> None:
     images, context = batch()
-    joined = TwoStage(classifier(), masking=MaskConfig(source=MaskSource.ORACLE)).eval()
+    joined = TwoStage(classifier(), masks=MaskConfig(source=MaskSource.ORACLE)).eval()
     assert joined(images, context).shape == (BATCH, CLASSES)
     with pytest.raises(ValueError, match="no segmenter"):
         joined.mask_logits(images)
@@ -180,9 +180,23 @@ def test_other_sources_need_no_segmenter_and_say_so_only_when_asked_for_mask_log
 
 def test_a_mean_fill_without_a_mean_and_a_frozen_mask_that_was_not_taken_are_refused() -> None:
     with pytest.raises(ValueError, match="mean colour of the training images"):
-        TwoStage(classifier(), masking=MaskConfig(source=MaskSource.ORACLE, fill=Fill.MEAN))
+        TwoStage(classifier(), masks=MaskConfig(source=MaskSource.ORACLE, fill=Fill.MEAN))
     with pytest.raises(ValueError, match="'frozen' needs frozen masks"):
         system(MaskSource.FROZEN)(*batch())
+
+
+def test_a_source_and_a_fill_by_name_are_the_configuration_written_out() -> None:
+    images, context = batch()
+    named = TwoStage(classifier(), segmenter=segmenter(), masks="learned-hard", fill="noise").eval()
+    written = TwoStage(
+        classifier(), segmenter=segmenter(), masks=MaskConfig(source=MaskSource.LEARNED_HARD, fill=Fill.NOISE)
+    ).eval()
+    assert named.mask_config == written.mask_config
+    assert torch.equal(named(images, context), written(images, context))
+    with pytest.raises(ValueError, match="'learnt' is not a mask source: choose one of none, oracle, learned"):
+        TwoStage(classifier(), segmenter=segmenter(), masks="learnt")
+    with pytest.raises(ValueError, match="'gray' is not a fill: choose one of black, grey"):
+        TwoStage(classifier(), segmenter=segmenter(), fill="gray")
 
 
 # Modes

@@ -18,7 +18,7 @@ from polars.testing import assert_frame_equal
 
 from pipeline.cli.main import main
 from pipeline.evaluation.records import read_records
-from pipeline.runs.directory import fingerprint_of
+from pipeline.runs.directory import fingerprint_of, open_run
 from pipeline.runs.locking import locked
 
 TINY = [
@@ -147,9 +147,8 @@ def test_a_directory_that_cannot_be_continued_is_refused_before_anything_is_made
     file = tmp_path / "file"
     file.write_text("mine")
     other = tmp_path / "other"
-    other.mkdir()
-    about = {"id": "0", "command": "evaluate", "algorithm": 1, "config": {}, "inputs": {}}
-    (other / "run.json").write_text(json.dumps(about))
+    with open_run(other, command="evaluate", config={}, inputs={}, resume=False):
+        pass
     for run, line in ((file, "is a file; expected the directory of a run"), (other, "is a run of evaluate, not of ablate")):
         for dry in ("false", "true"):
             assert main([*words(tmp_path), f"run={run}", f"dry_run={dry}"]) == 2
@@ -197,6 +196,23 @@ def test_an_ablation_stopped_again_and_again_ends_as_if_it_had_never_been(
     for key in ("arms", "silhouette"):
         assert untouched[key] == stopped[key]
     assert stopped["silhouette"][0]["n"] == 12
+
+
+@pytest.mark.slow
+def test_a_cross_validation_stopped_again_and_again_ends_as_if_it_had_never_been(tmp_path: Path, foreguard: Foreguard) -> None:
+    few = ["folds=2", "masks=[{train: none, test: none}]", "degradation=null", "decomposition=null", "silhouette=false"]
+    directories = [tmp_path / name for name in ("whole", "stopped")]
+    code, said = foreguard.run(words(directories[0], *few))
+    assert code == 0, said
+    luck, stops = random.Random(3), 0
+    for stops in range(40):
+        how = (signal.SIGINT, signal.SIGKILL)[stops % 2]
+        code, said = foreguard.stop_somewhere(words(directories[1], *few), luck, how)
+        if code == 0:
+            break
+    assert code == 0, said
+    assert stops > 2
+    assert_frame_equal(*(outcomes(directory) for directory in directories), check_exact=True)
 
 
 @pytest.mark.slow

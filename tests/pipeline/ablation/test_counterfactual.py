@@ -52,7 +52,7 @@ def test_with_an_oracle_mask_the_pixels_alone_are_the_whole_attack(small: Module
 
 def test_each_path_of_a_system_computed_by_hand() -> None:
     """One pixel, black fill: the class score is channel 0 times the mask, and channel 1 alone decides the mask."""
-    system = TwoStage(Brightness(), masking=MaskConfig(source=MaskSource.LEARNED_HARD, fill=Fill.BLACK), segmenter=SecondChannel())
+    system = TwoStage(Brightness(), masks=MaskConfig(source=MaskSource.LEARNED_HARD, fill=Fill.BLACK), segmenter=SecondChannel())
     clean = torch.tensor([1.0, 1.0, 0.0]).view(1, 3, 1, 1)
     adversarial = torch.tensor([0.8, 0.0, 0.0]).view(1, 3, 1, 1)  # a little darker, and the mask is gone
     context = MaskContext(oracle_masks=torch.full((1, 1, 1, 1), 0.5))

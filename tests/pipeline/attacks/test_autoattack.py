@@ -131,7 +131,7 @@ class Reading(TwoStage):
 
 def test_every_row_meets_the_masks_of_its_own_image(make_system: Make, make_batch: MakeBatch) -> None:
     plain = make_system(MaskSource.ORACLE)
-    system = Reading(plain.classifier, masking=plain.masking).eval()
+    system = Reading(plain.classifier, masks=plain.mask_config).eval()
     system.areas = []
     images = make_batch(plain, 1)[0].expand(4, 3, 16, 16)  # four times the same: nothing but the context tells them apart
     masks = torch.zeros(4, 1, 16, 16)

@@ -60,7 +60,7 @@ def victims(source: MaskSource = MaskSource.LEARNED, cheat: Cheat = Cheat()) -> 
     masks[:, :, 3:9, 2:10] = 1
     config = MaskConfig(source=source)
     context = MaskContext(oracle_masks=masks, sample_seeds=torch.arange(IMAGES))
-    honest = TwoStage(network, masking=config, segmenter=segmenter).eval()
+    honest = TwoStage(network, masks=config, segmenter=segmenter).eval()
     context = honest.freeze(images, context)
     with torch.no_grad():
         network[1].bias -= honest(images, context).mean(dim=0)  # so that all classes occur
@@ -68,7 +68,7 @@ def victims(source: MaskSource = MaskSource.LEARNED, cheat: Cheat = Cheat()) -> 
         network[1].weight *= gain
         network[1].bias *= gain
         labels = honest(images, context).argmax(dim=1)
-    system = cheat.kind(Scaled(network, cheat.scale), masking=config, segmenter=Scaled(segmenter, cheat.mask_scale)).eval()
+    system = cheat.kind(Scaled(network, cheat.scale), masks=config, segmenter=Scaled(segmenter, cheat.mask_scale)).eval()
     return Victims(system=system, images=images, labels=labels, context=context, seeds=torch.arange(IMAGES))
 
 
@@ -128,7 +128,7 @@ class Deaf(nn.Module):
 
 def test_gradients_that_lead_nowhere_fail_the_steps_and_epsilon_one() -> None:
     found = victims(MaskSource.NONE)
-    system = TwoStage(Deaf(), masking=MaskConfig(source=MaskSource.NONE)).eval()
+    system = TwoStage(Deaf(), masks=MaskConfig(source=MaskSource.NONE)).eval()
     deaf = Victims(system=system, images=found.images, labels=torch.zeros_like(found.labels), context=None, seeds=found.seeds)
     assert sanity.zero_gradients(deaf, GradientPath.PIXELS).outcome is Outcome.PASS
     steps = sanity.loss_against_steps(deaf, norm="linf", epsilon=EPSILON)
@@ -161,7 +161,7 @@ def test_the_figures_of_a_linear_system_are_its_closed_form() -> None:
         network[1].weight[0], network[1].weight[1] = 1.0, 0.0
     images = torch.full((4, 3, SIDE, SIDE), 0.5)
     images[2:] = 0.001
-    system = TwoStage(network, masking=MaskConfig(source=MaskSource.NONE, fill=Fill.GREY)).eval()
+    system = TwoStage(network, masks=MaskConfig(source=MaskSource.NONE, fill=Fill.GREY)).eval()
     labels = torch.zeros(4, dtype=torch.int64)
     found = Victims(system=system, images=images, labels=labels, context=None, seeds=torch.arange(4))
     check = sanity.loss_against_steps(found, norm="linf", epsilon=0.1)

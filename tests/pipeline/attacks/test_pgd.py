@@ -271,7 +271,7 @@ def test_a_background_attack_on_the_oracle_system_with_a_fill_of_its_own_changes
     images = torch.rand(4, 3, 8, 8, generator=seeded(13))
     oracle = torch.rand(4, 1, 8, 8, generator=seeded(14)).sub(0.5).clamp_min(0)  # soft edges and true background
     context = MaskContext(oracle_masks=oracle, sample_seeds=torch.arange(4))
-    system = TwoStage(network(), masking=MaskConfig(source=MaskSource.ORACLE, fill=fill), mean_colour=(0.2, 0.5, 0.7)).eval()
+    system = TwoStage(network(), masks=MaskConfig(source=MaskSource.ORACLE, fill=fill), mean_colour=(0.2, 0.5, 0.7)).eval()
     labels = torch.tensor([0, 1, 2, 3])
     objective = ModelObjective(model=system, score=cross_entropy, targets=(labels,), context=context)
     background = region_masks(Region.BACKGROUND, oracle, radius=1)
@@ -288,7 +288,7 @@ def test_an_attack_outside_the_box_changes_nothing_for_the_box_system() -> None:
     oracle = torch.zeros(4, 1, 8, 8)
     oracle[:, :, 2:5, 3:7] = 0.8
     context = MaskContext(oracle_masks=oracle)
-    system = TwoStage(network(), masking=MaskConfig(source=MaskSource.BOX)).eval()
+    system = TwoStage(network(), masks=MaskConfig(source=MaskSource.BOX)).eval()
     objective = ModelObjective(model=system, score=cross_entropy, targets=(torch.arange(4),), context=context)
     region = region_masks(Region.OUTSIDE_BOX, oracle, radius=1)
     found = pgd_linf(objective, images, epsilon=1.0, num_steps=2, region=region, keep_best=False, seeds=torch.arange(4))
@@ -306,7 +306,7 @@ def test_every_mask_source_is_attacked_end_to_end_with_a_batch_of_one(attack: At
     oracle[..., 1:6, 2:7] = 1
     torch.manual_seed(1)
     system = TwoStage(
-        network(), masking=MaskConfig(source=source, radius=1, shift=1), segmenter=nn.Conv2d(3, 1, 3, padding=1)
+        network(), masks=MaskConfig(source=source, radius=1, shift=1), segmenter=nn.Conv2d(3, 1, 3, padding=1)
     ).train()
     context = system.freeze(images, MaskContext(oracle_masks=oracle, sample_seeds=torch.tensor([3])))
     with attacked(system):

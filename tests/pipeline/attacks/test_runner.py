@@ -32,8 +32,8 @@ from pipeline.attacks.tracker import fallen, verdict
 from pipeline.attacks.two_stage import GradientPath, GuideMasks, MaskGoal
 from pipeline.config import to_plain, validate
 from pipeline.errors import ConfigError
-from pipeline.masks import Fill, MaskConfig, MaskContext, MaskSource
-from pipeline.system import TwoStage
+from pipeline.masks import Fill, MaskContext, MaskSource
+from pipeline.system import MaskTraits, TwoStage
 
 Make = Callable[..., TwoStage]
 MakeBatch = Callable[..., tuple[Tensor, Tensor, MaskContext]]
@@ -278,7 +278,7 @@ def test_a_suite_that_does_not_apply_is_an_error_and_not_robustness(make_system:
 )
 def test_reasons_to_skip_are_named(spec: AttackSpec, changes: Mapping[str, object], reason: str | None) -> None:
     conditions = {"image_shape": (64, 64), "has_guides": True, "has_oracle": True, **changes}
-    said = inapplicable(spec, MaskConfig(source=MaskSource.LEARNED), ThreatModel(norm="l2"), **conditions)  # type: ignore[arg-type]
+    said = inapplicable(spec, MaskTraits(source="learned", follows_image=True), ThreatModel(norm="l2"), **conditions)  # type: ignore[arg-type]
     assert (said is None) if reason is None else (said is not None and reason in said)
 
 

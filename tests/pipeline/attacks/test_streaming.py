@@ -36,7 +36,7 @@ def images_of(network: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 def system(network: nn.Module) -> TwoStage:
-    return TwoStage(network, masking=MaskConfig(source=MaskSource.NONE)).double().eval()
+    return TwoStage(network, masks=MaskConfig(source=MaskSource.NONE)).double().eval()
 
 
 def start_seeds(restarts: int) -> Tensor:
@@ -124,7 +124,7 @@ def test_the_context_of_an_image_follows_it_through_the_queue() -> None:
     network = model()
     images, _ = images_of(network)
     masks = (torch.rand(IMAGES, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(2)) > 0.4).double()
-    masked = TwoStage(network, masking=MaskConfig(source=MaskSource.ORACLE)).double().eval()
+    masked = TwoStage(network, masks=MaskConfig(source=MaskSource.ORACLE)).double().eval()
     context = MaskContext(oracle_masks=masks, sample_seeds=torch.arange(IMAGES))
     labels = masked(images, context).argmax(dim=1)
     objective = SystemObjective(system=masked, labels=labels, context=context, class_score=margin)

@@ -139,7 +139,7 @@ class Means(nn.Module):
 
 
 def bright_system(source: MaskSource = MaskSource.LEARNED, fill: Fill = Fill.BLACK) -> TwoStage:
-    return TwoStage(Means(), segmenter=Brightness(), masking=MaskConfig(source=source, fill=fill)).eval()
+    return TwoStage(Means(), segmenter=Brightness(), masks=MaskConfig(source=source, fill=fill)).eval()
 
 
 @pytest.mark.parametrize(("goal", "sign"), [(MaskGoal.COLLAPSE, -1), (MaskGoal.FLOOD, 1)])
@@ -286,12 +286,12 @@ def test_a_search_of_the_mask_returns_what_fools_the_classifier_and_not_the_empt
 
 def test_the_soft_twin_is_climbed_and_the_hard_system_is_judged(make_system: Make, make_batch: MakeBatch) -> None:
     hard = make_system(MaskSource.LEARNED_HARD)
-    soft = TwoStage(hard.classifier, segmenter=hard.segmenter, masking=MaskConfig(source=MaskSource.LEARNED))
+    soft = TwoStage(hard.classifier, segmenter=hard.segmenter, masks=MaskConfig(source=MaskSource.LEARNED))
     images, labels, context = make_batch(hard)
     scores, verdicts = SystemObjective(system=hard, labels=labels, context=context, soft=True).scores_and_verdicts(images)
     torch.testing.assert_close(scores, cross_entropy(soft(images, context), labels))
     torch.testing.assert_close(verdicts, margin(hard(images, context), labels))
-    shifted = TwoStage(hard.classifier, segmenter=hard.segmenter, masking=MaskConfig(source=MaskSource.LEARNED_HARD, threshold=0.8))
+    shifted = TwoStage(hard.classifier, segmenter=hard.segmenter, masks=MaskConfig(source=MaskSource.LEARNED_HARD, threshold=0.8))
     objective = SystemObjective(system=shifted, labels=labels, context=context, soft=True)
     at_half = objective._soft_masks(torch.full((1, 1, 1, 1), 4.0).log())  # probability 0.8
     torch.testing.assert_close(at_half, torch.full((1, 1, 1, 1), 0.5))

@@ -1,5 +1,6 @@
 """``foreguard evaluate`` from the command line, on two small stages."""
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -20,7 +21,14 @@ from pipeline.evaluation.override import MaskOverride
 from pipeline.evaluation.records import read_records
 from pipeline.evaluation.summary import epsilon_text
 from pipeline.masks import Fill, MaskConfig, MaskSource
-from pipeline.runs.checkpoints import Checkpoint, save_checkpoint, weights_digest
+from pipeline.runs.checkpoints import (
+    Checkpoint,
+    SegmenterReference,
+    read_checkpoint,
+    refer_to_segmenter,
+    save_checkpoint,
+    weights_digest,
+)
 from pipeline.runs.provenance import provenance
 from segmenter.config import SegmenterConfig
 from segmenter.model import build_segmenter
@@ -41,7 +49,9 @@ def runs(synthetic_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     segmenter_config, classifier_config = SegmenterConfig(), ClassifierConfig()
     masks = {"source": "learned", "fill": "black"}
 
-    def save(kind: str, config: object, module: nn.Module, trained: dict[str, object]) -> None:
+    def save(
+        kind: str, config: object, module: nn.Module, trained: dict[str, object], segmenter: SegmenterReference | None = None
+    ) -> None:
         checkpoint = Checkpoint(
             kind=kind,
             architecture=to_plain(config),
@@ -54,16 +64,14 @@ def runs(synthetic_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             step=0,
             epoch=0,
             metrics={},
+            segmenter=segmenter,
         )
         save_checkpoint(path / kind / "checkpoints", "best", checkpoint, module.state_dict())
 
     save("segmenter", segmenter_config, build_segmenter(segmenter_config, seed=0), {})
     network = build_classifier(classifier_config, num_classes=dataset.num_classes, seed=0)
-    save("classifier", classifier_config, network, {"masks": masks, "segmenter_run": str(path / "segmenter")})
-    inputs = {"data set": dataset.fingerprint, "segmenter": weights_digest(path / "segmenter")}
-    (path / "classifier" / "run.json").write_text(
-        json.dumps({"id": "0", "command": "train-classifier", "config": {}, "inputs": inputs})
-    )
+    reference = refer_to_segmenter(path / "segmenter", sha256=weights_digest(path / "segmenter"), run=path / "classifier")
+    save("classifier", classifier_config, network, {"masks": masks}, reference)
     return path
 
 
@@ -213,12 +221,12 @@ def test_a_segmenter_that_was_trained_again_is_noticed(
 ) -> None:
     classifier = tmp_path / "classifier"
     shutil.copytree(runs / "classifier", classifier)
-    about = json.loads((classifier / "run.json").read_text())
-    about["inputs"]["segmenter"] = "0" * 64
-    (classifier / "run.json").write_text(json.dumps(about))
+    best = classifier / "checkpoints" / "best.json"
+    checkpoint = read_checkpoint(best)
+    dataclasses.replace(checkpoint, segmenter=dataclasses.replace(checkpoint.segmenter, sha256="0" * 64)).write(best)
     words = [f"prepared={synthetic_set}", f"classifier_run={classifier}", "accelerator=cpu"]
     assert main(["evaluate", *words, f"run={tmp_path / 'run'}"]) == 2
-    assert "another segmenter than the one that the classifier was trained with" in capsys.readouterr().err
+    assert f"another segmenter than the one that {classifier} was trained with" in capsys.readouterr().err
     oracle = [f"segmenter_run={runs / 'segmenter'}", "masks.source=oracle"]
     assert main(["evaluate", *words, f"run={tmp_path / 'run'}", *oracle]) == 2
     assert "uses no segmenter" in capsys.readouterr().err

@@ -14,6 +14,8 @@ import polars as pl
 
 from pipeline.evaluation.gallery import GALLERY, Gallery
 from pipeline.evaluation.records import SCHEMA, RecordStore, Status, Unit
+from pipeline.runs.directory import RunDescription
+from pipeline.runs.provenance import Provenance
 
 EPSILONS = (2 / 255, 4 / 255, 8 / 255)
 ATTACKS = ("apgd-margin", "guided-collapse")
@@ -161,9 +163,15 @@ def write_evaluation(
     config = {"classifier_run": "nowhere", "segmenter_run": None, "seed": seed}
     config |= {"attack": {"attacks": {name: {"kind": "class", "num_steps": 20} for name in ATTACKS}}}
     inputs = {"data set": "f" * 64, "classifier": f"c{number}{seed}"} | ({"segmenter": f"s{seed}"} if segmenter else {})
-    about = {"id": "0", "command": "evaluate", "config": config, "inputs": inputs, "started_at": "2025-01-01T00:00:00+00:00"}
-    about |= {"provenance": {"foreguard": "0.1.0", "python": "3.11.2", "torch": "2.11.0", "commit": "0" * 40, "dirty": False}}
-    (path / "run.json").write_text(json.dumps(about))
+    RunDescription(
+        id="0",
+        command="evaluate",
+        algorithm=1,
+        config=config,
+        inputs=inputs,
+        started_at="2025-01-01T00:00:00+00:00",
+        provenance=Provenance(foreguard="0.1.0", python="3.11.2", torch="2.11.0", commit="0" * 40, dirty=False),
+    ).write(path / "run.json")
     if role == "main":
         (path / "sanity.json").write_text(json.dumps({"checks": _checks(failing and test == "learned-hard")}))
         if with_gallery:

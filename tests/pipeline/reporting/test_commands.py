@@ -110,7 +110,7 @@ def test_a_run_that_cannot_be_reported_is_refused_with_the_remedy(small_run, tmp
     (evaluation / "summary.json").write_text(json.dumps(summary | {"norm": "l2"}))
     assert "report them apart" in refused(small_run)
     (evaluation / "summary.json").write_text("{")
-    assert "summary.json: cannot be read" in refused(small_run)
+    assert "summary.json: damaged (no JSON: " in refused(small_run)
     (small_run / "ablation.json").write_text(json.dumps(about | {"arms": [{"name": "x"}]}))
     assert "ablation.json: damaged" in refused(small_run)
     (small_run / "ablation.json").write_text(json.dumps(about | {"format": 9}))

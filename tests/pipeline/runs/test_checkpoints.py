@@ -1,8 +1,10 @@
 """A checkpoint is whole or refused, and writing a new one never costs the old one."""
 
 import errno
+import hashlib
 import json
 import os
+import shutil
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -18,15 +20,16 @@ from pipeline.errors import CheckpointError, RunError
 from pipeline.runs import checkpoints
 from pipeline.runs.checkpoints import (
     Checkpoint,
+    find_segmenter,
     load_classifier,
     load_segmenter,
-    load_training_state,
     load_weights,
     read_checkpoint,
+    refer_to_segmenter,
     save_checkpoint,
-    save_training_state,
     weights_digest,
 )
+from pipeline.runs.files import canonical_sha256
 from pipeline.runs.provenance import provenance
 from segmenter.config import SegmenterConfig
 from segmenter.model import build_segmenter
@@ -64,7 +67,9 @@ def saved(tmp_path: Path) -> Path:
 
 def test_a_classifier_comes_back_with_every_weight_and_what_was_said_about_it(saved):
     module, checkpoint = load_classifier(saved, classes=CHECKPOINT.classes)
-    assert checkpoint == CHECKPOINT == read_checkpoint(saved)
+    assert checkpoint == read_checkpoint(saved)
+    assert replace(checkpoint, weights="", sha256="") == CHECKPOINT
+    assert checkpoint.sha256 == hashlib.sha256((saved.parent / checkpoint.weights).read_bytes()).hexdigest()
     assert_same_weights(module, classifier())
     assert not module.training
 
@@ -132,17 +137,29 @@ def test_missing_weights_are_named(saved):
         load_classifier(saved)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"kind": "classifier"}'])
-def test_a_damaged_json_is_refused(saved, text):
-    saved.write_text(text)
-    with pytest.raises(CheckpointError, match=r"best\.json: no checkpoint: ") as raised:
+def reseal(path, **changes):
+    """Change a file as its own writer would, checksum and all."""
+    content = json.loads(path.read_text()) | changes
+    del content["checksum"]
+    path.write_text(json.dumps(content | {"checksum": canonical_sha256(content)}))
+
+
+def test_an_edited_configuration_is_refused(saved):
+    saved.write_text(saved.read_text().replace('"epochs": 3', '"epochs": 4'))
+    with pytest.raises(CheckpointError, match=r"best\.json: damaged or edited \(its checksum differs\); train again") as raised:
         load_classifier(saved)
     assert "\n" not in str(raised.value)
 
 
 def test_an_unknown_field_is_refused_by_name(saved):
-    saved.write_text(json.dumps(json.loads(saved.read_text()) | {"colour": "red"}))
-    with pytest.raises(CheckpointError, match="colour: Unexpected"):
+    reseal(saved, color="red")
+    with pytest.raises(CheckpointError, match="color: unexpected"):
+        read_checkpoint(saved)
+
+
+def test_weights_lie_beside_their_json_and_nowhere_else(saved):
+    reseal(saved, weights="../best.safetensors")
+    with pytest.raises(CheckpointError, match="weights: string should match pattern"):
         read_checkpoint(saved)
 
 
@@ -173,7 +190,7 @@ def test_other_class_names_are_refused(saved):
 
 
 def test_another_architecture_is_refused_by_shape_and_by_name(saved):
-    with pytest.raises(CheckpointError, match=r"of another architecture: .* has the shape \(2, .*expected \(4, "):
+    with pytest.raises(CheckpointError, match=r"of another architecture: .* is \(2, .* float32, expected \(4, "):
         load_weights(saved, classifier(width=4), kind="classifier")
     with pytest.raises(CheckpointError, match="of another architecture: weight is missing"):
         load_weights(saved, nn.Linear(2, 2), kind="classifier")
@@ -181,12 +198,77 @@ def test_another_architecture_is_refused_by_shape_and_by_name(saved):
         load_weights(saved, nn.Identity(), kind="classifier")
 
 
-def test_an_architecture_that_cannot_be_is_refused_by_key(saved):
-    content = json.loads(saved.read_text())
-    content["architecture"]["width"] = 0
-    saved.write_text(json.dumps(content))
-    with pytest.raises(CheckpointError, match=r"architecture\.width: Input should be greater"):
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"width": 0}, r"architecture\.width: Input should be greater"),
+        ({"width": 10**6}, r"of another architecture: network\.\S+ is \(2, .*expected \(1000000, "),
+        ({"width": 10**12}, r"cannot be built: Storage size calculation overflowed"),
+    ],
+)
+def test_an_architecture_that_is_not_that_of_the_weights_is_refused_before_it_takes_memory(saved, changes, line):
+    reseal(saved, architecture=json.loads(saved.read_text())["architecture"] | changes)
+    with pytest.raises(CheckpointError, match=line):
         load_classifier(saved)
+
+
+def header(**entries):
+    content = json.dumps(entries).encode()
+    return len(content).to_bytes(8, "little") + content
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff" * 8,
+        header() + b"surplus",
+        header(a={"dtype": "F32", "shape": [2**40, 2**40], "data_offsets": [0, 4]}) + b"1234",
+        header(a={"dtype": "F32", "shape": [1], "data_offsets": [0, 2**62]}) + b"1234",
+        header(a={"dtype": "F32", "shape": [1], "data_offsets": [4, 0]}) + b"1234",
+        header(a={"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}) + b"1234",
+        header(a={"dtype": "COMPLEX", "shape": [1], "data_offsets": [0, 4]}) + b"1234",
+        b"\x10" + bytes(7) + b"[" * 16,
+    ],
+)
+def test_a_header_that_lies_about_its_tensors_is_refused(saved, content):
+    weights = saved.parent / json.loads(saved.read_text())["weights"]
+    weights.write_bytes(content)
+    reseal(saved, sha256=hashlib.sha256(content).hexdigest())
+    with pytest.raises(CheckpointError, match=rf"{weights.name}: no safetensors file") as raised:
+        load_classifier(saved)
+    assert "\n" not in str(raised.value)
+
+
+def test_weights_of_another_type_are_not_converted_in_silence(saved):
+    save_checkpoint(saved.parent, "best", CHECKPOINT, {key: value.double() for key, value in classifier().state_dict().items()})
+    with pytest.raises(CheckpointError, match=r"float64, expected .* float32"):
+        load_classifier(saved)
+
+
+def moved(root, target):
+    root.rename(target)
+    return target / "classifier"
+
+
+def test_a_segmenter_is_found_where_it_lay_and_beside_a_classifier_that_was_moved_with_it(tmp_path, monkeypatch):
+    config = SegmenterConfig(decoder_channels=(8, 8, 8))
+    about = replace(CHECKPOINT, kind="segmenter", architecture=to_plain(config))
+    root = tmp_path / "runs"
+    save_checkpoint(root / "segmenter" / "checkpoints", "best", about, build_segmenter(config, seed=3).state_dict())
+    monkeypatch.chdir(tmp_path)
+    reference = refer_to_segmenter(Path("runs/segmenter"), sha256=weights_digest(root / "segmenter"), run=Path("runs/classifier"))
+    save_checkpoint(root / "classifier" / "checkpoints", "best", CHECKPOINT, classifier().state_dict())
+    monkeypatch.chdir("/")
+    assert find_segmenter(root / "classifier", reference).samefile(root / "segmenter")
+    apart = tmp_path / "elsewhere" / "classifier"
+    shutil.copytree(root / "classifier", apart)
+    assert find_segmenter(apart, reference).samefile(root / "segmenter")
+    assert find_segmenter(moved(root, tmp_path / "archive"), reference).samefile(tmp_path / "archive" / "segmenter")
+    with pytest.raises(CheckpointError, match="is not there: say segmenter_run="):
+        find_segmenter(apart, reference)
+    with pytest.raises(CheckpointError, match=r"holds another segmenter than the one that .* was trained with"):
+        find_segmenter(tmp_path / "archive" / "classifier", replace(reference, sha256="0" * 64))
 
 
 def test_a_full_disk_is_one_clear_line(saved, monkeypatch):
@@ -202,44 +284,6 @@ def test_a_file_in_place_of_the_directory_is_one_clear_line(tmp_path):
     (tmp_path / "run").write_text("")
     with pytest.raises(RunError, match=r"run/best-.*\.safetensors: cannot be written: (File exists|Not a directory)"):
         save_checkpoint(tmp_path / "run", "best", CHECKPOINT, classifier().state_dict())
-
-
-def test_a_training_state_comes_back_as_it_was(tmp_path):
-    parameter = nn.Parameter(torch.randn(3, generator=torch.Generator().manual_seed(0)))
-    optimizer = torch.optim.AdamW([parameter])
-    parameter.sum().backward()
-    optimizer.step()
-    state = {"optimizer": optimizer.state_dict(), "counters": {"step": 3, "best": None, "loss": 0.1}, "name": "x"}
-    save_training_state(tmp_path / "state.pt", state)
-    loaded = load_training_state(tmp_path / "state.pt")
-    moments = loaded["optimizer"].pop("state")[0]
-    for name, value in optimizer.state_dict()["state"][0].items():
-        assert torch.equal(moments[name], value)
-    assert loaded["optimizer"]["param_groups"] == optimizer.state_dict()["param_groups"]
-    assert loaded["counters"] == state["counters"]
-
-
-def test_a_training_state_runs_no_code(tmp_path):
-    class Malicious:
-        def __reduce__(self):
-            return (print, ("executed",))
-
-    torch.save({"state": Malicious()}, tmp_path / "state.pt")
-    with pytest.raises(CheckpointError, match="no training state: Weights only load failed"):
-        load_training_state(tmp_path / "state.pt")
-
-
-@pytest.mark.parametrize("damage", ["cut", "flip", "empty", "text"])
-def test_a_damaged_training_state_is_refused(tmp_path, damage):
-    path = tmp_path / "state.pt"
-    save_training_state(path, {"weights": torch.arange(10_000.0)})
-    content = bytearray(path.read_bytes())
-    if damage == "flip":
-        content[len(content) // 2] ^= 1  # inside the numbers
-    path.write_bytes({"cut": content[:-500], "flip": content, "empty": b"", "text": b"no state"}[damage])
-    with pytest.raises(CheckpointError, match=r"state\.pt: (damaged|no training state)") as raised:
-        load_training_state(path)
-    assert "\n" not in str(raised.value)
 
 
 def test_the_provenance_names_the_commit_of_this_code():

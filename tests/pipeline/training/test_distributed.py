@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.runs.checkpoints import load_training_state
 from pipeline.training.logging import read_metrics
+from pipeline.training.state import read_state
 
 SCRIPT = """
 import sys
@@ -71,7 +71,7 @@ def test_two_processes_train_the_same_batch_to_the_same_losses(synthetic_set, tm
     for name in one:
         if name != "seconds":
             assert two[name] == pytest.approx(one[name], rel=1e-4, abs=1e-6), name
-    first, second = (load_training_state(tmp_path / f"run{devices}" / "state.pt")["module"] for devices in (1, 2))
+    first, second = (read_state(tmp_path / f"run{devices}" / "state.pt")["module"] for devices in (1, 2))
     for name, value in first.items():
         torch.testing.assert_close(second[name], value, rtol=1e-3, atol=1e-4)
 

@@ -1,0 +1,83 @@
+"""Backgrounds of known colours: what was exchanged and what was kept can be said pixel by pixel."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.attacks.backgrounds import Backdrop, choose_donors, with_backdrop, without_objects
+
+SIDE = 12
+INPAINTING = 2.5 / 255  # by how much OpenCV misses even a background of one colour
+
+
+def scene(background: float, thing: float, *, left: int = 3) -> tuple[Tensor, Tensor]:
+    """A square object of one colour on a background of another, both multiples of 1/255."""
+    masks = torch.zeros(1, 1, SIDE, SIDE)
+    masks[:, :, 4:9, left : left + 5] = 1
+    images = torch.full((1, 3, SIDE, SIDE), background / 255)
+    return torch.where(masks > 0, thing / 255, images), masks
+
+
+def test_an_exchanged_background_is_the_donors_without_its_object_and_the_object_stays_to_the_bit() -> None:
+    images, masks = scene(20, 200)
+    donors, donor_masks = scene(90, 240, left=6)
+    for backdrop in (Backdrop.SAME_CLASS, Backdrop.OTHER_CLASS):
+        swapped = with_backdrop(backdrop, images, masks, donors, donor_masks)
+        assert torch.equal(swapped[(masks > 0).expand_as(images)], images[(masks > 0).expand_as(images)])
+        background = swapped[(masks == 0).expand_as(images)]
+        torch.testing.assert_close(background, torch.full_like(background, 90 / 255), rtol=0, atol=INPAINTING)
+
+
+def test_a_half_covered_pixel_is_half_object_and_half_new_background() -> None:
+    images, masks = scene(20, 200)
+    donors, donor_masks = scene(90, 240)
+    masks[0, 0, 4, 3:8] = 0.5
+    swapped = with_backdrop(Backdrop.OTHER_CLASS, images, masks, donors, donor_masks)
+    torch.testing.assert_close(swapped[0, :, 4, 3:8], torch.full((3, 5), (200 + 90) / 2 / 255), rtol=0, atol=INPAINTING)
+
+
+def test_only_the_foreground_is_the_object_on_black_and_only_the_background_has_no_trace_of_the_object() -> None:
+    images, masks = scene(20, 200)
+    alone = with_backdrop(Backdrop.ONLY_FOREGROUND, images, masks)
+    assert torch.equal(alone, images * masks)
+    gone = with_backdrop(Backdrop.ONLY_BACKGROUND, images, masks)
+    torch.testing.assert_close(gone, torch.full_like(gone, 20 / 255), rtol=0, atol=INPAINTING)
+
+
+def test_the_background_itself_is_not_touched_by_painting_the_object_over() -> None:
+    random = torch.randint(0, 256, (2, 3, SIDE, SIDE), generator=torch.Generator().manual_seed(0)).float() / 255
+    masks = torch.zeros(2, 1, SIDE, SIDE)
+    masks[0, :, 4:7, 4:7] = 1
+    painted = without_objects(random, masks)
+    far = torch.ones(SIDE, SIDE, dtype=torch.bool)
+    far[3:8, 3:8] = False  # the object and its neighbours
+    assert torch.equal(painted[0][:, far], random[0][:, far])
+    assert not torch.equal(painted[0][:, 4:7, 4:7], random[0][:, 4:7, 4:7])
+    assert torch.equal(painted[1], random[1])
+    assert (without_objects(random, torch.ones_like(masks)) == 0).all()
+
+
+def test_donors_are_of_the_class_that_was_asked_for_and_of_another_group() -> None:
+    random = np.random.default_rng(0)
+    labels, groups = random.integers(0, 4, 300), random.integers(0, 60, 300).astype(str)
+    candidates = np.flatnonzero(random.random(300) < 0.5)
+    rows, seeds = np.arange(300), np.arange(300) * 7
+    for same_class in (True, False):
+        donors = choose_donors(rows, seeds, labels, groups, candidates, same_class=same_class)
+        assert (donors >= 0).all()
+        assert ((labels[donors] == labels) == same_class).all()
+        assert (groups[donors] != groups).all()
+        assert set(donors.tolist()) <= set(candidates.tolist())
+        assert len(set(donors.tolist())) > 50  # not one background for all
+        part = choose_donors(rows[40:50], seeds[40:50], labels, groups, candidates, same_class=same_class)
+        assert np.array_equal(part, donors[40:50])
+
+
+def test_an_image_without_a_donor_is_told_apart() -> None:
+    labels, groups = np.array([0, 0, 1]), np.array(["a", "a", "b"])
+    rows = np.arange(3)
+    assert choose_donors(rows, rows, labels, groups, rows, same_class=True).tolist() == [-1, -1, -1]
+    assert choose_donors(rows, rows, labels, groups, rows, same_class=False)[:2].tolist() == [2, 2]
+    with pytest.raises(ValueError, match="'same-class' needs the images and masks of donors"):
+        with_backdrop(Backdrop.SAME_CLASS, torch.rand(1, 3, 4, 4), torch.ones(1, 1, 4, 4))

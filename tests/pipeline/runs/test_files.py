@@ -1,0 +1,104 @@
+"""A file of ours is read as it was written, or refused in one line with the remedy."""
+
+import json
+import os
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+
+from pipeline.errors import CheckpointError, RunError, UserError
+from pipeline.runs.files import JsonFile, canonical_sha256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Note(JsonFile):
+    REMEDY: ClassVar[str] = "write it again"
+
+    text: str
+    numbers: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim(Note):
+    FORMAT: ClassVar[int] = 2
+    ERROR: ClassVar[type[UserError]] = CheckpointError
+
+
+NOTE = Note(text="two\nlines, \u00fc", numbers=(0.1, 1e-300, float("inf")))
+
+
+@pytest.fixture
+def path(tmp_path):
+    NOTE.write(tmp_path / "deep" / "note.json")
+    return tmp_path / "deep" / "note.json"
+
+
+def test_a_file_is_read_as_it_was_written(path):
+    assert Note.read(path) == NOTE
+    assert json.loads(path.read_text())["format"] == 1
+
+
+def sealed(**content):
+    return json.dumps(content | {"checksum": canonical_sha256(content)}).encode()
+
+
+DAMAGES = {
+    "empty": (b"", "no JSON: "),
+    "other JSON": (b"[]", "holds no mapping"),
+    "null": (b"null", "holds no mapping"),
+    "deep": (b"[" * 100_000, "nested too deeply"),
+    "deep inside": (b'{"text": ' + b"[" * 5_000 + b"]" * 5_000 + b"}", "nested too deeply"),
+    "latin-1": (b'{"text": "\xfc"}', "no UTF-8 text: invalid start byte at byte 10"),
+    "UTF-16": ('{"text": "x"}'.encode("utf-16"), "no UTF-8 text: "),
+    "long number": (b'{"text": ' + b"9" * 5_000 + b"}", "no JSON: "),
+    "binary": (bytes(range(256)), "no UTF-8 text: "),
+    "no checksum": (b'{"format": 1, "text": "", "numbers": []}', "its checksum differs"),
+    "another type": (sealed(format=1, text=3, numbers=[]), "text: input should be a valid string"),
+    "a key too many": (sealed(format=1, text="", numbers=[], other=1), "other: unexpected"),
+    "another version": (sealed(format=7, text="", numbers=[]), "format 7 is not format 1 of this version"),
+    "a version that is no number": (sealed(format=[1], text="", numbers=[]), "is not format 1 of this version"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_is_no_such_file_is_one_line_with_the_remedy(path, damage):
+    content, line = DAMAGES[damage]
+    path.write_bytes(content)
+    with pytest.raises(RunError) as raised:
+        Note.read(path)
+    message = str(raised.value)
+    assert message.startswith(f"{path}: ")
+    assert line in message
+    assert message.endswith("; write it again")
+    assert "\n" not in message
+
+
+def test_no_cut_and_no_flipped_bit_goes_unnoticed(path):
+    whole = path.read_bytes()
+    unnoticed = []
+    for place in range(len(whole)):
+        flipped = [whole[:place] + bytes([whole[place] ^ 1 << bit]) + whole[place + 1 :] for bit in range(8)]
+        for content in (whole[:place], *flipped):
+            path.write_bytes(content)
+            try:
+                read = Note.read(path)
+            except RunError:
+                continue
+            if read != NOTE:
+                unnoticed.append(content)
+    assert unnoticed == []
+
+
+def test_the_errors_of_a_format_are_its_own(path):
+    with pytest.raises(CheckpointError, match="format 1 is not format 2 of this version; write it again"):
+        Claim.read(path)
+
+
+def test_a_directory_and_a_pipe_are_no_files(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path, tmp_path / "pipe"):
+        with pytest.raises(RunError, match=r"cannot be read: it is no file$"):
+            Note.read(place)
+    with pytest.raises(RunError, match=r"none: cannot be read: No such file or directory$"):
+        Note.read(tmp_path / "none")
