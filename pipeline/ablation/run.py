@@ -23,6 +23,7 @@ from pipeline.data.dataset import MANIFEST, read_manifest
 from pipeline.data.prepare import PrepareConfig, prepare
 from pipeline.data.synthetic.source import SyntheticConfig
 from pipeline.errors import DataError, OccupiedError, RunError, UserError
+from pipeline.interrupts import Interrupted
 from pipeline.runs.directory import check_run, open_run
 from pipeline.runs.locking import wait_until_free
 
@@ -118,8 +119,8 @@ def _run_jobs(config: AblateConfig, cache: RunCache, log: IO[str]) -> None:
         except UserError as error:
             raise type(error)(f"{position} {job.title}: {error}") from error
         except KeyboardInterrupt as interrupt:
-            message = f"interrupted at {position} {job.title}; what is finished is kept, and the same command continues"
-            raise KeyboardInterrupt(message) from interrupt
+            where = f"at {position} {job.title}; what is finished is kept, and the same command continues"
+            raise Interrupted.by(interrupt, where) from interrupt
 
 
 @contextlib.contextmanager

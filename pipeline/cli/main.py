@@ -4,11 +4,13 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
 from pipeline.errors import ConfigError, UserError
+from pipeline.interrupts import Interrupted, end_with_parent, signals_handled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,16 +98,19 @@ MULTIRUN = ("-m", "--multirun")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 done, 2 a mistake of the user's (one line on stderr), 130 interrupted."""
+    """Run one command and return its exit code: 0 done, 2 a mistake of the user's (one line on stderr), 128 + the number
+    of the signal that interrupted it (Ctrl-C 130)."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        _dispatch(words)
+        with signals_handled():
+            _dispatch(words)
     except UserError as error:
         print(f"foreguard: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
-        print(f"foreguard: {str(error) or 'interrupted'}", file=sys.stderr)
-        return 130
+        with suppress(OSError):  # after a SIGHUP there may be no terminal any more
+            print(f"foreguard: {str(error) or 'interrupted'}", file=sys.stderr, flush=True)
+        return error.exit_code if isinstance(error, Interrupted) else 130
     except BrokenPipeError:  # the reader of our output has gone (| head)
         sys.stderr.close()
         return 141
@@ -149,7 +154,11 @@ def _run_many(name: str, config_class: type[Any], function: Callable[[Any], None
 
     from pipeline.config import CONFIG_DIR, check_overrides, validate
 
+    parent = os.getpid()
+
     def task(composed: Any) -> None:
+        if os.getpid() != parent:  # a worker of a launcher
+            end_with_parent()
         values: Any = OmegaConf.to_container(composed, resolve=True)
         function(validate(config_class, values))
 
@@ -182,6 +191,6 @@ def _overview() -> str:
         "foreguard COMMAND --multirun key=a,b,c    one job for every combination (Hydra sweeps and launchers)",
         "foreguard --version",
         "",
-        "Exit codes: 0 done, 2 a mistake in the call or its input (one line says which), 130 interrupted.",
+        "Exit codes: 0 done, 2 a mistake in the call or its input (one line says which); Ctrl-C 130, SIGTERM 143, SIGHUP 129.",
     ]
     return "\n".join(lines)

@@ -16,6 +16,7 @@ from pipeline.config import to_plain
 from pipeline.data.sample import Split
 from pipeline.errors import ConfigError
 from pipeline.evaluation.override import MaskOverride
+from pipeline.interrupts import Interrupted
 
 if TYPE_CHECKING:
     from pipeline.attacks.two_stage import GuideMasks
@@ -149,8 +150,8 @@ def _attack(config: EvaluateConfig, plan: "Plan", store: "RecordStore", device: 
 
             attack_images(plan, store, device=device, advance=advance)
     except KeyboardInterrupt as interrupt:
-        message = f"interrupted with {total - done} records to go, none lost; continue with resume=true run={config.run}"
-        raise KeyboardInterrupt(message) from interrupt
+        where = f"with {total - done} records to go, none lost; continue with resume=true run={config.run}"
+        raise Interrupted.by(interrupt, where) from interrupt
 
 
 def _report(

@@ -1,0 +1,117 @@
+"""SIGINT (Ctrl-C), SIGTERM and SIGHUP: work is brought to a safe place, and the command says where it goes on.
+
+Under ``signals_handled`` a signal raises ``Interrupted`` where the program stands. Work that loses something by that stands in
+``held_back`` and looks at ``interruption()`` where it can stop. A second signal ends the process at once.
+"""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SAME_ACT_S = 0.2
+"""Signals so close to each other are one: ``timeout`` and job systems send theirs to a process and to its group."""
+_PARENT_POLL_S = 0.5
+_NAMES = {signal.SIGINT: "Ctrl-C"}
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal has ended the work. The message says what is kept and how to go on."""
+
+    def __init__(self, message: str, number: signal.Signals) -> None:
+        super().__init__(message)
+        self.number = number
+
+    @classmethod
+    def by(cls, cause: "KeyboardInterrupt | signal.Signals", where: str) -> "Interrupted":
+        """By a signal, or by what an earlier message was about: ``interrupted by SIGTERM`` and ``where``."""
+        number = cause if isinstance(cause, signal.Signals) else getattr(cause, "number", signal.SIGINT)
+        return cls(f"interrupted by {_NAMES.get(number, number.name)} {where}", number)
+
+    @property
+    def exit_code(self) -> int:
+        """128 + the number of the signal, as shells have it: 130, 143 or 129."""
+        return 128 + self.number
+
+
+class _Arrived:
+    """What has arrived. Handlers are a property of the process, and so is this."""
+
+    number: signal.Signals | None = None
+    at: float = 0.0
+    held: int = 0
+
+
+def interruption() -> signal.Signals | None:
+    """The signal that waits for the work to come to a safe place; None while there is none."""
+    return _Arrived.number if _Arrived.held else None
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """In here a signal waits. One that has not become an ``Interrupted`` by the end becomes one then."""
+    _Arrived.held += 1
+    try:
+        yield
+    finally:
+        _Arrived.held -= 1
+    if _Arrived.number is not None and not _Arrived.held:
+        raise Interrupted("interrupted", _Arrived.number)
+
+
+@contextmanager
+def signals_handled() -> Iterator[None]:
+    """Handle the signals meanwhile; afterwards their handlers are what they were. One that is ignored by ``nohup`` stays ignored.
+
+    Does nothing outside the main thread, which alone gets signals, and inside itself.
+    """
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) is _handle:
+        yield
+        return
+    handled = [number for number in SIGNALS if number is signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN]
+    previous = {number: signal.signal(number, _handle) for number in handled}
+    _Arrived.number = None
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _handle(number: int, frame: FrameType | None) -> None:
+    del frame
+    if _Arrived.number is None:
+        _Arrived.number, _Arrived.at = signal.Signals(number), time.monotonic()
+        if not _Arrived.held:
+            raise Interrupted("interrupted", _Arrived.number)
+    elif time.monotonic() - _Arrived.at > SAME_ACT_S:
+        os._exit(128 + number)
+
+
+def leave_to_parent(worker: int = 0) -> None:
+    """For a worker process: its parent alone decides what a signal to all of them means, and the worker ends with it.
+
+    The second SIGTERM ends it, which is the parent's own after one that was meant for all. ``worker`` is its number, which is what
+    the ``worker_init_fn`` of a DataLoader gets.
+    """
+    del worker
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+    end_with_parent()
+
+
+def end_with_parent() -> None:
+    """End this process within a second of its parent's end, however that ended: without it workers of a killed command stay."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_PARENT_POLL_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="end-with-parent", daemon=True).start()

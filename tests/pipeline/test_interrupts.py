@@ -1,0 +1,180 @@
+"""Signals: processes of their own get real ones."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+HEAD = """
+import os, signal, sys, time
+from pipeline.interrupts import Interrupted, end_with_parent, held_back, interruption, leave_to_parent, signals_handled
+
+def say(*words):
+    print(*words, flush=True)
+
+def wait():
+    while True:
+        time.sleep(0.01)
+"""
+PLAIN = """
+try:
+    with signals_handled():
+        say("ready")
+        wait()
+except KeyboardInterrupt as error:
+    say(Interrupted.by(error, "at a place"))
+    sys.exit(error.exit_code)
+"""
+HELD = """
+try:
+    with signals_handled(), held_back():
+        say("ready")
+        while (arrived := interruption()) is None:
+            time.sleep(0.01)
+        say("safe")
+        raise Interrupted.by(arrived, "in safety")
+except Interrupted as error:
+    say(error)
+    sys.exit(error.exit_code)
+"""
+UNSEEN = """
+try:
+    with signals_handled(), held_back():
+        say("ready")
+        sys.stdin.readline()
+        say("to its end")
+except Interrupted as error:
+    sys.exit(error.exit_code)
+"""
+DEAF = """
+with signals_handled(), held_back():
+    say("ready")
+    while interruption() is None:
+        time.sleep(0.01)
+    say("heard")
+    wait()
+"""
+
+
+def start(script: str, **options: object) -> subprocess.Popen[str]:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen([sys.executable, "-c", HEAD + script], cwd=ROOT, text=True, **pipes, **options)
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def ended(process: subprocess.Popen[str], text: str = "") -> tuple[int, str]:
+    out, err = process.communicate(text)
+    assert err == ""
+    return process.returncode, out
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_a_signal_interrupts_with_its_name_and_exit_code(number: signal.Signals) -> None:
+    process = start(PLAIN)
+    process.send_signal(number)
+    name = "Ctrl-C" if number is signal.SIGINT else number.name
+    assert ended(process) == (128 + number, f"interrupted by {name} at a place\n")
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_work_that_holds_it_back_stops_where_it_is_safe(number: signal.Signals) -> None:
+    process = start(HELD)
+    process.send_signal(number)
+    code, out = ended(process)
+    assert code == 128 + number
+    assert out.splitlines()[0] == "safe"
+    assert out.splitlines()[1].endswith("in safety")
+
+
+def test_one_that_nobody_looked_at_is_not_lost() -> None:
+    process = start(UNSEEN)
+    process.send_signal(signal.SIGTERM)
+    assert ended(process, "\n") == (143, "to its end\n")
+
+
+def test_the_second_one_ends_at_once_and_the_echo_of_the_first_does_not() -> None:
+    process = start(DEAF)
+    for _ in range(2):  # as timeout sends it: to the process, and to its group
+        process.send_signal(signal.SIGTERM)
+    assert process.stdout.readline() == "heard\n"
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.5)
+    process.send_signal(signal.SIGHUP)
+    assert ended(process) == (129, "")
+
+
+def test_nohup_is_respected() -> None:
+    process = start(PLAIN, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    process.send_signal(signal.SIGHUP)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.3)
+    process.send_signal(signal.SIGTERM)
+    assert ended(process)[0] == 143
+
+
+def test_handlers_are_given_back() -> None:
+    from pipeline.interrupts import signals_handled
+
+    before = [signal.getsignal(number) for number in NUMBERS]
+    with signals_handled():
+        inside = [signal.getsignal(number) for number in NUMBERS]
+        with signals_handled():
+            assert [signal.getsignal(number) for number in NUMBERS] == inside
+    assert [signal.getsignal(number) for number in NUMBERS] == before
+    assert not set(before) & set(inside)
+
+
+PARENT = """
+child = os.fork()
+if not child:
+    end_with_parent()
+    wait()
+say("ready")
+say(child)
+wait()
+"""
+
+
+def is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+        return "Z" not in Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except (ProcessLookupError, FileNotFoundError):
+        return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_worker_ends_with_its_parent_however_that_ended() -> None:
+    process = start(PARENT)
+    child = int(process.stdout.readline())
+    assert is_running(child)
+    process.kill()
+    process.communicate()
+    while is_running(child):
+        time.sleep(0.05)
+
+
+WORKER = """
+leave_to_parent()
+say("ready")
+wait()
+"""
+
+
+def test_a_worker_leaves_a_signal_to_all_to_its_parent() -> None:
+    process = start(WORKER)
+    for number in NUMBERS:
+        process.send_signal(number)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.3)
+    process.send_signal(signal.SIGTERM)
+    assert ended(process) == (-signal.SIGTERM, "")
