@@ -28,7 +28,6 @@ from pipeline.data.dataset import open_prepared
 from pipeline.evaluation.chunks import Chunk, choose_rows
 from pipeline.evaluation.evaluator import run_in_batches
 from pipeline.evaluation.loading import load_subject
-from pipeline.evaluation.override import MaskOverride
 
 SIDES = ("without", "dropping")
 
@@ -39,7 +38,7 @@ def measure(arguments: argparse.Namespace, side: str) -> dict[str, object]:
     subject = load_subject(
         classifier_run=arguments.classifier_run,
         segmenter_run=None,
-        masks=MaskOverride(),
+        masks={},
         dataset=dataset,
         allow_other_data=False,
         device=device,

@@ -21,7 +21,7 @@ from pipeline.attacks.objectives import ModelObjective
 from pipeline.attacks.pgd import pgd_linf
 from pipeline.data.sample import Sample, Split
 from pipeline.data.synthetic.source import SyntheticConfig, load
-from pipeline.masks import MaskConfig, MaskSource
+from pipeline.masks.config import MaskConfig, MaskSource
 from pipeline.system import TwoStage, attacked
 from segmenter.config import SegmenterConfig
 from segmenter.losses import bce_dice

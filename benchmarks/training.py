@@ -29,7 +29,7 @@ from classifier.model import build_classifier
 from pipeline.attacks.norms import linf_ball
 from pipeline.attacks.pgd import PgdConfig
 from pipeline.data.loader import Batch
-from pipeline.masks import MaskConfig, MaskSource
+from pipeline.masks.config import MaskConfig, MaskSource
 from pipeline.randomness import derive_seeds
 from pipeline.system import attacked
 from pipeline.training.objectives import adversarial

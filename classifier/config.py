@@ -1,24 +1,28 @@
 """What a classifier is made of."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from functools import cache
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+_adapter_of: Callable[[Any], Any] = cache(TypeAdapter)
+
 Architecture = Literal["small_resnet", "resnet18", "resnet34", "resnet50"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False)
 class ClassifierConfig:
     """A ResNet (He et al. 2016, https://arxiv.org/abs/1512.03385). How many classes it has comes from the data.
 
     The defaults suit images of 32 to 64 px on a CPU.
     """
 
-    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     architecture: Architecture = "small_resnet"
     """small_resnet (four basic blocks, for 32 to 64 px and a CPU), or torchvision's resnet18, resnet34 or resnet50."""
@@ -33,6 +37,15 @@ class ClassifierConfig:
     """Red, green and blue subtracted from images in [0,1] by the first layer; ImageNet's, as the imagenet weights expect."""
     std: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = IMAGENET_STD
     """Red, green and blue scale by which the first layer divides afterwards, above 0."""
+
+    def __init__(self, **values: Any) -> None:
+        """Check the values as those of a YAML file are. Raises ValueError in one line that names the first wrong one."""
+        try:
+            self.__dict__.update(vars(_adapter_of(type(self)).validate_python(values)))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            message = first["msg"].removeprefix("Value error, ")
+            raise ValueError(": ".join([*map(str, first["loc"]), message])) from error
 
     def __post_init__(self) -> None:
         if self.architecture == "small_resnet":

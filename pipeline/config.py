@@ -1,12 +1,13 @@
 """Configuration: Hydra composes ``configs/``, pydantic validates into the frozen dataclasses that live beside their owners."""
 
 import difflib
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import is_dataclass
+from dataclasses import dataclass, field, is_dataclass
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, dataclass_transform, get_type_hints
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -15,8 +16,18 @@ from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BeforeValidator, TypeAdapter, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    TypeAdapter,
+    ValidationError,
+    with_config,
+)
+from pydantic_core import CoreSchema, ErrorDetails
+from typing_extensions import TypedDict
 
 from pipeline.errors import ConfigError
 
@@ -30,6 +41,67 @@ Config = TypeVar("Config")
 
 adapter_of: Callable[[Any], Any] = cache(TypeAdapter)
 """The ``TypeAdapter`` of a class, made once: for the configuration of an ablation that takes longer than its use."""
+
+
+STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+"""No unknown key, no infinity, no NaN; the docstring under a field is its text in --help."""
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(field,))
+def configuration(config_class: type[Config]) -> type[Config]:
+    """Make a class a frozen keyword-only dataclass that validates itself, constructed from Python as composed from YAML.
+
+    ``PgdConfig(epsilon="8/255")`` holds a number, ``MaskConfig(fill="noise")`` a ``Fill``; whatever cannot be raises ConfigError
+    (a ValueError) that names the field, also from ``dataclasses.replace``. The validator is made when it is first used.
+
+    >>> @configuration
+    ... class Step:
+    ...     size: Number = 0.5
+    >>> Step(size="1/4").size
+    0.25
+    """
+    made: Any = dataclass(frozen=True, kw_only=True)(config_class)
+    made.__pydantic_config__ = STRICT
+
+    def construct(self: Any, /, **values: Any) -> None:
+        try:
+            self.__dict__.update(vars(adapter_of(made).validate_python(values)))
+        except ValidationError as error:
+            raise ConfigError(f"{made.__name__}: {_first_of(error, values, made)}") from error
+
+    made.__signature__ = inspect.signature(made)
+    made.__init__ = construct
+    validated: type[Config] = made
+    return validated
+
+
+class Changes:
+    """In an annotation: a mapping of the fields of a configuration that are to be other than in one that is known later.
+
+    ``Annotated[Mapping[str, Any], Changes(MaskConfig)]`` validates every field as ``MaskConfig`` does; one that is left out or null
+    stays as it is. ``dataclasses.replace(known, **changes)`` makes them.
+    """
+
+    def __init__(self, config_class: type[Any], *, without: frozenset[str] = frozenset(), of_defaults: bool = False) -> None:
+        """``without`` names fields that stay. ``of_defaults``: what is changed is a default one, which --help then shows."""
+        self._config_class, self._without, self._of_defaults = config_class, without, of_defaults
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """The schema of a mapping whose keys are the fields."""
+        described = adapter_of(self._config_class).json_schema()["properties"]
+        fields = {}
+        for name in (name for name in described if name not in self._without):
+            shown = {"default": described[name].get("default")} if self._of_defaults else {}
+            fields[name] = Annotated[
+                get_type_hints(self._config_class, include_extras=True)[name] | None,
+                Field(description=described[name].get("description"), json_schema_extra=shown),
+            ]
+        mapping: Any = with_config(STRICT)(TypedDict(f"{self._config_class.__name__}Changes", fields, total=False))  # type: ignore[operator]
+        return handler.generate_schema(Annotated[mapping, AfterValidator(_without_null)])
+
+
+def _without_null(changes: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in changes.items() if value is not None}
 
 
 def parse_number(value: Any) -> Any:
@@ -123,9 +195,7 @@ def validate(config_class: type[Config], values: Mapping[str, Any]) -> Config:
         validated: Config = adapter_of(config_class).validate_python(dict(values))
         return validated
     except ValidationError as error:
-        details = error.errors(include_url=False)
-        more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
-        raise ConfigError(_explain(details[0], values, config_class) + more) from error
+        raise ConfigError(_first_of(error, values, config_class)) from error
 
 
 def to_plain(config: Any) -> dict[str, Any]:
@@ -134,11 +204,17 @@ def to_plain(config: Any) -> dict[str, Any]:
     return plain
 
 
+def _first_of(error: ValidationError, values: Mapping[str, Any], config_class: type[Any]) -> str:
+    details = error.errors(include_url=False)
+    more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
+    return _explain(details[0], values, config_class) + more
+
+
 def _explain(detail: ErrorDetails, values: Mapping[str, Any], config_class: type[Any]) -> str:
     key = _dotted(detail, values)
     if detail["type"] == "missing":
         return f"{key}: missing; say {key}=..."
-    if detail["type"] == "unexpected_keyword_argument":
+    if detail["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         return f"{key}: unknown key{_did_you_mean(key, set(dotted_keys(config_class)))}"
     if detail["type"] == "union_tag_invalid":
         return f"{key}: {detail['ctx']['tag']!r} is not one of {detail['ctx']['expected_tags']}"

@@ -7,7 +7,7 @@ class UserError(Exception):
     """A mistake that the user can mend: one line that says what is wrong, where, and what would be right. Exit code 2."""
 
 
-class ConfigError(UserError):
+class ConfigError(UserError, ValueError):
     """A configuration that cannot be: unknown key, wrong type, value out of range. The message names the dotted key."""
 
 

@@ -14,8 +14,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pipeline import masks as masking
-from pipeline.masks import Fill, MaskConfig, MaskContext, MaskSource
+from pipeline.config import validate
+from pipeline.masks.config import Fill, MaskConfig, MaskSource
+from pipeline.masks.context import MaskContext
+from pipeline.masks.fills import apply_mask, fill_images
+from pipeline.masks.gates import soft_gate
+from pipeline.masks.sources import given_masks
 
 _CONSTANT_COLOURS = {Fill.BLACK: (0.0, 0.0, 0.0), Fill.GREY: (0.5, 0.5, 0.5)}
 _NO_CONTEXT = MaskContext()
@@ -50,9 +54,9 @@ class MaskTraits:
         return MaskTraits(
             source=source.value,
             follows_image=source.is_learned,
-            hard_threshold=config.threshold if source is MaskSource.LEARNED_HARD else None,
-            uses_seeds=source is MaskSource.RANDOM or (fill is Fill.NOISE and source is not MaskSource.NONE),
-            hides_pixels=fill is not Fill.BLUR,
+            hard_threshold=config.threshold if source == MaskSource.LEARNED_HARD else None,
+            uses_seeds=config.uses_seeds,
+            hides_pixels=fill != Fill.BLUR,
         )
 
 
@@ -212,18 +216,18 @@ class TwoStage(nn.Module):
         none.
         """
         super().__init__()
-        config = masks if isinstance(masks, MaskConfig) else MaskConfig(source=_named(MaskSource, "mask source", masks))
+        config = masks if isinstance(masks, MaskConfig) else validate(MaskConfig, {"source": masks})
         if fill is not None:
-            config = replace(config, fill=_named(Fill, "fill", fill))
+            config = validate(MaskConfig, {**vars(config), "fill": fill})
         if config.source.is_learned and segmenter is None:
             raise ValueError(f"the mask source {config.source.value!r} needs a segmenter")
-        if config.fill is Fill.MEAN and mean_colour is None:
+        if config.fill == Fill.MEAN and mean_colour is None:
             raise ValueError("the fill 'mean' needs the mean colour of the training images")
         self.classifier = classifier
         self.segmenter = segmenter.eval().requires_grad_(False) if segmenter is not None else None
         self.mask_config = config
         self.mask_traits = MaskTraits.of(config)
-        colour = mean_colour if config.fill is Fill.MEAN else _CONSTANT_COLOURS.get(config.fill, (0.0, 0.0, 0.0))
+        colour = mean_colour if config.fill == Fill.MEAN else _CONSTANT_COLOURS.get(config.fill, (0.0, 0.0, 0.0))
         self.register_buffer("colour", torch.tensor(colour).view(1, 3, 1, 1), persistent=False)
 
     def train(self, mode: bool = True) -> "TwoStage":
@@ -237,7 +241,7 @@ class TwoStage(nn.Module):
         self, images: Float[Tensor, "batch 3 height width"], context: MaskContext | None = None
     ) -> Float[Tensor, "batch classes"]:
         """Class logits. Images are in [0,1]; the context carries what mask source and fill need, else ValueError."""
-        if self.mask_config.source is MaskSource.NONE:
+        if self.mask_config.source == MaskSource.NONE:
             logits: Tensor = self.classifier(images)
             return logits
         return self.classify(images, self.masks(images, context), context)
@@ -248,7 +252,7 @@ class TwoStage(nn.Module):
         """The masks that the classifier sees the images through, in [0,1]."""
         if self.mask_config.source.is_learned:
             return self.gate(self.mask_logits(images))
-        return masking.given_masks(self.mask_config, images, context or _NO_CONTEXT)
+        return given_masks(self.mask_config, images, context or _NO_CONTEXT)
 
     def mask_logits(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 1 height width"]:
         """What the segmenter says, before the gate, whatever the mask source. Raises ValueError where there is no segmenter."""
@@ -260,9 +264,9 @@ class TwoStage(nn.Module):
 
     def gate(self, mask_logits: Float[Tensor, "batch 1 height width"]) -> Float[Tensor, "batch 1 height width"]:
         """Mask logits to masks: thresholded for ``learned-hard``, else the probability."""
-        if self.mask_config.source is MaskSource.LEARNED_HARD:
-            return masking.hard_gate(mask_logits, threshold=self.mask_config.threshold, surrogate=self.mask_config.surrogate)
-        return masking.soft_gate(mask_logits)
+        source = self.mask_config.source
+        masks: Tensor = source.function()(self.mask_config, mask_logits) if source.needs_segmenter else soft_gate(mask_logits)
+        return masks
 
     def masked_images(
         self,
@@ -271,8 +275,8 @@ class TwoStage(nn.Module):
         context: MaskContext | None = None,
     ) -> Float[Tensor, "batch 3 height width"]:
         """What the classifier sees: the images where the masks are 1, the fill where they are 0."""
-        fills = masking.fill_images(self.mask_config, images, context or _NO_CONTEXT, colour=self.colour.to(images.dtype))
-        return masking.apply_mask(images, masks, fills)
+        fills = fill_images(self.mask_config, images, context or _NO_CONTEXT, colour=self.colour.to(images.dtype))
+        return apply_mask(images, masks, fills)
 
     def classify(
         self,
@@ -291,25 +295,15 @@ class TwoStage(nn.Module):
         For the source ``frozen`` it adds the segmenter's probability on these images; for all others it changes nothing.
         """
         context = context or _NO_CONTEXT
-        if self.mask_config.source is not MaskSource.FROZEN:
+        if self.mask_config.source.needs != "frozen":
             return context
-        return context._replace(frozen_masks=masking.soft_gate(self.mask_logits(images)))
+        return context._replace(frozen_masks=self.gate(self.mask_logits(images)))
 
     def map_stages(self, change: Callable[[nn.Module], nn.Module]) -> None:
         """Replace classifier and segmenter by what ``change`` makes of them."""
         self.classifier = change(self.classifier)
         if self.segmenter is not None:
             self.segmenter = change(self.segmenter)
-
-
-_Name = TypeVar("_Name", MaskSource, Fill)
-
-
-def _named(kind: type[_Name], what: str, name: str) -> _Name:
-    try:
-        return kind(name)
-    except ValueError:
-        raise ValueError(f"{name!r} is not a {what}: choose one of {', '.join(kind)}") from None
 
 
 Module = TypeVar("Module", bound=nn.Module | System)

@@ -1,18 +1,19 @@
 """What an ablation is made of. ``configs/experiment/`` holds ready ones."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from classifier.config import ClassifierConfig
 from pipeline.attacks.specs import AttackSuite
-from pipeline.config import Number
+from pipeline.config import Changes, Number, configuration
 from pipeline.data.prepare import AnySource
 from pipeline.data.sample import Split
 from pipeline.data.transforms import AugmentConfig
-from pipeline.masks import Fill, MaskConfig, MaskSource
+from pipeline.masks.config import MaskConfig, MaskSource
 from pipeline.training.config import TrainerConfig
 from pipeline.training.objectives import AdversarialConfig, NaturalConfig, TradesConfig
 from segmenter.config import SegmenterConfig
@@ -21,13 +22,12 @@ Objective = Literal["natural", "adversarial", "trades"]
 Degraded = Literal["eroded", "dilated", "shifted"]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+SharedMasks = Annotated[Mapping[str, Any], Changes(MaskConfig, without=frozenset({"source"}), of_defaults=True)]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@configuration
 class MaskPair:
     """Which masks a classifier is trained with, and which ones it is tested with."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     train: MaskSource
     """Mask source in training."""
@@ -37,32 +37,9 @@ class MaskPair:
     """Objectives of the segmenters that make the masks, out of segmenter_objectives; null: all of these, one arm each."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class MaskSettings:
-    """What all masks of an experiment share."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
-
-    fill: Fill = Fill.GREY
-    """What stands where the mask is 0: black, grey, mean (of the training images), noise or blur. Blur leaks the background."""
-    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """Foreground probability above which a learned-hard mask is 1, between 0 and 1."""
-    surrogate: Literal["identity", "sigmoid"] = "sigmoid"
-    """Gradient of the learned-hard gate: identity or sigmoid."""
-    blur_sigma: Annotated[Number, Field(gt=0)] = 4.0
-    """Standard deviation in pixels of the blur fill, above 0."""
-
-    def masks(self, source: MaskSource, *, pixels: int | None = None) -> MaskConfig:
-        """Masks from a source; ``pixels`` is how far eroded, dilated and shifted ones are changed."""
-        masks = MaskConfig(source=source, **vars(self))
-        return masks if pixels is None else dataclasses.replace(masks, radius=pixels, shift=pixels)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@configuration
 class SanitySettings:
     """Which main arms are searched for what gives false robustness away."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     objectives: tuple[Objective, ...] = ("natural", "adversarial", "trades")
     """Of their classifiers."""
@@ -72,11 +49,9 @@ class SanitySettings:
     """Images that the checks use."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@configuration
 class EvaluationSettings:
     """How every arm is evaluated."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     split: Split = "test"
     """Images that are attacked: train, val or test."""
@@ -96,11 +71,9 @@ class EvaluationSettings:
     """The device; auto takes a GPU where there is one."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@configuration
 class DegradationConfig:
     """How good must the mask be: classifiers trained on the oracle, tested with oracles that were made worse on purpose."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     kinds: Annotated[tuple[Degraded, ...], Field(min_length=1)] = ("eroded", "dilated", "shifted")
     """In which ways: eroded, dilated, shifted (to the right)."""
@@ -110,11 +83,9 @@ class DegradationConfig:
     """Classifiers that are tested, by objective."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@configuration
 class DecompositionConfig:
     """Where did the robustness go: from the oracle to learned masks, through the mask or through the pixels."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     objectives: tuple[Objective, ...] = ("natural", "adversarial", "trades")
     """Of the classifiers whose arms are decomposed."""
@@ -124,11 +95,9 @@ class DecompositionConfig:
     """Random starts of these attacks, at least 1."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@configuration
 class AblateConfig:
     """Train, attack and compare systems over a grid of objectives, masks and seeds."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     experiment: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
     """Name of the experiment, for directories and the report; experiment=NAME on the command line reads
@@ -169,8 +138,8 @@ class AblateConfig:
     """TRADES, for either stage."""
     masks: Annotated[tuple[MaskPair, ...], Field(min_length=1)]
     """Masks in training and in testing, one arm for each pair (and segmenter): [{train: oracle, test: learned}]."""
-    masking: MaskSettings = dataclasses.field(default_factory=MaskSettings)
-    """What all masks share."""
+    masking: SharedMasks = dataclasses.field(default_factory=dict)
+    """What all masks share, whatever their source."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the classifiers' target that is spread over all classes, 0 to 1."""
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
@@ -218,6 +187,11 @@ class AblateConfig:
             raise ValueError("decomposition: scores the adversarial images again: it needs evaluation.save_images=true")
         if self.degradation is not None and not set(self.degradation.objectives) <= set(self.classifier_objectives):
             raise ValueError("degradation.objectives: names a classifier that classifier_objectives does not")
+
+    def mask_config(self, source: MaskSource, *, pixels: int | None = None) -> MaskConfig:
+        """Masks from a source; ``pixels`` is how far eroded, dilated and shifted ones are changed, in place of what all share."""
+        masks = MaskConfig(source=source, **self.masking)
+        return masks if pixels is None else dataclasses.replace(masks, radius=pixels, shift=pixels)
 
     def objective(self, name: Objective) -> NaturalConfig | AdversarialConfig | TradesConfig:
         """The objective of that name."""

@@ -22,7 +22,7 @@ from pipeline.data.dataset import PreparedDataset
 from pipeline.data.loader import Batch, read_rows
 from pipeline.evaluation.records import RecordStore, Status, Unit
 from pipeline.evaluation.statistics import Estimate, share
-from pipeline.masks import MaskContext
+from pipeline.masks.context import MaskContext
 from pipeline.system import StagedSystem, attacked
 
 

@@ -13,8 +13,7 @@ from pipeline.attacks.objectives import ClassLoss
 from pipeline.attacks.specs import AttackSuite, ClassAttack
 from pipeline.attacks.two_stage import GradientPath
 from pipeline.evaluation.evaluate import EvaluateConfig, evaluate, order_of_attacks
-from pipeline.evaluation.override import MaskOverride
-from pipeline.masks import MaskConfig, MaskSource
+from pipeline.masks.config import MaskConfig, MaskSource
 from pipeline.runs.checkpoints import weights_digest
 
 _ALONG = {GradientPath.BOTH: "both paths", GradientPath.PIXELS: "the pixel path only", GradientPath.MASK: "the mask path only"}
@@ -103,7 +102,7 @@ class EvaluationJob(Job):
             resume=True,
             classifier_run=finished[self.classifier].path,
             segmenter_run=None if self.segmenter is None else finished[self.segmenter].path,
-            masks=MaskOverride(**vars(self.masks)),
+            masks=vars(self.masks),
             attack=self.suite(ablation),
             split=settings.split,
             max_images=settings.max_images,

@@ -11,7 +11,7 @@ from pipeline.ablation.job import Fold, Job
 from pipeline.ablation.pooled_job import PooledJob
 from pipeline.ablation.training_jobs import ClassifierJob, SegmenterJob, SilhouetteJob
 from pipeline.attacks.two_stage import GradientPath
-from pipeline.masks import MaskSource
+from pipeline.masks.config import MaskSource
 
 Family = Callable[[AblateConfig], Iterable[Job]]
 _MAIN = (MaskSource.NONE, MaskSource.ORACLE, MaskSource.LEARNED, MaskSource.LEARNED_HARD, MaskSource.RANDOM)
@@ -104,12 +104,12 @@ def _arm(
         objective=objective,
         seed=seed,
         fold=fold,
-        masks=config.masking.masks(pair.train),
+        masks=config.mask_config(pair.train),
         segmenter=segmenter if pair.train.needs_segmenter else None,
     )
     return EvaluationJob(
         classifier=classifier,
-        masks=config.masking.masks(pair.test),
+        masks=config.mask_config(pair.test),
         segmenter=segmenter if pair.test.needs_segmenter else None,
         role="main" if pair.test in _MAIN else "diagnostic",
     )
@@ -119,11 +119,11 @@ def _degraded(config: AblateConfig, seed: int, fold: Fold | None) -> Iterator[Ev
     if config.degradation is None:
         return
     for objective in config.degradation.objectives:
-        masks = config.masking.masks(MaskSource.ORACLE)
+        masks = config.mask_config(MaskSource.ORACLE)
         classifier = ClassifierJob(objective=objective, seed=seed, fold=fold, masks=masks, segmenter=None)
         for kind in config.degradation.kinds:
             for pixels in config.degradation.pixels:
-                worse = config.masking.masks(MaskSource(kind), pixels=pixels)
+                worse = config.mask_config(MaskSource(kind), pixels=pixels)
                 yield EvaluationJob(classifier=classifier, masks=worse, segmenter=None, role="degradation")
 
 
@@ -132,7 +132,7 @@ def _compared_with(arm: EvaluationJob, main: list[EvaluationJob]) -> EvaluationJ
     alike = [
         other
         for other in main
-        if other.masks.source is MaskSource.ORACLE and other.classifier.objective == arm.classifier.objective
+        if other.masks.source == MaskSource.ORACLE and other.classifier.objective == arm.classifier.objective
     ]
     same = [other for other in alike if other.classifier == arm.classifier]
-    return next(iter(same + [other for other in alike if other.classifier.masks.source is MaskSource.ORACLE]), None)
+    return next(iter(same + [other for other in alike if other.classifier.masks.source == MaskSource.ORACLE]), None)

@@ -20,8 +20,7 @@ from pipeline.ablation.results import AGAIN, read_training
 from pipeline.config import to_plain
 from pipeline.data.dataset import read_manifest
 from pipeline.errors import RunError
-from pipeline.evaluation.override import MaskOverride
-from pipeline.masks import MaskSource
+from pipeline.masks.config import MaskConfig, MaskSource
 from pipeline.runs.files import parse_json, read_json, write_json
 from pipeline.runs.provenance import provenance
 
@@ -42,8 +41,8 @@ class ArmEntry:
     classifier_objective: str
     train_masks: MaskSource
     test_masks: MaskSource
-    masks: MaskOverride
-    """Those of testing, whole."""
+    masks: MaskConfig
+    """Those of testing."""
     seed: int
     evaluation: str
     classifier: str

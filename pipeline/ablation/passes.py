@@ -13,7 +13,7 @@ from pipeline.attacks.specs import (
     SquareAttack,
     inapplicable,
 )
-from pipeline.masks import MaskConfig
+from pipeline.masks.config import MaskConfig
 from pipeline.system import MaskTraits
 from pipeline.training.objectives import AdversarialConfig, NaturalConfig, TradesConfig
 

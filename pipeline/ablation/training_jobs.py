@@ -9,7 +9,7 @@ from pipeline.ablation.config import AblateConfig, Objective
 from pipeline.ablation.job import DataView, Fold, ImageCounts, Job, JobState, Materials, Passes
 from pipeline.ablation.passes import training_passes
 from pipeline.ablation.results import training_line
-from pipeline.masks import MaskConfig, MaskSource
+from pipeline.masks.config import MaskConfig, MaskSource
 from pipeline.runs.checkpoints import weights_digest
 from pipeline.training.commands import TrainClassifierConfig, TrainSegmenterConfig, train_classifier, train_segmenter
 

@@ -30,7 +30,7 @@ from pipeline.attacks.specs import (
 )
 from pipeline.attacks.tracker import Judged, Witness
 from pipeline.attacks.two_stage import GuideMasks, SystemObjective, guided, mask_targets
-from pipeline.masks import MaskContext
+from pipeline.masks.context import MaskContext
 from pipeline.randomness import derive_seeds
 from pipeline.system import System, attacked, with_attackable_mask
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from pipeline.attacks.norms import Norm, l2_ball, linf_ball
 from pipeline.attacks.objectives import DLR_CLASSES, margin, targeted_margin
-from pipeline.masks import MaskContext
+from pipeline.masks.context import MaskContext
 from pipeline.system import System, attacked
 
 Member = Literal["apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"]

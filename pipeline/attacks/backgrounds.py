@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
-from pipeline.masks import dilate
+from pipeline.masks.sources import dilate
 
 _INPAINT_RADIUS = 3.0
 

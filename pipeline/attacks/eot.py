@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.attacks.tracker import Judged
 from pipeline.attacks.two_stage import SystemObjective
-from pipeline.masks import MaskContext
+from pipeline.masks.context import MaskContext
 from pipeline.randomness import derive_seeds
 
 # Keeps the attacker's draws apart from every other use of an image's seed.

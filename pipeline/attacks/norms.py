@@ -6,15 +6,13 @@ the way back into it. All are per image: no image's result depends on the others
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from pipeline import randomness
-
-Norm = Literal["linf", "l2"]
+from pipeline.attacks.threat import Norm as Norm
 
 # The L2 projection aims this much (relative) below the radius, so that rounding leaves the result inside.
 _L2_SHRINK = 2.0**-20

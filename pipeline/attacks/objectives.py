@@ -16,7 +16,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from classifier.losses import cross_entropy
-from pipeline.masks import MaskContext
+from pipeline.masks.context import MaskContext
 
 Score = Callable[..., Tensor]
 """(outputs, *targets) -> one score per image (B,), higher is better for the attacker; every argument has the batch first."""

@@ -5,7 +5,7 @@ from enum import StrEnum
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from pipeline.masks import bounding_boxes, dilate
+from pipeline.masks.sources import bounding_boxes, dilate
 
 
 class Region(StrEnum):

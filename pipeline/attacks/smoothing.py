@@ -19,7 +19,7 @@ from scipy import stats
 from torch import Tensor
 
 from pipeline.attacks.objectives import margin
-from pipeline.masks import MaskContext
+from pipeline.masks.context import MaskContext
 from pipeline.randomness import derive_seeds, normal
 
 ABSTAIN = -1

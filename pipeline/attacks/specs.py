@@ -1,17 +1,17 @@
 """What is attacked with: a threat model and a list of attacks, whose worst case per image is the verdict."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from pipeline.attacks.autoattack import STANDARD, Member, square_fits
-from pipeline.attacks.norms import Norm
 from pipeline.attacks.objectives import ClassLoss
 from pipeline.attacks.regions import Region
+from pipeline.attacks.threat import Epsilon, Norm, check_epsilon
 from pipeline.attacks.two_stage import GradientPath, MaskGoal
-from pipeline.config import Number
+from pipeline.config import Number, configuration
 from pipeline.system import MaskTraits
 
 Count = Annotated[int, Field(ge=1)]
@@ -27,15 +27,13 @@ class Knowledge(StrEnum):
     """Everything but those seeds: gradients are averaged over seeds that the attacker makes up."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration
 class ThreatModel:
     """What an attacker may change, and what it knows."""
 
-    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
-
     norm: Norm = "linf"
     """Norm of the perturbation: linf (largest change of a channel value) or l2 (Euclidean, over the whole image)."""
-    epsilons: Annotated[tuple[Annotated[Number, Field(ge=0)], ...], Field(min_length=1)] = (8 / 255,)
+    epsilons: Annotated[tuple[Epsilon, ...], Field(min_length=1)] = (8 / 255,)
     """Largest norms of the perturbation of an image in [0,1], rising: [2/255, 4/255, 8/255]. What falls at one has
     fallen at all after it."""
     region: Region = Region.EVERYWHERE
@@ -48,15 +46,15 @@ class ThreatModel:
     """Seeds that an attacker with hidden-seed averages over at every step, at least 1."""
 
     def __post_init__(self) -> None:
+        for epsilon in self.epsilons:
+            check_epsilon(self.norm, epsilon)
         if any(later <= earlier for earlier, later in zip(self.epsilons, self.epsilons[1:], strict=False)):
             raise ValueError(f"epsilons have to rise: {', '.join(f'{epsilon:.4g}' for epsilon in self.epsilons)}")
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration
 class ClassAttack:
     """Climb a score of the class logits, end to end or through one path, untargeted or towards other classes."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     kind: Literal["class"] = "class"
     """class"""
@@ -76,11 +74,9 @@ class ClassAttack:
     """Random starts (for each target), at least 1."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration
 class MaskAttack:
     """Drive the mask to a goal, alone or together with a class score."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     kind: Literal["mask"] = "mask"
     """mask"""
@@ -98,11 +94,9 @@ class MaskAttack:
     """Random starts, at least 1."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration
 class GuidedAttack:
     """First drive the mask to a goal, then climb the class score from there; both by projected gradient descent."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     kind: Literal["guided"] = "guided"
     """guided"""
@@ -118,11 +112,9 @@ class GuidedAttack:
     """Random starts, at least 1."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration
 class SquareAttack:
     """Random search that asks for logits and no gradient (Andriushchenko et al. 2020, https://arxiv.org/abs/1912.00049)."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     kind: Literal["square"] = "square"
     """square"""
@@ -132,11 +124,9 @@ class SquareAttack:
     """Random starts, at least 1."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration
 class AutoAttack:
     """The standard version of AutoAttack, by pyautoattack (Croce and Hein 2020, https://arxiv.org/abs/2003.01690)."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     kind: Literal["autoattack"] = "autoattack"
     """autoattack"""
@@ -149,11 +139,9 @@ class AutoAttack:
 AttackSpec = Annotated[ClassAttack | MaskAttack | GuidedAttack | SquareAttack | AutoAttack, Field(discriminator="kind")]
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration
 class AttackSuite:
     """A threat model and the attacks that are tried under it, in order: cheap ones first save time, the verdict is the same."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     threat: ThreatModel = field(default_factory=ThreatModel)
     """What an attacker may change, and what it knows."""

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from pipeline.attacks.objectives import Objective, margin
-from pipeline.masks import MaskContext
+from pipeline.masks.context import MaskContext
 from pipeline.system import System, attacked
 
 

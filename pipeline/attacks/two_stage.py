@@ -21,7 +21,8 @@ from pipeline.attacks.norms import Norm
 from pipeline.attacks.objectives import Score, margin
 from pipeline.attacks.pgd import PerImage, RegionMasks, pgd_l2, pgd_linf
 from pipeline.attacks.tracker import Judged, Witness
-from pipeline.masks import MaskContext, soft_gate
+from pipeline.masks.context import MaskContext
+from pipeline.masks.gates import soft_gate
 from pipeline.system import StagedSystem, System, masks_and_logits, with_attackable_mask
 
 

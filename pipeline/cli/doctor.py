@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import psutil
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
+from pipeline.config import configuration
 from pipeline.errors import DataError, UserError
 
 Verdict = Literal["ok", "note", "FAIL"]
@@ -23,11 +24,9 @@ GIB = 1024**3
 INSTALL = "make setup, or: python -m pip install --require-hashes --no-deps -r requirements.lock"
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration
 class DoctorConfig:
     """Configuration of ``foreguard doctor``."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     prepared: Path | None = None
     """A prepared data set to verify byte by byte; null: none."""

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
+from pipeline.config import configuration
 from pipeline.data.folder_listing import TABLE, Entry, list_folder
 from pipeline.data.images import Box, ImageFile, Raster, open_image, square_around
 from pipeline.data.mask_values import FOREGROUND
@@ -21,15 +22,13 @@ RECIPE_VERSION = 2
 MASK_VALUES = "two values are background and object, more are the foreground share: the rules of mask_values"
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration
 class FolderConfig:
     """Own data: images/CLASS/NAME.* beside masks/CLASS/NAME.*, or labels.csv with columns image, mask, label[, split][, group].
 
     Masks are grey, 0 background to 255 foreground, or have exactly two values, 0 and another. The EXIF orientation of images and
     masks is applied, as viewers do.
     """
-
-    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     root: Path
     """Folder that holds labels.csv, or else images/ and masks/ with one sub-folder per class; paths in the table start here."""

@@ -1,12 +1,12 @@
 """The command ``foreguard prepare``: from a source to a prepared data set."""
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
+from pipeline.config import configuration
 from pipeline.data import folder
 from pipeline.data.builder import Outcome, write_prepared
 from pipeline.data.coco import source as coco
@@ -24,11 +24,9 @@ from pipeline.data.synthetic.source import SyntheticConfig
 AnySource = Annotated[SyntheticConfig | GtsrbConfig | CocoConfig | FolderConfig, Field(discriminator="source")]
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration
 class PrepareConfig:
     """Configuration of ``foreguard prepare``."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     data: AnySource
     """Where images, masks and labels come from."""

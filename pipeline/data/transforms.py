@@ -2,12 +2,13 @@
 
 import os
 import random
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
 from jaxtyping import UInt8
-from pydantic import ConfigDict, Field
+from pydantic import Field
+
+from pipeline.config import configuration
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would ask a server for news
 
@@ -17,11 +18,9 @@ import cv2
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration
 class AugmentConfig:
     """How training images are varied; val and test images never are. All zero or false: no augmentation."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     shift: Annotated[float, Field(ge=0.0, le=0.5)] = 0.0
     """Largest translation, as a share of the image side."""

@@ -16,7 +16,7 @@ from pipeline.data.dataset import PreparedDataset
 from pipeline.data.loader import read_rows, sample_seed
 from pipeline.data.sample import Split
 from pipeline.evaluation.records import SCHEMA, Status
-from pipeline.masks import MaskContext
+from pipeline.masks.context import MaskContext
 from pipeline.system import System, attacked, clean_context
 from segmenter.metrics import intersection_over_union
 

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from pipeline.attacks.specs import AttackSuite
-from pipeline.config import to_plain
+from pipeline.config import configuration, to_plain
 from pipeline.data.sample import Split
 from pipeline.errors import ConfigError
-from pipeline.evaluation.override import MaskOverride
 from pipeline.interrupts import Interrupted
+from pipeline.masks.config import MaskChanges
 
 if TYPE_CHECKING:
     from pipeline.attacks.two_stage import GuideMasks
@@ -32,11 +32,9 @@ GUIDES = 256
 Count = Annotated[int, Field(ge=1)]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@configuration
 class EvaluateConfig:
     """Attack a trained system and record the outcome for every image."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     prepared: Path
     """Directory of the prepared data set."""
@@ -48,8 +46,8 @@ class EvaluateConfig:
     """Run of the classifier, whose best checkpoint is meant, or the JSON of one of its checkpoints."""
     segmenter_run: Path | None = None
     """Run of the segmenter, likewise; null: the one that the classifier was trained with."""
-    masks: MaskOverride = dataclasses.field(default_factory=MaskOverride)
-    """What of the masks is other than in training."""
+    masks: MaskChanges = dataclasses.field(default_factory=dict)
+    """What of the masks is other than in training; null is as in training."""
     attack: AttackSuite
     """Threat model and attacks; an image counts only if none of them fells it."""
     split: Split = "test"

@@ -8,8 +8,7 @@ import torch
 from pipeline.config import to_plain, validate
 from pipeline.data.dataset import PreparedDataset
 from pipeline.errors import CheckpointError, ConfigError
-from pipeline.evaluation.override import MaskOverride
-from pipeline.masks import MaskConfig, MaskSource
+from pipeline.masks.config import MaskChanges, MaskConfig, MaskSource
 from pipeline.runs.checkpoints import Checkpoint, checkpoint_path, find_segmenter, load_classifier, load_segmenter
 from pipeline.runs.files import canonical_sha256
 from pipeline.system import TwoStage
@@ -34,7 +33,7 @@ def load_subject(
     *,
     classifier_run: Path,
     segmenter_run: Path | None,
-    masks: MaskOverride,
+    masks: MaskChanges,
     dataset: PreparedDataset,
     allow_other_data: bool,
     device: torch.device,
@@ -48,7 +47,7 @@ def load_subject(
     classifier, checkpoint = load_classifier(classifier_run, classes=dataset.classes)
     _check_data(classifier_run, checkpoint, dataset, allow_other_data)
     trained = validate(MaskConfig, checkpoint.config.get("masks", {}))
-    config = masks.applied(trained)
+    config = dataclasses.replace(trained, **masks)
     inputs = {"classifier": checkpoint.sha256}
     segmenter: Segmenter | None = None
     if config.source.needs_segmenter:

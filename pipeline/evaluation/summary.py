@@ -14,7 +14,7 @@ from pipeline.evaluation.answers import CommonestAnswer, commonest_answer
 from pipeline.evaluation.evaluator import Plan
 from pipeline.evaluation.metrics import CurvePoint, clean_accuracy, clean_mask_iou, curve
 from pipeline.evaluation.statistics import Estimate
-from pipeline.masks import MaskConfig
+from pipeline.masks.config import MaskConfig
 from pipeline.runs.files import JsonFile
 
 SUMMARY = "summary.json"

@@ -12,9 +12,8 @@ from pipeline.config import validate
 from pipeline.data.dataset import read_manifest
 from pipeline.errors import CheckpointError, ConfigError, DataError, RunError
 from pipeline.evaluation.loading import trained_segmenter
-from pipeline.evaluation.override import MaskOverride
 from pipeline.evaluation.plainness import Rank, plainness
-from pipeline.masks import Fill, MaskConfig
+from pipeline.masks.config import Fill, MaskChanges, MaskConfig
 from pipeline.runs.checkpoints import Checkpoint, load_classifier, load_segmenter, weights_digest
 from pipeline.runs.directory import read_run
 from pipeline.runs.files import parse_json
@@ -29,7 +28,7 @@ class ChosenSystem(NamedTuple):
     classifier_run: Path
     segmenter_run: Path | None
     """None: the one that the classifier was trained with."""
-    masks: MaskOverride
+    masks: MaskChanges
     """What is other than in the classifier's training."""
 
 
@@ -37,7 +36,7 @@ class ChosenSystem(NamedTuple):
 class _Settings:
     classifier_run: Path
     segmenter_run: Path | None
-    masks: MaskOverride
+    masks: MaskChanges
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,7 +54,7 @@ class _Evaluation:
     inputs: _Inputs
 
 
-def choose_system(run: Path, segmenter_run: Path | None, masks: MaskOverride) -> ChosenSystem:
+def choose_system(run: Path, segmenter_run: Path | None, masks: MaskChanges) -> ChosenSystem:
     """The system of an ablation, an evaluation or a classifier's run, with what the user wants otherwise.
 
     Of an ablation it is the finished system with learned masks that the report's answer is about (``plainness``), of the
@@ -64,9 +63,8 @@ def choose_system(run: Path, segmenter_run: Path | None, masks: MaskOverride) ->
     store of the evaluation. Raises RunError for a directory that holds none of these, a damaged one, or no such system.
     """
     chosen = _found(run)
-    wanted = {name: value for name, value in vars(masks).items() if value is not None}
-    both = dataclasses.replace(chosen.masks, **wanted)
-    needs_none = both.source is not None and not both.source.needs_segmenter
+    both = {**chosen.masks, **masks}
+    needs_none = "source" in both and not both["source"].needs_segmenter
     return chosen._replace(masks=both, segmenter_run=segmenter_run or (None if needs_none else chosen.segmenter_run))
 
 
@@ -75,7 +73,7 @@ def _found(run: Path) -> ChosenSystem:
         return _of_ablation(run)
     begun = read_run(run) if (run / "run.json").is_file() else None
     if begun is None or begun.command != "evaluate":
-        return ChosenSystem(f"classifier of {run}", run, None, MaskOverride())
+        return ChosenSystem(f"classifier of {run}", run, None, {})
     remedy = "evaluate again, or name the run of a classifier"
     evaluation = parse_json(run / "run.json", vars(begun), _Evaluation, remedy=remedy)
     config, digests = evaluation.config, evaluation.inputs
@@ -118,7 +116,7 @@ def _of_ablation(run: Path) -> ChosenSystem:
     arm = min(usable, key=rank)
     segmenter = run / arm.segmenter if arm.segmenter else None
     name = f"{arm.name} (another one: run={run / arm.evaluation} and its like)"
-    return ChosenSystem(name, run / arm.classifier, segmenter, arm.masks)
+    return ChosenSystem(name, run / arm.classifier, segmenter, vars(arm.masks))
 
 
 def load_trained_system(chosen: ChosenSystem, *, prepared: Path | None, device: torch.device) -> tuple[TwoStage, Checkpoint]:
@@ -130,7 +128,7 @@ def load_trained_system(chosen: ChosenSystem, *, prepared: Path | None, device: 
     """
     _, classifier_run, segmenter_run, masks = chosen
     classifier, checkpoint = load_classifier(classifier_run)
-    config = masks.applied(validate(MaskConfig, checkpoint.config.get("masks", {})))
+    config = dataclasses.replace(validate(MaskConfig, checkpoint.config.get("masks", {})), **masks)
     if config.source.needs_oracle:
         raise ConfigError(
             f"masks.source: {config.source.value} masks are made from the data set's own, and your images have none;"
@@ -141,7 +139,7 @@ def load_trained_system(chosen: ChosenSystem, *, prepared: Path | None, device: 
         segmenter, _ = load_segmenter(segmenter_run or trained_segmenter(classifier_run, checkpoint, config.source))
     elif segmenter_run is not None:
         raise ConfigError(f"segmenter_run: masks.source={config.source.value} uses no segmenter: leave segmenter_run out")
-    mean = _mean_colour(checkpoint, prepared) if config.fill is Fill.MEAN else None
+    mean = _mean_colour(checkpoint, prepared) if config.fill == Fill.MEAN else None
     system = TwoStage(classifier, masks=config, segmenter=segmenter, mean_colour=mean)
     return system.to(device=device).eval(), checkpoint
 

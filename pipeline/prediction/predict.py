@@ -11,12 +11,13 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
+from pipeline.config import configuration
 from pipeline.data.images import Box, open_image, square_around
 from pipeline.data.rules import Rejected
 from pipeline.errors import DataError, RunError
-from pipeline.evaluation.override import MaskOverride
+from pipeline.masks.config import MaskChanges
 
 if TYPE_CHECKING:
     import torch
@@ -29,11 +30,9 @@ MAX_NAMED = 5
 """Unreadable images that the terminal names; the rest are in the file."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@configuration
 class PredictConfig:
     """Classify the images of a file or folder and show the masks they are seen through."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     images: Path
     """An image, or a folder whose images are taken, those in sub-folders and behind links too: all formats that Pillow reads. Other
@@ -46,8 +45,8 @@ class PredictConfig:
     out: Path | None = None
     """Directory for predictions.jsonl, masks/ and overlays/; it must not exist, or be empty. null: predictions/ and the name of the
     images, in the current directory."""
-    masks: MaskOverride = dataclasses.field(default_factory=MaskOverride)
-    """What of the masks is other than in that system: a classifier trained on the oracle needs masks.source=learned."""
+    masks: MaskChanges = dataclasses.field(default_factory=dict)
+    """What of the masks is other than in that system; null: as there. Trained on the oracle, it needs masks.source=learned."""
     square: Literal["crop", "pad"] = "crop"
     """How an image becomes a square. crop: its largest centred square. pad: the whole image, its border repeated, as the source
     folder prepares images by default. Either is then resized to the size of training: objects should fill it as they did there."""
@@ -175,7 +174,7 @@ def _predict_batch(
     import torch
 
     from pipeline.data.loader import sample_seed
-    from pipeline.masks import MaskContext
+    from pipeline.masks.context import MaskContext
     from pipeline.system import attacked
 
     if not squares:

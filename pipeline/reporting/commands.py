@@ -3,7 +3,6 @@
 What only the work itself needs is imported when it begins: neither ``--help`` nor a typo should wait for it.
 """
 
-import dataclasses
 import json
 import os
 import shutil
@@ -12,8 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import ConfigDict
-
+from pipeline.config import configuration
 from pipeline.errors import RunError
 
 if TYPE_CHECKING:
@@ -23,11 +21,9 @@ MARKER = "report.json"
 FORMAT = 1
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@configuration
 class ReportConfig:
     """Turn the records of an ablation or an evaluation into a page that opens offline, tables and figures."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     run: Path
     """Directory of the ablation or of one evaluation. It is only read."""

@@ -15,7 +15,7 @@ from enum import StrEnum
 import numpy as np
 
 from pipeline.evaluation.statistics import Estimate, PairedComparison, compare, holm, pooled_over_seeds
-from pipeline.masks import MaskSource
+from pipeline.masks.config import MaskSource
 from pipeline.reporting.data import Arm, Condition, Study, verdicts
 
 SIGNIFICANT, POWER = 0.05, 0.8

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Shaped
 
 from pipeline.evaluation.metrics import standing
 from pipeline.evaluation.plainness import Rank, plainness
-from pipeline.masks import MaskSource
+from pipeline.masks.config import MaskSource
 
 Role = Literal["main", "degradation", "diagnostic"]
 

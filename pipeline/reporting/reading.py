@@ -11,7 +11,7 @@ from pipeline.errors import RunError
 from pipeline.evaluation.metrics import standing
 from pipeline.evaluation.records import read_records
 from pipeline.evaluation.summary import epsilon_text
-from pipeline.masks import MaskSource
+from pipeline.masks.config import MaskSource
 from pipeline.reporting.data import Arm, Condition, Role, SanityCheck, Study
 from pipeline.runs.directory import read_run
 from pipeline.runs.files import parse_json, read_json

@@ -7,23 +7,21 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from classifier.config import ClassifierConfig
-from pipeline.config import to_plain
+from pipeline.config import configuration, to_plain
 from pipeline.data.transforms import AugmentConfig
 from pipeline.errors import ConfigError
-from pipeline.masks import MaskConfig, MaskSource
+from pipeline.masks.config import MaskConfig, MaskSource
 from pipeline.training.config import TrainerConfig
 from pipeline.training.objectives import NaturalConfig, ObjectiveConfig
 from segmenter.config import SegmenterConfig
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@configuration
 class TrainSegmenterConfig:
     """Train the stage that predicts the foreground mask."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     prepared: Path
     """Directory of the prepared data set."""
@@ -41,11 +39,9 @@ class TrainSegmenterConfig:
     """The training loop."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@configuration
 class TrainClassifierConfig:
     """Train the stage that classifies the masked image."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     prepared: Path
     """Directory of the prepared data set."""

@@ -1,18 +1,17 @@
 """How long, how fast and where a stage is trained."""
 
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
+
+from pipeline.config import configuration
 
 Tracker = Literal["tensorboard", "wandb", "mlflow"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration
 class TrainerConfig:
     """Settings of the training loop, the same for both stages and all objectives. The defaults suit a CPU."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     epochs: Annotated[int, Field(ge=1)] = 20
     """Passes over the train split. The learning rate schedule is stretched over them, so a resumed run keeps the number."""

@@ -5,19 +5,19 @@ no trace in parameter gradients and batch statistics. Their random starts depend
 an image is in nor an interruption changes them.
 """
 
-from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float, Int64
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
 from pipeline.attacks.objectives import ModelObjective, Score
 from pipeline.attacks.pgd import PgdConfig, pgd
+from pipeline.config import configuration
 from pipeline.data.loader import Batch
-from pipeline.masks import MaskContext
+from pipeline.masks.context import MaskContext
 from pipeline.randomness import derive_seeds, normal
 from pipeline.system import attacked
 from pipeline.training.tasks import BoundStage
@@ -27,12 +27,10 @@ TRADES_START_DEVIATION = 1e-3
 divergence is at its minimum and has no gradient."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration
 class RobustValidationConfig:
     """How robustness is measured between epochs, to choose the best one: robust overfitting makes the last one worse (Rice et al.
     2020, https://arxiv.org/abs/2002.11569). Quicker than an evaluation, and not a substitute for one."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     attack: PgdConfig | None = None
     """The attack on validation images, of which the best point visited counts; null: the one of training."""
@@ -40,21 +38,17 @@ class RobustValidationConfig:
     """How many validation images are attacked, at least 1: a random choice, the same in every epoch."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration
 class NaturalConfig:
     """Training on images as they are."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     name: Literal["natural"] = "natural"
     """natural"""
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration
 class AdversarialConfig:
     """Training on attacked images (Madry et al. 2018, https://arxiv.org/abs/1706.06083)."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     name: Literal["adversarial"] = "adversarial"
     """adversarial"""
@@ -68,11 +62,9 @@ class AdversarialConfig:
         _check_one_start(self.attack)
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration
 class TradesConfig:
     """Training on clean images, with the outputs on attacked ones held close (Zhang et al. 2019, https://arxiv.org/abs/1901.08573)."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     name: Literal["trades"] = "trades"
     """trades"""

@@ -13,7 +13,8 @@ from classifier import losses as classifier_losses
 from classifier import metrics as classifier_metrics
 from pipeline.attacks.objectives import Score
 from pipeline.data.loader import Batch
-from pipeline.masks import MaskConfig, MaskContext
+from pipeline.masks.config import MaskConfig
+from pipeline.masks.context import MaskContext
 from pipeline.system import TwoStage
 from segmenter import losses as segmenter_losses
 from segmenter import metrics as segmenter_metrics

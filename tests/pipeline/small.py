@@ -15,7 +15,8 @@ from pipeline.attacks.two_stage import MaskGoal
 from pipeline.data.dataset import PreparedDataset
 from pipeline.evaluation.evaluator import Plan, attack_images
 from pipeline.evaluation.records import RecordStore
-from pipeline.masks import MaskConfig, MaskContext, MaskSource
+from pipeline.masks.config import MaskConfig, MaskSource
+from pipeline.masks.context import MaskContext
 from pipeline.system import System, TwoStage, clean_context
 
 SIDE, CLASSES, IMAGES, WRONG = 12, 4, 20, 3

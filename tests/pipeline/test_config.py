@@ -1,6 +1,8 @@
 """A mistake in the configuration is one line with the dotted key and the remedy."""
 
-from dataclasses import dataclass
+import importlib
+import pkgutil
+from dataclasses import FrozenInstanceError, dataclass, replace
 from typing import Annotated, Literal
 
 import pytest
@@ -8,6 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ConfigDict, Field, TypeAdapter
 
+import classifier
+import pipeline
+import segmenter
+from pipeline.attacks.pgd import PgdConfig
+from pipeline.attacks.regions import Region
+from pipeline.attacks.specs import Knowledge, ThreatModel
 from pipeline.config import Number, check_overrides, dotted_keys, group_choices, load_config, to_plain, validate
 from pipeline.data.prepare import PrepareConfig
 from pipeline.errors import ConfigError
@@ -108,3 +116,68 @@ def test_an_override_beats_the_file_and_a_round_trip_keeps_it():
     assert config.data.background_correlation == 0.25
     assert config.preview
     assert validate(PrepareConfig, to_plain(config)) == config
+
+
+# Validated on construction
+
+
+def test_a_threat_model_made_of_strings_is_the_one_that_they_name():
+    threat = ThreatModel(norm="l2", epsilons=["1/2", 8], region="outside-box", knowledge="hidden-seed")
+    assert threat == ThreatModel(norm="l2", epsilons=(0.5, 8.0), region=Region.OUTSIDE_BOX, knowledge=Knowledge.HIDDEN_SEED)
+    assert threat.knowledge is Knowledge.HIDDEN_SEED
+
+
+def test_an_epsilon_is_a_number_in_units_of_the_image():
+    assert PgdConfig(epsilon="8/255").epsilon == 8 / 255
+    assert PgdConfig(norm="l2", epsilon=8).epsilon == 8
+    for construct in (lambda: PgdConfig(epsilon=8), lambda: ThreatModel(epsilons=(8,)), lambda: replace(PgdConfig(), epsilon=8)):
+        with pytest.raises(ConfigError, match=r"8/255, never 8$"):
+            construct()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"norm": "l7"}, "norm: Input should be 'linf' or 'l2', got 'l7'"),
+        ({"epsilon": float("inf")}, "epsilon: .*finite"),
+        ({"epsilon": float("nan")}, "epsilon: .*finite"),
+        ({"epsilon": -1 / 255}, "epsilon: .*greater than or equal to 0"),
+        ({"epsilon": "8/0"}, "epsilon: '8/0' is not a fraction such as 8/255"),
+        ({"step_size": 1e400}, "step_size: .*finite"),
+        ({"epsilom": 0}, r"epsilom: unknown key; did you mean epsilon\?"),
+        ({"restarts": 2, "random_start": False}, "restarts is 2 and random_start is off"),
+    ],
+)
+def test_what_cannot_be_is_refused_from_python_as_from_yaml(values, message):
+    with pytest.raises(ConfigError, match=f"^PgdConfig: {message}"):
+        PgdConfig(**values)
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        validate(PgdConfig, values)
+
+
+def configurations() -> list[type]:
+    """Every configuration of the packages."""
+    found = [*pkgutil.walk_packages(pipeline.__path__, "pipeline."), *pkgutil.walk_packages(segmenter.__path__, "segmenter.")]
+    found += pkgutil.walk_packages(classifier.__path__, "classifier.")
+    modules = [importlib.import_module(module.name) for module in found if not module.name.endswith("__main__")]
+    classes = {value for module in modules for value in vars(module).values() if isinstance(value, type)}
+    return sorted(
+        (one for one in classes if one.__name__.endswith("Config") and hasattr(one, "__pydantic_config__")),
+        key=lambda one: one.__name__,
+    )
+
+
+def test_every_configuration_refuses_an_unknown_key_when_it_is_constructed():
+    classes = configurations()
+    assert len(classes) > 15
+    for config_class in classes:
+        with pytest.raises(ValueError, match=r".") as caught:
+            config_class(nonsense=1)
+        assert "nonsense" in str(caught.value.__cause__)  # the line may first name what is missing
+
+
+def test_a_configuration_is_frozen_and_keyword_only():
+    with pytest.raises(FrozenInstanceError):
+        PgdConfig().epsilon = 1.0
+    with pytest.raises(TypeError):
+        PgdConfig("linf")

@@ -20,7 +20,8 @@ from pipeline.attacks.two_stage import GradientPath, MaskGoal
 from pipeline.evaluation.diagnostics import sanity_checks
 from pipeline.evaluation.evaluator import applicable, attack_images
 from pipeline.evaluation.records import RecordStore, read_records
-from pipeline.masks import MaskContext, MaskSource
+from pipeline.masks.config import MaskSource
+from pipeline.masks.context import MaskContext
 from pipeline.system import MaskTraits, StagedSystem, System, TwoStage, as_system, attacked, masks_and_logits
 
 CPU = torch.device("cpu")

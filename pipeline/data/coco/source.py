@@ -1,13 +1,14 @@
 """MS-COCO (Lin et al. 2014, https://cocodataset.org) and data in its layout: one square crop per annotated object."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
+from pipeline.config import configuration
 from pipeline.data.coco.annotations import Annotation, ImageRecord, class_labels, read_annotations, read_index
 from pipeline.data.coco.objects import ImageItem, ObjectRules, load_image, object_fault
 from pipeline.data.download import Archive, fetch_archive
@@ -43,11 +44,9 @@ OFFICIAL_ARCHIVES = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration
 class CocoPart:
     """One annotation file and the images it speaks of."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     annotations: str
     """File name under root/annotations, e.g. instances_train2017.json."""
@@ -57,11 +56,9 @@ class CocoPart:
     """train, val or test: all its images go there; null: drawn by image with val_fraction and test_fraction."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration
 class CocoConfig:
     """COCO layout: root/annotations/*.json beside folders of images."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     root: Path
     """Folder that holds annotations/ and the image folders."""

@@ -5,15 +5,16 @@ The benchmark ships ROI boxes, no masks. Masks come from the shape of the sign, 
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
 from jaxtyping import UInt8
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
+from pipeline.config import configuration
 from pipeline.data.gtsrb.annotations import Sign, class_tables, parse_row, read_rows
 from pipeline.data.gtsrb.fitting import Roi, plain_outline, refined_outline
 from pipeline.data.gtsrb.shapes import NUM_CLASSES, coverage
@@ -71,11 +72,9 @@ CLASS_NAMES = (
 """Readable names of classes 0 to 42."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration
 class GtsrbConfig:
     """GTSRB in the layout that torchvision reads: gtsrb/GTSRB/Training, gtsrb/GTSRB/Final_Test/Images, gtsrb/GT-final_test.csv."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     root: Path
     """Folder that holds gtsrb/."""

@@ -11,9 +11,9 @@ from typing import Annotated, Literal
 import cv2
 import numpy as np
 from jaxtyping import Float32, UInt8
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
-from pipeline.config import Number
+from pipeline.config import Number, configuration
 from pipeline.data.sample import SPLITS, Plan, Reject, Sample, Split
 from pipeline.data.synthetic.backgrounds import KINDS, paint_background
 from pipeline.data.synthetic.glyphs import GLYPHS, SILHOUETTES, STYLES, Colour, Points, Pose, Style, coverage, paint_sign
@@ -22,11 +22,9 @@ VERSION = 1
 _CHUNK = 64
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration
 class SyntheticConfig:
     """Procedural signs: a glyph (the class) on a silhouette, before a cluttered background."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     source: Literal["synthetic"] = "synthetic"
     """Signs are generated, nothing is read."""

@@ -16,7 +16,8 @@ from pipeline.data.loader import read_rows
 from pipeline.evaluation.evaluator import attack_images
 from pipeline.evaluation.metrics import robust_accuracy, standing
 from pipeline.evaluation.records import RecordStore, Status, read_records
-from pipeline.masks import Fill, MaskConfig, MaskContext, MaskSource
+from pipeline.masks.config import Fill, MaskConfig, MaskSource
+from pipeline.masks.context import MaskContext
 from pipeline.system import TwoStage
 
 CPU = torch.device("cpu")

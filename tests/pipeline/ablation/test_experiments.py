@@ -11,7 +11,7 @@ from pipeline.ablation.grid import arms, decompositions, jobs
 from pipeline.ablation.training_jobs import ClassifierJob, SegmenterJob
 from pipeline.config import CONFIG_DIR, compose, group_choices, load_config, to_plain, validate
 from pipeline.errors import ConfigError
-from pipeline.masks import MaskSource
+from pipeline.masks.config import MaskSource
 
 GRID = {
     "seeds": [0, 7],

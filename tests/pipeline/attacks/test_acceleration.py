@@ -14,7 +14,8 @@ from pipeline.attacks.acceleration import attacked_copy, fold_batch_norms
 from pipeline.attacks.objectives import scores_and_gradients
 from pipeline.attacks.tracker import fallen
 from pipeline.attacks.two_stage import GradientPath, SystemObjective
-from pipeline.masks import Fill, MaskConfig, MaskContext, MaskSource
+from pipeline.masks.config import Fill, MaskConfig, MaskSource
+from pipeline.masks.context import MaskContext
 from pipeline.system import TwoStage, attacked
 from segmenter.config import SegmenterConfig
 from segmenter.model import build_segmenter

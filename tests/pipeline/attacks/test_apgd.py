@@ -14,7 +14,7 @@ from pipeline.attacks.apgd import apgd, checkpoints
 from pipeline.attacks.objectives import ModelObjective, cross_entropy, dlr
 from pipeline.attacks.tracker import Witness, fallen
 from pipeline.attacks.two_stage import SystemObjective
-from pipeline.masks import MaskSource
+from pipeline.masks.config import MaskSource
 from pipeline.system import TwoStage
 
 NAMES = {"linf": "Linf", "l2": "L2"}

@@ -15,7 +15,8 @@ from torch import Tensor
 from pipeline.attacks.autoattack import STANDARD, Member, autoattack, square, square_fits
 from pipeline.attacks.regions import Region, region_masks
 from pipeline.attacks.tracker import fallen
-from pipeline.masks import MaskContext, MaskSource
+from pipeline.masks.config import MaskSource
+from pipeline.masks.context import MaskContext
 from pipeline.system import TwoStage
 
 Make = Callable[..., TwoStage]

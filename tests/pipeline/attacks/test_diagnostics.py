@@ -11,7 +11,8 @@ from pipeline.attacks import diagnostics as sanity
 from pipeline.attacks.attempt import Victims
 from pipeline.attacks.diagnostics import Check, Outcome
 from pipeline.attacks.two_stage import GradientPath
-from pipeline.masks import Fill, MaskConfig, MaskContext, MaskSource
+from pipeline.masks.config import Fill, MaskConfig, MaskSource
+from pipeline.masks.context import MaskContext
 from pipeline.system import TwoStage
 
 SIDE, CLASSES, IMAGES = 12, 4, 24

@@ -10,7 +10,8 @@ from pipeline.attacks.eot import Expectation, made_up_seeds, over_hidden_seeds
 from pipeline.attacks.objectives import cross_entropy, margin, scores_and_gradients
 from pipeline.attacks.tracker import Judged
 from pipeline.attacks.two_stage import SystemObjective
-from pipeline.masks import Fill, MaskContext, MaskSource
+from pipeline.masks.config import Fill, MaskSource
+from pipeline.masks.context import MaskContext
 from pipeline.system import TwoStage
 
 SEEDED = pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pipeline.attacks.minimum_norm import Nearest, ddn, fmn
 from pipeline.attacks.objectives import ModelObjective, margin
 from pipeline.attacks.pgd import pgd_l2, pgd_linf
 from pipeline.attacks.regions import Region, region_masks
-from pipeline.masks import MaskSource
+from pipeline.masks.config import MaskSource
 from pipeline.system import TwoStage, attacked
 
 pytestmark = pytest.mark.filterwarnings("ignore:Please import `gaussian_filter` from the `scipy.ndimage`:DeprecationWarning")

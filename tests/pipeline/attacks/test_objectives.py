@@ -22,7 +22,7 @@ from pipeline.attacks.objectives import (
     targeted_dlr,
     targeted_margin,
 )
-from pipeline.masks import MaskContext
+from pipeline.masks.context import MaskContext
 
 
 class Bare:

@@ -21,7 +21,7 @@ from pipeline.attacks.patches import (
 )
 from pipeline.attacks.pgd import pgd_linf
 from pipeline.attacks.regions import Region, region_masks
-from pipeline.masks import Fill, MaskSource
+from pipeline.masks.config import Fill, MaskSource
 from pipeline.system import TwoStage, attacked
 
 

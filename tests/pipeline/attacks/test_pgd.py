@@ -17,7 +17,8 @@ from classifier.losses import cross_entropy
 from pipeline.attacks.objectives import ModelObjective, margin
 from pipeline.attacks.pgd import PgdConfig, pgd, pgd_l2, pgd_linf
 from pipeline.attacks.regions import Region, region_masks
-from pipeline.masks import Fill, MaskConfig, MaskContext, MaskSource
+from pipeline.masks.config import Fill, MaskConfig, MaskSource
+from pipeline.masks.context import MaskContext
 from pipeline.system import TwoStage, attacked
 
 pytestmark = pytest.mark.filterwarnings("ignore:Please import `gaussian_filter` from the `scipy.ndimage`:DeprecationWarning")

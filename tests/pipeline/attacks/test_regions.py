@@ -9,7 +9,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from pipeline.attacks.regions import Region, region_masks
-from pipeline.masks import bounding_boxes
+from pipeline.masks.sources import bounding_boxes
 
 
 @st.composite

@@ -32,7 +32,8 @@ from pipeline.attacks.tracker import fallen, verdict
 from pipeline.attacks.two_stage import GradientPath, GuideMasks, MaskGoal
 from pipeline.config import to_plain, validate
 from pipeline.errors import ConfigError
-from pipeline.masks import Fill, MaskContext, MaskSource
+from pipeline.masks.config import Fill, MaskSource
+from pipeline.masks.context import MaskContext
 from pipeline.system import MaskTraits, TwoStage
 
 Make = Callable[..., TwoStage]

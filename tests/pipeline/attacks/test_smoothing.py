@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pipeline.attacks.pgd import pgd_l2
 from pipeline.attacks.smoothing import ABSTAIN, SmoothedObjective, certify, predict
-from pipeline.masks import MaskSource
+from pipeline.masks.config import MaskSource
 from pipeline.system import TwoStage, attacked
 
 SIDE = 6

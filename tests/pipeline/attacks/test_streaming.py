@@ -11,7 +11,8 @@ from pipeline.attacks.objectives import Score, cross_entropy, margin
 from pipeline.attacks.pgd import pgd_l2, pgd_linf
 from pipeline.attacks.streaming import Searched, streamed_pgd
 from pipeline.attacks.two_stage import SystemObjective
-from pipeline.masks import MaskConfig, MaskContext, MaskSource
+from pipeline.masks.config import MaskConfig, MaskSource
+from pipeline.masks.context import MaskContext
 from pipeline.system import TwoStage
 
 SIDE, CLASSES, IMAGES = 8, 4, 24

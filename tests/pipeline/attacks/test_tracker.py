@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pipeline.attacks.pgd import pgd_linf
 from pipeline.attacks.tracker import Judged, Witness, fallen, verdict
-from pipeline.masks import MaskSource
+from pipeline.masks.config import MaskSource
 from pipeline.system import TwoStage
 
 

@@ -22,7 +22,8 @@ from pipeline.attacks.two_stage import (
     mask_targets,
     stolen_masks,
 )
-from pipeline.masks import Fill, MaskConfig, MaskContext, MaskSource
+from pipeline.masks.config import Fill, MaskConfig, MaskSource
+from pipeline.masks.context import MaskContext
 from pipeline.system import TwoStage
 
 Make = Callable[..., TwoStage]

@@ -17,10 +17,8 @@ from pipeline.cli.main import main
 from pipeline.config import to_plain
 from pipeline.data.dataset import open_prepared
 from pipeline.evaluation import evaluator as attacking
-from pipeline.evaluation.override import MaskOverride
 from pipeline.evaluation.records import read_records
 from pipeline.evaluation.summary import epsilon_text
-from pipeline.masks import Fill, MaskConfig, MaskSource
 from pipeline.runs.checkpoints import (
     Checkpoint,
     SegmenterReference,
@@ -159,7 +157,7 @@ def test_a_run_is_never_overwritten_and_a_finished_one_is_only_reported_again(
     [
         (["seed=1"], "seed=0, not 1"),
         (["max_images=4"], "max_images=20, not 4"),
-        (["masks.source=oracle"], 'masks.source=null, not "oracle"'),
+        (["masks.source=oracle"], 'masks.source=absent, not "oracle"'),
         (["attack.threat.norm=l2"], 'attack.threat.norm="linf", not "l2"'),
     ],
 )
@@ -231,13 +229,6 @@ def test_a_segmenter_that_was_trained_again_is_noticed(
     assert main(["evaluate", *words, f"run={tmp_path / 'run'}", *oracle]) == 2
     assert "uses no segmenter" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
-
-
-def test_an_override_changes_what_it_names_and_keeps_the_rest() -> None:
-    trained = MaskConfig(source=MaskSource.LEARNED, fill=Fill.BLACK, radius=5)
-    assert MaskOverride().applied(trained) == trained
-    changed = MaskOverride(source=MaskSource.ORACLE).applied(trained)
-    assert changed == MaskConfig(source=MaskSource.ORACLE, fill=Fill.BLACK, radius=5)
 
 
 def test_epsilons_are_shown_as_people_write_them() -> None:

@@ -25,7 +25,8 @@ from pipeline.evaluation.evaluator import Plan, applicable, attack_images
 from pipeline.evaluation.metrics import clean_accuracy, curve, robust_accuracy, standing
 from pipeline.evaluation.records import RecordStore, Status, read_records
 from pipeline.evaluation.rescoring import rescore
-from pipeline.masks import MaskContext, MaskSource
+from pipeline.masks.config import MaskSource
+from pipeline.masks.context import MaskContext
 
 CPU = torch.device("cpu")
 

@@ -14,8 +14,7 @@ from classifier.model import build_classifier
 from pipeline.cli.main import main
 from pipeline.config import to_plain
 from pipeline.data.images import resize
-from pipeline.evaluation.override import MaskOverride
-from pipeline.masks import MaskConfig, MaskSource
+from pipeline.masks.config import MaskConfig, MaskSource
 from pipeline.prediction.choice import choose_system
 from pipeline.reporting.data import Condition
 from pipeline.runs.checkpoints import Checkpoint, save_checkpoint, weights_digest
@@ -177,7 +176,7 @@ def test_of_several_learned_systems_an_ablation_stands_for_the_one_that_its_answ
     ]
     for number in range(len(systems)):
         listed = [arm(*system) for system in systems[number:]][::turn]
-        chosen = choose_system(write_ablation(tmp_path / "ablation", listed), None, MaskOverride())
+        chosen = choose_system(write_ablation(tmp_path / "ablation", listed), None, {})
         assert chosen.name.startswith(" ".join(str(part) for part in systems[number]))
         moving = [Condition(*system) for system in systems[number:] if system[0] == systems[number][0] and system[1]]
         if moving:
@@ -231,7 +230,7 @@ def test_the_stages_of_an_evaluation_are_found_in_its_store_by_their_weights(run
         shutil.copytree(runs / kind, store / f"{kind}s" / "some-name")
         (store / f"{kind}s" / "another").mkdir()
     evaluation = write_evaluation(store / "evaluations" / "one", runs, Path("where/it/lay"))
-    chosen = choose_system(evaluation, None, MaskOverride())
+    chosen = choose_system(evaluation, None, {})
     assert chosen.classifier_run == (store / "classifiers" / "some-name").resolve()
     assert chosen.segmenter_run == (store / "segmenters" / "some-name").resolve()
     predict(runs, pictures, tmp_path / "expected")

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 from pipeline.attacks.pgd import PgdConfig
 from pipeline.data.dataset import open_prepared
-from pipeline.masks import MaskConfig, MaskSource
+from pipeline.masks.config import MaskConfig, MaskSource
 from pipeline.training.config import TrainerConfig
 from pipeline.training.trainer import train
 from pipeline.training.job import Job

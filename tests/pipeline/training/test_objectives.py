@@ -12,7 +12,7 @@ from classifier.config import ClassifierConfig
 from classifier.model import build_classifier
 from pipeline.attacks.pgd import PgdConfig
 from pipeline.data.loader import Batch
-from pipeline.masks import MaskConfig, MaskSource
+from pipeline.masks.config import MaskConfig, MaskSource
 from pipeline.training.objectives import (
     AdversarialConfig,
     NaturalConfig,

@@ -20,7 +20,7 @@ from pipeline.config import to_plain
 from pipeline.data.dataset import open_prepared
 from pipeline.data.transforms import AugmentConfig
 from pipeline.errors import CheckpointError, ConfigError, RunError
-from pipeline.masks import MaskConfig, MaskSource
+from pipeline.masks.config import MaskConfig, MaskSource
 from pipeline.runs.checkpoints import load_classifier, load_segmenter, read_checkpoint
 from pipeline.training import trainer as engine
 from pipeline.training.commands import TrainClassifierConfig, TrainSegmenterConfig, train_classifier, train_segmenter

@@ -11,8 +11,11 @@ from pydantic import TypeAdapter, ValidationError
 from scipy import ndimage
 from torch import Tensor
 
-from pipeline import masks as masking
-from pipeline.masks import Fill, MaskConfig, MaskContext, MaskSource
+from pipeline.masks.config import Fill, MaskConfig, MaskSource
+from pipeline.masks.context import MaskContext
+from pipeline.masks.fills import apply_mask, blur, fill_images
+from pipeline.masks.gates import hard_gate, soft_gate
+from pipeline.masks.sources import bounding_boxes, dilate, erode, given_masks, random_masks, shift
 
 BATCH, HEIGHT, WIDTH = 3, 9, 12
 
@@ -35,14 +38,14 @@ def images_like(masks: Tensor) -> Tensor:
 
 def test_the_soft_gate_is_the_logistic_function() -> None:
     logits = torch.linspace(-8, 8, 33, dtype=torch.float64).view(1, 1, 1, 33)
-    torch.testing.assert_close(masking.soft_gate(logits), 1 / (1 + torch.exp(-logits)))
+    torch.testing.assert_close(soft_gate(logits), 1 / (1 + torch.exp(-logits)))
 
 
 @given(threshold=st.floats(0.01, 0.99), surrogate=st.sampled_from(["identity", "sigmoid"]))
 @settings(max_examples=50, deadline=None)
 def test_the_hard_gate_is_exactly_zero_or_one_by_the_threshold_on_the_probability(threshold: float, surrogate: str) -> None:
     logits = torch.linspace(-9.03, 9.01, 400).view(1, 1, 20, 20)
-    masks = masking.hard_gate(logits, threshold=threshold, surrogate=surrogate)
+    masks = hard_gate(logits, threshold=threshold, surrogate=surrogate)
     expected = 1 / (1 + np.exp(-logits.double().numpy())) > threshold
     assert np.array_equal(masks.numpy(), expected.astype(np.float32))
 
@@ -51,7 +54,7 @@ def test_the_hard_gate_hands_the_gradient_on_by_identity_or_as_the_sigmoid_does(
     logits = torch.linspace(-40, 40, 81, dtype=torch.float64).view(1, 1, 9, 9).requires_grad_()
     upstream = torch.randn(1, 1, 9, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     for surrogate, slope in (("identity", 1.0), ("sigmoid", 1 / (2 + 2 * torch.cosh(logits.detach())))):
-        masks = masking.hard_gate(logits, threshold=0.3, surrogate=surrogate)
+        masks = hard_gate(logits, threshold=0.3, surrogate=surrogate)
         (gradient,) = torch.autograd.grad(masks, logits, upstream)
         torch.testing.assert_close(gradient, upstream * slope)
 
@@ -67,14 +70,14 @@ def test_the_box_is_the_smallest_rectangle_around_the_pixels_above_one_half(mask
         rows, columns = np.nonzero(mask > 0.5)
         if len(rows):
             expected[index, 0, rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] = 1
-    assert np.array_equal(masking.bounding_boxes(masks).numpy(), expected)
+    assert np.array_equal(bounding_boxes(masks).numpy(), expected)
 
 
 @given(coverage(), st.integers(1, 4))
 @settings(max_examples=50, deadline=None)
 def test_eroded_and_dilated_masks_are_opencvs(masks: Tensor, radius: int) -> None:
     kernel = np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)
-    for ours, theirs in ((masking.erode, cv2.erode), (masking.dilate, cv2.dilate)):
+    for ours, theirs in ((erode, cv2.erode), (dilate, cv2.dilate)):
         expected = np.stack([theirs(mask, kernel) for mask in masks.numpy()[:, 0]])[:, None]
         assert np.array_equal(ours(masks, radius).numpy(), expected)
 
@@ -92,13 +95,13 @@ def test_a_shifted_mask_loses_what_leaves_the_image_and_nothing_wraps(
             from_y, from_x = y - down * pixels, x - right * pixels
             if 0 <= from_y < height and 0 <= from_x < width:
                 expected[:, :, y, x] = masks[:, :, from_y, from_x]
-    assert torch.equal(masking.shift(masks, pixels=pixels, direction=direction), expected)
+    assert torch.equal(shift(masks, pixels=pixels, direction=direction), expected)
 
 
 @given(coverage(), st.integers(-(2**63), 2**63 - 4))
 @settings(max_examples=50, deadline=None)
 def test_a_random_mask_has_the_oracles_area_to_half_a_pixel(masks: Tensor, seed: int) -> None:
-    drawn = masking.random_masks(masks, torch.arange(len(masks)) + seed)
+    drawn = random_masks(masks, torch.arange(len(masks)) + seed)
     assert ((drawn == 0) | (drawn == 1)).all()
     assert ((drawn.double() - masks.double()).sum(dim=(1, 2, 3)).abs() <= 0.5 + 1e-3).all()
 
@@ -107,24 +110,24 @@ def test_a_random_mask_depends_on_the_seed_and_the_area_alone() -> None:
     everywhere = torch.rand(6, 1, 16, 16, generator=torch.Generator().manual_seed(2))
     moved = everywhere.roll((5, 9), dims=(2, 3)).flip(3)
     seeds = torch.arange(6) * 1000
-    assert torch.equal(masking.random_masks(everywhere, seeds), masking.random_masks(moved, seeds))
+    assert torch.equal(random_masks(everywhere, seeds), random_masks(moved, seeds))
     for index in range(6):
-        alone = masking.random_masks(everywhere[index : index + 1], seeds[index : index + 1])
-        assert torch.equal(alone[0], masking.random_masks(everywhere, seeds)[index])
+        alone = random_masks(everywhere[index : index + 1], seeds[index : index + 1])
+        assert torch.equal(alone[0], random_masks(everywhere, seeds)[index])
 
 
 def test_every_pixel_is_equally_likely_to_be_in_a_random_mask() -> None:
     corner = torch.zeros(1, 1, 8, 8)
     corner[..., :4, :4] = 1
     num_masks = 20_000
-    share = masking.random_masks(corner.expand(num_masks, 1, 8, 8), torch.arange(num_masks)).mean(dim=0)
+    share = random_masks(corner.expand(num_masks, 1, 8, 8), torch.arange(num_masks)).mean(dim=0)
     spread = (0.25 * 0.75 / num_masks) ** 0.5
     assert ((share - 0.25).abs() < 4.5 * spread).all()
 
 
 def test_a_random_mask_is_blobs_and_not_dust() -> None:
     half = torch.full((50, 1, 32, 32), 0.5)
-    drawn = masking.random_masks(half, torch.arange(50)).numpy()[:, 0]
+    drawn = random_masks(half, torch.arange(50)).numpy()[:, 0]
     num_blobs = [ndimage.label(np.pad(mask, 0))[1] for mask in drawn]
     assert np.mean(num_blobs) < 8  # independent pixels would give about 60
 
@@ -132,7 +135,7 @@ def test_a_random_mask_is_blobs_and_not_dust() -> None:
 @pytest.mark.parametrize("source", [source for source in MaskSource if source.needs_oracle])
 def test_a_source_made_from_the_oracle_says_so_in_one_line_when_there_is_none(source: MaskSource) -> None:
     with pytest.raises(ValueError, match=f"^the mask source '{source}' needs oracle masks") as caught:
-        masking.given_masks(MaskConfig(source=source), torch.rand(1, 3, 4, 4), MaskContext())
+        given_masks(MaskConfig(source=source), torch.rand(1, 3, 4, 4), MaskContext())
     assert "\n" not in str(caught.value)
 
 
@@ -143,17 +146,17 @@ def test_given_masks_are_the_functions_they_name() -> None:
         MaskSource.NONE: torch.ones_like(oracle),
         MaskSource.ORACLE: oracle,
         MaskSource.FROZEN: oracle / 2,
-        MaskSource.RANDOM: masking.random_masks(oracle, torch.arange(BATCH)),
-        MaskSource.BOX: masking.bounding_boxes(oracle),
-        MaskSource.ERODED: masking.erode(oracle, 3),
-        MaskSource.DILATED: masking.dilate(oracle, 3),
-        MaskSource.SHIFTED: masking.shift(oracle, pixels=5, direction="up"),
+        MaskSource.RANDOM: random_masks(oracle, torch.arange(BATCH)),
+        MaskSource.BOX: bounding_boxes(oracle),
+        MaskSource.ERODED: erode(oracle, 3),
+        MaskSource.DILATED: dilate(oracle, 3),
+        MaskSource.SHIFTED: shift(oracle, pixels=5, direction="up"),
         MaskSource.INVERTED: 1 - oracle,
     }
     assert {*expected, MaskSource.LEARNED, MaskSource.LEARNED_HARD} == set(MaskSource)
     for source, masks in expected.items():
         config = MaskConfig(source=source, radius=3, shift=5, direction="up")
-        assert torch.equal(masking.given_masks(config, images_like(oracle), context), masks)
+        assert torch.equal(given_masks(config, images_like(oracle), context), masks)
 
 
 # Fills and application
@@ -164,8 +167,8 @@ def test_given_masks_are_the_functions_they_name() -> None:
 def test_mask_zero_is_the_fill_and_mask_one_the_image_to_the_bit(masks: Tensor, fill: Fill) -> None:
     images = images_like(masks)
     context = MaskContext(sample_seeds=torch.arange(len(masks)))
-    fills = masking.fill_images(MaskConfig(fill=fill), images, context, colour=torch.tensor([0.1, 0.2, 0.7]).view(1, 3, 1, 1))
-    seen = masking.apply_mask(images, masks, fills)
+    fills = fill_images(MaskConfig(fill=fill), images, context, colour=torch.tensor([0.1, 0.2, 0.7]).view(1, 3, 1, 1))
+    seen = apply_mask(images, masks, fills)
     whole = fills.expand_as(images)
     assert torch.equal(torch.where(masks == 0, seen, whole), whole)
     assert torch.equal(torch.where(masks == 1, seen, images), images)
@@ -175,21 +178,19 @@ def test_mask_zero_is_the_fill_and_mask_one_the_image_to_the_bit(masks: Tensor, 
 def test_a_noise_fill_belongs_to_the_image_and_not_to_its_batch() -> None:
     images = torch.rand(BATCH, 3, HEIGHT, WIDTH)
     seeds = torch.tensor([7, 8, 9])
-    noise = masking.fill_images(
-        MaskConfig(fill=Fill.NOISE), images, MaskContext(sample_seeds=seeds), colour=torch.zeros(1, 3, 1, 1)
-    )
+    noise = fill_images(MaskConfig(fill=Fill.NOISE), images, MaskContext(sample_seeds=seeds), colour=torch.zeros(1, 3, 1, 1))
     alone = MaskContext(sample_seeds=seeds).select(torch.tensor([1]))
-    again = masking.fill_images(MaskConfig(fill=Fill.NOISE), images[1:2] / 2, alone, colour=torch.zeros(1, 3, 1, 1))
+    again = fill_images(MaskConfig(fill=Fill.NOISE), images[1:2] / 2, alone, colour=torch.zeros(1, 3, 1, 1))
     assert torch.equal(noise[1], again[0])
     with pytest.raises(ValueError, match="the fill 'noise' needs sample seeds"):
-        masking.fill_images(MaskConfig(fill=Fill.NOISE), images, MaskContext(), colour=torch.zeros(1, 3, 1, 1))
+        fill_images(MaskConfig(fill=Fill.NOISE), images, MaskContext(), colour=torch.zeros(1, 3, 1, 1))
 
 
 @pytest.mark.parametrize("sigma", [0.5, 2.0, 5.0])
 def test_the_blur_is_scipys_gaussian_also_where_it_reaches_beyond_the_image(sigma: float) -> None:
     images = torch.rand(2, 3, HEIGHT, WIDTH, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
     expected = ndimage.gaussian_filter(images.numpy(), (0, 0, sigma, sigma), mode="nearest", radius=int(np.ceil(3 * sigma)))
-    np.testing.assert_allclose(masking.blur(images, sigma).numpy(), expected, atol=1e-12)
+    np.testing.assert_allclose(blur(images, sigma).numpy(), expected, atol=1e-12)
 
 
 # Context and configuration
