@@ -6,6 +6,7 @@ A prepared data set holds memory-mapped ``images.npy`` (N,S,S,3 uint8, RGB) and 
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,7 @@ import polars as pl
 from jaxtyping import Int64, UInt8
 
 from pipeline.data.rejects import REJECTS
-from pipeline.data.sample import Split
+from pipeline.data.sample import Split, Substitute
 from pipeline.errors import DataError
 from pipeline.runs.files import canonical_sha256, file_sha256
 
@@ -44,6 +45,12 @@ class PreparedDataset:
     masks: UInt8[np.ndarray, "samples side side"] = field(repr=False)
     labels: Int64[np.ndarray, " samples"] = field(repr=False)
     samples: pl.DataFrame = field(repr=False)
+    substitutes: Callable[[Int64[np.ndarray, " rows"]], UInt8[np.ndarray, "rows side side"]] | None = field(
+        default=None, repr=False
+    )
+    """Masks in place of the samples' own, by row: ``substitutes.with_substitutes``."""
+    substitute_kind: Substitute | None = None
+    """Which ones."""
 
     def __len__(self) -> int:
         return len(self.labels)

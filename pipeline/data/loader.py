@@ -3,7 +3,6 @@
 So batch size, the number of worker processes, the number of ranks and a restart in mid-epoch change no image.
 """
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pipeline.data.dataset import PreparedDataset, open_prepared
-from pipeline.data.sample import Split
+from pipeline.data.sample import Split, Substitute
+from pipeline.data.seeds import sample_seed
+from pipeline.data.substitutes import with_substitutes
 from pipeline.data.transforms import Augmentation, AugmentConfig
 
 
@@ -33,6 +34,8 @@ class Batch:
     """Rows in the prepared data set."""
     seeds: Int64[Tensor, " batch"]
     """One seed a sample, from its id alone: for masks and fills that are random but must not change from call to call."""
+    substitutes: Float[Tensor, "batch 1 side side"] | None = None
+    """Masks that stand in place of the samples' own, in [0,1], varied as these are (``substitutes.with_substitutes``)."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -44,6 +47,7 @@ class Batch:
             labels=self.labels.to(device, non_blocking=True),
             indices=self.indices.to(device, non_blocking=True),
             seeds=self.seeds.to(device, non_blocking=True),
+            substitutes=None if self.substitutes is None else self.substitutes.to(device, non_blocking=True),
         )
 
 
@@ -120,13 +124,8 @@ def read_rows(dataset: PreparedDataset, rows: Int64[np.ndarray, " batch"]) -> Ba
     """Samples as they are stored, in the order of ``rows``."""
     ids = dataset.samples["sample_id"].gather(rows)
     seeds = np.array([sample_seed(sample_id) for sample_id in ids], dtype=np.int64)
-    return _as_batch(dataset.images[rows], dataset.masks[rows], dataset.labels[rows], rows, seeds)
-
-
-def sample_seed(*parts: str | int) -> int:
-    """63 bits that depend on the parts alone, on any machine."""
-    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
+    substitutes = None if dataset.substitutes is None else dataset.substitutes(rows)
+    return _as_batch(dataset.images[rows], dataset.masks[rows], dataset.labels[rows], rows, seeds, substitutes)
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -147,12 +146,12 @@ class _Reader(Dataset[Batch]):
         self._seeds = np.array([sample_seed(sample_id) for sample_id in self._ids], dtype=np.int64)
         self._augmentation = Augmentation(self._augment) if self._augment else None
 
-    def __getstate__(self) -> tuple[Path, AugmentConfig | None, int]:
-        return self._path, self._augment, self._seed
+    def __getstate__(self) -> tuple[Path, Substitute | None, AugmentConfig | None, int]:
+        return self._path, self._dataset.substitute_kind, self._augment, self._seed
 
-    def __setstate__(self, state: tuple[Path, AugmentConfig | None, int]) -> None:
-        self._path, self._augment, self._seed = state
-        self._open(open_prepared(self._path, verify=False))
+    def __setstate__(self, state: tuple[Path, Substitute | None, AugmentConfig | None, int]) -> None:
+        self._path, kind, self._augment, self._seed = state
+        self._open(with_substitutes(open_prepared(self._path, verify=False), kind))
 
     def __getitem__(self, key: tuple[int, int]) -> Batch:
         return self.__getitems__([key])
@@ -160,19 +159,29 @@ class _Reader(Dataset[Batch]):
     def __getitems__(self, keys: list[tuple[int, int]]) -> Batch:
         rows = np.array([row for row, _ in keys], dtype=np.int64)
         images, masks = self._dataset.images[rows], self._dataset.masks[rows]
+        substitutes = None if self._dataset.substitutes is None else self._dataset.substitutes(rows)
         if self._augmentation is not None:
             for i, (row, epoch) in enumerate(keys):
                 seed = sample_seed(self._seed, epoch, self._ids[row])
+                if substitutes is not None:
+                    _, substitutes[i] = self._augmentation(images[i], substitutes[i], seed=seed)
                 images[i], masks[i] = self._augmentation(images[i], masks[i], seed=seed)
-        return _as_batch(images, masks, self._dataset.labels[rows], rows, self._seeds[rows])
+        return _as_batch(images, masks, self._dataset.labels[rows], rows, self._seeds[rows], substitutes)
 
 
-def _as_batch(images: np.ndarray, masks: np.ndarray, labels: np.ndarray, rows: np.ndarray, seeds: np.ndarray) -> Batch:
+def _as_batch(
+    images: np.ndarray, masks: np.ndarray, labels: np.ndarray, rows: np.ndarray, seeds: np.ndarray, substitutes: np.ndarray | None
+) -> Batch:
     return Batch(
         # permute keeps the bytes where they are: channels-last costs nothing here
         images=torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(255),
-        masks=torch.from_numpy(masks).unsqueeze(1).float().div_(255),
+        masks=_as_masks(masks),
         labels=torch.from_numpy(labels),
         indices=torch.from_numpy(rows),
         seeds=torch.from_numpy(seeds),
+        substitutes=None if substitutes is None else _as_masks(substitutes),
     )
+
+
+def _as_masks(masks: np.ndarray) -> Tensor:
+    return torch.from_numpy(masks).unsqueeze(1).float().div_(255)

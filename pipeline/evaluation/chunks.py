@@ -13,8 +13,9 @@ from pipeline.attacks.attempt import Victims
 from pipeline.attacks.tracker import verdict
 from pipeline.attacks.two_stage import GuideMasks
 from pipeline.data.dataset import PreparedDataset
-from pipeline.data.loader import read_rows, sample_seed
+from pipeline.data.loader import read_rows
 from pipeline.data.sample import Split
+from pipeline.data.seeds import sample_seed
 from pipeline.evaluation.records import SCHEMA, Status
 from pipeline.masks.context import MaskContext
 from pipeline.system import System, attacked, clean_context

@@ -173,7 +173,7 @@ def _predict_batch(
 ) -> list[dict[str, Any]]:
     import torch
 
-    from pipeline.data.loader import sample_seed
+    from pipeline.data.seeds import sample_seed
     from pipeline.masks.context import MaskContext
     from pipeline.system import attacked
 

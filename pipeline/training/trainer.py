@@ -12,8 +12,9 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
-from pipeline.data.loader import Batch, Loader, sample_seed
+from pipeline.data.loader import Batch, Loader
 from pipeline.data.sample import Split
+from pipeline.data.seeds import sample_seed
 from pipeline.errors import ConfigError, RunError
 from pipeline.progress import progress_bar
 from pipeline.randomness import derive_seeds
