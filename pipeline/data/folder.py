@@ -26,6 +26,8 @@ MASK_VALUES = "two values are background and object, more are the foreground sha
 class FolderConfig:
     """Own data: images/CLASS/NAME.* beside masks/CLASS/NAME.*, or labels.csv with columns image, mask, label[, split][, group].
 
+    images/ and masks/ may also lie in train/, val/ and test/, which then are the splits.
+
     Masks are grey, 0 background to 255 foreground, or have exactly two values, 0 and another. The EXIF orientation of images and
     masks is applied, as viewers do.
     """
@@ -84,7 +86,9 @@ def plan(config: FolderConfig) -> Plan:
 
 
 def _without_lonely(entries: list[Entry]) -> tuple[list[Entry], list[Reject]]:
-    """Leave out classes with one sample: it cannot be both learned and tested."""
+    """Leave out classes with one sample, which cannot be both learned and tested; of a set for testing all are kept."""
+    if all(entry.split == "test" for entry in entries):
+        return entries, []
     counts = Counter(entry.class_name for entry in entries)
     detail = "the only sample of class {!r}: it cannot be both learned and tested; add images"
     rejects = [

@@ -1,20 +1,29 @@
-"""Finding images, masks and labels in a user's folder: by sub-folders of one name, or by a CSV file."""
+"""Finding images, masks and labels in a user's folder: by sub-folders of one name, or by a CSV file.
+
+One rule for paths in both: links are followed, ``..`` and other roots are refused, and letters are the same in either Unicode form.
+"""
 
 import csv
 import difflib
-import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import get_args
 
+from pipeline.data.file_kinds import remedy_of
+from pipeline.data.images import image_suffixes
+from pipeline.data.names import Tree, alike, composed
 from pipeline.data.sample import SPLITS, Reject, Split
 from pipeline.errors import DataError
 
 IMAGES, MASKS, TABLE = "images", "masks", "labels.csv"
-SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 REQUIRED, OPTIONAL = ("image", "mask", "label"), ("split", "group")
+SPLIT_FOLDERS: dict[str, Split] = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+"""Folders that may stand above images/ and masks/."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,33 +56,57 @@ def list_folder(root: Path) -> Listing:
             raise DataError(f"data.root: {root} {'is no folder' if root.exists() else 'does not exist'}")
         if (root / TABLE).is_file():
             return _list_table(root)
-        if (root / IMAGES).is_dir() and (root / MASKS).is_dir():
-            return _list_class_folders(root)
+        listing = Listing()
+        if _is_pair(root):
+            _list_class_folders(root, "", None, listing)
+            return listing
+        parts = [folder for folder in sorted(root.iterdir()) if folder.name.lower() in SPLIT_FOLDERS and _is_pair(folder)]
+        for folder in parts:
+            _list_class_folders(root, f"{folder.name}/", SPLIT_FOLDERS[folder.name.lower()], listing)
+        if parts:
+            return listing
     except OSError as error:
         raise DataError(f"{error.filename or root}: cannot be read ({error.strerror or error})") from error
     raise DataError(
-        f"data.root: {root} has neither {TABLE} nor the folders {IMAGES}/ and {MASKS}/, each with one sub-folder per class"
+        f"data.root: {root} has neither {TABLE} nor the folders {IMAGES}/ and {MASKS}/, each with one sub-folder per class;"
+        " those two may also lie in train/, val/ and test/"
     )
 
 
-def _list_class_folders(root: Path) -> Listing:
-    listing = Listing()
-    images, masks = _scan(root, IMAGES, listing), _scan(root, MASKS, listing)
+def _is_pair(folder: Path) -> bool:
+    return (folder / IMAGES).is_dir() and (folder / MASKS).is_dir()
+
+
+def _list_class_folders(root: Path, part: str, split: Split | None, listing: Listing) -> None:
+    """List ``part``images/ and ``part``masks/; ``part`` is empty or a folder with a slash."""
+    images, masks = _scan(root, f"{part}{IMAGES}", listing), _scan(root, f"{part}{MASKS}", listing)
+    alike_images, alike_masks = _by_likeness(images), _by_likeness(masks)
     for key in sorted(images.keys() | masks.keys()):
         of_image, of_mask = images.get(key, []), masks.get(key, [])
         class_name, stem = key
         if len(of_image) > 1 or len(of_mask) > 1:
+            names = ", ".join(of_image + of_mask)
             for file in of_image + of_mask:
-                listing.reject(file, "ambiguous-name", f"class {class_name!r} has several images or masks named {stem!r}")
+                listing.reject(file, "ambiguous-name", f"several images or masks of one name: {names}")
         elif not of_mask:
-            listing.reject(of_image[0], "image-without-mask", f"no file {MASKS}/{class_name}/{stem}.*")
+            near = _near(alike_masks, key)
+            listing.reject(of_image[0], "image-without-mask", f"no file {part}{MASKS}/{class_name}/{stem}.*{near}")
         elif not of_image:
-            listing.reject(of_mask[0], "mask-without-image", f"no file {IMAGES}/{class_name}/{stem}.*")
+            near = _near(alike_images, key)
+            listing.reject(of_mask[0], "mask-without-image", f"no file {part}{IMAGES}/{class_name}/{stem}.*{near}")
         else:
             image, mask = of_image[0], of_mask[0]
-            entry = Entry(sample_id=image, image=image, mask=mask, class_name=class_name, group=image, split=None)
+            entry = Entry(sample_id=image, image=image, mask=mask, class_name=class_name, group=image, split=split)
             listing.entries.append(entry)
-    return listing
+
+
+def _by_likeness(files: dict[tuple[str, str], list[str]]) -> dict[tuple[str, str], str]:
+    return {(alike(class_name), alike(stem)): names[0] for (class_name, stem), names in files.items()}
+
+
+def _near(files: dict[tuple[str, str], str], key: tuple[str, str]) -> str:
+    near = files.get((alike(key[0]), alike(key[1])))
+    return f"; {near} is there: rename it" if near else ""
 
 
 def _scan(root: Path, kind: str, listing: Listing) -> dict[tuple[str, str], list[str]]:
@@ -85,10 +118,13 @@ def _scan(root: Path, kind: str, listing: Listing) -> dict[tuple[str, str], list
             continue
         for file in _visible(root, folder, listing):
             name = f"{kind}/{folder.name}/{file.name}"
-            if not file.is_file() or file.suffix.lower() not in SUFFIXES:
-                listing.reject(name, "not-an-image", "a folder" if file.is_dir() else f"no known image ending: {file.suffix!r}")
+            if file.is_dir():
+                what = f"a folder inside the folder of a class: is its class {folder.name!a} or {file.name!a}?"
+                listing.reject(name, "nested-folder", what)
+            elif not file.is_file() or file.suffix.lower() not in image_suffixes():
+                listing.reject(name, "not-an-image", remedy_of(file.suffix) or f"no known image ending: {file.suffix!a}")
             else:
-                found[_composed(folder.name), _composed(file.stem)].append(name)
+                found[composed(folder.name), composed(file.stem)].append(name)
     return found
 
 
@@ -106,13 +142,8 @@ def _visible(root: Path, folder: Path, listing: Listing) -> Iterator[Path]:
             yield path
 
 
-def _composed(text: str) -> str:
-    """One code for each accented letter: some systems store them as two, and names from two systems would not match."""
-    return unicodedata.normalize("NFC", text)
-
-
 def _list_table(root: Path) -> Listing:
-    table = root / TABLE
+    table, tree = root / TABLE, Tree(root)
     listing = Listing()
     rows_by_pair: dict[tuple[str, str], int] = {}
     splits_by_group: dict[str, tuple[str, int]] = {}
@@ -120,7 +151,7 @@ def _list_table(root: Path) -> Listing:
         where = f"{table}: row {row}"
         if not cells["image"]:
             raise DataError(f"{where}: the column 'image' is empty")
-        image, mask = _inside(root, cells["image"], where), _inside(root, cells["mask"], where)
+        image, mask = (tree.inside(cells[column], where) for column in ("image", "mask"))
         split, group = cells.get("split", ""), cells.get("group") or image
         if split not in ("", *SPLITS):
             raise DataError(f"{where}: split {split!r} is none of {', '.join(SPLITS)}; leave it empty to have it drawn")
@@ -132,11 +163,10 @@ def _list_table(root: Path) -> Listing:
                 f"{where}: group {group!r} has split {split!r} here and {other!r} in row {former}; a group has one split"
             )
         if not (root / image).is_file():
-            listing.reject(image, "mask-without-image", f"row {row}: the image file does not exist")
-        elif not cells["mask"] or not (root / mask).is_file():
-            listing.reject(
-                image, "image-without-mask", f"row {row}: " + (f"no file {mask}" if cells["mask"] else "no mask is given")
-            )
+            listing.reject(image, "mask-without-image", f"row {row}: no file {image}{tree.near(image)}")
+        elif not mask or not (root / mask).is_file():
+            missing = f"no file {mask}{tree.near(mask)}" if mask else "no mask is given"
+            listing.reject(image, "image-without-mask", f"row {row}: {missing}")
         elif not cells["label"]:
             listing.reject(image, "label-missing", f"row {row}: the column 'label' is empty")
         else:
@@ -144,24 +174,12 @@ def _list_table(root: Path) -> Listing:
                 sample_id=f"{image}#{mask}",
                 image=image,
                 mask=mask,
-                class_name=_composed(cells["label"]),
+                class_name=composed(cells["label"]),
                 group=group,
-                split=next((known for known in get_args(Split) if known == split), None),
+                split=next((known for known in SPLITS if known == split), None),
             )
             listing.entries.append(entry)
     return listing
-
-
-def _inside(root: Path, text: str, where: str) -> str:
-    """The path of a cell relative to the root, with links and ``..`` followed. Raises DataError where it leads out of the root."""
-    top = root.resolve()
-    try:
-        path = (top / text).resolve()
-    except (OSError, RuntimeError, ValueError) as error:  # a ring of links, a null character
-        raise DataError(f"{where}: {text!r} is no usable path ({error})") from error
-    if not path.is_relative_to(top):
-        raise DataError(f"{where}: {text!r} leads outside {root}; copy the file into the folder")
-    return path.relative_to(top).as_posix()
 
 
 def _rows(table: Path) -> Iterator[tuple[int, dict[str, str]]]:

@@ -1,0 +1,86 @@
+"""Names of files as people write them: either Unicode form, either slash, other capitals, a suffix for masks."""
+
+import os
+import posixpath
+import re
+import unicodedata
+from pathlib import Path
+
+from pipeline.errors import DataError
+
+_MASK_WORDS = re.compile(r"[ _.-]+(mask|masks|seg|segm|segmentation|label|labels|gt|groundtruth|matte|alpha|object)$")
+
+
+def composed(text: str) -> str:
+    """One code for each accented letter: some systems store them as two, and names from two systems would not match."""
+    return unicodedata.normalize("NFC", text)
+
+
+def alike(stem: str) -> str:
+    """What names have in common that differ in capitals, in Unicode form or in a word for masks at the end."""
+    return _MASK_WORDS.sub("", composed(stem).casefold())
+
+
+class Tree:
+    """The files below a root, as a table names them. What a folder holds is read once."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._listed: dict[str, tuple[dict[str, str], dict[str, str]]] = {}
+
+    def inside(self, text: str, where: str) -> str:
+        """A path of a table relative to the root, with slashes; empty stays empty. Links are not looked at.
+
+        Raises DataError where the path leads out of the root, or is none.
+        """
+        if "\0" in text:
+            raise DataError(f"{where}: {text!a} is no usable path")
+        if not text:
+            return ""
+        if "\\" in text and not os.path.lexists(self._root / text):  # written on Windows
+            text = text.replace("\\", "/")
+        path = posixpath.normpath(text)
+        top = Path(os.path.abspath(self._root))
+        if posixpath.isabs(path) and Path(path).is_relative_to(top):
+            path = Path(path).relative_to(top).as_posix()
+        if posixpath.isabs(path) or path.split("/")[0] == ".." or re.match(r"[A-Za-z]:/", path):
+            what = f"{text!a} leads outside {self._root}"
+            raise DataError(f"{where}: {what}; name files relative to that folder (links in it are followed)")
+        return self.find(path) or path
+
+    def find(self, path: str) -> str | None:
+        """The path of an existing file that is the same in either Unicode form, or None."""
+        if (self._root / path).is_file():
+            return path
+        place = ""
+        for part in path.split("/"):
+            there = self._entries(place)[0].get(composed(part))
+            if there is None:
+                return None
+            place = posixpath.join(place, there)
+        return place if (self._root / place).is_file() else None
+
+    def near(self, path: str) -> str:
+        """The tail of a sentence on a missing file: what is there that may have been meant; empty if nothing is."""
+        folder, name = posixpath.split(path)
+        place = ""
+        for part in folder.split("/") if folder else ():
+            exact, loose = self._entries(place)
+            there = exact.get(composed(part)) or loose.get(alike(part))
+            if there is None:
+                return f"; there is no folder {posixpath.join(place, part)}"
+            place = posixpath.join(place, there)
+        near = self._entries(place)[1].get(alike(posixpath.splitext(name)[0]))
+        capitals = " (capitals count)" if near and near != name and near.casefold() == name.casefold() else ""
+        return f"; {posixpath.join(place, near)} is there{capitals}" if near else ""
+
+    def _entries(self, folder: str) -> tuple[dict[str, str], dict[str, str]]:
+        """The names in a folder by their composed form, and by what they are like without ending."""
+        if folder not in self._listed:
+            try:
+                names = sorted(os.listdir(self._root / folder))
+            except OSError:
+                names = []
+            loose = {alike(posixpath.splitext(name)[0]): name for name in reversed(names)}
+            self._listed[folder] = {composed(name): name for name in names}, loose
+        return self._listed[folder]
