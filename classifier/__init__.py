@@ -1,4 +1,4 @@
-"""The second stage: image -> class logits. A ResNet that knows no masks and imports nothing of the laboratory.
+"""The second stage: image -> class logits. A network that knows no masks and imports nothing of the laboratory.
 
 How it is trained: ``foreguard train-classifier data=... classifier=small objective=natural``. The training engine lives in
 ``pipeline.training``, which also decides what mask is laid over the images before this stage sees them; it builds the stage with

@@ -1,15 +1,19 @@
-"""The classifier: a ResNet with its normalisation inside."""
+"""The classifier: a ResNet or a network of timm with its normalisation inside."""
 
-from collections.abc import Callable
+import difflib
+from collections.abc import Callable, Set
+from typing import Any
 
+import timm
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.models import resnet
 
-from classifier.config import ClassifierConfig
+from classifier.config import DOWNLOADED, ClassifierConfig
 
 DEFAULT_WIDTH = 16
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _RESNETS: dict[str, tuple[Callable[..., nn.Module], resnet.WeightsEnum]] = {
     "resnet18": (resnet.resnet18, resnet.ResNet18_Weights.IMAGENET1K_V1),
     "resnet34": (resnet.resnet34, resnet.ResNet34_Weights.IMAGENET1K_V1),
@@ -18,7 +22,10 @@ _RESNETS: dict[str, tuple[Callable[..., nn.Module], resnet.WeightsEnum]] = {
 
 
 class Classifier(nn.Module):
-    """Images to class logits. Built by ``build_classifier``. Any height and width: the last layer averages over positions."""
+    """Images to class logits. Built by ``build_classifier``.
+
+    Any height and width: the last layer averages over positions. Transformers of timm mostly take one size alone.
+    """
 
     mean: Tensor
     std: Tensor
@@ -41,21 +48,45 @@ class Classifier(nn.Module):
         return logits
 
 
-def build_classifier(config: ClassifierConfig, *, num_classes: int, seed: int) -> Classifier:
+def build_classifier(
+    config: ClassifierConfig,
+    *,
+    num_classes: int,
+    seed: int,
+    initialise: Callable[[nn.Module, Set[str]], None] | None = None,
+) -> Classifier:
     """A new classifier in train mode, on the CPU, float32. The same arguments give the same weights, to the bit.
 
-    With ``weights`` all layers but the last are torchvision's; the last is drawn from the seed. The global random state is left as
-    it was. Raises ValueError for fewer than 2 classes and for weights that cannot be had.
+    With ``weights`` all layers but the last are the published ones; the last is drawn from the seed. Where they are in a file,
+    ``initialise(network, last)`` fills them, ``last`` being the names of the last layer's tensors: the stage reads none itself.
+    The global random state is left as it was. Raises ValueError for fewer than 2 classes, for a network that does not exist and for
+    weights that cannot be had; and what ``initialise`` raises.
+
+    >>> from classifier.config import ClassifierConfig
+    >>> classifier = build_classifier(ClassifierConfig(), num_classes=10, seed=0).eval()
+    >>> classifier(torch.rand(2, 3, 32, 32)).shape
+    torch.Size([2, 10])
     """
     if num_classes < 2:
         raise ValueError(f"a classifier needs 2 classes or more, not {num_classes}")
+    if (config.weights_file is None) != (initialise is None):
+        raise ValueError(f"weights={config.weights_file}: a file goes with the function that fills the network from it")
+    published: dict[str, Any] = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "classifier": "fc"}
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would reseed the GPUs as well
         if config.architecture == "small_resnet":
             network: nn.Module = _small_resnet(config.width or DEFAULT_WIDTH, num_classes)
+        elif config.architecture == "timm":
+            network = _timm_network(config, num_classes)
+            published |= _published(network)
         else:
             network = _torchvision_resnet(config, num_classes)
-    return Classifier(network, num_classes=num_classes, mean=config.mean, std=config.std).train()
+    if initialise is not None:
+        last = published["classifier"]
+        prefixes = tuple(f"{module}." for module in ((last,) if isinstance(last, str) else last))
+        initialise(network, {name for name in network.state_dict() if name.startswith(prefixes)})
+    mean, std = config.mean or published["mean"], config.std or published["std"]
+    return Classifier(network, num_classes=num_classes, mean=mean, std=std).train()
 
 
 def _small_resnet(width: int, num_classes: int) -> nn.Module:
@@ -92,12 +123,12 @@ def _initialise(convolution: nn.Conv2d) -> None:
 
 def _torchvision_resnet(config: ClassifierConfig, num_classes: int) -> nn.Module:
     build, imagenet = _RESNETS[config.architecture]
-    if config.weights is None:
+    if config.weights != DOWNLOADED:
         network = build(num_classes=num_classes)
     else:
         network = _with_weights(build, imagenet, config.architecture)
         network.fc = nn.Linear(network.fc.in_features, num_classes)  # type: ignore[union-attr, arg-type]
-    if config.stem == "small":
+    if config.stem != "imagenet":
         network.conv1, network.maxpool = _small_stem(64), nn.Identity()
         _initialise(network.conv1)
     return network
@@ -111,3 +142,30 @@ def _with_weights(build: Callable[..., nn.Module], imagenet: resnet.WeightsEnum,
             f"the imagenet weights of {architecture} are neither in torch's cache nor can they be downloaded: put {imagenet.url}"
             f" into {torch.hub.get_dir()}/checkpoints, or set weights to null ({error})"
         ) from error
+
+
+def _timm_network(config: ClassifierConfig, num_classes: int) -> nn.Module:
+    assert config.name is not None
+    names = timm.list_models()
+    if config.name.split(".")[0] not in names:  # the rest is the tag of its weights
+        nearest = difflib.get_close_matches(config.name, names, n=3)
+        hint = f"did you mean {' or '.join(nearest)}?" if nearest else f"it may be one of {', '.join(names[:4])} ..."
+        raise ValueError(f"timm has no network {config.name!r}: {hint}")
+    try:
+        network: nn.Module = timm.create_model(config.name, pretrained=config.weights == DOWNLOADED, num_classes=num_classes)
+        return network
+    except OSError as error:  # the hub's errors for no network, no cache, no such file
+        raise ValueError(
+            f"the imagenet weights of {config.name} are neither in the Hugging Face cache nor can they be downloaded: build it once"
+            " with network access (or copy such a cache and set HF_HOME), or set weights to null"
+        ) from error
+    except Exception as error:  # somebody else's code on a name of the user's choice: every network fails in its own way
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"timm does not make {config.name} with weights {config.weights or 'null'}: {reason}") from error
+
+
+def _published(network: nn.Module) -> dict[str, Any]:
+    """What timm states of a network's published weights: normalisation, if it is of colors, and the last layer or layers."""
+    stated: dict[str, Any] = network.pretrained_cfg  # type: ignore[assignment]
+    colors = len(stated.get("mean", ())) == 3
+    return {key: stated[key] for key in ("mean", "std", "classifier") if stated.get(key) and (colors or key == "classifier")}

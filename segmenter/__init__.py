@@ -1,4 +1,4 @@
-"""The first stage: image -> foreground mask. A U-Net that knows no class labels and imports nothing of the laboratory.
+"""The first stage: image -> foreground mask. A network that knows no class labels and imports nothing of the laboratory.
 
 How it is trained: ``foreguard train-segmenter data=... segmenter=small objective=natural``. The training engine lives in
 ``pipeline.training``; it builds the stage with ``segmenter.model.build_segmenter`` and needs nothing else from here but the

@@ -10,6 +10,8 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
+from timm.layers.conv2d_same import Conv2dSame
+from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -17,6 +19,9 @@ from pipeline.system import System, SystemOfStages
 
 Precision = Literal["float32", "bf16"]
 
+# Convolutions that are linear: timm's pads with zeros on its own. Other subclasses may activate on top.
+_CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
+_BATCH_NORMS = (nn.BatchNorm2d, BatchNormAct2d)
 # Folding is an identity: in float64 what it changes is rounding (about 1e-14 of the largest output), what a mistake changes is not.
 _FOLDING_TOLERANCE = 1e-9
 
@@ -80,7 +85,7 @@ def fold_batch_norms(stage: nn.Module, images: Float[Tensor, "batch 3 height wid
         for convolution, batch_norm in pairs:
             like = plain.get_parameter(f"{convolution}.weight")
             plain.set_submodule(convolution, exact.get_submodule(convolution).to(like.device, like.dtype))
-            plain.set_submodule(batch_norm, nn.Identity())
+            plain.set_submodule(batch_norm, _rest(plain.get_submodule(batch_norm)))
     return plain
 
 
@@ -89,7 +94,12 @@ def _fold(stage: nn.Module, convolution: str, batch_norm: str) -> None:
     assert isinstance(first, nn.Conv2d)
     assert isinstance(second, nn.BatchNorm2d)
     stage.set_submodule(convolution, fuse_conv_bn_eval(first, second))
-    stage.set_submodule(batch_norm, nn.Identity())
+    stage.set_submodule(batch_norm, _rest(second))
+
+
+def _rest(batch_norm: nn.Module) -> nn.Module:
+    """What a batch norm does besides: timm's activates."""
+    return batch_norm.act if isinstance(batch_norm, BatchNormAct2d) else nn.Identity()
 
 
 def _convolutions_with_batch_norm(stage: nn.Module, image: Tensor) -> tuple[list[tuple[str, str]], Tensor]:
@@ -99,10 +109,9 @@ def _convolutions_with_batch_norm(stage: nn.Module, image: Tensor) -> tuple[list
     names = {module: name for name, module in stage.named_modules()}
 
     def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        # Subclasses pad or activate on top: only the plain classes are known to be linear.
-        if type(module) is nn.Conv2d:
+        if type(module) in _CONVOLUTIONS:
             returned[id(output)] = (names[module], output)
-        elif type(module) is nn.BatchNorm2d and module.running_mean is not None and id(inputs[0]) in returned:
+        elif type(module) in _BATCH_NORMS and getattr(module, "running_mean", None) is not None and id(inputs[0]) in returned:
             pairs[returned[id(inputs[0])][0], names[module]] = None
 
     handles = [module.register_forward_hook(note) for module in names if isinstance(module, nn.Conv2d | nn.BatchNorm2d)]

@@ -5,12 +5,14 @@ from pathlib import Path
 
 import torch
 
+from classifier.model import Classifier
 from pipeline.config import to_plain, validate
 from pipeline.data.dataset import PreparedDataset
 from pipeline.errors import CheckpointError, ConfigError
 from pipeline.masks.config import MaskChanges, MaskConfig, MaskSource
 from pipeline.runs.checkpoints import Checkpoint, checkpoint_path, find_segmenter, load_classifier, load_segmenter
 from pipeline.runs.files import canonical_sha256
+from pipeline.runs.stages import check_size
 from pipeline.system import TwoStage
 from segmenter.model import Segmenter
 
@@ -46,6 +48,7 @@ def load_subject(
     """
     classifier, checkpoint = load_classifier(classifier_run, classes=dataset.classes)
     _check_data(classifier_run, checkpoint, dataset, allow_other_data)
+    _check_size(classifier_run, classifier, checkpoint, dataset)
     trained = validate(MaskConfig, checkpoint.config.get("masks", {}))
     config = dataclasses.replace(trained, **masks)
     inputs = {"classifier": checkpoint.sha256}
@@ -54,6 +57,7 @@ def load_subject(
         path = segmenter_run or trained_segmenter(classifier_run, checkpoint, config.source)
         segmenter, described = load_segmenter(path)
         _check_data(path, described, dataset, allow_other_data)
+        _check_size(path, segmenter, described, dataset)
         inputs["segmenter"] = described.sha256
     elif segmenter_run is not None:
         raise ConfigError(f"segmenter_run: masks.source={config.source.value} uses no segmenter: leave segmenter_run out")
@@ -72,6 +76,15 @@ def _check_data(path: Path, checkpoint: Checkpoint, dataset: PreparedDataset, al
             f"{checkpoint_path(path)}: trained on other data than {dataset.path} (fingerprints {checkpoint.data_fingerprint[:12]}"
             f" and {dataset.fingerprint[:12]}), whose test images it may have seen; if that is meant, say allow_other_data=true"
         )
+
+
+def _check_size(path: Path, stage: Classifier | Segmenter, checkpoint: Checkpoint, dataset: PreparedDataset) -> None:
+    if checkpoint.image_size == dataset.image_size:
+        return
+    try:
+        check_size(stage, dataset.image_size)
+    except ValueError as error:
+        raise CheckpointError(f"{checkpoint_path(path)}: the {checkpoint.kind} {error}") from error
 
 
 def trained_segmenter(classifier_run: Path, checkpoint: Checkpoint, source: MaskSource) -> Path:

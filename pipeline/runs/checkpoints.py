@@ -148,7 +148,7 @@ def load_segmenter(path: Path) -> tuple[Segmenter, Checkpoint]:
     path = checkpoint_path(path)
     checkpoint = Checkpoint.read(path)
     _check_use(path, checkpoint, "segmenter", None)
-    config = replace(_architecture(path, checkpoint, SegmenterConfig), encoder_weights=None)
+    config = _architecture(path, checkpoint, SegmenterConfig).without_weights()
     return _built(path, checkpoint, lambda: build_segmenter(config, seed=0)), checkpoint
 
 
@@ -160,7 +160,7 @@ def load_classifier(path: Path, *, classes: tuple[str, ...] | None = None) -> tu
     path = checkpoint_path(path)
     checkpoint = Checkpoint.read(path)
     _check_use(path, checkpoint, "classifier", classes)
-    config = replace(_architecture(path, checkpoint, ClassifierConfig), weights=None)
+    config = _architecture(path, checkpoint, ClassifierConfig).without_weights()
     num_classes = len(checkpoint.classes)
     return _built(path, checkpoint, lambda: build_classifier(config, num_classes=num_classes, seed=0)), checkpoint
 

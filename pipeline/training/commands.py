@@ -12,7 +12,6 @@ from pydantic import Field
 from classifier.config import ClassifierConfig
 from pipeline.config import configuration, to_plain
 from pipeline.data.transforms import AugmentConfig
-from pipeline.errors import ConfigError
 from pipeline.masks.config import MaskConfig, MaskSource
 from pipeline.training.config import TrainerConfig
 from pipeline.training.objectives import NaturalConfig, ObjectiveConfig
@@ -77,16 +76,13 @@ class TrainClassifierConfig:
 def train_segmenter(config: TrainSegmenterConfig) -> None:
     """Train a segmenter on a prepared data set. Raises ``UserError`` of the kind that fits."""
     from pipeline.data.dataset import open_prepared
+    from pipeline.runs.stages import new_segmenter
     from pipeline.training.job import Job
     from pipeline.training.tasks import bind_segmenter
     from pipeline.training.trainer import train
-    from segmenter.model import build_segmenter
 
     dataset = open_prepared(config.prepared)
-    try:
-        module = build_segmenter(config.segmenter, seed=config.trainer.seed)
-    except ValueError as error:
-        raise ConfigError(f"segmenter: {error}") from error
+    module = new_segmenter(config.segmenter, seed=config.trainer.seed, image_size=dataset.image_size)
     train(
         Job(
             command="train-segmenter",
@@ -108,9 +104,9 @@ def train_segmenter(config: TrainSegmenterConfig) -> None:
 
 def train_classifier(config: TrainClassifierConfig) -> None:
     """Train a classifier behind a mask source on a prepared data set. Raises ``UserError`` of the kind that fits."""
-    from classifier.model import build_classifier
     from pipeline.data.dataset import open_prepared
     from pipeline.runs.checkpoints import load_segmenter, refer_to_segmenter
+    from pipeline.runs.stages import new_classifier
     from pipeline.training.job import Job
     from pipeline.training.tasks import bind_classifier
     from pipeline.training.trainer import train
@@ -121,11 +117,9 @@ def train_classifier(config: TrainClassifierConfig) -> None:
         segmenter, checkpoint = load_segmenter(config.segmenter_run)
         reference = refer_to_segmenter(config.segmenter_run, sha256=checkpoint.sha256, run=config.run)
         inputs["segmenter"] = checkpoint.sha256
-    try:
-        module = build_classifier(config.classifier, num_classes=len(dataset.classes), seed=config.trainer.seed)
-    except ValueError as error:
-        raise ConfigError(f"classifier: {error}") from error
-
+    module = new_classifier(
+        config.classifier, num_classes=dataset.num_classes, seed=config.trainer.seed, image_size=dataset.image_size
+    )
     train(
         Job(
             command="train-classifier",

@@ -5,6 +5,7 @@ from typing import Any
 from urllib.error import URLError
 
 import pytest
+import timm
 import torch
 import torchvision
 from hypothesis import given, settings
@@ -161,6 +162,38 @@ def test_weights_that_cannot_be_had_say_how_to_get_them(monkeypatch: pytest.Monk
         ValueError, match=r"^the imagenet weights of resnet18 [^\n]*https://[^\n]*checkpoints, or set weights to null[^\n]*$"
     ):
         build_classifier(IMAGENET, num_classes=7, seed=0)
+
+
+TIMM = ClassifierConfig(architecture="timm", name="tf_efficientnet_lite0")
+
+
+def test_a_network_of_timm_is_what_timm_makes_of_the_name_and_the_seed() -> None:
+    classifier = build_classifier(TIMM, num_classes=7, seed=5).eval()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        network = timm.create_model("tf_efficientnet_lite0", num_classes=7).eval()
+    images = images_of(64, 64)
+    assert torch.equal(classifier(images), network(images * 2 - 1))  # its published weights expect mean = std = 0.5
+    assert classifier(images).shape == (2, 7)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("convnext_atom", r"timm has no network 'convnext_atom': did you mean convnext_atto"),
+        ("%", r"timm has no network '%': it may be one of "),
+        ("tf_efficientnet_lite0.nowhere", r"timm does not make tf_efficientnet_lite0\.nowhere with weights imagenet: "),
+    ],
+)
+def test_a_network_that_timm_does_not_have_is_refused_in_one_line(name: str, said: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{said}[^\n]*$"):
+        build_classifier(ClassifierConfig(architecture="timm", name=name, weights="imagenet"), num_classes=5, seed=0)
+
+
+def test_a_file_of_weights_is_never_left_out_in_silence() -> None:
+    config = ClassifierConfig(architecture="timm", name="convnext_atto", weights="a.pth", weights_sha256="0" * 64)
+    with pytest.raises(ValueError, match=r"^weights=a\.pth: a file goes with the function "):
+        build_classifier(config, num_classes=5, seed=0)
 
 
 def test_finite_differences_agree_with_the_gradient_through_the_normalisation() -> None:

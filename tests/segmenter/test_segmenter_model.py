@@ -1,5 +1,7 @@
 """The segmenter: sizes, padding, normalisation, what it is made of, and its seed."""
 
+from typing import get_args
+
 import pytest
 import segmentation_models_pytorch as smp
 import torch
@@ -7,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from segmenter.config import SegmenterConfig
+from segmenter.config import Architecture, SegmenterConfig
 from segmenter.model import Segmenter, build_segmenter
 
 SMALL = SegmenterConfig(decoder_channels=(8, 8, 4))
@@ -98,6 +100,40 @@ def test_what_was_removed_did_nothing_and_all_that_is_left_learns(encoder: str, 
     assert all((parameter.grad is not None) == parameter.requires_grad for parameter in segmenter.parameters())
 
 
+ARCHITECTURES = [(name, 4 if name == "dpt" else 3) for name in get_args(Architecture)]
+
+
+@pytest.mark.parametrize(("architecture", "depth"), [*ARCHITECTURES, ("fpn", 5), ("pspnet", 4), ("pan", 5)])
+def test_every_architecture_gives_one_logit_a_pixel_and_all_that_is_left_learns(architecture: Architecture, depth: int) -> None:
+    encoder = "tu-vit_tiny_patch16_224" if architecture == "dpt" else "resnet18"
+    side = 224 if architecture == "dpt" else 130  # no multiple of a stride, and large enough for the pooling of PAN
+    segmenter = build_segmenter(SegmenterConfig(architecture=architecture, encoder=encoder, encoder_depth=depth), seed=0).eval()
+    logits = segmenter(images_of(side, side))
+    assert logits.shape == (2, 1, side, side)
+    logits.sum().backward()
+    parameters = list(segmenter.parameters())
+    assert parameters
+    assert all((parameter.grad is not None) == parameter.requires_grad for parameter in parameters)
+
+
+def test_one_number_of_decoder_channels_is_the_width_of_the_decoder() -> None:
+    narrow = build_segmenter(SegmenterConfig(architecture="deeplabv3plus", decoder_channels=(8,)), seed=0).eval()
+    assert narrow.unet.segmentation_head[0].in_channels == 8  # type: ignore[union-attr, index]
+
+
+def test_the_normalisation_is_what_the_published_weights_of_the_encoder_expect() -> None:
+    """The oracle is the statement of timm: lite0 was trained on inputs of mean and standard deviation 0.5."""
+    lite, usual = (build_segmenter(SegmenterConfig(encoder=name), seed=0) for name in ("tu-tf_efficientnet_lite0", "resnet18"))
+    assert lite.mean.flatten().tolist() == lite.std.flatten().tolist() == [0.5, 0.5, 0.5]
+    torch.testing.assert_close(usual.mean.flatten(), torch.tensor([0.485, 0.456, 0.406]))
+
+
+def test_a_file_of_weights_is_never_left_out_in_silence() -> None:
+    config = SegmenterConfig(encoder_weights="a.pth", encoder_weights_sha256="0" * 64)
+    with pytest.raises(ValueError, match=r"^encoder_weights=a\.pth: a file goes with the function "):
+        build_segmenter(config, seed=0)
+
+
 def test_a_resnet_keeps_no_stage_beyond_its_depth() -> None:
     names = {name.split(".")[2] for name in build_segmenter(SMALL, seed=0).state_dict() if name.startswith("unet.encoder.")}
     assert names == {"conv1", "bn1", "layer1", "layer2"}
@@ -156,7 +192,7 @@ def test_a_new_segmenter_is_in_train_mode_with_parameters_that_learn() -> None:
         ("resnet81", r"'resnet81' does not exist: did you mean resnet18 or "),
         ("convnext_atto", r"'convnext_atto' does not exist: did you mean tu-convnext_atto or "),
         ("%", r"'%' does not exist: it may be one of resnet18, "),
-        ("tu-vit_tiny_patch16_224", r"'tu-vit_tiny_patch16_224' with encoder_depth 3 .* does not make a U-Net: Unsupported model"),
+        ("tu-vit_tiny_patch16_224", r"'tu-vit_tiny_patch16_224' with encoder_depth 3 .* does not make a unet: Unsupported model"),
     ],
 )
 def test_an_encoder_that_cannot_be_is_refused_in_one_line(encoder: str, said: str) -> None:
@@ -175,7 +211,7 @@ def test_weights_that_cannot_be_had_say_how_to_get_them(monkeypatch: pytest.Monk
 
 def test_an_encoder_without_imagenet_weights_is_refused_in_one_line() -> None:
     with pytest.raises(
-        ValueError, match=r"^segmenter encoder 'tu-test_resnet\.nowhere' [^\n]*imagenet does not make a U-Net: [^\n]*$"
+        ValueError, match=r"^segmenter encoder 'tu-test_resnet\.nowhere' [^\n]*imagenet does not make a unet: [^\n]*$"
     ):
         build_segmenter(SegmenterConfig(encoder="tu-test_resnet.nowhere", encoder_weights="imagenet"), seed=0)
 

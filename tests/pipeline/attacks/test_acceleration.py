@@ -21,6 +21,7 @@ from segmenter.config import SegmenterConfig
 from segmenter.model import build_segmenter
 
 SIDE = 32
+LITE = ClassifierConfig(architecture="timm", name="tf_efficientnet_lite0")
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -76,9 +77,11 @@ def num_batch_norms(stage: nn.Module) -> int:
         segmenter,
         classifier,
         lambda: classifier("resnet18", "imagenet"),
+        lambda: with_statistics(build_classifier(LITE, num_classes=5, seed=0)),
+        lambda: with_statistics(build_segmenter(SegmenterConfig(encoder="tu-tf_efficientnet_lite0"), seed=0)),
         lambda: with_statistics(nn.Sequential(Conv2dNormActivation(3, 6), nn.Conv2d(6, 4, 3, groups=2), nn.BatchNorm2d(4))),
     ],
-    ids=["u-net", "small-resnet", "resnet18", "blocks"],
+    ids=["u-net", "small-resnet", "resnet18", "lite0 of timm", "u-net on lite0", "blocks"],
 )
 def test_a_folded_stage_has_no_batch_norm_left_and_is_the_same_function(build: Callable[[], nn.Module]) -> None:
     stage = build()

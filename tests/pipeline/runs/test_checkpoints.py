@@ -83,6 +83,27 @@ def test_a_segmenter_comes_back_from_its_run_directory(tmp_path):
     assert_same_weights(loaded, module)
 
 
+@pytest.mark.parametrize("kind", ["classifier", "segmenter"])
+def test_a_stage_that_began_from_a_file_is_rebuilt_strictly_and_without_the_file(tmp_path, kind):
+    absent = {"weights": "gone.pth", "weights_sha256": "0" * 64}
+    if kind == "classifier":
+        config = ClassifierConfig(architecture="timm", name="tf_efficientnet_lite0", **absent)
+        module = build_classifier(config.without_weights(), num_classes=3, seed=3)
+    else:
+        absent = {f"encoder_{key}": value for key, value in absent.items()}
+        config = SegmenterConfig(architecture="fpn", encoder="tu-tf_efficientnet_lite0", **absent)
+        module = build_segmenter(config.without_weights(), seed=3)
+    about = replace(CHECKPOINT, kind=kind, architecture=to_plain(config))
+    path = save_checkpoint(tmp_path, "best", about, module.state_dict())
+    loaded, _ = (load_classifier if kind == "classifier" else load_segmenter)(path)
+    assert_same_weights(loaded, module)
+    assert loaded.mean.flatten().tolist() == [0.5, 0.5, 0.5]
+    del about.architecture["encoder" if kind == "segmenter" else "name"]
+    path = save_checkpoint(tmp_path, "other", about, module.state_dict())
+    with pytest.raises(CheckpointError, match=r"other\.json: (of another architecture: |architecture: )"):
+        (load_classifier if kind == "classifier" else load_segmenter)(path)
+
+
 def test_only_the_weights_that_the_json_names_are_kept(saved):
     first = weights_digest(saved)
     save_checkpoint(saved.parent, "best", CHECKPOINT, classifier(seed=2).state_dict())
