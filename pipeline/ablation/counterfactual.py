@@ -196,7 +196,7 @@ def _of_chunk(store: RecordStore, units: list[Unit]) -> tuple[pl.DataFrame, dict
 
 
 def _margins(system: StagedSystem, batch: Batch, adversarial: Tensor) -> list[pl.Series]:
-    context = MaskContext(oracle_masks=batch.masks, sample_seeds=batch.seeds)
+    context = MaskContext(oracle_masks=batch.masks, substitutes=batch.substitutes, sample_seeds=batch.seeds)
     margins = path_margins(system, batch.images, adversarial, batch.labels, context)
     names = {"pixels_margin": margins.pixels, "mask_margin": margins.mask, "oracle_mask_margin": margins.oracle}
     return [pl.Series(name, values.double().cpu().numpy()) for name, values in names.items()]

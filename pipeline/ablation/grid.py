@@ -14,7 +14,10 @@ from pipeline.attacks.two_stage import GradientPath
 from pipeline.masks.config import MaskSource
 
 Family = Callable[[AblateConfig], Iterable[Job]]
-_MAIN = (MaskSource.NONE, MaskSource.ORACLE, MaskSource.LEARNED, MaskSource.LEARNED_HARD, MaskSource.RANDOM)
+_MAIN = (
+    *(MaskSource.NONE, MaskSource.ORACLE, MaskSource.LEARNED, MaskSource.LEARNED_HARD),
+    *(MaskSource.RANDOM, MaskSource.RANDOM_ALIKE, MaskSource.FOREIGN_SAME, MaskSource.FOREIGN_OTHER),
+)
 _DIAGNOSES = (GradientPath.BOTH, GradientPath.PIXELS, GradientPath.MASK)
 
 

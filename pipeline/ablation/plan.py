@@ -85,7 +85,7 @@ def estimate(steps: Sequence[Step]) -> str:
         what = (
             f"at most {quantity(sum(known))} passes" if len(known) == len(passes) else "passes unknown until the data are prepared"
         )
-        among = f" in the {len(passes)} jobs of kinds not timed here yet" if len(steps) > 1 and timed else ""
+        among = f" in {len(passes)} job{'s' * (len(passes) > 1)} of kinds not timed here yet" if len(steps) > 1 and timed else ""
         parts.append(what + among)
     return ", ".join(parts)
 

@@ -17,7 +17,7 @@ import polars as pl
 from jaxtyping import Int64, UInt8
 
 from pipeline.data.rejects import REJECTS
-from pipeline.data.sample import Split, Substitute
+from pipeline.data.sample import Split
 from pipeline.errors import DataError
 from pipeline.runs.files import canonical_sha256, file_sha256
 
@@ -49,7 +49,7 @@ class PreparedDataset:
         default=None, repr=False
     )
     """Masks in place of the samples' own, by row: ``substitutes.with_substitutes``."""
-    substitute_kind: Substitute | None = None
+    substitute_kind: str | None = None
     """Which ones."""
 
     def __len__(self) -> int:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pipeline.data.dataset import PreparedDataset, open_prepared
-from pipeline.data.sample import Split, Substitute
+from pipeline.data.sample import Split
 from pipeline.data.seeds import sample_seed
 from pipeline.data.substitutes import with_substitutes
 from pipeline.data.transforms import Augmentation, AugmentConfig
@@ -146,10 +146,10 @@ class _Reader(Dataset[Batch]):
         self._seeds = np.array([sample_seed(sample_id) for sample_id in self._ids], dtype=np.int64)
         self._augmentation = Augmentation(self._augment) if self._augment else None
 
-    def __getstate__(self) -> tuple[Path, Substitute | None, AugmentConfig | None, int]:
+    def __getstate__(self) -> tuple[Path, str | None, AugmentConfig | None, int]:
         return self._path, self._dataset.substitute_kind, self._augment, self._seed
 
-    def __setstate__(self, state: tuple[Path, Substitute | None, AugmentConfig | None, int]) -> None:
+    def __setstate__(self, state: tuple[Path, str | None, AugmentConfig | None, int]) -> None:
         self._path, kind, self._augment, self._seed = state
         self._open(with_substitutes(open_prepared(self._path, verify=False), kind))
 

@@ -9,8 +9,6 @@ import numpy as np
 from jaxtyping import UInt8
 
 Split = Literal["train", "val", "test"]
-Substitute = Literal["foreign-same", "foreign-other", "random-alike"]
-"""A mask in place of a sample's own: another image's, of the same class or of another; a random one that looks alike."""
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 

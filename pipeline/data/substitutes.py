@@ -5,19 +5,17 @@ masks are those of training images, for every split, so that no mask of a test i
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import get_args
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Int64, UInt8
 
 from pipeline.data.dataset import PreparedDataset
-from pipeline.data.sample import Substitute
 from pipeline.data.seeds import sample_seed
 from pipeline.errors import DataError
 
-KINDS: tuple[Substitute, ...] = get_args(Substitute)
 AREA_TOLERANCE = 0.1
 """Another image's mask differs in area by at most this share; where no image's is so near, the nearest is taken."""
 ALIKE_AREA, ALIKE_PERIMETER = 0.02, 0.1
@@ -26,17 +24,19 @@ _DRAWS = 12
 _STEEPEST, _FLATTEST = 4.0, 1.0
 """Slopes of the spectrum of a random field, from smooth to ragged."""
 Masks = UInt8[np.ndarray, "rows side side"]
+Maker = Callable[[Int64[np.ndarray, " rows"]], Masks]
+"""From rows of a data set to masks in place of theirs."""
 
 
-def with_substitutes(dataset: PreparedDataset, kind: Substitute | None) -> PreparedDataset:
-    """The data set with a substitute for every mask beside it; None leaves it as it is.
+def with_substitutes(dataset: PreparedDataset, kind: str | None) -> PreparedDataset:
+    """The data set with a substitute for every mask beside it, of a kind that ``MAKERS`` lists; None leaves it as it is.
 
-    Raises DataError where a class has no other training image, or there is no other class, to take a mask from.
+    Raises KeyError for another kind, DataError where a class has no other training image to take a mask from, or there is no
+    other class.
     """
     if kind is None:
         return dataset
-    made = _random_alike(dataset) if kind == "random-alike" else _foreign(dataset, same=kind == "foreign-same")
-    return dataclasses.replace(dataset, substitutes=made, substitute_kind=kind)
+    return dataclasses.replace(dataset, substitutes=MAKERS[kind](dataset), substitute_kind=kind)
 
 
 def foreign_rows(dataset: PreparedDataset, *, same: bool) -> Int64[np.ndarray, " samples"]:
@@ -62,12 +62,12 @@ def foreign_rows(dataset: PreparedDataset, *, same: bool) -> Int64[np.ndarray, "
     return chosen
 
 
-def _foreign(dataset: PreparedDataset, *, same: bool) -> Callable[[Int64[np.ndarray, " rows"]], Masks]:
+def _foreign(dataset: PreparedDataset, *, same: bool) -> Maker:
     chosen = foreign_rows(dataset, same=same)
     return lambda rows: dataset.masks[chosen[rows]]
 
 
-def _random_alike(dataset: PreparedDataset) -> Callable[[Int64[np.ndarray, " rows"]], Masks]:
+def _random_alike(dataset: PreparedDataset) -> Maker:
     ids = dataset.samples["sample_id"].to_list()
     made: dict[int, UInt8[np.ndarray, "side side"]] = {}
 
@@ -78,6 +78,14 @@ def _random_alike(dataset: PreparedDataset) -> Callable[[Int64[np.ndarray, " row
         return made[row]
 
     return lambda rows: np.stack([of(int(row)) for row in rows])
+
+
+MAKERS: Mapping[str, Callable[[PreparedDataset], Maker]] = {
+    "foreign-same": partial(_foreign, same=True),
+    "foreign-other": partial(_foreign, same=False),
+    "random-alike": _random_alike,
+}
+"""By the names that mask sources have: another image's mask, of the same class or of another; a random one like the own."""
 
 
 def random_alike(mask: Bool[np.ndarray, "side side"], rng: np.random.Generator) -> Bool[np.ndarray, "side side"]:

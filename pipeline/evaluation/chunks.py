@@ -13,7 +13,7 @@ from pipeline.attacks.attempt import Victims
 from pipeline.attacks.tracker import verdict
 from pipeline.attacks.two_stage import GuideMasks
 from pipeline.data.dataset import PreparedDataset
-from pipeline.data.loader import read_rows
+from pipeline.data.loader import Batch, read_rows
 from pipeline.data.sample import Split
 from pipeline.data.seeds import sample_seed
 from pipeline.evaluation.records import SCHEMA, Status
@@ -83,7 +83,7 @@ class Chunk:
             system=system,
             images=batch.images,
             labels=batch.labels,
-            context=_context(system, batch.images, batch.masks, batch.seeds, batch_size),
+            context=_context(system, batch, batch_size),
             seeds=batch.seeds,
             guides=guides,
         )
@@ -211,8 +211,9 @@ def norms(
     return linf.cpu().numpy(), torch.linalg.vector_norm(changes, dim=1).cpu().numpy()
 
 
-def _context(system: System, images: Tensor, masks: Tensor, seeds: Tensor, batch_size: int) -> MaskContext:
-    context = MaskContext(oracle_masks=masks, sample_seeds=seeds)
+def _context(system: System, samples: Batch, batch_size: int) -> MaskContext:
+    images = samples.images
+    context = MaskContext(oracle_masks=samples.masks, substitutes=samples.substitutes, sample_seeds=samples.seeds)
     with attacked(system):
         parts: Sequence[MaskContext] = [
             clean_context(system, images[batch], context.select(batch)) for batch in batches(len(images), batch_size, images.device)

@@ -83,6 +83,7 @@ def evaluate(config: EvaluateConfig) -> None:
     """Run an evaluation, or continue it, and print its figures. Raises ``UserError`` of the kind that fits."""
     from pipeline.attacks.allocator import keep_freed_pages
     from pipeline.data.dataset import open_prepared
+    from pipeline.data.substitutes import with_substitutes
     from pipeline.evaluation.chunks import choose_rows
     from pipeline.evaluation.evaluator import Plan, applicable
     from pipeline.evaluation.loading import load_subject
@@ -100,6 +101,7 @@ def evaluate(config: EvaluateConfig) -> None:
         allow_other_data=config.allow_other_data,
         device=device,
     )
+    dataset = with_substitutes(dataset, subject.system.mask_config.source.substitute)
     plan = Plan(
         system=subject.system,
         system_id=subject.system_id,

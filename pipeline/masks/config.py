@@ -9,7 +9,7 @@ from pydantic import Field
 
 from pipeline.config import Changes, Number, configuration
 
-Needs = Literal["nothing", "oracle", "segmenter", "frozen"]
+Needs = Literal["nothing", "oracle", "substitute", "segmenter", "frozen"]
 
 
 class MaskSource(StrEnum):
@@ -18,6 +18,7 @@ class MaskSource(StrEnum):
     ==========  ==========================================================================================================
     nothing     (config, images, context) -> masks
     oracle      (config, oracle masks, context) -> masks: made from the data set's own, and held fixed under attack
+    substitute  (config, substitutes, context) -> masks: the data set's too, in place of the image's own, and held fixed as well
     segmenter   (config, mask logits) -> masks: a gate on what the segmenter says of the image at hand, attacked or not
     frozen      the same gate on what it says of the clean image, held fixed under attack
     ==========  ==========================================================================================================
@@ -46,6 +47,9 @@ class MaskSource(StrEnum):
     LEARNED_HARD = "learned-hard", "segmenter", "gates.hard", "the same, thresholded to 0 and 1, a surrogate gradient backwards"
     FROZEN = "frozen", "frozen", "gates.soft", "the segmenter's probability on the clean image: what a mask out of reach is worth"
     RANDOM = "random", "oracle", "sources.random", "blobs that cover as many pixels as the oracle, elsewhere", True
+    FOREIGN_SAME = "foreign-same", "substitute", "sources.unchanged", "the oracle of another image of the same class, of like area"
+    FOREIGN_OTHER = "foreign-other", "substitute", "sources.unchanged", "the oracle of an image of another class, of like area"
+    RANDOM_ALIKE = "random-alike", "substitute", "sources.unchanged", "random, with the oracle's area, components and perimeter"
     BOX = "box", "oracle", "sources.box", "the bounding box of the oracle"
     ERODED = "eroded", "oracle", "sources.eroded", "the oracle without a rim of radius pixels"
     DILATED = "dilated", "oracle", "sources.dilated", "the oracle with radius pixels of background around it"
@@ -66,6 +70,16 @@ class MaskSource(StrEnum):
     def needs_oracle(self) -> bool:
         """The mask is made from the data set's own."""
         return self.needs == "oracle"
+
+    @property
+    def substitute(self) -> str | None:
+        """What ``data.substitutes`` has to make for it; None: nothing."""
+        return self.value if self.needs == "substitute" else None
+
+    @property
+    def needs_data(self) -> bool:
+        """The mask comes with the data set: an image from elsewhere has none."""
+        return self.needs in ("oracle", "substitute")
 
     def function(self) -> Callable[..., Any]:
         """What makes the masks. Imports its module, and torch with it."""

@@ -17,6 +17,8 @@ class MaskContext(NamedTuple):
     """(B,1,H,W), foreground share in [0,1]."""
     frozen_masks: Tensor | None = None
     """(B,1,H,W) in [0,1], predicted on the clean images: ``TwoStage.freeze`` fills it in."""
+    substitutes: Tensor | None = None
+    """(B,1,H,W) in [0,1]: masks in place of the oracle's, other images' or random ones, as the data set gives them."""
     sample_seeds: Tensor | None = None
     """(B,), int64: decides random masks and noise fills."""
 

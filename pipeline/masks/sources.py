@@ -83,6 +83,9 @@ def given_masks(config: MaskConfig, images: Float[Tensor, "batch 3 height width"
         case "oracle":
             oracle_masks = required(context.oracle_masks, needed_by, "oracle masks").to(images.dtype)
             masks = source.function()(config, oracle_masks, context)
+        case "substitute":
+            given = required(context.substitutes, needed_by, "masks in place of the oracle's (data.substitutes)")
+            masks = source.function()(config, given.to(images.dtype), context)
         case "frozen":
             masks = required(context.frozen_masks, needed_by, "frozen masks (TwoStage.freeze)").to(images.dtype)
         case "segmenter":
@@ -95,9 +98,9 @@ def everything(_config: MaskConfig, images: Float[Tensor, "batch 3 height width"
     return images.new_ones(len(images), 1, *images.shape[2:])
 
 
-def unchanged(_config: MaskConfig, oracle_masks: Masks, _context: MaskContext) -> Masks:
-    """The source ``oracle``."""
-    return oracle_masks
+def unchanged(_config: MaskConfig, given: Masks, _context: MaskContext) -> Masks:
+    """The source ``oracle``, and those of masks in its place."""
+    return given
 
 
 def random(config: MaskConfig, oracle_masks: Masks, context: MaskContext) -> Masks:

@@ -98,7 +98,7 @@ def _attacked(run: Path, kind: str, recorded: Path, digest: str) -> Path:
 
 def _of_ablation(run: Path) -> ChosenSystem:
     manifest, _ = read_ablation(run)
-    usable = [arm for arm in manifest.arms if arm.role == "main" and not arm.test_masks.needs_oracle]
+    usable = [arm for arm in manifest.arms if arm.role == "main" and not arm.test_masks.needs_data]
     if not usable:
         raise RunError(f"{run}: no arm is finished that can see images without an oracle; name the run of a classifier instead")
     objectives = list(dict.fromkeys(arm.classifier_objective for arm in usable))
@@ -129,7 +129,7 @@ def load_trained_system(chosen: ChosenSystem, *, prepared: Path | None, device: 
     _, classifier_run, segmenter_run, masks = chosen
     classifier, checkpoint = load_classifier(classifier_run)
     config = dataclasses.replace(validate(MaskConfig, checkpoint.config.get("masks", {})), **masks)
-    if config.source.needs_oracle:
+    if config.source.needs_data:
         raise ConfigError(
             f"masks.source: {config.source.value} masks are made from the data set's own, and your images have none;"
             " say masks.source=learned segmenter_run=..., or masks.source=none"

@@ -105,13 +105,15 @@ def train_segmenter(config: TrainSegmenterConfig) -> None:
 def train_classifier(config: TrainClassifierConfig) -> None:
     """Train a classifier behind a mask source on a prepared data set. Raises ``UserError`` of the kind that fits."""
     from pipeline.data.dataset import open_prepared
+    from pipeline.data.substitutes import with_substitutes
     from pipeline.runs.checkpoints import load_segmenter, refer_to_segmenter
     from pipeline.runs.stages import new_classifier
     from pipeline.training.job import Job
     from pipeline.training.tasks import bind_classifier
     from pipeline.training.trainer import train
 
-    dataset, segmenter, reference = open_prepared(config.prepared), None, None
+    dataset = with_substitutes(open_prepared(config.prepared), config.masks.source.substitute)
+    segmenter, reference = None, None
     inputs = {"data set": dataset.fingerprint}
     if config.segmenter_run is not None:
         segmenter, checkpoint = load_segmenter(config.segmenter_run)

@@ -88,7 +88,9 @@ def bind_classifier(
     system = TwoStage(module, masks=masks, segmenter=segmenter, mean_colour=mean_colour)
 
     def context(batch: Batch) -> MaskContext:
-        return system.freeze(batch.images, MaskContext(oracle_masks=batch.masks, sample_seeds=batch.seeds))
+        return system.freeze(
+            batch.images, MaskContext(oracle_masks=batch.masks, substitutes=batch.substitutes, sample_seeds=batch.seeds)
+        )
 
     def loss(logits: Tensor, labels: Tensor) -> Tensor:
         return classifier_losses.cross_entropy(logits, labels, label_smoothing=label_smoothing)

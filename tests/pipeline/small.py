@@ -47,7 +47,7 @@ def pictures() -> tuple[Tensor, MaskContext]:
     images = torch.from_numpy(stored).permute(0, 3, 1, 2).float() / 255
     masks = torch.zeros(IMAGES, 1, SIDE, SIDE)
     masks[:, :, 3:9, 2:10] = 1
-    return images, MaskContext(oracle_masks=masks, sample_seeds=torch.arange(IMAGES))
+    return images, MaskContext(oracle_masks=masks, substitutes=masks.roll(2, dims=2), sample_seeds=torch.arange(IMAGES))
 
 
 def dataset(joined: System) -> PreparedDataset:
@@ -67,6 +67,7 @@ def dataset(joined: System) -> PreparedDataset:
         images=(images.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).numpy(),
         masks=(context.oracle_masks[:, 0] * 255).to(torch.uint8).numpy(),
         labels=labels,
+        substitutes=lambda rows: (context.substitutes[rows, 0] * 255).to(torch.uint8).numpy(),
         samples=pl.DataFrame(
             {
                 "sample_id": [f"s{i:02d}" for i in range(IMAGES)],

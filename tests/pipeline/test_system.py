@@ -40,7 +40,7 @@ def batch(size: int = BATCH, *, dtype: torch.dtype = torch.float32) -> tuple[Ten
     oracle = torch.zeros(size, 1, SIDE, SIDE, dtype=dtype)
     oracle[..., 2:6, 2:6] = 1
     oracle[..., 2, 2:6] = 0.4
-    return images, MaskContext(oracle_masks=oracle, sample_seeds=torch.arange(size) + 11)
+    return images, MaskContext(oracle_masks=oracle, substitutes=oracle, sample_seeds=torch.arange(size) + 11)
 
 
 def input_gradient(joined: TwoStage, images: Tensor, context: MaskContext, weights: Tensor) -> Tensor:

@@ -229,7 +229,7 @@ def test_the_time_that_is_left_is_what_was_timed_and_for_the_rest_the_passes(syn
     assert estimate([]) == "nothing is left to do"
     assert estimate([timed, timed]) == "about 60 s"
     assert estimate([untimed]) == "at most 9999 passes"
-    assert estimate([timed, untimed, untimed]) == "about 30 s, at most 20 thousand passes in the 2 jobs of kinds not timed here yet"
+    assert estimate([timed, untimed, untimed]) == "about 30 s, at most 20 thousand passes in 2 jobs of kinds not timed here yet"
     assert estimate([untimed, unknown]) == "passes unknown until the data are prepared"
     assert [duration(seconds) for seconds in (0.2, 89, 95, 7200)] == ["about 1 s", "about 89 s", "about 2 min", "about 2.0 h"]
     assert [quantity(count) for count in (0, 10_000, 999_499, 999_500)] == ["0", "10 thousand", "999 thousand", "1.0 million"]

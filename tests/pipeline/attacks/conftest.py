@@ -40,7 +40,7 @@ def make_system() -> Callable[..., TwoStage]:
             classifier[4].weight.mul_(30)
             # All classes equally likely, so that every class is near and small perturbations matter.
             half = torch.full((64, 1, SIDE, SIDE), 0.5)
-            context = MaskContext(oracle_masks=half, frozen_masks=half, sample_seeds=torch.arange(64))
+            context = MaskContext(oracle_masks=half, frozen_masks=half, substitutes=half, sample_seeds=torch.arange(64))
             classifier[4].bias.sub_(system(sample, context).mean(0))
         return system.to(dtype).eval().requires_grad_(False)
 
@@ -60,7 +60,7 @@ def make_batch() -> Callable[..., tuple[Tensor, Tensor, MaskContext]]:
         for row in range(size):
             masks[row, :, 2 + row % 3 : 10 + row % 4, 3 + row % 2 : 12] = 1
         seeds = torch.randint(2**62, (size,), generator=generator)
-        context = system.freeze(images, MaskContext(oracle_masks=masks, sample_seeds=seeds))
+        context = system.freeze(images, MaskContext(oracle_masks=masks, substitutes=masks, sample_seeds=seeds))
         return images, system(images, context).argmax(1), context
 
     return make

@@ -61,7 +61,9 @@ def system(stages: tuple[nn.Module, nn.Module], source: MaskSource = MaskSource.
 def batch(size: int = 4) -> tuple[Tensor, MaskContext]:
     masks = torch.zeros(size, 1, SIDE, SIDE)
     masks[..., 6:20, 8:24] = 1
-    return torch.rand(size, 3, SIDE, SIDE, generator=seeded(4)), MaskContext(oracle_masks=masks, sample_seeds=torch.arange(size))
+    return torch.rand(size, 3, SIDE, SIDE, generator=seeded(4)), MaskContext(
+        oracle_masks=masks, substitutes=masks, sample_seeds=torch.arange(size)
+    )
 
 
 def num_batch_norms(stage: nn.Module) -> int:

@@ -60,7 +60,7 @@ def victims(source: MaskSource = MaskSource.LEARNED, cheat: Cheat = Cheat()) -> 
     masks = torch.zeros(IMAGES, 1, SIDE, SIDE)
     masks[:, :, 3:9, 2:10] = 1
     config = MaskConfig(source=source)
-    context = MaskContext(oracle_masks=masks, sample_seeds=torch.arange(IMAGES))
+    context = MaskContext(oracle_masks=masks, substitutes=masks, sample_seeds=torch.arange(IMAGES))
     honest = TwoStage(network, masks=config, segmenter=segmenter).eval()
     context = honest.freeze(images, context)
     with torch.no_grad():

@@ -271,7 +271,7 @@ def test_a_background_attack_on_the_oracle_system_with_a_fill_of_its_own_changes
 ) -> None:
     images = torch.rand(4, 3, 8, 8, generator=seeded(13))
     oracle = torch.rand(4, 1, 8, 8, generator=seeded(14)).sub(0.5).clamp_min(0)  # soft edges and true background
-    context = MaskContext(oracle_masks=oracle, sample_seeds=torch.arange(4))
+    context = MaskContext(oracle_masks=oracle, substitutes=oracle, sample_seeds=torch.arange(4))
     system = TwoStage(network(), masks=MaskConfig(source=MaskSource.ORACLE, fill=fill), mean_colour=(0.2, 0.5, 0.7)).eval()
     labels = torch.tensor([0, 1, 2, 3])
     objective = ModelObjective(model=system, score=cross_entropy, targets=(labels,), context=context)
@@ -309,7 +309,7 @@ def test_every_mask_source_is_attacked_end_to_end_with_a_batch_of_one(attack: At
     system = TwoStage(
         network(), masks=MaskConfig(source=source, radius=1, shift=1), segmenter=nn.Conv2d(3, 1, 3, padding=1)
     ).train()
-    context = system.freeze(images, MaskContext(oracle_masks=oracle, sample_seeds=torch.tensor([3])))
+    context = system.freeze(images, MaskContext(oracle_masks=oracle, substitutes=oracle, sample_seeds=torch.tensor([3])))
     with attacked(system):
         labels = system(images, context).argmax(dim=1)
         objective = ModelObjective(model=system, score=margin, targets=(labels,), context=context)

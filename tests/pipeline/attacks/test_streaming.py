@@ -126,7 +126,7 @@ def test_the_context_of_an_image_follows_it_through_the_queue() -> None:
     images, _ = images_of(network)
     masks = (torch.rand(IMAGES, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(2)) > 0.4).double()
     masked = TwoStage(network, masks=MaskConfig(source=MaskSource.ORACLE)).double().eval()
-    context = MaskContext(oracle_masks=masks, sample_seeds=torch.arange(IMAGES))
+    context = MaskContext(oracle_masks=masks, substitutes=masks, sample_seeds=torch.arange(IMAGES))
     labels = masked(images, context).argmax(dim=1)
     objective = SystemObjective(system=masked, labels=labels, context=context, class_score=margin)
     found = streamed_pgd(objective, linf_ball(images, 0.02), seeds=start_seeds(2), batch_size=5, num_steps=4)

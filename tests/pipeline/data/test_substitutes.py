@@ -17,7 +17,7 @@ from pipeline.data.substitutes import (
     ALIKE_AREA,
     ALIKE_PERIMETER,
     AREA_TOLERANCE,
-    KINDS,
+    MAKERS,
     foreign_rows,
     random_alike,
     with_substitutes,
@@ -64,7 +64,7 @@ def test_masks_are_drawn_from_many_images_and_not_always_from_the_nearest(datase
     assert len(set(foreign_rows(dataset, same=False))) > len(dataset) / 4
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MAKERS)
 def test_a_substitute_does_not_depend_on_the_batch_or_on_what_was_asked_before(dataset: PreparedDataset, kind: str):
     rows = np.arange(0, 40)
     together = read_rows(with_substitutes(dataset, kind), rows)

@@ -45,7 +45,7 @@ def test_an_image_falls_exactly_where_it_would_fall_alone(small: ModuleType, tmp
     alone = []
     for row in range(small.IMAGES):
         batch = read_rows(plan.dataset, np.array([row]))
-        context = MaskContext(oracle_masks=batch.masks, sample_seeds=batch.seeds)
+        context = MaskContext(oracle_masks=batch.masks, substitutes=batch.substitutes, sample_seeds=batch.seeds)
         victims = Victims(system=plan.system, images=batch.images, labels=batch.labels, context=context, seeds=batch.seeds)
         found = [
             run_attack(name, spec, victims, threat=plan.suite.threat, epsilon=0.01, run_seed=3) for name, spec in attacks.items()

@@ -141,12 +141,15 @@ def test_a_source_made_from_the_oracle_says_so_in_one_line_when_there_is_none(so
 
 def test_given_masks_are_the_functions_they_name() -> None:
     oracle = torch.rand(BATCH, 1, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(3))
-    context = MaskContext(oracle_masks=oracle, frozen_masks=oracle / 2, sample_seeds=torch.arange(BATCH))
+    context = MaskContext(oracle_masks=oracle, frozen_masks=oracle / 2, substitutes=oracle / 4, sample_seeds=torch.arange(BATCH))
     expected = {
         MaskSource.NONE: torch.ones_like(oracle),
         MaskSource.ORACLE: oracle,
         MaskSource.FROZEN: oracle / 2,
         MaskSource.RANDOM: random_masks(oracle, torch.arange(BATCH)),
+        MaskSource.FOREIGN_SAME: oracle / 4,
+        MaskSource.FOREIGN_OTHER: oracle / 4,
+        MaskSource.RANDOM_ALIKE: oracle / 4,
         MaskSource.BOX: bounding_boxes(oracle),
         MaskSource.ERODED: erode(oracle, 3),
         MaskSource.DILATED: dilate(oracle, 3),
