@@ -8,8 +8,6 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 from scipy import stats
 
-_DOUBT = 5
-
 
 def numbered(groups: Shaped[np.ndarray, " images"]) -> Int[np.ndarray, " images"]:
     """The group of each image as a number from 0, whatever the groups are called."""
@@ -24,27 +22,30 @@ def totals(values: Float[np.ndarray, " images"], number: Int[np.ndarray, " image
 def effective_size(values: Float[np.ndarray, " images"], groups: Shaped[np.ndarray, " images"], *, confidence: float) -> float:
     """The number of independent images that would give the mean of the values with the precision that these images give it.
 
-    That is n / deff. The design effect deff (Kish 1965, Survey Sampling) is the variance of the mean between groups, linearised
-    because groups differ in size, over that of a simple random sample, and at least 1: a sample that looks better than an
-    independent one does so by chance. Where few groups hold another value than the commonest, that ratio is next to unknown (one
-    success in 245 images looks independent of everything), so deff is drawn towards its worst, the images per group, with the
-    weight of ``_DOUBT`` such groups. With few groups the variance is itself uncertain, so the size is lowered further by the
-    squared ratio of the t quantiles with n - 1 and with groups - 1 degrees of freedom (Korn and Graubard 1998; Dean and Pagano
-    2015, https://doi.org/10.1093/jssam/smv024, call intervals at this size modified ones; Franco et al. 2019,
-    https://doi.org/10.1093/jssam/smy019, compare them). Never below 1 nor above n; the number of groups where all values are equal,
-    and n itself where every image is its own group.
+    It is n / deff, lowered for few degrees of freedom. The design effect deff (Kish 1965, Survey Sampling) is the variance of the
+    mean over that of a simple random sample. The variance is the cluster-robust one with the correction of Mancl and DeRouen (2001,
+    https://doi.org/10.1111/j.0006-341X.2001.00126.x), here the jackknife over groups. Its degrees of freedom are Pan and Wall's
+    (2002, https://doi.org/10.1002/sim.1142), from how much the groups' contributions to it differ: about twice the number of groups
+    with another value than the commonest where these are few, and at most the number of groups - 1. The size is lowered by the
+    squared ratio of the t quantiles with n - 1 and with so many degrees of freedom (Korn and Graubard 1998; Dean and Pagano 2015,
+    https://doi.org/10.1093/jssam/smv024, call Wilson's interval at this size a modified one; Franco et al. 2019,
+    https://doi.org/10.1093/jssam/smy019, compare such intervals).
+
+    The correlation within groups is taken to lie between 0 and 1, which bounds the size by that of as many independent images above
+    and by Kish's n^2 / sum of squared group sizes (the images of a group are copies of each other) below; it is the latter where
+    all values are equal, for then they say nothing about the correlation. Where every image is its own group both are n.
+    ``benchmarks/intervals.py`` measures how often intervals at this size hold the truth.
     """
     n, number = len(values), numbered(groups)
-    num_groups = int(number.max()) + 1
-    if num_groups == n:
-        return float(n)
-    if num_groups == 1 or np.ptp(values) == 0:
-        return float(num_groups)
-    residuals = values - values.mean()
-    independent = float((residuals**2).sum()) / (n - 1) / n
-    between = num_groups / (num_groups - 1) * float((totals(residuals, number) ** 2).sum()) / n**2
-    found, counts = np.unique(values, return_counts=True)
-    telling = len(np.unique(number[values != found[counts.argmax()]]))
-    deff = (telling * max(1.0, between / independent) + _DOUBT * n / num_groups) / (telling + _DOUBT)
-    few = stats.t.ppf((1 + confidence) / 2, n - 1) / stats.t.ppf((1 + confidence) / 2, num_groups - 1)
-    return max(1.0, n / deff * float(few) ** 2)
+    sizes = np.bincount(number)
+    of_copies = n**2 / float((sizes.astype(np.float64) ** 2).sum())
+    if len(sizes) == n or np.ptp(values) == 0 or len(sizes) == 1:
+        return of_copies
+    # How far the mean moves when one group is left out, times n^2. Exact for whole values, so what is 0 is not the dust of rounding.
+    moved = (n * totals(values, number) - sizes * values.sum()) / (1 - sizes / n)
+    contributions = moved**2
+    deff = max(1.0, float(contributions.sum()) / n**4 / (float(values.var()) / (n - 1)))
+    spread = len(sizes) * float(contributions.var(ddof=1))
+    freedom = min(len(sizes) - 1.0, 2 * float(contributions.sum()) ** 2 / spread) if spread else len(sizes) - 1.0
+    lowered = stats.t.ppf((1 + confidence) / 2, n - 1) / stats.t.ppf((1 + confidence) / 2, freedom)
+    return max(of_copies, n / deff * float(lowered) ** 2)

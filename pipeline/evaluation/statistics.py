@@ -80,19 +80,19 @@ def wilson(successes: int, n: int) -> Estimate:
     """
     if not 0 <= successes <= n or n < 1:
         raise ValueError(f"{successes} successes of {n} images are no share")
-    low, high = _score_interval(successes / n, n)
+    low, high = score_interval(successes / n, n)
     return Estimate(value=successes / n, low=low, high=high, n=n, groups=n)
 
 
 def share(claims: Bool[np.ndarray, " images"], groups: Shaped[np.ndarray, " images"]) -> Estimate:
     """The share of images of which a claim is true, with its 95 % Wilson interval at the effective number of images.
 
-    ``clusters.effective_size`` says what that is and where it comes from. Where all or no images are right that is the number of
-    groups. Raises ValueError for no image.
+    ``clusters.effective_size`` says what that is and where it comes from. Where all or no images are right, images of one group
+    are taken for copies of each other. Raises ValueError for no image.
     """
     _check_alike(claims, groups)
     value = float(claims.mean())
-    low, high = _score_interval(value, effective_size(claims.astype(np.float64), groups, confidence=CONFIDENCE))
+    low, high = score_interval(value, effective_size(claims.astype(np.float64), groups, confidence=CONFIDENCE))
     return Estimate(value=value, low=low, high=high, n=len(claims), groups=_count(groups))
 
 
@@ -243,8 +243,8 @@ def pooled_over_seeds(
     return Estimate(value=float(values.mean()), low=float(low), high=float(high), n=images, groups=num_groups)
 
 
-def _score_interval(value: float, n: float) -> tuple[float, float]:
-    """Wilson's interval; n need not be a whole number."""
+def score_interval(value: float, n: float) -> tuple[float, float]:
+    """The ends of Wilson's interval of a share of n images; n need not be a whole number."""
     z = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
     centre, reach = 2 * n * value + z**2, z * math.sqrt(4 * n * value * (1 - value) + z**2)
     low, high = (centre - reach) / (2 * (n + z**2)), (centre + reach) / (2 * (n + z**2))

@@ -28,35 +28,61 @@ def width(estimate: Estimate) -> float:
     return estimate.high - estimate.low
 
 
-def test_the_design_effect_is_that_of_the_jackknife_over_groups() -> None:
-    """Delete one group, many times: for groups of one size its variance is exactly the linearised one. It is drawn towards the
-    worst, 4 images a group, with the weight of five groups that hold a minority image."""
+def by_definition(claims: np.ndarray, groups: np.ndarray) -> float:
+    """The effective size by plain loops: leave out one group after the other, and count how sure that variance is."""
+    names, n = np.unique(groups), len(claims)
+    moved = [(claims[groups != name].mean() - claims.mean()) ** 2 for name in names]
+    deff = sum(moved) / (stats.sem(claims) ** 2)
+    # Pan and Wall 2002: d degrees of freedom have a variance of 2 / d of the squared mean.
+    freedom = min(2 * sum(moved) ** 2 / max(len(names) * np.var(moved, ddof=1), 1e-300), len(names) - 1)
+    lowered = (stats.t.ppf(0.975, n - 1) / stats.t.ppf(0.975, freedom)) ** 2
+    copies = n**2 / sum(np.sum(groups == name) ** 2 for name in names)
+    return max(copies, n / max(deff, 1) * lowered)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 9), min_size=2, max_size=30), st.floats(0.02, 0.98), st.integers(0, 99))
+def test_the_effective_size_is_that_of_the_jackknife_with_its_degrees_of_freedom(sizes: list[int], mean: float, seed: int) -> None:
+    generator = rng(seed)
+    groups = np.repeat(alone(len(sizes)), sizes)
+    claims = (generator.random(len(groups)) < np.repeat(generator.beta(2 * mean, 2 - 2 * mean, len(sizes)), sizes)).astype(float)
+    totals = [claims[groups == name].mean() for name in np.unique(groups)]
+    if len(groups) == len(sizes) or len(set(claims)) == 1 or np.allclose(totals, claims.mean()):
+        return
+    assert effective_size(claims, groups, confidence=0.95) == pytest.approx(by_definition(claims, groups))
+
+
+def test_an_interval_of_grouped_images_solves_the_score_equation_at_the_effective_size() -> None:
     generator = rng(5)
-    claims = (generator.random((30, 1)) < 0.6) ^ (generator.random((30, 4)) < 0.2)
-    groups, values = np.repeat(alone(30), 4), claims.ravel().astype(float)
-    without = np.array([np.delete(claims, row, axis=0).mean() for row in range(30)])
-    between = 29 / 30 * ((without - claims.mean()) ** 2).sum()
-    independent = stats.sem(values) ** 2
-    lowered = (stats.t.ppf(0.975, 119) / stats.t.ppf(0.975, 29)) ** 2
-    found = effective_size(values, groups, confidence=0.95)
-    telling = (claims != (claims.mean() > 0.5)).any(axis=1).sum()
-    drawn = (telling * between / independent + 5 * 4) / (telling + 5)
-    assert found == pytest.approx(120 / drawn * lowered)
+    claims, groups = (generator.random((30, 1)) < 0.6) ^ (generator.random((30, 4)) < 0.2), np.repeat(alone(30), 4)
+    found = by_definition(claims.ravel().astype(float), groups)
     estimate, share_of_all = share(claims.ravel(), groups), claims.mean()
     assert (estimate.n, estimate.groups) == (120, 30)
-    for end in (estimate.low, estimate.high):  # Wilson's score equation at the effective size
+    for end in (estimate.low, estimate.high):
         assert (share_of_all - end) ** 2 == pytest.approx(stats.norm.ppf(0.975) ** 2 * end * (1 - end) / found)
 
 
-def test_one_success_more_never_lowers_the_upper_end() -> None:
-    """The design effect of one success is next to unknown: taken at its word the interval of 1 would end below that of 0."""
-    groups = np.repeat(alone(62), 4)[:245]
-    ends = []
-    for successes in range(40):
+def test_the_fewer_groups_tell_of_their_correlation_the_nearer_is_the_size_to_that_of_copies() -> None:
+    """Successes of 62 photographs that come alone: one says nothing about whether they always do, eleven say something."""
+    groups, copies = np.repeat(alone(62), 4)[:245], 245**2 / (61 * 16 + 1)
+    sizes, ends = [], []
+    for successes in range(12):
         claims = np.zeros(245, dtype=bool)
         claims[np.linspace(0, 244, 40).astype(int)[:successes]] = True
+        sizes.append(effective_size(claims.astype(float), groups, confidence=0.95))
         ends.append(share(claims, groups).high)
-    assert ends == sorted(ends)
+        assert ends[-1] > wilson(successes, 245).high
+    assert sizes[:2] == pytest.approx([copies, copies])
+    assert sizes[1:] == sorted(set(sizes[1:]))
+    assert sizes[-1] < 245
+    assert ends[1] > ends[0]
+
+
+def test_groups_with_the_same_share_each_are_taken_for_independent_and_rounding_does_not_matter() -> None:
+    """Every photograph has one of three right: the variance between them is 0, not the dust of 1/3."""
+    claims = np.tile([True, False, False], 40)
+    found = effective_size(claims.astype(float), np.repeat(alone(40), 3), confidence=0.95)
+    assert found == pytest.approx(120 * (stats.t.ppf(0.975, 119) / stats.t.ppf(0.975, 39)) ** 2)
 
 
 def test_intervals_of_rare_successes_hold_the_truth() -> None:
