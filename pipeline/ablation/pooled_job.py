@@ -12,16 +12,17 @@ from pipeline.ablation.config import AblateConfig
 from pipeline.ablation.evaluation_job import EvaluationJob, Role
 from pipeline.ablation.job import ImageCounts, Job, JobState, Materials, Passes
 from pipeline.ablation.results import checked_images, evaluation_line
+from pipeline.attacks.diagnostics import Check, Outcome
 from pipeline.config import to_plain
-from pipeline.evaluation.answers import commonest_answer
-from pipeline.evaluation.evaluate import SANITY
+from pipeline.evaluation.constant_predictor import modal_prediction
 from pipeline.evaluation.gallery import GALLERY
 from pipeline.evaluation.metrics import clean_accuracy, clean_mask_iou, curve
 from pipeline.evaluation.records import RECORDS, RecordStore, read_records
+from pipeline.evaluation.summary import SANITY, SUMMARY, SanityReport, Summary
 from pipeline.runs.directory import open_run
-from pipeline.runs.files import canonical_sha256, read_json, write_atomically, write_json
+from pipeline.runs.files import canonical_sha256, write_atomically
 
-_OUTCOMES = ("PASS", "SKIP", "FAIL")
+_OUTCOMES = (Outcome.PASS, Outcome.SKIP, Outcome.FAIL)
 """Of a sanity check, the worst last."""
 
 
@@ -35,7 +36,7 @@ class PooledJob(Job):
 
     kind: ClassVar[str] = "pool"
     command: ClassVar[str] = "pool"
-    result: ClassVar[str] = "summary.json"
+    result: ClassVar[str] = SUMMARY
     verb: ClassVar[str] = "pool"
 
     folds: tuple[EvaluationJob, ...]
@@ -96,10 +97,10 @@ class PooledJob(Job):
             parts = [state.materials.finished[job].path for job in self.folds]
             _pool_records(parts, state.path)
             if state.config["sanity"]:
-                write_json(state.path / SANITY, _worst_checks([read_json(part / SANITY) for part in parts]))
+                _worst_checks([SanityReport.read(part / SANITY) for part in parts]).write(state.path / SANITY)
             if (parts[0] / GALLERY).is_file():
                 shutil.copyfile(parts[0] / GALLERY, state.path / GALLERY)
-            write_json(state.path / self.result, _summary(state.path, parts))
+            _summary(state.path, parts).write(state.path / self.result)
 
     def finding(self, path: Path) -> str:
         """Clean and robust accuracy."""
@@ -122,25 +123,27 @@ def _pool_records(parts: list[Path], target: Path) -> None:
         offset += 1 + max(unit.chunk for unit in units)
 
 
-def _summary(pooled: Path, parts: list[Path]) -> dict[str, Any]:
-    """What ``summary.json`` of an evaluation says, over the records of all folds."""
-    summaries, records = [read_json(part / "summary.json") for part in parts], read_records(pooled)
+def _summary(pooled: Path, parts: list[Path]) -> Summary:
+    """That of an evaluation, over the records of all folds."""
+    summaries, records = [Summary.read(part / SUMMARY) for part in parts], read_records(pooled)
     rng = np.random.default_rng(0)  # the same records give the same summary
-    return summaries[0] | {
-        "system": canonical_sha256([summary["system"] for summary in summaries])[:16],
-        "clean_accuracy": dataclasses.asdict(clean_accuracy(records)),
-        "clean_mask_iou": dataclasses.asdict(clean_mask_iou(records, rng)),
-        "commonest_answer": dataclasses.asdict(commonest_answer(records)),
-        "curve": [dataclasses.asdict(point) for point in curve(records, rng)],
-    }
+    return dataclasses.replace(
+        summaries[0],
+        system=canonical_sha256([summary.system for summary in summaries])[:16],
+        clean_accuracy=clean_accuracy(records),
+        clean_mask_iou=clean_mask_iou(records, rng),
+        modal_prediction=modal_prediction(records),
+        curve=tuple(curve(records, rng)),
+    )
 
 
-def _worst_checks(sanity: list[dict[str, Any]]) -> dict[str, Any]:
+def _worst_checks(reports: list[SanityReport]) -> SanityReport:
     """Of each check the fold that it went worst in, which is named."""
-    worst: dict[str, dict[str, Any]] = {}
-    for number, part in enumerate(sanity, start=1):
-        for check in part["checks"]:
-            other = worst.get(check["name"])
-            if other is None or _OUTCOMES.index(check["outcome"]) > _OUTCOMES.index(other["outcome"]):
-                worst[check["name"]] = check | {"finding": f"fold {number} of {len(sanity)}: {check['finding']}"}
-    return {"images": min(part["images"] for part in sanity), "checks": list(worst.values())}
+    worst: dict[str, Check] = {}
+    for number, report in enumerate(reports, start=1):
+        for check in report.checks:
+            other = worst.get(check.name)
+            if other is None or _OUTCOMES.index(check.outcome) > _OUTCOMES.index(other.outcome):
+                finding = f"fold {number} of {len(reports)}: {check.finding}"
+                worst[check.name] = dataclasses.replace(check, finding=finding)
+    return SanityReport(images=min(report.images for report in reports), checks=tuple(worst.values()))

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pipeline.ablation.cache import RunCache
 from pipeline.ablation.config import AblateConfig
 from pipeline.ablation.grid import arms
-from pipeline.ablation.results import read_evaluation
-from pipeline.evaluation.summary import epsilon_text
+from pipeline.ablation.results import percent
+from pipeline.evaluation.summary import SUMMARY, Summary, epsilon_text
 
 _HEAD = ("classifier", "segmenter", "masks in training", "in testing", "seed", "clean", "mask IoU")
 
@@ -19,15 +19,15 @@ def table(config: AblateConfig, cache: RunCache) -> list[str]:
         state = cache.find(arm)
         if arm.role != "main" or state is None or not state.finished:
             continue
-        result = read_evaluation(state.path)
+        result = Summary.read(state.path / SUMMARY)
         one = arm.example
         n, groups = result.clean_accuracy.n, result.clean_accuracy.groups
-        counted = f"n={n} images an arm" + (f" in {groups} photographs or tracks" if 0 < groups < n else "")
+        counted = f"n={n} images an arm" + (f" in {groups} photographs or tracks" if groups < n else "")
         segmenter = one.segmenter or one.classifier.segmenter
         row = [one.classifier.objective, segmenter.objective if segmenter else "-"]
         row += [one.classifier.masks.source.value, one.masks.source.value, str(one.seed)]
-        row += [result.clean_accuracy.percent, f"{result.clean_mask_iou.value:.2f}"]
-        rows.append(row + [point.robust_accuracy.percent for point in result.curve])
+        row += [percent(result.clean_accuracy), f"{result.clean_mask_iou.value:.2f}"]
+        rows.append(row + [percent(point.robust_accuracy) for point in result.curve])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     norm = config.attack.threat.norm

@@ -41,7 +41,7 @@ def effective_size(values: Float[np.ndarray, " images"], groups: Shaped[np.ndarr
     of_copies = n**2 / float((sizes.astype(np.float64) ** 2).sum())
     if len(sizes) == n or np.ptp(values) == 0 or len(sizes) == 1:
         return of_copies
-    # How far the mean moves when one group is left out, times n^2. Exact for whole values, so what is 0 is not the dust of rounding.
+    # How far the mean moves when a group is left out, times n^2. Exact for whole values: what is 0 is not the dust of rounding.
     moved = (n * totals(values, number) - sizes * values.sum()) / (1 - sizes / n)
     contributions = moved**2
     deff = max(1.0, float(contributions.sum()) / n**4 / (float(values.var()) / (n - 1)))

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from pipeline.evaluation.loading import Subject
     from pipeline.evaluation.records import RecordStore
 
-SANITY = "sanity.json"
 GUIDES = 256
 """Masks of the validation images that attacks with the goal ``steal`` choose from."""
 
@@ -165,8 +164,7 @@ def _report(
     from pipeline.evaluation.diagnostics import sanity_checks
     from pipeline.evaluation.gallery import write_gallery
     from pipeline.evaluation.records import read_records
-    from pipeline.evaluation.summary import SUMMARY, check_lines, lines, summarise
-    from pipeline.runs.files import write_json
+    from pipeline.evaluation.summary import SANITY, SUMMARY, SanityReport, check_lines, lines, summarise
 
     records = read_records(config.run)
     if config.gallery_images:
@@ -183,8 +181,7 @@ def _report(
     print("\n".join(lines(summary)))
     if config.sanity:
         checks = sanity_checks(plan, store, records, num_images=config.sanity_images, device=device)
-        plain = [dataclasses.asdict(check) for check in checks]
-        write_json(config.run / SANITY, {"images": config.sanity_images, "checks": plain})
+        SanityReport(images=config.sanity_images, checks=tuple(checks)).write(config.run / SANITY)
         print("\n".join(check_lines(checks)))
     print(f"records, summary and how they were made: {config.run}")
 

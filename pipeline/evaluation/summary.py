@@ -1,4 +1,4 @@
-"""What an evaluation found, in a few figures: for ``summary.json`` and for the terminal."""
+"""What an evaluation found, in a few figures: ``summary.json`` and ``sanity.json``, and the same for the terminal."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -10,21 +10,21 @@ import polars as pl
 
 from pipeline.attacks.diagnostics import Check, Outcome
 from pipeline.attacks.norms import Norm
-from pipeline.evaluation.answers import CommonestAnswer, commonest_answer
+from pipeline.evaluation.constant_predictor import ModalPrediction, modal_prediction
 from pipeline.evaluation.evaluator import Plan
 from pipeline.evaluation.metrics import CurvePoint, clean_accuracy, clean_mask_iou, curve
 from pipeline.evaluation.statistics import Estimate
 from pipeline.masks.config import MaskConfig
 from pipeline.runs.files import JsonFile
 
-SUMMARY = "summary.json"
+SUMMARY, SANITY = "summary.json", "sanity.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Summary(JsonFile):
     """``summary.json``: the figures of one evaluation. The unit is the image."""
 
-    REMEDY: ClassVar[str] = "delete it and evaluate with resume=true"
+    REMEDY: ClassVar[str] = "delete it, and the same command with resume=true makes it again"
 
     system: str
     """Digest of weights and mask settings, as in the records."""
@@ -36,11 +36,22 @@ class Summary(JsonFile):
     region: str
     clean_accuracy: Estimate
     clean_mask_iou: Estimate
-    commonest_answer: CommonestAnswer
+    modal_prediction: ModalPrediction
     classes: tuple[str, ...]
     curve: tuple[CurvePoint, ...]
     skipped: dict[str, str]
     """Attacks of the suite that say nothing about the system, and why."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SanityReport(JsonFile):
+    """``sanity.json``: the diagnostics of one evaluation."""
+
+    REMEDY: ClassVar[str] = Summary.REMEDY
+
+    images: int
+    """How many were looked at."""
+    checks: tuple[Check, ...]
 
 
 def summarise(
@@ -58,7 +69,7 @@ def summarise(
         region=plan.suite.threat.region.value,
         clean_accuracy=clean_accuracy(records),
         clean_mask_iou=clean_mask_iou(records, rng),
-        commonest_answer=commonest_answer(records),
+        modal_prediction=modal_prediction(records),
         classes=plan.dataset.classes,
         curve=tuple(curve(records, rng)),
         skipped=skipped,
@@ -77,8 +88,8 @@ def lines(summary: Summary) -> list[str]:
         f"{summary.data}, {summary.split} images; masks {masks.source.value}, fill {masks.fill.value} ({as_trained}){independent}",
         f"{'clean accuracy':<{width}}{summary.clean_accuracy.percent()}   mask IoU {_iou(summary.clean_mask_iou)}",
     ]
-    if summary.commonest_answer.suspicious:
-        text.append(f"BEWARE: {summary.commonest_answer.text(summary.classes[summary.commonest_answer.label])}")
+    if summary.modal_prediction.is_constant:
+        text.append(f"BEWARE: {summary.modal_prediction.text(summary.classes[summary.modal_prediction.label])}")
     for point in summary.curve:
         where = "" if summary.region == "everywhere" else f" on the {summary.region}"
         text.append(f"{summary.norm}, epsilon {epsilon_text(point.epsilon)}{where}")

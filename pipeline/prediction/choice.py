@@ -12,7 +12,7 @@ from pipeline.config import validate
 from pipeline.data.dataset import read_manifest
 from pipeline.errors import CheckpointError, ConfigError, DataError, RunError
 from pipeline.evaluation.loading import trained_segmenter
-from pipeline.evaluation.plainness import Rank, plainness
+from pipeline.evaluation.primary_comparison import Rank, primary_rank
 from pipeline.masks.config import Fill, MaskChanges, MaskConfig
 from pipeline.runs.checkpoints import Checkpoint, load_classifier, load_segmenter, weights_digest
 from pipeline.runs.directory import read_run
@@ -57,7 +57,7 @@ class _Evaluation:
 def choose_system(run: Path, segmenter_run: Path | None, masks: MaskChanges) -> ChosenSystem:
     """The system of an ablation, an evaluation or a classifier's run, with what the user wants otherwise.
 
-    Of an ablation it is the finished system with learned masks that the report's answer is about (``plainness``), of the
+    Of an ablation it is the finished system with learned masks that the report's answer is about (``primary_rank``), of the
     adversarially trained ones if there is one, of the first seed; without learned masks one whose masks need no oracle. Of an
     evaluation it is the system that was attacked, by its weights: where they are not where they were, they are looked for in the
     store of the evaluation. Raises RunError for a directory that holds none of these, a damaged one, or no such system.
@@ -104,14 +104,14 @@ def _of_ablation(run: Path) -> ChosenSystem:
     objectives = list(dict.fromkeys(arm.classifier_objective for arm in usable))
 
     def rank(arm: ArmEntry) -> tuple[bool, bool, int, Rank]:
-        plain = plainness(
+        place = primary_rank(
             classifier_objective=arm.classifier_objective,
             segmenter_objective=arm.segmenter_objective,
             train_masks=arm.train_masks,
             test_masks=arm.test_masks,
         )
         objective = arm.classifier_objective
-        return not arm.test_masks.needs_segmenter, objective != "adversarial", objectives.index(objective), plain
+        return not arm.test_masks.needs_segmenter, objective != "adversarial", objectives.index(objective), place
 
     arm = min(usable, key=rank)
     segmenter = run / arm.segmenter if arm.segmenter else None

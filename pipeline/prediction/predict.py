@@ -200,7 +200,7 @@ def _draw(out: Path, square: Square, mask: np.ndarray) -> tuple[str, str]:
     """Write the mask (grey, as large as the training images) and the overlay. Names are numbers: a file's own may be anything."""
     from PIL import Image
 
-    from pipeline.evaluation.overlay import overlay
+    from pipeline.prediction.overlay import overlay
 
     mask_name, overlay_name = (f"{kind}/{square.number:06d}.png" for kind in (MASKS, OVERLAYS))
     Image.fromarray(np.rint(mask * 255).astype(np.uint8)).save(out / mask_name)

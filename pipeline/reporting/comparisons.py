@@ -75,11 +75,26 @@ class Answer:
     classifier_objective: str
     oracle_none: Comparison | None
     learned_none: Comparison | None
-    """Of the plainest learned system (``pipeline.evaluation.plainness``)."""
+    """Of the learned system that ``pipeline.evaluation.primary_comparison`` ranks first."""
     oracle_learned: Comparison | None
     """Of the same learned system."""
     all_learned: tuple[Comparison, ...] = ()
     """Every learned system minus none."""
+
+    @property
+    def agreeing(self) -> list[Comparison]:
+        """Learned systems of which the same can be said against none as of the one that the answer is about."""
+        return [one for one in self.all_learned if self.learned_none and one.conclusion is self.learned_none.conclusion]
+
+    @property
+    def best(self) -> Comparison:
+        """The learned system that is furthest above none; there has to be one."""
+        return max(self.all_learned, key=lambda one: one.difference.value)
+
+    @property
+    def worst(self) -> Comparison:
+        """The learned system that is furthest below none, or least above it; there has to be one."""
+        return min(self.all_learned, key=lambda one: one.difference.value)
 
     @property
     def comparisons(self) -> list[Comparison]:
@@ -109,7 +124,7 @@ def answered(objective: str, comparisons: Sequence[Comparison]) -> Answer:
     ours = [one for one in comparisons if one.first.classifier_objective == objective]
     against_none = [one for one in ours if one.first.uses_segmenter]
     behind = {one.second: one for one in ours if one.second.uses_segmenter}
-    subjects = sorted({one.first for one in against_none} | set(behind), key=lambda one: one.plainness)
+    subjects = sorted({one.first for one in against_none} | set(behind), key=lambda one: one.primary_rank)
     return Answer(
         classifier_objective=objective,
         oracle_none=next((one for one in ours if one.name == "oracle - none"), None),
@@ -131,7 +146,7 @@ def _pairs(conditions: Sequence[Condition]) -> list[tuple[str, Condition, Condit
     none, oracle = plain.get("none"), plain.get("oracle")
     pairs = [("oracle - none", oracle, none)]
     moving = (key for key in conditions if MaskSource(key.test_masks).is_learned)
-    for learned in sorted(moving, key=lambda one: one.plainness):
+    for learned in sorted(moving, key=lambda one: one.primary_rank):
         pairs += [(f"{learned.test_masks} - none", learned, none), (f"oracle - {learned.test_masks}", oracle, learned)]
     return [(name, first, second) for name, first, second in pairs if first is not None and second is not None]
 

@@ -1,15 +1,18 @@
 """What a report is about: the arms of an ablation, or a single evaluation."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Shaped
 
+from pipeline.attacks.diagnostics import Check
 from pipeline.evaluation.metrics import standing
-from pipeline.evaluation.plainness import Rank, plainness
+from pipeline.evaluation.primary_comparison import Rank, primary_rank
+from pipeline.evaluation.summary import Summary
 from pipeline.masks.config import MaskSource
 
 Role = Literal["main", "degradation", "diagnostic"]
@@ -44,26 +47,14 @@ class Condition(NamedTuple):
         return self.test_masks in [source for source in MaskSource if source.needs_segmenter]
 
     @property
-    def plainness(self) -> Rank:
+    def primary_rank(self) -> Rank:
         """Its place among learned systems of its classifier objective; the answer is about the smallest."""
-        return plainness(
+        return primary_rank(
             classifier_objective=self.classifier_objective,
             segmenter_objective=self.segmenter_objective,
             train_masks=self.train_masks,
             test_masks=self.test_masks,
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class SanityCheck:
-    """One line of ``sanity.json``."""
-
-    name: str
-    outcome: str
-    """PASS, FAIL or SKIP."""
-    finding: str
-    advice: str = ""
-    figures: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +68,10 @@ class Arm:
     path: Path
     """Its evaluation run."""
     records: pl.DataFrame = field(repr=False)
-    summary: dict[str, Any] = field(repr=False)
+    summary: Summary = field(repr=False)
     about: dict[str, Any] = field(repr=False)
     """``run.json``: command, configuration, inputs, provenance."""
-    checks: tuple[SanityCheck, ...] | None
+    checks: tuple[Check, ...] | None
     """None where the evaluation was made without ``sanity=true``."""
 
     @property
@@ -115,7 +106,12 @@ class Study:
         return [float(epsilon) for epsilon in self.arms[0].records["epsilon"].unique().sort()]
 
     @property
-    def headline(self) -> float:
+    def attacked(self) -> list[float]:
+        """The epsilons above 0, ascending."""
+        return [epsilon for epsilon in self.epsilons if epsilon > 0]
+
+    @property
+    def primary_epsilon(self) -> float:
         """The epsilon that the answer is about: the one that the experiment names, else the largest."""
         named = self.about.get("config", {}).get("primary_epsilon")
         return min(self.epsilons, key=lambda epsilon: abs(epsilon - named)) if named else self.epsilons[-1]
@@ -140,27 +136,19 @@ class Study:
         return list(dict.fromkeys(arm.condition.classifier_objective for arm in self.arms if arm.role == "main"))
 
 
-def verdicts(arms: list[Arm], epsilon: float) -> tuple[Bool[np.ndarray, "seeds images"], Shaped[np.ndarray, " images"]]:
+def verdicts(arms: Sequence[Arm], epsilon: float) -> tuple[Bool[np.ndarray, "seeds images"], Shaped[np.ndarray, " images"]]:
     """Whether each image stands at an epsilon under each seed, and the group of each. Only images that all seeds have met."""
-    values, groups = _alike([standing(arm.records, epsilon).rename({"standing": "value"}) for arm in arms])
+    values, groups = on_shared_images([standing(arm.records, epsilon).rename({"standing": "value"}) for arm in arms])
     return values.astype(bool), groups
 
 
-def per_image(
-    arms: list[Arm], column: str, epsilon: float | None
-) -> tuple[Float[np.ndarray, "seeds images"], Shaped[np.ndarray, " images"]]:
-    """A figure of each image under each seed, and the group of each image; at an epsilon that of its worst adversarial image,
-    with None that of any record."""
-    tables = []
-    for arm in arms:
-        records = arm.records if epsilon is None else arm.records.filter(pl.col("epsilon") == epsilon)
-        worst = records.sort("adversarial_margin", descending=True, maintain_order=True)
-        tables.append(worst.unique("sample_id", keep="first", maintain_order=True).select("sample_id", "group", value=column))
-    return _alike(tables)
+def on_shared_images(
+    tables: Sequence[pl.DataFrame],
+) -> tuple[Shaped[np.ndarray, "tables images"], Shaped[np.ndarray, " images"]]:
+    """The column ``value`` of the images that all tables have, in the order of their ids, and the group of each image.
 
-
-def _alike(tables: list[pl.DataFrame]) -> tuple[np.ndarray, np.ndarray]:
-    """The column ``value`` of the images that all tables have, in the order of their ids."""
+    A table has one row an image, with ``sample_id`` and ``group``.
+    """
     ids = set.intersection(*(set(table["sample_id"]) for table in tables))
     kept = [table.filter(pl.col("sample_id").is_in(ids)).sort("sample_id") for table in tables]
-    return np.stack([table["value"].to_numpy().astype(np.float64) for table in kept]), kept[0]["group"].to_numpy()
+    return np.stack([table["value"].to_numpy() for table in kept]), kept[0]["group"].to_numpy()

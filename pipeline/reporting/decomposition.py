@@ -10,7 +10,7 @@ from pipeline.evaluation.statistics import Estimate, wilson
 from pipeline.evaluation.summary import epsilon_text
 from pipeline.reporting import wording
 from pipeline.reporting.data import Condition, Study
-from pipeline.reporting.findings import share
+from pipeline.reporting.figures import share
 from pipeline.reporting.gallery import system_text
 from pipeline.reporting.plots import LOOKS, Panel, bars
 from pipeline.reporting.section import Section
@@ -43,7 +43,7 @@ def decomposition_section(study: Study) -> Section:
         return Section(name="decomposition", title=title, intro="", missing=missing)
     parts = _by_condition(rows)
     figures = {key: _shares(key, part) for key, part in parts}
-    epsilon = study.headline
+    epsilon = study.primary_epsilon
     other = any((part["oracle_train_masks"] != part["train_masks"]).any() for _, part in parts)
     intro = (
         f"Images that stand with oracle masks at {epsilon_text(epsilon)} and fall with learned ones, in percent of all images, by "
@@ -160,7 +160,8 @@ def _table(study: Study, figures: dict[Condition, dict[float, dict[str, Estimate
         measures,
         name="decomposition",
         title="Where did the robustness go?",
-        caption=f"In percent of all images, with 95 % interval, at {epsilon_text(study.headline)}. Stands: under the whole suite.",
+        caption=f"In percent of all images, with 95 % interval, at {epsilon_text(study.primary_epsilon)}. "
+        "Stands: under the whole suite.",
     )
 
 
@@ -174,8 +175,9 @@ def _paths_table(study: Study, figures: dict[Condition, dict[float, dict[str, Es
         {name: f"Gradient through {path}" for name, path in _PATHS.items()},
         name="decomposition-paths",
         title="One attack, three gradients",
-        caption=f"Images that stand at {epsilon_text(study.headline)} under one attack (Auto-PGD on the margin, {budget}), by what "
-        "its gradient goes through, in percent with 95 % interval. Whichever it is, the mask still follows the attacked image.",
+        caption=f"Images that stand at {epsilon_text(study.primary_epsilon)} under one attack (Auto-PGD on the margin, {budget}), "
+        "by what its gradient goes through, in percent with 95 % interval. Whichever it is, the mask still follows the attacked "
+        "image.",
     )
 
 
@@ -199,7 +201,7 @@ def _measured(
     tidy: list[dict[str, Any]] = []
     kept = {*measures, *(each.value for each in Attribution)} if Attribution.GAINED.value in measures else set(measures)
     for key, by_epsilon in figures.items():
-        values = by_epsilon[study.headline]
+        values = by_epsilon[study.primary_epsilon]
         cells = (Cell(text=wording.percent(values[one]), detail=wording.percent_interval(values[one])) for one in measures)
         row = (Cell(text=key.tested), trained[key], *cells)
         groups.setdefault(wording.classifier(key.classifier_objective), []).append(row)

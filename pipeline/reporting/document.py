@@ -1,18 +1,20 @@
 """A report as a whole, before it becomes a page or files: what stands in it, in which order, and what is missing and why."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from pipeline.evaluation.answers import commonest_answer
+from pipeline.attacks.diagnostics import Check, Outcome
+from pipeline.evaluation.constant_predictor import modal_prediction
 from pipeline.evaluation.summary import epsilon_text
 from pipeline.reporting import plots, tables, wording
 from pipeline.reporting.comparisons import Answer
-from pipeline.reporting.data import SanityCheck, Study
+from pipeline.reporting.data import Study
 from pipeline.reporting.decomposition import decomposition_section, silhouette_section
-from pipeline.reporting.findings import Findings, SystemFigures, find
+from pipeline.reporting.figures import Figures, compute_figures
 from pipeline.reporting.gallery import Cards, gallery_cards, system_text
-from pipeline.reporting.making import configuration_text, made
+from pipeline.reporting.metrics import ACCURACY, METRICS, Metric
 from pipeline.reporting.plots import Panel
+from pipeline.reporting.provenance import configuration_text, provenance_rows
 from pipeline.reporting.section import Section
 from pipeline.reporting.table import Table
 
@@ -52,7 +54,7 @@ class Document:
     failures: tuple[Failure, ...]
     sections: tuple[Section, ...]
     gallery: Cards
-    made: tuple[tuple[str, str], ...]
+    provenance: tuple[tuple[str, str], ...]
     """What the run was made of, as pairs of a name and text."""
     configuration: str
     missing: tuple[str, ...]
@@ -66,26 +68,25 @@ class Document:
             yield from section.panels
 
 
-def compose(study: Study) -> Document:
+def compose(study: Study, metrics: Sequence[Metric] = METRICS) -> Document:
     """Work out a report. Raises RunError for damaged files of the run."""
-    findings = find(study)
+    found = compute_figures(study, metrics)
     return Document(
         title=study.name,
         subtitle=_subtitle(study),
-        how_to_read=_how_to_read(study, findings),
-        answers=tuple(_answer_card(study, answer) for answer in findings.answers if answer.comparisons),
-        unanswered=None if findings.comparisons else _unanswered(study),
+        how_to_read=_how_to_read(study, found),
+        answers=tuple(_answer_card(study, answer) for answer in found.answers if answer.comparisons),
+        unanswered=None if found.comparisons else _unanswered(study),
         failures=_failures(study),
         sections=(
-            _headline(study, findings),
-            _robustness(study, findings),
-            _masks(study, findings),
-            _degradation(study, findings),
+            _headline(study, found),
+            *(_metric_section(study, found, metric) for metric in metrics),
+            _degradation(study, found),
             decomposition_section(study),
             silhouette_section(study),
         ),
         gallery=gallery_cards(study),
-        made=made(study),
+        provenance=provenance_rows(study),
         configuration=configuration_text(study),
         missing=study.missing,
     )
@@ -96,19 +97,19 @@ def _unvaried(study: Study) -> Iterator[Failure]:
     for condition, arms in study.by_condition("main").items():
         findings = []
         for arm in arms:
-            answer, classes = commonest_answer(arm.records), arm.summary.get("classes")
-            if answer.suspicious:
-                findings.append(f"seed {arm.seed}: {answer.text(classes[answer.label] if classes else None)}")
+            answer, classes = modal_prediction(arm.records), arm.summary.classes
+            if answer.is_constant:
+                findings.append(f"seed {arm.seed}: {answer.text(classes[answer.label])}")
         if findings:
             advice = "compare it with nothing; train longer, at a smaller epsilon, or on classes that are alike in size"
             yield Failure(system=system_text(condition), name="answers vary", findings=tuple(findings), advice=advice)
 
 
 def _failures(study: Study) -> tuple[Failure, ...]:
-    found: dict[tuple[str, str], list[tuple[int, SanityCheck]]] = {}
+    found: dict[tuple[str, str], list[tuple[int, Check]]] = {}
     for arm in study.arms:
         for check in arm.checks or ():
-            if check.outcome == "FAIL":
+            if check.outcome is Outcome.FAIL:
                 found.setdefault((system_text(arm.condition), check.name), []).append((arm.seed, check))
     return tuple(
         Failure(
@@ -123,21 +124,21 @@ def _failures(study: Study) -> tuple[Failure, ...]:
 
 def _subtitle(study: Study) -> str:
     summary = study.arms[0].summary
-    strength = wording.threat_text(study, study.epsilons[-1])
-    return f"{summary['data']} data, {wording.sample_text(study)}, {strength}"
+    threat = wording.threat_text(study, study.epsilons[-1])
+    return f"{summary.data} data, {wording.sample_text(study)}, {threat}"
 
 
-def _how_to_read(study: Study, findings: Findings) -> tuple[str, ...]:
+def _how_to_read(study: Study, found: Figures) -> tuple[str, ...]:
     threat = wording.threat_text(study, study.epsilons[-1])
     paragraphs: tuple[str, ...] = (
         "A system here is a mask that hides the background of an image, and a classifier that sees what is left. "
         f"An attacker who knows all of it changes each image by {threat}, so as to be misclassified.",
-        "An image counts as robust only if it is classified right as it is and after every attack tried at that strength and at "
+        "An image counts as robust only if it is classified right as it is and after every attack tried at that epsilon and at "
         "every smaller one. Robust accuracy is the share of such images: an upper bound, since a better attack may lower it.",
         "Oracle masks are the data set's own and stay fixed under attack. No real system has them: they show what a perfect mask "
         "would be worth. Learned masks are predicted from the attacked image, so the attack moves them as well.",
     )
-    if any(len(answer.all_learned) > 1 for answer in findings.answers):
+    if any(len(answer.all_learned) > 1 for answer in found.answers):
         paragraphs += (
             "Of several systems with learned masks the answer is about one, by a rule that knows no result: soft masks before hard "
             "ones, then a classifier trained with such masks, then a segmenter trained like the classifier, then a natural one.",
@@ -160,7 +161,7 @@ def _how_to_read_differences(study: Study) -> str:
 
 def _answer_card(study: Study, answer: Answer) -> AnswerCard:
     return AnswerCard(
-        heading=f"{wording.classifier(answer.classifier_objective)}, attacked at {wording.strength_text(study)}",
+        heading=f"{wording.classifier(answer.classifier_objective)}, attacked at {epsilon_text(study.primary_epsilon)}",
         sentences=tuple(wording.answer_sentences(answer)),
         note=wording.floor_note(answer),
         figures=tuple(
@@ -182,81 +183,69 @@ def _unanswered(study: Study) -> str:
     )
 
 
-def _headline(study: Study, findings: Findings) -> Section:
-    folded = [tables.comparisons(findings)] if findings.comparisons else []
-    if any(len(figures.seeds) > 1 for figures in findings.of_role("main")):
-        folded.append(tables.seeds(study, findings))
+def _headline(study: Study, found: Figures) -> Section:
+    folded = [tables.comparisons(found)] if found.comparisons else []
+    if any(len(figures.seeds) > 1 for figures in found.of_role("main")):
+        folded.append(tables.seeds(study, found))
     missing = None
     if any(arm.checks is not None for arm in study.arms):
         folded.append(tables.sanity(study))
     else:
         missing = "No sanity checks were made, so nothing guards against an attack that is too weak; evaluate with sanity=true."
-    if findings.of_role("diagnostic"):
-        folded.append(tables.diagnostic(study, findings))
+    if found.of_role("diagnostic"):
+        folded.append(tables.diagnostic(study, found))
     return Section(
         name="systems",
         title="All systems",
         intro="Each row is one system: which masks its classifier was trained with, and which ones it is tested and attacked with. "
         "Compare systems of one classifier; differences with their own intervals are in the list of comparisons.",
-        tables=(tables.headline(study, findings),),
+        tables=(tables.headline(study, found),),
         folded=tuple(folded),
         missing=missing,
     )
 
 
-def _robustness(study: Study, findings: Findings) -> Section:
-    norm = str(study.arms[0].summary["norm"])
+def _metric_section(study: Study, found: Figures, metric: Metric) -> Section:
+    """Curves by classifier objective, and the table; that of accuracy stands further up, among all systems."""
+    systems = [one for one in found.of_role("main") if metric.applies(one.condition)]
+    panels = [
+        plots.curves(
+            f"{metric.name}-{slug(objective)}",
+            wording.classifier(objective),
+            [one for one in systems if one.condition.classifier_objective == objective],
+            metric,
+            norm=study.arms[0].summary.norm,
+        )
+        for objective in dict.fromkeys(one.condition.classifier_objective for one in systems)
+    ]
+    has_table = bool(systems) and metric is not ACCURACY
     return Section(
-        name="robustness",
-        title="Accuracy as the attack grows stronger",
-        intro="From left to right the attacker may change more. The leftmost point is the accuracy without attack. A line that "
-        "stays high is a system that is hard to fool. Bars are 95 % intervals; lines are shifted sideways a little.",
-        panels=tuple(
-            plots.robustness(f"robustness-{slug(one)}", wording.classifier(one), findings.of_role("main", one), norm=norm)
-            for one in study.classifier_objectives
-        ),
+        name=metric.name,
+        title=metric.title,
+        intro=metric.intro,
+        tables=(tables.of_metric(study, systems, metric, title=metric.title),) if has_table else (),
+        panels=tuple(panels),
+        missing=None if systems else metric.missing,
     )
 
 
-def _masks(study: Study, findings: Findings) -> Section:
-    learned = [figures for figures in findings.of_role("main") if figures.condition.uses_segmenter]
-    norm = str(study.arms[0].summary["norm"])
-    groups: dict[str, list[SystemFigures]] = {}
-    for figures in learned:
-        groups.setdefault(figures.condition.classifier_objective, []).append(figures)
-    return Section(
-        name="masks",
-        title="What the attack does to the mask",
-        intro="How well predicted masks match the oracle, without attack and on the image that came nearest to fooling the system. "
-        "An attack stops at the first success, so it moves a mask no further than it needs to.",
-        tables=(tables.mask_iou(study, learned),) if learned else (),
-        panels=tuple(
-            plots.mask_iou(f"mask-iou-{slug(name)}", wording.classifier(name), systems, norm=norm)
-            for name, systems in groups.items()
-        ),
-        missing=None
-        if learned
-        else "No arm was tested with predicted masks; add one with test: learned to the experiment's masks.",
-    )
-
-
-def _degradation(study: Study, findings: Findings) -> Section:
-    worse = findings.of_role("degradation")
+def _degradation(study: Study, found: Figures) -> Section:
+    worse = found.of_role("degradation")
     trained = {(figures.condition.classifier_objective, figures.condition.train_masks) for figures in worse}
     placed = [
         figures
-        for figures in findings.of_role("main")
+        for figures in found.of_role("main")
         if (figures.condition.classifier_objective, figures.condition.train_masks) in trained
         and (figures.condition.test_masks == "oracle" or figures.condition.uses_segmenter)
     ]
-    panels, epsilon = [], study.headline
+    panels, epsilon = [], study.primary_epsilon
     for name in dict.fromkeys(figures.condition.classifier_objective for figures in worse):
         chosen = [figures for figures in (*placed, *worse) if figures.condition.classifier_objective == name]
         panels.append(plots.degradation(f"degradation-{slug(name)}", wording.classifier(name), chosen, epsilon=epsilon))
     return Section(
         name="degradation",
         title="How good must the mask be?",
-        intro=f"Oracle masks made worse on purpose and held fixed, at strength {epsilon_text(epsilon)}. The larger symbol is the "
+        intro=f"Oracle masks made worse on purpose and held fixed, at epsilon {epsilon_text(epsilon)}. The larger symbol is the "
         "learned mask, placed by its quality without attack; the arrow leads to the quality that is left of it under attack. "
         "Where the arrow ends far below the curve, learned masks lose more than their imperfection explains.",
         tables=(tables.degradation(study, [*placed, *worse]),) if worse else (),

@@ -1,9 +1,8 @@
 """The page: one file that opens offline, runs no script and loads nothing. What comes from data is text, never markup."""
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from pipeline.reporting import plots
+from pipeline.reporting import plots, templating
 from pipeline.reporting.document import Document
 from pipeline.reporting.gallery import OUTCOMES
 from pipeline.reporting.glossary import GLOSSARY
@@ -12,8 +11,7 @@ from pipeline.reporting.plots import Panel
 
 def render(document: Document) -> str:
     """The page of a report."""
-    loader = PackageLoader("pipeline.reporting", "templates")
-    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = templating.page()
     environment.filters["figure"] = _figure
     outcomes = [(outcome.value, text) for outcome, text in OUTCOMES.items()]
     style = environment.get_template("style.css").render(

@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 
 from pipeline.evaluation.statistics import Estimate
 from pipeline.evaluation.summary import epsilon_text
-from pipeline.reporting.findings import SystemFigures
+from pipeline.reporting.figures import SystemFigures
+from pipeline.reporting.metrics import ACCURACY, MASK_IOU, Metric
 
 WIDTH, HEIGHT, LEGEND_LINE = 4.4, 2.9, 0.19
 """Inches."""
@@ -98,28 +99,18 @@ class Panel:
     pdf: bytes
 
 
-def robustness(name: str, title: str, systems: Sequence[SystemFigures], *, norm: str) -> Panel:
-    """Robust accuracy over epsilon with intervals, one line a system; at 0 the clean accuracy."""
-    series = [(one, {0.0: one.clean} | {at: value for at, value in one.robust.items() if at > 0}) for one in _ordered(systems)]
+def curves(name: str, title: str, systems: Sequence[SystemFigures], metric: Metric, *, norm: str) -> Panel:
+    """A metric over epsilon with intervals, one line a system; at 0 that of images that are not attacked."""
+    series = [(one, one.curve(metric)) for one in _ordered(systems)]
     with mpl.rc_context(_RC):
         figure, axes = _figure(len(series))
-        _lines(axes, series, scale=100)
-        axes.set(ylabel="right under attack (%)", ylim=(-2, 102))
-        _strengths(axes, systems, norm)
-        return _panel(figure, axes, name, title, _spoken(series, "robust accuracy", 100, " %"))
-
-
-def mask_iou(name: str, title: str, systems: Sequence[SystemFigures], *, norm: str) -> Panel:
-    """Mean mask IoU over epsilon with intervals; at 0 that of clean images."""
-    series = [
-        (one, {0.0: one.clean_iou} | {at: value for at, value in one.attacked_iou.items() if at > 0}) for one in _ordered(systems)
-    ]
-    with mpl.rc_context(_RC):
-        figure, axes = _figure(len(series))
-        _lines(axes, series, scale=1)
-        axes.set(ylabel="mask IoU with the oracle", ylim=(-0.02, 1.02))
-        _strengths(axes, systems, norm)
-        return _panel(figure, axes, name, title, _spoken(series, "mean mask IoU", 1, ""))
+        _lines(axes, series, scale=metric.scale)
+        axes.set(ylabel=metric.axis)
+        if metric.limits is not None:
+            low, high = metric.limits
+            axes.set(ylim=(low - 0.02 * (high - low), high + 0.02 * (high - low)))
+        _epsilon_axis(axes, systems, norm)
+        return _panel(figure, axes, name, title, _spoken(series, metric))
 
 
 def degradation(name: str, title: str, systems: Sequence[SystemFigures], *, epsilon: float) -> Panel:
@@ -137,7 +128,7 @@ def degradation(name: str, title: str, systems: Sequence[SystemFigures], *, epsi
             if not members[0].condition.uses_segmenter and len(chain) > 1:
                 axes.plot(
                     [one.clean_iou.value for one in chain],
-                    [100 * one.robust[epsilon].value for one in chain],
+                    [100 * one.robust(epsilon).value for one in chain],
                     color=look.colour,
                     linestyle=look.dashes,
                     linewidth=1,
@@ -151,7 +142,7 @@ def degradation(name: str, title: str, systems: Sequence[SystemFigures], *, epsi
         )
         axes.set_xlim(right=1.02)
         spoken = "; ".join(
-            f"{one.condition.tested}: IoU {one.clean_iou.value:.2f}, {100 * one.robust[epsilon].value:.1f} %" for one in systems
+            f"{one.condition.tested}: IoU {one.clean_iou.value:.2f}, {100 * one.robust(epsilon).value:.1f} %" for one in systems
         )
         return _panel(figure, axes, name, title, f"Robust accuracy over mask IoU. {spoken}.")
 
@@ -240,7 +231,7 @@ def _lines(axes: Axes, series: Series, *, scale: float) -> None:
 
 
 def _placed(axes: Axes, figures: SystemFigures, epsilon: float, look: Look, *, label: str | None) -> None:
-    at, value = figures.clean_iou.value, figures.robust[epsilon]
+    at, value = figures.clean_iou.value, figures.robust(epsilon)
     axes.errorbar(
         [at],
         [100 * value.value],
@@ -255,15 +246,15 @@ def _placed(axes: Axes, figures: SystemFigures, epsilon: float, look: Look, *, l
     if figures.condition.uses_segmenter:
         arrow = {"arrowstyle": "->", "color": look.colour, "linewidth": 1, "shrinkA": 5, "shrinkB": 0}
         height = 100 * value.value
-        axes.annotate("", xy=(figures.attacked_iou[epsilon].value, height), xytext=(at, height), arrowprops=arrow)
-        axes.plot([figures.attacked_iou[epsilon].value], [height], alpha=0)  # so that the axis reaches there
+        axes.annotate("", xy=(figures.at(MASK_IOU, epsilon).value, height), xytext=(at, height), arrowprops=arrow)
+        axes.plot([figures.at(MASK_IOU, epsilon).value], [height], alpha=0)  # so that the axis reaches there
 
 
-def _strengths(axes: Axes, systems: Sequence[SystemFigures], norm: str) -> None:
-    epsilons = sorted({0.0, *(epsilon for one in systems for epsilon in one.robust)})
+def _epsilon_axis(axes: Axes, systems: Sequence[SystemFigures], norm: str) -> None:
+    epsilons = sorted({epsilon for one in systems for epsilon in one.curve(ACCURACY)})
     names = {"linf": "largest change of a value", "l2": "Euclidean length of the change"}
     axes.set_xticks(epsilons, ["0 (clean)", *(epsilon_text(epsilon) for epsilon in epsilons[1:])])
-    axes.set(xlabel=f"strength of the attack ({names.get(norm, norm)})")
+    axes.set(xlabel=f"epsilon ({names.get(norm, norm)})")
 
 
 def _panel(figure: Figure, axes: Axes, name: str, title: str, description: str) -> Panel:
@@ -286,9 +277,9 @@ def _reach(value: Estimate, scale: float) -> tuple[float, float]:
     return scale * max(0.0, value.value - value.low), scale * max(0.0, value.high - value.value)
 
 
-def _spoken(series: Series, what: str, scale: float, unit: str) -> str:
+def _spoken(series: Series, metric: Metric) -> str:
     lines = []
     for figures, values in series:
-        read = ", ".join(f"{epsilon_text(epsilon)}: {scale * value.value:.3g}{unit}" for epsilon, value in values.items())
-        lines.append(f"{label_of(figures)}: {read}")
-    return f"Lines of {what} over the strength of the attack. {'; '.join(lines)}."
+        scaled = {epsilon: f"{metric.scale * value.value:.3g}{metric.suffix}" for epsilon, value in values.items()}
+        lines.append(f"{label_of(figures)}: {', '.join(f'{epsilon_text(epsilon)}: {text}' for epsilon, text in scaled.items())}")
+    return f"Lines of {metric.spoken} over epsilon. {'; '.join(lines)}."

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pipeline.ablation.decomposition import read_table
 from pipeline.ablation.manifest import MANIFEST as ABLATION
@@ -10,13 +10,12 @@ from pipeline.ablation.manifest import ArmEntry, read_ablation
 from pipeline.errors import RunError
 from pipeline.evaluation.metrics import standing
 from pipeline.evaluation.records import read_records
-from pipeline.evaluation.summary import epsilon_text
-from pipeline.masks.config import MaskSource
-from pipeline.reporting.data import Arm, Condition, Role, SanityCheck, Study
+from pipeline.evaluation.summary import SANITY, SUMMARY, SanityReport, Summary, epsilon_text
+from pipeline.reporting.data import Arm, Condition, Role, Study
 from pipeline.runs.directory import read_run
 from pipeline.runs.files import parse_json, read_json
 
-RUN, SUMMARY, SANITY = "run.json", "summary.json", "sanity.json"
+RUN = "run.json"
 NOT_RECORDED = "not recorded"
 _AGAIN = "run ablate again with resume=true"
 
@@ -41,42 +40,6 @@ class _Evaluation:
     config: _EvaluationConfig
     inputs: dict[str, str]
     provenance: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Masks:
-    source: MaskSource
-    radius: int
-    shift: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class _TrainedMasks:
-    source: MaskSource
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Summary:
-    """What is read of ``summary.json``."""
-
-    data: str
-    split: str
-    norm: str
-    region: str
-    masks: _Masks
-    trained_masks: _TrainedMasks
-    skipped: dict[str, str] = field(default_factory=dict)
-    classes: tuple[str, ...] | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Check(SanityCheck):
-    outcome: Literal["PASS", "FAIL", "SKIP"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Sanity:
-    checks: tuple[_Check, ...]
 
 
 def read_study(run: Path) -> Study:
@@ -123,15 +86,17 @@ def _read_ablation(run: Path) -> Study:
 def _with_decomposition(study: Study, path: Path) -> Study:
     rows = read_table(path, remedy=_AGAIN)
     for part in rows.partition_by("arm", maintain_order=True):
-        if study.headline not in part["epsilon"]:
-            raise RunError(f"{path}: damaged (it holds nothing at {epsilon_text(study.headline)} of {part['arm'][0]}); {_AGAIN}")
+        if study.primary_epsilon not in part["epsilon"]:
+            raise RunError(
+                f"{path}: damaged (it holds nothing at {epsilon_text(study.primary_epsilon)} of {part['arm'][0]}); {_AGAIN}"
+            )
     return replace(study, decomposition=rows)
 
 
 def _read_evaluation(run: Path) -> Study:
     if not (run / SUMMARY).is_file():
         raise RunError(f"{run}: the evaluation has not come to its end; continue it with resume=true")
-    about, summary = _about(run), _summary(run)
+    about, summary = _about(run), Summary.read(run / SUMMARY)
     condition = Condition(
         classifier_objective=_trained_objective(about.config.classifier_run),
         segmenter_objective=_trained_objective(about.config.segmenter_run) if "segmenter" in about.inputs else None,
@@ -147,13 +112,11 @@ def _about(path: Path) -> _Evaluation:
     return parse_json(path / RUN, asdict(read_run(path)), _Evaluation, remedy="evaluate again")
 
 
-def _summary(path: Path) -> _Summary:
-    return parse_json(path / SUMMARY, read_json(path / SUMMARY), _Summary, remedy="delete it and evaluate with resume=true")
-
-
 def _arm(path: Path, name: str, condition: Condition, seed: int, role: Role) -> Arm:
     _about(path)
-    masks = _summary(path).masks
+    summary = Summary.read(path / SUMMARY)
+    report = SanityReport.read(path / SANITY) if (path / SANITY).is_file() else None
+    masks = summary.masks
     pixels = {"eroded": masks.radius, "dilated": masks.radius, "shifted": masks.shift}.get(condition.test_masks)
     if pixels is not None:
         condition = condition._replace(setting=f"{pixels} px")
@@ -164,16 +127,10 @@ def _arm(path: Path, name: str, condition: Condition, seed: int, role: Role) -> 
         role=role,
         path=path,
         records=read_records(path),
-        summary=read_json(path / SUMMARY),
+        summary=summary,
         about=read_json(path / RUN),
-        checks=_checks(path / SANITY),
+        checks=None if report is None else report.checks,
     )
-
-
-def _checks(path: Path) -> tuple[SanityCheck, ...] | None:
-    if not path.is_file():
-        return None
-    return parse_json(path, read_json(path), _Sanity, remedy="delete it and evaluate with resume=true").checks
 
 
 def _condition(entry: ArmEntry) -> Condition:
@@ -198,7 +155,7 @@ def _check_alike(arms: list[Arm]) -> None:
     first = arms[0]
     for arm in arms:
         for key in ("data", "split", "norm", "region"):
-            ours, theirs = arm.summary.get(key), first.summary.get(key)
+            ours, theirs = getattr(arm.summary, key), getattr(first.summary, key)
             if ours != theirs:
                 raise RunError(f"{arm.path}: has {key} {ours!r}, and {first.path} {theirs!r}: report them apart")
         epsilons = arm.records["epsilon"].unique().sort().to_list()

@@ -1,10 +1,11 @@
 """A table, once for all outputs: the page, CSV and LaTeX. Text from data is escaped for where it goes."""
 
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import polars as pl
+
+from pipeline.reporting import templating
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,58 +64,4 @@ def to_csv(table: Table) -> bytes:
 
 def to_latex(table: Table) -> bytes:
     """A booktabs table, to be used with \\input."""
-    align = "".join("r" if column.numeric else "l" for column in table.columns)
-    heads = [
-        f"\\shortstack{{{latex(one.label)}\\\\{latex(one.detail)}}}" if one.detail else latex(one.label) for one in table.columns
-    ]
-    lines = [
-        "% needs \\usepackage{booktabs}",
-        "\\begin{table}",
-        "  \\centering\\small",
-        f"  \\caption{{{latex(table.caption)}}}",
-        f"  \\label{{tab:{table.name}}}",
-        f"  \\begin{{tabular}}{{{align}}}",
-        "    \\toprule",
-        f"    {' & '.join(heads)} \\\\",
-    ]
-    for title, rows in table.groups:
-        lines.append("    \\midrule")
-        if title:
-            lines.append(f"    \\multicolumn{{{len(table.columns)}}}{{l}}{{\\emph{{{latex(title)}}}}} \\\\")
-        lines += [f"    {_latex_row(table.columns, row)} \\\\" for row in rows]
-    lines += ["    \\bottomrule", "  \\end{tabular}", "\\end{table}", ""]
-    return "\n".join(lines).encode()
-
-
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "$": r"\$",
-    "&": r"\&",
-    "#": r"\#",
-    "^": r"\textasciicircum{}",
-    "_": r"\_",
-    "%": r"\%",
-    "~": r"\textasciitilde{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "[": "{[}",  # would be read as an option behind a line break
-    "]": "{]}",
-}
-
-
-def latex(text: str) -> str:
-    """Text that LaTeX prints as it is. Line breaks and control characters become blanks."""
-    clean = "".join(" " if unicodedata.category(character).startswith("C") else character for character in text)
-    return "".join(_LATEX.get(character, character) for character in clean)
-
-
-def _latex_row(columns: tuple[Column, ...], cells: tuple[Cell, ...]) -> str:
-    """Details stand below their figures: beside them a table of five epsilons is wider than any page."""
-    texts = []
-    for column, cell in zip(columns, cells, strict=True):
-        side = "r" if column.numeric else "l"
-        small = f"{{\\scriptsize {latex(cell.detail)}}}"
-        texts.append(f"\\shortstack[{side}]{{{latex(cell.text)}\\\\{small}}}" if cell.detail else latex(cell.text))
-    return " & ".join(texts)
+    return templating.tex().get_template("table.tex").render(table=table).encode()

@@ -4,71 +4,83 @@ from collections.abc import Callable, Sequence
 
 import polars as pl
 
+from pipeline.attacks.diagnostics import Outcome
 from pipeline.evaluation.statistics import Estimate
 from pipeline.evaluation.summary import epsilon_text
 from pipeline.reporting import wording
 from pipeline.reporting.comparisons import Comparison
 from pipeline.reporting.data import Study
-from pipeline.reporting.findings import Findings, SystemFigures
+from pipeline.reporting.figures import Figures, SystemFigures
+from pipeline.reporting.metrics import ACCURACY, MASK_IOU, Metric
 from pipeline.reporting.table import Cell, Column, Table, grouped
 
+Described = tuple[Column, Callable[[SystemFigures], Cell]]
+"""A column, and what stands in it for a system."""
 
-def headline(study: Study, findings: Findings) -> Table:
-    """Clean and robust accuracy of every main system at every epsilon."""
-    systems = findings.of_role("main")
-    return _accuracy_table(
-        "headline",
-        "All systems",
-        f"Accuracy in percent with 95 % interval. {wording.pooling_text(study)}",
+MASKS: tuple[Described, ...] = (
+    (Column(label="Masks in testing"), lambda figures: Cell(text=figures.condition.tested)),
+    (Column(label="Masks in training"), lambda figures: Cell(text=figures.condition.trained)),
+)
+_SAMPLE = Column(label="n", detail="images x seeds", numeric=True)
+
+
+def headline(study: Study, found: Figures) -> Table:
+    """Clean and robust accuracy of every main system at every epsilon, and what the sanity checks say of it."""
+    return of_metric(
         study,
-        systems,
-        _masks_columns(),
-        lambda figures: (Cell(text=figures.condition.tested), Cell(text=figures.condition.trained)),
-        with_sanity=True,
+        found.of_role("main"),
+        ACCURACY,
+        title="All systems",
+        trailing=((_SAMPLE, _sample_cell), (Column(label="Sanity"), _sanity_cell)),
     )
 
 
-def diagnostic(study: Study, findings: Findings) -> Table:
+def diagnostic(study: Study, found: Figures) -> Table:
     """The same of arms that are neither compared nor part of the answer."""
-    return _accuracy_table(
-        "diagnostic",
-        "Further systems",
-        "Accuracy of systems that are neither compared nor part of the answer, in percent with 95 % interval. "
-        + wording.pooling_text(study),
+    return of_metric(
         study,
-        findings.of_role("diagnostic"),
-        _masks_columns(),
-        lambda figures: (Cell(text=figures.condition.tested), Cell(text=figures.condition.trained)),
+        found.of_role("diagnostic"),
+        ACCURACY,
+        name="diagnostic",
+        title="Further systems",
+        caption="Accuracy of systems that are neither compared nor part of the answer, in percent with 95 % interval.",
+        trailing=((_SAMPLE, _sample_cell),),
     )
 
 
 def degradation(study: Study, systems: Sequence[SystemFigures]) -> Table:
     """Masks made worse on purpose, the oracle and predicted masks, with their measured IoU, best mask first."""
-    return _accuracy_table(
-        "degradation",
-        "Masks of measured quality",
-        f"Accuracy in percent against the quality of the mask, with 95 % interval. {wording.pooling_text(study)}",
+    return of_metric(
         study,
         sorted(systems, key=lambda figures: -figures.clean_iou.value),
-        (Column(label="Masks in testing"), Column(label="Mask IoU", detail="clean", numeric=True)),
-        lambda figures: (Cell(text=figures.condition.tested), _iou_cell(figures.clean_iou)),
+        ACCURACY,
+        name="degradation",
+        title="Masks of measured quality",
+        caption="Accuracy in percent against the quality of the mask, with 95 % interval.",
+        leading=(
+            (Column(label="Masks in testing"), lambda figures: Cell(text=figures.condition.tested)),
+            (
+                Column(label="Mask IoU", detail="clean", numeric=True),
+                lambda figures: Cell(text=MASK_IOU.text(figures.clean_iou), detail=MASK_IOU.interval(figures.clean_iou)),
+            ),
+        ),
+        trailing=((_SAMPLE, _sample_cell),),
     )
 
 
-def seeds(study: Study, findings: Findings) -> Table:
+def seeds(study: Study, found: Figures) -> Table:
     """Each training of every main system by itself."""
-    attacked = [epsilon for epsilon in study.epsilons if epsilon > 0]
-    columns = (*_masks_columns(), Column(label="Seed", numeric=True), Column(label="Clean", detail="%", numeric=True))
-    columns += _strengths(attacked, "robust %")
+    attacked = study.attacked
+    columns = (*(column for column, _ in MASKS), Column(label="Seed", numeric=True), *_columns(ACCURACY, (0.0, *attacked)))
     groups: dict[str, list[tuple[Cell, ...]]] = {}
     tidy = []
-    for figures in findings.of_role("main"):
-        names = (Cell(text=figures.condition.tested), Cell(text=figures.condition.trained))
+    for figures in found.of_role("main"):
         rows = groups.setdefault(wording.classifier(figures.condition.classifier_objective), [])
         for place, seed in enumerate(figures.seeds):
-            values = [figures.seed_clean[place], *(figures.seed_robust[epsilon][place] for epsilon in attacked)]
-            rows.append((*names, Cell(text=str(seed)), *(_share_cell(value) for value in values)))
-        tidy += _tidy_of_seeds(figures, attacked)
+            values = [measured.by_seed[place] for measured in figures.measured[ACCURACY.measure].values()]
+            names = (cell(figures) for _, cell in MASKS)
+            rows.append((*names, Cell(text=str(seed)), *(_cell(ACCURACY, value) for value in values)))
+        tidy += _tidy_of_seeds(figures, ACCURACY)
     return Table(
         name="seeds",
         title="Every training by itself",
@@ -79,32 +91,32 @@ def seeds(study: Study, findings: Findings) -> Table:
     )
 
 
-def comparisons(findings: Findings) -> Table:
+def comparisons(found: Figures) -> Table:
     """Every paired comparison at every epsilon."""
     columns = (
         Column(label="Difference"),
-        Column(label="Strength", detail="epsilon", numeric=True),
+        Column(label="Epsilon", numeric=True),
         Column(label="Points", detail="95 % interval", numeric=True),
         Column(label="p", detail="Holm", numeric=True),
         Column(label="Only first / only second", detail="images", numeric=True),
         Column(label="Would show", detail="points", numeric=True),
         Column(label="By seed", detail="points", numeric=True),
     )
-    objectives = dict.fromkeys(one.first.classifier_objective for one in findings.comparisons)
+    objectives = dict.fromkeys(one.first.classifier_objective for one in found.comparisons)
     groups = tuple(
         (
             wording.classifier(objective),
-            tuple(_comparison_row(one) for one in findings.comparisons if one.first.classifier_objective == objective),
+            tuple(_comparison_row(one) for one in found.comparisons if one.first.classifier_objective == objective),
         )
         for objective in objectives
     )
     caption = (
         "Differences of robust accuracy on the same images, first minus second. p speaks of these trained models: with several "
         "seeds it is that of the seed that shows the difference least, and 1 where seeds point both ways; it is corrected over all "
-        "comparisons at one strength. Would show: the least difference that every seed would have shown so corrected, four times "
+        "comparisons at one epsilon. Would show: the least difference that every seed would have shown so corrected, four times "
         "in five."
     )
-    rows = [_comparison_tidy(one) for one in findings.comparisons]
+    rows = [_comparison_tidy(one) for one in found.comparisons]
     return Table(
         name="comparisons",
         title="All paired comparisons",
@@ -115,36 +127,18 @@ def comparisons(findings: Findings) -> Table:
     )
 
 
-def mask_iou(study: Study, systems: Sequence[SystemFigures]) -> Table:
-    """Mean mask IoU of systems with predicted masks, clean and at every epsilon."""
-    attacked = [epsilon for epsilon in study.epsilons if epsilon > 0]
-    columns = (*_masks_columns(), Column(label="Clean", detail="mean IoU", numeric=True))
-    columns += _strengths(attacked, "mean IoU")
-    tidy = []
-    groups: dict[str, list[tuple[Cell, ...]]] = {}
-    for figures in systems:
-        names = (Cell(text=figures.condition.tested), Cell(text=figures.condition.trained))
-        values = [(0.0, figures.clean_iou), *((epsilon, figures.attacked_iou[epsilon]) for epsilon in attacked)]
-        group = wording.classifier(figures.condition.classifier_objective)
-        groups.setdefault(group, []).append((*names, *(_iou_cell(value) for _, value in values)))
-        tidy += [_tidy(figures, epsilon, "mask_iou", value) for epsilon, value in values]
-    return Table(
-        name="mask-iou",
-        title="Mask IoU",
-        caption="Overlap of the predicted mask with the oracle (mean IoU over images, 1 is perfect), with 95 % interval.",
-        columns=columns,
-        groups=grouped(groups),
-        tidy=pl.DataFrame(tidy, infer_schema_length=None),
-    )
-
-
 def sanity(study: Study) -> Table:
     """Every check of every arm that has a sanity report; failures first."""
-    order = {"FAIL": 0, "PASS": 1, "SKIP": 2}
+    order = (Outcome.FAIL, Outcome.PASS, Outcome.SKIP)
     checked = [(arm, check) for arm in study.arms for check in arm.checks or ()]
     rows = [
-        (Cell(text=arm.name), Cell(text=check.outcome, outcome=check.outcome), Cell(text=check.name), Cell(text=check.finding))
-        for arm, check in sorted(checked, key=lambda pair: order.get(pair[1].outcome, 3))
+        (
+            Cell(text=arm.name),
+            Cell(text=check.outcome.value, outcome=check.outcome.value),
+            Cell(text=check.name),
+            Cell(text=check.finding),
+        )
+        for arm, check in sorted(checked, key=lambda pair: order.index(pair[1].outcome))
     ]
     tidy = [
         {"arm": arm.name, **{name: getattr(check, name) for name in ("name", "outcome", "finding", "advice")}}
@@ -160,62 +154,55 @@ def sanity(study: Study) -> Table:
     )
 
 
-def _accuracy_table(
-    name: str,
-    title: str,
-    caption: str,
+def of_metric(
     study: Study,
     systems: Sequence[SystemFigures],
-    leading: tuple[Column, ...],
-    names: Callable[[SystemFigures], tuple[Cell, ...]],
+    metric: Metric,
     *,
-    with_sanity: bool = False,
+    title: str,
+    name: str | None = None,
+    caption: str | None = None,
+    leading: Sequence[Described] = MASKS,
+    trailing: Sequence[Described] = (),
 ) -> Table:
-    attacked = [epsilon for epsilon in study.epsilons if epsilon > 0]
-    columns = (*leading, Column(label="Clean", detail="%", numeric=True))
-    columns += _strengths(attacked, "robust %")
-    columns += (Column(label="n", detail="images x seeds", numeric=True),)
-    columns += (Column(label="Sanity"),) if with_sanity else ()
+    """A metric of some systems, not attacked and at every epsilon; for programs also that of each of several seeds."""
     groups: dict[str, list[tuple[Cell, ...]]] = {}
     tidy = []
     for figures in systems:
-        values = [(0.0, figures.clean), *((epsilon, figures.robust[epsilon]) for epsilon in attacked)]
-        row = (*names(figures), *(_share_cell(value) for _, value in values))
-        row += (_sample_cell(figures),)
-        row += (_sanity_cell(figures),) if with_sanity else ()
+        curve = figures.curve(metric)
+        row = (*(cell(figures) for _, cell in leading), *(_cell(metric, value) for value in curve.values()))
+        row += tuple(cell(figures) for _, cell in trailing)
         groups.setdefault(wording.classifier(figures.condition.classifier_objective), []).append(row)
-        tidy += [_tidy(figures, epsilon, "accuracy", value) for epsilon, value in values]
+        tidy += [_tidy(figures, epsilon, metric, value) for epsilon, value in curve.items()]
         if len(figures.seeds) > 1:
-            tidy += _tidy_of_seeds(figures, attacked)
+            tidy += _tidy_of_seeds(figures, metric)
+    columns = (*(column for column, _ in leading), *_columns(metric, (0.0, *study.attacked)), *(column for column, _ in trailing))
     return Table(
-        name=name,
+        name=name or metric.table,
         title=title,
-        caption=caption,
+        caption=f"{caption or metric.caption} {wording.pooling_text(study)}",
         columns=columns,
         groups=grouped(groups),
         tidy=pl.DataFrame(tidy, infer_schema_length=None),
     )
 
 
-def _strengths(epsilons: Sequence[float], detail: str) -> tuple[Column, ...]:
-    return tuple(Column(label=epsilon_text(epsilon), detail=detail, numeric=True) for epsilon in epsilons)
+def _columns(metric: Metric, epsilons: Sequence[float]) -> tuple[Column, ...]:
+    return tuple(
+        Column(label=epsilon_text(epsilon), detail=metric.unit, numeric=True)
+        if epsilon
+        else Column(label="Clean", detail=metric.clean_unit, numeric=True)
+        for epsilon in epsilons
+    )
 
 
-def _masks_columns() -> tuple[Column, ...]:
-    return (Column(label="Masks in testing"), Column(label="Masks in training"))
-
-
-def _share_cell(estimate: Estimate) -> Cell:
-    return Cell(text=wording.percent(estimate), detail=wording.percent_interval(estimate))
+def _cell(metric: Metric, estimate: Estimate) -> Cell:
+    return Cell(text=metric.text(estimate), detail=metric.interval(estimate))
 
 
 def _sample_cell(figures: SystemFigures) -> Cell:
     images, groups = figures.clean.n, figures.clean.groups
     return Cell(text=f"{images} x {len(figures.seeds)}", detail=f"in {groups} groups" if groups < images else "")
-
-
-def _iou_cell(estimate: Estimate) -> Cell:
-    return Cell(text=f"{estimate.value:.3f}", detail=f"[{estimate.low:.3f}, {estimate.high:.3f}]")
 
 
 def _sanity_cell(figures: SystemFigures) -> Cell:
@@ -265,29 +252,24 @@ def _comparison_tidy(comparison: Comparison) -> dict[str, object]:
     }
 
 
-def _tidy_of_seeds(figures: SystemFigures, attacked: Sequence[float]) -> list[dict[str, object]]:
-    values = [(0.0, figures.seed_clean), *((epsilon, figures.seed_robust[epsilon]) for epsilon in attacked)]
+def _tidy_of_seeds(figures: SystemFigures, metric: Metric) -> list[dict[str, object]]:
     return [
-        _tidy(figures, epsilon, "accuracy", estimate, seed=seed)
-        for epsilon, estimates in values
-        for seed, estimate in zip(figures.seeds, estimates, strict=True)
+        _tidy(figures, epsilon, metric, estimate, seed=seed)
+        for epsilon, measured in figures.measured[metric.measure].items()
+        for seed, estimate in zip(figures.seeds, measured.by_seed, strict=False)  # means have none
     ]
 
 
 def _tidy(
-    figures: SystemFigures, epsilon: float, measure: str, estimate: Estimate, *, seed: int | None = None
+    figures: SystemFigures, epsilon: float, metric: Metric, estimate: Estimate, *, seed: int | None = None
 ) -> dict[str, object]:
     """``seed`` is null for figures pooled over all seeds of a system."""
     condition = figures.condition
     return {
-        "classifier_objective": condition.classifier_objective,
-        "segmenter_objective": condition.segmenter_objective,
-        "train_masks": condition.train_masks,
-        "test_masks": condition.test_masks,
-        "setting": condition.setting,
+        **condition._asdict(),
         "role": figures.role,
         "epsilon": epsilon,
-        "measure": measure,
+        "measure": metric.measure,
         "seed": seed,
         "value": estimate.value,
         "low": estimate.low,

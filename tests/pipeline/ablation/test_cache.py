@@ -16,6 +16,7 @@ from pipeline.ablation.plan import Progress, Step, duration, estimate, lines, pl
 from pipeline.ablation.training_jobs import ClassifierJob, SegmenterJob
 from pipeline.config import compose, to_plain, validate
 from pipeline.data.dataset import open_prepared
+from pipeline.evaluation.summary import SanityReport
 from pipeline.runs.checkpoints import Checkpoint, save_checkpoint
 from pipeline.runs.directory import open_run
 from pipeline.runs.files import write_json
@@ -45,7 +46,7 @@ def finish(config: AblateConfig, state: JobState, *, path: Path | None = None, s
     path = path or state.path
     with open_run(path, command=state.job.command, config=to_plain(state.config), inputs=state.inputs, resume=False):
         if isinstance(state.job, EvaluationJob):
-            write_json(path / "sanity.json", {"images": state.config.sanity_images})
+            SanityReport(images=state.config.sanity_images, checks=()).write(path / "sanity.json")
             write_json(path / "summary.json", {})
             return
         dataset = open_prepared(config.prepared)

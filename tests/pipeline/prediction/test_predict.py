@@ -180,8 +180,8 @@ def test_of_several_learned_systems_an_ablation_stands_for_the_one_that_its_answ
         assert chosen.name.startswith(" ".join(str(part) for part in systems[number]))
         moving = [Condition(*system) for system in systems[number:] if system[0] == systems[number][0] and system[1]]
         if moving:
-            plainest = min(moving, key=lambda one: one.plainness)
-            assert chosen.name.startswith(" ".join(str(part) for part in plainest[:4]))
+            primary = min(moving, key=lambda one: one.primary_rank)
+            assert chosen.name.startswith(" ".join(str(part) for part in primary[:4]))
 
 
 @pytest.mark.parametrize(

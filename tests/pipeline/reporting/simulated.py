@@ -12,8 +12,14 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from pipeline.attacks.diagnostics import Check, Outcome
+from pipeline.evaluation.constant_predictor import ModalPrediction
 from pipeline.evaluation.gallery import GALLERY, Gallery
+from pipeline.evaluation.metrics import CurvePoint
 from pipeline.evaluation.records import SCHEMA, RecordStore, Status, Unit
+from pipeline.evaluation.statistics import wilson
+from pipeline.evaluation.summary import SanityReport, Summary
+from pipeline.masks.config import MaskConfig, MaskSource
 from pipeline.runs.directory import RunDescription
 from pipeline.runs.provenance import Provenance
 
@@ -156,10 +162,8 @@ def write_evaluation(
             records = _records(attack_name, epsilon, seed, test, score, margin, fell, (clean_iou, attacked_iou), rng, per_group)
             fell |= margin > 0
             store.write(Unit(0, place, attack), records, np.zeros((0, 3, SIDE, SIDE), dtype=np.float32))
-    masks = {"source": test, "fill": "grey", "radius": pixels or 2, "shift": pixels or 2}
-    summary = {"data": "simulated", "split": "test", "norm": "linf", "region": "everywhere", "masks": masks}
-    summary |= {"trained_masks": {"source": train, "fill": "grey"}, "skipped": {}}
-    (path / "summary.json").write_text(json.dumps(summary))
+    masks = MaskConfig(source=MaskSource(test), radius=pixels or 2, shift=pixels or 2)
+    _summary(score, fell, masks, train).write(path / "summary.json")
     config = {"classifier_run": "nowhere", "segmenter_run": None, "seed": seed}
     config |= {"attack": {"attacks": {name: {"kind": "class", "num_steps": 20} for name in ATTACKS}}}
     inputs = {"data set": "f" * 64, "classifier": f"c{number}{seed}"} | ({"segmenter": f"s{seed}"} if segmenter else {})
@@ -173,7 +177,7 @@ def write_evaluation(
         provenance=Provenance(foreguard="0.1.0", python="3.11.2", torch="2.11.0", commit="0" * 40, dirty=False),
     ).write(path / "run.json")
     if role == "main":
-        (path / "sanity.json").write_text(json.dumps({"checks": _checks(failing and test == "learned-hard")}))
+        SanityReport(images=16, checks=tuple(_checks(failing and test == "learned-hard"))).write(path / "sanity.json")
         if with_gallery:
             _write_gallery(path, rng, score, fell)
     return path
@@ -228,22 +232,43 @@ def _records(
     return pl.DataFrame(columns, schema_overrides=SCHEMA).select(list(SCHEMA))
 
 
-def _checks(failing: bool) -> list[dict]:
+def _summary(score: np.ndarray, fell: np.ndarray, masks: MaskConfig, train: str) -> Summary:
+    """What the evaluation would have printed: reports take their figures from the records."""
+    clean, robust = wilson(int((score >= 0).sum()), len(score)), wilson(int((~fell & (score >= 0)).sum()), len(score))
+    point = CurvePoint(epsilon=EPSILONS[-1], robust_accuracy=robust, by_attack={}, mask_iou=clean, seconds=1.0)
+    return Summary(
+        system="0" * 16,
+        data="simulated",
+        split="test",
+        masks=masks,
+        trained_masks=MaskConfig(source=MaskSource(train)),
+        norm="linf",
+        region="everywhere",
+        clean_accuracy=clean,
+        clean_mask_iou=clean,
+        modal_prediction=ModalPrediction(label=0, share=0.2, label_share=0.2),
+        classes=CLASSES,
+        curve=(point,),
+        skipped={},
+    )
+
+
+def _checks(failing: bool) -> list[Check]:
     passed = [
-        {"name": "zero gradients, pixel path", "outcome": "PASS", "finding": "0.0% of the images have none at all", "advice": ""},
-        {"name": "batch invariance", "outcome": "PASS", "finding": "0 of 64 verdicts change", "advice": ""},
-        {"name": "soft-to-hard transfer", "outcome": "SKIP", "finding": "the gate is soft", "advice": ""},
+        Check(name="zero gradients, pixel path", outcome=Outcome.PASS, finding="0.0% of the images have none at all"),
+        Check(name="batch invariance", outcome=Outcome.PASS, finding="0 of 64 verdicts change"),
+        Check(name="soft-to-hard transfer", outcome=Outcome.SKIP, finding="the gate is soft"),
     ]
     if failing:
         finding = "3 of 16 images that the suite left standing at epsilon 0.031 fell to 500 queries"
         passed.append(
-            {
-                "name": "Square against white-box",
-                "outcome": "FAIL",
-                "finding": finding,
-                "advice": "the gradients mislead: put square into the suite and find out what hides them",
-                "figures": {"fallen": 3.0},
-            }
+            Check(
+                name="Square against white-box",
+                outcome=Outcome.FAIL,
+                finding=finding,
+                advice="the gradients mislead: put square into the suite and find out what hides them",
+                figures={"fallen": 3.0},
+            )
         )
     return passed
 

@@ -4,12 +4,14 @@ import json
 import os
 import re
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pipeline.cli.main import main
 from pipeline.errors import RunError
+from pipeline.evaluation.summary import Summary
 from pipeline.reporting.commands import MARKER, ReportConfig, replace_directory, report
 
 
@@ -35,6 +37,7 @@ def test_every_table_and_figure_is_a_file_and_the_marker_lists_them(reported):
     files = set(tree(reported)) - {MARKER}
     assert files == set(json.loads((reported / MARKER).read_text())["files"])
     text = (reported / "index.html").read_text()
+    assert {"tables/headline.csv", "tables/headline.tex", "figures/robustness-adversarial.svg"} <= files
     for name in files - {"index.html"}:
         stem = name.rsplit(".", 1)[0]
         assert stem in text
@@ -42,12 +45,14 @@ def test_every_table_and_figure_is_a_file_and_the_marker_lists_them(reported):
 
 
 def test_figures_are_drawings_with_text_and_without_a_date(reported):
-    for path in (reported / "figures").glob("*.svg"):
+    drawings, prints = (sorted((reported / "figures").glob(f"*.{kind}")) for kind in ("svg", "pdf"))
+    assert len(drawings) == len(prints) > 3
+    for path in drawings:
         root = ElementTree.parse(path).getroot()
         words = " ".join(element.text or "" for element in root.iter("{http://www.w3.org/2000/svg}text"))
-        assert re.search("strength of the attack|mask IoU|lost", words)
+        assert re.search("epsilon|mask IoU|lost", words)
         assert "<dc:date>" not in path.read_text()
-    for path in (reported / "figures").glob("*.pdf"):
+    for path in prints:
         content = path.read_bytes()
         assert content.startswith(b"%PDF")
         assert b"CreationDate" not in content
@@ -106,8 +111,8 @@ def test_a_run_that_cannot_be_reported_is_refused_with_the_remedy(small_run, tmp
     part.unlink()
     assert "not finished; continue it with resume=true" in refused(small_run)
     part.write_bytes(content)
-    summary = json.loads((evaluation / "summary.json").read_text())
-    (evaluation / "summary.json").write_text(json.dumps(summary | {"norm": "l2"}))
+    summary = Summary.read(evaluation / "summary.json")
+    replace(summary, norm="l2").write(evaluation / "summary.json")
     assert "report them apart" in refused(small_run)
     (evaluation / "summary.json").write_text("{")
     assert "summary.json: damaged (no JSON: " in refused(small_run)

@@ -103,7 +103,7 @@ def test_the_rule_for_the_subject_of_the_answer_sees_no_result():
         Condition("trades", "trades", "learned-hard", "learned-hard"),
         Condition("trades", "trades", "learned", "learned-hard"),
     ]
-    assert sorted(dict.fromkeys(best_first[::-1]), key=lambda one: one.plainness) == best_first
+    assert sorted(dict.fromkeys(best_first[::-1]), key=lambda one: one.primary_rank) == best_first
     for number in range(len(best_first)):
         of_subject = [
             replace(made(name, value, 0.0, 0.1, 0.5), **{side: one})

@@ -29,7 +29,9 @@ def test_the_robust_accuracies_of_the_arms_are_not_named_like_a_fate(study):
     """Lost minus gained is their difference, and the attribution "stands" is less than either."""
     tidy = decomposition_section(study).tables[0].tidy
     assert {"arm_stands", "oracle_arm_stands"} <= set(tidy["measure"])
-    for _, part in tidy.group_by(KEY):
+    parts = [part for _, part in tidy.group_by(KEY)]
+    assert len(parts) == 3  # epsilons
+    for part in parts:
         value = dict(zip(part["measure"], part["value"], strict=True))
         lost = sum(share for name, share in value.items() if name.startswith("lost-"))
         assert value["oracle_arm_stands"] - value["arm_stands"] == pytest.approx(lost - value["gained"])

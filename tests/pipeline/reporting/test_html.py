@@ -133,6 +133,7 @@ def test_the_sections_come_in_the_order_of_the_question(page):
         "All systems",
         "Accuracy as the attack grows stronger",
         "What the attack does to the mask",
+        "How much of the image the mask lets through",
         "How good must the mask be?",
         "Where did the robustness go?",
         "What does the outline alone give away?",
@@ -152,6 +153,7 @@ def test_a_failed_check_stands_right_under_the_answer(page, text):
 
 
 def test_every_outcome_and_system_of_the_gallery_has_its_filter(page, text):
+    assert '<li class="card"' in text
     filters = {attributes["id"] for attributes, _ in page.all("input")}
     cards = [attributes for attributes, _ in page.all("li") if "data-outcome" in attributes]
     assert {f"outcome-{card['data-outcome']}" for card in cards} == {one for one in filters if one.startswith("outcome-")} - {

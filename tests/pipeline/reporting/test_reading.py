@@ -100,7 +100,7 @@ def test_how_an_evaluation_was_made_is_whole(run: Path, changes: dict[str, objec
 
 
 def test_sanity_checks_have_an_outcome(run: Path) -> None:
-    write_json(first_evaluation(run) / "sanity.json", {"checks": [{"name": "a", "outcome": "PERHAPS", "finding": "b"}]})
+    change(first_evaluation(run) / "sanity.json", checks=[{"name": "a", "outcome": "PERHAPS", "finding": "b"}])
     assert "sanity.json: damaged (checks.0.outcome: " in refusal(run)
 
 

@@ -11,7 +11,7 @@ from pipeline.evaluation.statistics import sign_flip, smallest_detectable_differ
 from pipeline.reporting import tables
 from pipeline.reporting.data import Condition
 from pipeline.reporting.document import compose
-from pipeline.reporting.findings import find
+from pipeline.reporting.figures import compute_figures
 from pipeline.reporting.reading import read_study
 from pipeline.reporting.wording import answer_sentences, floor_note, pooling_text, sample_text
 
@@ -29,7 +29,7 @@ def one_seed(simulated, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pooled(ablation):
-    return find(read_study(ablation))
+    return compute_figures(read_study(ablation))
 
 
 def by_hand(study, test: str, epsilon: float) -> dict[str, bool]:
@@ -44,11 +44,11 @@ def by_hand(study, test: str, epsilon: float) -> dict[str, bool]:
 
 
 def test_one_seed_has_wilson_intervals_and_the_exact_test(one_seed):
-    findings, epsilon = find(one_seed), one_seed.epsilons[-1]
+    findings, epsilon = compute_figures(one_seed), one_seed.epsilons[-1]
     oracle, none = by_hand(one_seed, "oracle", epsilon), by_hand(one_seed, "none", epsilon)
     figures = next(one for one in findings.systems if one.condition == condition("oracle"))
     interval = stats.binomtest(sum(oracle.values()), 80).proportion_ci(method="wilson")
-    found = figures.robust[epsilon]
+    found = figures.robust(epsilon)
     assert (found.value, found.n, found.groups) == (sum(oracle.values()) / 80, 80, 80)
     assert (found.low, found.high) == (pytest.approx(interval.low), pytest.approx(interval.high))
     only_oracle = sum(oracle[key] and not none[key] for key in oracle)
@@ -60,7 +60,8 @@ def test_one_seed_has_wilson_intervals_and_the_exact_test(one_seed):
 
 def test_holm_covers_all_comparisons_of_one_epsilon(one_seed):
     """Against the definition: the k-th smallest of m p values times (m - k), never below the one before."""
-    findings = find(one_seed)
+    findings = compute_figures(one_seed)
+    assert len(one_seed.epsilons) == 3
     for epsilon in one_seed.epsilons:
         family = sorted((one for one in findings.comparisons if one.epsilon == epsilon), key=lambda one: one.p_value)
         assert len(family) == 1 + 2 * 4  # oracle - none, and two for each of four learned systems
@@ -72,10 +73,10 @@ def test_holm_covers_all_comparisons_of_one_epsilon(one_seed):
 
 def test_the_answer_is_about_the_epsilon_that_the_experiment_names(one_seed):
     """And about the largest where it names none; what it says of that epsilon is what the comparisons say of it."""
-    assert one_seed.headline == 8 / 255
+    assert one_seed.primary_epsilon == 8 / 255
     named = type(one_seed)(**{**vars(one_seed), "about": {**one_seed.about, "config": {"primary_epsilon": 4 / 255}}})
-    findings = find(named)
-    assert findings.comparisons == find(one_seed).comparisons
+    findings = compute_figures(named)
+    assert findings.comparisons == compute_figures(one_seed).comparisons
     (answer,) = findings.answers
     assert answer.oracle_none == next(one for one in findings.comparisons if (one.name, one.epsilon) == ("oracle - none", 4 / 255))
     assert {one.epsilon for one in answer.comparisons} == {4 / 255}
@@ -120,8 +121,9 @@ def test_seeds_that_point_both_ways_show_nothing(simulated, tmp_path):
         for arm in study.arms
     ]
     arms = tuple(type(arm)(**{**vars(arm), "records": source.records}) for arm, source in zip(study.arms, swapped, strict=True))
-    findings = find(type(study)(**{**vars(study), "arms": arms}))
-    for comparison in findings.comparisons[1:]:
+    comparisons = compute_figures(type(study)(**{**vars(study), "arms": arms})).comparisons
+    assert [(one.name, one.epsilon) for one in comparisons] == [("oracle - none", epsilon) for epsilon in study.epsilons]
+    for comparison in comparisons[1:]:
         assert max(one.p_value for one in comparison.by_seed) < 0.05
         assert comparison.p_value == 1.0
 
@@ -143,6 +145,8 @@ def test_the_answer_is_about_one_learned_system_and_says_so(pooled):
 
 def test_what_would_have_shown_counts_the_correction_and_every_seed(pooled):
     """The level is that of Holm's first step, the power such that all seeds together have 80 %."""
+    assert len(pooled.comparisons) == 3 * (3 + 9)  # epsilons, and the pairs of both objectives
+    assert {comparison.detectable is None for comparison in pooled.comparisons} == {True, False}
     for comparison in pooled.comparisons:
         family = sum(one.epsilon == comparison.epsilon for one in pooled.comparisons)
         expected = []
@@ -165,10 +169,11 @@ def test_images_of_one_photograph_count_as_one_in_every_interval_and_p_value(sim
     independent = replace(
         study, arms=tuple(replace(arm, records=arm.records.with_columns(group="sample_id")) for arm in study.arms)
     )
-    knowing, ignorant = find(study), find(independent)
+    knowing, ignorant = compute_figures(study), compute_figures(independent)
+    assert len(knowing.systems) == 2
     for one, other in zip(knowing.systems, ignorant.systems, strict=True):
         for epsilon in study.epsilons:
-            ours, theirs = one.robust[epsilon], other.robust[epsilon]
+            ours, theirs = one.robust(epsilon), other.robust(epsilon)
             assert (ours.value, ours.n, ours.groups, theirs.groups) == (theirs.value, 120, 20, 120)
             assert ours.high - ours.low >= theirs.high - theirs.low
     epsilon = study.epsilons[-1]
@@ -198,7 +203,7 @@ def test_intervals_over_two_trainings_do_not_claim_to_cover_all_trainings(ablati
     assert set(means["len"]) == {2}
     assert np.allclose(means["value"].to_numpy(), pooled_values)
     assert tables.seeds(study, pooled).num_rows == 2 * len(pooled.of_role("main"))
-    assert set(tables.headline(one_seed, find(one_seed)).tidy["seed"]) == {None}
+    assert set(tables.headline(one_seed, compute_figures(one_seed)).tidy["seed"]) == {None}
 
 
 def test_where_nothing_stands_the_page_says_that_nothing_can_differ(pooled):
@@ -221,4 +226,4 @@ def test_a_system_that_always_says_the_same_is_named_beneath_the_answer(one_seed
     found = [failure for failure in compose(replace(one_seed, arms=tuple(constant))).failures if failure.name == "answers vary"]
     (failure,) = found
     assert "masks in training: none" in failure.system
-    assert failure.findings[0].startswith("seed 3: 100% of its answers on clean images are class 0, which 20% of them are")
+    assert failure.findings[0].startswith("seed 3: 100% of its answers on clean images are 'circle', which 20% of them are")

@@ -7,13 +7,13 @@ from typing import Any
 from pipeline.reporting.data import Study
 
 
-def made(study: Study) -> tuple[tuple[str, str], ...]:
+def provenance_rows(study: Study) -> tuple[tuple[str, str], ...]:
     """Pairs of a name and text. Several values where arms differ."""
     inputs = [arm.about.get("inputs", {}) for arm in study.arms]
     provenance = [arm.about.get("provenance", {}) for arm in study.arms]
     command = f"foreguard ablate experiment={study.name}" if study.is_ablation else "foreguard evaluate"
     attacks = study.arms[0].about["config"]["attack"]["attacks"]
-    skipped = sorted({f"{name}: {reason}" for arm in study.arms for name, reason in arm.summary.get("skipped", {}).items()})
+    skipped = sorted({f"{name}: {reason}" for arm in study.arms for name, reason in arm.summary.skipped.items()})
     rows = [
         ("Command", f"{command} run=... (configuration below)"),
         ("This page", "foreguard report run=..."),

@@ -1,18 +1,18 @@
-"""How varied the answers of a system are: one that always says the same cannot be made to say anything else."""
+"""Constant predictors: a system that says the same of every image cannot be made to say anything else."""
 
 from dataclasses import dataclass
 
 import polars as pl
 
 _MOST = 0.5
-"""Share of the answers from which on one class is suspicious, unless it is about as common among the labels."""
+"""Share of the predictions from which on one class is suspicious, unless it is about as common among the labels."""
 _EXCESS = 2.0
 _NEARLY_ALL = 0.95
 
 
 @dataclass(frozen=True, kw_only=True)
-class CommonestAnswer:
-    """The class that a system names most often on clean images. All shares are of images, 0 to 1."""
+class ModalPrediction:
+    """The class that a system predicts most often on clean images. All shares are of images, 0 to 1."""
 
     label: int
     share: float
@@ -21,9 +21,9 @@ class CommonestAnswer:
     """Of images that are of this class: the accuracy of saying it always."""
 
     @property
-    def suspicious(self) -> bool:
-        """Most answers are this one, and at least twice as many as there are images of the class; or nearly all are, and nearly all
-        images are not.
+    def is_constant(self) -> bool:
+        """Most predictions are this one, and at least twice as many as there are images of the class; or nearly all are, and nearly
+        all images are not.
 
         Such a system keeps its accuracy under attack because it hardly looks at the image.
         """
@@ -39,12 +39,12 @@ class CommonestAnswer:
         )
 
 
-def commonest_answer(records: pl.DataFrame) -> CommonestAnswer:
-    """The commonest answer in the records of an evaluation; of equally common ones the class with the smallest number."""
+def modal_prediction(records: pl.DataFrame) -> ModalPrediction:
+    """The commonest prediction in the records of an evaluation; of equally common ones the class with the smallest number."""
     images = records.unique("sample_id")
     counts = images["clean_prediction"].value_counts().sort(["count", "clean_prediction"], descending=[True, False])
     label = int(counts["clean_prediction"][0])
-    return CommonestAnswer(
+    return ModalPrediction(
         label=label,
         share=int(counts["count"][0]) / len(images),
         label_share=int((images["label"] == label).sum()) / len(images),

@@ -1,9 +1,9 @@
-"""The commonest answer, counted by hand."""
+"""The commonest prediction, counted by hand."""
 
 import polars as pl
 import pytest
 
-from pipeline.evaluation.answers import CommonestAnswer, commonest_answer
+from pipeline.evaluation.constant_predictor import ModalPrediction, modal_prediction
 
 
 def records(predictions: list[int], labels: list[int]) -> pl.DataFrame:
@@ -13,13 +13,13 @@ def records(predictions: list[int], labels: list[int]) -> pl.DataFrame:
 
 
 def test_images_are_counted_once_whatever_the_number_of_attacks() -> None:
-    found = commonest_answer(records([0, 0, 0, 2], [0, 1, 2, 2]))
-    assert found == CommonestAnswer(label=0, share=0.75, label_share=0.25)
-    assert commonest_answer(records([2, 1], [0, 0])).label == 1
+    found = modal_prediction(records([0, 0, 0, 2], [0, 1, 2, 2]))
+    assert found == ModalPrediction(label=0, share=0.75, label_share=0.25)
+    assert modal_prediction(records([2, 1], [0, 0])).label == 1
 
 
 @pytest.mark.parametrize(
-    ("share", "label_share", "suspicious"),
+    ("share", "label_share", "is_constant"),
     [
         (0.94, 0.32, True),
         (0.94, 0.9, False),
@@ -30,9 +30,9 @@ def test_images_are_counted_once_whatever_the_number_of_attacks() -> None:
         (0.51, 0.1, True),
     ],
 )
-def test_an_answer_is_suspicious_where_it_is_most_of_them_and_not_most_of_the_labels(
-    share: float, label_share: float, suspicious: bool
+def test_a_predictor_is_constant_where_one_class_is_most_of_its_answers_and_not_most_of_the_labels(
+    share: float, label_share: float, is_constant: bool
 ) -> None:
-    found = CommonestAnswer(label=0, share=share, label_share=label_share)
-    assert found.suspicious is suspicious
+    found = ModalPrediction(label=0, share=share, label_share=label_share)
+    assert found.is_constant is is_constant
     assert f"{share:.0%} of its answers on clean images are 'person', which {label_share:.0%} of them are" in found.text("person")

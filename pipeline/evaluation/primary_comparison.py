@@ -1,10 +1,10 @@
-"""Which of several systems with learned masks is meant where one is: by a rule that knows no result."""
+"""Which of several systems with learned masks an answer is about: a rule that knows no result."""
 
 Rank = tuple[bool, bool, bool, bool, str, str, str]
 
 
-def plainness(*, classifier_objective: str, segmenter_objective: str | None, train_masks: str, test_masks: str) -> Rank:
-    """The place of a learned system among those with the same classifier objective: the smallest is the plainest.
+def primary_rank(*, classifier_objective: str, segmenter_objective: str | None, train_masks: str, test_masks: str) -> Rank:
+    """The place of a learned system among those with the same classifier objective: the primary comparison is that of the smallest.
 
     The soft gate before the hard one; a classifier trained with such masks before one trained with others; a segmenter trained like
     the classifier before another; a naturally trained segmenter before the rest. Then by name, so that no two systems tie.
