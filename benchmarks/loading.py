@@ -19,12 +19,12 @@ import torch
 
 from pipeline.config import load_config
 from pipeline.data.coco import source as coco
+from pipeline.data.config import AugmentConfig, PrepareConfig
 from pipeline.data.dataset import open_prepared
 from pipeline.data.gtsrb import source as gtsrb
 from pipeline.data.loader import Loader
-from pipeline.data.prepare import PrepareConfig, prepare
+from pipeline.data.prepare import prepare
 from pipeline.data.sample import Plan, Sample
-from pipeline.data.transforms import AugmentConfig
 
 AUGMENT = AugmentConfig(shift=0.08, scale=0.1, rotation=10, brightness=0.2, contrast=0.2)
 

@@ -7,7 +7,8 @@ import argparse
 from statistics import median
 from time import perf_counter, process_time
 
-from pipeline.data.synthetic.source import SyntheticConfig, plan
+from pipeline.data.synthetic.config import SyntheticConfig
+from pipeline.data.synthetic.source import plan
 
 
 def rates(config: SyntheticConfig) -> tuple[float, float]:

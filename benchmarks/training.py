@@ -26,8 +26,8 @@ from torch.nn import functional
 
 from classifier.config import ClassifierConfig
 from classifier.model import build_classifier
+from pipeline.attacks.config import PgdConfig
 from pipeline.attacks.norms import linf_ball
-from pipeline.attacks.pgd import PgdConfig
 from pipeline.data.loader import Batch
 from pipeline.masks.config import MaskConfig, MaskSource
 from pipeline.randomness import derive_seeds

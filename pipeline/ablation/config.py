@@ -10,12 +10,10 @@ from pydantic import Field
 from classifier.config import ClassifierConfig
 from pipeline.attacks.specs import AttackSuite
 from pipeline.config import Changes, Number, configuration
-from pipeline.data.prepare import AnySource
-from pipeline.data.sample import Split
-from pipeline.data.transforms import AugmentConfig
+from pipeline.data.config import AnySource, AugmentConfig
+from pipeline.data.splits import Split
 from pipeline.masks.config import MaskConfig, MaskSource
-from pipeline.training.config import TrainerConfig
-from pipeline.training.objectives import AdversarialConfig, NaturalConfig, TradesConfig
+from pipeline.training.config import AdversarialConfig, NaturalConfig, TradesConfig, TrainerConfig
 from segmenter.config import SegmenterConfig
 
 Objective = Literal["natural", "adversarial", "trades"]

@@ -16,7 +16,8 @@ from pipeline.ablation.results import AGAIN
 from pipeline.attacks.two_stage import GradientPath
 from pipeline.data.dataset import open_prepared
 from pipeline.errors import RunError
-from pipeline.evaluation.evaluate import EvaluateConfig, choose_device, exact
+from pipeline.evaluation.config import EvaluateConfig
+from pipeline.evaluation.evaluate import choose_device, exact
 from pipeline.evaluation.loading import load_subject
 from pipeline.evaluation.metrics import standing
 from pipeline.evaluation.records import read_records

@@ -12,7 +12,8 @@ from pipeline.ablation.training_jobs import ClassifierJob, SegmenterJob
 from pipeline.attacks.objectives import ClassLoss
 from pipeline.attacks.specs import AttackSuite, ClassAttack
 from pipeline.attacks.two_stage import GradientPath
-from pipeline.evaluation.evaluate import EvaluateConfig, evaluate, order_of_attacks
+from pipeline.evaluation.config import EvaluateConfig
+from pipeline.evaluation.evaluate import evaluate, order_of_attacks
 from pipeline.masks.config import MaskConfig, MaskSource
 from pipeline.runs.checkpoints import weights_digest
 

@@ -19,9 +19,10 @@ from pipeline.ablation.manifest import write_manifest
 from pipeline.ablation.plan import Progress, estimate, lines, plan
 from pipeline.ablation.table import table
 from pipeline.config import to_plain
+from pipeline.data.config import PrepareConfig
 from pipeline.data.dataset import MANIFEST, read_manifest
-from pipeline.data.prepare import PrepareConfig, prepare
-from pipeline.data.synthetic.source import SyntheticConfig
+from pipeline.data.prepare import prepare
+from pipeline.data.synthetic.config import SyntheticConfig
 from pipeline.errors import DataError, OccupiedError, RunError, UserError
 from pipeline.interrupts import Interrupted
 from pipeline.runs.directory import check_run, open_run

@@ -11,7 +11,8 @@ from pipeline.ablation.passes import training_passes
 from pipeline.ablation.results import training_line
 from pipeline.masks.config import MaskConfig, MaskSource
 from pipeline.runs.checkpoints import weights_digest
-from pipeline.training.commands import TrainClassifierConfig, TrainSegmenterConfig, train_classifier, train_segmenter
+from pipeline.training.commands import train_classifier, train_segmenter
+from pipeline.training.config import TrainClassifierConfig, TrainSegmenterConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,14 +2,13 @@
 
 from pipeline.ablation.config import AblateConfig
 
-__all__ = ["AblateConfig", "ablate"]
-
 
 def ablate(config: AblateConfig) -> None:
     """Run an ablation, or continue it, and report it. Raises ``UserError`` of the kind that fits."""
     # What only the work itself needs: neither --help nor a typo should wait for it.
     from pipeline.ablation.run import run_ablation
-    from pipeline.reporting.commands import ReportConfig, report
+    from pipeline.reporting.commands import report
+    from pipeline.reporting.config import ReportConfig
 
     if run_ablation(config):
         report(ReportConfig(run=config.run))

@@ -1,12 +1,12 @@
 """The command line: ``foreguard COMMAND key=value ...``, one grammar for all commands."""
 
-import importlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
+from pkgutil import resolve_name
 from typing import Any
 
 from pipeline.errors import ConfigError, UserError
@@ -15,81 +15,82 @@ from pipeline.interrupts import Interrupted, end_with_parent, signals_handled
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """A command. Its module is imported when it is called, so that ``--help`` and ``prepare`` do not pay for torch."""
+    """A command. What does the work is imported when it begins: neither ``--help`` nor a typo should wait for torch."""
 
     summary: str
     example: str
-    module: str
     config: str
+    """The configuration class, by its place: ``package.module:Class``. Its module imports no torch."""
     function: str
+    """What does the work, likewise: it is called with a configuration."""
 
-    def load(self) -> tuple[type[Any], Callable[[Any], None]]:
-        """The configuration class and the function of the command."""
-        try:
-            module = importlib.import_module(self.module)
-        except ModuleNotFoundError as error:
-            if (error.name or "").split(".")[0] in ("pipeline", "segmenter", "classifier"):
-                raise  # ours: a bug
-            raise UserError(f"the package {error.name} is not installed; run make setup, then foreguard doctor") from error
-        return getattr(module, self.config), getattr(module, self.function)
+    def config_class(self) -> type[Any]:
+        """The configuration class."""
+        found: type[Any] = _resolve(self.config)
+        return found
+
+    def call(self, config: Any) -> None:
+        """Do the work."""
+        _resolve(self.function)(config)
+
+
+def _resolve(name: str) -> Any:
+    try:
+        return resolve_name(name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] in ("pipeline", "segmenter", "classifier"):
+            raise  # ours: a bug
+        raise UserError(f"the package {error.name} is not installed; run make setup, then foreguard doctor") from error
 
 
 COMMANDS = {
     "prepare": Command(
         summary="turn images with masks and labels into a prepared data set",
         example="foreguard prepare data=synthetic prepared=prepared/synthetic preview=true",
-        module="pipeline.data.prepare",
-        config="PrepareConfig",
-        function="prepare",
+        config="pipeline.data.config:PrepareConfig",
+        function="pipeline.data.prepare:prepare",
     ),
     "train-segmenter": Command(
         summary="train the stage that predicts the foreground mask",
         example="foreguard train-segmenter prepared=prepared/synthetic run=runs/segmenter",
-        module="pipeline.training.commands",
-        config="TrainSegmenterConfig",
-        function="train_segmenter",
+        config="pipeline.training.config:TrainSegmenterConfig",
+        function="pipeline.training.commands:train_segmenter",
     ),
     "train-classifier": Command(
         summary="train the stage that classifies the masked image",
         example="foreguard train-classifier prepared=prepared/synthetic run=runs/oracle masks.source=oracle",
-        module="pipeline.training.commands",
-        config="TrainClassifierConfig",
-        function="train_classifier",
+        config="pipeline.training.config:TrainClassifierConfig",
+        function="pipeline.training.commands:train_classifier",
     ),
     "evaluate": Command(
         summary="attack a trained system and say how many images it still gets right",
         example="foreguard evaluate prepared=prepared/synthetic classifier_run=runs/oracle run=runs/oracle-attacked attack=fast",
-        module="pipeline.evaluation.evaluate",
-        config="EvaluateConfig",
-        function="evaluate",
+        config="pipeline.evaluation.config:EvaluateConfig",
+        function="pipeline.evaluation.evaluate:evaluate",
     ),
     "ablate": Command(
         summary="train, attack and compare systems over a grid of objectives, masks and seeds, and report them",
         example="foreguard ablate experiment=quickstart",
-        module="pipeline.cli.ablate",
-        config="AblateConfig",
-        function="ablate",
+        config="pipeline.ablation.config:AblateConfig",
+        function="pipeline.cli.ablate:ablate",
     ),
     "predict": Command(
         summary="class, confidence and mask for your own images",
         example="foreguard predict images=photos run=runs/quickstart out=predictions",
-        module="pipeline.prediction.predict",
-        config="PredictConfig",
-        function="predict",
+        config="pipeline.prediction.config:PredictConfig",
+        function="pipeline.prediction.predict:predict",
     ),
     "report": Command(
         summary="turn the records of a run into a page that opens offline, tables and figures",
         example="foreguard report run=runs/oracle-attacked",
-        module="pipeline.reporting.commands",
-        config="ReportConfig",
-        function="report",
+        config="pipeline.reporting.config:ReportConfig",
+        function="pipeline.reporting.commands:report",
     ),
     "doctor": Command(
         summary="check this machine: versions, devices, disk, memory, what is missing",
         example="foreguard doctor",
-        module="pipeline.cli.doctor",
-        config="DoctorConfig",
-        function="doctor",
+        config="pipeline.cli.doctor:DoctorConfig",
+        function="pipeline.cli.doctor:doctor",
     ),
 }
 
@@ -131,20 +132,20 @@ def _dispatch(words: list[str]) -> None:
         near = get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {near[0]}?" if near else "foreguard --help lists the commands"
         raise ConfigError(f"{name!r} is no command; {hint}")
-    config_class, function = COMMANDS[name].load()
+    command = COMMANDS[name]
     if any(word in HELP for word in rest):
         from pipeline.cli.help import command_help
 
-        print(command_help(name, COMMANDS[name].summary, COMMANDS[name].example, config_class))
+        print(command_help(name, command.summary, command.example, command.config_class()))
     elif any(word in MULTIRUN for word in rest):
-        _run_many(name, config_class, function, [word for word in rest if word not in MULTIRUN])
+        _run_many(name, command, [word for word in rest if word not in MULTIRUN])
     else:
         from pipeline.config import load_config
 
-        function(load_config(name, config_class, rest))
+        command.call(load_config(name, command.config_class(), rest))
 
 
-def _run_many(name: str, config_class: type[Any], function: Callable[[Any], None], overrides: list[str]) -> None:
+def _run_many(name: str, command: Command, overrides: list[str]) -> None:
     """Hand a sweep to Hydra, with whatever launcher the overrides name."""
     import hydra
     from hydra.errors import HydraException
@@ -154,13 +155,13 @@ def _run_many(name: str, config_class: type[Any], function: Callable[[Any], None
 
     from pipeline.config import CONFIG_DIR, check_overrides, validate
 
-    parent = os.getpid()
+    parent, config_class = os.getpid(), command.config_class()
 
     def task(composed: Any) -> None:
         if os.getpid() != parent:  # a worker of a launcher
             end_with_parent()
         values: Any = OmegaConf.to_container(composed, resolve=True)
-        function(validate(config_class, values))
+        command.call(validate(config_class, values))
 
     checked: TaskFunction = task
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints its own traceback and exits with 1

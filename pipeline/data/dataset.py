@@ -17,7 +17,7 @@ import polars as pl
 from jaxtyping import Int64, UInt8
 
 from pipeline.data.rejects import REJECTS
-from pipeline.data.sample import Split
+from pipeline.data.splits import Split
 from pipeline.errors import DataError
 from pipeline.runs.files import canonical_sha256, file_sha256
 

@@ -4,49 +4,20 @@ from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field
 
-from pipeline.config import configuration
+from pipeline.data.folder_config import FolderConfig
 from pipeline.data.folder_listing import TABLE, Entry, list_folder
 from pipeline.data.images import Box, ImageFile, Raster, open_image, square_around
 from pipeline.data.mask_values import FOREGROUND
 from pipeline.data.rules import Rejected
-from pipeline.data.sample import Plan, Reject, Sample, Split
-from pipeline.data.splits import assign_splits
+from pipeline.data.sample import Plan, Reject, Sample
+from pipeline.data.splits import Split, assign_splits
 from pipeline.errors import ConfigError
 
 RECIPE_VERSION = 2
 MASK_VALUES = "two values are background and object, more are the foreground share: the rules of mask_values"
-
-
-@configuration
-class FolderConfig:
-    """Own data: images/CLASS/NAME.* beside masks/CLASS/NAME.*, or labels.csv with columns image, mask, label[, split][, group].
-
-    images/ and masks/ may also lie in train/, val/ and test/, which then are the splits.
-
-    Masks are grey, 0 background to 255 foreground, or have exactly two values, 0 and another. The EXIF orientation of images and
-    masks is applied, as viewers do.
-    """
-
-    root: Path
-    """Folder that holds labels.csv, or else images/ and masks/ with one sub-folder per class; paths in the table start here."""
-    source: Literal["folder"] = "folder"
-    """Name of the source."""
-    image_size: Annotated[int, Field(ge=8, le=1024)] = 64
-    """Side of the prepared images in pixels, 8 to 1024."""
-    context: Annotated[float, Field(ge=0, le=4)] | None = None
-    """null: the whole image, padded to a square; a number, 0 to 4: a square crop around the mask's box with this margin on each
-    side, as a share of the box's longer side. Nothing is ever squashed."""
-    val_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.15
-    """Share of the samples without a split for validation, 0 to 1."""
-    test_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.15
-    """Share of the samples without a split for testing, 0 to 1."""
-    seed: Annotated[int, Field(ge=0)] = 0
-    """Seed of the drawn splits."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,7 +13,8 @@ from pathlib import Path
 from pipeline.data.file_kinds import remedy_of
 from pipeline.data.images import image_suffixes
 from pipeline.data.names import Tree, alike, composed
-from pipeline.data.sample import SPLITS, Reject, Split
+from pipeline.data.sample import Reject
+from pipeline.data.splits import SPLITS, Split
 from pipeline.errors import DataError
 
 IMAGES, MASKS, TABLE = "images", "masks", "labels.csv"

@@ -12,8 +12,7 @@ import polars as pl
 
 from pipeline.data.builder import partial_directory
 from pipeline.data.dataset import FILES, PreparedDataset, read_manifest
-from pipeline.data.sample import Split
-from pipeline.data.splits import assign_folds, assign_splits
+from pipeline.data.splits import Split, assign_folds, assign_splits
 from pipeline.data.store import check_samples, file_record, fingerprint, train_mean, write_manifest
 
 VERSION = 1

@@ -14,11 +14,12 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from pipeline.data.config import AugmentConfig
 from pipeline.data.dataset import PreparedDataset, open_prepared
-from pipeline.data.sample import Split
 from pipeline.data.seeds import sample_seed
+from pipeline.data.splits import Split
 from pipeline.data.substitutes import with_substitutes
-from pipeline.data.transforms import Augmentation, AugmentConfig
+from pipeline.data.transforms import Augmentation
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,40 +2,22 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import Field
-
-from pipeline.config import configuration
 from pipeline.data import folder
 from pipeline.data.builder import Outcome, write_prepared
 from pipeline.data.coco import source as coco
-from pipeline.data.coco.source import CocoConfig
+from pipeline.data.coco.config import CocoConfig
+from pipeline.data.config import AnySource, PrepareConfig
 from pipeline.data.dataset import open_prepared
-from pipeline.data.folder import FolderConfig
+from pipeline.data.folder_config import FolderConfig
 from pipeline.data.gtsrb import source as gtsrb
-from pipeline.data.gtsrb.source import GtsrbConfig
+from pipeline.data.gtsrb.config import GtsrbConfig
 from pipeline.data.notes import note_lines
 from pipeline.data.preview import write_contact_sheet
-from pipeline.data.sample import SPLITS, Plan
+from pipeline.data.sample import Plan
+from pipeline.data.splits import SPLITS
 from pipeline.data.synthetic import source as synthetic
-from pipeline.data.synthetic.source import SyntheticConfig
-
-AnySource = Annotated[SyntheticConfig | GtsrbConfig | CocoConfig | FolderConfig, Field(discriminator="source")]
-
-
-@configuration
-class PrepareConfig:
-    """Configuration of ``foreguard prepare``."""
-
-    data: AnySource
-    """Where images, masks and labels come from."""
-    prepared: Path
-    """Directory of the prepared data set, written whole or not at all."""
-    workers: Annotated[int, Field(ge=0)] | None = None
-    """Processes that decode and draw; null: one per usable core, 0: none but this one."""
-    preview: bool = False
-    """Also write a contact sheet (image, mask outline, label) to preview.png in the prepared directory."""
+from pipeline.data.synthetic.config import SyntheticConfig
 
 
 def prepare(config: PrepareConfig) -> None:

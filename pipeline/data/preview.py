@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.data.dataset import PreparedDataset
-from pipeline.data.sample import SPLITS
+from pipeline.data.splits import SPLITS
 
 CELL, GAP, TEXT, COLUMNS = 112, 8, 16, 12
 MAX_CELLS = 144

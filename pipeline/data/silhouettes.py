@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.data.dataset import PreparedDataset, open_prepared
-from pipeline.data.sample import SPLITS, Plan, Reject, Sample
+from pipeline.data.sample import Plan, Reject, Sample
+from pipeline.data.splits import SPLITS
 
 VERSION = 1
 _CHUNK = 1024

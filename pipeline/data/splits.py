@@ -3,10 +3,10 @@
 import hashlib
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
-from typing import TypeVar
+from typing import Literal, TypeVar
 
-from pipeline.data.sample import SPLITS, Split
-
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
 Part = TypeVar("Part", bound=Hashable)
 
 

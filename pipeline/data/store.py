@@ -15,7 +15,8 @@ import polars as pl
 
 from pipeline.data.dataset import FILES, FORMAT, MANIFEST
 from pipeline.data.rejects import RejectLog
-from pipeline.data.sample import SPLITS, Reject, Sample
+from pipeline.data.sample import Reject, Sample
+from pipeline.data.splits import SPLITS
 from pipeline.errors import DataError
 from pipeline.runs.files import canonical_sha256, file_sha256
 

@@ -2,44 +2,17 @@
 
 import os
 import random
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from pydantic import Field
 
-from pipeline.config import configuration
+from pipeline.data.config import AugmentConfig
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would ask a server for news
 
 import albumentations
 import cv2
-
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-
-
-@configuration
-class AugmentConfig:
-    """How training images are varied; val and test images never are. All zero or false: no augmentation."""
-
-    shift: Annotated[float, Field(ge=0.0, le=0.5)] = 0.0
-    """Largest translation, as a share of the image side."""
-    scale: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
-    """Largest relative change of size: 0.1 draws from 0.9 to 1.1."""
-    rotation: Annotated[float, Field(ge=0.0, le=180.0)] = 0.0
-    """Largest rotation to either side, in degrees."""
-    brightness: Share = 0.0
-    """Largest change of brightness, as a share of full range."""
-    contrast: Share = 0.0
-    """Largest relative change of contrast."""
-    noise: Share = 0.0
-    """Largest standard deviation of added Gaussian noise, as a share of full range."""
-    horizontal_flip: bool = False
-    """Mirror every second image. Never for traffic signs: it turns left into right."""
-
-    @property
-    def changes_nothing(self) -> bool:
-        return self == AugmentConfig()
 
 
 class Augmentation:

@@ -14,8 +14,8 @@ from pipeline.attacks.tracker import verdict
 from pipeline.attacks.two_stage import GuideMasks
 from pipeline.data.dataset import PreparedDataset
 from pipeline.data.loader import Batch, read_rows
-from pipeline.data.sample import Split
 from pipeline.data.seeds import sample_seed
+from pipeline.data.splits import Split
 from pipeline.evaluation.records import SCHEMA, Status
 from pipeline.masks.context import MaskContext
 from pipeline.system import System, attacked, clean_context

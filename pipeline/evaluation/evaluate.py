@@ -5,18 +5,16 @@ What only the work itself needs is imported when it begins: neither ``--help`` n
 
 import dataclasses
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 from pydantic import Field
 
 from pipeline.attacks.specs import AttackSuite
-from pipeline.config import configuration, to_plain
-from pipeline.data.sample import Split
+from pipeline.config import to_plain
 from pipeline.errors import ConfigError
+from pipeline.evaluation.config import EvaluateConfig
 from pipeline.interrupts import Interrupted
-from pipeline.masks.config import MaskChanges
 
 if TYPE_CHECKING:
     from pipeline.attacks.two_stage import GuideMasks
@@ -29,53 +27,6 @@ GUIDES = 256
 """Masks of the validation images that attacks with the goal ``steal`` choose from."""
 
 Count = Annotated[int, Field(ge=1)]
-
-
-@configuration
-class EvaluateConfig:
-    """Attack a trained system and record the outcome for every image."""
-
-    prepared: Path
-    """Directory of the prepared data set."""
-    run: Path
-    """Directory of this evaluation: its records, its summary, how it was made; it must not hold one, but for resume."""
-    resume: bool = False
-    """Continue the evaluation in that directory; begin it where there is none."""
-    classifier_run: Path
-    """Run of the classifier, whose best checkpoint is meant, or the JSON of one of its checkpoints."""
-    segmenter_run: Path | None = None
-    """Run of the segmenter, likewise; null: the one that the classifier was trained with."""
-    masks: MaskChanges = dataclasses.field(default_factory=dict)
-    """What of the masks is other than in training; null is as in training."""
-    attack: AttackSuite
-    """Threat model and attacks; an image counts only if none of them fells it."""
-    split: Split = "test"
-    """Images that are attacked: train, val or test."""
-    max_images: Count | None = None
-    """Attack only so many images, with the class shares of the split, the same for every system; null: all."""
-    batch_size: Count = 64
-    """Images in a batch. Changes speed and memory, and results no more than rounding does."""
-    part_size: Count = 256
-    """Images whose records are written together. What a killed evaluation repeats is one attack on so many images."""
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    """Decides the random starts of the attacks."""
-    precision: Literal["float32", "bf16"] = "float32"
-    """Of the gradients that attacks climb. bf16 is about twice as fast where the processor has bfloat16 instructions; every
-    success is checked in float32, and survivors may be a little overestimated."""
-    keep_all: bool = False
-    """Run every attack to its end on every image that is right clean, also on fallen ones: for galleries and transfer."""
-    save_images: bool = False
-    """Keep the adversarial images, float32, beside the records."""
-    gallery_images: Annotated[int, Field(ge=0)] = 6
-    """Images of each outcome that are kept for the gallery of the report, with their masks and perturbations; 0 is none."""
-    sanity: bool = False
-    """Also look for what gives false robustness away, and write sanity.json."""
-    sanity_images: Count = 64
-    """Images that the sanity checks use."""
-    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """The device; auto takes a GPU where there is one. Verdicts are float32 on all of them."""
-    allow_other_data: bool = False
-    """Evaluate on another data set than the stages were trained on. The classes have to be the same."""
 
 
 def evaluate(config: EvaluateConfig) -> None:

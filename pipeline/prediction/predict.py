@@ -3,21 +3,18 @@
 What only the work itself needs is imported when it begins: neither ``--help`` nor a typo should wait for it.
 """
 
-import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
-from pydantic import Field
 
-from pipeline.config import configuration
 from pipeline.data.images import Box, open_image, square_around
 from pipeline.data.rules import Rejected
 from pipeline.errors import DataError, RunError
-from pipeline.masks.config import MaskChanges
+from pipeline.prediction.config import PredictConfig
 
 if TYPE_CHECKING:
     import torch
@@ -28,34 +25,6 @@ if TYPE_CHECKING:
 PREDICTIONS, MASKS, OVERLAYS = "predictions.jsonl", "masks", "overlays"
 MAX_NAMED = 5
 """Unreadable images that the terminal names; the rest are in the file."""
-
-
-@configuration
-class PredictConfig:
-    """Classify the images of a file or folder and show the masks they are seen through."""
-
-    images: Path
-    """An image, or a folder whose images are taken, those in sub-folders and behind links too: all formats that Pillow reads. Other
-    files are left alone and counted."""
-    run: Path
-    """Where the system is: an ablation (the adversarially trained system with learned masks that its report's answer is about, if
-    there is one), an evaluation (the system that was attacked), a run of train-classifier, or the JSON of a checkpoint of it."""
-    segmenter_run: Path | None = None
-    """Run of the segmenter, or the JSON of a checkpoint; null: the one of that system."""
-    out: Path | None = None
-    """Directory for predictions.jsonl, masks/ and overlays/; it must not exist, or be empty. null: predictions/ and the name of the
-    images, in the current directory."""
-    masks: MaskChanges = dataclasses.field(default_factory=dict)
-    """What of the masks is other than in that system; null: as there. Trained on the oracle, it needs masks.source=learned."""
-    square: Literal["crop", "pad"] = "crop"
-    """How an image becomes a square. crop: its largest centred square. pad: the whole image, its border repeated, as the source
-    folder prepares images by default. Either is then resized to the size of training: objects should fill it as they did there."""
-    prepared: Path | None = None
-    """The prepared data set of training: only for the fill mean, and only if it lies elsewhere by now."""
-    batch_size: Annotated[int, Field(ge=1)] = 64
-    """Images in a batch. Changes speed and memory, and results no more than rounding does."""
-    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """The device; auto takes a GPU where there is one."""
 
 
 class Square(NamedTuple):
@@ -148,7 +117,7 @@ def _batches(config: PredictConfig, files: list[tuple[str, Path]], image_size: i
 
 
 def _cut(number: int, name: str, path: Path, square: Literal["crop", "pad"], image_size: int) -> Square:
-    from pipeline.evaluation.overlay import drawn_side
+    from pipeline.prediction.overlay import drawn_side
 
     with open_image(path) as opened:
         width, height = opened.width, opened.height

@@ -11,24 +11,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.config import configuration
 from pipeline.errors import RunError
+from pipeline.reporting.config import ReportConfig
 
 if TYPE_CHECKING:
     from pipeline.reporting.document import Document
 
 MARKER = "report.json"
 FORMAT = 1
-
-
-@configuration
-class ReportConfig:
-    """Turn the records of an ablation or an evaluation into a page that opens offline, tables and figures."""
-
-    run: Path
-    """Directory of the ablation or of one evaluation. It is only read."""
-    out: Path | None = None
-    """Directory of the report; a report that it holds is replaced. null: report/ in the directory of the run."""
 
 
 def report(config: ReportConfig) -> None:

@@ -3,74 +3,8 @@
 What only training needs is imported when it begins: it takes seconds, which neither ``--help`` nor a typo should cost.
 """
 
-import dataclasses
-from pathlib import Path
-from typing import Annotated
-
-from pydantic import Field
-
-from classifier.config import ClassifierConfig
-from pipeline.config import configuration, to_plain
-from pipeline.data.transforms import AugmentConfig
-from pipeline.masks.config import MaskConfig, MaskSource
-from pipeline.training.config import TrainerConfig
-from pipeline.training.objectives import NaturalConfig, ObjectiveConfig
-from segmenter.config import SegmenterConfig
-
-
-@configuration
-class TrainSegmenterConfig:
-    """Train the stage that predicts the foreground mask."""
-
-    prepared: Path
-    """Directory of the prepared data set."""
-    run: Path
-    """Directory that the run is kept in; it must not hold one, but for resume."""
-    resume: bool = False
-    """Continue the run in that directory; begin it where there is none."""
-    segmenter: SegmenterConfig = dataclasses.field(default_factory=SegmenterConfig)
-    """What the segmenter is made of."""
-    objective: ObjectiveConfig = dataclasses.field(default_factory=NaturalConfig)
-    """What a training step minimises: natural, adversarial or trades."""
-    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
-    """How training images are varied."""
-    trainer: TrainerConfig = dataclasses.field(default_factory=TrainerConfig)
-    """The training loop."""
-
-
-@configuration
-class TrainClassifierConfig:
-    """Train the stage that classifies the masked image."""
-
-    prepared: Path
-    """Directory of the prepared data set."""
-    run: Path
-    """Directory that the run is kept in; it must not hold one, but for resume."""
-    resume: bool = False
-    """Continue the run in that directory; begin it where there is none."""
-    classifier: ClassifierConfig = dataclasses.field(default_factory=ClassifierConfig)
-    """What the classifier is made of."""
-    masks: MaskConfig = dataclasses.field(default_factory=lambda: MaskConfig(source=MaskSource.NONE))
-    """Which mask the classifier sees images through in training, and what fills the rest."""
-    segmenter_run: Path | None = None
-    """Run of a segmenter (or the JSON of one of its checkpoints): for the mask sources learned, learned-hard and frozen."""
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the target that is spread over all classes, 0 to 1."""
-    objective: ObjectiveConfig = dataclasses.field(default_factory=NaturalConfig)
-    """What a training step minimises: natural, adversarial or trades."""
-    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
-    """How training images are varied."""
-    trainer: TrainerConfig = dataclasses.field(default_factory=TrainerConfig)
-    """The training loop."""
-
-    def __post_init__(self) -> None:
-        needs_segmenter = self.masks.source.needs_segmenter
-        if needs_segmenter and self.segmenter_run is None:
-            raise ValueError(
-                f"masks.source={self.masks.source.value} needs a segmenter: set segmenter_run to the directory of its run"
-            )
-        if not needs_segmenter and self.segmenter_run is not None:
-            raise ValueError(f"masks.source={self.masks.source.value} uses no segmenter: leave segmenter_run out")
+from pipeline.config import to_plain
+from pipeline.training.config import TrainClassifierConfig, TrainSegmenterConfig
 
 
 def train_segmenter(config: TrainSegmenterConfig) -> None:

@@ -1,10 +1,17 @@
-"""How long, how fast and where a stage is trained."""
+"""What can be chosen of a training: the loop, what a step minimises, and the two commands."""
 
+from dataclasses import field
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
+from classifier.config import ClassifierConfig
+from pipeline.attacks.config import PgdConfig
 from pipeline.config import configuration
+from pipeline.data.config import AugmentConfig
+from pipeline.masks.config import MaskConfig, MaskSource
+from segmenter.config import SegmenterConfig
 
 Tracker = Literal["tensorboard", "wandb", "mlflow"]
 
@@ -58,3 +65,119 @@ class TrainerConfig:
     """Steps between two savings of the training state within an epoch; it is saved at the end of every epoch as well."""
     trackers: tuple[Tracker, ...] = ("tensorboard",)
     """Where metrics go beside metrics.csv. wandb and mlflow are imported only if named, and have to be installed."""
+
+
+@configuration
+class RobustValidationConfig:
+    """How robustness is measured between epochs, to choose the best one: robust overfitting makes the last one worse (Rice et al.
+    2020, https://arxiv.org/abs/2002.11569). Quicker than an evaluation, and not a substitute for one."""
+
+    attack: PgdConfig | None = None
+    """The attack on validation images, of which the best point visited counts; null: the one of training."""
+    max_images: Annotated[int, Field(ge=1)] = 512
+    """How many validation images are attacked, at least 1: a random choice, the same in every epoch."""
+
+
+@configuration
+class NaturalConfig:
+    """Training on images as they are."""
+
+    name: Literal["natural"] = "natural"
+    """natural"""
+
+
+@configuration
+class AdversarialConfig:
+    """Training on attacked images (Madry et al. 2018, https://arxiv.org/abs/1706.06083)."""
+
+    name: Literal["adversarial"] = "adversarial"
+    """adversarial"""
+    attack: PgdConfig = field(default_factory=PgdConfig)
+    """The attack on training images: its last point is trained on, so restarts is 1. Ready-made ones are in
+    configs/attack/training: attack/training@objective.attack=pgd7_l2."""
+    validation: RobustValidationConfig = field(default_factory=RobustValidationConfig)
+    """How the best epoch is chosen."""
+
+    def __post_init__(self) -> None:
+        _check_one_start(self.attack)
+
+
+@configuration
+class TradesConfig:
+    """Training on clean images, with the outputs on attacked ones held close (Zhang et al. 2019, https://arxiv.org/abs/1901.08573)."""
+
+    name: Literal["trades"] = "trades"
+    """trades"""
+    beta: Annotated[float, Field(ge=0)] = 6.0
+    """Weight of the divergence, 0 or more (the paper's 1 / lambda)."""
+    attack: PgdConfig = field(default_factory=PgdConfig)
+    """The attack on training images, which climbs the divergence: its last point is trained on, so restarts is 1. random_start
+    has no effect, it starts at the image plus Gaussian noise of deviation 0.001."""
+    validation: RobustValidationConfig = field(default_factory=RobustValidationConfig)
+    """How the best epoch is chosen."""
+
+    def __post_init__(self) -> None:
+        _check_one_start(self.attack)
+
+
+def _check_one_start(attack: PgdConfig) -> None:
+    if attack.restarts != 1:
+        raise ValueError(f"attack.restarts is {attack.restarts}: training takes the last point of one start, set it to 1")
+
+
+ObjectiveConfig = Annotated[NaturalConfig | AdversarialConfig | TradesConfig, Field(discriminator="name")]
+
+
+@configuration
+class TrainSegmenterConfig:
+    """Train the stage that predicts the foreground mask."""
+
+    prepared: Path
+    """Directory of the prepared data set."""
+    run: Path
+    """Directory that the run is kept in; it must not hold one, but for resume."""
+    resume: bool = False
+    """Continue the run in that directory; begin it where there is none."""
+    segmenter: SegmenterConfig = field(default_factory=SegmenterConfig)
+    """What the segmenter is made of."""
+    objective: ObjectiveConfig = field(default_factory=NaturalConfig)
+    """What a training step minimises: natural, adversarial or trades."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """How training images are varied."""
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    """The training loop."""
+
+
+@configuration
+class TrainClassifierConfig:
+    """Train the stage that classifies the masked image."""
+
+    prepared: Path
+    """Directory of the prepared data set."""
+    run: Path
+    """Directory that the run is kept in; it must not hold one, but for resume."""
+    resume: bool = False
+    """Continue the run in that directory; begin it where there is none."""
+    classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
+    """What the classifier is made of."""
+    masks: MaskConfig = field(default_factory=lambda: MaskConfig(source=MaskSource.NONE))
+    """Which mask the classifier sees images through in training, and what fills the rest."""
+    segmenter_run: Path | None = None
+    """Run of a segmenter (or the JSON of one of its checkpoints): for the mask sources learned, learned-hard and frozen."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the target that is spread over all classes, 0 to 1."""
+    objective: ObjectiveConfig = field(default_factory=NaturalConfig)
+    """What a training step minimises: natural, adversarial or trades."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """How training images are varied."""
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    """The training loop."""
+
+    def __post_init__(self) -> None:
+        needs_segmenter = self.masks.source.needs_segmenter
+        if needs_segmenter and self.segmenter_run is None:
+            raise ValueError(
+                f"masks.source={self.masks.source.value} needs a segmenter: set segmenter_run to the directory of its run"
+            )
+        if not needs_segmenter and self.segmenter_run is not None:
+            raise ValueError(f"masks.source={self.masks.source.value} uses no segmenter: leave segmenter_run out")

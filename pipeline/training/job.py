@@ -7,12 +7,11 @@ from typing import Any
 
 from torch import nn
 
+from pipeline.data.config import AugmentConfig
 from pipeline.data.dataset import PreparedDataset
-from pipeline.data.transforms import AugmentConfig
 from pipeline.runs.checkpoints import Checkpoint, SegmenterReference, StageKind
 from pipeline.runs.provenance import provenance
-from pipeline.training.config import TrainerConfig
-from pipeline.training.objectives import AdversarialConfig, NaturalConfig, TradesConfig
+from pipeline.training.config import AdversarialConfig, NaturalConfig, TradesConfig, TrainerConfig
 from pipeline.training.tasks import BoundStage
 
 

@@ -5,82 +5,23 @@ no trace in parameter gradients and batch statistics. Their random starts depend
 an image is in nor an interruption changes them.
 """
 
-from dataclasses import field as dataclass_field
-from typing import Annotated, Literal
-
 import torch
 from jaxtyping import Float, Int64
-from pydantic import Field
 from torch import Tensor
 
+from pipeline.attacks.config import PgdConfig
 from pipeline.attacks.objectives import ModelObjective, Score
-from pipeline.attacks.pgd import PgdConfig, pgd
-from pipeline.config import configuration
+from pipeline.attacks.pgd import pgd
 from pipeline.data.loader import Batch
 from pipeline.masks.context import MaskContext
 from pipeline.randomness import derive_seeds, normal
 from pipeline.system import attacked
+from pipeline.training.config import AdversarialConfig, NaturalConfig, TradesConfig
 from pipeline.training.tasks import BoundStage
 
 TRADES_START_DEVIATION = 1e-3
 """Standard deviation of the noise from which the attack of TRADES starts, as in the authors' code: at the clean image itself the
 divergence is at its minimum and has no gradient."""
-
-
-@configuration
-class RobustValidationConfig:
-    """How robustness is measured between epochs, to choose the best one: robust overfitting makes the last one worse (Rice et al.
-    2020, https://arxiv.org/abs/2002.11569). Quicker than an evaluation, and not a substitute for one."""
-
-    attack: PgdConfig | None = None
-    """The attack on validation images, of which the best point visited counts; null: the one of training."""
-    max_images: Annotated[int, Field(ge=1)] = 512
-    """How many validation images are attacked, at least 1: a random choice, the same in every epoch."""
-
-
-@configuration
-class NaturalConfig:
-    """Training on images as they are."""
-
-    name: Literal["natural"] = "natural"
-    """natural"""
-
-
-@configuration
-class AdversarialConfig:
-    """Training on attacked images (Madry et al. 2018, https://arxiv.org/abs/1706.06083)."""
-
-    name: Literal["adversarial"] = "adversarial"
-    """adversarial"""
-    attack: PgdConfig = dataclass_field(default_factory=PgdConfig)
-    """The attack on training images: its last point is trained on, so restarts is 1. Ready-made ones are in
-    configs/attack/training: attack/training@objective.attack=pgd7_l2."""
-    validation: RobustValidationConfig = dataclass_field(default_factory=RobustValidationConfig)
-    """How the best epoch is chosen."""
-
-    def __post_init__(self) -> None:
-        _check_one_start(self.attack)
-
-
-@configuration
-class TradesConfig:
-    """Training on clean images, with the outputs on attacked ones held close (Zhang et al. 2019, https://arxiv.org/abs/1901.08573)."""
-
-    name: Literal["trades"] = "trades"
-    """trades"""
-    beta: Annotated[float, Field(ge=0)] = 6.0
-    """Weight of the divergence, 0 or more (the paper's 1 / lambda)."""
-    attack: PgdConfig = dataclass_field(default_factory=PgdConfig)
-    """The attack on training images, which climbs the divergence: its last point is trained on, so restarts is 1. random_start
-    has no effect, it starts at the image plus Gaussian noise of deviation 0.001."""
-    validation: RobustValidationConfig = dataclass_field(default_factory=RobustValidationConfig)
-    """How the best epoch is chosen."""
-
-    def __post_init__(self) -> None:
-        _check_one_start(self.attack)
-
-
-ObjectiveConfig = Annotated[NaturalConfig | AdversarialConfig | TradesConfig, Field(discriminator="name")]
 
 
 def objective_losses(
@@ -158,8 +99,3 @@ def _attacked_images(
     objective = ModelObjective(model=stage.network, score=score, targets=(targets,), context=context)
     with attacked(stage.network):
         return pgd(attack, objective, batch.images, seeds=seeds, start=start, keep_best=False)
-
-
-def _check_one_start(attack: PgdConfig) -> None:
-    if attack.restarts != 1:
-        raise ValueError(f"attack.restarts is {attack.restarts}: training takes the last point of one start, set it to 1")

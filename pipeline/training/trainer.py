@@ -13,17 +13,18 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from pipeline.data.loader import Batch, Loader
-from pipeline.data.sample import Split
 from pipeline.data.seeds import sample_seed
+from pipeline.data.splits import Split
 from pipeline.errors import ConfigError, RunError
 from pipeline.progress import progress_bar
 from pipeline.randomness import derive_seeds
 from pipeline.runs.checkpoints import load_weights
 from pipeline.runs.directory import Run, open_run
+from pipeline.training.config import NaturalConfig
 from pipeline.training.distributed import launch, on_rank_zero, repeatable, share_buffers, synchronise_statistics
 from pipeline.training.job import Job
 from pipeline.training.logging import TrainingResult
-from pipeline.training.objectives import NaturalConfig, objective_losses
+from pipeline.training.objectives import objective_losses
 from pipeline.training.optim import build_optimizer, learning_rate, moving_average, set_learning_rate
 from pipeline.training.record import Recorder
 from pipeline.training.state import Counters, TrainingState

@@ -6,7 +6,7 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor
 
-from pipeline.attacks.pgd import PgdConfig
+from pipeline.attacks.config import PgdConfig
 from pipeline.data.loader import Batch, Loader
 from pipeline.randomness import derive_seeds
 from pipeline.system import attacked

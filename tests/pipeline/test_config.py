@@ -13,11 +13,11 @@ from pydantic import ConfigDict, Field, TypeAdapter
 import classifier
 import pipeline
 import segmenter
-from pipeline.attacks.pgd import PgdConfig
+from pipeline.attacks.config import PgdConfig
 from pipeline.attacks.regions import Region
 from pipeline.attacks.specs import Knowledge, ThreatModel
 from pipeline.config import Number, check_overrides, dotted_keys, group_choices, load_config, to_plain, validate
-from pipeline.data.prepare import PrepareConfig
+from pipeline.data.config import PrepareConfig
 from pipeline.errors import ConfigError
 
 

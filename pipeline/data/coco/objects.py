@@ -11,7 +11,8 @@ from pipeline.data.coco.annotations import Annotation
 from pipeline.data.coco.masks import BadSegmentation, Runs, area, draw, run_lengths
 from pipeline.data.images import Box, ImageFile, Raster, crop, open_image, resize, square_around
 from pipeline.data.rules import Rejected
-from pipeline.data.sample import Reject, Sample, Split
+from pipeline.data.sample import Reject, Sample
+from pipeline.data.splits import Split
 
 # Boxes are written with two decimals, and some end a fraction of a pixel beyond the image.
 BOX_TOLERANCE = 1.0

@@ -9,7 +9,8 @@ from pathlib import Path, PurePosixPath
 
 from pipeline.data.gtsrb.fitting import Roi
 from pipeline.data.gtsrb.shapes import NUM_CLASSES
-from pipeline.data.sample import Reject, Split
+from pipeline.data.sample import Reject
+from pipeline.data.splits import Split
 from pipeline.errors import DataError
 
 COLUMNS = ("Filename", "Width", "Height", "Roi.X1", "Roi.Y1", "Roi.X2", "Roi.Y2", "ClassId")

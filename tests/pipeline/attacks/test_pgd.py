@@ -14,8 +14,9 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from classifier.losses import cross_entropy
+from pipeline.attacks.config import PgdConfig
 from pipeline.attacks.objectives import ModelObjective, margin
-from pipeline.attacks.pgd import PgdConfig, pgd, pgd_l2, pgd_linf
+from pipeline.attacks.pgd import pgd, pgd_l2, pgd_linf
 from pipeline.attacks.regions import Region, region_masks
 from pipeline.masks.config import Fill, MaskConfig, MaskSource
 from pipeline.masks.context import MaskContext

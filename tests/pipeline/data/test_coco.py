@@ -23,8 +23,9 @@ from pipeline.config import CONFIG_DIR, validate
 from pipeline.data.coco import annotations as coco_annotations
 from pipeline.data.coco import source as coco
 from pipeline.data.coco.annotations import Annotation, read_annotations, read_index
+from pipeline.data.coco.config import CocoConfig, CocoPart
 from pipeline.data.coco.masks import BadSegmentation, area, draw, run_lengths
-from pipeline.data.coco.source import CocoConfig, CocoPart, plan
+from pipeline.data.coco.source import plan
 from pipeline.data.sample import Plan, Reject, Sample
 from pipeline.errors import ConfigError, DataError
 

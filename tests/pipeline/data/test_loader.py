@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.data.config import AugmentConfig
 from pipeline.data.dataset import open_prepared
 from pipeline.data.loader import Loader
 from pipeline.data.seeds import sample_seed
-from pipeline.data.transforms import AugmentConfig
 
 AUGMENT = AugmentConfig(shift=0.1, scale=0.1, rotation=10, brightness=0.2, contrast=0.2, noise=0.05, horizontal_flip=True)
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from pipeline.data.config import AugmentConfig
 from pipeline.data.dataset import PreparedDataset, open_prepared
 from pipeline.data.loader import Loader, read_rows
 from pipeline.data.substitutes import (
@@ -22,7 +23,6 @@ from pipeline.data.substitutes import (
     random_alike,
     with_substitutes,
 )
-from pipeline.data.transforms import AugmentConfig
 from pipeline.errors import DataError
 
 

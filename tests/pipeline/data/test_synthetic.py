@@ -20,8 +20,9 @@ from scipy.stats import binomtest, chi2_contingency, chisquare
 
 from pipeline.data.sample import Sample
 from pipeline.data.synthetic.backgrounds import KINDS
+from pipeline.data.synthetic.config import SyntheticConfig
 from pipeline.data.synthetic.glyphs import GLYPHS, SILHOUETTES, STYLES, Pose, area, coverage, draw_glyph
-from pipeline.data.synthetic.source import Scene, SyntheticConfig, draw_scene, load, plan, render, sample_generator
+from pipeline.data.synthetic.source import Scene, draw_scene, load, plan, render, sample_generator
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from pipeline.data.transforms import Augmentation, AugmentConfig
+from pipeline.data.config import AugmentConfig
+from pipeline.data.transforms import Augmentation
 
 
 def disc(side=64, centre=(32, 32), radius=14):

@@ -12,7 +12,7 @@ import pipeline
 from pipeline.ablation.config import AblateConfig
 from pipeline.config import load_config, to_plain
 from pipeline.errors import ConfigError
-from pipeline.evaluation.evaluate import EvaluateConfig
+from pipeline.evaluation.config import EvaluateConfig
 from pipeline.masks.config import Fill, MaskConfig, MaskSource
 
 NEW_SOURCE = '''
@@ -33,7 +33,7 @@ from pipeline.config import load_config
 from pipeline.masks.config import MaskConfig, MaskSource
 from pipeline.masks.context import MaskContext
 from pipeline.system import TwoStage
-from pipeline.training.commands import TrainClassifierConfig
+from pipeline.training.config import TrainClassifierConfig
 
 words = ["prepared=p", "run=r", "masks.source=checkerboard", "masks.fill=black"]
 masks = load_config("train-classifier", TrainClassifierConfig, words).masks

@@ -9,7 +9,8 @@ from types import ModuleType
 import pytest
 
 from pipeline.evaluation import statistics
-from pipeline.reporting.commands import ReportConfig, report
+from pipeline.reporting.commands import report
+from pipeline.reporting.config import ReportConfig
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -12,7 +12,8 @@ import pytest
 from pipeline.cli.main import main
 from pipeline.errors import RunError
 from pipeline.evaluation.summary import Summary
-from pipeline.reporting.commands import MARKER, ReportConfig, replace_directory, report
+from pipeline.reporting.commands import MARKER, replace_directory, report
+from pipeline.reporting.config import ReportConfig
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.reporting.commands import ReportConfig, report
+from pipeline.reporting.commands import report
+from pipeline.reporting.config import ReportConfig
 from pipeline.reporting.plots import INK, LOOKS
 
 VOID = {"meta", "img", "input", "br", "link"}

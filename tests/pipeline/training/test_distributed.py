@@ -19,13 +19,13 @@ import sys
 from pathlib import Path
 import torch
 from torch import nn
-from pipeline.attacks.pgd import PgdConfig
+from pipeline.attacks.config import PgdConfig
 from pipeline.data.dataset import open_prepared
 from pipeline.masks.config import MaskConfig, MaskSource
 from pipeline.training.config import TrainerConfig
 from pipeline.training.trainer import train
 from pipeline.training.job import Job
-from pipeline.training.objectives import AdversarialConfig, NaturalConfig, RobustValidationConfig, TradesConfig
+from pipeline.training.config import AdversarialConfig, NaturalConfig, RobustValidationConfig, TradesConfig
 from pipeline.training.tasks import bind_classifier
 
 prepared, run, devices, name = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]

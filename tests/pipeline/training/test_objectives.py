@@ -10,20 +10,11 @@ from torch.nn import functional
 
 from classifier.config import ClassifierConfig
 from classifier.model import build_classifier
-from pipeline.attacks.pgd import PgdConfig
+from pipeline.attacks.config import PgdConfig
 from pipeline.data.loader import Batch
 from pipeline.masks.config import MaskConfig, MaskSource
-from pipeline.training.objectives import (
-    AdversarialConfig,
-    NaturalConfig,
-    ObjectiveConfig,
-    TradesConfig,
-    adversarial,
-    natural,
-    objective_losses,
-    trades,
-    worst_case_images,
-)
+from pipeline.training.config import AdversarialConfig, NaturalConfig, ObjectiveConfig, TradesConfig
+from pipeline.training.objectives import adversarial, natural, objective_losses, trades, worst_case_images
 from pipeline.training.tasks import BoundStage, bind_classifier, bind_segmenter
 from segmenter.config import SegmenterConfig
 from segmenter.model import build_segmenter

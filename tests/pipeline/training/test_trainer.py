@@ -15,18 +15,25 @@ import torch
 from safetensors.torch import load_file
 
 from classifier.config import ClassifierConfig
-from pipeline.attacks.pgd import PgdConfig
+from pipeline.attacks.config import PgdConfig
 from pipeline.config import to_plain
+from pipeline.data.config import AugmentConfig
 from pipeline.data.dataset import open_prepared
-from pipeline.data.transforms import AugmentConfig
 from pipeline.errors import CheckpointError, ConfigError, RunError
 from pipeline.masks.config import MaskConfig, MaskSource
 from pipeline.runs.checkpoints import load_classifier, load_segmenter, read_checkpoint
 from pipeline.training import trainer as engine
-from pipeline.training.commands import TrainClassifierConfig, TrainSegmenterConfig, train_classifier, train_segmenter
-from pipeline.training.config import TrainerConfig
+from pipeline.training.commands import train_classifier, train_segmenter
+from pipeline.training.config import (
+    AdversarialConfig,
+    NaturalConfig,
+    RobustValidationConfig,
+    TradesConfig,
+    TrainClassifierConfig,
+    TrainerConfig,
+    TrainSegmenterConfig,
+)
 from pipeline.training.logging import read_metrics
-from pipeline.training.objectives import AdversarialConfig, NaturalConfig, RobustValidationConfig, TradesConfig
 from segmenter.config import SegmenterConfig
 
 # 96 training images: 6 steps an epoch. Every part that has a state is switched on.
@@ -200,7 +207,8 @@ import os, signal, sys
 from pathlib import Path
 from pipeline.config import validate
 from pipeline.training import trainer as engine
-from pipeline.training.commands import TrainClassifierConfig, train_classifier
+from pipeline.training.commands import train_classifier
+from pipeline.training.config import TrainClassifierConfig
 import json
 
 config, last_step = json.loads(sys.argv[1]), int(sys.argv[2])

@@ -5,7 +5,7 @@ import torch
 from lightning.fabric import Fabric
 from torch import nn
 
-from pipeline.attacks.pgd import PgdConfig
+from pipeline.attacks.config import PgdConfig
 from pipeline.data.dataset import open_prepared
 from pipeline.data.loader import Loader
 from pipeline.training.tasks import BoundStage
