@@ -12,31 +12,17 @@ Same class minus other class is their BG-gap: what the class of the background i
 pasting itself costs. Donors come from other groups: the same photograph or track behind its own object is no other background.
 """
 
-from enum import StrEnum
-
 import cv2
 import numpy as np
 import torch
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
+from pipeline.attacks.measurements import Backdrop, Condition
+from pipeline.attacks.measuring import MeasuredBatch, Observation, observed
 from pipeline.masks.sources import dilate
 
 _INPAINT_RADIUS = 3.0
-
-
-class Backdrop(StrEnum):
-    """What stands behind the object."""
-
-    SAME_CLASS = "same-class"
-    OTHER_CLASS = "other-class"
-    ONLY_FOREGROUND = "only-foreground"
-    ONLY_BACKGROUND = "only-background"
-
-    @property
-    def needs_donor(self) -> bool:
-        """It takes the background of another image."""
-        return self in (Backdrop.SAME_CLASS, Backdrop.OTHER_CLASS)
 
 
 def choose_donors(
@@ -68,7 +54,7 @@ def without_objects(
     """The images with their objects painted over by what surrounds them, in steps of 1/255.
 
     By OpenCV's inpainting (Telea 2004, https://doi.org/10.1080/10867651.2004.10487596) over every pixel that shows any of the
-    object and its neighbours, whose colours the object has bled into. Where nothing else is left, the image becomes black.
+    object and its neighbors, whose colors the object has bled into. Where nothing else is left, the image becomes black.
     """
     objects = dilate((masks > 0).to(images.dtype), 1) > 0
     painted = []
@@ -101,3 +87,17 @@ def with_backdrop(
             if donors is None or donor_masks is None:
                 raise ValueError(f"the backdrop {backdrop.value!r} needs the images and masks of donors")
             return torch.lerp(without_objects(donors, donor_masks), images, masks)
+
+
+def observe_backdrop(batch: MeasuredBatch, condition: Condition) -> Observation:
+    """What the system says of the objects in front of that background, or of the original images; without an object its mask is
+    empty."""
+    if condition.name == "original":
+        return observed(batch, batch.images)
+    backdrop = Backdrop(condition.name)
+    if not backdrop.needs_donor:
+        masks = torch.zeros_like(batch.masks) if backdrop is Backdrop.ONLY_BACKGROUND else batch.masks
+        return observed(batch, with_backdrop(backdrop, batch.images, batch.masks), masks=masks)
+    donors = batch.donors(backdrop is Backdrop.SAME_CLASS)
+    images = with_backdrop(backdrop, batch.images, batch.masks, donors.images, donors.masks)
+    return observed(batch, images, counted=donors.found)

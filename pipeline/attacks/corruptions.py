@@ -7,13 +7,12 @@ random follows from the image's seed, so every system meets the same corrupted i
 Our own and not the authors' code, because the kept packages bring in numba, scikit-image and a second OpenCV. Where it differs:
 motion blur and the streaks of snow are a kernel and not ImageMagick's; fog is a sum of octaves of smooth noise in place of the
 diamond-square fractal; frost is drawn (ridges of such noise, bluish white) in place of the authors' photographs; a disk that is
-smaller than a pixel still blurs; a pixel of glass blur takes the value of a random neighbour (as in the authors' code, whose swap
+smaller than a pixel still blurs; a pixel of glass blur takes the value of a random neighbor (as in the authors' code, whose swap
 copies). Figures compare arms with each other and not with a leaderboard.
 """
 
 import math
 from collections.abc import Callable
-from enum import StrEnum
 
 import cv2
 import numpy as np
@@ -21,29 +20,12 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from pipeline.attacks.measurements import Condition, Corruption
+from pipeline.attacks.measuring import MeasuredBatch, Observation, observed
+
 SEVERITIES = (1, 2, 3, 4, 5)
 _SIDE = 64  # of the images that the parameters were published for
 _ICE = np.array([0.86, 0.93, 1.0])
-
-
-class Corruption(StrEnum):
-    """The fifteen, in the paper's order: noise, blur, weather, digital."""
-
-    GAUSSIAN_NOISE = "gaussian-noise"
-    SHOT_NOISE = "shot-noise"
-    IMPULSE_NOISE = "impulse-noise"
-    DEFOCUS_BLUR = "defocus-blur"
-    GLASS_BLUR = "glass-blur"
-    MOTION_BLUR = "motion-blur"
-    ZOOM_BLUR = "zoom-blur"
-    SNOW = "snow"
-    FROST = "frost"
-    FOG = "fog"
-    BRIGHTNESS = "brightness"
-    CONTRAST = "contrast"
-    ELASTIC = "elastic"
-    PIXELATE = "pixelate"
-    JPEG = "jpeg"
 
 
 Picture = Float[np.ndarray, "height width channels"]
@@ -70,13 +52,21 @@ def corrupt(
     changed, moved = [], []
     for image, mask, seed in zip(images, masks, seeds.tolist(), strict=True):
         picture = np.concatenate([image.cpu().numpy(), mask.cpu().numpy()]).transpose(1, 2, 0).astype(np.float64)
-        rng = np.random.default_rng([seed, list(Corruption).index(corruption), severity])
+        rng = np.random.default_rng([seed % 2**64, list(Corruption).index(corruption), severity])
         result = _corrupted(corruption, severity, picture, rng)
         changed.append(torch.from_numpy(np.rint(result[:, :, :3] * 255).astype(np.uint8)).permute(2, 0, 1))
         moved.append(torch.from_numpy(result[:, :, 3:]).permute(2, 0, 1))
     if not changed:
         return images, masks
     return torch.stack(changed).to(images) / 255, torch.stack(moved).to(masks)
+
+
+def observe_corrupted(batch: MeasuredBatch, condition: Condition) -> Observation:
+    """What the system says of the corrupted images, or of the clean ones at level 0."""
+    if condition.level == 0:
+        return observed(batch, batch.images)
+    images, masks = corrupt(Corruption(condition.name), int(condition.level), batch.images, batch.masks, batch.seeds)
+    return observed(batch, images, masks=masks)
 
 
 def _corrupted(corruption: Corruption, severity: int, picture: Picture, rng: np.random.Generator) -> Picture:
@@ -184,8 +174,8 @@ def _elastic(picture: Picture, strength: float, sigma: float, affine: float, *, 
     """A random affine map, then smooth random displacements; all three lengths are shares of the side."""
     side = scale * _SIDE
     height, width = picture.shape[:2]
-    centre, third = np.array([width // 2, height // 2]), min(height, width) // 3
-    corners = np.array([centre + third, centre + np.array([third, -third]), centre - third], dtype=np.float32)
+    center, third = np.array([width // 2, height // 2]), min(height, width) // 3
+    corners = np.array([center + third, center + np.array([third, -third]), center - third], dtype=np.float32)
     moved = corners + rng.uniform(-affine * side, affine * side, corners.shape).astype(np.float32)
     warped = cv2.warpAffine(picture, cv2.getAffineTransform(corners, moved), (width, height), borderMode=cv2.BORDER_REFLECT_101)
     shifts = [_gaussian(rng.uniform(-1, 1, (height, width, 1)), sigma * side)[..., 0] * strength * side for _ in range(2)]
@@ -255,14 +245,14 @@ def _disk(radius: float) -> np.ndarray:
 
 
 def _streak(radius: float, sigma: float, degrees: float) -> np.ndarray:
-    """A kernel along a line from the centre, with a Gaussian fall-off, of sum 1."""
+    """A kernel along a line from the center, with a Gaussian fall-off, of sum 1."""
     along = np.linspace(0, radius, 8 * math.ceil(radius) + 1)
     angle = math.radians(degrees)
     return _kernel(along * math.cos(angle), along * math.sin(angle), np.exp(-0.5 * (along / sigma) ** 2))
 
 
 def _kernel(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Points around the centre as a kernel of odd size: each is shared among the four pixels around it."""
+    """Points around the center as a kernel of odd size: each is shared among the four pixels around it."""
     reach = math.ceil(max(np.abs(x).max(), np.abs(y).max())) + 1
     kernel = np.zeros((2 * reach + 1, 2 * reach + 1))
     columns, rows = np.floor(x).astype(int), np.floor(y).astype(int)

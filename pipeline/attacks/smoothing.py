@@ -1,4 +1,4 @@
-"""Randomised smoothing: the one figure here that no attack can lower, and that is a statement about another system.
+"""Randomized smoothing: the one figure here that no attack can lower, and that is a statement about another system.
 
 Cohen, Rosenfeld and Kolter 2019, https://arxiv.org/abs/1902.02918. The smoothed system answers with the class that the system gives
 most often to noisy copies of the image. If that class has more than half of the votes, no perturbation of Euclidean length below
@@ -18,9 +18,13 @@ from jaxtyping import Float, Float64, Int64
 from scipy import stats
 from torch import Tensor
 
+from pipeline.attacks.measurements import Smoothing
+from pipeline.attacks.measuring import MeasuredBatch, Observation, observed
 from pipeline.attacks.objectives import margin
+from pipeline.attacks.pgd import pgd_l2
 from pipeline.masks.context import MaskContext
 from pipeline.randomness import derive_seeds, normal
+from pipeline.system import attacked
 
 ABSTAIN = -1
 """The answer of a smoothed system that is not sure."""
@@ -131,3 +135,44 @@ class SmoothedObjective:
         """The same objective for some images of the batch, in the order of ``indices``."""
         context = None if self.context is None else self.context.select(indices)
         return replace(self, labels=self.labels[indices], context=context, seeds=self.seeds[indices])
+
+
+def observe_certified(spec: Smoothing, batch: MeasuredBatch) -> Observation:
+    """The certified radius of each image, 0 where the answer is wrong or none."""
+    with attacked(batch.system), torch.no_grad():
+        certificate = certify(
+            batch.logits,
+            batch.images,
+            sigma=spec.sigma,
+            seeds=batch.seeds,
+            num_selection=spec.num_selection,
+            num_draws=spec.num_draws,
+            error_rate=spec.error_rate,
+        )
+    right = certificate.predictions == batch.labels
+    radii = torch.where(right, certificate.radii, 0.0)
+    return replace(observed(batch, batch.images, values=radii), predictions=certificate.predictions, correct=right)
+
+
+def observe_attacked(spec: Smoothing, batch: MeasuredBatch, radius: float) -> Observation:
+    """The smoothed system under attack. An image whose answer cannot be told from a tie stands: nothing has shown that it fell."""
+    objective = SmoothedObjective(
+        model=batch.system,
+        labels=batch.labels,
+        context=batch.context,
+        sigma=spec.sigma,
+        seeds=batch.seeds,
+        num_draws=spec.attack_draws,
+    )
+    with attacked(batch.system), torch.no_grad():
+        points = pgd_l2(objective, batch.images, epsilon=radius, num_steps=spec.num_steps, seeds=batch.seeds)
+        answers = predict(
+            batch.logits,
+            points,
+            sigma=spec.sigma,
+            seeds=batch.seeds,
+            num_draws=spec.num_draws,
+            error_rate=spec.error_rate,
+        )
+    stands = (answers == batch.labels) | (answers == ABSTAIN)
+    return replace(observed(batch, points), predictions=answers, correct=stands)

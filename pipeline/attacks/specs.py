@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pipeline.attacks.autoattack import STANDARD, Member, square_fits
+from pipeline.attacks.measurements import MeasurementSpec
 from pipeline.attacks.objectives import ClassLoss
 from pipeline.attacks.regions import Region
 from pipeline.attacks.threat import Epsilon, Norm, check_epsilon
@@ -147,6 +148,9 @@ class AttackSuite:
     """What an attacker may change, and what it knows."""
     attacks: Annotated[dict[str, AttackSpec], Field(min_length=1)]
     """The attacks by name. The name is part of the seed: another name draws other starts."""
+    measurements: dict[str, MeasurementSpec] = field(default_factory=dict)
+    """What is measured besides, by name: distances, corruptions, other backgrounds, certificates. They have conditions of their own
+    and know nothing of the threat model above."""
 
 
 def inapplicable(

@@ -75,7 +75,21 @@ def evaluate(config: EvaluateConfig) -> None:
     ):
         store = RecordStore(config.run)
         _attack(config, plan, store, device)
+        _measure(config, plan, device)
         _report(config, plan, subject, store, skipped, device)
+
+
+def _measure(config: EvaluateConfig, plan: "Plan", device: torch.device) -> None:
+    from pipeline.evaluation.measuring import measure_images, missing_observations
+    from pipeline.progress import progress_bar
+
+    with progress_bar("measure", total=missing_observations(plan, config.run), unit="observations") as step:
+
+        def advance(finished: int) -> None:
+            for _ in range(finished):
+                step()
+
+        measure_images(plan, config.run, device=device, advance=advance)
 
 
 def _attack(config: EvaluateConfig, plan: "Plan", store: "RecordStore", device: torch.device) -> None:
@@ -114,6 +128,8 @@ def _report(
 ) -> None:
     from pipeline.evaluation.diagnostics import sanity_checks
     from pipeline.evaluation.gallery import write_gallery
+    from pipeline.evaluation.measured import MEASURED, MeasurementReport, figures, measured_lines
+    from pipeline.evaluation.measuring import read_observations
     from pipeline.evaluation.records import read_records
     from pipeline.evaluation.summary import SANITY, SUMMARY, SanityReport, check_lines, lines, summarise
 
@@ -130,6 +146,11 @@ def _report(
     )
     summary.write(config.run / SUMMARY)
     print("\n".join(lines(summary)))
+    observations = read_observations(config.run)
+    if observations is not None:
+        found = figures(observations, plan.suite.measurements)
+        MeasurementReport(figures=tuple(found)).write(config.run / MEASURED)
+        print("\n".join(measured_lines(found)))
     if config.sanity:
         checks = sanity_checks(plan, store, records, num_images=config.sanity_images, device=device)
         SanityReport(images=config.sanity_images, checks=tuple(checks)).write(config.run / SANITY)
@@ -140,7 +161,8 @@ def _report(
 def order_of_attacks(suite: AttackSuite) -> dict[str, str]:
     """What a run of ``evaluate`` records among its inputs beside fingerprints: an attack is known by its position in the suite, and
     what it meets are the images that those before it left standing."""
-    return {"order of the attacks": ", ".join(suite.attacks)}
+    measured = {"order of the measurements": ", ".join(suite.measurements)} if suite.measurements else {}
+    return {"order of the attacks": ", ".join(suite.attacks), **measured}
 
 
 def choose_device(accelerator: str) -> torch.device:

@@ -93,7 +93,7 @@ def applicable(plan: Plan, *, device: torch.device) -> tuple[AttackSuite, dict[s
     chunk = Chunk(plan.system, plan.dataset, plan.rows[:1], batch_size=1, device=device, guides=plan.guides)
     skipped = skipped_attacks(plan.suite, chunk.victims)
     kept = {name: spec for name, spec in plan.suite.attacks.items() if name not in skipped}
-    return AttackSuite(threat=plan.suite.threat, attacks=kept), skipped
+    return replace(plan.suite, attacks=kept), skipped
 
 
 def _attack_chunk(

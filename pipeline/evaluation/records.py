@@ -7,10 +7,10 @@ What a killed evaluation had finished is therefore whole, and what it had not is
 
 import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -97,20 +97,19 @@ class RecordStore:
 
     def units(self) -> set[Unit]:
         """What has been recorded."""
-        return {_unit_of(path) for path in self._records.glob("*.parquet")}
+        return units_in(self._records)
 
     def write(self, unit: Unit, records: pl.DataFrame, images: Float32[np.ndarray, "attacked 3 height width"]) -> None:
         """Keep a part. The images come first: a part that is there has its images. Raises RunError where that fails."""
-        array, table = io.BytesIO(), io.BytesIO()
+        array = io.BytesIO()
         np.save(array, np.ascontiguousarray(images), allow_pickle=False)
         _write(self._images, unit, "npy", array.getvalue())
-        records.write_parquet(table)
-        _write(self._records, unit, "parquet", table.getvalue())
+        write_table(self._records, unit, records)
 
     def read(self, unit: Unit, *, attack: str | None = None, epsilon: float | None = None) -> pl.DataFrame:
         """The records of a part. Raises RunError for a damaged one, and for one of another attack or epsilon than those named."""
         path = self._one(self._records, unit, "parquet")
-        records = _table(path)
+        records = _table(path, SCHEMA)
         for column, wanted in (("attack", attack), ("epsilon", epsilon)):
             if wanted is not None and not (records[column] == wanted).all():
                 raise RunError(
@@ -150,18 +149,36 @@ class RecordStore:
 
 def read_records(run: Path) -> pl.DataFrame:
     """All records of an evaluation, as far as it has come. Raises RunError: there is none, or a part is damaged."""
-    paths = sorted((run / RECORDS).glob("*.parquet"))
-    if not paths:
+    records = read_tables(run / RECORDS, SCHEMA)
+    if records is None:
         raise RunError(f"{run}: holds no records; make them with: foreguard evaluate run={run} ...")
-    return pl.concat([_table(path) for path in paths])
+    return records
 
 
-def _table(path: Path) -> pl.DataFrame:
+def units_in(directory: Path) -> set[Unit]:
+    """What a directory of parts holds."""
+    return {_unit_of(path) for path in directory.glob("*.parquet")}
+
+
+def write_table(directory: Path, unit: Unit, table: pl.DataFrame) -> None:
+    """Keep a part, whole or not at all. Raises RunError where that fails."""
+    content = io.BytesIO()
+    table.write_parquet(content)
+    _write(directory, unit, "parquet", content.getvalue())
+
+
+def read_tables(directory: Path, schema: Mapping[str, Any]) -> pl.DataFrame | None:
+    """All parts of a directory, in their order; None where there is none. Raises RunError for a damaged one."""
+    paths = sorted(directory.glob("*.parquet"))
+    return pl.concat([_table(path, schema) for path in paths]) if paths else None
+
+
+def _table(path: Path, schema: Mapping[str, Any]) -> pl.DataFrame:
     try:
         records = pl.read_parquet(io.BytesIO(_checked(path)))
     except (OSError, pl.exceptions.PolarsError) as error:
         raise _damaged(path, str(error)) from error
-    if dict(records.schema) != SCHEMA:
+    if dict(records.schema) != dict(schema):
         raise RunError(f"{path}: its columns are not those of this version; evaluate again, into another directory")
     return records
 

@@ -1,18 +1,19 @@
-"""Backgrounds of known colours: what was exchanged and what was kept can be said pixel by pixel."""
+"""Backgrounds of known colors: what was exchanged and what was kept can be said pixel by pixel."""
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from pipeline.attacks.backgrounds import Backdrop, choose_donors, with_backdrop, without_objects
+from pipeline.attacks.backgrounds import choose_donors, with_backdrop, without_objects
+from pipeline.attacks.measurements import Backdrop
 
 SIDE = 12
-INPAINTING = 2.5 / 255  # by how much OpenCV misses even a background of one colour
+INPAINTING = 2.5 / 255  # by how much OpenCV misses even a background of one color
 
 
 def scene(background: float, thing: float, *, left: int = 3) -> tuple[Tensor, Tensor]:
-    """A square object of one colour on a background of another, both multiples of 1/255."""
+    """A square object of one color on a background of another, both multiples of 1/255."""
     masks = torch.zeros(1, 1, SIDE, SIDE)
     masks[:, :, 4:9, left : left + 5] = 1
     images = torch.full((1, 3, SIDE, SIDE), background / 255)
@@ -51,7 +52,7 @@ def test_the_background_itself_is_not_touched_by_painting_the_object_over() -> N
     masks[0, :, 4:7, 4:7] = 1
     painted = without_objects(random, masks)
     far = torch.ones(SIDE, SIDE, dtype=torch.bool)
-    far[3:8, 3:8] = False  # the object and its neighbours
+    far[3:8, 3:8] = False  # the object and its neighbors
     assert torch.equal(painted[0][:, far], random[0][:, far])
     assert not torch.equal(painted[0][:, 4:7, 4:7], random[0][:, 4:7, 4:7])
     assert torch.equal(painted[1], random[1])

@@ -1,4 +1,4 @@
-"""Corruptions against what each of them does in closed form: moments of noise, sums of kernels, exact maps of colours."""
+"""Corruptions against what each of them does in closed form: moments of noise, sums of kernels, exact maps of colors."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,8 @@ import torch
 from scipy import ndimage, stats
 from torch import Tensor
 
-from pipeline.attacks.corruptions import SEVERITIES, Corruption, corrupt
+from pipeline.attacks.corruptions import SEVERITIES, corrupt
+from pipeline.attacks.measurements import Corruption
 
 SIDE = 32
 BLURS = (Corruption.DEFOCUS_BLUR, Corruption.GLASS_BLUR, Corruption.MOTION_BLUR, Corruption.ZOOM_BLUR)
@@ -57,6 +58,7 @@ def test_severity_zero_is_clean_and_every_severity_keeps_to_the_range_and_the_le
 @pytest.mark.parametrize("corruption", list(Corruption))
 def test_what_an_image_becomes_follows_from_its_seed_alone(corruption: Corruption) -> None:
     images, masks, seeds = pictures(3)
+    seeds = torch.tensor([5, -(2**63), 2**63 - 1])  # any 64 bits
     together, _ = corrupt(corruption, 3, images, masks, seeds)
     alone, _ = corrupt(corruption, 3, images[1:2], masks[1:2], seeds[1:2])
     assert torch.equal(alone[0], together[1])
@@ -95,7 +97,7 @@ def test_impulse_noise_turns_its_share_of_values_black_or_white(severity: int, s
 
 
 @pytest.mark.parametrize("corruption", BLURS)
-def test_a_blur_leaves_one_colour_alone_and_smooths_an_edge(corruption: Corruption) -> None:
+def test_a_blur_leaves_one_color_alone_and_smooths_an_edge(corruption: Corruption) -> None:
     grey, masks = torch.full((1, 3, SIDE, SIDE), 102 / 255), torch.zeros(1, 1, SIDE, SIDE)
     assert torch.equal(corrupt(corruption, 5, grey, masks, torch.tensor([1]))[0], grey)
     checks = torch.zeros(1, 3, SIDE, SIDE)

@@ -115,7 +115,7 @@ def test_decoupled_direction_and_norm_comes_as_near_as_foolbox_does() -> None:
     network = curved_network(classes=2)
     images = torch.rand(8, 3, 8, 8, generator=seeded(6))
     labels = network(images).argmax(dim=1)
-    # With two classes the gradient of cross-entropy is that of the margin but for its length, which is normalised away.
+    # With two classes the gradient of cross-entropy is that of the margin but for its length, which is normalized away.
     theirs = foolbox_distances("ddn", "DDNAttack", network, images, labels, num_steps=60)
     ours = search("ddn", ModelObjective(model=network, score=margin, targets=(labels,)), images, num_steps=60).distances
     assert theirs.isfinite().all()

@@ -14,9 +14,11 @@ from torch import nn
 from classifier.config import ClassifierConfig
 from classifier.model import build_classifier
 from pipeline.cli.main import main
-from pipeline.config import to_plain
+from pipeline.config import CONFIG_DIR, load_config, to_plain
 from pipeline.data.dataset import open_prepared
 from pipeline.evaluation import evaluator as attacking
+from pipeline.evaluation.config import EvaluateConfig
+from pipeline.evaluation.measuring import read_observations
 from pipeline.evaluation.records import read_records
 from pipeline.evaluation.summary import epsilon_text
 from pipeline.runs.checkpoints import (
@@ -195,6 +197,45 @@ def test_after_ctrl_c_one_line_says_how_to_go_on_and_nothing_is_lost(
     assert 0 < len(kept) < 20 * 3 * 2
     assert evaluate(run, "resume=true") == 0
     assert_frame_equal(records_of(run), records_of(finished))
+
+
+MEASURED = (
+    "+attack.measurements={nearest: {kind: minimum-norm, num_steps: 3, epsilons: [8/255]}, backgrounds: {kind: backgrounds}}",
+    "attack.threat.epsilons=[0]",
+)
+
+
+def test_measurements_are_printed_written_and_resumed_beside_the_attacks(
+    evaluate: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert evaluate(run, *MEASURED) == 0
+    printed = capsys.readouterr().out
+    for expected in ("nearest (linf)", "median distance", "(a better attack can only lower it)", "same-class: accuracy", "BG-gap"):
+        assert expected in printed
+    observations = read_observations(run)
+    assert observations is not None
+    assert len(observations) == 20 * (1 + 5)
+    nearest = observations.filter(pl.col("measurement") == "nearest")
+    written = {figure["label"]: figure for figure in json.loads((run / "measurements.json").read_text())["figures"]}
+    beyond = written["robust accuracy at 0.03137"]
+    assert beyond["estimate"]["value"] == pytest.approx((nearest["value"] > 8 / 255).mean())
+    assert beyond["claim"] == "upper estimate"
+    assert json.loads((run / "run.json").read_text())["inputs"]["order of the measurements"] == "nearest, backgrounds"
+    part = sorted((run / "measurements").glob("*.parquet"))[0]
+    part.unlink()
+    before = {path.name: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert evaluate(run, *MEASURED, "resume=true") == 0
+    after = {path.name: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert before.items() <= after.items()
+    assert read_observations(run).drop("seconds").equals(observations.drop("seconds"))  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (CONFIG_DIR / "attack").glob("*.yaml")))
+def test_every_ready_made_suite_is_valid(name: str) -> None:
+    required = ["prepared=p", "run=r", "classifier_run=c"]
+    config = load_config("evaluate", EvaluateConfig, [f"attack={name}", *required])
+    assert config.attack.attacks
 
 
 @pytest.mark.slow

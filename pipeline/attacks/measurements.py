@@ -1,0 +1,234 @@
+"""The measurements of a suite: figures that have no ball. What can be set of each, its conditions, and how it observes an image.
+
+The suite of attacks asks whether an image falls within an epsilon. A distance, a corruption, another background or a certificate is
+no such question, so it is a measurement: a list of conditions, each of which gives every image one observation. Observations are
+recorded by ``evaluation.measuring``, chunk by chunk, like outcomes of attacks.
+
+Nothing here imports torch; a method that observes imports what it needs. To add a measurement, write a class like these and name it
+in ``MeasurementSpec``.
+"""
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+
+from pydantic import Field
+
+from pipeline.attacks.regions import Region
+from pipeline.attacks.threat import Epsilon, Norm, check_epsilon
+from pipeline.config import Number, configuration
+
+if TYPE_CHECKING:
+    from pipeline.attacks.measuring import MeasuredBatch, Observation
+
+Count = Annotated[int, Field(ge=1)]
+
+
+class Claim(StrEnum):
+    """What kind of statement a figure is."""
+
+    ACCURACY = "accuracy"
+    """Of images that nobody has chosen to fool the system: no bound on anything."""
+    UPPER_ESTIMATE = "upper estimate"
+    """What an attack left standing: a better attack can only lower it."""
+    LOWER_BOUND = "lower bound"
+    """Proven, up to the error rate of its votes: no attack can get below it."""
+
+
+class Condition(NamedTuple):
+    """Under what an image is observed."""
+
+    name: str
+    level: float
+    """Severity, radius or noise; 0 where there is only one."""
+    claim: Claim
+
+
+class Measurement:
+    """A measurement of a suite. A subclass is a ``configuration`` with a ``kind`` of its own."""
+
+    kind: str
+
+    @property
+    def threat(self) -> str:
+        """In records: the norm, or what happens to the images."""
+        raise NotImplementedError
+
+    def conditions(self) -> tuple[Condition, ...]:
+        """All conditions, in the order in which they are recorded."""
+        raise NotImplementedError
+
+    def observe(self, batch: "MeasuredBatch", condition: Condition) -> "Observation":
+        """Every image under one condition. An image's observation does not depend on the rest of its batch."""
+        raise NotImplementedError
+
+
+@configuration
+class MinimumNorm(Measurement):
+    """The distance of the nearest misclassified point that a gradient search finds, end to end, of every image."""
+
+    kind: Literal["minimum-norm"] = "minimum-norm"
+    """Distances of the nearest misclassified points, by a gradient search."""
+    search: Literal["fmn", "ddn"] = "fmn"
+    """fmn (fast minimum norm) or ddn (decoupled direction and norm, l2 alone)."""
+    norm: Norm = "linf"
+    """Norm of the distance: linf or l2."""
+    num_steps: Count = 100
+    """Gradient steps, at least 1."""
+    epsilons: tuple[Epsilon, ...] = ()
+    """Where robust accuracy is printed; the distances know it everywhere."""
+    region: Region = Region.EVERYWHERE
+    """Pixels that may change: everywhere, foreground, background, boundary or outside-box."""
+    region_radius: Count = 2
+    """Reach of the boundary band in pixels, at least 1."""
+
+    def __post_init__(self) -> None:
+        if self.search == "ddn" and self.norm != "l2":
+            raise ValueError(f"ddn knows the norm l2 alone, not {self.norm}")
+        for epsilon in self.epsilons:
+            check_epsilon(self.norm, epsilon)
+
+    @property
+    def threat(self) -> str:
+        """The norm."""
+        return self.norm
+
+    def conditions(self) -> tuple[Condition, ...]:
+        """One: the nearest point."""
+        return (Condition(name="nearest", level=0.0, claim=Claim.UPPER_ESTIMATE),)
+
+    def observe(self, batch: "MeasuredBatch", condition: Condition) -> "Observation":
+        """The distance of each image."""
+        from pipeline.attacks.minimum_norm import observe_distances
+
+        del condition
+        return observe_distances(self, batch)
+
+
+class Corruption(StrEnum):
+    """The fifteen of Hendrycks and Dietterich 2019, in their order: noise, blur, weather, digital."""
+
+    GAUSSIAN_NOISE = "gaussian-noise"
+    SHOT_NOISE = "shot-noise"
+    IMPULSE_NOISE = "impulse-noise"
+    DEFOCUS_BLUR = "defocus-blur"
+    GLASS_BLUR = "glass-blur"
+    MOTION_BLUR = "motion-blur"
+    ZOOM_BLUR = "zoom-blur"
+    SNOW = "snow"
+    FROST = "frost"
+    FOG = "fog"
+    BRIGHTNESS = "brightness"
+    CONTRAST = "contrast"
+    ELASTIC = "elastic"
+    PIXELATE = "pixelate"
+    JPEG = "jpeg"
+
+
+@configuration
+class Corruptions(Measurement):
+    """Accuracy and mask IoU under common corruptions, and on the clean images."""
+
+    kind: Literal["corruptions"] = "corruptions"
+    """Accuracy under noise, blur, weather and digital artefacts that nobody has chosen."""
+    corruptions: Annotated[tuple[Corruption, ...], Field(min_length=1)] = tuple(Corruption)
+    """Which of the fifteen: gaussian-noise, shot-noise, impulse-noise, defocus-blur, glass-blur, motion-blur, zoom-blur, snow,
+    frost, fog, brightness, contrast, elastic, pixelate, jpeg."""
+    severities: Annotated[tuple[Annotated[int, Field(ge=1, le=5)], ...], Field(min_length=1)] = (1, 2, 3, 4, 5)
+    """How severe, 1 to 5."""
+
+    @property
+    def threat(self) -> str:
+        """Corruption."""
+        return "corruption"
+
+    def conditions(self) -> tuple[Condition, ...]:
+        """Clean first, then every corruption at every severity."""
+        grid = [(name.value, float(severity)) for name in self.corruptions for severity in self.severities]
+        return tuple(Condition(name=name, level=level, claim=Claim.ACCURACY) for name, level in [("clean", 0.0), *grid])
+
+    def observe(self, batch: "MeasuredBatch", condition: Condition) -> "Observation":
+        """What the system says of the corrupted images."""
+        from pipeline.attacks.corruptions import observe_corrupted
+
+        return observe_corrupted(batch, condition)
+
+
+class Backdrop(StrEnum):
+    """What stands behind the object."""
+
+    SAME_CLASS = "same-class"
+    OTHER_CLASS = "other-class"
+    ONLY_FOREGROUND = "only-foreground"
+    ONLY_BACKGROUND = "only-background"
+
+    @property
+    def needs_donor(self) -> bool:
+        """It takes the background of another image."""
+        return self in (Backdrop.SAME_CLASS, Backdrop.OTHER_CLASS)
+
+
+@configuration
+class Backgrounds(Measurement):
+    """Accuracy and mask IoU in front of other backgrounds, and in front of the own one."""
+
+    kind: Literal["backgrounds"] = "backgrounds"
+    """Accuracy of the same objects in front of other backgrounds, and of objects and backgrounds alone."""
+    backdrops: Annotated[tuple[Backdrop, ...], Field(min_length=1)] = tuple(Backdrop)
+    """same-class and other-class (their difference is the BG-gap), only-foreground, only-background."""
+
+    @property
+    def threat(self) -> str:
+        """Background."""
+        return "background"
+
+    def conditions(self) -> tuple[Condition, ...]:
+        """The images as they are first, then every backdrop."""
+        names = ["original", *(backdrop.value for backdrop in self.backdrops)]
+        return tuple(Condition(name=name, level=0.0, claim=Claim.ACCURACY) for name in names)
+
+    def observe(self, batch: "MeasuredBatch", condition: Condition) -> "Observation":
+        """What the system says of the objects in front of that background."""
+        from pipeline.attacks.backgrounds import observe_backdrop
+
+        return observe_backdrop(batch, condition)
+
+
+@configuration
+class Smoothing(Measurement):
+    """Certified radii of the smoothed system, and what an attack on the smoothed system leaves standing."""
+
+    kind: Literal["smoothing"] = "smoothing"
+    """Certified l2 radii of the system under randomized smoothing, beside an attack on the same smoothed system."""
+    sigma: Annotated[Number, Field(gt=0)] = 0.25
+    """Standard deviation of the noise on an image in [0,1], above 0."""
+    num_selection: Count = 100
+    """Forward passes that choose the class, at least 1."""
+    num_draws: Count = 1000
+    """Forward passes that certify it, and that judge an attacked image, at least 1."""
+    error_rate: Annotated[Number, Field(gt=0, lt=0.5)] = 0.001
+    """Probability with which a certificate may be wrong, per image."""
+    radii: tuple[Annotated[Number, Field(gt=0)], ...] = (0.25, 0.5, 1.0)
+    """Euclidean radii at which the smoothed system is attacked as well; none is allowed."""
+    num_steps: Count = 20
+    """Gradient steps of that attack, at least 1."""
+    attack_draws: Count = 8
+    """Draws of the noise that each of its steps averages over, at least 1."""
+
+    @property
+    def threat(self) -> str:
+        """The norm of the radii."""
+        return "l2"
+
+    def conditions(self) -> tuple[Condition, ...]:
+        """The certificates, then an attack at every radius."""
+        attacks = [Condition(name="attacked", level=radius, claim=Claim.UPPER_ESTIMATE) for radius in self.radii]
+        return (Condition(name="certified", level=self.sigma, claim=Claim.LOWER_BOUND), *attacks)
+
+    def observe(self, batch: "MeasuredBatch", condition: Condition) -> "Observation":
+        """Answers of the smoothed system."""
+        from pipeline.attacks.smoothing import observe_attacked, observe_certified
+
+        return observe_certified(self, batch) if condition.name == "certified" else observe_attacked(self, batch, condition.level)
+
+
+MeasurementSpec = Annotated[MinimumNorm | Corruptions | Backgrounds | Smoothing, Field(discriminator="kind")]

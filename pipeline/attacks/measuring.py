@@ -1,0 +1,95 @@
+"""What a measurement observes: the batch that it is given, and the observation that it makes of every image."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Float64, Int64
+from torch import Tensor
+
+from pipeline.attacks.tracker import verdict
+from pipeline.masks.context import MaskContext
+from pipeline.system import System, attacked
+from segmenter.metrics import intersection_over_union
+
+
+class Donors(NamedTuple):
+    """Images whose backgrounds are borrowed, one for each image of a batch."""
+
+    images: Float[Tensor, "batch 3 height width"]
+    masks: Float[Tensor, "batch 1 height width"]
+    found: Bool[Tensor, " batch"]
+    """False where there is none; what stands in its place is never looked at."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredBatch:
+    """A system and the images that it is measured on."""
+
+    system: System
+    """The inner module, not a wrapper. In float32 or wider."""
+    images: Float[Tensor, "batch 3 height width"]
+    """Clean, in [0,1]."""
+    labels: Int64[Tensor, " batch"]
+    context: MaskContext
+    """Of the clean images, with the data set's masks: what is frozen was taken from them (``system.clean_context``)."""
+    seeds: Int64[Tensor, " batch"]
+    """One per image, from its identity and the run's seed."""
+    donors: Callable[[bool], Donors]
+    """Of the own class (True) or another one (False), by the image's identity alone."""
+
+    @property
+    def masks(self) -> Float[Tensor, "batch 1 height width"]:
+        """The data set's own."""
+        assert self.context.oracle_masks is not None
+        return self.context.oracle_masks
+
+    def logits(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch classes"]:
+        """What the system says of versions of the batch's images."""
+        logits: Tensor = self.system(images, self.context)
+        return logits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observation:
+    """What was seen under one condition, one value per image."""
+
+    predictions: Int64[Tensor, " batch"]
+    """Class, or -1 for no answer."""
+    correct: Bool[Tensor, " batch"]
+    mask_iou: Float64[Tensor, " batch"]
+    """Of the mask that the system sees the image through, with the mask of the object."""
+    values: Float64[Tensor, " batch"]
+    """Distance or radius; NaN where a measurement has none."""
+    counted: Bool[Tensor, " batch"]
+    """False where nothing can be said of the image: it counts in no figure."""
+
+
+@torch.no_grad()
+def observed(
+    batch: MeasuredBatch,
+    images: Float[Tensor, "batch 3 height width"],
+    *,
+    masks: Float[Tensor, "batch 1 height width"] | None = None,
+    values: Float64[Tensor, " batch"] | None = None,
+    counted: Bool[Tensor, " batch"] | None = None,
+) -> Observation:
+    """The system's answer to versions of the images, in eval mode and without autocast. ``masks`` are those of the objects there.
+
+    Sources that are made from the data set's masks are given these; a frozen mask stays that of the clean image. Raises
+    FloatingPointError for NaN logits.
+    """
+    if masks is not None:
+        batch = replace(batch, context=batch.context._replace(oracle_masks=masks))
+    scored = verdict(batch.system, images, batch.labels, batch.context)
+    with attacked(batch.system):
+        seen_through = batch.system.masks(images, batch.context)
+    everything = torch.ones_like(scored.fallen)
+    return Observation(
+        predictions=scored.predictions,
+        correct=~scored.fallen,
+        mask_iou=intersection_over_union(seen_through, batch.masks.to(seen_through.dtype)).double(),
+        values=torch.full_like(scored.margins.double(), torch.nan) if values is None else values,
+        counted=everything if counted is None else counted,
+    )

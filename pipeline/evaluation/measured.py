@@ -1,0 +1,243 @@
+"""Figures from observations: distances, corruptions, backgrounds, certificates. The unit is the image, of every figure.
+
+No model and no GPU. Images of one group are not independent, and every interval is one for independent groups.
+"""
+
+import bisect
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import polars as pl
+
+from pipeline.attacks.measurements import Backdrop, Backgrounds, Claim, Corruptions, MeasurementSpec, MinimumNorm, Smoothing
+from pipeline.evaluation.metrics import standing
+from pipeline.evaluation.statistics import Estimate, mean_estimate, paired_difference, share
+from pipeline.evaluation.summary import Summary
+from pipeline.runs.files import JsonFile
+
+MEASURED = "measurements.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """One figure of one measurement."""
+
+    measurement: str
+    """Its name in the configuration."""
+    threat: str
+    """The norm, or what happens to the images."""
+    label: str
+    """What it is a figure of."""
+    claim: Claim
+    """Whether it is an accuracy, an upper estimate or a lower bound."""
+    unit: str
+    """share, difference (of shares), distance or iou."""
+    estimate: Estimate
+
+    def text(self) -> str:
+        """For people, with interval and n."""
+        match self.unit:
+            case "share":
+                return self.estimate.percent()
+            case "difference":
+                return self.estimate.points()
+            case _:
+                one = self.estimate
+                return f"{one.value:.4g} [{one.low:.4g}, {one.high:.4g}] n={one.n}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasurementReport(JsonFile):
+    """``measurements.json``: the figures of what was measured beside the attacks."""
+
+    REMEDY: ClassVar[str] = Summary.REMEDY
+
+    figures: tuple[Figure, ...]
+
+
+def figures(observations: pl.DataFrame, measurements: Mapping[str, MeasurementSpec]) -> list[Figure]:
+    """The figures of finished observations, in the order of the suite. The same observations give the same figures."""
+    rng = np.random.default_rng(0)
+    found = []
+    for name, spec in measurements.items():
+        own = observations.filter((pl.col("measurement") == name) & pl.col("counted")).sort("sample_id", maintain_order=True)
+        named = _Named(name, spec.threat)
+        match spec:
+            case MinimumNorm():
+                found += _of_distances(own, named, spec.epsilons)
+            case Corruptions():
+                found += _of_corruptions(own, named, rng)
+            case Backgrounds():
+                found += _of_backgrounds(own, named, rng)
+            case Smoothing():
+                found += _of_certificates(own, named)
+    return found
+
+
+def robust_beyond(observations: pl.DataFrame, epsilon: float) -> Estimate:
+    """Share of images of one measurement of distances whose nearest misclassified point is farther away than ``epsilon``.
+
+    An upper estimate of robust accuracy at that epsilon. Over epsilon it never rises.
+    """
+    return _share(observations, pl.col("value") > epsilon)
+
+
+def robust_to_both(records: pl.DataFrame, observations: pl.DataFrame, epsilon: float) -> Estimate:
+    """Share of images that neither the suite nor the search for the nearest point felled at ``epsilon``.
+
+    Never above either, and never rising over epsilon. Records and observations have to be of the same images, norm and region;
+    raises ValueError for other images, and where the evaluation is not finished.
+    """
+    both = standing(records, epsilon).join(observations.select("sample_id", "value"), on="sample_id", how="full", coalesce=True)
+    if both["standing"].null_count() or both["value"].null_count():
+        raise ValueError("records and observations are not of the same images")
+    return share((both["standing"] & (both["value"] > epsilon)).to_numpy(), both["group"].to_numpy())
+
+
+def median_distance(observations: pl.DataFrame) -> Estimate:
+    """The median over images of the distance of the nearest misclassified point; infinite where most of them were never fooled.
+
+    The interval holds every distance that half of the images may be robust to: those whose share of farther images has a half in
+    its Wilson interval (an inverted test, as in Brookmeyer and Crowley 1982, https://doi.org/10.2307/2530286). So infinite
+    distances are no trouble, and an end may itself be infinite.
+    """
+    distances = np.sort(observations["value"].to_numpy())
+    steps = np.unique(distances[np.isfinite(distances)]).tolist()
+    above = bisect.bisect_left(steps, True, key=lambda step: robust_beyond(observations, step).low <= 0.5)
+    below = bisect.bisect_left(steps, True, key=lambda step: robust_beyond(observations, step).high < 0.5)
+    return Estimate(
+        value=float(distances[(len(distances) - 1) // 2]),
+        low=steps[above - 1] if above else 0.0,
+        high=steps[below] if below < len(steps) else math.inf,
+        n=len(distances),
+        groups=observations["group"].n_unique(),
+    )
+
+
+def background_gap(observations: pl.DataFrame) -> Estimate | None:
+    """Accuracy in front of backgrounds of the own class minus accuracy in front of other classes', on the images that have both.
+
+    None where no image has both.
+    """
+    counted = observations.filter(pl.col("counted"))
+    same, other = (
+        counted.filter(pl.col("condition") == backdrop.value).select("sample_id", "group", "correct")
+        for backdrop in (Backdrop.SAME_CLASS, Backdrop.OTHER_CLASS)
+    )
+    both = same.join(other, on="sample_id", suffix="_other").sort("sample_id")
+    if both.is_empty():
+        return None
+    return paired_difference(both["correct"].to_numpy(), both["correct_other"].to_numpy(), both["group"].to_numpy())
+
+
+def mean_corruption_error(observations: pl.DataFrame, baseline: pl.DataFrame) -> float:
+    """Mean over corruptions of the errors at all severities over the baseline's: 1 is as good as the baseline, less is better.
+
+    Hendrycks and Dietterich 2019, https://arxiv.org/abs/1903.12261, with another system (the arm without masks) in the place of
+    their AlexNet. Raises ValueError where the two were not observed on the same images under the same conditions, or the baseline
+    makes no error under a corruption.
+    """
+    key = ["sample_id", "condition", "level"]
+    corrupted = pl.col("level") > 0
+    own, other = (table.filter(corrupted).sort(key) for table in (observations, baseline))
+    if not own.select(key).equals(other.select(key)):
+        raise ValueError("the two systems were not observed on the same images under the same corruptions")
+    errors = own.select("condition", own=~pl.col("correct"), other=~other["correct"]).group_by("condition").sum()
+    if (errors["other"] == 0).any():
+        raise ValueError("the baseline makes no error under a corruption: there is nothing to divide by")
+    return float((errors["own"] / errors["other"]).mean())  # type: ignore[arg-type]
+
+
+def certified_accuracy(observations: pl.DataFrame, radius: float) -> Estimate:
+    """Share of images whose answer is right and certified beyond ``radius``: of the smoothed system's accuracy a lower bound."""
+    return _share(observations.filter(pl.col("condition") == "certified"), pl.col("correct") & (pl.col("value") > radius))
+
+
+def attacked_accuracy(observations: pl.DataFrame, radius: float) -> Estimate:
+    """Share of images that the attack on the smoothed system left standing at every radius up to this: an upper estimate."""
+    attacked = observations.filter((pl.col("condition") == "attacked") & (pl.col("level") <= radius))
+    worst = attacked.group_by("sample_id").agg(pl.col("group").first(), pl.col("correct").all()).sort("sample_id")
+    return _share(worst, pl.col("correct"))
+
+
+@dataclass(frozen=True)
+class _Named:
+    name: str
+    threat: str
+
+    def figure(self, label: str, estimate: Estimate, claim: Claim = Claim.ACCURACY, unit: str = "share") -> Figure:
+        return Figure(measurement=self.name, threat=self.threat, label=label, claim=claim, unit=unit, estimate=estimate)
+
+
+def _of_distances(own: pl.DataFrame, named: _Named, epsilons: Sequence[float]) -> list[Figure]:
+    median = named.figure("median distance", median_distance(own), Claim.UPPER_ESTIMATE, "distance")
+    curve = [
+        named.figure(f"robust accuracy at {epsilon:.4g}", robust_beyond(own, epsilon), Claim.UPPER_ESTIMATE) for epsilon in epsilons
+    ]
+    return [median, *curve]
+
+
+def _of_corruptions(own: pl.DataFrame, named: _Named, rng: np.random.Generator) -> list[Figure]:
+    corrupted = own.filter(pl.col("level") > 0)
+    conditions = corrupted["condition"].unique(maintain_order=True).to_list()
+    tables = {"clean": own.filter(pl.col("level") == 0), "all corruptions": corrupted}
+    tables |= {name: corrupted.filter(pl.col("condition") == name) for name in conditions}
+    found = []
+    for label, table in tables.items():
+        found.append(named.figure(f"{label}: accuracy", _mean(table, "correct", rng)))
+        found.append(named.figure(f"{label}: mask IoU", _mean(table, "mask_iou", rng), unit="iou"))
+    return found
+
+
+def _of_backgrounds(own: pl.DataFrame, named: _Named, rng: np.random.Generator) -> list[Figure]:
+    found = []
+    for name in own["condition"].unique(maintain_order=True).to_list():
+        table = own.filter(pl.col("condition") == name)
+        found.append(named.figure(f"{name}: accuracy", _share(table, pl.col("correct"))))
+        found.append(named.figure(f"{name}: mask IoU", _mean(table, "mask_iou", rng), unit="iou"))
+    gap = background_gap(own)
+    return found if gap is None else [*found, named.figure("BG-gap", gap, unit="difference")]
+
+
+def _of_certificates(own: pl.DataFrame, named: _Named) -> list[Figure]:
+    radii = own.filter(pl.col("condition") == "attacked")["level"].unique().sort().to_list()
+    found = [
+        named.figure(f"certified accuracy at {radius:.4g}", certified_accuracy(own, radius), Claim.LOWER_BOUND)
+        for radius in [0.0, *radii]
+    ]
+    return found + [
+        named.figure(f"accuracy under attack at {radius:.4g}", attacked_accuracy(own, radius), Claim.UPPER_ESTIMATE)
+        for radius in radii
+    ]
+
+
+def _share(table: pl.DataFrame, claim: pl.Expr) -> Estimate:
+    images = table.select("sample_id", "group", claim=claim).sort("sample_id")
+    return share(images["claim"].to_numpy(), images["group"].to_numpy())
+
+
+def _mean(table: pl.DataFrame, column: str, rng: np.random.Generator) -> Estimate:
+    """The mean over images of each image's mean over the conditions of the table."""
+    images = table.group_by("sample_id").agg(pl.col("group").first(), pl.col(column).cast(pl.Float64).mean()).sort("sample_id")
+    return mean_estimate(images[column].to_numpy(), images["group"].to_numpy(), rng)
+
+
+def measured_lines(found: Sequence[Figure]) -> list[str]:
+    """The figures for people, each measurement with what its figures claim."""
+    width = max((len(figure.label) for figure in found), default=0) + 4
+    text = []
+    for name in dict.fromkeys(figure.measurement for figure in found):
+        own = [figure for figure in found if figure.measurement == name]
+        text.append(f"{name} ({own[0].threat})")
+        text += [f"{'  ' + figure.label:<{width}}{figure.text()}   {_MEANING[figure.claim]}".rstrip() for figure in own]
+    return text
+
+
+_MEANING = {
+    Claim.ACCURACY: "",
+    Claim.UPPER_ESTIMATE: "(a better attack can only lower it)",
+    Claim.LOWER_BOUND: "(no attack on the smoothed system gets below it)",
+}

@@ -1,0 +1,170 @@
+"""Make the measurements of a suite, chunk by chunk, and record what was observed of every image as it is made.
+
+A part holds the observations of one chunk of images under one condition of one measurement. It lies in ``measurements/`` of the
+evaluation's directory under the same rules as records: written whole or not at all, its digest in its name. Killed at any moment,
+the work goes on where it was.
+"""
+
+import dataclasses
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from pipeline.attacks.backgrounds import choose_donors
+from pipeline.attacks.measurements import Condition, Measurement
+from pipeline.attacks.measuring import Donors, MeasuredBatch, Observation
+from pipeline.data.loader import Batch, read_rows
+from pipeline.data.seeds import sample_seed
+from pipeline.evaluation.evaluator import Plan
+from pipeline.evaluation.records import Unit, read_tables, units_in, write_table
+from pipeline.masks.context import MaskContext
+from pipeline.randomness import derive_seeds
+from pipeline.system import attacked, clean_context
+
+MEASUREMENTS = "measurements"
+
+OBSERVATIONS = {
+    "sample_id": pl.String(),
+    "group": pl.String(),
+    "label": pl.Int64(),
+    "system": pl.String(),
+    "mask_source": pl.String(),
+    "measurement": pl.String(),
+    "kind": pl.String(),
+    "threat": pl.String(),
+    "condition": pl.String(),
+    "level": pl.Float64(),
+    "claim": pl.String(),
+    "counted": pl.Boolean(),
+    "prediction": pl.Int64(),
+    "correct": pl.Boolean(),
+    "value": pl.Float64(),
+    "mask_iou": pl.Float64(),
+    "seconds": pl.Float64(),
+    "seed": pl.Int64(),
+}
+"""The columns of an observation.
+
+``measurement`` is the name in the configuration, ``kind`` what is measured, ``threat`` the norm or what happens to the images,
+``claim`` what kind of statement a figure made of it is. ``counted`` is false where nothing can be said of the image under the
+condition; such rows are in no figure. ``prediction`` is -1 where a smoothed system abstains. ``value`` is a distance (infinite:
+never fooled) or a certified radius, null where a measurement has none. The other columns are those of records.
+"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Part:
+    """One part, by position and by what it is."""
+
+    unit: Unit
+    name: str
+    spec: Measurement
+    condition: Condition
+
+
+def measure_images(plan: Plan, path: Path, *, device: torch.device, advance: Callable[[int], None]) -> None:
+    """Make every observation that is missing in the evaluation's directory. ``advance`` is told of finished ones.
+
+    Raises RunError where they cannot be written, and what the measurements raise.
+    """
+    directory = path / MEASUREMENTS
+    recorded = units_in(directory)
+    for chunk in range(plan.num_chunks):
+        missing = [part for part in _parts(plan, chunk) if part.unit not in recorded]
+        rows = plan.rows[chunk * plan.chunk_size : (chunk + 1) * plan.chunk_size]
+        for part in missing:
+            write_table(directory, part.unit, _observations(plan, part, rows, device))
+            advance(len(rows))
+
+
+def missing_observations(plan: Plan, path: Path) -> int:
+    """How many observations are still to be made."""
+    recorded = units_in(path / MEASUREMENTS)
+    parts = (part for chunk in range(plan.num_chunks) for part in _parts(plan, chunk) if part.unit not in recorded)
+    return sum(len(plan.rows[part.unit.chunk * plan.chunk_size : (part.unit.chunk + 1) * plan.chunk_size]) for part in parts)
+
+
+def read_observations(path: Path) -> pl.DataFrame | None:
+    """All observations of an evaluation, as far as it has come; None where there are none. Raises RunError for a damaged part."""
+    return read_tables(path / MEASUREMENTS, OBSERVATIONS)
+
+
+def _parts(plan: Plan, chunk: int) -> Iterator[_Part]:
+    for number, (name, spec) in enumerate(plan.suite.measurements.items()):
+        for position, condition in enumerate(spec.conditions()):
+            yield _Part(unit=Unit(chunk, position, number), name=name, spec=spec, condition=condition)
+
+
+def _observations(plan: Plan, part: _Part, rows: Int64[np.ndarray, " images"], device: torch.device) -> pl.DataFrame:
+    began = time.monotonic()
+    seen = [
+        part.spec.observe(_batch(plan, part.name, rows[begin : begin + plan.batch_size], device), part.condition)
+        for begin in range(0, len(rows), plan.batch_size)
+    ]
+    samples = plan.dataset.samples
+    values = _joined(seen, "values").astype(np.float64)
+    columns: dict[str, object] = {
+        "sample_id": samples["sample_id"].gather(rows),
+        "group": samples["group"].gather(rows),
+        "label": plan.dataset.labels[rows],
+        "system": plan.system_id,
+        "mask_source": plan.system.mask_traits.source,
+        "measurement": part.name,
+        "kind": part.spec.kind,
+        "threat": part.spec.threat,
+        "condition": part.condition.name,
+        "level": part.condition.level,
+        "claim": part.condition.claim.value,
+        "counted": _joined(seen, "counted"),
+        "prediction": _joined(seen, "predictions"),
+        "correct": _joined(seen, "correct"),
+        "value": pl.Series(values).fill_nan(None),
+        "mask_iou": _joined(seen, "mask_iou"),
+        "seconds": (time.monotonic() - began) / len(rows),
+        "seed": plan.seed,
+    }
+    return pl.DataFrame(columns, schema_overrides=OBSERVATIONS).select(list(OBSERVATIONS))
+
+
+def _joined(seen: list[Observation], column: str) -> np.ndarray:
+    return np.concatenate([getattr(one, column).cpu().numpy() for one in seen])
+
+
+def _batch(plan: Plan, name: str, rows: Int64[np.ndarray, " images"], device: torch.device) -> MeasuredBatch:
+    batch = read_rows(plan.dataset, rows).to(device)
+    context = MaskContext(oracle_masks=batch.masks, sample_seeds=batch.seeds)
+    with attacked(plan.system), torch.no_grad():
+        context = clean_context(plan.system, batch.images, context)
+    return MeasuredBatch(
+        system=plan.system,
+        images=batch.images,
+        labels=batch.labels,
+        context=context,
+        seeds=derive_seeds(batch.seeds, plan.seed, zlib.crc32(name.encode())),
+        donors=lambda same_class: _donors(plan, batch, rows, same_class),
+    )
+
+
+def _donors(plan: Plan, batch: Batch, rows: Int64[np.ndarray, " images"], same_class: bool) -> Donors:
+    """From the split of the images, so that the number of images that are evaluated changes no donor."""
+    dataset, samples = plan.dataset, plan.dataset.samples
+    ids = samples["sample_id"].gather(rows).to_list()
+    candidates = np.flatnonzero((samples["split"] == samples["split"][int(rows[0])]).to_numpy())
+    chosen = choose_donors(
+        rows,
+        np.array([sample_seed("donor", sample_id) for sample_id in ids]),
+        dataset.labels,
+        samples["group"].to_numpy(),
+        candidates,
+        same_class=same_class,
+    )
+    donors = read_rows(dataset, np.where(chosen >= 0, chosen, rows)).to(batch.images.device)
+    found: Tensor = torch.from_numpy(chosen >= 0).to(batch.images.device)
+    return Donors(images=donors.images, masks=donors.masks, found=found)
