@@ -7,7 +7,7 @@ A prepared data set holds memory-mapped ``images.npy`` (N,S,S,3 uint8, RGB) and 
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import polars as pl
 from jaxtyping import Int64, UInt8
 
 from pipeline.data.rejects import REJECTS
-from pipeline.data.splits import Split
+from pipeline.data.splits import SEGMENTER, Split
 from pipeline.errors import DataError
 from pipeline.runs.files import canonical_sha256, file_sha256
 
@@ -66,6 +66,11 @@ class PreparedDataset:
                 f"{self.path}: no sample is in the train split: it is a set for testing (evaluate ... allow_other_data=true)"
             )
         return self.mean
+
+    def for_segmenters(self) -> "PreparedDataset":
+        """The same, with the samples that train segmenters and nothing else in the train split."""
+        split = pl.when(pl.col("split") == SEGMENTER).then(pl.lit("train")).otherwise("split")
+        return replace(self, samples=self.samples.with_columns(split=split))
 
     def indices(self, split: Split) -> Int64[np.ndarray, " of_split"]:
         """Rows of one split, ascending. Raises DataError for a split without samples."""

@@ -12,7 +12,7 @@ import polars as pl
 
 from pipeline.data.builder import partial_directory
 from pipeline.data.dataset import FILES, PreparedDataset, read_manifest
-from pipeline.data.splits import Split, assign_folds, assign_splits
+from pipeline.data.splits import SEGMENTER, Split, assign_folds, assign_splits
 from pipeline.data.store import check_samples, file_record, fingerprint, train_mean, write_manifest
 
 VERSION = 1
@@ -22,18 +22,24 @@ def fold_splits(samples: pl.DataFrame, *, number: int, folds: int) -> pl.Series:
     """The split of each sample (columns group, label, split) in one of several folds, counted from 0.
 
     The groups of the fold are the test split, whatever split they were in. Of the others as large a share validates as did before.
-    A function of the groups and labels alone. Raises ValueError for a fold that there is not.
+    Samples that train segmenters and
+    nothing else stay what they are. A function of the groups and labels alone. Raises ValueError for a fold that there is not, and
+    where a group has samples of both kinds.
     """
     if not 0 <= number < folds:
         raise ValueError(f"fold {number} of {folds}: they are counted from 0")
-    groups, labels = samples["group"].to_list(), samples["label"].to_list()
-    fold_of = assign_folds(groups, labels, folds, seed=0)
-    rest = samples.filter(pl.Series([fold_of[group] != number for group in groups]))
+    classed = samples.filter(pl.col("split") != SEGMENTER)
+    fold_of = assign_folds(classed["group"].to_list(), classed["label"].to_list(), folds, seed=0)
+    rest = classed.filter(pl.col("group").is_in([group for group, fold in fold_of.items() if fold != number]))
     counts = {split: int((samples["split"] == split).sum()) for split in ("train", "val")}
     validating = counts["val"] / max(1, sum(counts.values()))
     shares: dict[Split, float] = {"train": 1 - validating, "val": validating}
-    drawn = assign_splits(rest["group"].to_list(), rest["label"].to_list(), shares, seed=number)
-    return pl.Series("split", ["test" if fold_of[group] == number else drawn[group] for group in groups], dtype=pl.String)
+    split_of: dict[str, str] = dict(assign_splits(rest["group"].to_list(), rest["label"].to_list(), shares, seed=number))
+    split_of |= {group: "test" for group, fold in fold_of.items() if fold == number}
+    for group in samples.filter(pl.col("split") == SEGMENTER)["group"].unique():
+        if split_of.setdefault(group, SEGMENTER) != SEGMENTER:
+            raise ValueError(f"the group {group!r} has samples that train segmenters alone and others, which a fold may test")
+    return pl.Series("split", [split_of[group] for group in samples["group"]], dtype=pl.String)
 
 
 def write_fold(dataset: PreparedDataset, target: Path, *, number: int, folds: int) -> None:

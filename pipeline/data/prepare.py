@@ -61,6 +61,9 @@ def _summary(target: Path, outcome: Outcome) -> str:
     for name in classes:
         lines.append(f"{name:<{width}}" + "".join(f"{outcome.counts[split][name]:>8}" for split in SPLITS))
     lines.append(f"{'all':<{width}}" + "".join(f"{sum(outcome.counts[split].values()):>8}" for split in SPLITS))
+    classed = sum(sum(of_class.values()) for of_class in outcome.counts.values())
+    if classed < outcome.num_samples:
+        lines.append(f"for segmenters alone: {outcome.num_samples - classed}")
     lines.append("")
     if outcome.rejects:
         lines.append(f"not taken, by rule (each one in {target / 'rejects.csv'}):")

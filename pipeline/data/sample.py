@@ -3,12 +3,15 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import UInt8
 
 from pipeline.data.splits import Split
+
+NO_CLASS = -1
+"""The label of a sample that trains segmenters and nothing else: a segmenter knows no classes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,9 +25,9 @@ class Sample:
     group: str
     """Samples of one group (a track, an image) are near-duplicates and never fall into two splits."""
     label: int
-    """Index into ``Plan.classes``."""
-    split: Split
-    """The official split, or the one drawn for the group by ``splits.assign_splits``."""
+    """Index into ``Plan.classes``, or NO_CLASS."""
+    split: Split | Literal["segmenter"]
+    """The official split, or the one drawn for the group by ``splits.assign_splits``; SEGMENTER where there is no class."""
     box: tuple[float, float, float, float]
     """The square of the source file that the sample shows: x0, y0, x1, y1 in pixels of the file; may reach beyond it."""
     mask_recipe: str

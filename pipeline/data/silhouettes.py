@@ -29,7 +29,7 @@ def load(path: Path, item: tuple[int, int]) -> list[Sample | Reject]:
     """The silhouettes of the rows from the first (inclusive) to the second (exclusive)."""
     dataset = open_prepared(path, verify=False)
     rows = dataset.samples.slice(item[0], item[1] - item[0]).to_dicts()
-    return [_sample(dataset, number, row) for number, row in enumerate(rows, start=item[0])]
+    return [_sample(dataset, number, row) for number, row in enumerate(rows, start=item[0]) if row["split"] in SPLITS]
 
 
 def _sample(dataset: PreparedDataset, number: int, row: dict[str, object]) -> Sample:

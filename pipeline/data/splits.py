@@ -7,6 +7,8 @@ from typing import Literal, TypeVar
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+SEGMENTER: Literal["segmenter"] = "segmenter"
+"""The split of samples that train segmenters and nothing else."""
 Part = TypeVar("Part", bound=Hashable)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int64, UInt8
 
 from pipeline.data.dataset import PreparedDataset
+from pipeline.data.sample import NO_CLASS
 from pipeline.data.seeds import sample_seed
 from pipeline.errors import DataError
 
@@ -50,6 +51,9 @@ def foreign_rows(dataset: PreparedDataset, *, same: bool) -> Int64[np.ndarray, "
     pool = dataset.indices("train")
     chosen = np.empty(len(dataset), dtype=np.int64)
     for row, sample_id in enumerate(samples["sample_id"].to_list()):
+        if dataset.labels[row] == NO_CLASS:
+            chosen[row] = row  # no classifier ever sees it
+            continue
         of_class = (dataset.labels[pool] == dataset.labels[row]) == same
         eligible = pool[of_class & (groups[pool] != groups[row])]
         if not len(eligible):

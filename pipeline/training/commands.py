@@ -15,7 +15,7 @@ def train_segmenter(config: TrainSegmenterConfig) -> None:
     from pipeline.training.tasks import bind_segmenter
     from pipeline.training.trainer import train
 
-    dataset = open_prepared(config.prepared)
+    dataset = open_prepared(config.prepared).for_segmenters()
     module = new_segmenter(config.segmenter, seed=config.trainer.seed, image_size=dataset.image_size)
     train(
         Job(

@@ -20,6 +20,8 @@ class CocoPart:
     """Folder of its images under root, e.g. train2017."""
     split: Split | None = None
     """train, val or test: all its images go there; null: drawn by image with val_fraction and test_fraction."""
+    segmenter: tuple[str, ...] = ()
+    """Categories or supercategories whose objects train segmenters and nothing else; then no class is taken from this part."""
 
 
 @configuration

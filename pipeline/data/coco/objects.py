@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Int32
@@ -44,7 +45,7 @@ class ImageItem:
     """Of the image's record, in pixels."""
     height: int
     """Of the image's record, in pixels."""
-    split: Split
+    split: Split | Literal["segmenter"]
     annotations: tuple[bytes, ...]
     """``Annotation.pack()``; those of other categories too, for the overlap."""
 

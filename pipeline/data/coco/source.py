@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.data.coco.annotations import Annotation, ImageRecord, class_labels, read_annotations, read_index
 from pipeline.data.coco.config import CocoConfig, CocoPart
 from pipeline.data.coco.objects import ImageItem, ObjectRules, load_image, object_fault
 from pipeline.data.download import Archive, fetch_archive
-from pipeline.data.sample import Plan, Reject
-from pipeline.data.splits import Split, assign_splits
+from pipeline.data.sample import NO_CLASS, Plan, Reject
+from pipeline.data.splits import SEGMENTER, Split, assign_splits
 from pipeline.errors import ConfigError, DataError
 
 RECIPE_VERSION = 1
@@ -60,6 +60,9 @@ def plan(config: CocoConfig) -> Plan:
     rules = _rules(config)
     listing = _Listing(config, rules)
     for part, (images, categories), part_labels in zip(config.parts, indexes, labels, strict=True):
+        if part.segmenter:
+            (named,) = class_labels({"segmenter": part.segmenter}, [categories])
+            part_labels = dict.fromkeys(named, NO_CLASS)
         listing.add(part, images, {category.category_id: part_labels.get(category.category_id) for category in categories})
     items = _with_splits(sorted(listing.images, key=lambda image: image.source_file), config)
     found = {label for image in listing.images for label in image.labels}
@@ -168,7 +171,8 @@ class _Listing:
             elif repeated:
                 self._reject(source_file, source_file, "repeated-image", f"listed again by {part.annotations}")
             else:
-                taken[image.image_id] = _OpenImage(source_file, image.width, image.height, part.split)
+                split = SEGMENTER if part.segmenter else part.split
+                taken[image.image_id] = _OpenImage(source_file, image.width, image.height, split)
                 self._files.add(source_file)
                 self._names.add((image.image_id, path.name))
         return taken
@@ -180,7 +184,7 @@ class _Listing:
 class _OpenImage:
     """An image whose annotations are still being read."""
 
-    def __init__(self, source_file: str, width: int, height: int, split: Split | None) -> None:
+    def __init__(self, source_file: str, width: int, height: int, split: Split | Literal["segmenter"] | None) -> None:
         self.source_file, self.width, self.height, self.split = source_file, width, height, split
         self.has_ours = False
         self.labels: list[int] = []
@@ -193,7 +197,7 @@ class _OpenImage:
             if object_fault(annotation, self.width, self.height, rules) is None:
                 self.labels.append(annotation.label)
 
-    def item(self, split: Split) -> ImageItem:
+    def item(self, split: Split | Literal["segmenter"]) -> ImageItem:
         return ImageItem(
             source_file=self.source_file,
             width=self.width,

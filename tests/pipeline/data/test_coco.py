@@ -20,12 +20,16 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from pipeline.config import CONFIG_DIR, validate
+from pipeline.data import silhouettes
+from pipeline.data.builder import write_prepared
 from pipeline.data.coco import annotations as coco_annotations
 from pipeline.data.coco import source as coco
 from pipeline.data.coco.annotations import Annotation, read_annotations, read_index
 from pipeline.data.coco.config import CocoConfig, CocoPart
 from pipeline.data.coco.masks import BadSegmentation, area, draw, run_lengths
 from pipeline.data.coco.source import plan
+from pipeline.data.dataset import open_prepared
+from pipeline.data.folds import fold_splits
 from pipeline.data.sample import Plan, Reject, Sample
 from pipeline.errors import ConfigError, DataError
 
@@ -579,3 +583,49 @@ def test_the_shipped_configurations_are_valid(tmp_path: Path) -> None:
     assert [part.split for part in shipped("coco", tmp_path).parts] == [None, "test"]
     assert len(shipped("coco_mini", tmp_path).classes) == 10
     assert len(shipped("coco_mini", tmp_path).parts) == 3
+
+
+# --- parts for segmenters alone
+
+
+def test_a_part_for_segmenters_gives_masks_without_a_class_and_in_no_split(made_up: MadeUp, tmp_path: Path) -> None:
+    """Its cup would have a class and its table has none: neither matters. Folds and silhouettes leave its samples alone."""
+    made_up.object(1, (5, 45, 20, 30), 1)
+    made_up.object(2, (5, 45, 20, 30), 3)
+    made_up.write()
+    more = MadeUp(made_up.root.parent / "more")
+    more.images, first = list(made_up.images), len(made_up.images)
+    table, cup = (more.object(more.image(f"more{number}.png"), (5, 10, 20, 30), category) for number, category in ((1, 4), (2, 3)))
+    more.images = more.images[first:]
+    for image in (more.root / "photos").iterdir():
+        image.rename(made_up.root / "photos" / image.name)
+    more.root = made_up.root
+    more.write("more.json")
+    parts = (
+        CocoPart(annotations="instances.json", images="photos"),
+        CocoPart(annotations="more.json", images="photos", segmenter=("furniture",)),
+    )
+    found = plan(made_up.config(parts=parts, val_fraction=0.5, test_fraction=0))
+    samples, _ = load_all(found)
+    extra = [sample for sample in samples if sample.split == "segmenter"]
+    assert [(sample.sample_id, sample.label) for sample in extra] == [(table, -1)]
+    assert cup not in {sample.sample_id for sample in samples}
+    assert {sample.label for sample in samples if sample.split != "segmenter"} == {0, 1}
+    target = tmp_path / "prepared"
+    write_prepared(found, target, name="coco", image_size=16, root=made_up.root, workers=0)
+    dataset = open_prepared(target)
+    trained = set(dataset.indices("train"))
+    (alone,) = np.flatnonzero(dataset.labels == -1)
+    assert alone not in trained
+    assert set(dataset.for_segmenters().indices("train")) == trained | {alone}
+    for number in range(2):
+        assert fold_splits(dataset.samples, number=number, folds=2)[int(alone)] == "segmenter"
+    (drawn, _) = load_all(silhouettes.plan(dataset))
+    assert len(drawn) == len(dataset) - 1
+
+
+@pytest.mark.parametrize("name", ["furnitur"])
+def test_a_part_for_segmenters_names_categories_that_there_are(made_up: MadeUp, name: str) -> None:
+    made_up.write()
+    with pytest.raises(ConfigError, match=f"segmenter: '{name}' is no COCO category"):
+        plan(made_up.config(parts=(CocoPart(annotations="instances.json", images="photos", segmenter=(name,)),)))
