@@ -139,7 +139,7 @@ def _joined(seen: list[Observation], column: str) -> np.ndarray:
 
 def _batch(plan: Plan, name: str, rows: Int64[np.ndarray, " images"], device: torch.device) -> MeasuredBatch:
     batch = read_rows(plan.dataset, rows).to(device)
-    context = MaskContext(oracle_masks=batch.masks, sample_seeds=batch.seeds)
+    context = MaskContext(oracle_masks=batch.masks, substitutes=batch.substitutes, sample_seeds=batch.seeds)
     with attacked(plan.system), torch.no_grad():
         context = clean_context(plan.system, batch.images, context)
     return MeasuredBatch(
