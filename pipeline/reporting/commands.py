@@ -29,15 +29,16 @@ def report(config: ReportConfig) -> None:
     """
     from pipeline.reporting.document import compose
     from pipeline.reporting.reading import read_study
+    from pipeline.reporting.wording import system_text
 
     target = config.run / "report" if config.out is None else config.out
     _check_target(target)
     document = compose(read_study(config.run))
     replace_directory(target, files(document))
     for answer in document.answers:
-        print(f"{answer.heading}: {' '.join(answer.sentences)}")
+        print(f"{answer.heading} ({answer.trust}): {' '.join(answer.sentences) or 'no answer'}")
     for failure in document.failures:
-        print(f"FAIL  {failure.system}: {failure.name}: {'; '.join(failure.findings)}")
+        print(f"FAIL  {system_text(failure.condition)}: {failure.name}: {'; '.join(failure.findings)}")
     print(f"report: {target / 'index.html'}")
 
 

@@ -11,7 +11,6 @@ from pipeline.evaluation.summary import epsilon_text
 from pipeline.reporting import wording
 from pipeline.reporting.data import Condition, Study
 from pipeline.reporting.figures import share
-from pipeline.reporting.gallery import system_text
 from pipeline.reporting.plots import LOOKS, Panel, bars
 from pipeline.reporting.section import Section
 from pipeline.reporting.table import Cell, Column, Table, grouped
@@ -142,7 +141,7 @@ def _overlooked(rows: pl.DataFrame) -> str | None:
 def _panel(number: int, key: Condition, values: dict[str, Estimate]) -> Panel:
     return bars(
         f"decomposition-{number}",
-        system_text(key),
+        wording.system_text(key),
         [(text, values[each.value]) for each, text in LOST.items()],
         xlabel="lost (% of all images)",
         colour=LOOKS["learned"].colour,

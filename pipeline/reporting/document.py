@@ -3,20 +3,21 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from pipeline.attacks.diagnostics import Check, Outcome
-from pipeline.evaluation.constant_predictor import modal_prediction
 from pipeline.evaluation.summary import epsilon_text
 from pipeline.reporting import plots, tables, wording
+from pipeline.reporting.citation import citation, methods
+from pipeline.reporting.classes import classes_section
 from pipeline.reporting.comparisons import Answer
 from pipeline.reporting.data import Study
 from pipeline.reporting.decomposition import decomposition_section, silhouette_section
 from pipeline.reporting.figures import Figures, compute_figures
-from pipeline.reporting.gallery import Cards, gallery_cards, system_text
+from pipeline.reporting.gallery import Cards, gallery_cards
 from pipeline.reporting.metrics import ACCURACY, METRICS, Metric
 from pipeline.reporting.plots import Panel
 from pipeline.reporting.provenance import configuration_text, provenance_rows
 from pipeline.reporting.section import Section
 from pipeline.reporting.table import Table
+from pipeline.reporting.trust import Failure, Trust, Verdict, failures, judge
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,21 +25,12 @@ class AnswerCard:
     """What is said of one classifier objective."""
 
     heading: str
+    trust: Trust
     sentences: tuple[str, ...]
+    """Of an answer that is not trusted there are none."""
     note: str | None
     figures: tuple[tuple[str, str, str, str], ...]
     """Name, points, interval and p of each comparison, as text."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Failure:
-    """A failed sanity check of one system, to stand under the headline."""
-
-    system: str
-    name: str
-    findings: tuple[str, ...]
-    """Of each seed that failed."""
-    advice: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +46,10 @@ class Document:
     failures: tuple[Failure, ...]
     sections: tuple[Section, ...]
     gallery: Cards
+    methods: tuple[str, ...]
+    """A paragraph for a paper, in parts."""
+    citation: tuple[tuple[str, str], ...]
+    """How to cite the run, as pairs of a form and its text."""
     provenance: tuple[tuple[str, str], ...]
     """What the run was made of, as pairs of a name and text."""
     configuration: str
@@ -70,56 +66,29 @@ class Document:
 
 def compose(study: Study, metrics: Sequence[Metric] = METRICS) -> Document:
     """Work out a report. Raises RunError for damaged files of the run."""
-    found = compute_figures(study, metrics)
+    found, failed = compute_figures(study, metrics), failures(study)
     return Document(
         title=study.name,
         subtitle=_subtitle(study),
         how_to_read=_how_to_read(study, found),
-        answers=tuple(_answer_card(study, answer) for answer in found.answers if answer.comparisons),
+        answers=tuple(_answer_card(study, answer, failed) for answer in found.answers if answer.comparisons),
         unanswered=None if found.comparisons else _unanswered(study),
-        failures=_failures(study),
+        failures=failed,
         sections=(
             _headline(study, found),
             *(_metric_section(study, found, metric) for metric in metrics),
             _degradation(study, found),
+            classes_section(study),
             decomposition_section(study),
             silhouette_section(study),
         ),
         gallery=gallery_cards(study),
+        methods=methods(study),
+        citation=citation(study),
         provenance=provenance_rows(study),
         configuration=configuration_text(study),
         missing=study.missing,
     )
-
-
-def _unvaried(study: Study) -> Iterator[Failure]:
-    """Systems that answer nearly the same to everything: what they get right under attack says nothing about masks."""
-    for condition, arms in study.by_condition("main").items():
-        findings = []
-        for arm in arms:
-            answer, classes = modal_prediction(arm.records), arm.summary.classes
-            if answer.is_constant:
-                findings.append(f"seed {arm.seed}: {answer.text(classes[answer.label])}")
-        if findings:
-            advice = "compare it with nothing; train longer, at a smaller epsilon, or on classes that are alike in size"
-            yield Failure(system=system_text(condition), name="answers vary", findings=tuple(findings), advice=advice)
-
-
-def _failures(study: Study) -> tuple[Failure, ...]:
-    found: dict[tuple[str, str], list[tuple[int, Check]]] = {}
-    for arm in study.arms:
-        for check in arm.checks or ():
-            if check.outcome is Outcome.FAIL:
-                found.setdefault((system_text(arm.condition), check.name), []).append((arm.seed, check))
-    return tuple(
-        Failure(
-            system=system,
-            name=name,
-            findings=tuple(f"seed {seed}: {check.finding}" for seed, check in failed),
-            advice=failed[0][1].advice,
-        )
-        for (system, name), failed in found.items()
-    ) + tuple(_unvaried(study))
 
 
 def _subtitle(study: Study) -> str:
@@ -159,14 +128,17 @@ def _how_to_read_differences(study: Study) -> str:
     )
 
 
-def _answer_card(study: Study, answer: Answer) -> AnswerCard:
+def _answer_card(study: Study, answer: Answer, failed: Sequence[Failure]) -> AnswerCard:
+    trust = judge(answer, study, failed)
+    comparisons = [] if trust.verdict is Verdict.NOT_TRUSTED else answer.comparisons
     return AnswerCard(
         heading=f"{wording.classifier(answer.classifier_objective)}, attacked at {epsilon_text(study.primary_epsilon)}",
-        sentences=tuple(wording.answer_sentences(answer)),
-        note=wording.floor_note(answer),
+        trust=trust,
+        sentences=tuple(wording.answer_sentences(answer)) if comparisons else (),
+        note=wording.floor_note(answer) if comparisons else None,
         figures=tuple(
             (one.name, wording.points(one.difference), wording.points_interval(one.difference), wording.equals_p(one.adjusted))
-            for one in answer.comparisons
+            for one in comparisons
         ),
     )
 
@@ -210,7 +182,7 @@ def _metric_section(study: Study, found: Figures, metric: Metric) -> Section:
     systems = [one for one in found.of_role("main") if metric.applies(one.condition)]
     panels = [
         plots.curves(
-            f"{metric.name}-{slug(objective)}",
+            f"{metric.name}-{wording.slug(objective)}",
             wording.classifier(objective),
             [one for one in systems if one.condition.classifier_objective == objective],
             metric,
@@ -241,7 +213,7 @@ def _degradation(study: Study, found: Figures) -> Section:
     panels, epsilon = [], study.primary_epsilon
     for name in dict.fromkeys(figures.condition.classifier_objective for figures in worse):
         chosen = [figures for figures in (*placed, *worse) if figures.condition.classifier_objective == name]
-        panels.append(plots.degradation(f"degradation-{slug(name)}", wording.classifier(name), chosen, epsilon=epsilon))
+        panels.append(plots.degradation(f"degradation-{wording.slug(name)}", wording.classifier(name), chosen, epsilon=epsilon))
     return Section(
         name="degradation",
         title="How good must the mask be?",
@@ -252,8 +224,3 @@ def _degradation(study: Study, found: Figures) -> Section:
         panels=tuple(panels),
         missing=None if worse else "Degraded masks were not evaluated; an ablation with degradation in its experiment does.",
     )
-
-
-def slug(text: str) -> str:
-    """A part of a file name, whatever the text."""
-    return "".join(character if character.isascii() and character.isalnum() else "-" for character in text.lower())[:40]

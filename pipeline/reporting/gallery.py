@@ -12,7 +12,7 @@ from PIL import Image
 from pipeline.evaluation.gallery import Gallery, GalleryOutcome, read_gallery
 from pipeline.evaluation.summary import epsilon_text
 from pipeline.reporting import wording
-from pipeline.reporting.data import Arm, Condition, Study
+from pipeline.reporting.data import Arm, Study
 
 SIDE = 128
 """Larger images are scaled down to this many pixels a side."""
@@ -76,7 +76,7 @@ def gallery_cards(study: Study) -> Cards:
             rows = np.flatnonzero(gallery.outcome == outcome.value)[:per_outcome]
             cards += [_card(arm, number, gallery, int(row), outcome) for row in rows]
     return Cards(
-        systems=tuple(system_text(arm.condition) for arm, _ in shown),
+        systems=tuple(wording.system_text(arm.condition) for arm, _ in shown),
         cards=tuple(cards),
         without=tuple(arm.name for arm, gallery in kept if gallery is None),
     )
@@ -92,19 +92,13 @@ def png_uri(pixels: UInt8[np.ndarray, "side side *channels"]) -> str:
     return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
 
 
-def system_text(condition: Condition) -> str:
-    """``Naturally trained classifier; masks in training: oracle; in testing: random``"""
-    classifier = wording.classifier(condition.classifier_objective)
-    return f"{classifier}; masks in training: {condition.trained}; in testing: {condition.tested}"
-
-
 def _card(arm: Arm, number: int, gallery: Gallery, row: int, outcome: GalleryOutcome) -> Card:
     classes = gallery.classes
     label = str(classes[gallery.label[row]])
     name, epsilon = str(gallery.attack[row]), float(gallery.epsilon[row])
     return Card(
         sample_id=str(gallery.sample_id[row]),
-        system=system_text(arm.condition),
+        system=wording.system_text(arm.condition),
         system_number=number,
         outcome=outcome.value,
         outcome_text=OUTCOMES[outcome],

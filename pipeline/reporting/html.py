@@ -2,7 +2,7 @@
 
 from markupsafe import Markup
 
-from pipeline.reporting import plots, templating
+from pipeline.reporting import plots, templating, wording
 from pipeline.reporting.document import Document
 from pipeline.reporting.gallery import OUTCOMES
 from pipeline.reporting.glossary import GLOSSARY
@@ -12,7 +12,7 @@ from pipeline.reporting.plots import Panel
 def render(document: Document) -> str:
     """The page of a report."""
     environment = templating.page()
-    environment.filters["figure"] = _figure
+    environment.filters |= {"figure": _figure, "system": wording.system_text}
     outcomes = [(outcome.value, text) for outcome, text in OUTCOMES.items()]
     style = environment.get_template("style.css").render(
         outcomes=[name for name, _ in outcomes], num_systems=len(document.gallery.systems)

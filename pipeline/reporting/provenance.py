@@ -18,15 +18,15 @@ def provenance_rows(study: Study) -> tuple[tuple[str, str], ...]:
         ("Command", f"{command} run=... (configuration below)"),
         ("This page", "foreguard report run=..."),
         ("Evaluations", f"{len(study.arms)}, begun between {_span(arm.about.get('started_at') for arm in study.arms)}"),
-        ("Data fingerprint", _distinct(entry.get("data set") for entry in inputs)),
+        ("Data fingerprint", distinct(entry.get("data set") for entry in inputs)),
         ("Attacks", "; ".join(f"{name} ({_spec(spec)})" for name, spec in attacks.items())),
         ("Attacks left out", "; ".join(skipped) or "none"),
         ("Seconds of attack", f"{sum(arm.seconds for arm in study.arms):.0f} over all evaluations"),
         ("Seconds of the run", _seconds(study.about.get("seconds"))),
-        ("foreguard", _distinct(entry.get("foreguard") for entry in provenance)),
+        ("foreguard", distinct(entry.get("foreguard") for entry in provenance)),
         ("Commit", _commits(provenance)),
-        ("Python", _distinct(entry.get("python") for entry in provenance)),
-        ("torch", _distinct(entry.get("torch") for entry in provenance)),
+        ("Python", distinct(entry.get("python") for entry in provenance)),
+        ("torch", distinct(entry.get("torch") for entry in provenance)),
         (
             "Weights",
             f"{len({entry[name] for entry in inputs for name in ('classifier', 'segmenter') if name in entry})} distinct stages",
@@ -40,7 +40,8 @@ def configuration_text(study: Study) -> str:
     return json.dumps(study.about.get("config", {}), indent=2, sort_keys=True)
 
 
-def _distinct(values: Iterable[Any]) -> str:
+def distinct(values: Iterable[Any]) -> str:
+    """The different values in order, with commas between them."""
     return ", ".join(sorted({str(value) for value in values if value is not None}))
 
 

@@ -20,6 +20,11 @@ def classifier(objective: str) -> str:
     return TRAINED.get(objective, f"Classifier trained with {objective}")
 
 
+def system_text(condition: Condition) -> str:
+    """``Naturally trained classifier; masks in training: oracle; in testing: random``"""
+    return f"{classifier(condition.classifier_objective)}; masks in training: {condition.trained}; in testing: {condition.tested}"
+
+
 def percent(estimate: Estimate) -> str:
     """``61.5``; the heading says that it is percent."""
     return f"{100 * estimate.value:.1f}"
@@ -107,6 +112,11 @@ def floor_note(answer: Answer) -> str | None:
         "At this epsilon hardly any image survives under any of these systems, so it cannot tell them apart. "
         "The smaller ones in the tables below say more."
     )
+
+
+def slug(text: str) -> str:
+    """A part of a file name, whatever the text."""
+    return "".join(character if character.isascii() and character.isalnum() else "-" for character in text.lower())[:40]
 
 
 _FILTERS: dict[str, Callable[..., str]] = {

@@ -68,8 +68,8 @@ def config(**changes: str) -> AblateConfig:
 def test_every_image_is_tested_exactly_once_by_stages_that_never_saw_its_group(finished: Path) -> None:
     tested: Counter[str] = Counter()
     for evaluation in evaluations(finished):
-        about = read_run(evaluation)["config"]
-        trained = open_prepared(Path(read_run(Path(about["classifier_run"]))["config"]["prepared"])).samples
+        about = read_run(evaluation).config
+        trained = open_prepared(Path(read_run(Path(about["classifier_run"])).config["prepared"])).samples
         seen = set(trained.filter(trained["split"] != "test")["group"])
         records = read_records(evaluation)
         assert not seen & set(records["group"])
@@ -102,7 +102,7 @@ def test_the_pooled_estimates_are_those_counted_by_hand(finished: Path) -> None:
 def test_silhouettes_are_pooled_by_the_number_of_their_images(finished: Path) -> None:
     right = total = 0.0
     for run in sorted((finished / "run" / "store" / "silhouettes").iterdir()):
-        n = len(open_prepared(Path(read_run(run)["config"]["prepared"])).indices("test"))
+        n = len(open_prepared(Path(read_run(run).config["prepared"])).indices("test"))
         right, total = right + n * json.loads((run / "result.json").read_text())["test"]["accuracy"], total + n
     (entry,) = json.loads((finished / "run" / "ablation.json").read_text())["silhouette"]
     assert (entry["n"], entry["accuracy"]) == (60, pytest.approx(right / total))

@@ -28,7 +28,7 @@ def tree(path: Path) -> dict[str, bytes]:
 def test_the_same_run_gives_the_same_bytes(small_run, tmp_path, capsys):
     assert main(["report", f"run={small_run}"]) == 0
     shown = capsys.readouterr().out
-    assert "Naturally trained classifier, attacked at 8/255: With the data set's own (oracle) masks" in shown
+    assert "Naturally trained classifier, attacked at 8/255 (trusted): With the data set's own (oracle) masks" in shown
     assert f"report: {small_run / 'report' / 'index.html'}" in shown
     report(ReportConfig(run=small_run, out=tmp_path / "again"))
     assert tree(small_run / "report") == tree(tmp_path / "again")

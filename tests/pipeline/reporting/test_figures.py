@@ -222,8 +222,10 @@ def test_a_system_that_always_says_the_same_is_named_beneath_the_answer(one_seed
         else arm
         for arm in one_seed.arms
     ]
-    assert [failure.name for failure in compose(one_seed).failures if failure.name == "answers vary"] == []
-    found = [failure for failure in compose(replace(one_seed, arms=tuple(constant))).failures if failure.name == "answers vary"]
+    assert [failure.name for failure in compose(one_seed).failures if failure.name == "constant predictor"] == []
+    found = [
+        failure for failure in compose(replace(one_seed, arms=tuple(constant))).failures if failure.name == "constant predictor"
+    ]
     (failure,) = found
-    assert "masks in training: none" in failure.system
+    assert failure.condition.train_masks == "none"
     assert failure.findings[0].startswith("seed 3: 100% of its answers on clean images are 'circle', which 20% of them are")

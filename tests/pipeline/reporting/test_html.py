@@ -136,9 +136,11 @@ def test_the_sections_come_in_the_order_of_the_question(page):
         "What the attack does to the mask",
         "How much of the image the mask lets through",
         "How good must the mask be?",
+        "Which class suffers most?",
         "Where did the robustness go?",
         "What does the outline alone give away?",
         "Single images",
+        "To quote this",
         "How this was made",
         "Glossary",
     ]

@@ -1,0 +1,110 @@
+"""Accuracy class by class: an average hides the class that an attacker would choose."""
+
+from collections.abc import Iterator
+
+import polars as pl
+
+from pipeline.evaluation.statistics import Estimate
+from pipeline.evaluation.summary import epsilon_text
+from pipeline.reporting import wording
+from pipeline.reporting.data import Arm, Condition, Study, on_shared_images
+from pipeline.reporting.figures import share
+from pipeline.reporting.metrics import ACCURACY
+from pipeline.reporting.section import Section
+from pipeline.reporting.table import Cell, Column, Table, grouped
+
+ByClass = dict[str, Estimate]
+"""Accuracy by the name of a class, in the order of the data set; classes without an image are left out."""
+
+
+def classes_section(study: Study) -> Section:
+    """The worst class of every main system, and every class of every one."""
+    arms, epsilons = study.by_condition("main"), (0.0, study.primary_epsilon)
+    found = {
+        condition: {epsilon: _by_class(of_condition, epsilon) for epsilon in epsilons} for condition, of_condition in arms.items()
+    }
+    return Section(
+        name="classes",
+        title="Which class suffers most?",
+        intro=f"Accuracy of each class by itself, without attack and at {epsilon_text(study.primary_epsilon)}. The worst of many "
+        "classes is so partly by chance, which its interval does not allow for: compare intervals, and read the worst class as a "
+        "place to look.",
+        tables=(_worst(study, found),),
+        folded=tuple(
+            _every(study, objective, {key: one for key, one in found.items() if key.classifier_objective == objective})
+            for objective in study.classifier_objectives
+        ),
+    )
+
+
+def _by_class(arms: list[Arm], epsilon: float) -> ByClass:
+    labels = arms[0].records.unique("sample_id").select("sample_id", "label")
+    tables = [ACCURACY.values(arm.records, epsilon).join(labels, on="sample_id") for arm in arms]
+    found = {}
+    for label, name in enumerate(arms[0].summary.classes):
+        of_class = [table.filter(pl.col("label") == label) for table in tables]
+        if set.intersection(*(set(table["sample_id"]) for table in of_class)):
+            found[name] = share(*on_shared_images(of_class), f"class {label} {arms[0].condition} {epsilon}")
+    return found
+
+
+def _worst(study: Study, found: dict[Condition, dict[float, ByClass]]) -> Table:
+    groups: dict[str, list[tuple[Cell, ...]]] = {}
+    for condition, by_epsilon in found.items():
+        cells: list[Cell] = []
+        for by_class in by_epsilon.values():
+            values = {name: one.value for name, one in by_class.items()}
+            name = min(values, key=values.__getitem__)
+            alike = len(set(values.values())) == 1 < len(values)
+            named = Cell(text="all alike") if alike else Cell(text=name, detail=f"{by_class[name].n} images")
+            cells += [named, _cell(by_class[name]), Cell(text=f"{100 * sum(values.values()) / len(values):.1f}")]
+        row = (Cell(text=condition.tested), Cell(text=condition.trained), *cells)
+        groups.setdefault(wording.classifier(condition.classifier_objective), []).append(row)
+    columns = [Column(label="Masks in testing"), Column(label="Masks in training")]
+    for epsilon in (0.0, study.primary_epsilon):
+        where = epsilon_text(epsilon) if epsilon else "clean"
+        columns += [
+            Column(label="Worst class", detail=where),
+            Column(label="Its accuracy", detail=f"{where}, %", numeric=True),
+            Column(label="All classes alike", detail=f"{where}, %", numeric=True),
+        ]
+    return Table(
+        name="worst-class",
+        title="Worst classes",
+        caption="The class with the lowest accuracy, in percent with 95 % interval, and the mean over classes, each counted alike "
+        f"however many images it has. {wording.pooling_text(study)}",
+        columns=tuple(columns),
+        groups=grouped(groups),
+        tidy=pl.DataFrame(list(_tidy(found)), infer_schema_length=None),
+    )
+
+
+def _every(study: Study, objective: str, found: dict[Condition, dict[float, ByClass]]) -> Table:
+    first = next(iter(found.values()))[0.0]
+    at = epsilon_text(study.primary_epsilon)
+    rows = []
+    for name, clean in first.items():
+        cells = (_cell(by_epsilon[study.primary_epsilon][name]) for by_epsilon in found.values())
+        rows.append((Cell(text=name), Cell(text=str(clean.n)), *cells))
+    named = (Column(label=one.tested, detail=f"trained with {one.trained}", numeric=True) for one in found)
+    return Table(
+        name=f"classes-{wording.slug(objective)}",
+        title=f"Every class, {wording.classifier(objective).lower()}",
+        caption=f"Robust accuracy at {at} in percent with 95 % interval, by class and by masks in testing. "
+        + wording.pooling_text(study),
+        columns=(Column(label="Class"), Column(label="n", detail="images", numeric=True), *named),
+        groups=(("", tuple(rows)),),
+        tidy=pl.DataFrame(list(_tidy(found)), infer_schema_length=None),
+    )
+
+
+def _cell(estimate: Estimate) -> Cell:
+    return Cell(text=wording.percent(estimate), detail=wording.percent_interval(estimate))
+
+
+def _tidy(found: dict[Condition, dict[float, ByClass]]) -> Iterator[dict[str, object]]:
+    for condition, by_epsilon in found.items():
+        for epsilon, by_class in by_epsilon.items():
+            for name, one in by_class.items():
+                figures = {"value": one.value, "low": one.low, "high": one.high, "images": one.n, "groups": one.groups}
+                yield {**condition._asdict(), "class": name, "epsilon": epsilon, "measure": ACCURACY.measure, **figures}

@@ -1,0 +1,97 @@
+"""May a headline be believed? A verdict from the diagnostics of the systems that it compares, and from how varied they answer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from pipeline.attacks.diagnostics import Outcome
+from pipeline.evaluation.constant_predictor import modal_prediction
+from pipeline.reporting.comparisons import Answer
+from pipeline.reporting.data import Arm, Condition, Study
+
+CONSTANT = "constant predictor"
+"""Name of the check that records alone can make."""
+
+
+class Verdict(StrEnum):
+    """On a headline."""
+
+    TRUSTED = "trusted"
+    """Every system was checked, and no check failed."""
+    UNCHECKED = "not fully checked"
+    """No check failed, and some systems were not checked."""
+    NOT_TRUSTED = "not trusted"
+    """A check failed: the headline is not printed as an answer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """A failed check of one system."""
+
+    condition: Condition
+    name: str
+    findings: tuple[str, ...]
+    """Of each seed that failed."""
+    advice: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trust:
+    """The verdict, and why."""
+
+    verdict: Verdict
+    reasons: tuple[str, ...]
+    """Systems with the checks that they failed, or that were not checked; empty for ``TRUSTED``."""
+
+    def __str__(self) -> str:
+        """``not trusted because of learned masks: Square against white-box``"""
+        because = {Verdict.TRUSTED: "", Verdict.UNCHECKED: ": no diagnostics of ", Verdict.NOT_TRUSTED: " because of "}
+        return f"{self.verdict.value}{because[self.verdict]}{'; '.join(self.reasons)}"
+
+
+def failures(study: Study) -> tuple[Failure, ...]:
+    """Every failed check of every system, that of constant predictors last."""
+    found: dict[tuple[Condition, str], list[tuple[str, str]]] = {}
+    for arm in study.arms:
+        for check in arm.checks or ():
+            if check.outcome is Outcome.FAIL:
+                found.setdefault((arm.condition, check.name), []).append((f"seed {arm.seed}: {check.finding}", check.advice))
+    named = [
+        Failure(condition=condition, name=name, findings=tuple(finding for finding, _ in failed), advice=failed[0][1])
+        for (condition, name), failed in found.items()
+    ]
+    return (*named, *_constant_predictors(study))
+
+
+def judge(answer: Answer, study: Study, failed: Sequence[Failure]) -> Trust:
+    """The verdict on the comparisons of one answer. ``failed`` is what ``failures`` says of the study."""
+    arms = study.by_condition("main")
+    conditions = dict.fromkeys(side for one in answer.comparisons for side in (one.first, one.second))
+    reasons = tuple(
+        f"{condition.tested} masks: {failure.name}"
+        for condition in conditions
+        for failure in failed
+        if failure.condition == condition
+    )
+    if reasons:
+        return Trust(verdict=Verdict.NOT_TRUSTED, reasons=reasons)
+    unchecked = tuple(f"{condition.tested} masks" for condition in conditions if not all(map(_is_checked, arms[condition])))
+    return Trust(verdict=Verdict.UNCHECKED if unchecked else Verdict.TRUSTED, reasons=unchecked)
+
+
+def _is_checked(arm: Arm) -> bool:
+    return any(check.outcome is not Outcome.SKIP for check in arm.checks or ())
+
+
+def _constant_predictors(study: Study) -> list[Failure]:
+    """Systems that answer nearly the same to everything: what they get right under attack says nothing about masks."""
+    found = []
+    for condition, arms in study.by_condition("main").items():
+        modal = {arm.seed: (modal_prediction(arm.records), arm.summary.classes) for arm in arms}
+        findings = tuple(
+            f"seed {seed}: {one.text(classes[one.label])}" for seed, (one, classes) in modal.items() if one.is_constant
+        )
+        if findings:
+            advice = "compare it with nothing; train longer, at a smaller epsilon, or on classes that are alike in size"
+            found.append(Failure(condition=condition, name=CONSTANT, findings=findings, advice=advice))
+    return found

@@ -1,0 +1,53 @@
+"""What a paper can take over: every figure in it is the run's."""
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from pipeline.reporting.citation import citation, methods
+from pipeline.reporting.reading import read_study
+
+
+@pytest.fixture(scope="module")
+def study(simulated, tmp_path_factory):
+    run = tmp_path_factory.mktemp("cited") / "run"
+    arms = simulated.ARMS[3:5]
+    return read_study(simulated.write_ablation(run, num_images=60, arms=arms, with_gallery=False, per_group=3))
+
+
+def test_the_methods_name_threat_attacks_sample_and_intervals(study):
+    text = " ".join(methods(study))
+    assert "on 60 test images of the data set simulated (5 classes) from 20 photographs or tracks." in text
+    assert "L-infinity perturbations up to 8/255" in text
+    assert "at epsilon 2/255, 4/255 and 8/255." in text
+    assert "white-box" in text
+    assert "apgd-margin (class, 20 steps); guided-collapse (class, 20 steps)" in text
+    assert "a bootstrap over photographs or tracks and trainings. Every system was trained from 2 seeds." in text
+    assert "Diagnostics of the attacks on 4 of 4 systems: 8 passed, 0 failed." in text
+    assert "{" not in text
+
+
+def test_one_training_has_the_intervals_of_one_training_and_single_images_need_no_groups(study):
+    once = replace(study, arms=tuple(arm for arm in study.arms if arm.seed == 0))
+    assert "Wilson score intervals, at the effective number of images" in " ".join(methods(once))
+    alone = [replace(arm, checks=None, records=arm.records.with_columns(group="sample_id")) for arm in once.arms]
+    text = " ".join(methods(replace(once, arms=tuple(alone))))
+    assert "Wilson score intervals. Every system was trained once." in text
+    assert "photographs" not in text
+    assert "No diagnostics of the attacks were made." in text
+
+
+def test_a_citation_names_version_commit_year_and_data_of_the_run(study):
+    forms = dict(citation(study))
+    for text in (forms["Text"], forms["BibTeX"]):
+        for part in ("0.1.0", "0" * 12, "2025", "f" * 12, "simulated"):
+            assert part in text
+    assert forms["BibTeX"].count("{") == forms["BibTeX"].count("}")
+    assert "1911.11946" in forms["The question comes from"]
+
+
+def test_the_name_of_an_experiment_cannot_break_the_bibtex_entry(study):
+    text = dict(citation(replace(study, name="50 % {of} \\input{x}")))["BibTeX"]
+    note = re.search(r"note = \{(.*)\},", text)[1]
+    assert "50 \\% \\{of\\} \\textbackslash{}input" in note
