@@ -98,10 +98,50 @@ class MinimumNorm(Measurement):
 
     def observe(self, batch: "MeasuredBatch", condition: Condition) -> "Observation":
         """The distance of each image."""
-        from pipeline.attacks.minimum_norm import observe_distances
+        from pipeline.attacks.minimum_norm import observe_nearest
 
         del condition
-        return observe_distances(self, batch)
+        return observe_nearest(self, batch)
+
+
+@configuration
+class DecisionBased(Measurement):
+    """The distance of the nearest misclassified point that is found by asking for decisions alone, of every image."""
+
+    kind: Literal["decision-based"] = "decision-based"
+    """Distances of the nearest misclassified points, by HopSkipJump: it asks for the class and for nothing else."""
+    norm: Norm = "l2"
+    """Norm of the distance: linf or l2."""
+    num_steps: Count = 20
+    """Steps along the boundary, at least 1."""
+    max_probes: Count = 500
+    """Most neighbors that a step asks about, at least 1; step t asks about 100 * sqrt(t)."""
+    epsilons: tuple[Epsilon, ...] = ()
+    """Where robust accuracy is printed; the distances know it everywhere."""
+    region: Region = Region.EVERYWHERE
+    """Pixels that may change: everywhere, foreground, background, boundary or outside-box."""
+    region_radius: Count = 2
+    """Reach of the boundary band in pixels, at least 1."""
+
+    def __post_init__(self) -> None:
+        for epsilon in self.epsilons:
+            check_epsilon(self.norm, epsilon)
+
+    @property
+    def threat(self) -> str:
+        """The norm."""
+        return self.norm
+
+    def conditions(self) -> tuple[Condition, ...]:
+        """One: the nearest point."""
+        return (Condition(name="nearest", level=0.0, claim=Claim.UPPER_ESTIMATE),)
+
+    def observe(self, batch: "MeasuredBatch", condition: Condition) -> "Observation":
+        """The distance of each image."""
+        from pipeline.attacks.hop_skip_jump import observe_decisions
+
+        del condition
+        return observe_decisions(self, batch)
 
 
 class Corruption(StrEnum):
@@ -231,4 +271,4 @@ class Smoothing(Measurement):
         return observe_certified(self, batch) if condition.name == "certified" else observe_attacked(self, batch, condition.level)
 
 
-MeasurementSpec = Annotated[MinimumNorm | Corruptions | Backgrounds | Smoothing, Field(discriminator="kind")]
+MeasurementSpec = Annotated[MinimumNorm | DecisionBased | Corruptions | Backgrounds | Smoothing, Field(discriminator="kind")]

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
+from pipeline.attacks.regions import Region, region_masks
 from pipeline.attacks.tracker import verdict
 from pipeline.masks.context import MaskContext
 from pipeline.system import System, attacked
@@ -44,6 +45,10 @@ class MeasuredBatch:
         """The data set's own."""
         assert self.context.oracle_masks is not None
         return self.context.oracle_masks
+
+    def region(self, region: Region, radius: int) -> Bool[Tensor, "batch 1 height width"] | None:
+        """True where the image may be changed; None is everywhere."""
+        return None if region is Region.EVERYWHERE else region_masks(region, self.masks, radius=radius)
 
     def logits(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch classes"]:
         """What the system says of versions of the batch's images."""
@@ -93,3 +98,12 @@ def observed(
         values=torch.full_like(scored.margins.double(), torch.nan) if values is None else values,
         counted=everything if counted is None else counted,
     )
+
+
+def observed_distances(
+    batch: MeasuredBatch, points: Float[Tensor, "batch 3 height width"], distances: Float64[Tensor, " batch"]
+) -> Observation:
+    """What was found nearest to each image, scored afresh: a point that is not misclassified counts as none."""
+    seen = observed(batch, points)
+    # Where nothing was found the point is the image: if that is misclassified after all (a tie), its distance is 0.
+    return replace(seen, values=torch.where(seen.correct, torch.inf, distances.nan_to_num(posinf=0.0)))

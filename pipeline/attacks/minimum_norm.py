@@ -9,18 +9,17 @@ as the authors of the first have it.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from pipeline.attacks.measurements import MinimumNorm
-from pipeline.attacks.measuring import MeasuredBatch, Observation, observed
+from pipeline.attacks.measuring import MeasuredBatch, Observation, observed_distances
 from pipeline.attacks.norms import L2Ball, LinfBall, l2_ball, linf_ball
 from pipeline.attacks.objectives import ModelObjective, Objective, margin, scores_and_gradients, scores_without_gradients
 from pipeline.attacks.pgd import Images, RegionMasks
-from pipeline.attacks.regions import Region, region_masks
 from pipeline.attacks.threat import Norm
 from pipeline.randomness import derive_seeds, normal
 from pipeline.system import attacked
@@ -104,19 +103,16 @@ def ddn(
     return closest.nearest()
 
 
-def observe_distances(spec: MinimumNorm, batch: MeasuredBatch) -> Observation:
-    """The distance of each image, scored afresh: a point that is not misclassified then counts as none."""
+def observe_nearest(spec: MinimumNorm, batch: MeasuredBatch) -> Observation:
+    """The distance of each image, scored afresh."""
     objective = ModelObjective(model=batch.system, score=margin, targets=(batch.labels,), context=batch.context)
-    everywhere = spec.region is Region.EVERYWHERE
-    region = None if everywhere else region_masks(spec.region, batch.masks, radius=spec.region_radius)
+    region = batch.region(spec.region, spec.region_radius)
     with attacked(batch.system):
         if spec.search == "ddn":
             found = ddn(objective, batch.images, seeds=batch.seeds, num_steps=spec.num_steps, region=region)
         else:
             found = fmn(objective, batch.images, norm=spec.norm, num_steps=spec.num_steps, region=region)
-    seen = observed(batch, found.points)
-    # Where nothing was found the point is the image: if that is misclassified after all (a tie), its distance is 0.
-    return replace(seen, values=torch.where(seen.correct, torch.inf, found.distances.nan_to_num(posinf=0.0)))
+    return observed_distances(batch, found.points, found.distances)
 
 
 class _Closest:

@@ -12,7 +12,16 @@ from typing import ClassVar
 import numpy as np
 import polars as pl
 
-from pipeline.attacks.measurements import Backdrop, Backgrounds, Claim, Corruptions, MeasurementSpec, MinimumNorm, Smoothing
+from pipeline.attacks.measurements import (
+    Backdrop,
+    Backgrounds,
+    Claim,
+    Corruptions,
+    DecisionBased,
+    MeasurementSpec,
+    MinimumNorm,
+    Smoothing,
+)
 from pipeline.evaluation.metrics import standing
 from pipeline.evaluation.statistics import Estimate, mean_estimate, paired_difference, share
 from pipeline.evaluation.summary import Summary
@@ -66,7 +75,7 @@ def figures(observations: pl.DataFrame, measurements: Mapping[str, MeasurementSp
         own = observations.filter((pl.col("measurement") == name) & pl.col("counted")).sort("sample_id", maintain_order=True)
         named = _Named(name, spec.threat)
         match spec:
-            case MinimumNorm():
+            case MinimumNorm() | DecisionBased():
                 found += _of_distances(own, named, spec.epsilons)
             case Corruptions():
                 found += _of_corruptions(own, named, rng)

@@ -11,7 +11,7 @@ from polars.testing import assert_frame_equal
 from torch import Tensor
 
 from pipeline.attacks.corruptions import corrupt
-from pipeline.attacks.measurements import Backgrounds, Claim, Corruption, Corruptions, MinimumNorm, Smoothing
+from pipeline.attacks.measurements import Backgrounds, Claim, Corruption, Corruptions, DecisionBased, MinimumNorm, Smoothing
 from pipeline.attacks.regions import Region
 from pipeline.errors import RunError
 from pipeline.evaluation.evaluator import attack_images
@@ -166,13 +166,14 @@ def test_every_figure_says_what_it_claims(observations: pl.DataFrame) -> None:
 def test_every_measurement_is_made_on_every_mask_source(small: ModuleType, tmp_path: Path, source: MaskSource) -> None:
     suite = {
         "nearest": MinimumNorm(num_steps=2, region=Region.FOREGROUND),
+        "decisions": DecisionBased(num_steps=1, max_probes=2),
         "corruptions": Corruptions(corruptions=(Corruption.ELASTIC,), severities=(3,)),
         "backgrounds": Backgrounds(),
         "smoothing": Smoothing(num_selection=1, num_draws=2, radii=(0.1,), num_steps=1, attack_draws=1),
     }
     found = measure(small.plan(source, measurements=suite), tmp_path)
     assert set(found["mask_source"]) == {source.value}
-    assert len(found) == small.IMAGES * (1 + 2 + 5 + 2)
+    assert len(found) == small.IMAGES * (1 + 1 + 2 + 5 + 2)
     if source is MaskSource.ORACLE:  # whatever happens to the object, the oracle knows where it is
         assert (found["mask_iou"] == 1).all()
 

@@ -1,0 +1,118 @@
+"""HopSkipJump against the closed-form distance of a hyperplane, a white-box search, and the rule that it asks for nothing else."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.attacks.hop_skip_jump import hop_skip_jump
+from pipeline.attacks.minimum_norm import fmn
+from pipeline.attacks.objectives import ModelObjective, margin
+from pipeline.attacks.regions import Region, region_masks
+from pipeline.masks.config import MaskSource
+from pipeline.system import TwoStage, attacked
+
+SIDE = 4
+NORMS = pytest.mark.parametrize("norm", ["l2", "linf"])
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def length(deltas: Tensor, norm: str) -> Tensor:
+    return torch.linalg.vector_norm(deltas.double().flatten(1), ord=torch.inf if norm == "linf" else 2, dim=1)
+
+
+@NORMS
+@pytest.mark.parametrize("with_region", [False, True])
+def test_on_a_hyperplane_the_distance_is_found_to_a_few_percent(norm: str, with_region: bool) -> None:
+    normal = torch.randn(3, SIDE, SIDE, generator=seeded(0), dtype=torch.float64)
+    images = 0.5 + 0.05 * torch.randn(4, 3, SIDE, SIDE, generator=seeded(1), dtype=torch.float64)
+    region = torch.rand(4, 1, SIDE, SIDE, generator=seeded(2)) < 0.8 if with_region else None
+    free = normal.expand(4, -1, -1, -1) * (1 if region is None else region)
+    threshold = (normal * images).flatten(1).sum(1) + torch.tensor([0.1, 0.2, 0.3, 0.4])
+    found = hop_skip_jump(
+        lambda points: (normal * points).flatten(1).sum(1) > threshold,
+        images,
+        norm=norm,
+        seeds=torch.arange(4),
+        num_steps=12,
+        max_probes=300,
+        region=region,
+    )
+    expected = torch.tensor([0.1, 0.2, 0.3, 0.4]) / torch.linalg.vector_norm(free.flatten(1), ord=1 if norm == "linf" else 2, dim=1)
+    assert (found.distances >= expected * (1 - 1e-9)).all()  # nothing lies on this side of the hyperplane
+    assert (found.distances <= expected * (1.5 if norm == "linf" else 1.1)).all()
+    assert torch.equal(found.distances, length(found.points - images, norm))
+    if region is not None:
+        assert torch.equal(torch.where(region, images, found.points), images)
+
+
+@NORMS
+@pytest.mark.parametrize("source", [MaskSource.NONE, MaskSource.LEARNED, MaskSource.ORACLE])
+def test_it_is_never_much_nearer_than_a_white_box_search_on_a_smooth_system(
+    make_system: Callable[..., TwoStage], make_batch: Callable[..., tuple], norm: str, source: MaskSource
+) -> None:
+    system = make_system(source)
+    images, labels, context = make_batch(system, 4)
+    objective = ModelObjective(model=system, score=margin, targets=(labels,), context=context)
+    with attacked(system), torch.no_grad():
+        found = hop_skip_jump(
+            lambda points: objective(points) > 0, images, norm=norm, seeds=torch.arange(4), num_steps=4, max_probes=150
+        )
+        white_box = fmn(objective, images, norm=norm, num_steps=100)
+        assert found.distances.isfinite().all()
+        assert (objective(found.points) > 0).all()
+    assert ((found.points >= 0) & (found.points <= 1)).all()
+    assert (found.distances >= 0.9 * white_box.distances).all()
+
+
+def test_what_is_wrong_has_distance_zero_and_what_no_noise_fools_an_infinite_one() -> None:
+    images = torch.rand(3, 3, SIDE, SIDE, generator=seeded(3))
+    kind = torch.tensor([0, 1, 2])
+
+    def decide(points: Tensor) -> Tensor:
+        return (kind == 0) | ((kind == 1) & (points.flatten(1).mean(1) > 0.55))
+
+    found = hop_skip_jump(decide, images, norm="l2", seeds=torch.arange(3), num_steps=2, max_probes=20)
+    assert found.distances[0] == 0
+    assert torch.equal(found.points[[0, 2]], images[[0, 2]])
+    assert 0 < found.distances[1] < 3
+    assert found.distances[2] == torch.inf
+
+
+def test_an_images_search_does_not_depend_on_its_batch() -> None:
+    images = torch.rand(3, 3, SIDE, SIDE, generator=seeded(4), dtype=torch.float64)
+    seeds = torch.tensor([7, 8, 9])
+
+    def decide(points: Tensor) -> Tensor:
+        return points.flatten(1).square().mean(1) > 0.4
+
+    options = {"norm": "l2", "num_steps": 3, "max_probes": 50}
+    together = hop_skip_jump(decide, images, seeds=seeds, **options)
+    for image in range(3):
+        one = slice(image, image + 1)
+        alone = hop_skip_jump(decide, images[one], seeds=seeds[one], **options)
+        torch.testing.assert_close(alone.distances, together.distances[one], rtol=1e-9, atol=0)
+
+
+def test_beside_the_object_of_an_oracle_system_nothing_is_found(
+    make_system: Callable[..., TwoStage], make_batch: Callable[..., tuple]
+) -> None:
+    system = make_system(MaskSource.ORACLE)
+    images, labels, context = make_batch(system, 2)
+    background = region_masks(Region.BACKGROUND, context.oracle_masks, radius=1)
+    with attacked(system), torch.no_grad():
+        found = hop_skip_jump(
+            lambda points: system(points, context).argmax(1) != labels,
+            images,
+            norm="l2",
+            seeds=torch.arange(2),
+            num_steps=1,
+            max_probes=5,
+            num_starts=5,
+            region=background,
+        )
+    assert found.distances.isinf().all()
