@@ -6,7 +6,7 @@ Sides, all of them on the same weights, images and random starts, one after the 
 
 - recipe: the loop as it is commonly written: contiguous layout, the attack fills the parameters' gradients as well and drops them;
 - recipe, frozen / channels_last / compiled: the recipe with one change each, so that each one's worth is seen alone;
-- ours: ``pipeline.training.objectives.adversarial`` with backward pass and optimizer step, as the engine runs it;
+- ours: ``pipeline.training.losses.adversarial`` with backward pass and optimizer step, as the engine runs it;
 - bare: the passes that such a step contains and nothing else, in the layout of ours: ``steps`` x (forward + input gradient) of the
   frozen network in eval mode, one forward and backward pass in train mode, one optimizer step.
 
@@ -32,7 +32,7 @@ from pipeline.data.loader import Batch
 from pipeline.masks.config import MaskConfig, MaskSource
 from pipeline.randomness import derive_seeds
 from pipeline.system import attacked
-from pipeline.training.objectives import adversarial
+from pipeline.training.losses import adversarial
 from pipeline.training.tasks import bind_classifier
 
 EPSILON, STEP = 8 / 255, 2 / 255

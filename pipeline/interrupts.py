@@ -64,6 +64,18 @@ def held_back() -> Iterator[None]:
 
 
 @contextmanager
+def let_through() -> Iterator[None]:
+    """Within ``held_back``: in here a signal raises at once again, and so does one that has been waiting."""
+    held, _Arrived.held = _Arrived.held, 0
+    try:
+        if _Arrived.number is not None:
+            raise Interrupted("interrupted", _Arrived.number)
+        yield
+    finally:
+        _Arrived.held = held
+
+
+@contextmanager
 def signals_handled() -> Iterator[None]:
     """Handle the signals meanwhile; afterwards their handlers are what they were. One that is ignored by ``nohup`` stays ignored.
 

@@ -13,7 +13,8 @@ from pipeline.config import Changes, Number, configuration
 from pipeline.data.config import AnySource, AugmentConfig
 from pipeline.data.splits import Split
 from pipeline.masks.config import MaskConfig, MaskSource
-from pipeline.training.config import AdversarialConfig, NaturalConfig, TradesConfig, TrainerConfig
+from pipeline.training.config import TrainerConfig
+from pipeline.training.objectives import AdversarialConfig, NaturalConfig, TradesConfig
 from segmenter.config import SegmenterConfig
 
 Objective = Literal["natural", "adversarial", "trades"]

@@ -15,7 +15,7 @@ from pipeline.attacks.specs import (
 )
 from pipeline.masks.config import MaskConfig
 from pipeline.system import MaskTraits
-from pipeline.training.config import AdversarialConfig, NaturalConfig, TradesConfig
+from pipeline.training.objectives import AdversarialConfig, NaturalConfig, TradesConfig
 
 _GRADIENT_PASSES_OF_AUTOATTACK = {"apgd-ce": 100, "apgd-dlr": 100, "apgd-t": 900, "fab": 100, "fab-t": 900}
 

@@ -41,6 +41,11 @@ class Batch:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __getitem__(self, chosen: slice) -> "Batch":
+        """A part of the batch."""
+        parts: dict[str, Any] = {name: None if value is None else value[chosen] for name, value in vars(self).items()}
+        return Batch(**parts)
+
     def to(self, device: torch.device) -> "Batch":
         return Batch(
             images=self.images.to(device, non_blocking=True),

@@ -1,5 +1,5 @@
-"""Training: one engine for both stages and all objectives.
+"""Training: one loop for both stages and all objectives.
 
-``stage`` binds a module to its loss and scores, ``objectives`` says what one step minimises, ``engine`` runs the steps, ``run``
-keeps the directory, ``commands`` are ``foreguard train-segmenter`` and ``foreguard train-classifier``.
+``tasks`` binds a module to its loss and scores, ``objectives`` says what one step minimizes, ``trainer`` runs the steps on the
+``state`` that is saved, ``logging`` keeps what a person reads; ``commands`` are ``train-segmenter`` and ``train-classifier``.
 """

@@ -11,14 +11,13 @@ def train_segmenter(config: TrainSegmenterConfig) -> None:
     """Train a segmenter on a prepared data set. Raises ``UserError`` of the kind that fits."""
     from pipeline.data.dataset import open_prepared
     from pipeline.runs.stages import new_segmenter
-    from pipeline.training.job import Job
-    from pipeline.training.tasks import bind_segmenter
+    from pipeline.training.tasks import Training, bind_segmenter
     from pipeline.training.trainer import train
 
     dataset = open_prepared(config.prepared).for_segmenters()
     module = new_segmenter(config.segmenter, seed=config.trainer.seed, image_size=dataset.image_size)
     train(
-        Job(
+        Training(
             command="train-segmenter",
             config=to_plain(config),
             inputs={"data set": dataset.fingerprint},
@@ -42,8 +41,7 @@ def train_classifier(config: TrainClassifierConfig) -> None:
     from pipeline.data.substitutes import with_substitutes
     from pipeline.runs.checkpoints import load_segmenter, refer_to_segmenter
     from pipeline.runs.stages import new_classifier
-    from pipeline.training.job import Job
-    from pipeline.training.tasks import bind_classifier
+    from pipeline.training.tasks import Training, bind_classifier
     from pipeline.training.trainer import train
 
     dataset = with_substitutes(open_prepared(config.prepared), config.masks.source.substitute)
@@ -57,7 +55,7 @@ def train_classifier(config: TrainClassifierConfig) -> None:
         config.classifier, num_classes=dataset.num_classes, seed=config.trainer.seed, image_size=dataset.image_size
     )
     train(
-        Job(
+        Training(
             command="train-classifier",
             config=to_plain(config),
             inputs=inputs,

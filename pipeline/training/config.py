@@ -1,4 +1,4 @@
-"""What can be chosen of a training: the loop, what a step minimises, and the two commands."""
+"""What can be chosen of a training: the loop, what a step minimizes, and the two commands."""
 
 from dataclasses import field
 from pathlib import Path
@@ -7,12 +7,14 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from classifier.config import ClassifierConfig
-from pipeline.attacks.config import PgdConfig
 from pipeline.config import configuration
 from pipeline.data.config import AugmentConfig
 from pipeline.masks.config import MaskConfig, MaskSource
+from pipeline.training.objectives import AdversarialConfig, NaturalConfig, TradesConfig
 from segmenter.config import SegmenterConfig
 
+ObjectiveConfig = Annotated[NaturalConfig | AdversarialConfig | TradesConfig, Field(discriminator="name")]
+"""Every objective. Another one is a file of its own, and its name here."""
 Tracker = Literal["tensorboard", "wandb", "mlflow"]
 
 
@@ -68,67 +70,6 @@ class TrainerConfig:
 
 
 @configuration
-class RobustValidationConfig:
-    """How robustness is measured between epochs, to choose the best one: robust overfitting makes the last one worse (Rice et al.
-    2020, https://arxiv.org/abs/2002.11569). Quicker than an evaluation, and not a substitute for one."""
-
-    attack: PgdConfig | None = None
-    """The attack on validation images, of which the best point visited counts; null: the one of training."""
-    max_images: Annotated[int, Field(ge=1)] = 512
-    """How many validation images are attacked, at least 1: a random choice, the same in every epoch."""
-
-
-@configuration
-class NaturalConfig:
-    """Training on images as they are."""
-
-    name: Literal["natural"] = "natural"
-    """natural"""
-
-
-@configuration
-class AdversarialConfig:
-    """Training on attacked images (Madry et al. 2018, https://arxiv.org/abs/1706.06083)."""
-
-    name: Literal["adversarial"] = "adversarial"
-    """adversarial"""
-    attack: PgdConfig = field(default_factory=PgdConfig)
-    """The attack on training images: its last point is trained on, so restarts is 1. Ready-made ones are in
-    configs/attack/training: attack/training@objective.attack=pgd7_l2."""
-    validation: RobustValidationConfig = field(default_factory=RobustValidationConfig)
-    """How the best epoch is chosen."""
-
-    def __post_init__(self) -> None:
-        _check_one_start(self.attack)
-
-
-@configuration
-class TradesConfig:
-    """Training on clean images, with the outputs on attacked ones held close (Zhang et al. 2019, https://arxiv.org/abs/1901.08573)."""
-
-    name: Literal["trades"] = "trades"
-    """trades"""
-    beta: Annotated[float, Field(ge=0)] = 6.0
-    """Weight of the divergence, 0 or more (the paper's 1 / lambda)."""
-    attack: PgdConfig = field(default_factory=PgdConfig)
-    """The attack on training images, which climbs the divergence: its last point is trained on, so restarts is 1. random_start
-    has no effect, it starts at the image plus Gaussian noise of deviation 0.001."""
-    validation: RobustValidationConfig = field(default_factory=RobustValidationConfig)
-    """How the best epoch is chosen."""
-
-    def __post_init__(self) -> None:
-        _check_one_start(self.attack)
-
-
-def _check_one_start(attack: PgdConfig) -> None:
-    if attack.restarts != 1:
-        raise ValueError(f"attack.restarts is {attack.restarts}: training takes the last point of one start, set it to 1")
-
-
-ObjectiveConfig = Annotated[NaturalConfig | AdversarialConfig | TradesConfig, Field(discriminator="name")]
-
-
-@configuration
 class TrainSegmenterConfig:
     """Train the stage that predicts the foreground mask."""
 
@@ -141,7 +82,7 @@ class TrainSegmenterConfig:
     segmenter: SegmenterConfig = field(default_factory=SegmenterConfig)
     """What the segmenter is made of."""
     objective: ObjectiveConfig = field(default_factory=NaturalConfig)
-    """What a training step minimises: natural, adversarial or trades."""
+    """What a training step minimizes: natural, adversarial or trades."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """How training images are varied."""
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
@@ -167,7 +108,7 @@ class TrainClassifierConfig:
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the target that is spread over all classes, 0 to 1."""
     objective: ObjectiveConfig = field(default_factory=NaturalConfig)
-    """What a training step minimises: natural, adversarial or trades."""
+    """What a training step minimizes: natural, adversarial or trades."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """How training images are varied."""
     trainer: TrainerConfig = field(default_factory=TrainerConfig)

@@ -1,18 +1,26 @@
-"""Where a run's numbers go: ``metrics.csv``, and TensorBoard, Weights & Biases or MLflow if they are asked for."""
+"""Where a run's numbers go: ``metrics.csv``, the curve, ``result.json``; TensorBoard, Weights & Biases or MLflow if asked for."""
 
 import csv
 import importlib
 import io
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import matplotlib as mpl
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
 from pipeline.errors import ConfigError, RunError
-from pipeline.runs.files import JsonFile
+from pipeline.runs.checkpoints import save_checkpoint
+from pipeline.runs.directory import Run
+from pipeline.runs.files import JsonFile, read_bytes, write_atomically
 from pipeline.training.config import Tracker
+from pipeline.training.state import TrainingState
+from pipeline.training.tasks import Training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,49 +48,91 @@ class TrainingResult(JsonFile):
     """Time spent, over all sessions of the run."""
 
 
-class MetricsCsv:
-    """A table with one row an epoch. What was written after the last saved state is cut off when a run resumes.
+class RunLog:
+    """What a training leaves behind beside its weights. The first process alone writes.
 
-    ``num_bytes`` is the length of the file as this run knows it: a part of the training state.
+    Every method raises ``RunError`` where that fails, with what was there before intact.
     """
 
-    def __init__(self, path: Path, *, num_bytes: int) -> None:
-        """Continue the table at ``num_bytes``; 0 begins a new one. Raises ``RunError`` where that cannot be."""
-        self._path = path
-        self.num_bytes = num_bytes
-        try:
-            with path.open("ab") as file:
-                if file.seek(0, os.SEEK_END) < num_bytes:
-                    raise RunError(
-                        f"{path}: shorter than when the run was interrupted; it was changed since and cannot be continued"
-                    )
-                file.truncate(num_bytes)
-        except OSError as error:
-            raise RunError(f"{path}: cannot be written: {error.strerror or error}") from error
+    def __init__(self, training: Training, run: Run, state: TrainingState) -> None:
+        """Begin the logs, or take them up where the state left them."""
+        self._training, self._run, self._state = training, run, state
+        if state.history:
+            write_metrics(run.metrics_path, state.history)
+        self._trackers = open_trackers(
+            training.trainer.trackers, run.path, run_id=run.run_id, about=training.description(), step=state.counters.step
+        )
 
-    def append(self, row: Mapping[str, float]) -> None:
-        """Add a row, with its keys as the header where it is the first, and flush it to the disk. Raises ``RunError``."""
-        text = io.StringIO()
-        writer = csv.DictWriter(text, fieldnames=list(row), lineterminator="\n")
-        if not self.num_bytes:
-            writer.writeheader()
-        writer.writerow(row)
-        content = text.getvalue().encode("ascii")
-        try:
-            with self._path.open("ab") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise RunError(f"{self._path}: cannot be written: {error.strerror or error}") from error
-        self.num_bytes += len(content)
+    def save_state(self) -> None:
+        """What a resume continues from."""
+        self._state.save(self._run.state_path)
+
+    def end_epoch(self, weights: Mapping[str, Tensor], *, better: bool) -> None:
+        """Checkpoints, the table, and last the state: until that is written, a resume repeats all of it alike."""
+        row, counters = self._state.history[-1], self._state.counters
+        metrics = {name: value for name, value in row.items() if name.startswith("val_")}
+        checkpoint = self._training.checkpoint(step=counters.step, epoch=counters.epoch, metrics=metrics)
+        for name in ("best", "last") if better else ("last",):
+            save_checkpoint(self._run.checkpoints, name, checkpoint, weights)
+        write_metrics(self._run.metrics_path, self._state.history)
+        self.save_state()
+        for tracker in self._trackers:
+            tracker.log({name: value for name, value in row.items() if name not in ("epoch", "step")}, step=counters.step)
+
+    def finish(self, result: TrainingResult) -> None:
+        """The curve, and last the result, which makes the run a finished one."""
+        history = self._state.history
+        columns = {name: [row[name] for row in history] for name in history[0]}
+        draw_curve(self._run.curve_path, columns, best_epoch=self._state.counters.best_epoch)
+        result.write(self._run.result_path)
+        for tracker in self._trackers:
+            tracker.close()
+
+
+def write_metrics(path: Path, history: Sequence[Mapping[str, float]]) -> None:
+    """``metrics.csv``: one row an epoch. It is made from the state, so a damaged one is mended. Raises ``RunError``."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(history[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    write_atomically(path, text.getvalue().encode("ascii"))
 
 
 def read_metrics(path: Path) -> dict[str, list[float]]:
-    """The columns of a ``metrics.csv``."""
-    with path.open(newline="", encoding="ascii") as file:
-        rows = list(csv.DictReader(file))
-    return {name: [float(row[name]) for row in rows] for name in (rows[0] if rows else ())}
+    """The columns of a ``metrics.csv``. Raises ``RunError`` where it cannot be read."""
+    try:
+        header, *rows = csv.reader(read_bytes(path).decode("ascii").splitlines(), strict=True)
+        if header[:1] != ["epoch"]:
+            raise ValueError("its first column is not the epoch")
+        return {name: [float(row[place]) for row in rows] for place, name in enumerate(header)}
+    except (ValueError, IndexError, csv.Error) as error:
+        raise RunError(f"{path}: damaged ({error}); it is written anew when its run is resumed") from error
+
+
+def draw_curve(path: Path, columns: Mapping[str, Sequence[float]], *, best_epoch: int) -> None:
+    """Draw the losses and the validation metrics over epochs, with the best epoch marked.
+
+    Losses share one panel, metrics (in [0,1]) another. Raises ``RunError`` where the picture cannot be written.
+    """
+    epochs = columns["epoch"]
+    with mpl.rc_context(
+        {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3}
+    ):
+        figure = Figure(figsize=(9, 3.6), layout="constrained")  # not pyplot: no window system, no global state
+        losses, scores = figure.subplots(1, 2)
+        for name, values in columns.items():
+            panel = losses if name.endswith("_loss") else scores if name.startswith("val_") else None
+            if panel is not None:
+                panel.plot(epochs, values, marker="." if len(epochs) < 60 else None, label=name.replace("_", " "))
+        losses.set(xlabel="epoch", ylabel="loss (mean over images)")
+        scores.set(xlabel="epoch", ylabel="validation metric (mean over images)")
+        for panel in (losses, scores):
+            panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+            panel.axvline(best_epoch, color="grey", linestyle=":", linewidth=1, label=f"best epoch ({best_epoch})")
+            panel.legend(frameon=False)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=120)
+    write_atomically(path, buffer.getvalue())
 
 
 class TrackerLog(ABC):

@@ -1,101 +1,113 @@
-"""What one training step minimises: functions of a bound stage and a batch, one loss per image.
+"""What a training step minimizes: one configuration for each objective, which knows its losses. No torch is needed to read one."""
 
-Attacks run on the bare network in eval mode and float32 with its parameters frozen (``system.attacked``), so they leave
-no trace in parameter gradients and batch statistics. Their random starts depend on the images' seeds alone, so neither the batch
-an image is in nor an interruption changes them.
-"""
+from dataclasses import field
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import torch
-from jaxtyping import Float, Int64
-from torch import Tensor
+from pydantic import Field
 
 from pipeline.attacks.config import PgdConfig
-from pipeline.attacks.objectives import ModelObjective, Score
-from pipeline.attacks.pgd import pgd
-from pipeline.data.loader import Batch
-from pipeline.masks.context import MaskContext
-from pipeline.randomness import derive_seeds, normal
-from pipeline.system import attacked
-from pipeline.training.config import AdversarialConfig, NaturalConfig, TradesConfig
-from pipeline.training.tasks import BoundStage
+from pipeline.config import configuration
 
-TRADES_START_DEVIATION = 1e-3
-"""Standard deviation of the noise from which the attack of TRADES starts, as in the authors' code: at the clean image itself the
-divergence is at its minimum and has no gradient."""
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipeline.data.loader import Batch
+    from pipeline.training.tasks import BoundStage
 
 
-def objective_losses(
-    config: NaturalConfig | AdversarialConfig | TradesConfig,
-    stage: BoundStage,
-    batch: Batch,
-    *,
-    seeds: Int64[Tensor, " batch"],
-) -> Float[Tensor, " batch"]:
-    """The loss of each image under the configured objective; ``seeds`` are for its attack, one per image."""
-    match config:
-        case NaturalConfig():
-            return natural(stage, batch)
-        case AdversarialConfig():
-            return adversarial(stage, batch, attack=config.attack, seeds=seeds)
-        case TradesConfig():
-            return trades(stage, batch, attack=config.attack, beta=config.beta, seeds=seeds)
+@configuration
+class RobustValidationConfig:
+    """How robustness is measured between epochs, to choose the best one: robust overfitting makes the last one worse (Rice et al.
+    2020, https://arxiv.org/abs/2002.11569). Quicker than an evaluation, and not a substitute for one."""
+
+    attack: PgdConfig | None = None
+    """The attack on validation images, of which the best point visited counts; null: the one of training."""
+    max_images: Annotated[int, Field(ge=1)] = 512
+    """How many validation images are attacked, at least 1: a random choice, the same in every epoch."""
 
 
-def natural(stage: BoundStage, batch: Batch) -> Float[Tensor, " batch"]:
-    """The stage's loss on the clean images."""
-    return stage.loss(stage.training_outputs(batch.images, stage.context(batch)), stage.targets(batch))
+class Objective:
+    """What a training step minimizes. Another one is a configuration that is derived from this, listed in ``ObjectiveConfig``."""
+
+    name: str
+    """What ``objective.name`` chooses it by."""
+
+    def losses(self, stage: "BoundStage", batch: "Batch", seeds: "Tensor") -> "Tensor":
+        """One loss per image (B,), differentiable by the stage's parameters; ``seeds`` (B,) are for what is drawn for an image."""
+        raise NotImplementedError
+
+    def validation_attack(self) -> tuple[PgdConfig, int] | None:
+        """The attack whose score chooses the best epoch, and on how many validation images; None: the score on clean ones."""
+        return None
 
 
-def adversarial(stage: BoundStage, batch: Batch, *, attack: PgdConfig, seeds: Int64[Tensor, " batch"]) -> Float[Tensor, " batch"]:
-    """The stage's loss at the last point of an attack that climbs it: Madry et al. 2018, https://arxiv.org/abs/1706.06083.
+@configuration
+class NaturalConfig(Objective):
+    """Training on images as they are."""
 
-    Of the mask sources, ``learned`` and ``learned-hard`` follow the attacked image; all others stay as the clean image has them.
-    """
-    context, targets = stage.context(batch), stage.targets(batch)
-    images = _attacked_images(stage, batch, context, attack, seeds=seeds, score=stage.loss, targets=targets, start=None)
-    return stage.loss(stage.training_outputs(images, context), targets)
+    name: Literal["natural"] = "natural"
+    """the stage's loss on the clean images"""
 
-
-def trades(
-    stage: BoundStage, batch: Batch, *, attack: PgdConfig, beta: float, seeds: Int64[Tensor, " batch"]
-) -> Float[Tensor, " batch"]:
-    """Clean loss + beta * divergence between attacked and clean outputs: Zhang et al. 2019, https://arxiv.org/abs/1901.08573.
-
-    The attack climbs the divergence from the clean outputs (of the network in eval mode), starting at the image plus Gaussian
-    noise of deviation 0.001. Gradients flow through both arguments of the divergence in the loss. As in the authors' code, but
-    that the clean outputs are computed once and not twice.
-    """
-    context = stage.context(batch)
-    with attacked(stage.network), torch.no_grad():
-        reference = stage.outputs(batch.images, context)
-    noise = normal(seeds, tuple(batch.images.shape[1:]), dtype=batch.images.dtype)
-    start = torch.add(batch.images, noise, alpha=TRADES_START_DEVIATION)
-    images = _attacked_images(stage, batch, context, attack, seeds=seeds, score=stage.divergence, targets=reference, start=start)
-    clean = stage.training_outputs(batch.images, context)
-    divergence = stage.divergence(stage.training_outputs(images, context), clean)
-    return stage.loss(clean, stage.targets(batch)) + beta * divergence
+    def losses(self, stage: "BoundStage", batch: "Batch", seeds: "Tensor") -> "Tensor":
+        """The stage's loss on the clean images."""
+        del seeds
+        return stage.loss(stage.training_outputs(batch.images, stage.context(batch)), stage.targets(batch))
 
 
-def worst_case_images(
-    stage: BoundStage, batch: Batch, *, attack: PgdConfig, seeds: Int64[Tensor, " batch"]
-) -> Float[Tensor, "batch 3 height width"]:
-    """The best point of the ball around each image that an attack on the stage's loss visits: for validation."""
-    objective = ModelObjective(model=stage.network, score=stage.loss, targets=(stage.targets(batch),), context=stage.context(batch))
-    with attacked(stage.network):
-        return pgd(attack, objective, batch.images, seeds=derive_seeds(seeds, 0))
+@configuration
+class AdversarialConfig(Objective):
+    """Training on attacked images (Madry et al. 2018, https://arxiv.org/abs/1706.06083)."""
+
+    name: Literal["adversarial"] = "adversarial"
+    """the stage's loss at the last point of an attack"""
+    attack: PgdConfig = field(default_factory=PgdConfig)
+    """The attack on training images: its last point is trained on, so restarts is 1. Ready-made ones are in
+    configs/attack/training: attack/training@objective.attack=pgd7_l2."""
+    validation: RobustValidationConfig = field(default_factory=RobustValidationConfig)
+    """How the best epoch is chosen."""
+
+    def __post_init__(self) -> None:
+        _check_one_start(self.attack)
+
+    def losses(self, stage: "BoundStage", batch: "Batch", seeds: "Tensor") -> "Tensor":
+        """``losses.adversarial``"""
+        from pipeline.training.losses import adversarial
+
+        return adversarial(stage, batch, attack=self.attack, seeds=seeds)
+
+    def validation_attack(self) -> tuple[PgdConfig, int] | None:
+        """The one of the validation, else that of training."""
+        return self.validation.attack or self.attack, self.validation.max_images
 
 
-def _attacked_images(
-    stage: BoundStage,
-    batch: Batch,
-    context: MaskContext | None,
-    attack: PgdConfig,
-    *,
-    seeds: Tensor,
-    score: Score,
-    targets: Tensor,
-    start: Tensor | None,
-) -> Tensor:
-    objective = ModelObjective(model=stage.network, score=score, targets=(targets,), context=context)
-    with attacked(stage.network):
-        return pgd(attack, objective, batch.images, seeds=seeds, start=start, keep_best=False)
+@configuration
+class TradesConfig(Objective):
+    """Training on clean images, with the outputs on attacked ones held close (Zhang et al. 2019, https://arxiv.org/abs/1901.08573)."""
+
+    name: Literal["trades"] = "trades"
+    """clean loss + beta * divergence between attacked and clean outputs"""
+    beta: Annotated[float, Field(ge=0)] = 6.0
+    """Weight of the divergence, 0 or more (the paper's 1 / lambda)."""
+    attack: PgdConfig = field(default_factory=PgdConfig)
+    """The attack on training images, which climbs the divergence: its last point is trained on, so restarts is 1. random_start
+    has no effect, it starts at the image plus Gaussian noise of deviation 0.001."""
+    validation: RobustValidationConfig = field(default_factory=RobustValidationConfig)
+    """How the best epoch is chosen."""
+
+    def __post_init__(self) -> None:
+        _check_one_start(self.attack)
+
+    def losses(self, stage: "BoundStage", batch: "Batch", seeds: "Tensor") -> "Tensor":
+        """``losses.trades``"""
+        from pipeline.training.losses import trades
+
+        return trades(stage, batch, attack=self.attack, beta=self.beta, seeds=seeds)
+
+    def validation_attack(self) -> tuple[PgdConfig, int] | None:
+        """The one of the validation, else that of training."""
+        return self.validation.attack or self.attack, self.validation.max_images
+
+
+def _check_one_start(attack: PgdConfig) -> None:
+    if attack.restarts != 1:
+        raise ValueError(f"attack.restarts is {attack.restarts}: training takes the last point of one start, set it to 1")

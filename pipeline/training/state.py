@@ -1,6 +1,6 @@
 """Everything that a training step changes, and nothing else: what is saved is exactly what a resume needs."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any
@@ -43,8 +43,6 @@ class Counters:
     """The epoch that had it, from 1."""
     epochs_without_gain: Count = 0
     """Epochs since then."""
-    csv_bytes: Count = 0
-    """Length of metrics.csv."""
     seconds: float = 0.0
     """Time spent, over all sessions of the run."""
 
@@ -57,6 +55,8 @@ class TrainingState:
     optimizer: Optimizer
     average: AveragedModel | None
     counters: Counters
+    history: list[dict[str, float]] = field(default_factory=list)
+    """What ``metrics.csv`` says: one row an epoch."""
 
     def save(self, path: Path) -> None:
         """Replace the file at once. Raises ``RunError`` where it cannot be written."""
@@ -66,6 +66,7 @@ class TrainingState:
             "optimizer": self.optimizer.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
             "counters": asdict(self.counters),
+            "history": self.history,
         }
         buffer = BytesIO()
         torch.save(content, buffer)
@@ -83,6 +84,9 @@ class TrainingState:
                 self.average.load_state_dict(content["average"], strict=True)
             self._check_moments()
             self.counters = adapter_of(Counters).validate_python(content["counters"])
+            self.history = adapter_of(list[dict[str, float]]).validate_python(content["history"])
+            if len(self.history) != self.counters.epoch:
+                raise ValueError(f"{self.counters.epoch} epochs are done, and {len(self.history)} are in the table")
         except Exception as error:  # torch has one of its own for every way in which an edited file can be wrong
             raise CheckpointError(f"{path}: does not fit this run: {' '.join(str(error).split())[:200]}; {REMEDY}") from error
 

@@ -1,21 +1,31 @@
-"""A stage bound to what its training needs: targets, loss, divergence and scores, one value per image each.
+"""What a training is about: a stage bound to its targets, loss, divergence and scores (one value per image each), and its data.
 
-Objectives and the engine see nothing else, so they do not know whether a segmenter or a classifier is trained.
+Objectives and the loop see nothing else, so they do not know whether a segmenter or a classifier is trained.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from classifier import losses as classifier_losses
 from classifier import metrics as classifier_metrics
 from pipeline.attacks.objectives import Score
+from pipeline.data.config import AugmentConfig
+from pipeline.data.dataset import PreparedDataset
 from pipeline.data.loader import Batch
 from pipeline.masks.config import MaskConfig
 from pipeline.masks.context import MaskContext
+from pipeline.runs.checkpoints import Checkpoint, SegmenterReference, StageKind
+from pipeline.runs.provenance import provenance
 from pipeline.system import TwoStage
+from pipeline.training.config import TrainerConfig
+from pipeline.training.objectives import Objective
 from segmenter import losses as segmenter_losses
 from segmenter import metrics as segmenter_metrics
 
@@ -53,6 +63,59 @@ class BoundStage:
     def training_outputs(self, images: Float[Tensor, "batch 3 height width"], context: MaskContext | None) -> Tensor:
         """Outputs through the wrapper, for what is differentiated by the parameters."""
         return _call(self.wrapper or self.network, images, context)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """One training: what is trained on what and how, and where it is kept."""
+
+    command: str
+    """The command of the command line."""
+    config: Mapping[str, Any]
+    """The whole configuration, JSON-able: it is recorded, and compared when the run is resumed."""
+    inputs: Mapping[str, str]
+    """Fingerprints of what is read, by name."""
+    run: Path
+    resume: bool
+    kind: StageKind
+    architecture: Mapping[str, Any]
+    """The part of the configuration that the module is built from."""
+    module: nn.Module
+    """With its initial weights, on the CPU."""
+    bind: Callable[[nn.Module], BoundStage]
+    """Makes a stage of the module, or of another one of its kind (the moving average)."""
+    objective: Objective
+    trainer: TrainerConfig
+    dataset: PreparedDataset
+    augment: AugmentConfig | None
+    segmenter: SegmenterReference | None = None
+    """The segmenter whose masks a classifier is trained with."""
+
+    def checkpoint(self, *, step: int, epoch: int, metrics: Mapping[str, float]) -> Checkpoint:
+        """What is said about the weights of a moment of this training."""
+        return Checkpoint(
+            kind=self.kind,
+            architecture=dict(self.architecture),
+            config=dict(self.config),
+            classes=self.dataset.classes,
+            image_size=self.dataset.image_size,
+            data_fingerprint=self.dataset.fingerprint,
+            mean_color=self.dataset.train_mean(),
+            provenance=provenance(),
+            step=step,
+            epoch=epoch,
+            metrics=dict(metrics),
+            segmenter=self.segmenter,
+        )
+
+    def description(self) -> dict[str, Any]:
+        """What trackers are told."""
+        begun = {"command": self.command, "config": dict(self.config), "inputs": dict(self.inputs)}
+        return begun | {"provenance": asdict(provenance())}
+
+    def has_test_split(self) -> bool:
+        """A data set may have none."""
+        return bool((self.dataset.samples["split"] == "test").any())
 
 
 def bind_segmenter(module: nn.Module) -> BoundStage:
@@ -104,6 +167,24 @@ def bind_classifier(
         divergence=classifier_losses.kl_divergence,
         scores={"accuracy": lambda logits, labels: classifier_metrics.correct(logits, labels).float()},
     )
+
+
+def check_batch(module: nn.Module, num_images: int, image_size: int) -> None:
+    """Raise ValueError where a module cannot train on so many images at a time: batch normalization needs two values a channel.
+
+    Nothing is computed, and the module is not touched.
+    """
+    shape = deepcopy(module).to("meta").train()
+    try:
+        with torch.no_grad():
+            shape(torch.empty(num_images, 3, image_size, image_size, device="meta"))
+    except (ValueError, RuntimeError) as error:  # RuntimeError: a layer that cannot do without numbers
+        if "more than 1 value per channel" in str(error):
+            images = f"{num_images} image{'s' * (num_images > 1)} of {image_size} px"
+            raise ValueError(
+                f"batch normalization cannot train on {images} at a time, where one value a channel is left of them; raise it,"
+                " prepare more or larger training images, or choose a network that halves them less often"
+            ) from error
 
 
 def _no_context(batch: Batch) -> None:

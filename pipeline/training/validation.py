@@ -1,5 +1,6 @@
 """What is measured on a split between epochs: means over images of the loss and the scores."""
 
+import math
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from pipeline.attacks.config import PgdConfig
 from pipeline.data.loader import Batch, Loader
 from pipeline.randomness import derive_seeds
 from pipeline.system import attacked
-from pipeline.training.objectives import worst_case_images
+from pipeline.training.losses import worst_case_images
 from pipeline.training.tasks import BoundStage
 
 _ATTACK_STREAM = 0x7661_6C69  # sets these starting points apart from those of training
@@ -23,7 +24,7 @@ def measure(
 
     The robust score of an image is the lower one of the clean and the attacked image; it is averaged over the first
     ``max_attacked`` images, in the loader's order of epoch 0. ``batch_size`` is the loader's. All processes get the same
-    result. Raises FloatingPointError where the attack meets a loss that is no number.
+    result. Raises FloatingPointError where a mean is not a finite number, or the attack meets a NaN loss.
     """
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
@@ -34,7 +35,7 @@ def measure(
             # Rank r holds the elements r, r + world size, ... of each global batch.
             own = range(position, position + len(batch) * fabric.world_size, fabric.world_size)
             chosen = sum(place < max_attacked for place in own)
-            values |= _robust_values(stage, _first(batch, chosen).to(fabric.device), attack) if chosen else {}
+            values |= _robust_values(stage, batch[:chosen].to(fabric.device), attack) if chosen else {}
         position += batch_size
         for name, value in values.items():
             sums[name] = sums.get(name, torch.zeros((), device=fabric.device)) + value.sum()
@@ -43,7 +44,11 @@ def measure(
     totals = torch.stack([sums.get(name, torch.zeros((), device=fabric.device)) for name in names])
     numbers = totals.new_tensor([counts.get(name, 0) for name in names])
     both: Any = fabric.all_reduce(torch.stack([totals, numbers]), reduce_op="sum")
-    return {name: total / number for name, total, number in zip(names, *both.tolist(), strict=True)}
+    means = {name: total / number for name, total, number in zip(names, *both.tolist(), strict=True)}
+    for name, mean in means.items():
+        if not math.isfinite(mean):
+            raise FloatingPointError(f"the {name.replace('_', ' ')} is {mean}")
+    return means
 
 
 def _values(stage: BoundStage, batch: Batch) -> dict[str, Tensor]:
@@ -59,7 +64,3 @@ def _robust_values(stage: BoundStage, batch: Batch, attack: PgdConfig) -> dict[s
     with attacked(stage.network), torch.no_grad():
         lower = torch.minimum(*(score(stage.outputs(points, context), targets) for points in (batch.images, images)))
     return {f"robust_{stage.score_name}": lower}
-
-
-def _first(batch: Batch, count: int) -> Batch:
-    return Batch(**{name: value[:count] for name, value in vars(batch).items()})

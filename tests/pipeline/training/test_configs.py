@@ -4,7 +4,8 @@ import pytest
 
 from pipeline.config import CONFIG_DIR, load_config, to_plain, validate
 from pipeline.errors import ConfigError
-from pipeline.training.config import AdversarialConfig, NaturalConfig, TradesConfig, TrainClassifierConfig, TrainSegmenterConfig
+from pipeline.training.config import TrainClassifierConfig, TrainSegmenterConfig
+from pipeline.training.objectives import AdversarialConfig, NaturalConfig, TradesConfig
 
 COMMANDS = {"train-segmenter": TrainSegmenterConfig, "train-classifier": TrainClassifierConfig}
 REQUIRED = ["prepared=data", "run=runs/one"]

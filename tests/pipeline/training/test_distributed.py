@@ -23,10 +23,9 @@ from pipeline.attacks.config import PgdConfig
 from pipeline.data.dataset import open_prepared
 from pipeline.masks.config import MaskConfig, MaskSource
 from pipeline.training.config import TrainerConfig
+from pipeline.training.tasks import Training, bind_classifier
 from pipeline.training.trainer import train
-from pipeline.training.job import Job
-from pipeline.training.config import AdversarialConfig, NaturalConfig, RobustValidationConfig, TradesConfig
-from pipeline.training.tasks import bind_classifier
+from pipeline.training.objectives import AdversarialConfig, NaturalConfig, RobustValidationConfig, TradesConfig
 
 prepared, run, devices, name = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 attack = PgdConfig(epsilon=4 / 255, num_steps=2)
@@ -39,7 +38,7 @@ trainer = TrainerConfig(
     epochs=2, batch_size=16, eval_batch_size=15, accelerator="cpu", devices=devices, trackers=(), ema_decay=0.9, checkpoint_every=4
 )
 train(
-    Job(
+    Training(
         command="test", config={"objective": name}, inputs={}, run=run, resume=True, kind="classifier", architecture={},
         module=module, objective=objective, trainer=trainer, dataset=open_prepared(prepared), augment=None,
         bind=lambda module: bind_classifier(

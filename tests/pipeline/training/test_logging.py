@@ -7,38 +7,22 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pipeline.errors import ConfigError, RunError
-from pipeline.training.logging import MetricsCsv, open_trackers, read_metrics
+from pipeline.training.logging import open_trackers, read_metrics, write_metrics
 
 
 def test_a_table_is_read_as_it_was_written(tmp_path):
-    table = MetricsCsv(tmp_path / "metrics.csv", num_bytes=0)
-    for epoch in (1, 2):
-        table.append({"epoch": epoch, "loss": 0.1 * epoch})
-    assert read_metrics(tmp_path / "metrics.csv") == {"epoch": [1.0, 2.0], "loss": [0.1, 0.2]}
-    assert table.num_bytes == (tmp_path / "metrics.csv").stat().st_size
-
-
-def test_what_came_after_the_saved_state_is_cut_off(tmp_path):
     path = tmp_path / "metrics.csv"
-    table = MetricsCsv(path, num_bytes=0)
-    table.append({"epoch": 1, "loss": 3})
-    saved = table.num_bytes
-    table.append({"epoch": 2, "loss": 2})
-    path.write_bytes(path.read_bytes() + b"3,0.")  # killed while writing
-    resumed = MetricsCsv(path, num_bytes=saved)
-    resumed.append({"epoch": 2, "loss": 5})
-    assert path.read_text() == "epoch,loss\n1,3\n2,5\n"
+    write_metrics(path, [{"epoch": epoch, "loss": 0.1 * epoch} for epoch in (1, 2)])
+    assert path.read_text() == "epoch,loss\n1,0.1\n2,0.2\n"
+    assert read_metrics(path) == {"epoch": [1.0, 2.0], "loss": [0.1, 0.2]}
 
 
-def test_a_table_that_lost_lines_is_refused(tmp_path):
-    (tmp_path / "metrics.csv").write_text("epoch\n")
-    with pytest.raises(RunError, match="shorter than when the run was interrupted"):
-        MetricsCsv(tmp_path / "metrics.csv", num_bytes=100)
-
-
-def test_a_table_that_cannot_be_written_is_one_clear_line(tmp_path):
-    with pytest.raises(RunError, match=r"metrics\.csv: cannot be written: No such file or directory"):
-        MetricsCsv(tmp_path / "nowhere" / "metrics.csv", num_bytes=0)
+@pytest.mark.parametrize("content", [b"", b"epoch,loss\n1", b"epoch,loss\n1,high\n", b"epoch\n\xff\n", b'epoch\n"1', b"\x00"])
+def test_a_damaged_table_is_one_line_with_the_remedy(tmp_path, content):
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(content)
+    with pytest.raises(RunError, match=r"metrics\.csv: damaged \(.*\); it is written anew when its run is resumed$"):
+        read_metrics(path)
 
 
 def scalars(directory):

@@ -1,6 +1,6 @@
 """Objectives on a linear stage, where the inner maximum is known in closed form, and on both real stages."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,8 +13,9 @@ from classifier.model import build_classifier
 from pipeline.attacks.config import PgdConfig
 from pipeline.data.loader import Batch
 from pipeline.masks.config import MaskConfig, MaskSource
-from pipeline.training.config import AdversarialConfig, NaturalConfig, ObjectiveConfig, TradesConfig
-from pipeline.training.objectives import adversarial, natural, objective_losses, trades, worst_case_images
+from pipeline.training.config import ObjectiveConfig
+from pipeline.training.losses import adversarial, trades, worst_case_images
+from pipeline.training.objectives import AdversarialConfig, NaturalConfig, TradesConfig
 from pipeline.training.tasks import BoundStage, bind_classifier, bind_segmenter
 from segmenter.config import SegmenterConfig
 from segmenter.model import build_segmenter
@@ -34,8 +35,8 @@ def make_batch(size=4, seed=0, side=SIZE):
     )
 
 
-def part(batch, chosen):
-    return Batch(**{field.name: getattr(batch, field.name)[chosen] for field in fields(Batch)})
+def natural(stage, batch):
+    return NaturalConfig().losses(stage, batch, batch.seeds)
 
 
 class Linear(nn.Module):
@@ -156,7 +157,7 @@ def test_the_attack_leaves_no_trace_in_the_stage(make_stage, config):
     trained = {name: parameter.requires_grad for name, parameter in stage.network.named_parameters()}
     calls = Calls(stage)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        losses = objective_losses(config, stage, batch, seeds=batch.seeds)
+        losses = config.losses(stage, batch, batch.seeds)
     assert losses.shape == (len(batch),)
     num_attacked = 2 if config.name == "adversarial" else 3  # TRADES looks at the clean outputs first
     num_trained = 1 if config.name == "adversarial" else 2
@@ -175,7 +176,7 @@ def test_the_attack_leaves_no_trace_in_the_stage(make_stage, config):
 def test_only_the_trained_module_gets_a_gradient(make_stage, config):
     stage, batch = make_stage(), make_batch()
     stage.network.train()
-    objective_losses(config, stage, batch, seeds=batch.seeds).mean().backward()
+    config.losses(stage, batch, batch.seeds).mean().backward()
     own = {id(parameter) for parameter in stage.module.parameters()}
     for parameter in stage.network.parameters():
         assert (parameter.grad is not None) == (id(parameter) in own)
@@ -194,11 +195,11 @@ def test_a_segmenter_is_trained_on_points_of_the_ball():
 def test_what_an_image_becomes_does_not_depend_on_its_batch(config):
     stage, batch = linear_stage(), make_batch(6)
     one_step = replace(config, attack=PgdConfig(epsilon=8 / 255, step_size=1 / 255, num_steps=1))  # the start still shows
-    whole = objective_losses(one_step, stage, batch, seeds=batch.seeds)
-    parts = [part(batch, chosen) for chosen in (slice(0, 1), slice(1, 6))]
-    found = torch.cat([objective_losses(one_step, stage, some, seeds=some.seeds) for some in parts])
+    whole = one_step.losses(stage, batch, batch.seeds)
+    parts = [batch[chosen] for chosen in (slice(0, 1), slice(1, 6))]
+    found = torch.cat([one_step.losses(stage, some, some.seeds) for some in parts])
     torch.testing.assert_close(found, whole)
-    other = objective_losses(one_step, stage, batch, seeds=batch.seeds + 1)
+    other = one_step.losses(stage, batch, batch.seeds + 1)
     assert not torch.allclose(other, whole)
 
 
