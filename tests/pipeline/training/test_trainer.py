@@ -364,3 +364,21 @@ def test_what_cannot_be_is_refused_before_a_directory_is_made(config):
     with pytest.raises(ConfigError, match=r"trainer\.batch_size: 16 images cannot be shared equally by 3 processes"):
         train_classifier(replace(config, trainer=replace(TRAINER, devices=3)))
     assert not config.run.exists()
+
+
+def test_a_validation_loss_that_is_not_finite_stops_the_run_at_its_step(config):
+    wild = replace(TRAINER, epochs=3, batch_size=96, optimizer="sgd", lr=1e20, clip_norm=None, schedule="constant", ema_decay=None)
+    with pytest.raises(RunError, match=r"validation after step 1: the loss is (nan|inf); try a lower trainer\.lr"):
+        train_classifier(replace(config, trainer=wild))
+    assert not (config.run / "checkpoints").exists()
+    assert not (config.run / "state.pt").exists()
+
+
+def test_a_batch_that_batch_normalization_cannot_take_is_refused_before_there_is_a_directory(synthetic_set, tmp_path):
+    deep = SegmenterConfig(encoder_depth=5, decoder_channels=(8, 8, 8, 8, 8))  # 32 px: one pixel at the bottom
+    trainer = replace(TRAINER, epochs=1, batch_size=1)
+    config = TrainSegmenterConfig(prepared=synthetic_set, run=tmp_path / "run", segmenter=deep, trainer=trainer)
+    with pytest.raises(ConfigError, match=r"trainer\.batch_size: batch normalization cannot train on 1 image of 32 px at a time"):
+        train_segmenter(config)
+    assert not config.run.exists()
+    train_segmenter(replace(config, trainer=replace(trainer, batch_size=96)))  # the same network takes more at a time
