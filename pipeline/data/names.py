@@ -34,7 +34,7 @@ class Tree:
         Raises DataError where the path leads out of the root, or is none.
         """
         if "\0" in text:
-            raise DataError(f"{where}: {text!a} is no usable path")
+            raise DataError(f"{where}: {text!r} is no usable path")
         if not text:
             return ""
         if "\\" in text and not os.path.lexists(self._root / text):  # written on Windows
@@ -44,7 +44,7 @@ class Tree:
         if posixpath.isabs(path) and Path(path).is_relative_to(top):
             path = Path(path).relative_to(top).as_posix()
         if posixpath.isabs(path) or path.split("/")[0] == ".." or re.match(r"[A-Za-z]:/", path):
-            what = f"{text!a} leads outside {self._root}"
+            what = f"{text!r} leads outside {self._root}"
             raise DataError(f"{where}: {what}; name files relative to that folder (links in it are followed)")
         return self.find(path) or path
 

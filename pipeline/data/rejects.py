@@ -37,8 +37,8 @@ class RejectLog:
         return dict(sorted(counts.items()))
 
     def why(self, label: int | None = None) -> str:
-        """The rule that took most of a class (None: of all), the others, the first reject and what to do about it."""
-        told = {key: count for key, count in self._counts.items() if label is None or key[0] == label}
+        """The rule that took most of a class, or of all, the others, the first reject and what to do about it."""
+        told = {key: count for key, count in self._counts.items() if key[0] == label} or self._counts
         if not told:
             return "the source holds none"
         counts: Counter[str] = Counter()

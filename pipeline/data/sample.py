@@ -75,3 +75,5 @@ class Plan:
     """Picklable and pure: turns one item into samples and rejects, in a worker process. Bad input becomes a Reject."""
     rejects: Sequence[Reject] = ()
     """What was rejected while listing."""
+    without_sample: int | None = None
+    """A class that has no sample, as the listing already shows: nothing is decoded then."""

@@ -72,11 +72,13 @@ class Store:
         self._masks.close()
         self._rejects.close()
 
-    def finish(self, classes: Sequence[str], made_from: dict[str, Any]) -> dict[str, Any]:
+    def finish(self, classes: Sequence[str], made_from: dict[str, Any], without_sample: int | None = None) -> dict[str, Any]:
         """Write everything but the manifest and return the manifest. Raises DataError where nothing can be learned or tested."""
         self.close()
         self._pack()
         samples = pl.concat(self._blocks)
+        if without_sample is not None:
+            raise DataError(f"class {classes[without_sample]!r} has no sample: {self._rejects.why(without_sample)}")
         counts = check_samples(samples, classes, self._rejects.why)
         np.save(self._directory / "labels.npy", samples["label"].to_numpy())
         samples.write_parquet(self._directory / "samples.parquet")
@@ -164,10 +166,10 @@ def check_samples(samples: pl.DataFrame, classes: Sequence[str], why: Callable[[
     for label, class_name in enumerate(classes):
         total, trained = sum(found.get((split, label), 0) for split in SPLITS), found.get(("train", label), 0)
         if not total:
-            raise DataError(f"class {class_name!a} has no sample: {why(label)}")
+            raise DataError(f"class {class_name!r} has no sample: {why(label)}")
         if learnable and (total < 2 or not trained):
             what = f"has {total} sample(s), {trained} of them for training; it needs at least 2, 1 for training"
-            raise DataError(f"class {class_name!a} {what}: add images or leave the class out; not taken: {why(label)}")
+            raise DataError(f"class {class_name!r} {what}: add images or leave the class out; not taken: {why(label)}")
     return {split: {name: found.get((split, label), 0) for label, name in enumerate(classes)} for split in SPLITS}
 
 

@@ -2,26 +2,35 @@
 
 import difflib
 import json
+import re
 import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
+import ijson
+
+from pipeline.data.coco.formats import recognize
 from pipeline.errors import ConfigError, DataError
 from pipeline.progress import progress_bar
 
 BLOCK = 1 << 20
-_DECODER = json.JSONDecoder()
-_AFTER_A_VALUE = tuple(" \t\r\n,:]}")
+MAX_DEPTH = 32
+"""Lists and objects inside each other: COCO needs 6."""
+# Python's json writes these, and no other reader takes them.
+_NOT_JSON = re.compile(rb"(?:^|(?<=[:,\[\s]))(?:NaN|-?Infinity)(?=[\s,\]}]|$)")
+
+Id = int | str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Annotation:
     """One annotated object or crowd region, as the file has it."""
 
-    annotation_id: int
+    annotation_id: Id
     label: int | None
     """Index of the class, or None: no object of ours, but it may overlap one."""
     crowd: bool
@@ -45,19 +54,33 @@ class Annotation:
 class ImageRecord:
     """One entry of ``images``."""
 
-    image_id: int
+    image_id: Id
     file_name: str
-    width: int
-    height: int
+    width: int | None
+    """In pixels; None where the file does not say."""
+    height: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Category:
     """One entry of ``categories``."""
 
-    category_id: int
+    category_id: Id
     name: str
     supercategory: str
+
+
+def identity(value: Any) -> Id | None:
+    """An id: 7, 7.0 and "7" are the same one, other text is itself; None for anything else."""
+    if isinstance(value, str):
+        return int(value) if value.isascii() and value.isdigit() and len(value) < 20 else value or None
+    return _whole(value)
+
+
+def _whole(value: Any) -> int | None:
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def read_index(path: Path) -> tuple[list[ImageRecord], list[Category]]:
@@ -67,133 +90,121 @@ def read_index(path: Path) -> tuple[list[ImageRecord], list[Category]]:
         for section, position, record in records:
             found.add(section)
             where = f"{path}: {section}[{position}]"
+            if section in ("images", "categories") and not isinstance(record, dict):
+                raise DataError(f"{where} is no object; {recognize(path)}")
             if section == "images":
-                image = ImageRecord(
-                    image_id=_field(record, "id", int, where),
-                    file_name=_field(record, "file_name", str, where),
-                    width=_field(record, "width", int, where),
-                    height=_field(record, "height", int, where),
-                )
-                images.append(image)
+                images.append(_image(record, where, path))
             elif section == "categories":
-                name = _field(record, "name", str, where)
+                name = record.get("name")
+                if not isinstance(name, str) or not name:
+                    raise DataError(f"{where}: 'name' is {name!r}, expected text")
                 above = record.get("supercategory")
                 supercategory = above if isinstance(above, str) else name  # many exports have none
-                categories.append(Category(category_id=_field(record, "id", int, where), name=name, supercategory=supercategory))
+                categories.append(Category(category_id=_id(record, where), name=name, supercategory=supercategory))
     for section in ("images", "categories"):
         if section not in found:
-            raise DataError(f"{path}: has no {section!r}; a COCO file of kind instances_*.json is expected")
+            raise DataError(f"{path}: has no {section!r}; {recognize(path)}")
     return images, categories
 
 
-def read_annotations(path: Path) -> Iterator[dict[str, Any]]:
-    """The entries of ``annotations``, one at a time; ``id`` is checked to be there. Raises DataError."""
+def _image(record: Mapping[str, Any], where: str, path: Path) -> ImageRecord:
+    name = record.get("file_name")
+    if name is None and isinstance(record.get("coco_url"), str):  # LVIS
+        name = str(record["coco_url"]).rsplit("/", 1)[-1]
+    if not isinstance(name, str) or not name:
+        raise DataError(f"{where}: 'file_name' is {name!r}, expected text; {recognize(path)}")
+    width, height = (_whole(identity(record.get(key))) for key in ("width", "height"))
+    return ImageRecord(image_id=_id(record, where), file_name=name, width=width, height=height)
+
+
+def _id(record: Mapping[str, Any], where: str) -> Id:
+    value = identity(record.get("id"))
+    if value is None:
+        what = f"is {record['id']!r}, expected a whole number or text" if "id" in record else "is missing"
+        raise DataError(f"{where}: 'id' {what}")
+    return value
+
+
+def read_annotations(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The entries of ``annotations`` with their positions, one at a time. Raises DataError for records of another kind of file."""
     with closing(_records(path)) as records:
         for section, position, record in records:
             if section == "annotations":
-                _field(record, "id", int, f"{path}: annotations[{position}]")
-                yield record
-
-
-def _field(record: Any, key: str, kind: type, where: str) -> Any:
-    if not isinstance(record, dict):
-        raise DataError(f"{where} is no object; a COCO file of kind instances_*.json is expected")
-    value = record.get(key)
-    if not isinstance(value, kind) or isinstance(value, bool):
-        what = "is missing" if key not in record else f"is {value!r}, expected {'a whole number' if kind is int else 'text'}"
-        raise DataError(f"{where}: {key!r} {what}")
-    return value
+                if not isinstance(record, dict) or not {"image_id", "category_id"} <= record.keys():
+                    raise DataError(f"{path}: annotations[{position}] is no object of an image and a category; {recognize(path)}")
+                yield position, record
 
 
 def _records(path: Path) -> Generator[tuple[str, int, Any], None, None]:
     """Every element of every list at the top level: name of the list, position in it, element."""
+    section, position = "", 0
     try:
         num_blocks = -(-path.stat().st_size // BLOCK)
-        with (
-            path.open(encoding="utf-8-sig") as stream,
-            progress_bar(f"reading {path.name}", total=num_blocks, unit="MiB") as advance,
-        ):
-            yield from _Scanner(stream, advance).elements()
+        with path.open("rb") as stream, progress_bar(f"reading {path.name}", total=num_blocks, unit="MiB") as advance:
+            for section, position, record in _elements(ijson.basic_parse(_Blocks(stream, advance), buf_size=BLOCK)):
+                yield section, position, record
     except FileNotFoundError as error:
         raise DataError(f"{path}: does not exist") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
-        raise DataError(f"{path}: is no JSON object ({error}); is the file complete?") from error
+    except (ijson.JSONError, ValueError, SystemError) as error:  # SystemError: a number of more digits than Python converts
+        what = str(error.args[0].decode(errors="replace") if isinstance(error.args[0], bytes) else error).strip().split("\n")[0]
+        after = f" after {section}[{position}]" if section else ""
+        raise DataError(f"{path}: is no JSON object that can be read ({what}{after}); {recognize(path)}") from error
 
 
-class _Scanner:
-    """A JSON object of lists, read block by block, so that memory holds one element and not the file.
+class _Blocks:
+    """The bytes of a file without byte order mark, NaN as null; ends blocks where no word is cut."""
+
+    def __init__(self, stream: BinaryIO, advance: Callable[[], None]) -> None:
+        self._stream, self._advance, self._held = stream, advance, b""
+        self._begun = False
+
+    def read(self, size: int = BLOCK) -> bytes:
+        while size:
+            block = self._stream.read(size)
+            self._advance()
+            whole = self._held + block
+            if not self._begun:
+                whole, self._begun = whole.removeprefix(b"\xef\xbb\xbf"), True
+            end = max(whole.rfind(mark) for mark in (b",", b"]", b"}", b":", b"\n")) + 1 if block else len(whole)
+            self._held = whole[end:]
+            if end or not block:
+                return _NOT_JSON.sub(b"null", whole[:end])
+        return b""
+
+
+def _elements(events: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, int, Any]]:
+    """The elements of the lists of a JSON object, so that memory holds one of them and not the file.
 
     ``json.load``, and with it ``pycocotools.coco.COCO``, needs over 2 GB for the official training annotations.
     """
-
-    def __init__(self, stream: TextIO, advance: Callable[[], None]) -> None:
-        self._stream, self._advance = stream, advance
-        self._buffer, self._at, self._dropped = "", 0, 0
-
-    def elements(self) -> Iterator[tuple[str, int, Any]]:
-        self._take("{")
-        while self._peek() != "}":
-            name = self._value()
-            self._take(":")
-            if self._peek() == "[":
-                self._take("[")
-                position = 0
-                while self._peek() != "]":
-                    yield name, position, self._value()
-                    position += 1
-                    self._separator("]")
-                self._take("]")
-            else:
-                self._value()
-            self._separator("}")
-
-    def _separator(self, end: str) -> None:
-        if self._peek() != end:
-            self._take(",")
-
-    def _peek(self) -> str:
-        """The next character that is no space; empty at the end of the file."""
-        while True:
-            while self._at < len(self._buffer) and self._buffer[self._at] in " \t\r\n":
-                self._at += 1
-            if self._at < len(self._buffer):
-                return self._buffer[self._at]
-            if not self._more(BLOCK):
-                return ""
-
-    def _take(self, expected: str) -> None:
-        if (found := self._peek()) != expected:
-            raise ValueError(f"{expected!r} expected at character {self._dropped + self._at}, found {found or 'the end'!r}")
-        self._at += 1
-
-    def _value(self) -> Any:
-        self._peek()
-        size = BLOCK
-        while True:
-            try:
-                value, end = _DECODER.raw_decode(self._buffer, self._at)
-            except json.JSONDecodeError as error:
-                if not self._more(size):
-                    raise ValueError(f"{error.msg} at character {self._dropped + error.pos}") from error
-            else:
-                # A number at the end of the block may go on in the next one, even as "1" of "1.5" when the block ends with "1.".
-                if self._buffer.startswith(_AFTER_A_VALUE, end) or not self._more(size):
-                    self._at = end
-                    return value
-            size *= 2  # an element larger than a block: keep the number of attempts small
-
-    def _more(self, size: int) -> bool:
-        block = self._stream.read(size)
-        for _ in range(0, len(block), BLOCK):
-            self._advance()
-        self._dropped += self._at
-        self._buffer, self._at = self._buffer[self._at :] + block, 0
-        return bool(block)
+    depth, section, position, builder = 0, "", -1, None
+    for event, value in events:
+        ends = event in ("end_map", "end_array")
+        depth -= ends
+        if depth == 0 and not ends and event != "start_map":
+            raise ValueError("it is a list" if event == "start_array" else "it is one value")
+        if depth == 1 and event == "map_key":
+            section, position = value, -1
+        elif depth == 1 and event == "start_array":
+            builder = None
+        elif depth >= 2 and section:
+            if depth == 2 and not ends:
+                position, builder = position + 1, ijson.ObjectBuilder()
+            assert builder is not None
+            builder.event(event, float(value) if isinstance(value, Decimal) else value)
+            if depth == 2 and not event.startswith("start"):
+                yield section, position, builder.value
+        if event.startswith("start"):
+            depth += 1
+            if depth == 2 and event == "start_map":
+                section = ""  # an object at the top level, such as info, is passed over
+            if depth > MAX_DEPTH:
+                raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
 
 
-def class_labels(classes: Mapping[str, Sequence[str]], parts: Sequence[Sequence[Category]]) -> list[dict[int, int]]:
+def class_labels(classes: Mapping[str, Sequence[str]], parts: Sequence[Sequence[Category]]) -> list[dict[Id, int]]:
     """For the categories of every annotation file: category id -> index of the class.
 
     A class lists names of categories or, where no category has the name, of supercategories; a name must be known to one file at

@@ -15,7 +15,7 @@ class CocoPart:
     """One annotation file and the images it speaks of."""
 
     annotations: str
-    """File name under root/annotations, e.g. instances_train2017.json."""
+    """File name under root/annotations, e.g. instances_train2017.json, or else under root, e.g. train/_annotations.coco.json."""
     images: str
     """Folder of its images under root, e.g. train2017."""
     split: Split | None = None
@@ -30,8 +30,9 @@ class CocoConfig:
 
     root: Path
     """Folder that holds annotations/ and the image folders."""
-    classes: Mapping[str, tuple[str, ...]]
-    """Class name -> COCO categories or supercategories it is made of. No category may be in two classes."""
+    classes: Mapping[str, tuple[str, ...]] | None
+    """Class name -> COCO categories or supercategories it is made of. No category may be in two classes. null: every category that
+    has an object is a class. On the command line data.classes={...} replaces those of the file."""
     parts: tuple[CocoPart, ...]
     """Annotation files in order of preference: an image that a former part lists is not taken from a later one."""
     source: Literal["coco"] = "coco"
@@ -47,6 +48,8 @@ class CocoConfig:
     crowd regions count; where masks overlap, a pixel belongs to the smaller one, which is taken to be in front."""
     border: Annotated[float, Field(ge=0)] | None = 1.0
     """An object whose box comes as near as this to the image border, in pixels, is truncated and rejected; null: keep them."""
+    keep_crowd: bool = False
+    """Take objects that are flagged as crowd: some labelling tools (CVAT) flag every object that was drawn with a brush."""
     val_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.15
     """Share of the drawn images for validation, 0 to 1."""
     test_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.15

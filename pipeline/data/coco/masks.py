@@ -1,41 +1,94 @@
 """COCO segmentations to masks: checked before they reach pycocotools, which trusts its input."""
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int64
 from pycocotools import mask as coco_mask
 
+from pipeline.data.images import Box
+from pipeline.data.rules import Rejected
+
 Runs = Int64[np.ndarray, "_"]
 
 
-class BadSegmentation(Exception):  # noqa: N818 - it becomes a Reject, not a failure
-    """No polygon and no run-length code of this image; the message is one line."""
+LONGEST_OUTLINE = 2_000_000
+"""Pixels that pycocotools may walk along: it keeps ten numbers for each."""
 
 
-def run_lengths(segmentation: Any, *, width: int, height: int) -> tuple[Runs, str]:
-    """Turn polygons, uncompressed or compressed RLE into run lengths and the name of what it was: ``polygon`` or ``rle``.
+class Outline(NamedTuple):
+    """A segmentation that was checked."""
 
-    Runs go down the columns, left to right, background first. Several polygons are united, and what lies outside the image is cut
-    off. Raises ``BadSegmentation``: a code of the wrong length would otherwise be decoded into whatever the memory held.
+    runs: Runs
+    """Lengths down the columns, left to right, background first."""
+    recipe: str
+    """What it was made from: ``polygon`` or ``rle``."""
+
+
+def read_outline(segmentation: Any, *, width: int, height: int) -> Outline:
+    """Turn polygons, uncompressed or compressed RLE into run lengths.
+
+    Polygons may be one flat list, or lists of points. Several are united, and what lies outside the image is cut off. Raises
+    ``Rejected``: a code of the wrong length would otherwise be decoded into whatever the memory held, and coordinates far outside
+    the image would be walked along pixel by pixel.
     """
     if isinstance(segmentation, list):
-        polygons = [_polygon(polygon) for polygon in segmentation]
-        if not polygons:
-            raise BadSegmentation("there are no polygons")
+        polygons, _ = _polygons(segmentation, width, height)
         united = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
-        return np.array(_decompress(united["counts"].decode()), dtype=np.int64), "polygon"
+        return Outline(np.array(_decompress(united["counts"].decode()), dtype=np.int64), "polygon")
     if not isinstance(segmentation, dict):
-        raise BadSegmentation(f"neither polygons nor RLE: {type(segmentation).__name__}")
-    if segmentation.get("size") != [height, width]:
-        raise BadSegmentation(f"RLE of size {segmentation.get('size')}, the image has [{height}, {width}]")
+        raise _bad("there is none" if segmentation is None else f"neither polygons nor RLE: {type(segmentation).__name__}")
+    size = segmentation.get("size")
+    if not isinstance(size, list) or [*map(number, size)] != [height, width]:
+        what = "; height and width are exchanged" if isinstance(size, list) and [*map(number, size)] == [width, height] else ""
+        raise _bad(f"RLE of size {str(size)[:60]}, the image has [{height}, {width}]{what}")
     counts = segmentation.get("counts")
     runs = _decompress(counts) if isinstance(counts, str) else counts
     if not isinstance(runs, list) or not all(isinstance(run, int) and run >= 0 for run in runs) or sum(runs) != height * width:
-        raise BadSegmentation(f"the run lengths are not whole numbers that add up to {height * width} pixels")
-    return np.array(runs, dtype=np.int64), "rle"
+        raise _bad(f"the run lengths are not whole numbers that add up to {height * width} pixels")
+    return Outline(np.array(runs, dtype=np.int64), "rle")
+
+
+def extent(segmentation: Any, *, width: int, height: int) -> tuple[Box | None, int]:
+    """The box around what an outline covers of the image, and how many polygons were left out; None where it covers nothing.
+
+    Of polygons it is the box around their points, which takes no drawing. Raises ``Rejected`` as ``read_outline`` does.
+    """
+    if not isinstance(segmentation, list):
+        outline = read_outline(segmentation, width=width, height=height)
+        return _extent_of_runs(outline.runs, height), 0
+    polygons, num_dropped = _polygons(segmentation, width, height)
+    points = np.concatenate([np.array(polygon).reshape(-1, 2) for polygon in polygons]).clip(0, (width, height))
+    (x0, y0), (x1, y1) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
+    return ((x0, y0, x1, y1) if x1 > x0 and y1 > y0 else None), num_dropped
+
+
+def _extent_of_runs(runs: Runs, height: int) -> Box | None:
+    ends = np.cumsum(runs)
+    first, last = ends[0:-1:2], ends[1::2] - 1  # of each foreground run
+    first, last = first[last >= first], last[last >= first]
+    if not len(first):
+        return None
+    if ((first // height) != (last // height)).any():  # a run goes on in the next column
+        top, bottom = 0, height
+    else:
+        top, bottom = int((first % height).min()), int((last % height).max()) + 1
+    return float(first[0] // height), float(top), float(last[-1] // height + 1), float(bottom)
+
+
+def number(value: Any) -> float | None:
+    """A finite number, or None: for text, null, NaN, and whole numbers of hundreds of digits."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:
+        return None
+
+
+def _bad(detail: str) -> Rejected:
+    return Rejected("bad-segmentation", detail)
 
 
 def draw(runs: Runs, *, width: int, height: int) -> Bool[np.ndarray, "{height} {width}"]:
@@ -48,14 +101,42 @@ def area(runs: Runs) -> int:
     return int(runs[1::2].sum())
 
 
-def _polygon(polygon: Any) -> Sequence[float]:
-    if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
-        raise BadSegmentation("a polygon needs at least 3 points of 2 coordinates")
-    if not all(isinstance(value, int | float) and math.isfinite(value) for value in polygon):
-        raise BadSegmentation("a coordinate of a polygon is no finite number")
-    if max(map(abs, polygon)) > 1e6:  # pycocotools walks along every edge, pixel by pixel, with 32-bit numbers
-        raise BadSegmentation("a coordinate of a polygon is beyond 1,000,000 pixels")
-    return polygon
+def _polygons(segmentation: list[Any], width: int, height: int) -> tuple[list[list[float]], int]:
+    """The polygons with at least 3 points as flat lists of coordinates near the image, and how many others there were."""
+    flat = [segmentation] if segmentation and not isinstance(segmentation[0], list) else segmentation
+    if len(flat) >= 3 and all(_is_point(item) for item in flat):
+        flat = [flat]
+    polygons = [_polygon(item) for item in flat]
+    if not polygons:
+        raise _bad("there are no polygons")
+    kept = [polygon for polygon in polygons if len(polygon) >= 6]
+    if not kept:
+        raise _bad("a polygon needs at least 3 points of 2 coordinates")
+    reach = max(width, height)
+    corners = [np.array(polygon).reshape(-1, 2) for polygon in kept]
+    if any(points.min() < -reach or points.max() > 2 * reach for points in corners):
+        raise _bad(f"a coordinate of a polygon lies far outside the image of {width} x {height}")
+    length = sum(float(np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum()) for points in corners)
+    if length > LONGEST_OUTLINE:
+        raise _bad(f"an outline of {length:.0f} pixels in an image of {width} x {height}")
+    return kept, len(polygons) - len(kept)
+
+
+def _polygon(item: Any) -> list[float]:
+    if not isinstance(item, list):
+        raise _bad(f"a polygon is a list of coordinates, not {type(item).__name__}")
+    if item and all(_is_point(point) for point in item):
+        item = [coordinate for point in item for coordinate in point]
+    coordinates = [number(value) for value in item]
+    if any(value is None for value in coordinates):
+        raise _bad("a coordinate of a polygon is no finite number")
+    if len(coordinates) % 2:
+        raise _bad("a polygon needs at least 3 points of 2 coordinates, it has an odd number of them")
+    return [value for value in coordinates if value is not None]
+
+
+def _is_point(item: Any) -> bool:
+    return isinstance(item, list) and len(item) == 2 and all(number(value) is not None for value in item)
 
 
 def _decompress(code: str) -> list[int]:
@@ -69,9 +150,11 @@ def _decompress(code: str) -> list[int]:
     for character in code:
         group = ord(character) - 48
         if not 0 <= group < 64:
-            raise BadSegmentation(f"{character!r} cannot stand in a compressed RLE")
+            raise _bad(f"{character!r} cannot stand in a compressed RLE")
         value |= (group & 31) << shift
         shift += 5
+        if shift > 60:
+            raise _bad("a number of a compressed RLE is too large")
         if group & 32:
             continue
         if group & 16:
@@ -79,5 +162,5 @@ def _decompress(code: str) -> list[int]:
         runs.append(value + runs[-2] if len(runs) > 2 else value)
         value, shift = 0, 0
     if shift:
-        raise BadSegmentation("a compressed RLE ends within a number")
+        raise _bad("a compressed RLE ends within a number")
     return runs

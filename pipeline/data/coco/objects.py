@@ -3,13 +3,13 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Int32
 
 from pipeline.data.coco.annotations import Annotation
-from pipeline.data.coco.masks import BadSegmentation, Runs, area, draw, run_lengths
+from pipeline.data.coco.masks import Outline, area, draw, extent, number, read_outline
 from pipeline.data.images import Box, ImageFile, Raster, crop, open_image, resize, square_around
 from pipeline.data.rules import Rejected
 from pipeline.data.sample import Reject, Sample
@@ -17,11 +17,8 @@ from pipeline.data.splits import Split
 
 # Boxes are written with two decimals, and some end a fraction of a pixel beyond the image.
 BOX_TOLERANCE = 1.0
-
-Fault = tuple[str, str]
-"""Rule and detail of a reject."""
-Outline = tuple[Runs, str]
-"""Run lengths and what they were made from, as ``run_lengths`` returns them."""
+SAME_BOX = 0.9
+"""Intersection over union from which on ``bbox`` is the box of the outline: in COCO itself it is 0.99 and more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +30,7 @@ class ObjectRules:
     context: float
     max_overlap: float
     border: float | None
+    keep_crowd: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,146 +46,208 @@ class ImageItem:
     split: Split | Literal["segmenter"]
     annotations: tuple[bytes, ...]
     """``Annotation.pack()``; those of other categories too, for the overlap."""
+    hint: str = ""
+    """Where images of this part were found that are not where they should be."""
 
 
-def object_fault(annotation: Annotation, width: int, height: int, rules: ObjectRules) -> Fault | None:
-    """The first rule that the box of an object breaks, or None."""
-    if annotation.crowd:
-        return "crowd", "a region of many objects"
-    box = _box(annotation)
-    if box is None:
-        return "nan-box", f"bbox {annotation.box!r} is not four finite numbers"
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checked:
+    """An object that passes the rules on size and position."""
+
+    box: Box
+    notes: frozenset[str]
+
+
+def check_object(annotation: Annotation, width: int, height: int, rules: ObjectRules) -> Checked:
+    """The box of an object in an image of that size. Raises ``Rejected`` with the first rule that it breaks."""
+    if annotation.crowd and not rules.keep_crowd:
+        raise Rejected("crowd", "iscrowd is 1")
+    given = _given_box(annotation.box)
+    try:
+        around, num_dropped = extent(annotation.segmentation, width=width, height=height)
+    except Rejected:
+        if given is not None:
+            _check_box(given, width, height, rules)  # what is wrong with the box is said first
+        raise
+    box, notes = _chosen_box(given, around, width, height)
+    _check_box(box, width, height, rules)
+    if num_dropped:
+        notes |= {"dropped-fragment"}
+    return Checked(box=box, notes=frozenset(notes))
+
+
+def _given_box(box: Any) -> Box | None:
+    """x0, y0, x1, y1 of ``bbox``, or None where the file has none."""
+    if box is None or box == []:
+        return None
+    numbers = [number(value) for value in box] if isinstance(box, list) else []
+    x, y, width, height = numbers if len(numbers) == 4 else (None,) * 4
+    if x is None or y is None or width is None or height is None:
+        raise Rejected("nan-box", f"bbox {str(box)[:80]} is not four finite numbers")
+    return x, y, x + width, y + height
+
+
+def _chosen_box(given: Box | None, around: Box | None, width: int, height: int) -> tuple[Box, set[str]]:
+    """The given box, or the outline's where there is none or where it is another one."""
+    if around is None:
+        if given is not None:
+            return given, set()  # the rules on boxes may say more than that the outline is empty
+        raise Rejected("empty-mask", "no pixel of the outline lies in the image")
+    if given is None:
+        return around, set()
+    inside = (max(given[0], 0.0), max(given[1], 0.0), min(given[2], float(width)), min(given[3], float(height)))
+    overlap = _area(_meet(inside, around))
+    if min(given[2] - given[0], given[3] - given[1]) <= 0 or overlap >= SAME_BOX * (_area(inside) + _area(around) - overlap):
+        return given, set()
+    if not overlap:
+        shown = [f"{x0:g}, {y0:g} to {x1:g}, {y1:g}" for x0, y0, x1, y1 in (given, around)]
+        raise Rejected("box-mismatch", f"bbox is {shown[0]}, and the outline lies in {shown[1]}")
+    return around, {"outline-box"}
+
+
+def _meet(one: Box, other: Box) -> Box:
+    return max(one[0], other[0]), max(one[1], other[1]), min(one[2], other[2]), min(one[3], other[3])
+
+
+def _area(box: Box) -> float:
+    return max(0.0, box[2] - box[0]) * max(0.0, box[3] - box[1])
+
+
+def _check_box(box: Box, width: int, height: int, rules: ObjectRules) -> None:
     x0, y0, x1, y1 = box
     if min(x0, y0) < -BOX_TOLERANCE or x1 > width + BOX_TOLERANCE or y1 > height + BOX_TOLERANCE:
-        return "box-outside-image", f"box {x0:g}, {y0:g} to {x1:g}, {y1:g} in an image of {width} x {height}"
+        raise Rejected("box-outside-image", f"box {x0:g}, {y0:g} to {x1:g}, {y1:g} in an image of {width} x {height}")
     if min(x1 - x0, y1 - y0) < rules.min_size:
-        return "too-small", f"box of {x1 - x0:g} x {y1 - y0:g} pixels, at least {rules.min_size:g} are asked for"
+        raise Rejected("too-small", f"box of {x1 - x0:g} x {y1 - y0:g} pixels, at least {rules.min_size:g} are asked for")
     distance = min(x0, y0, width - x1, height - y1)
     if rules.border is not None and distance <= rules.border:
-        return "truncated", f"{max(distance, 0.0):g} pixels from the image border, more than {rules.border:g} are asked for"
-    return None
-
-
-def _box(annotation: Annotation) -> Box | None:
-    """x0, y0, x1, y1, or None where the file has something else than four finite numbers."""
-    box = annotation.box
-    if not isinstance(box, list) or len(box) != 4:
-        return None
-    if not all(isinstance(value, int | float) and math.isfinite(value) for value in box):
-        return None
-    return float(box[0]), float(box[1]), float(box[0] + box[2]), float(box[1] + box[3])
+        what = f"{max(distance, 0.0):g} pixels from the image border, more than {rules.border:g} are asked for"
+        raise Rejected("truncated", what)
 
 
 def load_image(item: ImageItem, *, root: Path, rules: ObjectRules) -> list[Sample | Reject]:
     """Decode an image once and cut all objects of our classes, in the order of the annotation file."""
     annotations = [Annotation.unpack(packed) for packed in item.annotations]
-    faults = _object_faults(annotations, item, rules)
-    if all(faults.values()):
-        return [_reject(item, annotations[index], fault) for index, fault in faults.items() if fault]
-    image = _read(root, item)
-    if isinstance(image, tuple):
-        return [_reject(item, annotations[index], fault or image) for index, fault in faults.items()]
-    outlines = [_outline(annotation, item) for annotation in annotations]
-    owner = _owners(outlines, item)
-    results: list[Sample | Reject] = []
-    for index, fault in faults.items():
-        cut = fault or _cut(item, annotations[index], outlines[index], image=image, owner=owner, index=index, rules=rules)
-        results.append(_reject(item, annotations[index], cut) if isinstance(cut, tuple) else cut)
-    return results
-
-
-def _object_faults(annotations: list[Annotation], item: ImageItem, rules: ObjectRules) -> dict[int, Fault | None]:
-    """The broken rule by position, for the objects of our classes."""
-    faults: dict[int, Fault | None] = {}
-    seen: set[int] = set()
+    names = sample_ids(item.source_file, annotations)
+    found: dict[int, Sample | Checked | Rejected] = {}
     for index, annotation in enumerate(annotations):
         if annotation.label is not None:
-            again = annotation.annotation_id in seen
-            fault = object_fault(annotation, item.width, item.height, rules)
-            faults[index] = ("repeated-annotation", "its id came before") if again else fault
-            seen.add(annotation.annotation_id)
-    return faults
+            found[index] = _checked(annotation, names[index], item, rules)
+    if any(isinstance(one, Checked) for one in found.values()):
+        try:
+            scene = _Scene(
+                item, _read(root, item), [a if name else None for a, name in zip(annotations, names, strict=True)], rules
+            )
+            found |= {index: scene.cut(index, one, names[index]) for index, one in found.items() if isinstance(one, Checked)}
+        except Rejected as error:
+            found = {index: error if isinstance(one, Checked) else one for index, one in found.items()}
+    return [_result(item, annotations[index], names[index], one) for index, one in found.items()]
 
 
-def _read(root: Path, item: ImageItem) -> Raster | Fault:
-    path = root / item.source_file
-    if not path.is_file():
-        return "annotation-without-image", "the image file does not exist"
+def _result(item: ImageItem, annotation: Annotation, name: str, found: "Sample | Checked | Rejected") -> Sample | Reject:
+    if isinstance(found, Sample):
+        return found
+    assert isinstance(found, Rejected)
+    name = name or f"{item.source_file}#{annotation.annotation_id}"
+    return Reject(source_file=item.source_file, item=name, rule=found.rule, detail=found.detail, label=annotation.label)
+
+
+def _checked(annotation: Annotation, name: str, item: ImageItem, rules: ObjectRules) -> Checked | Rejected:
+    if not name:
+        return Rejected("repeated-annotation", "the same object stands before it with the same id")
     try:
-        with open_image(path) as opened:
-            if (opened.width, opened.height) != (item.width, item.height):
-                raise _wrong_size(opened, item)
-            return opened.picture()
+        return check_object(annotation, item.width, item.height, rules)
     except Rejected as error:
-        return error.rule, error.detail
+        return error
+
+
+def sample_ids(source_file: str, annotations: list[Annotation]) -> list[str]:
+    """A name for each annotation: file and id, with its place among those of one id; empty for one that repeats another."""
+    seen: dict[Any, list[Annotation]] = {}
+    names = []
+    for annotation in annotations:
+        former = seen.setdefault(annotation.annotation_id, [])
+        place = f"-{len(former) + 1}" if former else ""
+        names.append("" if annotation in former else f"{source_file}#{annotation.annotation_id}{place}")
+        former.append(annotation)
+    return names
+
+
+def _read(root: Path, item: ImageItem) -> Raster:
+    if not (root / item.source_file).is_file():
+        raise Rejected("annotation-without-image", f"no file {item.source_file}{item.hint}")
+    with open_image(root / item.source_file) as opened:
+        if (opened.width, opened.height) != (item.width, item.height):
+            raise _wrong_size(opened, item)
+        return opened.picture()
 
 
 def _wrong_size(opened: ImageFile, item: ImageItem) -> Rejected:
     sizes = f"the file has {opened.width} x {opened.height} pixels, its record says {item.width} x {item.height}"
     if opened.turn > 1 and opened.stored_size == (item.width, item.height):
         return Rejected("turned-image", f"{sizes}: its EXIF orientation {opened.turn} turns it")
+    if (opened.height, opened.width) == (item.width, item.height):
+        return Rejected("size-mismatch", f"{sizes}: width and height are exchanged")
+    scale = opened.width / item.width if item.width > 0 else 0.0
+    if scale and abs(opened.height - scale * item.height) <= 1:
+        return Rejected("size-mismatch", f"{sizes}: it was resized by {scale:.3g} after labelling, and the annotations were not")
     return Rejected("size-mismatch", sizes)
 
 
-def _outline(annotation: Annotation, item: ImageItem) -> Outline | BadSegmentation:
-    try:
-        return run_lengths(annotation.segmentation, width=item.width, height=item.height)
-    except BadSegmentation as error:
-        return error
+class _Scene:
+    """A decoded image with the outlines of all its annotations; None stands for one that repeats another."""
 
+    def __init__(self, item: ImageItem, image: Raster, annotations: list[Annotation | None], rules: ObjectRules) -> None:
+        self._item, self._image, self._annotations, self._rules = item, image, annotations, rules
+        self._outlines = [self._outline(annotation) for annotation in annotations]
+        self._owner = self._owners()
 
-def _owners(outlines: list[Outline | BadSegmentation], item: ImageItem) -> Int32[np.ndarray, "height width"]:
-    """Which annotation, by position, each pixel belongs to: the smallest that covers it; -1 where there is none.
+    def _outline(self, annotation: Annotation | None) -> Outline | Rejected | None:
+        if annotation is None:
+            return None
+        try:
+            return read_outline(annotation.segmentation, width=self._item.width, height=self._item.height)
+        except Rejected as error:
+            return error
 
-    A smaller object is taken to be in front of a larger one. Annotations without a readable outline are left out.
-    """
-    owner = np.full((item.height, item.width), -1, dtype=np.int32)
-    readable = [(index, outline[0]) for index, outline in enumerate(outlines) if isinstance(outline, tuple)]
-    for index, runs in sorted(readable, key=lambda pair: area(pair[1]), reverse=True):
-        owner[draw(runs, width=item.width, height=item.height)] = index
-    return owner
+    def _owners(self) -> Int32[np.ndarray, "height width"]:
+        """Which annotation, by position, each pixel belongs to: the smallest that covers it; -1 where there is none.
 
+        A smaller object is taken to be in front of a larger one. Annotations without a readable outline are left out.
+        """
+        owner = np.full((self._item.height, self._item.width), -1, dtype=np.int32)
+        readable = [(index, outline.runs) for index, outline in enumerate(self._outlines) if isinstance(outline, Outline)]
+        for index, runs in sorted(readable, key=lambda pair: area(pair[1]), reverse=True):
+            owner[draw(runs, width=self._item.width, height=self._item.height)] = index
+        return owner
 
-def _cut(
-    item: ImageItem,
-    annotation: Annotation,
-    outline: Outline | BadSegmentation,
-    *,
-    image: Raster,
-    owner: Int32[np.ndarray, "height width"],
-    index: int,
-    rules: ObjectRules,
-) -> Sample | Fault:
-    """The crop of one object, or the rule that its mask breaks. ``index``: of the object, as ``owner`` names it."""
-    if isinstance(outline, BadSegmentation):
-        return "bad-segmentation", str(outline)
-    runs, recipe = outline
-    x0, y0, x1, y1 = _box(annotation) or (0.0, 0.0, 0.0, 0.0)
-    inside = np.s_[max(math.floor(y0), 0) : math.ceil(y1), max(math.floor(x0), 0) : math.ceil(x1)]
-    mask = draw(runs, width=item.width, height=item.height) * np.uint8(255)
-    if not mask[inside].any():
-        return "empty-mask", "no pixel of the outline lies in the box"
-    overlap = float(((owner[inside] >= 0) & (owner[inside] != index)).mean())
-    if overlap > rules.max_overlap:
-        return "overlapped", f"{overlap:.2f} of the box belongs to other objects, at most {rules.max_overlap:g} may"
-    left, top, side = square_around((x0, y0, x1, y1), context=rules.context, width=item.width, height=item.height)
-    return Sample(
-        sample_id=_sample_id(item, annotation),
-        source_file=item.source_file,
-        group=item.source_file,
-        label=int(annotation.label or 0),
-        split=item.split,
-        box=(float(left), float(top), float(left + side), float(top + side)),
-        mask_recipe=recipe,
-        image=image.square(left, top, side, rules.image_size),
-        mask=resize(crop(mask, left, top, side, replicate=False), rules.image_size),
-        notes=image.notes,
-    )
-
-
-def _sample_id(item: ImageItem, annotation: Annotation) -> str:
-    return f"{item.source_file}#{annotation.annotation_id}"
-
-
-def _reject(item: ImageItem, annotation: Annotation, fault: Fault) -> Reject:
-    return Reject(source_file=item.source_file, item=_sample_id(item, annotation), rule=fault[0], detail=fault[1])
+    def cut(self, index: int, checked: Checked, sample_id: str) -> Sample | Rejected:
+        """The crop of one object, by position, or the rule that its mask breaks."""
+        item, rules, outline, annotation = self._item, self._rules, self._outlines[index], self._annotations[index]
+        if isinstance(outline, Rejected):
+            return outline
+        assert outline is not None
+        assert annotation is not None
+        x0, y0, x1, y1 = checked.box
+        inside = np.s_[max(math.floor(y0), 0) : math.ceil(y1), max(math.floor(x0), 0) : math.ceil(x1)]
+        mask = draw(outline.runs, width=item.width, height=item.height) * np.uint8(255)
+        if not mask[inside].any():
+            return Rejected("empty-mask", "no pixel of the outline lies in the box")
+        owner = self._owner[inside]
+        overlap = float(((owner >= 0) & (owner != index)).mean())
+        if overlap > rules.max_overlap:
+            what = f"{overlap:.2f} of the box belongs to other objects, at most {rules.max_overlap:g} may"
+            return Rejected("overlapped", what)
+        left, top, side = square_around(checked.box, context=rules.context, width=item.width, height=item.height)
+        return Sample(
+            sample_id=sample_id,
+            source_file=item.source_file,
+            group=item.source_file,
+            label=int(annotation.label or 0),
+            split=item.split,
+            box=(float(left), float(top), float(left + side), float(top + side)),
+            mask_recipe=outline.recipe,
+            image=self._image.square(left, top, side, rules.image_size),
+            mask=resize(crop(mask, left, top, side, replicate=False), rules.image_size),
+            notes=self._image.notes | checked.notes,
+        )

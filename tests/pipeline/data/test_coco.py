@@ -5,6 +5,7 @@ import io
 import json
 import pickle
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,12 @@ from pipeline.data.coco import annotations as coco_annotations
 from pipeline.data.coco import source as coco
 from pipeline.data.coco.annotations import Annotation, read_annotations, read_index
 from pipeline.data.coco.config import CocoConfig, CocoPart
-from pipeline.data.coco.masks import BadSegmentation, area, draw, run_lengths
+from pipeline.data.coco.masks import area, draw, extent, read_outline
+from pipeline.data.coco.objects import ObjectRules, check_object
 from pipeline.data.coco.source import plan
 from pipeline.data.dataset import open_prepared
 from pipeline.data.folds import fold_splits
+from pipeline.data.rules import Rejected
 from pipeline.data.sample import Plan, Reject, Sample
 from pipeline.errors import ConfigError, DataError
 
@@ -132,7 +135,7 @@ def test_records_read_one_by_one_are_those_of_json(coco_mini: Path, name: str) -
     path = coco_mini / "annotations" / name
     whole = json.loads(path.read_text())
     images, categories = read_index(path)
-    assert list(read_annotations(path)) == whole["annotations"]
+    assert [record for _, record in read_annotations(path)] == whole["annotations"]
     assert [(i.image_id, i.file_name, i.width, i.height) for i in images] == [
         (i["id"], i["file_name"], i["width"], i["height"]) for i in whole["images"]
     ]
@@ -142,7 +145,7 @@ def test_records_read_one_by_one_are_those_of_json(coco_mini: Path, name: str) -
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
     max_leaves=8,
 )
@@ -159,18 +162,18 @@ def test_a_file_is_read_alike_whatever_the_size_of_the_blocks(
     tmp_path_factory: pytest.TempPathFactory, others: dict[str, Any], entries: list[dict[str, Any]], indent: int | None, block: int
 ) -> None:
     path = tmp_path_factory.mktemp("json") / "annotations.json"
-    records = [entry | {"id": number} for number, entry in enumerate(entries)]
+    records = [entry | {"id": number, "image_id": 1, "category_id": "x"} for number, entry in enumerate(entries)]
     path.write_text(json.dumps(others | {"annotations": records}, indent=indent, ensure_ascii=False), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(coco_annotations, "BLOCK", block)
-        assert list(read_annotations(path)) == records
+        assert list(read_annotations(path)) == list(enumerate(records))
 
 
 def test_a_truncated_annotation_file_is_refused(made_up: MadeUp) -> None:
     made_up.write()
     path = made_up.root / "annotations" / "instances.json"
     path.write_text(path.read_text()[:-200])
-    with pytest.raises(DataError, match=r"instances\.json: is no JSON object .* is the file complete"):
+    with pytest.raises(DataError, match=r"instances\.json: is no JSON object that can be read .* is the file complete"):
         plan(made_up.config())
 
 
@@ -200,7 +203,7 @@ def test_masks_are_those_of_the_official_reader(coco_mini: Path) -> None:
     kinds = set()
     for annotation in official.dataset["annotations"]:
         image = official.imgs[annotation["image_id"]]
-        runs, kind = run_lengths(annotation["segmentation"], width=image["width"], height=image["height"])
+        runs, kind = read_outline(annotation["segmentation"], width=image["width"], height=image["height"])
         expected = official.annToMask(annotation)
         np.testing.assert_array_equal(draw(runs, width=image["width"], height=image["height"]), expected)
         assert area(runs) == expected.sum()
@@ -213,7 +216,7 @@ def test_masks_are_those_of_the_official_reader(coco_mini: Path) -> None:
 def test_a_polygon_covers_the_pixels_inside_it(points: list[tuple[float, float]]) -> None:
     hull = cv2.convexHull(np.array(points, dtype=np.float32))
     assume(hull is not None and len(hull) > 2)
-    mask = draw(run_lengths([hull.ravel().tolist()], width=40, height=30)[0], width=40, height=30)
+    mask = draw(read_outline([hull.ravel().tolist()], width=40, height=30).runs, width=40, height=30)
     for y, x in np.ndindex(30, 40):
         distance = cv2.pointPolygonTest(hull, (x + 0.5, y + 0.5), measureDist=True)
         if abs(distance) > 1:  # nearer to the edge the two roundings may differ
@@ -228,7 +231,7 @@ def test_a_rectangle_is_the_same_as_polygon_and_as_either_run_length_code() -> N
     edges = np.flatnonzero(np.diff(flat))
     runs = np.diff(np.concatenate([[0], edges])).tolist()
     for segmentation in (rectangle(3, 2, 12, 5), {"size": [12, 20], "counts": compressed}, {"size": [12, 20], "counts": runs}):
-        drawn, _ = run_lengths(segmentation, width=20, height=12)
+        drawn, _ = read_outline(segmentation, width=20, height=12)
         np.testing.assert_array_equal(draw(drawn, width=20, height=12), mask)
 
 
@@ -237,7 +240,7 @@ def test_a_rectangle_is_the_same_as_polygon_and_as_either_run_length_code() -> N
 def test_a_compressed_code_is_checked_and_decoded_as_pycocotools_wrote_it(height: int, width: int, share: float, seed: int) -> None:
     mask = (np.random.default_rng(seed).random((height, width)) < share).astype(np.uint8)
     code = coco_mask.encode(np.asfortranarray(mask))["counts"].decode()
-    runs, kind = run_lengths({"size": [height, width], "counts": code}, width=width, height=height)
+    runs, kind = read_outline({"size": [height, width], "counts": code}, width=width, height=height)
     np.testing.assert_array_equal(draw(runs, width=width, height=height), mask)
     assert kind == "rle"
 
@@ -265,8 +268,10 @@ BAD_SEGMENTATIONS = [
 
 @pytest.mark.parametrize("segmentation", BAD_SEGMENTATIONS, ids=str)
 def test_a_bad_segmentation_is_rejected_and_loses_nothing_else(made_up: MadeUp, segmentation: Any) -> None:
-    with pytest.raises(BadSegmentation):
-        run_lengths(segmentation, width=100, height=80)
+    for read in (read_outline, extent):
+        with pytest.raises(Rejected) as caught:
+            read(segmentation, width=100, height=80)
+        assert caught.value.rule == "bad-segmentation"
     bad = made_up.object(2, (5, 45, 20, 20), 1, segmentation=segmentation)
     samples, rejects = made_up.load()
     assert {sample.sample_id for sample in samples} == SOUND
@@ -287,14 +292,17 @@ def test_a_bad_segmentation_is_rejected_and_loses_nothing_else(made_up: MadeUp, 
         ("nan-box", (5, 45, float("nan"), 20), {}),
         ("nan-box", (5, 45, float("inf"), 20), {}),
         ("nan-box", (5, 45, 20, 20), {"bbox": [5, 45, 20]}),
-        ("nan-box", (5, 45, 20, 20), {"bbox": None}),
+        ("nan-box", (5, 45, 20, 20), {"bbox": "5 45 20 20"}),
+        ("nan-box", (5, 45, 20, 20), {"bbox": [5, 45, 20, None]}),
+        ("nan-box", (5, 45, 20, 20), {"bbox": [5, 45, 20, 10**400]}),
         ("box-outside-image", (90, 45, 20, 20), {}),
         ("box-outside-image", (-300, 45, 20, 20), {}),
-        ("empty-mask", (5, 45, 20, 20), {"segmentation": rectangle(70, 60, 10, 10)}),
+        ("box-mismatch", (5, 45, 20, 20), {"segmentation": rectangle(70, 60, 10, 10)}),
+        ("box-mismatch", (5, 45, 20, 20), {"bbox": [0.05, 0.5, 0.2, 0.25], "min_size": 0}),
         ("empty-mask", (5, 45, 20, 20), {"segmentation": rectangle(-70, -60, 10, 10)}),
         ("unknown-category", (5, 45, 20, 20), {"category_id": 99}),
         ("annotation-without-image", (5, 45, 20, 20), {"image_id": 99}),
-        ("repeated-annotation", (5, 45, 20, 20), {"id": 13}),
+        ("repeated-annotation", (50, 20, 30, 30), {"id": 13, "category_id": 3}),
     ],
 )
 def test_an_object_that_breaks_a_rule_is_rejected_and_loses_nothing_else(
@@ -352,16 +360,21 @@ def test_a_file_name_that_leads_out_of_the_folder_is_rejected(made_up: MadeUp) -
     assert [reject.rule for reject in rejects] == ["path-outside-root"]
 
 
-@pytest.mark.parametrize(("share", "kept"), [(0.35, True), (0.45, False)])
-def test_the_overlap_is_the_share_of_the_box_that_others_cover(made_up: MadeUp, share: float, kept: bool) -> None:
+def with_ends(x: float, y: float, width: float, height: float, covered: float) -> list[list[float]]:
+    """The upper part of a box, and a strip of one pixel along its left side, so that the outline's box is the whole one."""
+    return rectangle(x, y, width, height - covered) + rectangle(x, y, 1, height)
+
+
+@pytest.mark.parametrize(("covered", "kept"), [(14, True), (18, False)])
+def test_the_overlap_is_the_share_of_the_box_that_others_cover(made_up: MadeUp, covered: int, kept: bool) -> None:
     image = made_up.image()
-    item = made_up.object(image, (20, 20, 40, 40), 1, segmentation=rectangle(20, 20, 40, 40 * (1 - share)))
-    made_up.object(image, (20, 60 - 40 * share, 40, 40 * share), 4)  # below it, touching
+    item = made_up.object(image, (20, 20, 40, 40), 1, segmentation=with_ends(20, 20, 40, 40, covered))
+    made_up.object(image, (21, 60 - covered, 39, covered), 4)  # below it, touching
     samples, rejects = made_up.load()
     assert (item in {sample.sample_id for sample in samples}) == kept
     if not kept:
         assert [(reject.item, reject.rule) for reject in rejects] == [(item, "overlapped")]
-        assert rejects[0].detail.startswith(f"{share:.2f} ")
+        assert rejects[0].detail.startswith(f"{39 * covered / 1600:.2f} ")
 
 
 def test_where_masks_overlap_the_smaller_object_is_in_front(made_up: MadeUp) -> None:
@@ -378,7 +391,7 @@ def test_crowd_regions_and_other_categories_count_as_overlap(made_up: MadeUp) ->
     lost = []
     for changes in ({"category_id": 4}, {"category_id": 1, "iscrowd": 1}):
         image = made_up.image()
-        lost.append(made_up.object(image, (30, 20, 40, 40), 1, segmentation=rectangle(30, 20, 40, 10)))
+        lost.append(made_up.object(image, (30, 20, 40, 40), 1, segmentation=with_ends(30, 20, 40, 40, 20)))
         made_up.object(image, (30, 0, 40, 80), **({"category": 1, "segmentation": runs} | changes))
     _, rejects = made_up.load()
     assert [reject.item for reject in rejects if reject.rule == "overlapped"] == lost
@@ -557,8 +570,18 @@ def test_a_configuration_that_cannot_be_is_one_clear_line(made_up: MadeUp, chang
 
 def test_a_class_without_a_usable_object_is_refused(made_up: MadeUp) -> None:
     made_up.write()
-    with pytest.raises(DataError, match="no object of class 'cup'"):
-        plan(made_up.config(classes={"pet": ("cat",), "cup": ("dog",)}))
+    message = prepared_message(made_up, classes={"pet": ("cat",), "cup": ("dog",)})
+    assert "class 'cup' has no sample" in message
+
+
+def prepared_message(made_up: MadeUp, **changes: Any) -> str:
+    made_up.write()
+    target = made_up.root.parent / "prepared"
+    with pytest.raises(DataError) as caught:
+        write_prepared(plan(made_up.config(**changes)), target, name="coco", image_size=16, root=made_up.root, workers=0)
+    assert "\n" not in str(caught.value)
+    assert (target / "rejects.csv").is_file()
+    return str(caught.value)
 
 
 @pytest.mark.parametrize("missing", ["annotations/instances.json", "photos", ""])
@@ -629,3 +652,313 @@ def test_a_part_for_segmenters_names_categories_that_there_are(made_up: MadeUp, 
     made_up.write()
     with pytest.raises(ConfigError, match=f"segmenter: '{name}' is no COCO category"):
         plan(made_up.config(parts=(CocoPart(annotations="instances.json", images="photos", segmenter=(name,)),)))
+
+
+# --- what labelling tools and converters write
+
+
+def circle(x: float, y: float, radius: float, num_points: int = 24) -> list[float]:
+    turn = np.arange(num_points) * (2 * np.pi / num_points)
+    return np.round(np.stack([x + radius * np.cos(turn), y + radius * np.sin(turn)], axis=1), 2).ravel().tolist()
+
+
+DISC = circle(25, 55, 12)
+
+
+def plain_and_odd(made_up: MadeUp, **changes: Any) -> tuple[Sample, Sample, list[Reject]]:
+    """The same disc in two images, once as it should be and once with changes."""
+    box = [13.0, 43.0, 24.0, 24.0]
+    plain = made_up.object(1, (0, 0, 0, 0), 1, bbox=box, segmentation=[DISC])
+    odd = made_up.object(2, (0, 0, 0, 0), 1, **({"bbox": box, "segmentation": [DISC]} | changes))
+    samples, rejects = made_up.load(context=0.1)
+    named = {sample.sample_id: sample for sample in samples}
+    return named[plain], named[odd], rejects
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"segmentation": DISC},  # VIA: one flat list
+        {"segmentation": np.reshape(DISC, (-1, 2)).tolist()},  # points
+        {"segmentation": [np.reshape(DISC, (-1, 2)).tolist()]},
+        {"segmentation": [DISC, [60.0, 60.0, 61.0, 60.0]]},  # a fragment of two points
+        {"segmentation": [DISC, [60.0, 60.0]]},
+        {"segmentation": [DISC, []]},
+        {"bbox": None},
+        {"bbox": []},
+        {"bbox": [13.0, 43.0, 37.0, 67.0]},  # x0, y0, x1, y1
+        {"bbox": [25.0, 55.0, 24.0, 24.0]},  # centre and size
+        {"iscrowd": "0"},
+        {"iscrowd": 0.0},
+        {"iscrowd": None},
+        {"category_id": 1.0},
+        {"category_id": "1"},
+        {"image_id": 2.0},
+        {"image_id": "2"},
+    ],
+    ids=str,
+)
+def test_what_is_clear_is_read_as_it_is_meant(made_up: MadeUp, changes: dict[str, Any]) -> None:
+    plain, odd, rejects = plain_and_odd(made_up, **changes)
+    assert not rejects
+    np.testing.assert_array_equal(plain.mask, odd.mask)
+    np.testing.assert_allclose(plain.box, odd.box, atol=1)
+    expected = (
+        {"outline-box"} if changes.get("bbox") else {"dropped-fragment"} if len(changes.get("segmentation", [])) == 2 else set()
+    )
+    assert odd.notes == expected
+
+
+def test_fields_that_are_missing_altogether_are_no_fault(made_up: MadeUp) -> None:
+    for number, record in enumerate(made_up.annotations):
+        made_up.annotations[number] = {key: record[key] for key in ("image_id", "category_id", "segmentation")}
+    for record in made_up.images:
+        del record["width"], record["height"]
+    samples, rejects = made_up.load()
+    assert not rejects
+    assert {sample.sample_id for sample in samples} == {f"photos/00{1 + n // 2}.png#at{n}" for n in range(4)}
+
+
+def test_ids_may_be_any_text_or_number_as_long_as_they_agree(made_up: MadeUp) -> None:
+    for record in made_up.images:
+        record["id"] = f"img-{record['id']}"
+    for number, record in enumerate(made_up.annotations):
+        record["image_id"] = f"img-{record['image_id']}"
+        record["id"] = [float(number), str(number), number, f"x{number}"][number]
+    samples, rejects = made_up.load()
+    assert not rejects
+    assert [sample.sample_id.split("#")[1] for sample in samples] == ["0", "1", "2", "x3"]
+
+
+def test_objects_of_one_id_are_all_kept_but_for_the_same_object_again(made_up: MadeUp) -> None:
+    for record in made_up.annotations:
+        record["id"] = 0
+    made_up.annotations.append(dict(made_up.annotations[-1]))
+    samples, rejects = made_up.load()
+    assert {sample.sample_id for sample in samples} == {f"photos/00{image}.png#{name}" for image in (1, 2) for name in ("0", "0-2")}
+    assert [reject.rule for reject in rejects] == ["repeated-annotation"]
+
+
+def test_one_file_under_two_ids_is_rejected_with_both_and_costs_no_other_image(made_up: MadeUp) -> None:
+    other = made_up.image("001.png", write=False)
+    made_up.object(other, (60, 50, 20, 20), 1)
+    made_up.object(made_up.image(), (5, 10, 20, 30), 1)
+    samples, rejects = made_up.load()
+    assert {sample.source_file for sample in samples} == {"photos/002.png", "photos/004.png"}
+    assert [(reject.source_file, reject.rule) for reject in rejects] == [("photos/001.png", "ambiguous-image")] * 2
+    assert "ids 1, 3" in rejects[0].detail
+
+
+def test_one_id_for_two_files_is_rejected_with_both(made_up: MadeUp) -> None:
+    made_up.image()
+    made_up.images[-1]["id"] = 1.0
+    samples, rejects = made_up.load()
+    assert {sample.source_file for sample in samples} == {"photos/002.png"}
+    assert {(reject.source_file, reject.rule) for reject in rejects} == {
+        ("photos/001.png", "ambiguous-image"),
+        ("photos/003.png", "ambiguous-image"),
+    }
+    assert "photos/001.png, photos/003.png" in rejects[0].detail
+
+
+def test_parts_that_are_numbered_alike_but_show_other_pictures_are_all_kept(made_up: MadeUp) -> None:
+    made_up.write("again.json")
+    (made_up.root / "more").mkdir()
+    for number in (1, 2):
+        other = np.random.default_rng(100 + number).integers(0, 256, (80, 100, 3), dtype=np.uint8)
+        Image.fromarray(other).save(made_up.root / "more" / f"00{number}.png")
+    parts = (CocoPart(annotations="instances.json", images="photos"), CocoPart(annotations="again.json", images="more"))
+    samples, rejects = made_up.load(parts=parts)
+    assert not rejects
+    assert {sample.sample_id for sample in samples} == SOUND | {name.replace("photos", "more") for name in SOUND}
+
+
+def test_file_names_with_backslashes_are_found(made_up: MadeUp) -> None:
+    (made_up.root / "photos" / "sub").mkdir()
+    (made_up.root / "photos" / "002.png").rename(made_up.root / "photos" / "sub" / "002.png")
+    made_up.images[1]["file_name"] = "sub\\002.png"
+    samples, rejects = made_up.load()
+    assert not rejects
+    assert {sample.source_file for sample in samples} == {"photos/001.png", "photos/sub/002.png"}
+
+
+COLUMNS = [20 * 80 + 30, *[25, 55] * 19, 25]  # 20 columns of 25 pixels
+RUNS = {"size": [80, 100], "counts": [*COLUMNS, 8000 - sum(COLUMNS)]}
+
+
+@pytest.mark.parametrize("flag", [1, True, "1", 1.0])
+def test_objects_flagged_as_crowd_are_taken_on_demand(made_up: MadeUp, flag: Any) -> None:
+    made_up.annotations = []
+    for image in (1, 2):
+        made_up.object(image, (20, 30, 20, 25), 1, iscrowd=flag, segmentation=RUNS)
+    message = prepared_message(made_up, classes={"pet": ("cat",)})
+    assert "class 'pet' has no sample: 2 crowd; the first is photos/001.png#10: iscrowd is 1" in message
+    assert "data.keep_crowd=true" in message
+    samples, rejects = made_up.load(classes={"pet": ("cat",)}, keep_crowd=True)
+    assert not rejects
+    assert [sample.mask_recipe for sample in samples] == ["rle", "rle"]
+
+
+def nothing_left(made_up: MadeUp, change: Callable[[MadeUp], None]) -> str:
+    made_up.annotations = [record for record in made_up.annotations if record["category_id"] == 1]
+    change(made_up)
+    return prepared_message(made_up, classes={"pet": ("cat",)})
+
+
+def each(section: str, **values: Any) -> Callable[[MadeUp], None]:
+    def change(made_up: MadeUp) -> None:
+        for record in getattr(made_up, section):
+            record.update(values)
+
+    return change
+
+
+def move_deeper(made_up: MadeUp) -> None:
+    (made_up.root / "photos" / "default").mkdir()
+    for path in (made_up.root / "photos").glob("*.png"):
+        path.rename(path.parent / "default" / path.name)
+
+
+def shrink(made_up: MadeUp) -> None:
+    for path in (made_up.root / "photos").glob("*.png"):
+        with Image.open(path) as image:
+            half = image.resize((50, 40))
+        half.save(path)
+
+
+def name_addresses(made_up: MadeUp) -> None:
+    for record in made_up.images:
+        record["file_name"] = f"http://localhost:8080/data/upload/1/{record['file_name']}"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            each("annotations", segmentation=[]),
+            "2 bad-segmentation; the first is photos/001.png#10: there are no polygons; export outlines",
+        ),
+        (
+            each("images", width=80, height=100),
+            "the file has 100 x 80 pixels, its record says 80 x 100: width and height are exchanged",
+        ),
+        (shrink, "the file has 50 x 40 pixels, its record says 100 x 80: it was resized by 0.5 after labelling"),
+        (move_deeper, "no file photos/001.png; photos/default/001.png is there: say images: photos/default in data.parts"),
+        (name_addresses, "is an address; photos/001.png is there: write file_name: 001.png"),
+        (each("annotations", bbox=[-15.0, -15.0, 30.0, 30.0], segmentation=rectangle(-15, -15, 30, 30)), "box-outside-image"),
+        (each("annotations", category_id=77), "category_id '77' is not in the file"),
+        (each("annotations", image_id=77), "image_id '77' is not in the file"),
+    ],
+)
+def test_where_nothing_is_left_the_true_rule_the_file_and_the_remedy_are_said(
+    made_up: MadeUp, change: Callable[[MadeUp], None], words: str
+) -> None:
+    message = nothing_left(made_up, change)
+    assert words in message
+    assert "loosen" not in message
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ([{"image_id": 1, "category_id": 1, "segmentation": [], "score": 0.5}], "looks like a results file"),
+        ([{"id": 1, "data": {"image": "a"}, "annotations": [{"completed_by": 1}]}], "looks like an export of Label Studio"),
+        ({"version": "5", "shapes": [], "imagePath": "a.png"}, "looks like a file of labelme"),
+        ({"_via_settings": {}, "_via_img_metadata": {}}, "looks like a project of VIA"),
+        ({"a.png1": {"filename": "a.png", "regions": [{"shape_attributes": {"name": "polygon"}}]}}, "annotations of VIA"),
+        ({"images": [], "annotations": [{"image_id": 1, "segments_info": []}], "categories": []}, "looks like a panoptic file"),
+        ({"images": [], "annotations": [{"image_id": 1, "id": 1, "caption": "a"}]}, "looks like a captions file"),
+        ({"type": "FeatureCollection", "features": []}, "looks like GeoJSON"),
+        ("<?xml version='1.0'?><annotations/>", "looks like XML (CVAT"),
+        ("0 0.5 0.5 0.1 0.1\n", "looks like text of YOLO"),
+        ('{"a": ' * 5000, "nested more than 32 deep"),
+        ('{"images": ' + "[" * 100000, "nested more than 32 deep"),
+        ('{"images": [{"id": ' + "9" * 5000 + "}]}", "is no JSON object"),
+        ("", "is no JSON object"),
+        ("{}", "has no 'images'"),
+    ],
+)
+def test_a_file_of_another_tool_is_named_for_what_it_is(made_up: MadeUp, content: Any, words: str) -> None:
+    text = content if isinstance(content, str) else json.dumps(content)
+    (made_up.root / "annotations" / "instances.json").write_text(text)
+    with pytest.raises(DataError) as caught:
+        plan(made_up.config())
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_in_utf_16_is_named(made_up: MadeUp) -> None:
+    (made_up.root / "annotations" / "instances.json").write_text("{}", encoding="utf-16")
+    with pytest.raises(DataError, match="UTF-16: save it as UTF-8"):
+        plan(made_up.config())
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        [[0, 0, 1e6, 1e6] * 200],
+        [[0, 0, 100, 80] * 20000],
+        [[0, 0, 1e300, 1, 1, 1]],
+        [[0, 0, 10**400, 1, 1, 1]],
+        {"size": [80, 100], "counts": "o" * 100000},
+        {"size": [80.5, 100], "counts": [8000]},
+        {"size": [10**400, 100], "counts": [8000]},
+        {"size": "80,100", "counts": [8000]},
+        [[[[1, 2], [3, 4], [5, 6]]]],
+        [{"x": 1}],
+        7,
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_an_outline_that_would_break_the_rasteriser_is_rejected(made_up: MadeUp, segmentation: Any) -> None:
+    bad = made_up.object(2, (5, 45, 20, 20), 1, segmentation=segmentation)
+    samples, rejects = made_up.load()
+    assert {sample.sample_id for sample in samples} == SOUND
+    assert [(reject.item, reject.rule) for reject in rejects] == [(bad, "bad-segmentation")]
+    assert len(rejects[0].detail) < 200
+
+
+def test_an_export_of_roboflow_is_read_whole(tmp_path: Path) -> None:
+    categories = [{"id": 0, "name": "crockery", "supercategory": "none"}]
+    categories += [{"id": n, "name": name, "supercategory": "crockery"} for n, name in ((1, "cup"), (2, "jug"))]
+    for part in ("train", "valid", "test"):
+        folder = tmp_path / "export" / part
+        folder.mkdir(parents=True)
+        images, annotations = [], []
+        for number in range(4):
+            name = f"p{number}_jpg.rf.{part}.png"
+            Image.fromarray(np.random.default_rng(number).integers(0, 256, (80, 100, 3), dtype=np.uint8)).save(folder / name)
+            images.append({"id": number, "file_name": name, "width": 100, "height": 80})
+            annotations.append(
+                {
+                    "id": number,
+                    "image_id": number,
+                    "category_id": 1 + number % 2,
+                    "bbox": [0, 0, 40, 40],
+                    "segmentation": rectangle(0, 0, 40, 40),
+                }
+            )
+        text = json.dumps({"images": images, "annotations": annotations, "categories": categories})
+        (folder / "_annotations.coco.json").write_text(text)
+    found = plan(shipped("roboflow", tmp_path / "export"))
+    samples, rejects = load_all(found)
+    assert found.classes == ("cup", "jug")
+    assert not rejects
+    assert {(sample.split, sample.source_file.split("/")[0]) for sample in samples} == {
+        ("train", "train"),
+        ("val", "valid"),
+        ("test", "test"),
+    }
+    with pytest.raises(DataError, match="an export of Roboflow: data=roboflow reads that"):
+        plan(shipped("coco_mini", tmp_path / "export"))
+
+
+@settings(max_examples=100, deadline=None)
+@given(segmentation=json_values, box=json_values, flag=json_values)
+def test_whatever_stands_in_an_annotation_is_a_sample_or_a_reject(segmentation: Any, box: Any, flag: Any) -> None:
+    annotation = Annotation(annotation_id=1, label=0, crowd=flag == 1, box=box, segmentation=segmentation)
+    rules = ObjectRules(image_size=8, min_size=1, context=0, max_overlap=1, border=None, keep_crowd=True)
+    with contextlib.suppress(Rejected):
+        check_object(annotation, 20, 10, rules)
+    with contextlib.suppress(Rejected):
+        assert read_outline(segmentation, width=20, height=10).runs.sum() == 200

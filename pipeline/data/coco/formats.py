@@ -1,0 +1,41 @@
+"""What an annotation file is that is no COCO instances file, and how to make one of it."""
+
+import re
+from pathlib import Path
+
+HEAD = 1 << 18
+EXPECTED = "a COCO file of kind instances_*.json is expected"
+_SIGNS: tuple[tuple[str, str], ...] = (
+    (r"\A\s*<", "XML (CVAT, Pascal VOC): export as COCO 1.0"),
+    (r'"segments_info"\s*:', "a panoptic file: convert it with panoptic2detection_coco_format.py of panopticapi"),
+    (r'"_via_(settings|img_metadata)"\s*:', "a project of VIA: Annotation > Export Annotations (COCO format)"),
+    (r'"regions"\s*:\s*[\[{].*"shape_attributes"\s*:', "annotations of VIA: Annotation > Export Annotations (COCO format)"),
+    (r'"shapes"\s*:\s*\[.*"imagePath"\s*:', "a file of labelme, one an image: convert the folder with labelme2coco"),
+    (r'"imagePath"\s*:.*"shapes"\s*:\s*\[', "a file of labelme, one an image: convert the folder with labelme2coco"),
+    (r'"(completed_by|original_width|predictions)"\s*:', "an export of Label Studio in its own format: export as COCO with images"),
+    (r'"(data_row|External ID)"\s*:', "an export of Labelbox: convert it to COCO with its SDK"),
+    (r'"classTitle"\s*:', "a file of Supervisely: export as COCO"),
+    (r'"FeatureCollection"', "GeoJSON: convert it to COCO"),
+    (
+        r'\A\s*\[.*"(score|image_id)"\s*:',
+        "a results file, a bare list of predictions without images and categories: give the ground truth",
+    ),
+    (r'"caption"\s*:', "a captions file, without outlines: instances_*.json has them"),
+    (r"\A[\d.\s-]+\Z", "text of YOLO: convert it to COCO"),
+)
+
+
+def recognize(path: Path) -> str:
+    """The second half of a sentence on a file that cannot be read as COCO: what it looks like, or what is expected."""
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(HEAD)
+    except OSError:
+        return EXPECTED
+    if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return "it is UTF-16: save it as UTF-8"
+    text = head.decode("utf-8", errors="replace").removeprefix("\ufeff")
+    for sign, kind in _SIGNS:
+        if re.search(sign, text, re.DOTALL):
+            return f"it looks like {kind}"
+    return f"{EXPECTED}; is the file complete?"

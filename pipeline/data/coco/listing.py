@@ -1,0 +1,212 @@
+"""Which images of the annotation files are taken, and what is annotated in them."""
+
+import filecmp
+import os
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from pipeline.data.coco.annotations import Annotation, Id, ImageRecord, identity, read_annotations
+from pipeline.data.coco.config import CocoConfig, CocoPart
+from pipeline.data.coco.objects import ImageItem, ObjectRules, check_object, sample_ids
+from pipeline.data.images import open_image
+from pipeline.data.names import Tree
+from pipeline.data.rules import Rejected
+from pipeline.data.sample import Reject
+from pipeline.data.splits import SEGMENTER, Split
+from pipeline.errors import DataError
+
+ANNOTATIONS = "annotations"
+MAX_SEARCHED = 200_000
+"""Files that are looked at for an image that is not where it should be."""
+
+
+def annotation_path(root: Path, part: CocoPart) -> Path:
+    """Where an annotation file lies: under annotations/, or, as labelling tools export it, anywhere below the root."""
+    usual = root / ANNOTATIONS / part.annotations
+    elsewhere = root / part.annotations
+    return elsewhere if elsewhere.is_file() and not usual.is_file() else usual
+
+
+class OpenImage:
+    """An image whose annotations are still being read."""
+
+    def __init__(self, source_file: str, width: int, height: int, split: Split | Literal["segmenter"] | None, hint: str) -> None:
+        self.source_file, self.width, self.height, self.split = source_file, width, height, split
+        self.has_ours = False
+        self.labels: list[int] = []
+        """Of the objects that pass the rules on size and position."""
+        self._hint = hint
+        self._packed: list[bytes] = []
+
+    def add(self, annotation: Annotation, rules: ObjectRules) -> Reject | None:
+        """Keep an annotation; returns the reject of an object of ours that breaks a rule."""
+        self._packed.append(annotation.pack())
+        if annotation.label is None:
+            return None
+        self.has_ours = True
+        try:
+            check_object(annotation, self.width, self.height, rules)
+        except Rejected as error:
+            (name,) = sample_ids(self.source_file, [annotation])
+            return Reject(source_file=self.source_file, item=name, rule=error.rule, detail=error.detail, label=annotation.label)
+        self.labels.append(annotation.label)
+        return None
+
+    def item(self, split: Split | Literal["segmenter"]) -> ImageItem:
+        return ImageItem(
+            source_file=self.source_file,
+            width=self.width,
+            height=self.height,
+            split=split,
+            annotations=tuple(self._packed),
+            hint=self._hint,
+        )
+
+
+class Listing:
+    """The images that hold objects of our classes, collected part by part."""
+
+    def __init__(self, config: CocoConfig, rules: ObjectRules) -> None:
+        self.images: list[OpenImage] = []
+        self.rejects: list[Reject] = []
+        self.faults: dict[int, list[Reject]] = defaultdict(list)
+        """The rejected objects of each class that has no other object so far."""
+        self._root, self._rules = config.root, rules
+        self._found: set[int] = set()
+        self._files: set[str] = set()
+        self._names: dict[tuple[Id, str], str] = {}
+
+    def add(self, part: CocoPart, images: list[ImageRecord], known: Mapping[Id, int | None]) -> None:
+        """List one part. ``known``: category id -> label, or None for a category that is in no class."""
+        taken = self._take_images(part, images)
+        skipped = {image.image_id for image in images} - taken.keys()
+        for position, record in read_annotations(annotation_path(self._root, part)):
+            category_id, image_id = identity(record["category_id"]), identity(record["image_id"])
+            name = f"annotations[{position}]"
+            if category_id is None or category_id not in known:
+                what = f"category_id {str(record['category_id'])[:40]!r} is not in the file"
+                self._reject(part.annotations, name, "unknown-category", what)
+            elif image_id is not None and image_id in taken:
+                self._annotate(taken[image_id], _annotation(record, position, known[category_id]))
+            elif known[category_id] is not None and image_id not in skipped:
+                what = f"image_id {str(record['image_id'])[:40]!r} is not in the file"
+                self._reject(part.annotations, name, "annotation-without-image", what)
+        for image in taken.values():
+            if image.has_ours:
+                self.images.append(image)
+            else:
+                what = "no object of the configured classes"
+                self._reject(image.source_file, image.source_file, "image-without-annotation", what)
+
+    def _annotate(self, image: OpenImage, annotation: Annotation) -> None:
+        reject = image.add(annotation, self._rules)
+        if annotation.label is None or annotation.label in self._found:
+            return
+        if reject is None:
+            self._found.add(annotation.label)
+            self.faults.pop(annotation.label, None)
+        else:
+            self.faults[annotation.label].append(reject)
+
+    def _take_images(self, part: CocoPart, images: list[ImageRecord]) -> dict[Id, OpenImage]:
+        tree = Tree(self._root / part.images)
+        located: list[tuple[ImageRecord, str]] = []
+        for image in images:
+            try:
+                located.append((image, str(PurePosixPath(part.images) / _inside(tree, image.file_name, part.images))))
+            except Rejected as error:
+                self._reject(image.file_name, image.file_name, error.rule, error.detail)
+        files_of, ids_of = defaultdict(set), defaultdict(set)
+        for image, source_file in located:
+            files_of[image.image_id].add(source_file)
+            ids_of[source_file].add(image.image_id)
+        taken: dict[Id, OpenImage] = {}
+        hint = self._hint(located)
+        for image, source_file in located:
+            try:
+                _check_unique(image, files_of[image.image_id], ids_of[source_file])
+                self._check_new(image, source_file, part)
+                if image.image_id in taken:
+                    raise Rejected("repeated-image", f"listed again by {part.annotations}")
+                width, height = _size(image, self._root / source_file)
+                taken[image.image_id] = OpenImage(source_file, width, height, SEGMENTER if part.segmenter else part.split, hint)
+            except Rejected as error:
+                self._reject(source_file, source_file, error.rule, error.detail)
+        for image_id, opened in taken.items():
+            self._files.add(opened.source_file)
+            self._names[image_id, PurePosixPath(opened.source_file).name] = opened.source_file
+        return taken
+
+    def _check_new(self, image: ImageRecord, source_file: str, part: CocoPart) -> None:
+        """One picture must not reach two splits: the same file, or its copy in another folder under the same id and name."""
+        former = self._names.get((image.image_id, PurePosixPath(source_file).name))
+        if source_file in self._files or (former is not None and _same_content(self._root / former, self._root / source_file)):
+            raise Rejected("repeated-image", f"listed again by {part.annotations}")
+
+    def _hint(self, located: list[tuple[ImageRecord, str]]) -> str:
+        """Where the first missing image lies instead."""
+        missing = next((source_file for _, source_file in located if not (self._root / source_file).is_file()), None)
+        if missing is None:
+            return ""
+        name, looked_at = PurePosixPath(missing).name, 0
+        for folder, _, files in os.walk(self._root):
+            if name in files:
+                there = Path(folder).relative_to(self._root).as_posix()
+                return f"; {there}/{name} is there: say images: {there} in data.parts"
+            looked_at += len(files)
+            if looked_at > MAX_SEARCHED:
+                break
+        return f"; it lies nowhere below {self._root}" if looked_at <= MAX_SEARCHED else ""
+
+    def _reject(self, source_file: str, item: str, rule: str, detail: str) -> None:
+        self.rejects.append(Reject(source_file=source_file, item=item, rule=rule, detail=detail))
+
+
+def _inside(tree: Tree, file_name: str, folder: str) -> str:
+    """The path of an image in its folder. Raises ``Rejected``."""
+    base = file_name.replace("\\", "/").rsplit("/", 1)[-1]
+    there = f"; {folder}/{base} is there: write file_name: {base}" if base and tree.find(base) else ""
+    if "://" in file_name:
+        raise Rejected("path-outside-root", f"file_name {file_name[:200]!r} is an address{there}")
+    try:
+        return tree.inside(file_name, "file_name")
+    except DataError:
+        raise Rejected("path-outside-root", f"file_name {file_name[:200]!r} leads out of the image folder{there}") from None
+
+
+def _check_unique(image: ImageRecord, files: set[str], ids: set[Id]) -> None:
+    if len(ids) > 1:
+        shown = ", ".join(map(str, sorted(ids, key=str)))
+        raise Rejected("ambiguous-image", f"the file stands under the image ids {shown}: whose objects it shows is not known")
+    if len(files) > 1:
+        shown = ", ".join(sorted(files))
+        raise Rejected(
+            "ambiguous-image", f"image id {image.image_id} stands for {shown}: which of them its objects are in is not known"
+        )
+
+
+def _same_content(one: Path, other: Path) -> bool:
+    try:
+        return filecmp.cmp(one, other, shallow=False)
+    except OSError:
+        return False
+
+
+def _size(image: ImageRecord, path: Path) -> tuple[int, int]:
+    if image.width is not None and image.height is not None:
+        return image.width, image.height
+    with open_image(path) as opened:
+        return opened.width, opened.height
+
+
+def _annotation(record: Mapping[str, Any], position: int, label: int | None) -> Annotation:
+    annotation_id = identity(record.get("id"))
+    return Annotation(
+        annotation_id=f"at{position}" if annotation_id is None else annotation_id,
+        label=label,
+        crowd=identity(record.get("iscrowd")) == 1 or record.get("iscrowd") is True,
+        box=record.get("bbox"),
+        segmentation=record.get("segmentation"),
+    )
