@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.config import load_config
+from pipeline.cli.composition import load_config
 from pipeline.data.coco import source as coco
 from pipeline.data.config import AugmentConfig, PrepareConfig
 from pipeline.data.dataset import open_prepared

@@ -9,7 +9,8 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 _adapter_of: Callable[[Any], Any] = cache(TypeAdapter)
 
-Positive = Annotated[float, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0, le=1e6)]
+Finite = Annotated[float, Field(ge=-1e6, le=1e6)]
 Architecture = Literal["small_resnet", "resnet18", "resnet34", "resnet50", "timm"]
 DOWNLOADED = "imagenet"
 
@@ -28,7 +29,7 @@ class ClassifierConfig:
     """small_resnet (four basic blocks, for 32 to 64 px and a CPU), torchvision's resnet18, resnet34 or resnet50, or timm."""
     name: str | None = None
     """timm's name of the network, which may carry the tag of its weights: tf_efficientnet_lite0, convnext_tiny. Only for timm."""
-    width: Annotated[int, Field(ge=1)] | None = None
+    width: Annotated[int, Field(ge=1, le=512)] | None = None
     """Channels of the first block of small_resnet; each of the three later blocks doubles them. null means 16. Only for it."""
     stem: Literal["small", "imagenet"] | None = None
     """First layers of a ResNet. small (which null means): a 3 x 3 convolution that keeps every pixel, for 32 to 64 px; imagenet: a
@@ -39,7 +40,7 @@ class ClassifierConfig:
     ResNets need stem imagenet; small_resnet has none."""
     weights_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     """SHA-256 of that file, 64 hexadecimal digits: weights are known by their content, wherever they lie."""
-    mean: tuple[float, float, float] | None = None
+    mean: tuple[Finite, Finite, Finite] | None = None
     """Red, green and blue subtracted from images in [0,1] by the first layer. null: what the published weights of the network
     expect, as timm states it; ImageNet's 0.485, 0.456, 0.406 for the ResNets."""
     std: tuple[Positive, Positive, Positive] | None = None

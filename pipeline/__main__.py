@@ -1,8 +1,6 @@
 """``python -m pipeline`` is ``foreguard``."""
 
-import sys
-
-from pipeline.cli.main import main
+from pipeline.cli.main import command_line
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line()

@@ -1,21 +1,17 @@
-"""Configuration: Hydra composes ``configs/``, pydantic validates into the frozen dataclasses that live beside their owners."""
+"""Configurations: frozen dataclasses that live beside their owners and check themselves, from Python as from YAML."""
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import os
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, is_dataclass
+from decimal import Decimal
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, dataclass_transform, get_type_hints
 
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, OverrideType
-from hydra.errors import HydraException, OverrideParseException
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import (
     AfterValidator,
     BeforeValidator,
@@ -29,20 +25,12 @@ from pydantic import (
 from pydantic_core import CoreSchema, ErrorDetails
 from typing_extensions import TypedDict
 
-from pipeline.errors import ConfigError
-
-# In a wheel the files lie inside this package, so that no top-level package is called "configs"; in a checkout beside it.
-_PACKAGED = Path(__file__).resolve().with_name("configs")
-CONFIG_DIR = _PACKAGED if _PACKAGED.is_dir() else _PACKAGED.parents[1] / "configs"
-SWEEP_KEYS = ("hydra.", "hydra/")
-"""How the keys begin that say how Hydra runs a sweep, and where."""
+from pipeline.errors import ConfigError, shortened
 
 Config = TypeVar("Config")
 
 adapter_of: Callable[[Any], Any] = cache(TypeAdapter)
 """The ``TypeAdapter`` of a class, made once: for the configuration of an ablation that takes longer than its use."""
-
-
 STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 """No unknown key, no infinity, no NaN; the docstring under a field is its text in --help."""
 
@@ -105,88 +93,70 @@ def _without_null(changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def parse_number(value: Any) -> Any:
-    """Turn ``"8/255"`` into 8/255; leave everything else to pydantic. Raises ValueError for a fraction that is none."""
+    """Turn ``"8/255"`` into 8/255; leave everything else to pydantic. Raises ValueError for another fraction and a bool."""
     if isinstance(value, str) and "/" in value:
         try:
-            above, below = value.split("/")
-            return float(Fraction(above.strip()) / Fraction(below.strip()))
+            above, below = (Decimal(part.strip()) for part in value.split("/"))
+            if max(abs(above.adjusted()), abs(below.adjusted())) > _MOST_DIGITS or len(value) > _MOST_DIGITS:
+                raise ArithmeticError("a power of ten that would be written out")
+            return float(Fraction(above) / Fraction(below))
         except (ValueError, ArithmeticError) as error:
-            raise ValueError(f"{value!r} is not a fraction such as 8/255") from error
+            raise ValueError(f"{_shown(value)} is not a fraction such as 8/255") from error
+    return _no_bool(value)
+
+
+def _no_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("a number is meant, neither true nor false")
     return value
 
 
+def parse_path(value: Any) -> Any:
+    """A path as it is meant: ``~`` is the home directory, and ``..`` is followed, through links, before anything is opened.
+
+    ``missing/../full`` thus is ``full`` wherever it is used and printed, although ``missing`` is not there. Everything else is
+    verbatim. Raises ValueError for what is no name: nothing, control characters, bytes that are no text, too many letters.
+    """
+    if not isinstance(value, str | os.PathLike):
+        return value
+    text = os.fspath(value)
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError("the name of a file or directory is empty; the current directory is .")
+    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in text):
+        raise ValueError("the name of a file or directory holds characters that cannot be printed")
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"there is no user {text.split('/')[0][1:]}; a directory of that name is ./{text}") from error
+    if len(text.encode()) > _MOST_OF_PATH or any(len(part.encode()) > _MOST_OF_PART for part in path.parts):
+        raise ValueError(f"the name of a file or directory is too long: up to {_MOST_OF_PART} bytes a part, {_MOST_OF_PATH} in all")
+    if ".." not in path.parts:
+        return path
+    followed = Path(os.path.realpath(path))
+    return followed.relative_to(Path.cwd()) if followed.is_relative_to(Path.cwd()) and not path.is_absolute() else followed
+
+
+_MOST_DIGITS = 400  # of a number in a fraction, written out
+_MOST_OF_PART, _MOST_OF_PATH = 255, 4095  # bytes: NAME_MAX and PATH_MAX of Linux, without the closing zero
+
 Number = Annotated[float, BeforeValidator(parse_number)]
 """A number that may be written as a fraction: ``8/255``."""
-
-
-def load_config(command: str, config_class: type[Config], overrides: Sequence[str]) -> Config:
-    """Compose the configuration of a command with the user's ``key=value`` words and validate it. Raises ConfigError."""
-    return validate(config_class, compose(command, config_class, overrides))
-
-
-def compose(command: str, config_class: type[Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """What Hydra makes of ``configs/<command>.yaml`` and the overrides, as plain containers. Raises ConfigError."""
-    words = check_overrides(config_class, overrides)
-    for word in words:
-        if word.startswith(SWEEP_KEYS):
-            raise ConfigError(f"{word}: is for --multirun only")
-    try:
-        with initialize_config_dir(version_base="1.3", config_dir=str(CONFIG_DIR)):
-            composed = OmegaConf.to_container(hydra_compose(command, overrides=words), resolve=True)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_one_line(error)) from error
-    assert isinstance(composed, dict)
-    return {str(key): value for key, value in composed.items()}
-
-
-def check_overrides(config_class: type[Any], overrides: Sequence[str]) -> list[str]:
-    """The overrides as Hydra wants them. Raises ConfigError for a word that is no override, an unknown key or an unknown choice.
-
-    A plain ``key=value`` becomes ``++key=value``, because the YAML files need not repeat the defaults that the dataclasses hold.
-    """
-    words = []
-    known = set(dotted_keys(config_class)) if overrides else set()
-    for word in overrides:
-        override = _parse(word)
-        key = override.key_or_group
-        if key in group_names():
-            _check_choice(key, override)
-        elif not key.startswith(SWEEP_KEYS):
-            if override.type != OverrideType.DEL and key not in known and not _inside_mapping(key, known):
-                raise ConfigError(f"{key}: unknown key{_did_you_mean(key, known | set(group_names()))}")
-            if override.type == OverrideType.CHANGE:
-                word = f"++{word}"
-        words.append(word)
-    return words
-
-
-def _parse(word: str) -> Override:
-    try:
-        if "=" not in word and not word.startswith("~"):
-            raise ConfigError(f"{word!r} is not of the form key=value")
-        return OverridesParser.create().parse_overrides([word])[0]
-    except OverrideParseException as error:
-        hint = "put quotes around a value with special characters: key='\"value\"'"
-        raise ConfigError(f"{word!r} cannot be read as key=value ({_one_line(error)}); {hint}") from error
-
-
-def _check_choice(group: str, override: Override) -> None:
-    if override.is_sweep_override() or not isinstance(override.value(), str):
-        return
-    choices = group_choices(group)
-    if override.value() not in choices:
-        raise ConfigError(f"{group}={override.value()}: unknown choice; choose one of {', '.join(choices)}")
-
-
-@cache
-def group_names() -> tuple[str, ...]:
-    """The configuration groups, such as ``data`` and ``attack/training``."""
-    return tuple(sorted({path.parent.relative_to(CONFIG_DIR).as_posix() for path in CONFIG_DIR.glob("*/**/*.yaml")}))
-
-
-def group_choices(group: str) -> list[str]:
-    """The files of a configuration group: what may stand behind ``group=``."""
-    return sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml"))
+Whole = Annotated[int, BeforeValidator(_no_bool)]
+"""A whole number."""
+Count = Annotated[Whole, Field(ge=1, le=1_000_000)]
+"""A number of steps, epochs or queries."""
+BatchSize = Annotated[Whole, Field(ge=1, le=65_536)]
+"""Images that are computed together."""
+Images = Annotated[Whole, Field(ge=1, le=10_000_000)]
+"""A number of images of a data set."""
+Workers = Annotated[Whole, Field(ge=0, le=1024)]
+"""A number of processes beside the first."""
+Seed = Annotated[Whole, Field(ge=0, lt=2**32)]
+"""What random numbers are derived from."""
+Share = Annotated[Number, Field(ge=0, le=1)]
+"""A share of a whole."""
+AnyPath = Annotated[Path, BeforeValidator(parse_path)]
+"""A file or directory, as ``parse_path`` has it."""
 
 
 def validate(config_class: type[Config], values: Mapping[str, Any]) -> Config:
@@ -215,12 +185,20 @@ def _explain(detail: ErrorDetails, values: Mapping[str, Any], config_class: type
     if detail["type"] == "missing":
         return f"{key}: missing; say {key}=..."
     if detail["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        return f"{key}: unknown key{_did_you_mean(key, set(dotted_keys(config_class)))}"
+        return f"{key}: unknown key{did_you_mean(key, set(dotted_keys(config_class)))}"
     if detail["type"] == "union_tag_invalid":
-        return f"{key}: {detail['ctx']['tag']!r} is not one of {detail['ctx']['expected_tags']}"
+        return f"{key}: {_shown(detail['ctx']['tag'])} is not one of {detail['ctx']['expected_tags']}"
     message = detail["msg"].removeprefix("Value error, ")
-    got = "" if is_dataclass(detail["input"]) or isinstance(detail["input"], dict) else f", got {detail['input']!r}"
+    got = "" if is_dataclass(detail["input"]) or isinstance(detail["input"], dict) else f", got {_shown(detail['input'])}"
     return f"{key}: {message}{got}" if key else message
+
+
+def _shown(value: Any) -> str:
+    """A user's value in an error."""
+    try:
+        return shortened(repr(value))
+    except ValueError:  # Python writes out no whole number of more than 4,300 digits
+        return "a number of very many digits"
 
 
 def _dotted(detail: ErrorDetails, values: Any) -> str:
@@ -238,18 +216,20 @@ def _dotted(detail: ErrorDetails, values: Any) -> str:
     return ".".join(parts)
 
 
-def dotted_keys(config_class: type[Any]) -> Iterator[str]:
-    """Every dotted key that a configuration class accepts, over all choices of its unions."""
+def dotted_keys(config_class: type[Any], *, of_paths: bool = False) -> Iterator[str]:
+    """Every dotted key that a configuration class accepts, over all choices of its unions; or only those of paths."""
     schema = adapter_of(config_class).json_schema()
-    yield from _schema_keys(schema, schema.get("$defs", {}), "")
+    for key, node in _schema_keys(schema, schema.get("$defs", {}), ""):
+        if not of_paths or any(variant.get("format") == "path" for variant in schema_variants(node, schema.get("$defs", {}))):
+            yield key
 
 
-def _schema_keys(node: Mapping[str, Any], definitions: Mapping[str, Any], prefix: str) -> Iterator[str]:
+def _schema_keys(node: Mapping[str, Any], definitions: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for variant in schema_variants(node, definitions):
         if "properties" not in variant and isinstance(variant.get("additionalProperties"), dict):
-            yield f"{prefix}*"  # a mapping with free keys
+            yield f"{prefix}*", variant["additionalProperties"]  # a mapping with free keys
         for name, child in variant.get("properties", {}).items():
-            yield f"{prefix}{name}"
+            yield f"{prefix}{name}", child
             yield from _schema_keys(child, definitions, f"{prefix}{name}.")
 
 
@@ -263,16 +243,14 @@ def schema_variants(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> 
     return [node]
 
 
-def _inside_mapping(key: str, known: set[str]) -> bool:
+def inside_mapping(key: str, known: set[str]) -> bool:
+    """Whether a key is a free one of a mapping."""
     return any(pattern.endswith("*") and key.startswith(pattern[:-1]) for pattern in known)
 
 
-def _did_you_mean(key: str, known: set[str]) -> str:
+def did_you_mean(key: str, known: set[str]) -> str:
+    """The end of a line about an unknown key."""
     near = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.6)
     if not near:  # the right name at the wrong place
         near = [other for other in sorted(known) if other.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]][:1]
     return f"; did you mean {near[0]}?" if near else "; --help lists all keys"
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())

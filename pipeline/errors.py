@@ -1,6 +1,30 @@
 """The one error tree. The command line catches ``UserError`` and nothing else; any other exception is a bug."""
 
+import unicodedata
 from pathlib import Path
+
+
+def printable(text: str) -> str:
+    """The text on one line and harmless to a terminal: control and format characters and lone surrogates are escaped.
+
+    >>> printable("red\\x1b[31m\\n")
+    'red\\\\x1b[31m\\\\n'
+    """
+    return "".join(letter if unicodedata.category(letter) not in _ESCAPED else _escape(letter) for letter in text)
+
+
+def shortened(text: str) -> str:
+    """The text for use within a line: what is very long ends in its length."""
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}... ({len(text)} characters)"
+
+
+_MOST_SHOWN = 300
+_ESCAPED = ("Cc", "Cf", "Cs", "Zl", "Zp")
+"""Unicode's classes of what moves the cursor, turns the direction of writing or cannot be encoded."""
+
+
+def _escape(letter: str) -> str:
+    return letter.encode("unicode_escape").decode("ascii")
 
 
 class UserError(Exception):

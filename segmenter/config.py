@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-Positive = Annotated[float, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0, le=1e6)]
+Finite = Annotated[float, Field(ge=-1e6, le=1e6)]
 Architecture = Literal[
     "unet",
     "unetplusplus",
@@ -44,7 +45,7 @@ class SegmenterConfig:
     encoder_depth: Annotated[int, Field(ge=3, le=5)] = 3
     """How often the encoder halves the image, 3 to 5. Choose it so that the deepest map keeps 2 x 2 pixels or more: 3 or 4 for
     32 px, up to 5 from 64 px on. Stages of the encoder beyond this depth are not part of the model."""
-    decoder_channels: tuple[Annotated[int, Field(ge=1)], ...] | None = None
+    decoder_channels: tuple[Annotated[int, Field(ge=1, le=4096)], ...] | None = None
     """Channels of the decoder. unet, unetplusplus and manet take one number for each level of encoder_depth, deepest first (null:
     16 at the last, twice as many at each deeper one); the others take one number in all (null: the library's), linknet none."""
     encoder_weights: str | None = None
@@ -52,7 +53,7 @@ class SegmenterConfig:
     package:NAME:FILE inside an installed package: safetensors, or what torch.save wrote. Needs encoder_weights_sha256."""
     encoder_weights_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     """SHA-256 of that file, 64 hexadecimal digits: weights are known by their content, wherever they lie."""
-    mean: tuple[float, float, float] | None = None
+    mean: tuple[Finite, Finite, Finite] | None = None
     """Red, green and blue subtracted from images in [0,1] by the first layer. null: what the published weights of the encoder
     expect, as timm states it for tu- names; ImageNet's 0.485, 0.456, 0.406 for the others."""
     std: tuple[Positive, Positive, Positive] | None = None

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from classifier.config import ClassifierConfig
 from pipeline.attacks.specs import AttackSuite
-from pipeline.config import Changes, Number, configuration
+from pipeline.config import AnyPath, BatchSize, Changes, Count, Images, Number, Seed, Whole, Workers, configuration
 from pipeline.data.config import AnySource, AugmentConfig
 from pipeline.data.splits import Split
 from pipeline.masks.config import MaskConfig, MaskSource
@@ -19,8 +19,6 @@ from segmenter.config import SegmenterConfig
 
 Objective = Literal["natural", "adversarial", "trades"]
 Degraded = Literal["eroded", "dilated", "shifted"]
-Count = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
 SharedMasks = Annotated[Mapping[str, Any], Changes(MaskConfig, without=frozenset({"source"}), of_defaults=True)]
 
 
@@ -54,15 +52,15 @@ class EvaluationSettings:
 
     split: Split = "test"
     """Images that are attacked: train, val or test."""
-    max_images: Count | None = None
+    max_images: Images | None = None
     """Attack only so many images, with the class shares of the split, the same for every arm; null: all."""
-    batch_size: Count = 64
+    batch_size: BatchSize = 64
     """Images in a batch. Changes speed and memory, and results no more than rounding does."""
     part_size: Count = 256
     """Images whose records are written together. What a killed evaluation repeats is one attack on so many images."""
     save_images: bool = True
     """Keep the adversarial images of the main arms, float32: the decomposition scores them again."""
-    gallery_images: Annotated[int, Field(ge=0)] = 6
+    gallery_images: Annotated[Whole, Field(ge=0, le=1000)] = 6
     """Images of each outcome that a main arm keeps for the gallery of the report; 0: none."""
     sanity: SanitySettings | None = dataclasses.field(default_factory=SanitySettings)
     """Also look for what gives false robustness away; null: no."""
@@ -76,7 +74,7 @@ class DegradationConfig:
 
     kinds: Annotated[tuple[Degraded, ...], Field(min_length=1)] = ("eroded", "dilated", "shifted")
     """In which ways: eroded, dilated, shifted (to the right)."""
-    pixels: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 2, 4)
+    pixels: Annotated[tuple[Annotated[Whole, Field(ge=1, le=1024)], ...], Field(min_length=1)] = (1, 2, 4)
     """By how many pixels, each at least 1."""
     objectives: Annotated[tuple[Objective, ...], Field(min_length=1)] = ("adversarial",)
     """Classifiers that are tested, by objective."""
@@ -90,7 +88,7 @@ class DecompositionConfig:
     """Of the classifiers whose arms are decomposed."""
     num_steps: Count = 50
     """Gradient steps of the three attacks (Auto-PGD on the margin, alike but for the paths of their gradient), at least 1."""
-    restarts: Count = 1
+    restarts: Annotated[Whole, Field(ge=1, le=1000)] = 1
     """Random starts of these attacks, at least 1."""
 
 
@@ -98,30 +96,30 @@ class DecompositionConfig:
 class AblateConfig:
     """Train, attack and compare systems over a grid of objectives, masks and seeds."""
 
-    experiment: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+    experiment: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=100)]
     """Name of the experiment, for directories and the report; experiment=NAME on the command line reads
     configs/experiment/NAME.yaml."""
-    run: Path
+    run: AnyPath
     """Directory of this ablation: what it consists of, its decomposition, its report."""
     resume: bool = True
     """Continue the ablation in that directory; false: refuse a directory that holds one."""
-    store: Path | None = None
+    store: AnyPath | None = None
     """Directory of trained stages and evaluations, found again by what they were made from: experiments that share it share
     them. null: store/ in the directory of the ablation."""
     dry_run: bool = False
     """Only say what would be done."""
     data: AnySource
     """Where images, masks and labels come from."""
-    prepared: Path
+    prepared: AnyPath
     """Directory of the prepared data set; it is made where there is none."""
-    workers: Annotated[int, Field(ge=0)] | None = None
+    workers: Workers | None = None
     """Processes that prepare the data; null: one per usable core, 0: none but this one."""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
     """Every arm is trained and attacked once for each seed."""
-    folds: Annotated[int, Field(ge=2)] | None = None
+    folds: Annotated[Whole, Field(ge=2, le=1000)] | None = None
     """Cross-validation: photographs or tracks are dealt into so many folds. Every arm is trained once for each fold, on the others,
     and attacked on it, and its estimates pool the folds. null: the splits of the prepared data set."""
-    only_folds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | None = None
+    only_folds: Annotated[tuple[Annotated[Whole, Field(ge=0, le=1000)], ...], Field(min_length=1)] | None = None
     """Of these folds alone, counted from 0; null: of all."""
     segmenter: SegmenterConfig = dataclasses.field(default_factory=SegmenterConfig)
     """What the segmenter is made of."""
@@ -139,7 +137,7 @@ class AblateConfig:
     """Masks in training and in testing, one arm for each pair (and segmenter): [{train: oracle, test: learned}]."""
     masking: SharedMasks = dataclasses.field(default_factory=dict)
     """What all masks share, whatever their source."""
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    label_smoothing: Annotated[Number, Field(ge=0, lt=1)] = 0.0
     """Share of the classifiers' target that is spread over all classes, 0 to 1."""
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
     """How training images of both stages are varied."""
@@ -149,7 +147,7 @@ class AblateConfig:
     """The training loop of classifiers. Its seed is the arm's."""
     attack: AttackSuite
     """Threat model and attacks; an image counts only if none of them fells it."""
-    primary_epsilon: Annotated[Number, Field(gt=0)] | None = None
+    primary_epsilon: Annotated[Number, Field(gt=0, le=10_000)] | None = None
     """Epsilon that the answer of the report is about, out of attack.threat.epsilons. To be chosen before anything is attacked;
     null: the largest."""
     evaluation: EvaluationSettings = dataclasses.field(default_factory=EvaluationSettings)

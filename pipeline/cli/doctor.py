@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 import psutil
 from pydantic import Field
 
-from pipeline.config import configuration
+from pipeline.config import AnyPath, Number, configuration
 from pipeline.errors import DataError, UserError
 
 Verdict = Literal["ok", "note", "FAIL"]
@@ -28,13 +28,13 @@ INSTALL = "make setup, or: python -m pip install --require-hashes --no-deps -r r
 class DoctorConfig:
     """Configuration of ``foreguard doctor``."""
 
-    prepared: Path | None = None
+    prepared: AnyPath | None = None
     """A prepared data set to verify byte by byte; null: none."""
-    directory: Path = Path()
+    directory: AnyPath = Path()
     """Where runs and data will be written: its disk is measured."""
-    min_disk: Annotated[float, Field(ge=0.0)] = 2.0
+    min_disk: Annotated[Number, Field(ge=0, le=1e9)] = 2.0
     """Free disk below which a FAIL is reported, in GiB."""
-    min_memory: Annotated[float, Field(ge=0.0)] = 3.0
+    min_memory: Annotated[Number, Field(ge=0, le=1e9)] = 3.0
     """Available memory below which a FAIL is reported, in GiB."""
 
 

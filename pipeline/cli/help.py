@@ -5,7 +5,8 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipeline.config import adapter_of, compose, group_choices, group_names, schema_variants
+from pipeline.cli.composition import compose, group_choices, group_names
+from pipeline.config import adapter_of, schema_variants
 from pipeline.errors import ConfigError
 
 WIDTH = 110
@@ -72,6 +73,12 @@ def _leaf(
     yield from textwrap.wrap(meaning, WIDTH, initial_indent="      ", subsequent_indent="      ")
 
 
+_BOUNDS = (
+    *(("minimum", ">="), ("exclusiveMinimum", ">"), ("maximum", "<="), ("exclusiveMaximum", "<")),
+    *(("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<")),  # of a number that may be written as a fraction
+)
+
+
 def _kind(variant: Mapping[str, Any]) -> str:
     if "enum" in variant:
         return "|".join(map(str, variant["enum"]))
@@ -87,8 +94,6 @@ def _kind(variant: Mapping[str, Any]) -> str:
     }
     text = kind.get(str(variant.get("type")), "path" if variant.get("format") == "path" else "text")
     bounds = [
-        f"{sign} {variant[name]:g}"
-        for name, sign in (("minimum", ">="), ("exclusiveMinimum", ">"), ("maximum", "<="), ("exclusiveMaximum", "<"))
-        if name in variant
+        f"{sign} {variant[name]:{',' if isinstance(variant[name], int) else 'g'}}" for name, sign in _BOUNDS if name in variant
     ]
     return " ".join([text, *bounds])

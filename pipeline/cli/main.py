@@ -1,16 +1,19 @@
 """The command line: ``foreguard COMMAND key=value ...``, one grammar for all commands."""
 
+import atexit
+import errno
+import io
+import logging
 import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import version
 from pkgutil import resolve_name
 from typing import Any
 
-from pipeline.errors import ConfigError, UserError
-from pipeline.interrupts import Interrupted, end_with_parent, signals_handled
+from pipeline.errors import ConfigError, UserError, printable, shortened
+from pipeline.interrupts import Interrupted, signals_handled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +97,35 @@ COMMANDS = {
     ),
 }
 
+_NOT_OURS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+"""A full disk and missing rights, wherever they are met: what the machine refuses is no bug."""
 HELP = ("-h", "--help", "help")
 MULTIRUN = ("-m", "--multirun")
+
+
+def command_line() -> None:
+    """``foreguard`` as a process: ``main``, and then the end at once.
+
+    With torch loaded the interpreter's last garbage collection takes seconds, and frees what ends with the process anyway. All
+    else of an end takes place: threads are joined, exit handlers run, what was printed is flushed.
+    """
+    exit_codes: list[int] = []
+    atexit.register(_end_at_once, exit_codes)  # handlers run last in, first out: this one after all that are registered later
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that knows ASCII only
+    exit_codes.append(main())
+    sys.exit(exit_codes[0])
+
+
+def _end_at_once(exit_codes: list[int]) -> None:
+    if not exit_codes:  # a bug, whose traceback is printed: the interpreter ends as it does
+        return
+    logging.shutdown()  # its own handler was registered before
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # closed, or nobody reads it
+            stream.flush()
+    os._exit(exit_codes[0])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -105,16 +135,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with signals_handled():
             _dispatch(words)
+            sys.stdout.flush()
     except UserError as error:
-        print(f"foreguard: {error}", file=sys.stderr)
+        print(f"foreguard: {printable(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
         with suppress(OSError):  # after a SIGHUP there may be no terminal any more
-            print(f"foreguard: {str(error) or 'interrupted'}", file=sys.stderr, flush=True)
+            print(f"foreguard: {printable(str(error)) or 'interrupted'}", file=sys.stderr, flush=True)
         return error.exit_code if isinstance(error, Interrupted) else 130
     except BrokenPipeError:  # the reader of our output has gone (| head)
         sys.stderr.close()
         return 141
+    except OSError as error:
+        if error.errno not in _NOT_OURS:
+            raise
+        where = "the output of the command" if error.filename is None else error.filename
+        print(f"foreguard: {printable(f'{where}: {error.strerror}')}", file=sys.stderr)
+        return 2
     return 0
 
 
@@ -123,6 +160,8 @@ def _dispatch(words: list[str]) -> None:
         print(_overview())
         return
     if words[0] == "--version":
+        from importlib.metadata import version
+
         print(f"foreguard {version('foreguard')}")
         return
     name, *rest = words
@@ -131,48 +170,20 @@ def _dispatch(words: list[str]) -> None:
 
         near = get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {near[0]}?" if near else "foreguard --help lists the commands"
-        raise ConfigError(f"{name!r} is no command; {hint}")
+        raise ConfigError(f"{shortened(repr(name))} is no command; {hint}")
     command = COMMANDS[name]
     if any(word in HELP for word in rest):
         from pipeline.cli.help import command_help
 
         print(command_help(name, command.summary, command.example, command.config_class()))
     elif any(word in MULTIRUN for word in rest):
-        _run_many(name, command, [word for word in rest if word not in MULTIRUN])
+        from pipeline.cli.multirun import run_many
+
+        run_many(name, command, [word for word in rest if word not in MULTIRUN])
     else:
-        from pipeline.config import load_config
+        from pipeline.cli.composition import load_config
 
         command.call(load_config(name, command.config_class(), rest))
-
-
-def _run_many(name: str, command: Command, overrides: list[str]) -> None:
-    """Hand a sweep to Hydra, with whatever launcher the overrides name."""
-    import hydra
-    from hydra.errors import HydraException
-    from hydra.types import TaskFunction
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    from pipeline.config import CONFIG_DIR, check_overrides, validate
-
-    parent, config_class = os.getpid(), command.config_class()
-
-    def task(composed: Any) -> None:
-        if os.getpid() != parent:  # a worker of a launcher
-            end_with_parent()
-        values: Any = OmegaConf.to_container(composed, resolve=True)
-        command.call(validate(config_class, values))
-
-    checked: TaskFunction = task
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints its own traceback and exits with 1
-    program = sys.argv
-    sys.argv = [f"foreguard {name}", "--multirun", *check_overrides(config_class, overrides)]
-    try:
-        hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=name)(checked)()
-    except (HydraException, OmegaConfBaseException) as error:  # such as a launcher that is not installed
-        raise ConfigError(" ".join(str(error).split())) from error
-    finally:
-        sys.argv = program
 
 
 def _overview() -> str:

@@ -1,32 +1,29 @@
 """What can be chosen of an evaluation."""
 
 from dataclasses import field
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from pipeline.attacks.specs import AttackSuite
-from pipeline.config import configuration
+from pipeline.config import AnyPath, BatchSize, Count, Images, Seed, Whole, configuration
 from pipeline.data.splits import Split
 from pipeline.masks.config import MaskChanges
-
-Count = Annotated[int, Field(ge=1)]
 
 
 @configuration
 class EvaluateConfig:
     """Attack a trained system and record the outcome for every image."""
 
-    prepared: Path
+    prepared: AnyPath
     """Directory of the prepared data set."""
-    run: Path
+    run: AnyPath
     """Directory of this evaluation: its records, its summary, how it was made; it must not hold one, but for resume."""
     resume: bool = False
     """Continue the evaluation in that directory; begin it where there is none."""
-    classifier_run: Path
+    classifier_run: AnyPath
     """Run of the classifier, whose best checkpoint is meant, or the JSON of one of its checkpoints."""
-    segmenter_run: Path | None = None
+    segmenter_run: AnyPath | None = None
     """Run of the segmenter, likewise; null: the one that the classifier was trained with."""
     masks: MaskChanges = field(default_factory=dict)
     """What of the masks is other than in training; null is as in training."""
@@ -34,13 +31,13 @@ class EvaluateConfig:
     """Threat model and attacks; an image counts only if none of them fells it."""
     split: Split = "test"
     """Images that are attacked: train, val or test."""
-    max_images: Count | None = None
+    max_images: Images | None = None
     """Attack only so many images, with the class shares of the split, the same for every system; null: all."""
-    batch_size: Count = 64
+    batch_size: BatchSize = 64
     """Images in a batch. Changes speed and memory, and results no more than rounding does."""
     part_size: Count = 256
     """Images whose records are written together. What a killed evaluation repeats is one attack on so many images."""
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    seed: Seed = 0
     """Decides the random starts of the attacks."""
     precision: Literal["float32", "bf16"] = "float32"
     """Of the gradients that attacks climb. bf16 is about twice as fast where the processor has bfloat16 instructions; every
@@ -49,7 +46,7 @@ class EvaluateConfig:
     """Run every attack to its end on every image that is right clean, also on fallen ones: for galleries and transfer."""
     save_images: bool = False
     """Keep the adversarial images, float32, beside the records."""
-    gallery_images: Annotated[int, Field(ge=0)] = 6
+    gallery_images: Annotated[Whole, Field(ge=0, le=1000)] = 6
     """Images of each outcome that are kept for the gallery of the report, with their masks and perturbations; 0 is none."""
     sanity: bool = False
     """Also look for what gives false robustness away, and write sanity.json."""

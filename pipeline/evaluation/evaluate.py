@@ -5,10 +5,9 @@ What only the work itself needs is imported when it begins: neither ``--help`` n
 
 import dataclasses
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import torch
-from pydantic import Field
 
 from pipeline.attacks.specs import AttackSuite
 from pipeline.config import to_plain
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
 
 GUIDES = 256
 """Masks of the validation images that attacks with the goal ``steal`` choose from."""
-
-Count = Annotated[int, Field(ge=1)]
 
 
 def evaluate(config: EvaluateConfig) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from pipeline.config import Changes, Number, configuration
+from pipeline.config import Changes, Number, Whole, configuration
 
 Needs = Literal["nothing", "oracle", "substitute", "segmenter", "frozen"]
 
@@ -113,19 +113,19 @@ class MaskConfig:
     """Where the mask comes from."""
     fill: Fill = Fill.GREY
     """What stands where the mask is 0; blur leaks the background."""
-    radius: Annotated[int, Field(ge=1)] = 2
+    radius: Annotated[Whole, Field(ge=1, le=1024)] = 2
     """Width in pixels by which eroded and dilated masks differ from the oracle, at least 1."""
-    shift: Annotated[int, Field(ge=1)] = 4
+    shift: Annotated[Whole, Field(ge=1, le=1024)] = 4
     """Distance in pixels by which the shifted mask is moved, at least 1; what leaves the image is lost, zeros follow."""
     direction: Literal["left", "right", "up", "down"] = "right"
     """Where the shifted mask is moved to: left, right, up or down."""
-    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    threshold: Annotated[Number, Field(gt=0, lt=1)] = 0.5
     """Foreground probability above which a learned-hard mask is 1, between 0 and 1."""
     surrogate: Literal["identity", "sigmoid"] = "sigmoid"
     """Gradient of the learned-hard gate: sigmoid as if the gate were soft, identity hands it to the mask logits unchanged. Attacks
     found more through sigmoid (docs/results), hence the default."""
-    blur_sigma: Annotated[Number, Field(gt=0)] = 4.0
-    """Standard deviation in pixels of the blur fill, above 0."""
+    blur_sigma: Annotated[Number, Field(gt=0, le=64)] = 4.0
+    """Standard deviation in pixels of the blur fill, above 0 and up to 64."""
 
     @property
     def uses_seeds(self) -> bool:

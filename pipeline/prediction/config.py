@@ -1,12 +1,9 @@
 """What can be chosen of predictions."""
 
 from dataclasses import field
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field
-
-from pipeline.config import configuration
+from pipeline.config import AnyPath, BatchSize, configuration
 from pipeline.masks.config import MaskChanges
 
 
@@ -14,15 +11,15 @@ from pipeline.masks.config import MaskChanges
 class PredictConfig:
     """Classify the images of a file or folder and show the masks they are seen through."""
 
-    images: Path
+    images: AnyPath
     """An image, or a folder whose images are taken, those in sub-folders and behind links too: all formats that Pillow reads. Other
     files are left alone and counted."""
-    run: Path
+    run: AnyPath
     """Where the system is: an ablation (the adversarially trained system with learned masks that its report's answer is about, if
     there is one), an evaluation (the system that was attacked), a run of train-classifier, or the JSON of a checkpoint of it."""
-    segmenter_run: Path | None = None
+    segmenter_run: AnyPath | None = None
     """Run of the segmenter, or the JSON of a checkpoint; null: the one of that system."""
-    out: Path | None = None
+    out: AnyPath | None = None
     """Directory for predictions.jsonl, masks/ and overlays/; it must not exist, or be empty. null: predictions/ and the name of the
     images, in the current directory."""
     masks: MaskChanges = field(default_factory=dict)
@@ -30,9 +27,9 @@ class PredictConfig:
     square: Literal["crop", "pad"] = "crop"
     """How an image becomes a square. crop: its largest centred square. pad: the whole image, its border repeated, as the source
     folder prepares images by default. Either is then resized to the size of training: objects should fill it as they did there."""
-    prepared: Path | None = None
+    prepared: AnyPath | None = None
     """The prepared data set of training: only for the fill mean, and only if it lies elsewhere by now."""
-    batch_size: Annotated[int, Field(ge=1)] = 64
+    batch_size: BatchSize = 64
     """Images in a batch. Changes speed and memory, and results no more than rounding does."""
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """The device; auto takes a GPU where there is one."""

@@ -1,13 +1,12 @@
 """What can be chosen of a training: the loop, what a step minimizes, and the two commands."""
 
 from dataclasses import field
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from classifier.config import ClassifierConfig
-from pipeline.config import configuration
+from pipeline.config import AnyPath, BatchSize, Count, Number, Seed, Whole, Workers, configuration
 from pipeline.data.config import AugmentConfig
 from pipeline.masks.config import MaskConfig, MaskSource
 from pipeline.training.objectives import AdversarialConfig, NaturalConfig, TradesConfig
@@ -22,48 +21,48 @@ Tracker = Literal["tensorboard", "wandb", "mlflow"]
 class TrainerConfig:
     """Settings of the training loop, the same for both stages and all objectives. The defaults suit a CPU."""
 
-    epochs: Annotated[int, Field(ge=1)] = 20
+    epochs: Count = 20
     """Passes over the train split. The learning rate schedule is stretched over them, so a resumed run keeps the number."""
-    batch_size: Annotated[int, Field(ge=1)] = 64
+    batch_size: BatchSize = 64
     """Images in a training step, over all processes together."""
-    eval_batch_size: Annotated[int, Field(ge=1)] = 256
+    eval_batch_size: BatchSize = 256
     """Images in a validation batch, over all processes together. Changes speed and memory, not results."""
     optimizer: Literal["sgd", "adamw"] = "adamw"
     """sgd: with Nesterov momentum. adamw: Adam with decoupled weight decay."""
-    lr: Annotated[float, Field(gt=0)] = 2e-3
+    lr: Annotated[Number, Field(gt=0, le=1000)] = 2e-3
     """Highest learning rate of the schedule."""
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    momentum: Annotated[Number, Field(ge=0, lt=1)] = 0.9
     """Momentum of sgd, and the first beta of adamw; 0 to 1."""
-    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    weight_decay: Annotated[Number, Field(ge=0, le=1000)] = 5e-4
     """Weight decay of matrices and kernels; biases and normalisation layers have none."""
     schedule: Literal["cosine", "one-cycle", "constant"] = "one-cycle"
     """cosine: from lr to 0. one-cycle: up to lr, then down to 0 (both half cosines). constant: lr. Stepped with every batch."""
-    warmup_epochs: Annotated[float, Field(ge=0)] | None = None
+    warmup_epochs: Annotated[Number, Field(ge=0, le=1_000_000)] | None = None
     """Length of the rise to lr; null: 30 % of the epochs for one-cycle, none for the others."""
-    clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    clip_norm: Annotated[Number, Field(gt=0, le=1e9)] | None = 1.0
     """Gradients are scaled down to this L2 norm; null: never."""
-    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    ema_decay: Annotated[Number, Field(gt=0, lt=1)] | None = None
     """Decay of the exponential moving average of the weights, which is then what is validated and saved; null: none. It starts
     lower, at (1 + steps) / (10 + steps), so that the first weights are soon forgotten."""
-    patience: Annotated[int, Field(ge=1)] | None = None
+    patience: Count | None = None
     """Stop after so many epochs without a better validation metric; null: never."""
     precision: Literal["float32", "bf16-mixed"] = "float32"
     """Of forward and backward passes in training. Attacks and validation are float32 always."""
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """The device; auto takes a GPU where there is one."""
-    devices: Annotated[int, Field(ge=1)] = 1
+    devices: Annotated[Whole, Field(ge=1, le=1024)] = 1
     """Processes on each machine, one a device. From 2 on they train together (DistributedDataParallel)."""
-    num_nodes: Annotated[int, Field(ge=1)] = 1
+    num_nodes: Annotated[Whole, Field(ge=1, le=1024)] = 1
     """Machines that train together."""
-    num_workers: Annotated[int, Field(ge=0)] = 0
+    num_workers: Workers = 0
     """Processes that read and vary images beside the training process; 0: none. Changes speed, not results."""
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    seed: Seed = 0
     """Decides initial weights, order, augmentation and the attacks' starting points."""
     channels_last: bool = True
     """Keep images and kernels in channels-last memory order, which is faster on CPUs and on GPUs with tensor cores."""
     deterministic: bool = False
     """Allow only algorithms that repeat their results to the bit. CPU runs do so anyway."""
-    checkpoint_every: Annotated[int, Field(ge=1)] = 200
+    checkpoint_every: Count = 200
     """Steps between two savings of the training state within an epoch; it is saved at the end of every epoch as well."""
     trackers: tuple[Tracker, ...] = ("tensorboard",)
     """Where metrics go beside metrics.csv. wandb and mlflow are imported only if named, and have to be installed."""
@@ -73,9 +72,9 @@ class TrainerConfig:
 class TrainSegmenterConfig:
     """Train the stage that predicts the foreground mask."""
 
-    prepared: Path
+    prepared: AnyPath
     """Directory of the prepared data set."""
-    run: Path
+    run: AnyPath
     """Directory that the run is kept in; it must not hold one, but for resume."""
     resume: bool = False
     """Continue the run in that directory; begin it where there is none."""
@@ -93,9 +92,9 @@ class TrainSegmenterConfig:
 class TrainClassifierConfig:
     """Train the stage that classifies the masked image."""
 
-    prepared: Path
+    prepared: AnyPath
     """Directory of the prepared data set."""
-    run: Path
+    run: AnyPath
     """Directory that the run is kept in; it must not hold one, but for resume."""
     resume: bool = False
     """Continue the run in that directory; begin it where there is none."""
@@ -103,9 +102,9 @@ class TrainClassifierConfig:
     """What the classifier is made of."""
     masks: MaskConfig = field(default_factory=lambda: MaskConfig(source=MaskSource.NONE))
     """Which mask the classifier sees images through in training, and what fills the rest."""
-    segmenter_run: Path | None = None
+    segmenter_run: AnyPath | None = None
     """Run of a segmenter (or the JSON of one of its checkpoints): for the mask sources learned, learned-hard and frozen."""
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    label_smoothing: Annotated[Number, Field(ge=0, lt=1)] = 0.0
     """Share of the target that is spread over all classes, 0 to 1."""
     objective: ObjectiveConfig = field(default_factory=NaturalConfig)
     """What a training step minimizes: natural, adversarial or trades."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from pipeline.attacks.config import PgdConfig
-from pipeline.config import configuration
+from pipeline.config import Images, Number, configuration
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,7 +22,7 @@ class RobustValidationConfig:
 
     attack: PgdConfig | None = None
     """The attack on validation images, of which the best point visited counts; null: the one of training."""
-    max_images: Annotated[int, Field(ge=1)] = 512
+    max_images: Images = 512
     """How many validation images are attacked, at least 1: a random choice, the same in every epoch."""
 
 
@@ -86,7 +86,7 @@ class TradesConfig(Objective):
 
     name: Literal["trades"] = "trades"
     """clean loss + beta * divergence between attacked and clean outputs"""
-    beta: Annotated[float, Field(ge=0)] = 6.0
+    beta: Annotated[Number, Field(ge=0, le=1e6)] = 6.0
     """Weight of the divergence, 0 or more (the paper's 1 / lambda)."""
     attack: PgdConfig = field(default_factory=PgdConfig)
     """The attack on training images, which climbs the divergence: its last point is trained on, so restarts is 1. random_start

@@ -16,7 +16,8 @@ import segmenter
 from pipeline.attacks.config import PgdConfig
 from pipeline.attacks.regions import Region
 from pipeline.attacks.specs import Knowledge, ThreatModel
-from pipeline.config import Number, check_overrides, dotted_keys, group_choices, load_config, to_plain, validate
+from pipeline.cli.composition import check_overrides, group_choices, load_config
+from pipeline.config import Number, dotted_keys, to_plain, validate
 from pipeline.data.config import PrepareConfig
 from pipeline.errors import ConfigError
 
@@ -96,7 +97,7 @@ def test_a_free_key_inside_a_mapping_is_not_a_typo():
         ("image_size=3", r"image_size: unknown key; did you mean data.image_size\?"),
         ("zzz=3", "zzz: unknown key; --help lists all keys"),
         ("data=syntetic", "data=syntetic: unknown choice; choose one of .*synthetic"),
-        ("prepared=a=b c,(", "cannot be read as key=value"),
+        ("workers=a=b c,(", "cannot be read as key=value"),
     ],
 )
 def test_a_word_that_cannot_be_is_explained(word, message):

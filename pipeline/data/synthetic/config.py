@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipeline.config import Number, configuration
+from pipeline.config import Images, Number, Seed, Whole, configuration
 
 
 @configuration
@@ -13,17 +13,17 @@ class SyntheticConfig:
 
     source: Literal["synthetic"] = "synthetic"
     """Signs are generated, nothing is read."""
-    image_size: Annotated[int, Field(ge=16, le=1024)] = 32
+    image_size: Annotated[Whole, Field(ge=16, le=1024)] = 32
     """Side of the stored images, pixels, 16 to 1024."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Decides every draw; sample number i of a split depends on nothing else but i, the split and the other knobs."""
-    num_train: Annotated[int, Field(ge=1)] = 4000
+    num_train: Images = 4000
     """Images in the training split."""
-    num_val: Annotated[int, Field(ge=1)] = 500
+    num_val: Images = 500
     """Images in the validation split."""
-    num_test: Annotated[int, Field(ge=1)] = 1000
+    num_test: Images = 1000
     """Images in the test split."""
-    num_classes: Annotated[int, Field(ge=2, le=20)] = 10
+    num_classes: Annotated[Whole, Field(ge=2, le=20)] = 10
     """Classes, 2 to 20, one glyph each; classes take turns, so their counts differ by one at most."""
     background_correlation: Annotated[Number, Field(ge=0, le=1)] = 0.0
     """Share of the training images whose background has the texture and the hue of the class; elsewhere they are drawn freely."""
@@ -37,7 +37,7 @@ class SyntheticConfig:
     """Largest sign, measured alike; at most 0.65, so that each sign lies within the image."""
     max_rotation: Annotated[Number, Field(ge=0, le=20)] = 10.0
     """Largest turn to either side, degrees, 0 to 20; beyond that glyphs could be taken for each other."""
-    max_distractors: Annotated[int, Field(ge=0, le=50)] = 5
+    max_distractors: Annotated[Whole, Field(ge=0, le=50)] = 5
     """Parts of signs scattered over the background: 0 to this many."""
     light: Annotated[Number, Field(ge=0, le=0.8)] = 0.3
     """Strength of the lighting, 0 to 0.8: brightness and the slope of a shadow across the image vary by up to this share."""

@@ -14,7 +14,8 @@ from pipeline.ablation.grid import arms, jobs
 from pipeline.ablation.job import ImageCounts, Job, JobState
 from pipeline.ablation.plan import Progress, Step, duration, estimate, lines, plan, quantity
 from pipeline.ablation.training_jobs import ClassifierJob, SegmenterJob
-from pipeline.config import compose, to_plain, validate
+from pipeline.cli.composition import compose
+from pipeline.config import to_plain, validate
 from pipeline.data.dataset import open_prepared
 from pipeline.evaluation.summary import SanityReport
 from pipeline.runs.checkpoints import Checkpoint, save_checkpoint

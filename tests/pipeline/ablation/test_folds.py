@@ -11,8 +11,8 @@ from pipeline.ablation.grid import arms, decompositions, jobs
 from pipeline.ablation.job import Fold
 from pipeline.ablation.pooled_job import PooledJob
 from pipeline.ablation.training_jobs import TrainingJob
+from pipeline.cli.composition import load_config
 from pipeline.cli.main import main
-from pipeline.config import load_config
 from pipeline.data.dataset import open_prepared
 from pipeline.errors import ConfigError
 from pipeline.evaluation.records import read_records

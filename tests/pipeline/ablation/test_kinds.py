@@ -12,7 +12,8 @@ from pipeline.ablation.evaluation_job import EvaluationJob
 from pipeline.ablation.grid import FAMILIES, arms, jobs
 from pipeline.ablation.job import ImageCounts, Job, JobState, Materials, Passes
 from pipeline.ablation.plan import Progress, lines, plan
-from pipeline.config import compose, validate
+from pipeline.cli.composition import compose
+from pipeline.config import validate
 from pipeline.data.dataset import open_prepared
 from pipeline.evaluation.records import read_records
 from pipeline.runs.directory import open_run

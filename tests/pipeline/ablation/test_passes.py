@@ -13,7 +13,8 @@ from pipeline.ablation.grid import jobs
 from pipeline.ablation.job import ImageCounts, Job
 from pipeline.ablation.passes import training_passes
 from pipeline.ablation.training_jobs import ClassifierJob, SegmenterJob
-from pipeline.config import compose, validate
+from pipeline.cli.composition import compose
+from pipeline.config import validate
 from pipeline.data.dataset import open_prepared
 
 COUNTS = ImageCounts(train=1000, val=100, test=50, classes=10)

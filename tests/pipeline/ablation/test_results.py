@@ -13,7 +13,8 @@ from pipeline.ablation.evaluation_job import EvaluationJob
 from pipeline.ablation.grid import jobs
 from pipeline.ablation.job import Job
 from pipeline.ablation.training_jobs import SegmenterJob
-from pipeline.config import compose, validate
+from pipeline.cli.composition import compose
+from pipeline.config import validate
 from pipeline.errors import RunError
 from pipeline.evaluation.constant_predictor import ModalPrediction
 from pipeline.evaluation.metrics import CurvePoint

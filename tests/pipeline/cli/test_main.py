@@ -49,7 +49,7 @@ def test_the_help_of_a_command_explains_every_key(capsys, name):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_example_of_a_command_is_accepted_by_its_configuration(name):
-    from pipeline.config import load_config
+    from pipeline.cli.composition import load_config
 
     load_config(name, COMMANDS[name].config_class(), COMMANDS[name].example.split()[2:])
 

@@ -13,8 +13,9 @@ from torch import nn
 
 from classifier.config import ClassifierConfig
 from classifier.model import build_classifier
+from pipeline.cli.composition import CONFIG_DIR, load_config
 from pipeline.cli.main import main
-from pipeline.config import CONFIG_DIR, load_config, to_plain
+from pipeline.config import to_plain
 from pipeline.data.dataset import open_prepared
 from pipeline.evaluation import evaluator as attacking
 from pipeline.evaluation.config import EvaluateConfig

@@ -10,7 +10,8 @@ import pytest
 
 import pipeline
 from pipeline.ablation.config import AblateConfig
-from pipeline.config import load_config, to_plain
+from pipeline.cli.composition import load_config
+from pipeline.config import to_plain
 from pipeline.errors import ConfigError
 from pipeline.evaluation.config import EvaluateConfig
 from pipeline.masks.config import Fill, MaskConfig, MaskSource
@@ -29,7 +30,7 @@ def checkerboard(_config: MaskConfig, oracle_masks: torch.Tensor, _context: Mask
 NEW_LINE = '    TOY = "checkerboard", "oracle", "checkerboard.checkerboard", "every second pixel"\n'
 USE = """
 import torch
-from pipeline.config import load_config
+from pipeline.cli.composition import load_config
 from pipeline.masks.config import MaskConfig, MaskSource
 from pipeline.masks.context import MaskContext
 from pipeline.system import TwoStage

@@ -1,0 +1,41 @@
+"""``foreguard COMMAND --multirun``: a sweep, handed to Hydra with whatever launcher the words name."""
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import hydra
+from hydra.errors import HydraException
+from hydra.types import TaskFunction
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from pipeline.cli.composition import CONFIG_DIR, check_overrides, one_line
+from pipeline.config import validate
+from pipeline.errors import ConfigError
+from pipeline.interrupts import end_with_parent
+
+if TYPE_CHECKING:
+    from pipeline.cli.main import Command
+
+
+def run_many(name: str, command: "Command", overrides: list[str]) -> None:
+    """Run a command once for every combination of the swept values. Raises UserError."""
+    parent, config_class = os.getpid(), command.config_class()
+
+    def task(composed: Any) -> None:
+        if os.getpid() != parent:  # a worker of a launcher
+            end_with_parent()
+        values: Any = OmegaConf.to_container(composed, resolve=True)
+        command.call(validate(config_class, values))
+
+    checked: TaskFunction = task
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints its own traceback and exits with 1
+    program = sys.argv
+    sys.argv = [f"foreguard {name}", "--multirun", *check_overrides(config_class, overrides, sweep=True)]
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=name)(checked)()
+    except (HydraException, OmegaConfBaseException) as error:  # such as a launcher that is not installed
+        raise ConfigError(one_line(error)) from error
+    finally:
+        sys.argv = program
