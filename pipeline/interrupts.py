@@ -114,16 +114,32 @@ def leave_to_parent(worker: int = 0) -> None:
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     end_with_parent()
 
 
 def end_with_parent() -> None:
-    """End this process within a second of its parent's end, however that ended: without it workers of a killed command stay."""
-    parent = os.getppid()
+    """End this process within a second of its parent's end, however that ended: without it workers of a killed command stay.
+
+    To repeat it is harmless.
+    """
+    name, parent = "end-with-parent", os.getppid()
+    if any(thread.name == name for thread in threading.enumerate()):
+        return
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(_PARENT_POLL_S)
         os._exit(1)
 
-    threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
+    threading.Thread(target=watch, name=name, daemon=True).start()
+
+
+@contextmanager
+def blocked() -> Iterator[None]:
+    """For the start of worker processes: what is sent to all of them waits until they have called ``leave_to_parent``."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

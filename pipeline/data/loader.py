@@ -20,6 +20,7 @@ from pipeline.data.seeds import sample_seed
 from pipeline.data.splits import Split
 from pipeline.data.substitutes import with_substitutes
 from pipeline.data.transforms import Augmentation
+from pipeline.interrupts import blocked, leave_to_parent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +110,8 @@ class Loader:
         mine = [chunk for chunk in mine if chunk]
         if self._num_workers == 0:
             return map(self._reader.__getitems__, mine)
-        return iter(self._workers(mine))
+        with blocked():
+            return iter(self._workers(mine))
 
     def _workers(self, chunks: list[list[tuple[int, int]]]) -> DataLoader[Batch]:
         """The worker processes, started once and kept: starting one imports torch."""
@@ -122,6 +124,7 @@ class Loader:
                 collate_fn=_as_it_is,
                 multiprocessing_context="spawn",  # a process that runs threads must not be forked
                 persistent_workers=True,
+                worker_init_fn=leave_to_parent,
             )
         return self._data_loader
 

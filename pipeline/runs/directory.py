@@ -1,7 +1,9 @@
 """The directory of a run: begun once, never overwritten, continued only as what it was begun as."""
 
 import json
+import os
 import secrets
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -48,6 +50,8 @@ class RunDescription(JsonFile):
     provenance: Provenance
     started_at: str
     """ISO 8601, UTC."""
+    slurm_job: str | None = None
+    """The job of SLURM that began it: when that is requeued, it continues the run without being told."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +109,8 @@ def open_run(path: Path, *, command: str, config: Mapping[str, Any], inputs: Map
     check_run(path, command=command, config=config, inputs=inputs, resume=resume)
     if not (path / RUN).exists():
         _make_directory(path)
+    elif not resume:
+        print(f"{path}: SLURM runs this job once more, so its run is continued", file=sys.stderr, flush=True)
     with locked(path / ".lock", busy=f"{path}: another process is working in this directory"):
         begun = (path / RUN).exists()  # by another process meanwhile
         description = read_run(path) if begun else _begin(path, command=command, config=config, inputs=inputs)
@@ -113,12 +119,15 @@ def open_run(path: Path, *, command: str, config: Mapping[str, Any], inputs: Map
 
 
 def check_run(path: Path, *, command: str, config: Mapping[str, Any], inputs: Mapping[str, str], resume: bool) -> None:
-    """Refuse a directory that a run can be neither begun nor continued in, without touching it. Raises ``RunError``."""
+    """Refuse a directory that a run can be neither begun nor continued in, without touching it. Raises ``RunError``.
+
+    A job that SLURM has requeued continues its run as if ``resume`` were true.
+    """
     if path.exists() and not path.is_dir():
         raise RunError(f"{path}: is a file; expected the directory of a run")
     if not (path / RUN).exists():
         return
-    if not resume:
+    if not (resume or _requeued(path)):
         raise RunError(f"{path}: holds a run already; continue it with resume=true, or choose another directory")
     _check_same(path, read_run(path), command=command, config=config, inputs=inputs)
 
@@ -148,6 +157,11 @@ def read_run(directory: Path) -> RunDescription:
     return RunDescription.read(directory / RUN)
 
 
+def _requeued(path: Path) -> bool:
+    job, restarts = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_RESTART_COUNT", "0")
+    return restarts.strip("0").isdigit() or (job is not None and read_run(path).slurm_job == job)
+
+
 def _make_directory(path: Path) -> None:
     if path.is_dir() and any(not entry.name.startswith((".", RUN)) for entry in path.iterdir()):
         raise RunError(f"{path}: is not empty and holds no run; choose another directory")
@@ -166,6 +180,7 @@ def _begin(path: Path, *, command: str, config: Mapping[str, Any], inputs: Mappi
         inputs=dict(inputs),
         provenance=provenance(),
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        slurm_job=os.environ.get("SLURM_JOB_ID"),
     )
     description.write(path / RUN)
     return description

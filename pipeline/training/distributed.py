@@ -73,13 +73,13 @@ def cluster_environment(config: TrainerConfig, variables: Mapping[str, str]) -> 
         name, started = "srun", step
     if started is not None and started != str(wanted):
         raise ConfigError(
-            f"{asked}: that makes {wanted} processes, but {name} has started {started}; devices is the number on each machine"
+            f"{asked}: that makes {_processes(wanted)}, but {name} has started {started}; devices is the number on each machine"
         )
     if "TORCHELASTIC_RUN_ID" in variables:
         return TorchElasticEnvironment()
     if started is None and job and wanted > 1:
         raise ConfigError(
-            f"{asked}: that makes {wanted} processes, but sbatch starts one: say srun foreguard ... in the job script"
+            f"{asked}: that makes {_processes(wanted)}, but sbatch starts one: say srun foreguard ... in the job script"
         )
     if name == "srun" and wanted > 1:
         try:
@@ -94,6 +94,10 @@ def cluster_environment(config: TrainerConfig, variables: Mapping[str, str]) -> 
             " with MASTER_ADDR, MASTER_PORT and NODE_RANK set"
         )
     return LightningEnvironment()
+
+
+def _processes(number: int) -> str:
+    return f"{number} process{'es' * (number > 1)}"
 
 
 def on_rank_zero(fabric: Fabric, action: Callable[[], T]) -> T:

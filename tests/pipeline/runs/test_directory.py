@@ -140,3 +140,35 @@ def test_a_read_only_directory_is_one_clear_line(tmp_path):
     with pytest.raises(RunError, match="cannot be written: Permission denied"):
         begin(tmp_path, resume=True)
     tmp_path.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "continued"),
+    [
+        ({"SLURM_JOB_ID": "7"}, {"SLURM_JOB_ID": "7"}, True),
+        ({"SLURM_JOB_ID": "7"}, {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "1"}, True),
+        ({}, {"SLURM_JOB_ID": "8", "SLURM_RESTART_COUNT": "10"}, True),
+        ({"SLURM_JOB_ID": "7"}, {"SLURM_JOB_ID": "8"}, False),
+        ({"SLURM_JOB_ID": "7"}, {"SLURM_JOB_ID": "8", "SLURM_RESTART_COUNT": "0"}, False),
+        ({}, {"SLURM_JOB_ID": "8"}, False),
+        ({}, {}, False),
+    ],
+)
+def test_a_requeued_job_continues_its_run_without_being_told(tmp_path, monkeypatch, capsys, first, second, continued):
+    for name in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT"):
+        monkeypatch.delenv(name, raising=False)
+    with monkeypatch.context() as patch:
+        for name, value in first.items():
+            patch.setenv(name, value)
+        begin(tmp_path)
+    assert capsys.readouterr().err == ""
+    for name, value in second.items():
+        monkeypatch.setenv(name, value)
+    if continued:
+        assert begin(tmp_path).resumed
+        assert capsys.readouterr().err == f"{tmp_path}: SLURM runs this job once more, so its run is continued\n"
+        with pytest.raises(RunError, match=r"was begun with trainer\.epochs=3, not 4"):
+            begin(tmp_path, config=changed(epochs=4))
+    else:
+        with pytest.raises(RunError, match="holds a run already"):
+            begin(tmp_path)

@@ -10,7 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
+from pipeline.errors import ConfigError
+from pipeline.training.config import TrainerConfig
+from pipeline.training.distributed import cluster_environment, launch
 from pipeline.training.logging import read_metrics
 from pipeline.training.state import read_state
 
@@ -82,3 +88,68 @@ def test_a_refusal_is_one_line_in_two_processes_as_well(synthetic_set, tmp_path)
     (tmp_path / "run").write_text("")
     with pytest.raises(AssertionError, match=r"RunError: .*run: is a file; expected the directory of a run"):
         run_script(script, synthetic_set, tmp_path / "run", devices=2, objective="natural")
+
+
+SBATCH = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "train", "SLURM_NTASKS": "2", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+SRUN = SBATCH | {"SLURM_STEP_NUM_TASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "1"}
+TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "GROUP_RANK": "0"}
+MANUAL = {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "5000", "NODE_RANK": "1"}
+
+
+@pytest.mark.parametrize(
+    ("devices", "num_nodes", "variables", "environment"),
+    [
+        (1, 1, {}, LightningEnvironment),
+        (2, 1, {}, LightningEnvironment),
+        (1, 1, SBATCH, LightningEnvironment),
+        (2, 1, SBATCH | {"SLURM_JOB_NAME": "bash"}, LightningEnvironment),
+        (2, 1, SRUN, SLURMEnvironment),
+        (1, 1, SRUN | {"SLURM_STEP_NUM_TASKS": "1"}, LightningEnvironment),
+        (2, 1, TORCHRUN, TorchElasticEnvironment),
+        (1, 2, TORCHRUN, TorchElasticEnvironment),
+        (2, 1, SRUN | TORCHRUN, TorchElasticEnvironment),
+        (1, 2, MANUAL, LightningEnvironment),
+    ],
+)
+def test_processes_that_fit_the_configuration_are_found_out(monkeypatch, devices, num_nodes, variables, environment):
+    surroundings(monkeypatch, variables)
+    assert type(cluster_environment(TrainerConfig(devices=devices, num_nodes=num_nodes), variables)) is environment
+
+
+def surroundings(monkeypatch, variables):
+    for name in {**SRUN, **TORCHRUN, **MANUAL}:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize(
+    ("devices", "num_nodes", "variables", "line"),
+    [
+        (2, 1, SBATCH, "that makes 2 processes, but sbatch starts one: say srun foreguard"),
+        (2, 1, {"SLURM_JOB_ID": "7"}, "that makes 2 processes, but sbatch starts one"),
+        (1, 1, SRUN, "that makes 1 process, but srun has started 2"),
+        (4, 1, SRUN, "that makes 4 processes, but srun has started 2"),
+        (1, 1, TORCHRUN, "that makes 1 process, but torchrun has started 2"),
+        (2, 2, TORCHRUN, "that makes 4 processes, but torchrun has started 2"),
+        (1, 1, TORCHRUN | {"WORLD_SIZE": "two"}, "that makes 1 process, but torchrun has started two"),
+        (1, 2, {}, "nobody starts the processes of the other machines; use torchrun or srun"),
+        (1, 2, {"NODE_RANK": "0"}, "nobody starts the processes of the other machines"),
+        (1, 2, SBATCH, "but sbatch starts one"),
+        (2, 1, {name: value for name, value in SRUN.items() if name != "SLURM_NTASKS_PER_NODE"}, "--ntasks-per-node=2"),
+    ],
+)
+def test_processes_that_do_not_fit_are_refused_in_one_line(monkeypatch, devices, num_nodes, variables, line):
+    surroundings(monkeypatch, variables)
+    config = TrainerConfig(devices=devices, num_nodes=num_nodes, batch_size=64, accelerator="cpu")
+    with pytest.raises(ConfigError, match=rf"^trainer\.devices={devices}, trainer\.num_nodes={num_nodes}: .*{line}") as raised:
+        launch(config)
+    assert "\n" not in str(raised.value)
+
+
+def test_an_srun_on_the_path_is_nothing_to_us(monkeypatch, tmp_path):
+    (tmp_path / "srun").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "srun").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    surroundings(monkeypatch, {})
+    assert launch(TrainerConfig(accelerator="cpu")).world_size == 1  # Lightning's hint would be a warning, which fails a test
