@@ -2,8 +2,10 @@
 
 import json
 import multiprocessing
+import os
 import shutil
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -139,7 +141,7 @@ def _load_all(plan: Plan, workers: int) -> Iterator[list[Sample | Reject]]:
         return
     # spawn: forking a process that runs threads (the progress bar, polars) can deadlock.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_quiet_worker) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker) as pool:
         waiting: deque[Future[list[Sample | Reject]]] = deque()
         try:
             for item in plan.items:
@@ -155,11 +157,20 @@ def _load_all(plan: Plan, workers: int) -> Iterator[list[Sample | Reject]]:
                 future.cancel()
 
 
-def _quiet_worker() -> None:
+def _begin_worker() -> None:
     import cv2
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the parent, and the parent ends the workers
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     cv2.setNumThreads(1)
+
+
+def _end_with_parent() -> None:
+    """A parent that is killed cannot end its workers: they would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from shutil import rmtree
 
 import numpy as np
 import polars as pl
+import psutil
 import pytest
 
 from pipeline.data import builder as writer
@@ -303,6 +304,24 @@ def test_the_fingerprint_tells_a_changed_label_and_ignores_the_path(tmp_path):
     write(made_plan(moved), tmp_path / "c")
     prints = [open_prepared(tmp_path / name).fingerprint for name in ("a", "elsewhere", "c")]
     assert prints[0] == prints[1] != prints[2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_the_workers_of_a_killed_call_end_with_it(tmp_path, number):
+    words = ["prepare", "data=synthetic", f"prepared={tmp_path / 'set'}", "workers=2", "data.num_train=200000"]
+    process = subprocess.Popen([sys.executable, "-m", "pipeline", *words], stderr=subprocess.DEVNULL, env=dict(os.environ))
+    parent, partial = psutil.Process(process.pid), tmp_path / ".set.partial" / "images.npy"
+    while not (partial.exists() and partial.stat().st_size > 1e6):
+        assert process.poll() is None
+        time.sleep(0.05)
+    workers = parent.children(recursive=True)
+    assert len(workers) >= 2
+    os.kill(process.pid, number)
+    process.wait()
+    gone, alive = psutil.wait_procs(workers, timeout=60)
+    assert not alive
+    assert len(gone) == len(workers)
 
 
 @pytest.mark.slow
