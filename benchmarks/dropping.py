@@ -1,4 +1,4 @@
-"""Robust-accuracy evaluation that drops fallen images and refills the batch, against the same without dropping.
+"""Robust-accuracy evaluation that drops misclassified images and refills the batch, against the same without dropping.
 
     foreguard prepare data=synthetic prepared=SET data.num_train=1200
     foreguard train-segmenter prepared=SET run=SEG trainer.epochs=4
@@ -22,11 +22,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.attacks.objectives import ClassLoss
-from pipeline.attacks.specs import ClassAttack, ThreatModel
+from pipeline.attacks.specs import ClassAttack, ClassLoss
+from pipeline.attacks.suite import AttackSuite
 from pipeline.data.dataset import open_prepared
-from pipeline.evaluation.chunks import Chunk, choose_rows
-from pipeline.evaluation.evaluator import run_in_batches
+from pipeline.evaluation.chunks import choose_rows
+from pipeline.evaluation.evaluator import EvaluationRun, attack_again
 from pipeline.evaluation.loading import load_subject
 
 SIDES = ("without", "dropping")
@@ -44,24 +44,26 @@ def measure(arguments: argparse.Namespace, side: str) -> dict[str, object]:
         device=device,
     )
     rows = choose_rows(dataset, "test", arguments.images)
-    chunk = Chunk(subject.system, dataset, rows, batch_size=arguments.batch_size, device=device, guides=None)
-    victims = chunk.victims.select(chunk.to_attack(keep_all=True))
     spec = ClassAttack(search=arguments.search, loss=ClassLoss.MARGIN, num_steps=arguments.steps, restarts=arguments.restarts)
-    began = time.perf_counter()
-    found = run_in_batches(
-        "benchmark",
-        spec,
-        victims,
-        threat=ThreatModel(),
-        epsilon=arguments.epsilon / 255,
-        run_seed=0,
-        num_classes=dataset.num_classes,
+    run = EvaluationRun(
+        system=subject.system,
+        system_id=subject.system_id,
+        suite=AttackSuite(attacks={"benchmark": spec}),
+        seed=0,
         batch_size=arguments.batch_size,
-        settle=side == "dropping",
+        attack_all=side != "dropping",
+        save_images=False,
+        dataset=dataset,
+        rows=rows,
+        chunk_size=len(rows),
     )
+    chunk = run.chunk(rows, device)
+    batch = chunk.batch.select(chunk.to_attack(attack_all=True))
+    began = time.perf_counter()
+    found = attack_again(run, "benchmark", arguments.epsilon / 255, batch)
     seconds = time.perf_counter() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"seconds": seconds, "peak_mib": peak, "fallen": found.fallen.int().tolist()}
+    return {"seconds": seconds, "peak_mib": peak, "misclassified": found.misclassified.int().tolist()}
 
 
 def main() -> None:
@@ -85,14 +87,14 @@ def main() -> None:
         for side in SIDES:
             done = subprocess.run([sys.executable, *sys.argv, "--side", side], stdout=subprocess.PIPE, text=True, check=True)
             results[side].append(json.loads(done.stdout.splitlines()[-1]))
-    verdicts = [np.array(result["fallen"], dtype=bool) for side in SIDES for result in results[side]]
+    verdicts = [np.array(result["misclassified"], dtype=bool) for side in SIDES for result in results[side]]
     different = int(np.any([verdict != verdicts[0] for verdict in verdicts], axis=0).sum())
     print(
         f"{arguments.search}-{arguments.steps}, {arguments.restarts} restarts, {arguments.epsilon:g}/255,"
         f" {len(verdicts[0])} images, batches of {arguments.batch_size}, {arguments.rounds} rounds,"
         f" {torch.get_num_threads()} threads"
     )
-    print(f"{verdicts[0].sum()} images fall; verdicts that differ: {different}")
+    print(f"{verdicts[0].sum()} images are misclassified; verdicts that differ: {different}")
     print(f"{'':<12}{'seconds':>10}{'peak MiB':>10}")
     for side in SIDES:
         seconds = statistics.median(float(str(result["seconds"])) for result in results[side])

@@ -28,7 +28,7 @@ import torch
 from pgd_sides import Side, Task, images_and_labels, sides, train, trained_system
 
 from pipeline.attacks.allocator import keep_freed_pages
-from pipeline.attacks.tracker import fallen
+from pipeline.attacks.tracker import verdict as judge
 from pipeline.config import parse_number
 
 MIB = 1024**2
@@ -41,7 +41,7 @@ class Turn:
     search_s: float
     total_s: float
     """With the verdict."""
-    fallen: tuple[bool, ...] | None
+    misclassified: tuple[bool, ...] | None
     """By the system itself; None for a floor."""
     peak_mib: float
     """Largest resident memory of the process so far, beyond what its imports took; on a GPU, of its tensors."""
@@ -70,10 +70,10 @@ def serve(connection: Connection, side: Side, task: Task, threads: int) -> None:
         begun = _now(task.device)
         points = attack(images, labels)
         searched = _now(task.device)
-        verdict = None if points is None else tuple(fallen(system, points, labels, None).tolist())
+        verdict = None if points is None else tuple(judge(system, points, labels, None).misclassified.tolist())
         ended = _now(task.device)
         peak = _peak_mib(task.device) - (0 if task.device == "cuda" else imports_mib)
-        connection.send(Turn(search_s=searched - begun, total_s=ended - begun, fallen=verdict, peak_mib=peak))
+        connection.send(Turn(search_s=searched - begun, total_s=ended - begun, misclassified=verdict, peak_mib=peak))
 
 
 def _now(device: str) -> float:
@@ -148,9 +148,9 @@ def print_table(turns: dict[str, list[Turn]], chosen: dict[str, Side], left_out:
     """Medians of each side; medians (least to most) over the rounds of the ratios to its floor and to the best library."""
     libraries = [name for name in turns if chosen[name].group == "library"]
     best = min(libraries, key=lambda name: statistics.median(turn.total_s for turn in turns[name])) if libraries else None
-    reference = next((name for name in ("hand-written loop", *turns) if name in turns and turns[name][0].fallen), None)
+    reference = next((name for name in ("hand-written loop", *turns) if name in turns and turns[name][0].misclassified), None)
     print(f"\n| side | search, s | with verdict, s | overhead over its floor | {best or 'best library'} / side |", end="")
-    print(f" peak memory, MiB | fallen | verdicts as {reference} |\n|---|---:|---:|---:|---:|---:|---:|---:|")
+    print(f" peak memory, MiB | misclassified | verdicts as {reference} |\n|---|---:|---:|---:|---:|---:|---:|---:|")
     for name, own in turns.items():
         floor = turns.get(chosen[name].floor or "")
         overhead = _spread([100 * (one.search_s / other.search_s - 1) for one, other in zip(own, floor or [], strict=False)], "%")
@@ -158,9 +158,9 @@ def print_table(turns: dict[str, list[Turn]], chosen: dict[str, Side], left_out:
         cells = [
             name,
             f"{statistics.median(turn.search_s for turn in own):.2f}",
-            f"{statistics.median(turn.total_s for turn in own):.2f}" if own[0].fallen is not None else "",
+            f"{statistics.median(turn.total_s for turn in own):.2f}" if own[0].misclassified is not None else "",
             overhead,
-            speed if own[0].fallen is not None else "",
+            speed if own[0].misclassified is not None else "",
             f"{max(turn.peak_mib for turn in own):.0f}",
             *_verdict_cells(own, turns[reference] if reference else own),
         ]
@@ -170,11 +170,12 @@ def print_table(turns: dict[str, list[Turn]], chosen: dict[str, Side], left_out:
 
 
 def _verdict_cells(own: list[Turn], reference: list[Turn]) -> tuple[str, str]:
-    verdicts = [verdict for turn in own for verdict in turn.fallen or ()]
+    verdicts = [verdict for turn in own for verdict in turn.misclassified or ()]
     if not verdicts:
         return "", ""
     same = sum(
-        one == other for one, other in zip(verdicts, (verdict for turn in reference for verdict in turn.fallen or ()), strict=True)
+        one == other
+        for one, other in zip(verdicts, (verdict for turn in reference for verdict in turn.misclassified or ()), strict=True)
     )
     return f"{sum(verdicts)} of {len(verdicts)}", f"{same} of {len(verdicts)}"
 

@@ -2,7 +2,7 @@
 
 A ``torch.Generator`` hands its numbers out in order, so what an image gets depends on which images come before it. Here a number is
 a function of (the image's seed, the stream, the position): a verdict stays the same when the batch size changes, when
-fallen images are dropped, after a restart and over several processes. Everything up to the last division is integer
+misclassified images are dropped, after a restart and over several processes. Everything up to the last division is integer
 arithmetic, so the bits agree between devices as well.
 
 The function is SplitMix64 (Steele, Lea and Flood 2014, https://doi.org/10.1145/2660193.2660195). Not for secrets.

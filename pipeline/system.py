@@ -7,7 +7,7 @@ that can be attacked by itself by having those of ``StagedSystem``. What only so
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -20,44 +20,10 @@ from pipeline.masks.context import MaskContext
 from pipeline.masks.fills import apply_mask, fill_images
 from pipeline.masks.gates import soft_gate
 from pipeline.masks.sources import given_masks
+from pipeline.masks.traits import MaskTraits
 
 _CONSTANT_COLOURS = {Fill.BLACK: (0.0, 0.0, 0.0), Fill.GREY: (0.5, 0.5, 0.5)}
 _NO_CONTEXT = MaskContext()
-
-
-@dataclass(frozen=True, kw_only=True)
-class MaskTraits:
-    """What has to be known of a system's mask to attack it. The defaults are those of a system without one."""
-
-    source: str = "none"
-    """Its name in records and messages: a ``MaskSource``, or a word of its author's."""
-    follows_image: bool = False
-    """It is predicted on the image under attack, so an attacker can move it."""
-    hard_threshold: float | None = None
-    """The foreground probability at which a hard gate flips, in (0,1); None where the mask is soft or fixed."""
-    uses_seeds: bool = False
-    """The mask or what stands in its place is drawn by the image's seed (``MaskContext.sample_seeds``)."""
-    hides_pixels: bool = True
-    """A pixel whose mask is 0 has no influence on the logits; not so where it is blurred into its neighbours."""
-    has_logits: bool = True
-    """The mask's logits can be had and attacked by themselves; ``traits_of`` finds out whether they can (``StagedSystem``)."""
-
-    @property
-    def is_attackable(self) -> bool:
-        """An attack can climb the mask itself."""
-        return self.follows_image and self.has_logits
-
-    @staticmethod
-    def of(config: MaskConfig) -> "MaskTraits":
-        """The traits of a ``TwoStage`` with these masks."""
-        source, fill = config.source, config.fill
-        return MaskTraits(
-            source=source.value,
-            follows_image=source.is_learned,
-            hard_threshold=config.threshold if source == MaskSource.LEARNED_HARD else None,
-            uses_seeds=config.uses_seeds,
-            hides_pixels=fill != Fill.BLUR,
-        )
 
 
 @runtime_checkable

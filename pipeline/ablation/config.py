@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from classifier.config import ClassifierConfig
-from pipeline.attacks.specs import AttackSuite
+from pipeline.attacks.suite import AttackSuite
 from pipeline.config import AnyPath, BatchSize, Changes, Count, Images, Number, Seed, Whole, Workers, configuration
 from pipeline.data.config import AnySource, AugmentConfig
 from pipeline.data.splits import Split

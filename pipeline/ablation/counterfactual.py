@@ -100,8 +100,8 @@ def rescored_margins(
 
     Columns: sample_id, epsilon, margin, pixels_margin, mask_margin, oracle_mask_margin. The strongest is the one with the largest
     margin over all runs; an image that is wrong clean is its own. An evaluation that stops at the first success knows only points
-    just beyond the boundary, which nearly any change brings back: give one with ``keep_all`` too. Raises RunError where images are
-    damaged or were not saved.
+    just beyond the boundary, which nearly any change brings back: give one with ``attack_all`` too. Raises RunError where images
+    are damaged or were not saved.
     """
     tables = [_rescored(system, dataset, RecordStore(run), batch_size=batch_size, device=device) for run in runs]
     strongest = pl.concat(tables).sort("margin", descending=True, maintain_order=True)

@@ -13,11 +13,11 @@ from pipeline.ablation.evaluation_job import EvaluationJob
 from pipeline.ablation.job import DataView, ImageCounts, Job, JobState, Materials, Passes
 from pipeline.ablation.passes import attacked_images
 from pipeline.ablation.results import AGAIN
-from pipeline.attacks.two_stage import GradientPath
+from pipeline.attacks.specs import GradientPath
 from pipeline.data.dataset import open_prepared
 from pipeline.errors import RunError
 from pipeline.evaluation.config import EvaluateConfig
-from pipeline.evaluation.evaluate import choose_device, exact
+from pipeline.evaluation.evaluate import choose_device, tf32_disabled
 from pipeline.evaluation.loading import load_subject
 from pipeline.evaluation.metrics import standing
 from pipeline.evaluation.records import read_records
@@ -191,5 +191,5 @@ def _margins(config: EvaluateConfig, runs: list[Path]) -> pl.DataFrame:
         allow_other_data=False,
         device=device,
     )
-    with exact(device):
+    with tf32_disabled(device):
         return rescored_margins(subject.system, dataset, runs, batch_size=config.batch_size, device=device)

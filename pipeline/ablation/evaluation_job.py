@@ -9,9 +9,8 @@ from pipeline.ablation.job import DataView, Fold, ImageCounts, Job, JobState, Ma
 from pipeline.ablation.passes import attack_passes
 from pipeline.ablation.results import checked_images, evaluation_line
 from pipeline.ablation.training_jobs import ClassifierJob, SegmenterJob
-from pipeline.attacks.objectives import ClassLoss
-from pipeline.attacks.specs import AttackSuite, ClassAttack
-from pipeline.attacks.two_stage import GradientPath
+from pipeline.attacks.specs import ClassAttack, ClassLoss, GradientPath
+from pipeline.attacks.suite import AttackSuite
 from pipeline.evaluation.config import EvaluateConfig
 from pipeline.evaluation.evaluate import evaluate, order_of_attacks
 from pipeline.masks.config import MaskConfig, MaskSource
@@ -110,7 +109,7 @@ class EvaluationJob(Job):
             batch_size=settings.batch_size,
             part_size=settings.part_size,
             seed=self.seed,
-            keep_all=strongest,
+            attack_all=strongest,
             save_images=settings.save_images and (main or strongest),
             gallery_images=settings.gallery_images if main else 0,
             sanity=main and checked,

@@ -10,7 +10,7 @@ from pipeline.ablation.evaluation_job import EvaluationJob
 from pipeline.ablation.job import Fold, Job
 from pipeline.ablation.pooled_job import PooledJob
 from pipeline.ablation.training_jobs import ClassifierJob, SegmenterJob, SilhouetteJob
-from pipeline.attacks.two_stage import GradientPath
+from pipeline.attacks.specs import GradientPath
 from pipeline.masks.config import MaskSource
 
 Family = Callable[[AblateConfig], Iterable[Job]]

@@ -2,22 +2,11 @@
 
 from pipeline.ablation.config import AblateConfig
 from pipeline.ablation.job import ImageCounts, Passes
-from pipeline.attacks.runner import num_starts
-from pipeline.attacks.specs import (
-    AttackSpec,
-    AttackSuite,
-    AutoAttack,
-    ClassAttack,
-    GuidedAttack,
-    MaskAttack,
-    SquareAttack,
-    inapplicable,
-)
+from pipeline.attacks.specs import Conditions
+from pipeline.attacks.suite import AttackSuite
 from pipeline.masks.config import MaskConfig
-from pipeline.system import MaskTraits
+from pipeline.masks.traits import MaskTraits
 from pipeline.training.objectives import AdversarialConfig, NaturalConfig, TradesConfig
-
-_GRADIENT_PASSES_OF_AUTOATTACK = {"apgd-ce": 100, "apgd-dlr": 100, "apgd-t": 900, "fab": 100, "fab-t": 900}
 
 
 def training_passes(
@@ -39,14 +28,17 @@ def training_passes(
 
 
 def attack_passes(ablation: AblateConfig, suite: AttackSuite, masks: MaskConfig, counts: ImageCounts) -> Passes:
-    """Of a suite on a system, if no image falls before the end: fallen ones leave, so it takes fewer."""
+    """Of a suite on a system, if every image is robust: misclassified ones leave, so it takes fewer."""
     images, side = attacked_images(ablation, counts), ablation.data.image_size
     strengths = sum(epsilon > 0 for epsilon in suite.threat.epsilons)
     stages = 2 if masks.source.is_learned else 1
     forward = backward = 0
+    conditions = Conditions(
+        traits=MaskTraits.of(masks), threat=suite.threat, image_shape=(side, side), has_guides=True, has_oracle=True
+    )
     for spec in suite.attacks.values():
-        if not inapplicable(spec, MaskTraits.of(masks), suite.threat, image_shape=(side, side), has_guides=True, has_oracle=True):
-            passes = _passes_of(spec, counts.classes)
+        if not spec.inapplicable(conditions):
+            passes = spec.passes(counts.classes)
             forward, backward = forward + passes.forward, backward + passes.backward
     return Passes(forward=images * strengths * stages * forward, backward=images * strengths * stages * backward)
 
@@ -55,20 +47,3 @@ def attacked_images(ablation: AblateConfig, counts: ImageCounts) -> int:
     """How many images every arm is attacked on."""
     images: int = getattr(counts, ablation.evaluation.split)
     return min(images, ablation.evaluation.max_images or images)
-
-
-def _passes_of(spec: AttackSpec, num_classes: int) -> Passes:
-    """Of an attack on an image that it never fells."""
-    starts = num_starts(spec, num_classes)
-    match spec:
-        case ClassAttack() | MaskAttack():
-            return Passes(forward=starts * spec.num_steps, backward=starts * spec.num_steps)
-        case GuidedAttack():
-            steps = starts * (spec.mask_steps + spec.class_steps)
-            return Passes(forward=steps, backward=steps)
-        case SquareAttack():
-            return Passes(forward=starts * spec.num_queries, backward=0)
-        case AutoAttack():
-            gradients = sum(_GRADIENT_PASSES_OF_AUTOATTACK.get(member, 0) for member in spec.attacks)
-            queries = sum(spec.num_queries for member in spec.attacks if member not in _GRADIENT_PASSES_OF_AUTOATTACK)
-            return Passes(forward=gradients + queries, backward=gradients)

@@ -1,6 +1,6 @@
 """A copy of a system on which attacks run faster: the same function of the image, arranged for input gradients.
 
-The copy finds candidates. Whether a candidate fools the system is asked of the system itself (``verdicts.verdict``), always: so
+The copy finds candidates. Whether a candidate fools the system is asked of the system itself (``tracker.verdict``), always: so
 nothing that is done here can turn into a claim of success.
 """
 

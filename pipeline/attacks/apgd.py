@@ -4,15 +4,15 @@ Croce and Hein 2020, https://arxiv.org/abs/2003.01690, algorithm 1. The step beg
 denser it is halved for every image whose score has stopped to rise, and the search goes on from that image's best point.
 """
 
-from dataclasses import dataclass
-
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from pipeline.attacks.norms import Ball, Norm, l2_ball, linf_ball
+from pipeline.attacks.norms import Ball, l2_ball, linf_ball
 from pipeline.attacks.objectives import Objective, scores_and_gradients, scores_without_gradients
 from pipeline.attacks.pgd import Images, PerImage, RegionMasks
+from pipeline.attacks.threat import Norm
+from pipeline.attacks.tracker import BestPoint
 from pipeline.randomness import derive_seeds
 
 _INERTIA = 0.75
@@ -31,7 +31,6 @@ def apgd(
     restarts: int = 1,
     region: RegionMasks | None = None,
     start: Images | None = None,
-    generator: torch.Generator | None = None,
     seeds: Int64[Tensor, " batch"] | None = None,
 ) -> Images:
     """Climb the objective inside the ball, without a step size to choose.
@@ -46,8 +45,7 @@ def apgd(
         region: (B,1,H,W), above 0 where a pixel may change; None is everywhere.
         start: (B,3,H,W), brought into the ball: where the first start begins instead. The first step is as long as the ball is
             wide, so little of a start outlives it: a search that builds on one is better done by ``pgd``.
-        generator: draws one seed per image for the random starts.
-        seeds: (B,), int64, instead of a generator: an image's result then does not depend on its batch.
+        seeds: (B,), int64, one for each image: they decide the random starts, so an image's result does not depend on its batch.
 
     Returns:
         (B,3,H,W), detached: the best of all points visited, the image itself and the last point of every start included. It lies in
@@ -55,7 +53,7 @@ def apgd(
 
     Raises:
         ValueError: images outside [0,1], a negative epsilon, no seeds where they are needed, scores that are not one per image.
-        FloatingPointError: a score that is no number: the search was blind there.
+        FloatingPointError: a NaN score: the search was blind there.
 
     Where we deviate from the authors' code: a random start is uniform in the ball and not on its surface; the score of the first
     move is compared with that of the start, as the paper has it, and not with 0; the image itself is a candidate.
@@ -64,20 +62,16 @@ def apgd(
         raise ValueError(f"num_steps and restarts are at least 1, not {num_steps} and {restarts}")
     ball = (linf_ball if norm == "linf" else l2_ball)(images.detach(), epsilon, region)
     if seeds is None and (start is None or restarts > 1):
-        if generator is None:
-            raise ValueError("a random start needs a generator or seeds")
-        seeds = torch.randint(2**63 - 1, (len(images),), generator=generator, device=generator.device)
-    best = _Best.of(ball.images, scores_without_gradients(objective, ball.images))
+        raise ValueError("a random start needs seeds, one for each image")
+    best = BestPoint(ball.images)
+    best.update(ball.images, scores_without_gradients(objective, ball.images))
     for restart in range(restarts):
         if restart == 0 and start is not None:
             begin = ball.project(start.detach())
         else:
             assert seeds is not None
             begin = ball.random_points(derive_seeds(seeds.to(ball.images.device), restart))
-        best = best.merged(_climb(objective, ball, begin, num_steps))
-    if best.undefined.any():
-        where = ", ".join(map(str, best.undefined.nonzero().flatten().tolist()))
-        raise FloatingPointError(f"the objective gave a score that is no number for these images of the batch: {where}")
+        best.merge(_climb(objective, ball, begin, num_steps))
     return best.points
 
 
@@ -92,53 +86,32 @@ def checkpoints(num_steps: int) -> list[int]:
     return moves
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Best:
-    """Per image the best point so far, its score, and whether any score was no number."""
-
-    points: Tensor
-    scores: Tensor
-    undefined: Tensor
-
-    @staticmethod
-    def of(points: Tensor, scores: Tensor) -> "_Best":
-        lowest = scores.new_full((), -torch.inf)
-        return _Best(points=points, scores=torch.where(scores.isnan(), lowest, scores), undefined=scores.isnan())
-
-    def merged(self, other: "_Best") -> "_Best":
-        better = other.scores > self.scores
-        return _Best(
-            points=_choose(better, other.points, self.points),
-            scores=torch.where(better, other.scores, self.scores),
-            undefined=self.undefined | other.undefined,
-        )
-
-
 def _choose(condition: Tensor, left: Tensor, right: Tensor) -> Tensor:
     return torch.where(condition.view(-1, 1, 1, 1), left, right)
 
 
-def _climb(objective: Objective, ball: Ball, point: Tensor, num_steps: int) -> _Best:
+def _climb(objective: Objective, ball: Ball, point: Tensor, num_steps: int) -> BestPoint:
     """One start. No branch on values: on a GPU the loop must not wait for them."""
     step = (2 * ball.radius).expand(len(point), 1, 1, 1)
-    scores, gradients = scores_and_gradients(objective, point)
-    best, best_gradients = _Best.of(point, scores), gradients
-    known, halved = best.scores, torch.ones_like(scores, dtype=torch.bool)
+    best = BestPoint(point)
+    scores, best_gradients = scores_and_gradients(objective, point)
+    best.update(point, scores)
+    gradients, known, halved = best_gradients, best.values, torch.ones_like(scores, dtype=torch.bool)
     previous, rises, last_check = point, torch.zeros_like(scores), 0
     checks = checkpoints(num_steps)
     for move in range(1, num_steps + 1):
         previous, point = point, _moved(ball, point, previous, ball.ascent(gradients), step, first=move == 1)
         if move == num_steps:  # nothing steps from the last point
-            return best.merged(_Best.of(point, scores_without_gradients(objective, point)))
+            best.update(point, scores_without_gradients(objective, point))
+            return best
         new_scores, gradients = scores_and_gradients(objective, point)
         rises, scores = rises + (new_scores > scores), new_scores
-        best_gradients = _choose(new_scores > best.scores, gradients, best_gradients)
-        best = best.merged(_Best.of(point, new_scores))
+        best_gradients = _choose(best.update(point, new_scores), gradients, best_gradients)
         if move in checks:
-            stalled = (rises <= _ENOUGH_RISES * (move - last_check)) | (~halved & (best.scores <= known))
+            stalled = (rises <= _ENOUGH_RISES * (move - last_check)) | (~halved & (best.values <= known))
             step = _choose(stalled, step / 2, step)
-            point, gradients = _choose(stalled, best.points, point), _choose(stalled, best_gradients, gradients)
-            known, halved, last_check = best.scores, stalled, move
+            point, gradients = _choose(stalled, best.unchecked, point), _choose(stalled, best_gradients, gradients)
+            known, halved, last_check = best.values, stalled, move
             rises = torch.zeros_like(rises)
     raise AssertionError("the last move returns")
 

@@ -16,20 +16,17 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from pipeline.attacks.norms import Norm, l2_ball, linf_ball
+from pipeline.attacks.norms import l2_ball, linf_ball
 from pipeline.attacks.objectives import DLR_CLASSES, margin, targeted_margin
+from pipeline.attacks.outside import STANDARD, Member, square_fits
+from pipeline.attacks.threat import Norm
 from pipeline.masks.context import MaskContext
 from pipeline.system import System, attacked
-
-Member = Literal["apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"]
-STANDARD: tuple[Member, ...] = ("apgd-ce", "apgd-t", "fab-t", "square")
-"""The attacks of the published standard version, in its order."""
 
 _NORMS = {"linf": "Linf", "l2": "L2"}
 _TARGETS = 9  # of the published standard version
@@ -113,20 +110,6 @@ def square(
         return found
 
     return _one_by_one(attack, system, images, labels, context, norm=norm, epsilon=epsilon, seeds=seeds, region=region)
-
-
-def square_fits(norm: Norm, height: int, width: int) -> bool:
-    """Whether the library's Square can start: its Euclidean version lays tiles of a fifth of the height, which must fit.
-
-    From 25 pixels on they always do.
-    """
-    if norm == "linf":
-        return True
-    tile = height // 5
-    if tile == 0:
-        return False
-    first = (height - 5 * tile) // 2
-    return max(first + height // tile * tile - height, first + width // tile * tile - width) <= 0
 
 
 def _check_square(norm: Norm, images: Tensor) -> None:

@@ -13,13 +13,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from classifier.losses import cross_entropy
-from pipeline.attacks.attempt import Victims
-from pipeline.attacks.norms import Norm
 from pipeline.attacks.objectives import Score, margin
 from pipeline.attacks.pgd import pgd_l2, pgd_linf
-from pipeline.attacks.specs import fixed_mask
-from pipeline.attacks.tracker import Witness, fallen
-from pipeline.attacks.two_stage import GradientPath, SystemObjective
+from pipeline.attacks.specs import GradientPath
+from pipeline.attacks.start import AttackBatch
+from pipeline.attacks.threat import Norm
+from pipeline.attacks.tracker import BestPoint, verdict
+from pipeline.attacks.two_stage import SystemObjective
 from pipeline.randomness import derive_seeds
 from pipeline.system import attacked, traits_of
 
@@ -53,23 +53,23 @@ class Check:
     figures: dict[str, float] = field(default_factory=dict)
 
 
-def zero_gradients(victims: Victims, path: GradientPath) -> Check:
+def zero_gradients(batch: AttackBatch, path: GradientPath) -> Check:
     """Images that cross-entropy has no gradient for along one path. Along the pixel path, also the values without one where
     the mask lets the image through."""
     name = f"zero gradients, {'pixel' if path is GradientPath.PIXELS else 'mask'} path"
-    traits = traits_of(victims.system)
+    traits = traits_of(batch.system)
     if path is GradientPath.MASK and not traits.is_attackable:
-        return _skip(name, fixed_mask(traits))
-    objective = _objective(victims, score=cross_entropy, path=path if traits.is_attackable else GradientPath.BOTH)
-    gradients = _gradients(objective, victims.images)
+        return _skip(name, traits.why_fixed)
+    objective = _objective(batch, score=cross_entropy, path=path if traits.is_attackable else GradientPath.BOTH)
+    gradients = _gradients(objective, batch.images)
     zero = (gradients == 0) | ~gradients.isfinite()
     blind = _share(zero.flatten(1).all(dim=1))
     figures = {"blind_images": blind}
     failed = blind > _FEW
     finding = f"{blind:.1%} of the images have none at all"
     if path is GradientPath.PIXELS:
-        with torch.no_grad(), attacked(victims.system):
-            visible = (victims.system.masks(victims.images, victims.context) > 0).expand_as(zero)
+        with torch.no_grad(), attacked(batch.system):
+            visible = (batch.system.masks(batch.images, batch.context) > 0).expand_as(zero)
         figures["zero_values"] = _share(zero[visible])
         finding += f"; {figures['zero_values']:.1%} of the visible values"
         failed = failed or figures["zero_values"] > _MOST
@@ -80,15 +80,15 @@ def zero_gradients(victims: Victims, path: GradientPath) -> Check:
     return _judged(name, failed, finding, advice, figures)
 
 
-def mask_saturation(victims: Victims) -> Check:
+def mask_saturation(batch: AttackBatch) -> Check:
     """Mask values so near 0 or 1 that a soft gate passes no gradient at all."""
-    name, traits = "mask saturation", victims.system.mask_traits
+    name, traits = "mask saturation", batch.system.mask_traits
     if traits.hard_threshold is not None:
         return _skip(name, "a hard gate is always saturated; its gradient is a surrogate")
     if not traits.follows_image:
-        return _skip(name, fixed_mask(traits))
-    with torch.no_grad(), attacked(victims.system):
-        masks = victims.system.masks(victims.images, victims.context)
+        return _skip(name, traits.why_fixed)
+    with torch.no_grad(), attacked(batch.system):
+        masks = batch.system.masks(batch.images, batch.context)
     slopes = masks * (1 - masks)
     figures = {"saturated": _share(slopes == 0), "nearly_saturated": _share(slopes < 1e-6)}
     finding = f"{figures['saturated']:.1%} of the mask is exactly 0 or 1, {figures['nearly_saturated']:.1%} within a millionth"
@@ -96,59 +96,67 @@ def mask_saturation(victims: Victims) -> Check:
     return _judged(name, figures["saturated"] > _MOST, finding, advice, figures)
 
 
-def loss_against_steps(victims: Victims, *, norm: Norm, epsilon: float) -> Check:
+def loss_against_steps(batch: AttackBatch, *, norm: Norm, epsilon: float) -> Check:
     """The margin that descent reaches after more and more steps: it has to rise on every image, and to have levelled off."""
     name = "loss against steps"
-    history = _History(_objective(victims, score=margin))
-    _climb(history, victims, norm=norm, epsilon=epsilon)
+    history = _History(_objective(batch, score=margin))
+    _climb(history, batch, norm=norm, epsilon=epsilon)
     reached = torch.stack(history.margins).cummax(dim=0).values  # the clean image, then one row for each step
     stuck = _share(reached[-1] <= reached[0])
-    standing = {steps: 1 - _share(reached[steps] > 0) for steps in _STEPS_SHOWN}
-    late = standing[NUM_STEPS // 2] - standing[NUM_STEPS]
-    figures = {"stuck": stuck} | {f"standing_after_{steps}": share for steps, share in standing.items()}
-    shown = ", ".join(f"{share:.0%} after {steps}" for steps, share in standing.items())
-    finding = f"standing at epsilon {epsilon:.4g}: {shown} steps; no rise on {stuck:.1%} of the images"
+    robust = {steps: 1 - _share(reached[steps] > 0) for steps in _STEPS_SHOWN}
+    late = robust[NUM_STEPS // 2] - robust[NUM_STEPS]
+    figures = {"stuck": stuck} | {f"robust_after_{steps}": share for steps, share in robust.items()}
+    shown = ", ".join(f"{share:.0%} after {steps}" for steps, share in robust.items())
+    finding = f"robust at epsilon {epsilon:.4g}: {shown} steps; no rise on {stuck:.1%} of the images"
     advice = "raise num_steps and restarts until the figure no longer falls; where it does not rise, the gradients lead nowhere"
     return _judged(name, stuck > _FEW or late > _FEW, finding, advice, figures)
 
 
-def epsilon_zero(victims: Victims, *, norm: Norm) -> Check:
+def epsilon_zero(batch: AttackBatch, *, norm: Norm) -> Check:
     """An attack that may change nothing has to change nothing."""
-    points = _climb(_objective(victims, score=margin), victims, norm=norm, epsilon=0.0)
-    changed = _share((points != victims.images).flatten(1).any(dim=1))
-    fell = _share(_fallen(victims, points))
-    figures = {"changed": changed, "fallen": fell}
+    points = _climb(_objective(batch, score=margin), batch, norm=norm, epsilon=0.0)
+    changed = _share((points != batch.images).flatten(1).any(dim=1))
+    wrong = _share(_misclassified(batch, points))
+    figures = {"changed": changed, "misclassified": wrong}
     advice = "the attack leaves its ball, or the system does not repeat itself: no figure of this run can be trusted"
-    return _judged("epsilon 0", changed > 0 or fell > 0, f"{changed:.1%} of the images changed, {fell:.1%} fell", advice, figures)
+    return _judged(
+        "epsilon 0",
+        changed > 0 or wrong > 0,
+        f"{changed:.1%} of the images changed, {wrong:.1%} are misclassified",
+        advice,
+        figures,
+    )
 
 
-def epsilon_one(victims: Victims, *, norm: Norm, region_everywhere: bool) -> Check:
+def epsilon_one(batch: AttackBatch, *, norm: Norm, region_everywhere: bool) -> Check:
     """An attack that may change everything has to fell everything that the classifier sees anything of."""
     name = "epsilon 1"
     if not region_everywhere:
         return _skip(name, "the region keeps the attack from changing everything")
-    visible = _visible(victims)
+    visible = _visible(batch)
     if not bool(visible.any()):
         return _skip(name, "no image lets the classifier see a pixel")
-    victims = victims.select(visible.nonzero().flatten())
-    epsilon = 1.0 if norm == "linf" else float(victims.images[0].numel()) ** 0.5
-    objective = _objective(victims, score=margin)
-    fell = _fallen(victims, _climb(objective, victims, norm=norm, epsilon=epsilon))
-    fell |= _fallen(victims, _climb(objective, victims, norm=norm, epsilon=epsilon, start=_of_another_class(victims)))
-    standing = 1 - _share(fell)
-    figures = {"standing": standing, "invisible": 1 - _share(visible)}
+    batch = batch.select(visible.nonzero().flatten())
+    epsilon = 1.0 if norm == "linf" else float(batch.images[0].numel()) ** 0.5
+    objective = _objective(batch, score=margin)
+    wrong = _misclassified(batch, _climb(objective, batch, norm=norm, epsilon=epsilon))
+    wrong |= _misclassified(batch, _climb(objective, batch, norm=norm, epsilon=epsilon, start=_of_another_class(batch)))
+    robust = 1 - _share(wrong)
+    figures = {"robust": robust, "invisible": 1 - _share(visible)}
     advice = "gradients do not lead to points that exist (masked gradients, randomness): the figures at small epsilons are too high"
-    return _judged(name, standing > 0, f"{standing:.1%} of the images stand where every image is in the ball", advice, figures)
+    return _judged(
+        name, robust > 0, f"{robust:.1%} of the images are classified right where every image is in the ball", advice, figures
+    )
 
 
 @torch.no_grad()
-def batch_invariance(victims: Victims) -> Check:
+def batch_invariance(batch: AttackBatch) -> Check:
     """The same image has to get the same logits at every call and in every batch."""
-    with attacked(victims.system):
-        together = victims.system(victims.images, victims.context)
-        again = victims.system(victims.images, victims.context)
-        alone = torch.cat([_logits(victims, row) for row in torch.split(torch.arange(len(together), device=together.device), 1)])
-        backwards = _logits(victims, torch.arange(len(together), device=together.device).flip(0)).flip(0)
+    with attacked(batch.system):
+        together = batch.system(batch.images, batch.context)
+        again = batch.system(batch.images, batch.context)
+        alone = torch.cat([_logits(batch, row) for row in torch.split(torch.arange(len(together), device=together.device), 1)])
+        backwards = _logits(batch, torch.arange(len(together), device=together.device).flip(0)).flip(0)
     scale = together.abs().max().clamp_min(1)
     figures = {
         "repeated": float((again - together).abs().max() / scale),
@@ -160,17 +168,17 @@ def batch_invariance(victims: Victims) -> Check:
     return _judged("batch invariance", max(figures.values()) > _ROUNDING, finding, advice, figures)
 
 
-def soft_to_hard_transfer(victims: Victims, *, norm: Norm, epsilon: float) -> Check:
+def soft_to_hard_transfer(batch: AttackBatch, *, norm: Norm, epsilon: float) -> Check:
     """Against a hard gate, points found through a soft one may not fell more than points found through its own surrogate."""
-    name, traits = "soft-to-hard transfer", traits_of(victims.system)
+    name, traits = "soft-to-hard transfer", traits_of(batch.system)
     if traits.hard_threshold is None or not traits.is_attackable:
         return _skip(name, f"the source {traits.source} has no hard gate that an attack could replace")
-    own = _fallen(victims, _climb(_objective(victims, score=margin), victims, norm=norm, epsilon=epsilon))
-    soft_objective = replace(_objective(victims, score=margin), soft=True)
-    soft = _fallen(victims, _climb(soft_objective, victims, norm=norm, epsilon=epsilon))
+    own = _misclassified(batch, _climb(_objective(batch, score=margin), batch, norm=norm, epsilon=epsilon))
+    soft_objective = replace(_objective(batch, score=margin), soft=True)
+    soft = _misclassified(batch, _climb(soft_objective, batch, norm=norm, epsilon=epsilon))
     figures = {"own_gate": _share(own), "soft_gate": _share(soft), "soft_gate_alone": _share(soft & ~own)}
     shares = f"{figures['own_gate']:.1%} by its own surrogate, {figures['soft_gate']:.1%} through a soft gate"
-    finding = f"fell at epsilon {epsilon:.4g}: {shares}"
+    finding = f"misclassified at epsilon {epsilon:.4g}: {shares}"
     advice = "the surrogate hides gradients: keep an attack with gate=soft in the suite, and try the other surrogate"
     return _judged(name, figures["soft_gate"] - figures["own_gate"] > _FEW, finding, advice, figures)
 
@@ -183,30 +191,30 @@ class _History:
         self.margins: list[Tensor] = []
 
     def __call__(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
-        scores, verdicts = self._objective.scores_and_verdicts(images)
-        self.margins.append(verdicts)
+        scores, margins = self._objective.scores_and_margins(images)
+        self.margins.append(margins)
         return scores
 
     def select(self, indices: Tensor) -> "_History":
         return _History(self._objective.select(indices))
 
 
-def _objective(victims: Victims, *, score: Score, path: GradientPath = GradientPath.BOTH) -> SystemObjective:
-    return SystemObjective(system=victims.system, labels=victims.labels, context=victims.context, class_score=score, path=path)
+def _objective(batch: AttackBatch, *, score: Score, path: GradientPath = GradientPath.BOTH) -> SystemObjective:
+    return SystemObjective(system=batch.system, labels=batch.labels, context=batch.context, class_score=score, path=path)
 
 
 def _climb(
-    objective: SystemObjective | _History, victims: Victims, *, norm: Norm, epsilon: float, start: Tensor | None = None
+    objective: SystemObjective | _History, batch: AttackBatch, *, norm: Norm, epsilon: float, start: Tensor | None = None
 ) -> Tensor:
-    """The best-judged point of one start, or with a history the best-scored one."""
+    """The point with the largest margin of one start, or with a history the best-scored one."""
     search = pgd_linf if norm == "linf" else pgd_l2
-    witness = Witness(victims.images)
-    watched = objective if isinstance(objective, _History) else witness.watch(objective)
-    seeds = derive_seeds(victims.seeds, _STREAM)
+    best = BestPoint(batch.images)
+    tracked = objective if isinstance(objective, _History) else best.track(objective)
+    seeds = derive_seeds(batch.seeds, _STREAM)
     step = max(epsilon / 4, 1e-6)  # across the ball in 8 steps, so that the later ones show whether it has levelled off
-    with attacked(victims.system):
-        best = search(watched, victims.images, epsilon=epsilon, step_size=step, num_steps=NUM_STEPS, start=start, seeds=seeds)
-    return best if isinstance(objective, _History) else witness.best
+    with attacked(batch.system):
+        found = search(tracked, batch.images, epsilon=epsilon, step_size=step, num_steps=NUM_STEPS, start=start, seeds=seeds)
+    return found if isinstance(objective, _History) else best.points
 
 
 def _gradients(objective: SystemObjective, images: Tensor) -> Tensor:
@@ -218,34 +226,34 @@ def _gradients(objective: SystemObjective, images: Tensor) -> Tensor:
     return torch.zeros_like(images) if found is None else found
 
 
-def _logits(victims: Victims, rows: Tensor) -> Tensor:
-    context = None if victims.context is None else victims.context.select(rows)
-    logits: Tensor = victims.system(victims.images[rows], context)
+def _logits(batch: AttackBatch, rows: Tensor) -> Tensor:
+    context = None if batch.context is None else batch.context.select(rows)
+    logits: Tensor = batch.system(batch.images[rows], context)
     return logits
 
 
-def _fallen(victims: Victims, points: Tensor) -> Bool[Tensor, " batch"]:
-    return fallen(victims.system, points, victims.labels, victims.context)
+def _misclassified(batch: AttackBatch, points: Tensor) -> Bool[Tensor, " batch"]:
+    return verdict(batch.system, points, batch.labels, batch.context).misclassified
 
 
 @torch.no_grad()
-def _visible(victims: Victims) -> Tensor:
+def _visible(batch: AttackBatch) -> Tensor:
     """Images of which an attack could change something that the classifier sees."""
-    traits = victims.system.mask_traits
+    traits = batch.system.mask_traits
     if traits.follows_image or not traits.hides_pixels:
-        return torch.ones_like(victims.labels, dtype=torch.bool)
-    with attacked(victims.system):
-        masks = victims.system.masks(victims.images, victims.context)
+        return torch.ones_like(batch.labels, dtype=torch.bool)
+    with attacked(batch.system):
+        masks = batch.system.masks(batch.images, batch.context)
     return masks.flatten(1).amax(dim=1) > 0
 
 
-def _of_another_class(victims: Victims) -> Tensor:
+def _of_another_class(batch: AttackBatch) -> Tensor:
     """For each image the next one in the batch that has another label, else the image itself."""
-    order = torch.arange(len(victims.labels), device=victims.labels.device)
-    other = victims.labels[:, None] != victims.labels[None, :]
+    order = torch.arange(len(batch.labels), device=batch.labels.device)
+    other = batch.labels[:, None] != batch.labels[None, :]
     distance = (order[None, :] - order[:, None]) % len(order)
     nearest = torch.where(other, distance, len(order)).argmin(dim=1)
-    return victims.images[nearest]
+    return batch.images[nearest]
 
 
 def _share(claims: Tensor) -> float:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from pipeline.attacks.tracker import Judged
+from pipeline.attacks.tracker import MarginObjective
 from pipeline.attacks.two_stage import SystemObjective
 from pipeline.masks.context import MaskContext
 from pipeline.randomness import derive_seeds
@@ -20,27 +20,27 @@ _DRAW_STREAM = 0x45_4F_54
 
 @dataclass(frozen=True, kw_only=True)
 class Expectation:
-    """The mean score and the mean verdict of several objectives, one for each draw of what the attacker does not know.
+    """The mean score and the mean margin of several objectives, one for each draw of what the attacker does not know.
 
-    For a system that draws afresh at every call, give the same objective as often as draws are wanted. The verdict is the
-    expected margin and not that of the true draw: the point is chosen without the knowledge that the attacker is denied.
+    For a system that draws afresh at every call, give the same objective as often as draws are wanted. The margin is the
+    expected one and not that of the true draw: the point is chosen without the knowledge that the attacker is denied.
     """
 
-    objectives: tuple[Judged, ...]
+    objectives: tuple[MarginObjective, ...]
 
     def __post_init__(self) -> None:
         if not self.objectives:
             raise ValueError("an expectation needs at least one objective")
 
     def __call__(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
-        return self.scores_and_verdicts(images)[0]
+        return self.scores_and_margins(images)[0]
 
-    def scores_and_verdicts(
+    def scores_and_margins(
         self, images: Float[Tensor, "batch 3 height width"]
     ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
-        """The mean of the scores and the mean of the verdicts."""
-        scores, verdicts = zip(*(objective.scores_and_verdicts(images) for objective in self.objectives), strict=True)
-        return torch.stack(scores).mean(dim=0), torch.stack(verdicts).mean(dim=0)
+        """The mean of the scores and the mean of the margins."""
+        scores, margins = zip(*(objective.scores_and_margins(images) for objective in self.objectives), strict=True)
+        return torch.stack(scores).mean(dim=0), torch.stack(margins).mean(dim=0)
 
     def select(self, indices: Int64[Tensor, " kept"]) -> "Expectation":
         """The same expectation for some images of the batch, in the order of ``indices``."""

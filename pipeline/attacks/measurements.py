@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 from pydantic import Field
 
-from pipeline.attacks.regions import Region
-from pipeline.attacks.threat import Epsilon, Norm, check_epsilon
+from pipeline.attacks.threat import Epsilon, Norm, Region, check_epsilon
 from pipeline.config import Number, configuration
 
 if TYPE_CHECKING:

@@ -8,10 +8,11 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
-from pipeline.attacks.regions import Region, region_masks
+from pipeline.attacks.regions import region_masks
+from pipeline.attacks.threat import Region
 from pipeline.attacks.tracker import verdict
 from pipeline.masks.context import MaskContext
-from pipeline.system import System, attacked
+from pipeline.system import System
 from segmenter.metrics import intersection_over_union
 
 
@@ -87,13 +88,13 @@ def observed(
     """
     if masks is not None:
         batch = replace(batch, context=batch.context._replace(oracle_masks=masks))
-    scored = verdict(batch.system, images, batch.labels, batch.context)
-    with attacked(batch.system):
-        seen_through = batch.system.masks(images, batch.context)
-    everything = torch.ones_like(scored.fallen)
+    scored = verdict(batch.system, images, batch.labels, batch.context, with_masks=True)
+    seen_through = scored.masks
+    assert seen_through is not None
+    everything = torch.ones_like(scored.misclassified)
     return Observation(
         predictions=scored.predictions,
-        correct=~scored.fallen,
+        correct=~scored.misclassified,
         mask_iou=intersection_over_union(seen_through, batch.masks.to(seen_through.dtype)).double(),
         values=torch.full_like(scored.margins.double(), torch.nan) if values is None else values,
         counted=everything if counted is None else counted,

@@ -8,7 +8,6 @@ same attack works on a classifier, a segmenter or both, in an evaluation or insi
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -16,6 +15,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from classifier.losses import cross_entropy
+from pipeline.attacks.specs import ClassLoss
 from pipeline.masks.context import MaskContext
 
 Score = Callable[..., Tensor]
@@ -109,24 +109,13 @@ def targeted_dlr(
     return targeted_margin(logits, labels, target_labels) / (scale + 1e-12)
 
 
-class ClassLoss(StrEnum):
-    """Scores of class logits, by the name that configurations use."""
-
-    CROSS_ENTROPY = "cross-entropy"
-    """-log probability of the label. Its gradient vanishes in float32 where the classifier is sure (a margin above about 100)."""
-    MARGIN = "margin"
-    """Largest other logit minus the label's."""
-    DLR = "dlr"
-    """Difference-of-logits ratio: the margin in units of the logits' own spread."""
-
-
 def class_score(loss: ClassLoss, *, num_classes: int, targeted: bool = False) -> Score:
     """The score of that name: (logits, labels) -> (B,), targeted (logits, labels, target_labels) -> (B,).
 
     Below 4 classes the difference-of-logits ratio is undefined for targets and partly flat without: then the margin is returned,
     and a UserWarning says so.
     """
-    if loss is ClassLoss.DLR and num_classes < DLR_CLASSES:
+    if loss == ClassLoss.DLR and num_classes < DLR_CLASSES:
         warnings.warn(
             f"dlr needs {DLR_CLASSES} classes and there are {num_classes}: the margin is climbed instead", UserWarning, stacklevel=2
         )

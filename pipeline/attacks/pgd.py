@@ -13,6 +13,7 @@ from torch import Tensor
 from pipeline.attacks.config import PgdConfig
 from pipeline.attacks.norms import Ball, l2_ball, linf_ball
 from pipeline.attacks.objectives import Objective, scores_and_gradients, scores_without_gradients
+from pipeline.attacks.tracker import BestPoint
 from pipeline.randomness import derive_seeds
 
 Images = Float[Tensor, "batch 3 height width"]
@@ -28,7 +29,6 @@ def pgd(
     region: RegionMasks | None = None,
     start: Images | None = None,
     keep_best: bool = True,
-    generator: torch.Generator | None = None,
     seeds: Int64[Tensor, " batch"] | None = None,
 ) -> Images:
     """Run a configuration. Arguments, result and errors are those of ``pgd_linf`` and ``pgd_l2``."""
@@ -44,7 +44,6 @@ def pgd(
         region=region,
         start=start,
         keep_best=keep_best,
-        generator=generator,
         seeds=seeds,
     )
 
@@ -61,7 +60,6 @@ def pgd_linf(
     region: RegionMasks | None = None,
     start: Images | None = None,
     keep_best: bool = True,
-    generator: torch.Generator | None = None,
     seeds: Int64[Tensor, " batch"] | None = None,
 ) -> Images:
     """Climb the objective inside the maximum-norm ball: steps along the sign of the gradient.
@@ -79,8 +77,7 @@ def pgd_linf(
         keep_best: return the best of all points visited, the image itself and the last point of every start included: two
             scorings more than the bare steps (one without a random start). Otherwise the last point of the last start, unscored:
             the inner maximisation of training, exactly ``num_steps`` forward and backward passes.
-        generator: draws one seed per image for the random starts.
-        seeds: (B,), int64, instead of a generator: an image's result then does not depend on its batch.
+        seeds: (B,), int64, one for each image: they decide the random starts, so an image's result does not depend on its batch.
 
     Returns:
         (B,3,H,W), detached: |point - image| <= epsilon and 0 <= point <= 1 exactly, and equal to the image outside the region.
@@ -88,8 +85,8 @@ def pgd_linf(
     Raises:
         ValueError: images outside [0,1], a negative epsilon, restarts or a random start without what they need, scores that are not
             one per image.
-        FloatingPointError: with ``keep_best``, a score that is no number. Such a point is never the best, but the search from it
-            was blind, and calling the image robust would be a false claim.
+        FloatingPointError: with ``keep_best``, a NaN score. Such a point is never the best, but the search from it was blind, and
+            calling the image robust would be a false claim.
     """
     return _search(
         objective,
@@ -100,7 +97,6 @@ def pgd_linf(
         random_start=random_start,
         start=start,
         keep_best=keep_best,
-        generator=generator,
         seeds=seeds,
     )
 
@@ -117,7 +113,6 @@ def pgd_l2(
     region: RegionMasks | None = None,
     start: Images | None = None,
     keep_best: bool = True,
-    generator: torch.Generator | None = None,
     seeds: Int64[Tensor, " batch"] | None = None,
 ) -> Images:
     """Climb the objective inside the Euclidean ball: steps along the gradient, normalised per image.
@@ -135,7 +130,6 @@ def pgd_l2(
         random_start=random_start,
         start=start,
         keep_best=keep_best,
-        generator=generator,
         seeds=seeds,
     )
 
@@ -150,7 +144,6 @@ def _search(
     random_start: bool,
     start: Images | None,
     keep_best: bool,
-    generator: torch.Generator | None,
     seeds: Int64[Tensor, " batch"] | None,
 ) -> Images:
     if num_steps < 1 or restarts < 1:
@@ -158,8 +151,8 @@ def _search(
     if restarts > 1 and not (random_start and keep_best):
         raise ValueError("more than one restart needs random_start, to differ, and keep_best, to choose")
     draws = random_start and (start is None or restarts > 1)
-    if draws:
-        seeds = _start_seeds(len(ball.images), generator, seeds).to(ball.images.device)
+    if draws and seeds is None:
+        raise ValueError("a random start needs seeds, one for each image")
     begins = _begins(ball, start, restarts, seeds if draws else None)
     if step_size is None:
         step = 2.5 * ball.radius / num_steps
@@ -170,14 +163,6 @@ def _search(
     return deque(_climb(objective, ball, next(begins), step, num_steps), maxlen=1)[0][0]
 
 
-def _start_seeds(batch: int, generator: torch.Generator | None, seeds: Tensor | None) -> Tensor:
-    if seeds is not None:
-        return seeds
-    if generator is None:
-        raise ValueError("a random start needs a generator or seeds")
-    return torch.randint(2**63 - 1, (batch,), generator=generator, device=generator.device)
-
-
 def _begins(ball: Ball, start: Tensor | None, restarts: int, seeds: Tensor | None) -> Iterator[Tensor]:
     for restart in range(restarts):
         if restart == 0 and start is not None:
@@ -185,7 +170,12 @@ def _begins(ball: Ball, start: Tensor | None, restarts: int, seeds: Tensor | Non
         elif seeds is None:
             yield ball.images
         else:
-            yield ball.random_points(derive_seeds(seeds, restart))
+            yield ball.random_points(derive_seeds(seeds.to(ball.images.device), restart))
+
+
+def ascended(ball: Ball, points: Images, gradients: Images, step: Float[Tensor, "#batch 1 1 1"]) -> Images:
+    """The step of projected gradient descent: along steepest ascent in the ball's norm, then back into the ball."""
+    return ball.project(torch.addcmul(points, ball.ascent(gradients), step))
 
 
 def _climb(objective: Objective, ball: Ball, point: Tensor, step: Tensor, num_steps: int) -> Iterator[tuple[Tensor, Tensor | None]]:
@@ -193,31 +183,15 @@ def _climb(objective: Objective, ball: Ball, point: Tensor, step: Tensor, num_st
     for _ in range(num_steps):
         scores, gradients = scores_and_gradients(objective, point)
         yield point, scores
-        point = ball.project(torch.addcmul(point, ball.ascent(gradients), step))
+        point = ascended(ball, point, gradients, step)
     yield point, None
 
 
 def _best_visited(objective: Objective, ball: Ball, begins: Iterator[Tensor], step: Tensor, num_steps: int) -> Tensor:
-    best = ball.images
-    best_scores = torch.full((len(best),), -torch.inf, dtype=best.dtype, device=best.device)
-    undefined = torch.zeros(len(best), dtype=torch.bool, device=best.device)
-    for point, known_scores in _visited(objective, ball, begins, step, num_steps):
-        scores = scores_without_gradients(objective, point) if known_scores is None else known_scores
-        # NaN compares false, so it never becomes the best. No branch on values: on a GPU the loop must not wait for them.
-        better = scores > best_scores
-        best = torch.where(better.view(-1, 1, 1, 1), point, best)
-        best_scores = torch.where(better, scores, best_scores)
-        undefined |= scores.isnan()
-    if undefined.any():
-        where = ", ".join(map(str, undefined.nonzero().flatten().tolist()))
-        raise FloatingPointError(f"the objective gave a score that is no number for these images of the batch: {where}")
-    return best
-
-
-def _visited(
-    objective: Objective, ball: Ball, begins: Iterator[Tensor], step: Tensor, num_steps: int
-) -> Iterator[tuple[Tensor, Tensor | None]]:
+    best = BestPoint(ball.images)
     for number, begin in enumerate(begins):
         if number == 0 and begin is not ball.images:
-            yield ball.images, None
-        yield from _climb(objective, ball, begin, step, num_steps)
+            best.update(ball.images, scores_without_gradients(objective, ball.images))
+        for point, scores in _climb(objective, ball, begin, step, num_steps):
+            best.update(point, scores_without_gradients(objective, point) if scores is None else scores)
+    return best.points

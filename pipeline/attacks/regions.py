@@ -1,25 +1,10 @@
 """Which pixels an attack may change, per image, from the data set's own masks."""
 
-from enum import StrEnum
-
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from pipeline.attacks.threat import Region
 from pipeline.masks.sources import bounding_boxes, dilate
-
-
-class Region(StrEnum):
-    """Pixels that an attack may change."""
-
-    EVERYWHERE = "everywhere"
-    FOREGROUND = "foreground"
-    """Every pixel that shows any of the object."""
-    BACKGROUND = "background"
-    """Every pixel that shows nothing of it: through an oracle mask and a constant fill no such pixel is seen."""
-    BOUNDARY = "boundary"
-    """The band on both sides of the object's outline."""
-    OUTSIDE_BOX = "outside-box"
-    """Everything but the bounding box that the mask source ``box`` lets through."""
 
 
 def region_masks(

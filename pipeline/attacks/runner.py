@@ -1,104 +1,100 @@
-"""Run the attacks of a suite on a batch: what has fallen is left alone, and what is found is judged afresh.
+"""The one loop over the starts of an attack: full batches, images that are misclassified leave, what is found is judged afresh.
 
-An image keeps the first misclassified point that was found for it, and is not attacked again. Neither its batch nor the attacks
-before have any part in what an attack finds for it, so its verdict is the same as if every attack had been run to its end.
+Neither its batch nor the attacks before have any part in what an attack finds for an image, so its verdict is the same as if every
+attack had been run to its end on it alone.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from pipeline.attacks.attempt import Attempt, Victims, clean_logits
-from pipeline.attacks.specs import (
-    AttackSpec,
-    AttackSuite,
-    AutoAttack,
-    ClassAttack,
-    GuidedAttack,
-    MaskAttack,
-    SquareAttack,
-    ThreatModel,
-    inapplicable,
-)
-from pipeline.attacks.tracker import verdict
+from pipeline.attacks.specs import AttackSpec
+from pipeline.attacks.start import AttackBatch, AttackStart, clean_logits
+from pipeline.attacks.suite import AttackSuite
+from pipeline.attacks.threat import ThreatModel
+from pipeline.attacks.tracker import BestPoint, verdict
 from pipeline.errors import ConfigError
-from pipeline.system import System, attacked, traits_of
+from pipeline.system import System, attacked
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
-    """What an attack or a suite found, in the order of the images."""
+class AttackResult:
+    """What an attack found, in the order of the images."""
 
     images: Float[Tensor, "batch 3 height width"]
-    """The first misclassified point, else the point with the largest margin (perhaps the image itself)."""
+    """The point with the largest margin that was found (perhaps the image itself)."""
     margins: Float[Tensor, " batch"]
     """Largest other logit minus the label's at that point, scored afresh."""
-    fallen: Bool[Tensor, " batch"]
+    misclassified: Bool[Tensor, " batch"]
     """The system misclassifies that point."""
 
-    def improved(self, indices: Int64[Tensor, " kept"], other: "Found") -> "Found":
-        """With what ``other`` found for some of the images, where it has fallen or its margin is larger."""
-        better = other.fallen | (other.margins > self.margins[indices])
-        chosen = indices[better]
-        return Found(
-            images=self.images.index_copy(0, chosen, other.images[better]),
-            margins=self.margins.index_copy(0, chosen, other.margins[better]),
-            fallen=self.fallen.index_copy(0, chosen, other.fallen[better]),
-        )
 
+def run_attack(
+    name: str,
+    spec: AttackSpec,
+    batch: AttackBatch,
+    *,
+    threat: ThreatModel,
+    epsilon: float,
+    run_seed: int,
+    batch_size: int | None = None,
+    stop_at_success: bool = True,
+    warm_start: Float[Tensor, "batch 3 height width"] | None = None,
+    copy: System | None = None,
+) -> AttackResult:
+    """The worst case of each image over all starts of one attack.
 
-@dataclass(frozen=True, kw_only=True)
-class SuiteFound:
-    """The worst case per image over the attacks of a suite, at one epsilon."""
+    Args:
+        name: part of the seed: another name draws other starts.
+        spec: the attack. It has to apply to the system (``specs.AttackSpec.inapplicable``).
+        batch: any number of images, which are attacked ``batch_size`` at a time (None: all together).
+        threat: what the attacker may change, but for its epsilons.
+        epsilon: largest norm of the perturbation; at 0 nothing is run.
+        run_seed: the other part of the seed.
+        batch_size: images in a batch. Changes speed and memory, and verdicts no more than rounding does.
+        stop_at_success: an image leaves at the first misclassified point; else all starts are run to their end and the point with
+            the largest margin is kept, for galleries and transfer.
+        warm_start: a point of a smaller ball for each image: descent with a fixed step tries it as one more start.
+        copy: what gradients are taken of in place of the system (``acceleration.attacked_copy``). Success is decided by the system.
 
-    epsilon: float
-    found: Found
-    fallen_to: tuple[str | None, ...]
-    """Per image the name of the attack it fell to first, "clean" where it was misclassified as it is, None where it stands."""
-    skipped: Mapping[str, str]
-    """The attacks that say nothing about this system, and why."""
-
-
-def run_suite(suite: AttackSuite, victims: Victims, *, run_seed: int) -> Iterator[SuiteFound]:
-    """The worst case per image at each epsilon of the threat model, from the smallest to the largest.
-
-    An image that has fallen is not attacked again, at this epsilon or a larger one: it keeps its first adversarial image. Raises
-    ConfigError where no attack of the suite applies to the system, and what the attacks raise.
+    A success is counted by the point that is returned, scored afresh. Raises what the attacks raise: ValueError for one that does
+    not apply, FloatingPointError for a NaN score.
     """
-    skipped = skipped_attacks(suite, victims)
-    found = clean(victims)
-    fallen_to: list[str | None] = ["clean" if fallen else None for fallen in found.fallen.tolist()]
-    for epsilon in suite.threat.epsilons:
-        for name, spec in suite.attacks.items():
-            if name in skipped:
-                continue
-            standing = (~found.fallen).nonzero().flatten()
-            if not len(standing):
-                break
-            more = run_attack(name, spec, victims.select(standing), threat=suite.threat, epsilon=epsilon, run_seed=run_seed)
-            found = found.improved(standing, more)
-            for row in standing[more.fallen].tolist():
-                fallen_to[row] = name
-        yield SuiteFound(epsilon=epsilon, found=found, fallen_to=tuple(fallen_to), skipped=skipped)
+    size = batch_size or max(1, len(batch))
+    if epsilon == 0 or not len(batch):
+        return _judged(batch, size)
+    num_classes = clean_logits(batch.select(torch.zeros_like(batch.seeds[:1]))).shape[1]
+    searched = batch if copy is None or spec.needs_exact_logits else replace(batch, system=copy)
+    start = AttackStart(
+        batch=searched, threat=threat, epsilon=epsilon, number=0, num_classes=num_classes, run_seed=run_seed, name=name
+    )
+    if stop_at_success:
+        points = spec.run_over_a_queue(start, batch, batch_size=size, warm_start=warm_start)
+        if points is not None:
+            return _judged(replace(batch, images=points), size)
+    found = _Worst(batch, size)
+    for number in range(spec.num_starts(num_classes)):
+        robust = (~found.misclassified).nonzero().flatten()
+        waiting = robust if stop_at_success else torch.arange(len(batch), device=batch.labels.device)
+        for part in in_batches(waiting, size):
+            found.add(run_start(spec, replace(start, batch=searched.select(part), number=number), batch.system), part)
+    return found.result()
 
 
-def skipped_attacks(suite: AttackSuite, victims: Victims) -> dict[str, str]:
+def run_start(spec: AttackSpec, start: AttackStart, judge: System) -> AttackResult:
+    """What one start finds, scored afresh by ``judge``: the system itself, of which the start may attack a faster copy."""
+    with attacked(start.batch.system):
+        points = spec.run(start)
+    return _judged(replace(start.batch, system=judge, images=points), len(points))
+
+
+def skipped_attacks(suite: AttackSuite, batch: AttackBatch) -> dict[str, str]:
     """The attacks of a suite that say nothing about a system, and why. Raises ConfigError where none is left."""
-    context = victims.context
-    reasons = {
-        name: inapplicable(
-            spec,
-            traits_of(victims.system),
-            suite.threat,
-            image_shape=(victims.images.shape[2], victims.images.shape[3]),
-            has_guides=victims.guides is not None,
-            has_oracle=context is not None and context.oracle_masks is not None,
-        )
-        for name, spec in suite.attacks.items()
-    }
+    conditions = batch.conditions(suite.threat)
+    reasons = {name: spec.inapplicable(conditions) for name, spec in suite.attacks.items()}
     skipped = {name: reason for name, reason in reasons.items() if reason is not None}
     if len(skipped) == len(reasons):
         why = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
@@ -106,55 +102,38 @@ def skipped_attacks(suite: AttackSuite, victims: Victims) -> dict[str, str]:
     return skipped
 
 
-def clean(victims: Victims) -> Found:
-    """The images as they are: what an attack with epsilon 0 finds."""
-    scored = verdict(victims.system, victims.images, victims.labels, victims.context)
-    return Found(images=victims.images, margins=scored.margins, fallen=scored.fallen)
+def in_batches(rows: Int64[Tensor, " rows"], size: int) -> Iterator[Int64[Tensor, " batch"]]:
+    """Row numbers in batches, none of them empty."""
+    return (part for part in torch.split(rows, size) if len(part))
 
 
-def run_attack(name: str, spec: AttackSpec, victims: Victims, *, threat: ThreatModel, epsilon: float, run_seed: int) -> Found:
-    """The worst case per image over the starts of one attack; an image that has fallen at one start is left out of the next.
+class _Worst:
+    """The worst case of each image so far: a ``BestPoint`` by the margin."""
 
-    Every success is counted by the stored image, scored afresh; a point outside the ball never is, because none is returned. Raises
-    ValueError for an attack that ``inapplicable`` names, FloatingPointError where a score or a logit is no number.
-    """
-    found = clean(victims)
-    if epsilon == 0:
-        return found
-    num_classes = clean_logits(victims.select(torch.zeros_like(victims.seeds[:1]))).shape[1]
-    for start in range(num_starts(spec, num_classes)):
-        standing = (~found.fallen).nonzero().flatten()
-        if not len(standing):
-            break
-        attempt = Attempt(
-            spec=spec,
-            victims=victims.select(standing),
-            threat=threat,
-            epsilon=epsilon,
-            start=start,
-            num_classes=num_classes,
-            run_seed=run_seed,
-            name=name,
-        )
-        found = found.improved(standing, tried(attempt, victims.system))
-    return found
+    def __init__(self, batch: AttackBatch, batch_size: int) -> None:
+        as_it_is = _judged(batch, batch_size)
+        self._best = BestPoint(batch.images)
+        self.misclassified = torch.zeros_like(as_it_is.misclassified)
+        self.add(as_it_is, torch.arange(len(batch), device=batch.labels.device))
+
+    def add(self, found: AttackResult, rows: Int64[Tensor, " some"]) -> None:
+        """Take note of what was found for some of the images."""
+        # Of two equally large logits the first is the answer: a misclassified point may have a margin of 0, and counts as more.
+        tiny = torch.finfo(found.margins.dtype).tiny
+        self._best.update(found.images, torch.where(found.misclassified, found.margins.clamp_min(tiny), found.margins), rows)
+        self.misclassified[rows] |= found.misclassified
+
+    def result(self) -> AttackResult:
+        return AttackResult(images=self._best.points, margins=self._best.values, misclassified=self.misclassified)
 
 
-def tried(attempt: Attempt, judge: System) -> Found:
-    """What one start finds, scored afresh by ``judge``: the system itself, of which the attempt may attack a faster copy."""
-    victims = attempt.victims
-    with attacked(victims.system):
-        points = attempt.search()
-    scored = verdict(judge, points, victims.labels, victims.context)
-    return Found(images=points, margins=scored.margins, fallen=scored.fallen)
-
-
-def num_starts(spec: AttackSpec, num_classes: int) -> int:
-    """How often an attack begins: restarts, for each target class where there are any."""
-    match spec:
-        case ClassAttack():
-            return spec.restarts * max(1, min(spec.num_targets, num_classes - 1))
-        case MaskAttack() | GuidedAttack() | SquareAttack():
-            return spec.restarts
-        case AutoAttack():
-            return 1
+def _judged(batch: AttackBatch, batch_size: int) -> AttackResult:
+    """The images of a batch, scored."""
+    everything = torch.arange(len(batch), device=batch.labels.device)
+    parts = [batch.select(part) for part in in_batches(everything, batch_size)]
+    verdicts = [verdict(part.system, part.images, part.labels, part.context) for part in parts]
+    return AttackResult(
+        images=batch.images,
+        margins=torch.cat([one.margins for one in verdicts]) if verdicts else batch.images.new_zeros(0),
+        misclassified=torch.cat([one.misclassified for one in verdicts]) if verdicts else everything.bool(),
+    )

@@ -1,64 +1,133 @@
-"""What is attacked with: a threat model and a list of attacks, whose worst case per image is the verdict."""
+"""The attacks of a suite: what can be set of each, how it runs, how often it starts, what it costs, and what it applies to.
 
-from dataclasses import field
+Nothing here imports torch, so that help pages and typos do not wait for it; a method that runs an attack imports what it needs. To
+add an attack, write a class like these in a file of its own and name it in ``registry``.
+"""
+
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
-from pipeline.attacks.autoattack import STANDARD, Member, square_fits
-from pipeline.attacks.measurements import MeasurementSpec
-from pipeline.attacks.objectives import ClassLoss
-from pipeline.attacks.regions import Region
-from pipeline.attacks.threat import Epsilon, Norm, check_epsilon
-from pipeline.attacks.two_stage import GradientPath, MaskGoal
-from pipeline.config import Number, configuration
-from pipeline.system import MaskTraits
+from pipeline.attacks.threat import Knowledge, ThreatModel
+from pipeline.config import Count, Number, Whole, configuration
+from pipeline.masks.traits import MaskTraits
 
-Count = Annotated[int, Field(ge=1)]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipeline.attacks.start import AttackBatch, AttackStart
+
 Search = Literal["pgd", "apgd"]
 
 
-class Knowledge(StrEnum):
-    """What the attacker knows of the system."""
+class ClassLoss(StrEnum):
+    """Scores of class logits, by the name that configurations use."""
 
-    WHITE_BOX = "white-box"
-    """Everything: weights, masks, and the seeds of random masks and fills."""
-    HIDDEN_SEED = "hidden-seed"
-    """Everything but those seeds: gradients are averaged over seeds that the attacker makes up."""
+    CROSS_ENTROPY = "cross-entropy"
+    """-log probability of the label. Its gradient vanishes in float32 where the classifier is sure (a margin above about 100)."""
+    MARGIN = "margin"
+    """Largest other logit minus the label's."""
+    DLR = "dlr"
+    """Difference-of-logits ratio: the margin in units of the logits' own spread."""
+
+
+class GradientPath(StrEnum):
+    """Through which of the two ways the class score's gradient reaches the image."""
+
+    BOTH = "both"
+    """The gradient as it is: through the pixels the classifier sees and through the mask."""
+    PIXELS = "pixels"
+    """Through the pixels alone; the mask is followed but not differentiated. A diagnostic."""
+    MASK = "mask"
+    """Through the mask alone; the pixels are followed but not differentiated. A diagnostic."""
+    BALANCED = "balanced"
+    """Both, each scaled to Euclidean length 1 per image before they are added: neither drowns the other."""
+
+
+class MaskGoal(StrEnum):
+    """What the attacker wants the mask to be."""
+
+    COLLAPSE = "collapse"
+    """Empty: the classifier sees the fill alone."""
+    FLOOD = "flood"
+    """Full: the background is let through."""
+    STEAL = "steal"
+    """The mask of another class's image: see ``two_stage.stolen_masks``."""
+    INVERT_ORACLE = "invert-oracle"
+    """Wrong at every pixel, by the data set's mask."""
+    INVERT_CLEAN = "invert-clean"
+    """The opposite of what the segmenter says of the clean image."""
+
+
+class Passes(NamedTuple):
+    """Of one image through a system."""
+
+    forward: int
+    backward: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """What decides whether an attack says anything about a system."""
+
+    traits: MaskTraits
+    threat: ThreatModel
+    image_shape: tuple[int, int]
+    """Height and width."""
+    has_guides: bool
+    """There is a pool of masks to steal."""
+    has_oracle: bool
+    """The data set's own masks are at hand."""
+
+    @property
+    def hides_seeds(self) -> bool:
+        """The attacker lacks a seed that the system uses."""
+        return self.threat.knowledge == Knowledge.HIDDEN_SEED and self.traits.uses_seeds
+
+
+class AttackSpec:
+    """An attack of a suite. A subclass is a ``configuration`` with a ``kind`` of its own."""
+
+    kind: str
+    needs_exact_logits: ClassVar[bool] = False
+    """It counts on the system's own logits: it is never run on a faster copy."""
+
+    def num_starts(self, num_classes: int) -> int:
+        """How often the attack begins on an image that it never fells."""
+        raise NotImplementedError
+
+    def passes(self, num_classes: int) -> Passes:
+        """What all its starts cost for an image that it never fells."""
+        raise NotImplementedError
+
+    def inapplicable(self, conditions: Conditions) -> str | None:
+        """Why the attack says nothing about a system, in a few words; None where it does."""
+        del conditions
+        return None
+
+    def run(self, start: "AttackStart") -> "Tensor":
+        """One start: for each image of its batch a point in the ball, with the largest margin that was visited."""
+        raise NotImplementedError
+
+    def run_over_a_queue(
+        self, start: "AttackStart", judge: "AttackBatch", *, batch_size: int, warm_start: "Tensor | None"
+    ) -> "Tensor | None":
+        """All starts of any number of images, each of which leaves at its first success; None where the attack runs start by start.
+
+        ``judge`` is the batch with the system that decides on success, ``warm_start`` a further point to begin at for each image.
+        """
+        del start, judge, batch_size, warm_start
+        return None
 
 
 @configuration
-class ThreatModel:
-    """What an attacker may change, and what it knows."""
-
-    norm: Norm = "linf"
-    """Norm of the perturbation: linf (largest change of a channel value) or l2 (Euclidean, over the whole image)."""
-    epsilons: Annotated[tuple[Epsilon, ...], Field(min_length=1)] = (8 / 255,)
-    """Largest norms of the perturbation of an image in [0,1], rising: [2/255, 4/255, 8/255]. What falls at one has
-    fallen at all after it."""
-    region: Region = Region.EVERYWHERE
-    """Pixels that may change: everywhere, foreground, background, boundary or outside-box."""
-    region_radius: Count = 2
-    """Reach of the boundary band in pixels, at least 1."""
-    knowledge: Knowledge = Knowledge.WHITE_BOX
-    """white-box: everything, also the seeds of random masks and noise fills. hidden-seed: everything but those."""
-    num_draws: Count = 8
-    """Seeds that an attacker with hidden-seed averages over at every step, at least 1."""
-
-    def __post_init__(self) -> None:
-        for epsilon in self.epsilons:
-            check_epsilon(self.norm, epsilon)
-        if any(later <= earlier for earlier, later in zip(self.epsilons, self.epsilons[1:], strict=False)):
-            raise ValueError(f"epsilons have to rise: {', '.join(f'{epsilon:.4g}' for epsilon in self.epsilons)}")
-
-
-@configuration
-class ClassAttack:
+class ClassAttack(AttackSpec):
     """Climb a score of the class logits, end to end or through one path, untargeted or towards other classes."""
 
     kind: Literal["class"] = "class"
-    """class"""
+    """Climbs a score of the class logits, away from the label or towards other classes."""
     search: Search = "apgd"
     """apgd (chooses its own step) or pgd (steps of 2.5 * epsilon / num_steps)."""
     loss: ClassLoss = ClassLoss.CROSS_ENTROPY
@@ -67,20 +136,53 @@ class ClassAttack:
     """Gradient: both paths as they are, pixels alone, mask alone, or balanced (each of length 1)."""
     gate: Literal["own", "soft"] = "own"
     """The system's own gate, or soft: search with a soft gate in place of the hard one and judge by the hard one."""
-    num_targets: Annotated[int, Field(ge=0)] = 0
+    num_targets: Annotated[Whole, Field(ge=0)] = 0
     """0: away from the label. Else towards each of that many wrong classes, the likeliest first, all others at most."""
     num_steps: Count = 100
     """Gradient steps of each start, at least 1."""
     restarts: Count = 1
     """Random starts (for each target), at least 1."""
 
+    def num_starts(self, num_classes: int) -> int:
+        """Restarts, for each target where there are any."""
+        return self.restarts * max(1, min(self.num_targets, num_classes - 1))
+
+    def passes(self, num_classes: int) -> Passes:
+        """One in each direction for every step."""
+        return _steps(self.num_starts(num_classes) * self.num_steps)
+
+    def inapplicable(self, conditions: Conditions) -> str | None:
+        """A soft gate needs a hard one to stand for, a single path a second one."""
+        traits = conditions.traits
+        if self.gate == "soft" and not (traits.is_attackable and traits.hard_threshold is not None):
+            return f"the mask source {traits.source} has no hard gate to transfer to"
+        if self.path != GradientPath.BOTH and not traits.is_attackable:
+            return f"{traits.why_fixed}: there is one path only"
+        return None
+
+    def run(self, start: "AttackStart") -> "Tensor":
+        """One search from one random point, for one target where there are any."""
+        from pipeline.attacks.climbing import climb_class_score
+
+        return climb_class_score(self, start)
+
+    def run_over_a_queue(
+        self, start: "AttackStart", judge: "AttackBatch", *, batch_size: int, warm_start: "Tensor | None"
+    ) -> "Tensor | None":
+        """Descent with a fixed step away from the label, by an attacker who knows the seeds."""
+        from pipeline.attacks.climbing import climb_over_a_queue
+
+        if self.search != "pgd" or self.num_targets or start.hides_seeds:
+            return None
+        return climb_over_a_queue(self, start, judge, batch_size=batch_size, warm_start=warm_start)
+
 
 @configuration
-class MaskAttack:
+class MaskAttack(AttackSpec):
     """Drive the mask to a goal, alone or together with a class score."""
 
     kind: Literal["mask"] = "mask"
-    """mask"""
+    """Drives the mask to a goal, alone or together with a class score."""
     goal: MaskGoal
     """collapse (empty), flood (full), steal (another class's), invert-oracle or invert-clean (wrong at every pixel)."""
     loss: ClassLoss | None = None
@@ -94,13 +196,32 @@ class MaskAttack:
     restarts: Count = 1
     """Random starts, at least 1."""
 
+    def num_starts(self, num_classes: int) -> int:
+        """Restarts."""
+        del num_classes
+        return self.restarts
+
+    def passes(self, num_classes: int) -> Passes:
+        """One in each direction for every step."""
+        return _steps(self.num_starts(num_classes) * self.num_steps)
+
+    def inapplicable(self, conditions: Conditions) -> str | None:
+        """The mask has to move, and the goal to be known."""
+        return _goal_unreachable(self.goal, conditions)
+
+    def run(self, start: "AttackStart") -> "Tensor":
+        """One search from one random point."""
+        from pipeline.attacks.climbing import climb_mask_score
+
+        return climb_mask_score(self, start)
+
 
 @configuration
-class GuidedAttack:
+class GuidedAttack(AttackSpec):
     """First drive the mask to a goal, then climb the class score from there; both by projected gradient descent."""
 
     kind: Literal["guided"] = "guided"
-    """guided"""
+    """Drives the mask to a goal first, then climbs the class score from there."""
     goal: MaskGoal
     """Of the first phase: collapse, flood, steal, invert-oracle or invert-clean."""
     loss: ClassLoss = ClassLoss.MARGIN
@@ -112,79 +233,35 @@ class GuidedAttack:
     restarts: Count = 1
     """Random starts, at least 1."""
 
+    def num_starts(self, num_classes: int) -> int:
+        """Restarts."""
+        del num_classes
+        return self.restarts
 
-@configuration
-class SquareAttack:
-    """Random search that asks for logits and no gradient (Andriushchenko et al. 2020, https://arxiv.org/abs/1912.00049)."""
+    def passes(self, num_classes: int) -> Passes:
+        """One in each direction for every step of both phases."""
+        return _steps(self.num_starts(num_classes) * (self.mask_steps + self.class_steps))
 
-    kind: Literal["square"] = "square"
-    """square"""
-    num_queries: Count = 5000
-    """Forward passes of each start, at least 1."""
-    restarts: Count = 1
-    """Random starts, at least 1."""
+    def inapplicable(self, conditions: Conditions) -> str | None:
+        """The mask has to move, and the goal to be known."""
+        return _goal_unreachable(self.goal, conditions)
 
+    def run(self, start: "AttackStart") -> "Tensor":
+        """Two searches, the second from the end of the first."""
+        from pipeline.attacks.climbing import climb_guided
 
-@configuration
-class AutoAttack:
-    """The standard version of AutoAttack, by pyautoattack (Croce and Hein 2020, https://arxiv.org/abs/2003.01690)."""
-
-    kind: Literal["autoattack"] = "autoattack"
-    """autoattack"""
-    attacks: Annotated[tuple[Member, ...], Field(min_length=1)] = STANDARD
-    """Which of its attacks, in order: apgd-ce, apgd-t, fab-t and square are the standard version."""
-    num_queries: Count = 5000
-    """Forward passes of its Square, at least 1."""
+        return climb_guided(self, start)
 
 
-AttackSpec = Annotated[ClassAttack | MaskAttack | GuidedAttack | SquareAttack | AutoAttack, Field(discriminator="kind")]
+def _steps(number: int) -> Passes:
+    return Passes(forward=number, backward=number)
 
 
-@configuration
-class AttackSuite:
-    """A threat model and the attacks that are tried under it, in order: cheap ones first save time, the verdict is the same."""
-
-    threat: ThreatModel = field(default_factory=ThreatModel)
-    """What an attacker may change, and what it knows."""
-    attacks: Annotated[dict[str, AttackSpec], Field(min_length=1)]
-    """The attacks by name. The name is part of the seed: another name draws other starts."""
-    measurements: dict[str, MeasurementSpec] = field(default_factory=dict)
-    """What is measured besides, by name: distances, corruptions, other backgrounds, certificates. They have conditions of their own
-    and know nothing of the threat model above."""
-
-
-def inapplicable(
-    spec: AttackSpec, traits: MaskTraits, threat: ThreatModel, *, image_shape: tuple[int, int], has_guides: bool, has_oracle: bool
-) -> str | None:
-    """Why an attack says nothing about a system under this threat model, in a few words; None where it does."""
-    fixed = fixed_mask(traits)
-    match spec:
-        case ClassAttack(gate="soft") if not traits.is_attackable or traits.hard_threshold is None:
-            return f"the mask source {traits.source} has no hard gate to transfer to"
-        case ClassAttack(path=path) if path is not GradientPath.BOTH and not traits.is_attackable:
-            return f"{fixed}: there is one path only"
-        case MaskAttack() | GuidedAttack() if not traits.is_attackable:
-            return fixed
-        case MaskAttack(goal=MaskGoal.STEAL) | GuidedAttack(goal=MaskGoal.STEAL) if not has_guides:
-            return "there are no guide masks to steal"
-        case MaskAttack(goal=MaskGoal.INVERT_ORACLE) | GuidedAttack(goal=MaskGoal.INVERT_ORACLE) if not has_oracle:
-            return "there are no oracle masks to invert"
-        case SquareAttack() | AutoAttack() if hides_seeds(threat, traits):
-            return "it would ask the system itself, with the seeds that this attacker does not know"
-        case SquareAttack() if not square_fits(threat.norm, *image_shape):
-            return "the tiles of its Euclidean version do not fit the image"
-        case AutoAttack(attacks=members) if "square" in members and not square_fits(threat.norm, *image_shape):
-            return "the tiles of Square's Euclidean version do not fit the image: leave square out of its attacks"
+def _goal_unreachable(goal: MaskGoal, conditions: Conditions) -> str | None:
+    if not conditions.traits.is_attackable:
+        return conditions.traits.why_fixed
+    if goal == MaskGoal.STEAL and not conditions.has_guides:
+        return "there are no guide masks to steal"
+    if goal == MaskGoal.INVERT_ORACLE and not conditions.has_oracle:
+        return "there are no oracle masks to invert"
     return None
-
-
-def fixed_mask(traits: MaskTraits) -> str:
-    """Why no attack climbs the mask."""
-    if traits.follows_image:
-        return f"the system does not give the logits of its mask {traits.source} (StagedSystem)"
-    return f"the attacker cannot move the mask of the source {traits.source}"
-
-
-def hides_seeds(threat: ThreatModel, traits: MaskTraits) -> bool:
-    """The attacker lacks a seed that the system uses."""
-    return threat.knowledge is Knowledge.HIDDEN_SEED and traits.uses_seeds

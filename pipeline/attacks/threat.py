@@ -1,10 +1,11 @@
-"""Norms and epsilons: what every attack has to say. Nothing here imports torch."""
+"""What an attacker may change, and what it knows. Nothing here imports torch."""
 
+from enum import StrEnum
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipeline.config import Number
+from pipeline.config import Count, Number, configuration
 
 Norm = Literal["linf", "l2"]
 Epsilon = Annotated[Number, Field(ge=0, le=10_000)]
@@ -15,3 +16,51 @@ def check_epsilon(norm: Norm, epsilon: float) -> None:
     """Raises ValueError for an epsilon that is no perturbation of an image in [0,1]."""
     if norm == "linf" and epsilon > 1:
         raise ValueError(f"an epsilon of {epsilon:g} in norm linf is more than an image in [0,1] can change: 8/255, never 8")
+
+
+class Region(StrEnum):
+    """Pixels that an attack may change."""
+
+    EVERYWHERE = "everywhere"
+    FOREGROUND = "foreground"
+    """Every pixel that shows any of the object."""
+    BACKGROUND = "background"
+    """Every pixel that shows nothing of it: through an oracle mask and a constant fill no such pixel is seen."""
+    BOUNDARY = "boundary"
+    """The band on both sides of the object's outline."""
+    OUTSIDE_BOX = "outside-box"
+    """Everything but the bounding box that the mask source ``box`` lets through."""
+
+
+class Knowledge(StrEnum):
+    """What the attacker knows of the system."""
+
+    WHITE_BOX = "white-box"
+    """Everything: weights, masks, and the seeds of random masks and fills."""
+    HIDDEN_SEED = "hidden-seed"
+    """Everything but those seeds: gradients are averaged over seeds that the attacker makes up."""
+
+
+@configuration
+class ThreatModel:
+    """What an attacker may change, and what it knows."""
+
+    norm: Norm = "linf"
+    """Norm of the perturbation: linf (largest change of a channel value) or l2 (Euclidean, over the whole image)."""
+    epsilons: Annotated[tuple[Epsilon, ...], Field(min_length=1)] = (8 / 255,)
+    """Largest norms of the perturbation of an image in [0,1], rising: [2/255, 4/255, 8/255]. What is misclassified at one is so
+    at all after it."""
+    region: Region = Region.EVERYWHERE
+    """Pixels that may change: everywhere, foreground, background, boundary or outside-box."""
+    region_radius: Count = 2
+    """Reach of the boundary band in pixels, at least 1."""
+    knowledge: Knowledge = Knowledge.WHITE_BOX
+    """white-box: everything, also the seeds of random masks and noise fills. hidden-seed: everything but those."""
+    num_draws: Count = 8
+    """Seeds that an attacker with hidden-seed averages over at every step, at least 1."""
+
+    def __post_init__(self) -> None:
+        for epsilon in self.epsilons:
+            check_epsilon(self.norm, epsilon)
+        if any(later <= earlier for earlier, later in zip(self.epsilons, self.epsilons[1:], strict=False)):
+            raise ValueError(f"epsilons have to rise: {', '.join(f'{epsilon:.4g}' for epsilon in self.epsilons)}")

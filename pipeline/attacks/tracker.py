@@ -1,11 +1,10 @@
-"""Success, apart from search: what an attack climbs is one thing, whether an image has fallen is another.
+"""Success, apart from search: what an attack climbs is one thing, whether an image is misclassified is another.
 
-An attack may climb anything (cross-entropy, a mask, one gradient path); an image has fallen when the system misclassifies it. So
-objectives of a system give a verdict beside the score, from the same forward pass, and a ``Witness`` keeps the visited point
-with the best verdict, whatever the search itself returns.
+An attack may climb anything (cross-entropy, a mask, one gradient path); it has succeeded where the system misclassifies the image.
+So objectives of a system give a margin beside the score, from the same forward pass, and a ``BestPoint`` keeps the visited point
+with the largest one, whatever the search itself returns.
 """
 
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -14,70 +13,107 @@ from torch import Tensor
 
 from pipeline.attacks.objectives import Objective, margin
 from pipeline.masks.context import MaskContext
-from pipeline.system import System, attacked
+from pipeline.system import System, attacked, masks_and_logits
 
 
 @runtime_checkable
-class Judged(Objective, Protocol):
+class MarginObjective(Objective, Protocol):
     """An objective that also says how near each image is to being misclassified."""
 
-    def scores_and_verdicts(
+    def scores_and_margins(
         self, images: Float[Tensor, "batch 3 height width"], /
     ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
         """What is climbed, and the margin of the attacked system's own logits (above 0: misclassified), without a gradient."""
         ...
 
-    def select(self, indices: Int64[Tensor, " kept"], /) -> "Judged": ...
+    def select(self, indices: Int64[Tensor, " kept"], /) -> "MarginObjective": ...
 
 
-class Witness:
-    """Remembers, per image of one batch, the visited point with the best verdict, over one search or several.
+class BestPoint:
+    """Per image of one batch the point with the largest value so far: a score in a search, a margin over one search or several.
 
-    A search is given ``watch(objective)`` in place of the objective and goes on as published; ``best`` is asked afterwards.
+    A NaN is never the best. It is remembered until ``points`` is asked for, or ``check``: the search was blind there, and to call
+    such an image robust would be a false claim.
     """
 
     def __init__(self, images: Float[Tensor, "batch 3 height width"]) -> None:
-        self._points = images.detach()
-        self._verdicts = images.new_full((len(images),), -torch.inf)
-        self._undefined = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+        self.unchecked = images.detach().clone()
+        """The best points, whether or not a value was NaN: for a search that goes on from there."""
+        self.values = images.new_full((len(images),), -torch.inf)
+        """The largest value of each image; minus infinity where there is none."""
+        self._nan = torch.zeros(len(images), dtype=torch.bool, device=images.device)
 
-    def watch(self, objective: Judged) -> Objective:
-        """The objective, with every point that it is asked about remembered here."""
-        return _Watched(objective=objective, witness=self)
+    def update(
+        self,
+        points: Float[Tensor, "some 3 height width"],
+        values: Float[Tensor, " some"],
+        rows: Int64[Tensor, " some"] | None = None,
+    ) -> Bool[Tensor, " some"]:
+        """Take note of a point of every image, or of those at ``rows``. True where it is the best so far.
 
-    def record(self, points: Float[Tensor, "batch 3 height width"], verdicts: Float[Tensor, " batch"]) -> None:
-        """Take note of a visited point of every image. NaN is never the best."""
-        better = verdicts > self._verdicts
-        self._points = torch.where(better.view(-1, 1, 1, 1), points, self._points)
-        self._verdicts = torch.where(better, verdicts, self._verdicts)
-        self._undefined |= verdicts.isnan()
+        Without rows there is no branch on values: on a GPU a search must not wait for them.
+        """
+        values = values.to(self.values)
+        if rows is None:
+            better = values > self.values
+            self.unchecked = torch.where(better.view(-1, 1, 1, 1), points, self.unchecked)
+            self.values = torch.where(better, values, self.values)
+            self._nan = self._nan | values.isnan()
+            return better
+        better = values > self.values[rows]
+        self.unchecked[rows[better]] = points[better]
+        self.values[rows[better]] = values[better]
+        self._nan[rows] |= values.isnan()
+        return better
+
+    def merge(self, other: "BestPoint") -> None:
+        """Take note of all that another search on the same batch has seen."""
+        self.update(other.unchecked, other.values)
+        self._nan = self._nan | other._nan
+
+    def track(self, objective: MarginObjective, rows: Int64[Tensor, " some"] | None = None) -> "Tracked":
+        """The objective of the batch, or of its images at ``rows``, with every point that it is asked about kept here.
+
+        A search takes it in place of the objective and goes on as published.
+        """
+        return Tracked(objective, self, rows)
+
+    def check(self) -> None:
+        """Raises FloatingPointError where a value was NaN."""
+        refuse_nan(self._nan)
 
     @property
-    def best(self) -> Float[Tensor, "batch 3 height width"]:
-        """The visited point with the best verdict; where none was visited, the image.
-
-        Raises FloatingPointError where a verdict was no number: calling such an image robust would be a false claim.
-        """
-        if self._undefined.any():
-            where = ", ".join(map(str, self._undefined.nonzero().flatten().tolist()))
-            raise FloatingPointError(f"the system's logits were no numbers for these images of the batch: {where}")
-        return self._points
+    def points(self) -> Float[Tensor, "batch 3 height width"]:
+        """The best point of each image; where there is none, the image. Raises FloatingPointError where a value was NaN."""
+        self.check()
+        return self.unchecked
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Watched:
-    objective: Judged
-    witness: Witness
+class Tracked:
+    """An objective whose points are remembered: see ``BestPoint.track``."""
 
-    def __call__(self, images: Tensor) -> Tensor:
-        scores, verdicts = self.objective.scores_and_verdicts(images)
-        self.witness.record(images.detach(), verdicts.detach())
+    def __init__(self, objective: MarginObjective, best: BestPoint, rows: Tensor | None) -> None:
+        self._objective, self._best, self._rows = objective, best, rows
+        self.margins = best.values[:0]
+        """Of the points asked about last."""
+
+    def __call__(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
+        scores, margins = self._objective.scores_and_margins(images)
+        self.margins = torch.where(scores.detach().isnan(), torch.nan, margins.detach())
+        self._best.update(images.detach(), self.margins, self._rows)
         return scores
 
     def select(self, indices: Tensor) -> Objective:
-        # The witness knows its batch by position: a search over some images needs a witness of its own.
+        """Raises ValueError: a batch is known by position, so a search over some of its images has ``rows`` of its own."""
         del indices
-        raise ValueError("a watched objective belongs to its whole batch: select first, then watch")
+        raise ValueError("a tracked objective belongs to its whole batch: select first, then track")
+
+
+def refuse_nan(nan: Bool[Tensor, " batch"]) -> None:
+    """Raises FloatingPointError that names the images with a NaN score."""
+    if nan.any():
+        where = ", ".join(map(str, nan.nonzero().flatten().tolist()))
+        raise FloatingPointError(f"a NaN score for these images of the batch: {where}")
 
 
 class Verdict(NamedTuple):
@@ -86,8 +122,10 @@ class Verdict(NamedTuple):
     predictions: Int64[Tensor, " batch"]
     margins: Float[Tensor, " batch"]
     """Largest other logit minus the label's."""
-    fallen: Bool[Tensor, " batch"]
+    misclassified: Bool[Tensor, " batch"]
     """The prediction is not the label."""
+    masks: Float[Tensor, "batch 1 height width"] | None = None
+    """What the system saw the images through, where that was asked for."""
 
 
 @torch.no_grad()
@@ -96,24 +134,15 @@ def verdict(
     images: Float[Tensor, "batch 3 height width"],
     labels: Int64[Tensor, " batch"],
     context: MaskContext | None,
+    *,
+    with_masks: bool = False,
 ) -> Verdict:
     """Score stored images afresh, in eval mode and without autocast: the only thing that a success is counted by.
 
-    Raises FloatingPointError for logits that are no numbers.
+    Raises FloatingPointError for NaN logits.
     """
     with attacked(system):
-        logits = system(images, context)
-    if logits.isnan().any():
-        raise FloatingPointError("the system's logits are no numbers: no verdict is possible")
+        masks, logits = masks_and_logits(system, images, context) if with_masks else (None, system(images, context))
+    refuse_nan(logits.isnan().any(dim=1))
     predictions = logits.argmax(dim=1)
-    return Verdict(predictions=predictions, margins=margin(logits, labels), fallen=predictions != labels)
-
-
-def fallen(
-    system: System,
-    images: Float[Tensor, "batch 3 height width"],
-    labels: Int64[Tensor, " batch"],
-    context: MaskContext | None,
-) -> Bool[Tensor, " batch"]:
-    """The system misclassifies the stored image."""
-    return verdict(system, images, labels, context).fallen
+    return Verdict(predictions=predictions, margins=margin(logits, labels), misclassified=predictions != labels, masks=masks)

@@ -8,7 +8,6 @@ driving the mask first and the class from there is the two-phase guided attack o
 
 import math
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from typing import Any, NamedTuple
 
 import torch
@@ -17,41 +16,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from classifier.losses import cross_entropy
-from pipeline.attacks.norms import Norm
 from pipeline.attacks.objectives import Score, margin
 from pipeline.attacks.pgd import PerImage, RegionMasks, pgd_l2, pgd_linf
-from pipeline.attacks.tracker import Judged, Witness
+from pipeline.attacks.specs import GradientPath, MaskGoal
+from pipeline.attacks.threat import Norm
+from pipeline.attacks.tracker import BestPoint, MarginObjective
 from pipeline.masks.context import MaskContext
 from pipeline.masks.gates import soft_gate
 from pipeline.system import StagedSystem, System, masks_and_logits, with_attackable_mask
-
-
-class GradientPath(StrEnum):
-    """Through which of the two ways the class score's gradient reaches the image."""
-
-    BOTH = "both"
-    """The gradient as it is: through the pixels the classifier sees and through the mask."""
-    PIXELS = "pixels"
-    """Through the pixels alone; the mask is followed but not differentiated. A diagnostic."""
-    MASK = "mask"
-    """Through the mask alone; the pixels are followed but not differentiated. A diagnostic."""
-    BALANCED = "balanced"
-    """Both, each scaled to Euclidean length 1 per image before they are added: neither drowns the other."""
-
-
-class MaskGoal(StrEnum):
-    """What the attacker wants the mask to be."""
-
-    COLLAPSE = "collapse"
-    """Empty: the classifier sees the fill alone."""
-    FLOOD = "flood"
-    """Full: the background is let through."""
-    STEAL = "steal"
-    """The mask of another class's image: see ``stolen_masks``."""
-    INVERT_ORACLE = "invert-oracle"
-    """Wrong at every pixel, by the data set's mask."""
-    INVERT_CLEAN = "invert-clean"
-    """The opposite of what the segmenter says of the clean image."""
 
 
 class GuideMasks(NamedTuple):
@@ -99,7 +71,7 @@ def mask_likeness(
 class SystemObjective:
     """``class_score(logits, labels) + mask_weight * mask_likeness(mask_logits, mask_targets)`` of a two-stage system.
 
-    The score is what is climbed; the verdict is always the margin of the system as it is (``verdicts.Judged``). ``class_score``
+    The score is what is climbed; success is always the margin of the system as it is (``tracker.MarginObjective``). ``class_score``
     None leaves the mask alone to be climbed. Raises ValueError for a path, a gate or a mask target that the system does not have.
     """
 
@@ -120,14 +92,14 @@ class SystemObjective:
     def __post_init__(self) -> None:
         if self.class_score is None and self.mask_targets is None:
             raise ValueError("there is nothing to climb: give a class score or mask targets")
-        special = self.path is not GradientPath.BOTH or self.soft or self.mask_targets is not None
+        special = self.path != GradientPath.BOTH or self.soft or self.mask_targets is not None
         if special and with_attackable_mask(self.system) is None:
             raise ValueError(f"no attacker can move the mask of the source {self.system.mask_traits.source!r}")
 
     def __call__(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
-        return self.scores_and_verdicts(images)[0]
+        return self.scores_and_margins(images)[0]
 
-    def scores_and_verdicts(
+    def scores_and_margins(
         self, images: Float[Tensor, "batch 3 height width"]
     ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
         """The score that is climbed, and the margin of the system's own logits without a gradient."""
@@ -243,8 +215,8 @@ def stolen_masks(
 
 
 def guided(
-    mask_objective: Judged,
-    class_objective: Judged,
+    mask_objective: MarginObjective,
+    class_objective: MarginObjective,
     images: Float[Tensor, "batch 3 height width"],
     *,
     norm: Norm,
@@ -257,10 +229,10 @@ def guided(
     """First the mask, then the class from there: two searches, the second beginning at the best point of the first.
 
     Both are projected gradient descent with a step of 2.5 * epsilon / steps; the first starts at random. Returned is, of all
-    points that either has visited, the one with the best verdict. Raises what ``pgd_linf`` raises.
+    points that either has visited, the one with the largest margin. Raises what ``pgd_linf`` raises.
     """
     search = pgd_linf if norm == "linf" else pgd_l2
-    witness = Witness(images)
-    masked = search(witness.watch(mask_objective), images, epsilon=epsilon, num_steps=mask_steps, region=region, seeds=seeds)
-    search(witness.watch(class_objective), images, epsilon=epsilon, num_steps=class_steps, region=region, start=masked)
-    return witness.best
+    best = BestPoint(images)
+    masked = search(best.track(mask_objective), images, epsilon=epsilon, num_steps=mask_steps, region=region, seeds=seeds)
+    search(best.track(class_objective), images, epsilon=epsilon, num_steps=class_steps, region=region, start=masked)
+    return best.points

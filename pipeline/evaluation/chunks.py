@@ -1,6 +1,5 @@
 """The images of an evaluation, in chunks: which ones, and what is known of each as attack after attack is run on it."""
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,11 +8,11 @@ import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
-from pipeline.attacks.attempt import Victims
+from pipeline.attacks.runner import in_batches
+from pipeline.attacks.start import AttackBatch
 from pipeline.attacks.tracker import verdict
 from pipeline.attacks.two_stage import GuideMasks
 from pipeline.data.dataset import PreparedDataset
-from pipeline.data.loader import Batch, read_rows
 from pipeline.data.seeds import sample_seed
 from pipeline.data.splits import Split
 from pipeline.evaluation.records import SCHEMA, Status
@@ -61,52 +60,37 @@ class Measured:
 
 
 class Chunk:
-    """Some images of the data set, and what was found for them so far. What it knows follows from records and kept images alone, so
-    a resumed evaluation goes on exactly as it would have."""
+    """Some images, and what was found for them so far. What it knows follows from records and kept images alone, so a resumed
+    evaluation goes on exactly as it would have."""
 
-    def __init__(
-        self,
-        system: System,
-        dataset: PreparedDataset,
-        rows: Int64[np.ndarray, " images"],
-        *,
-        batch_size: int,
-        device: torch.device,
-        guides: GuideMasks | None,
-    ) -> None:
-        batch = read_rows(dataset, rows).to(device)
-        self.sample_ids: list[str] = dataset.samples["sample_id"].gather(rows).to_list()
-        self.groups: list[str] = dataset.samples["group"].gather(rows).to_list()
-        self.batch_size = batch_size
-        self._oracle = batch.masks
-        self.victims = Victims(
-            system=system,
-            images=batch.images,
-            labels=batch.labels,
-            context=_context(system, batch, batch_size),
-            seeds=batch.seeds,
-            guides=guides,
-        )
-        self.clean = self.measure(self.victims.images, torch.arange(len(rows), device=device))
+    def __init__(self, batch: AttackBatch, *, sample_ids: list[str], groups: list[str], batch_size: int) -> None:
+        """``batch`` from ``attack_batch``; ids and groups in its order."""
+        self.batch, self.sample_ids, self.groups, self.batch_size = batch, sample_ids, groups, batch_size
+        self.clean = self.measure(batch.images, torch.arange(len(batch), device=batch.labels.device))
         self._labels = batch.labels.cpu().numpy()
         self.clean_correct = self.clean.prediction == self._labels
-        self._fallen = ~self.clean_correct
+        self._misclassified = ~self.clean_correct
         self._adversarial = {name: getattr(self.clean, name).copy() for name in _MEASURED}
-        self._norms = {"linf": np.zeros(len(rows)), "l2": np.zeros(len(rows))}
-        self._found_by: list[tuple[str, float] | None] = [None] * len(rows)
-        self._own: dict[str, tuple[Tensor, np.ndarray]] = {}
+        self._norms = {"linf": np.zeros(len(batch)), "l2": np.zeros(len(batch))}
+        self._found_by: list[tuple[str, float] | None] = [None] * len(batch)
+        self._best: dict[str, tuple[Tensor, np.ndarray]] = {}
 
     def __len__(self) -> int:
         return len(self.sample_ids)
 
-    def to_attack(self, *, keep_all: bool) -> Int64[Tensor, " attacked"]:
+    def to_attack(self, *, attack_all: bool) -> Int64[Tensor, " attacked"]:
         """Positions of the images that the next attack is run on."""
-        positions = np.flatnonzero(self.clean_correct if keep_all else ~self._fallen)
-        return torch.from_numpy(positions).to(self.victims.labels.device)
+        positions = np.flatnonzero(self.clean_correct if attack_all else ~self._misclassified)
+        return torch.from_numpy(positions).to(self.batch.labels.device)
 
-    def best_below(self, attack: str) -> tuple[Float[Tensor, "images 3 height width"], Float[np.ndarray, " images"]] | None:
+    def best_before(
+        self, attack: str, positions: Int64[Tensor, " some"]
+    ) -> tuple[Float[Tensor, "some 3 height width"], Float[Tensor, " some"]] | None:
         """The best points of an attack at the last epsilon, with their margins: points of every larger ball. None at first."""
-        return self._own.get(attack)
+        if attack not in self._best:
+            return None
+        points, margins = self._best[attack]
+        return points[positions], torch.from_numpy(margins).to(points)[positions]
 
     @torch.no_grad()
     def measure(self, images: Float[Tensor, "some 3 height width"], positions: Int64[Tensor, " some"]) -> Measured:
@@ -114,16 +98,17 @@ class Chunk:
         parts: dict[str, list[np.ndarray]] = {
             name: [np.zeros(0, dtype=np.int64 if name == "prediction" else np.float64)] for name in _MEASURED
         }
-        victims = self.victims
-        for batch in batches(len(positions), self.batch_size, positions.device):
-            of = positions[batch]
-            context = None if victims.context is None else victims.context.select(of)
-            scored = verdict(victims.system, images[batch], victims.labels[of], context)
-            with attacked(victims.system):
-                masks = victims.system.masks(images[batch], context)
+        for rows in in_batches(torch.arange(len(positions), device=positions.device), self.batch_size):
+            of = self.batch.select(positions[rows])
+            scored = verdict(of.system, images[rows], of.labels, of.context, with_masks=True)
+            masks, oracle = scored.masks, None if of.context is None else of.context.oracle_masks
+            assert masks is not None
+            iou = (
+                masks.new_full((len(of),), torch.nan) if oracle is None else intersection_over_union(masks, oracle.to(masks.dtype))
+            )
             parts["prediction"].append(scored.predictions.cpu().numpy())
             parts["margin"].append(scored.margins.double().cpu().numpy())
-            parts["mask_iou"].append(intersection_over_union(masks, self._oracle[of].to(masks.dtype)).double().cpu().numpy())
+            parts["mask_iou"].append(iou.double().cpu().numpy())
             parts["mask_mean"].append(masks.double().mean(dim=(1, 2, 3)).cpu().numpy())
         return Measured(**{name: np.concatenate(part) for name, part in parts.items()})
 
@@ -139,7 +124,7 @@ class Chunk:
     ) -> pl.DataFrame:
         """A record of every image of the chunk; ``images`` are what the attack found for those at ``positions``."""
         where = positions.cpu().numpy()
-        new, (linf, l2) = self.measure(images, positions), norms(images, self.victims.images[positions])
+        new, (linf, l2) = self.measure(images, positions), norms(images, self.batch.images[positions])
         adversarial = {name: _put(self._adversarial[name], where, getattr(new, name)) for name in _MEASURED}
         found_by = list(self._found_by)
         for position in where:
@@ -167,18 +152,18 @@ class Chunk:
         predictions, margins = records["adversarial_prediction"].to_numpy(), records["adversarial_margin"].to_numpy()
         name, epsilon = str(records["attack"][0]), float(records["epsilon"][0])
         if images is not None:
-            points, own_margins = self._own.get(name) or (self.victims.images.clone(), self.clean.margin.copy())
+            points, own_margins = self._best.get(name) or (self.batch.images.clone(), self.clean.margin.copy())
             own_margins[where] = margins[where]
             points[torch.from_numpy(where).to(points.device)] = torch.from_numpy(images).to(points)
-            self._own[name] = points, own_margins
-        fell = where[(predictions != self._labels)[where] & ~self._fallen[where]]
+            self._best[name] = points, own_margins
+        newly = where[(predictions != self._labels)[where] & ~self._misclassified[where]]
         for column in _MEASURED:
-            self._adversarial[column][fell] = records[f"adversarial_{column}"].to_numpy()[fell]
+            self._adversarial[column][newly] = records[f"adversarial_{column}"].to_numpy()[newly]
         for column, values in self._norms.items():
-            values[fell] = records[column].to_numpy()[fell]
-        for position in fell:
+            values[newly] = records[column].to_numpy()[newly]
+        for position in newly:
             self._found_by[position] = (name, epsilon)
-        self._fallen[fell] = True
+        self._misclassified[newly] = True
 
     def _statuses(self, epsilon: float, attacked_positions: Int64[np.ndarray, " attacked"]) -> list[str]:
         statuses = []
@@ -196,12 +181,6 @@ class Chunk:
         return [str(status) for status in statuses]
 
 
-def batches(count: int, batch_size: int, device: torch.device) -> Iterator[Int64[Tensor, " batch"]]:
-    """The numbers from 0 up to ``count`` in batches, none of them empty."""
-    for begin in range(0, count, batch_size):
-        yield torch.arange(begin, min(begin + batch_size, count), device=device)
-
-
 def norms(
     images: Float[Tensor, "some 3 height width"], clean: Float[Tensor, "some 3 height width"]
 ) -> tuple[Float[np.ndarray, " some"], Float[np.ndarray, " some"]]:
@@ -211,16 +190,29 @@ def norms(
     return linf.cpu().numpy(), torch.linalg.vector_norm(changes, dim=1).cpu().numpy()
 
 
-def _context(system: System, samples: Batch, batch_size: int) -> MaskContext:
-    images = samples.images
-    context = MaskContext(oracle_masks=samples.masks, substitutes=samples.substitutes, sample_seeds=samples.seeds)
+def attack_batch(
+    system: System,
+    images: Float[Tensor, "batch 3 height width"],
+    labels: Int64[Tensor, " batch"],
+    context: MaskContext,
+    *,
+    guides: GuideMasks | None,
+    batch_size: int,
+) -> AttackBatch:
+    """Images ready to be attacked, with what the system takes from them while they are clean. All on the system's device.
+
+    The context holds one sample seed for each image, and its oracle mask where there is one.
+    """
+    seeds = context.sample_seeds
+    assert seeds is not None
     with attacked(system):
-        parts: Sequence[MaskContext] = [
-            clean_context(system, images[batch], context.select(batch)) for batch in batches(len(images), batch_size, images.device)
+        parts = [
+            clean_context(system, images[rows], context.select(rows))
+            for rows in in_batches(torch.arange(len(images), device=images.device), batch_size)
         ]
-    if parts[0].frozen_masks is None:
-        return context
-    return context._replace(frozen_masks=torch.cat([part.frozen_masks for part in parts if part.frozen_masks is not None]))
+    frozen = [part.frozen_masks for part in parts if part.frozen_masks is not None]
+    context = context._replace(frozen_masks=torch.cat(frozen)) if frozen else context
+    return AttackBatch(system=system, images=images, labels=labels, context=context, seeds=seeds, guides=guides)
 
 
 def _put(values: np.ndarray, where: np.ndarray, new: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipeline.attacks.specs import AttackSuite
+from pipeline.attacks.suite import AttackSuite
 from pipeline.config import AnyPath, BatchSize, Count, Images, Seed, Whole, configuration
 from pipeline.data.splits import Split
 from pipeline.masks.config import MaskChanges
@@ -28,7 +28,7 @@ class EvaluateConfig:
     masks: MaskChanges = field(default_factory=dict)
     """What of the masks is other than in training; null is as in training."""
     attack: AttackSuite
-    """Threat model and attacks; an image counts only if none of them fells it."""
+    """Threat model and attacks; an image counts only if none of them has it misclassified."""
     split: Split = "test"
     """Images that are attacked: train, val or test."""
     max_images: Images | None = None
@@ -42,8 +42,8 @@ class EvaluateConfig:
     precision: Literal["float32", "bf16"] = "float32"
     """Of the gradients that attacks climb. bf16 is about twice as fast where the processor has bfloat16 instructions; every
     success is checked in float32, and survivors may be a little overestimated."""
-    keep_all: bool = False
-    """Run every attack to its end on every image that is right clean, also on fallen ones: for galleries and transfer."""
+    attack_all: bool = False
+    """Run every attack to its end on every image that is right clean, also on misclassified ones: for galleries and transfer."""
     save_images: bool = False
     """Keep the adversarial images, float32, beside the records."""
     gallery_images: Annotated[Whole, Field(ge=0, le=1000)] = 6

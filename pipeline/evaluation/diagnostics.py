@@ -4,14 +4,14 @@ import numpy as np
 import polars as pl
 import torch
 
-from pipeline.attacks import diagnostics as sanity
-from pipeline.attacks.attempt import Victims
+from pipeline.attacks import diagnostics
 from pipeline.attacks.diagnostics import Check, Outcome
-from pipeline.attacks.regions import Region
-from pipeline.attacks.specs import SquareAttack, inapplicable
-from pipeline.attacks.two_stage import GradientPath
-from pipeline.evaluation.chunks import Chunk
-from pipeline.evaluation.evaluator import Plan, run_in_batches
+from pipeline.attacks.outside import SquareAttack
+from pipeline.attacks.runner import run_attack
+from pipeline.attacks.specs import GradientPath
+from pipeline.attacks.start import AttackBatch
+from pipeline.attacks.threat import Region
+from pipeline.evaluation.evaluator import EvaluationRun
 from pipeline.evaluation.metrics import standing
 from pipeline.evaluation.records import RecordStore
 from pipeline.evaluation.rescoring import rescore
@@ -21,79 +21,77 @@ SQUARE_IMAGES = 16
 SQUARE_QUERIES = 500
 
 
-def sanity_checks(plan: Plan, store: RecordStore, records: pl.DataFrame, *, num_images: int, device: torch.device) -> list[Check]:
+def sanity_checks(
+    run: EvaluationRun, store: RecordStore, records: pl.DataFrame, *, num_images: int, device: torch.device
+) -> list[Check]:
     """Every check on the first ``num_images`` images that are right clean, at the middle one of the epsilons above 0.
 
-    ``records`` are the finished ones of the plan. Raises RunError for damaged or missing saved images.
+    ``records`` are the finished ones of the run. Raises RunError for damaged or missing saved images.
     """
-    victims = _right(plan, plan.rows, num_images, device)
-    epsilons = [epsilon for epsilon in plan.suite.threat.epsilons if epsilon > 0]
-    checks = [_rescoring(plan, store, device)]
-    if victims is None or not epsilons:
+    batch = _right(run, run.rows, num_images, device)
+    epsilons = [epsilon for epsilon in run.suite.threat.epsilons if epsilon > 0]
+    checks = [_rescoring(run, store, device)]
+    if batch is None or not epsilons:
         reason = "no image is classified right" if epsilons else "no epsilon is above 0"
         return [*checks, Check(name="attacks", outcome=Outcome.SKIP, finding=reason)]
-    norm, epsilon = plan.suite.threat.norm, epsilons[len(epsilons) // 2]
-    everywhere = plan.suite.threat.region is Region.EVERYWHERE
+    norm, epsilon = run.suite.threat.norm, epsilons[len(epsilons) // 2]
+    everywhere = run.suite.threat.region == Region.EVERYWHERE
     return [
-        sanity.zero_gradients(victims, GradientPath.PIXELS),
-        sanity.zero_gradients(victims, GradientPath.MASK),
-        sanity.mask_saturation(victims),
-        sanity.loss_against_steps(victims, norm=norm, epsilon=epsilon),
-        _square_against_white_box(plan, records, min(SQUARE_IMAGES, num_images), device),
-        sanity.soft_to_hard_transfer(victims, norm=norm, epsilon=epsilon),
-        sanity.epsilon_zero(victims, norm=norm),
-        sanity.epsilon_one(victims, norm=norm, region_everywhere=everywhere),
-        sanity.batch_invariance(victims),
+        diagnostics.zero_gradients(batch, GradientPath.PIXELS),
+        diagnostics.zero_gradients(batch, GradientPath.MASK),
+        diagnostics.mask_saturation(batch),
+        diagnostics.loss_against_steps(batch, norm=norm, epsilon=epsilon),
+        _square_against_white_box(run, records, min(SQUARE_IMAGES, num_images), device),
+        diagnostics.soft_to_hard_transfer(batch, norm=norm, epsilon=epsilon),
+        diagnostics.epsilon_zero(batch, norm=norm),
+        diagnostics.epsilon_one(batch, norm=norm, region_everywhere=everywhere),
+        diagnostics.batch_invariance(batch),
         *checks,
     ]
 
 
-def _square_against_white_box(plan: Plan, records: pl.DataFrame, num_images: int, device: torch.device) -> Check:
-    """Search without gradients may not fell what the suite left standing."""
-    name, threat = "Square against white-box", plan.suite.threat
-    side = plan.dataset.image_size
-    reason = inapplicable(
-        SquareAttack(), plan.system.mask_traits, threat, image_shape=(side, side), has_guides=False, has_oracle=True
-    )
+def _square_against_white_box(run: EvaluationRun, records: pl.DataFrame, num_images: int, device: torch.device) -> Check:
+    """Search without gradients may not find what the suite has not found."""
+    name, threat = "Square against white-box", run.suite.threat
+    square = SquareAttack(num_queries=SQUARE_QUERIES)
+    reason = square.inapplicable(run.batch(run.rows[:1], device).conditions(threat))
     if reason is not None:
         return Check(name=name, outcome=Outcome.SKIP, finding=reason)
     for epsilon in sorted((epsilon for epsilon in threat.epsilons if epsilon > 0), reverse=True):
-        stands = standing(records, epsilon).filter("standing")["sample_id"]
-        if len(stands):
+        robust = standing(records, epsilon).filter("standing")["sample_id"]
+        if len(robust):
             break
     else:
-        return Check(name=name, outcome=Outcome.SKIP, finding="the suite left no image standing at any epsilon")
-    ids = plan.dataset.samples["sample_id"].gather(plan.rows)
-    rows = plan.rows[ids.is_in(stands.to_list()).to_numpy()][:num_images]
-    chunk = Chunk(plan.system, plan.dataset, rows, batch_size=plan.batch_size, device=device, guides=plan.guides)
-    found = run_in_batches(
+        return Check(name=name, outcome=Outcome.SKIP, finding="no image is robust to the suite at any epsilon")
+    ids = run.dataset.samples["sample_id"].gather(run.rows)
+    rows = run.rows[ids.is_in(robust.to_list()).to_numpy()][:num_images]
+    found = run_attack(
         "sanity-square",
-        SquareAttack(num_queries=SQUARE_QUERIES),
-        chunk.victims,
+        square,
+        run.batch(rows, device),
         threat=threat,
         epsilon=epsilon,
-        run_seed=plan.seed,
-        num_classes=plan.dataset.num_classes,
-        batch_size=plan.batch_size,
+        run_seed=run.seed,
+        batch_size=run.batch_size,
     )
-    fell, tried = int(found.fallen.sum()), len(found.fallen)
-    failed = fell > 0.05 * tried
-    most = wilson(fell, tried).high
+    wrong, tried = int(found.misclassified.sum()), len(found.misclassified)
+    failed = wrong > 0.05 * tried
+    most = wilson(wrong, tried).high
     return Check(
         name=name,
         outcome=Outcome.FAIL if failed else Outcome.PASS,
-        finding=f"{fell} of {tried} images that the suite left standing at epsilon {epsilon:.4g} fell to {SQUARE_QUERIES} queries"
+        finding=f"{wrong} of {tried} images that were robust to the suite at epsilon {epsilon:.4g} fell to {SQUARE_QUERIES} queries"
         f" (so up to {most:.0%} of all such images may)",
         advice="the gradients mislead: put square into the suite and find out what hides them" if failed else "",
-        figures={"fallen": fell, "tried": tried, "epsilon": epsilon},
+        figures={"misclassified": wrong, "tried": tried, "epsilon": epsilon},
     )
 
 
-def _rescoring(plan: Plan, store: RecordStore, device: torch.device) -> Check:
+def _rescoring(run: EvaluationRun, store: RecordStore, device: torch.device) -> Check:
     name = "re-scoring of saved images"
-    if not plan.save_images:
+    if not run.save_images:
         return Check(name=name, outcome=Outcome.SKIP, finding="no adversarial images were saved; say save_images=true")
-    again = rescore(plan, store, device=device)
+    again = rescore(run, store, device=device)
     failed = bool(again.changed)
     return Check(
         name=name,
@@ -105,16 +103,13 @@ def _rescoring(plan: Plan, store: RecordStore, device: torch.device) -> Check:
     )
 
 
-def _right(plan: Plan, rows: np.ndarray, num_images: int, device: torch.device) -> Victims | None:
+def _right(run: EvaluationRun, rows: np.ndarray, num_images: int, device: torch.device) -> AttackBatch | None:
     """The first images that are classified right clean; None where there is none."""
     right: list[int] = []
-    for begin in range(0, len(rows), plan.batch_size):
-        some = rows[begin : begin + plan.batch_size]
-        chunk = Chunk(plan.system, plan.dataset, some, batch_size=plan.batch_size, device=device, guides=plan.guides)
+    for begin in range(0, len(rows), run.batch_size):
+        some = rows[begin : begin + run.batch_size]
+        chunk = run.chunk(some, device)
         right += some[chunk.clean_correct].tolist()
         if len(right) >= num_images:
             break
-    if not right:
-        return None
-    chosen = np.array(right[:num_images], dtype=np.int64)
-    return Chunk(plan.system, plan.dataset, chosen, batch_size=plan.batch_size, device=device, guides=plan.guides).victims
+    return run.batch(np.array(right[:num_images]), device) if right else None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pipeline.attacks.specs import AttackSuite
+from pipeline.attacks.suite import AttackSuite
 from pipeline.config import to_plain
 from pipeline.errors import ConfigError
 from pipeline.evaluation.config import EvaluateConfig
@@ -18,7 +18,7 @@ from pipeline.interrupts import Interrupted
 if TYPE_CHECKING:
     from pipeline.attacks.two_stage import GuideMasks
     from pipeline.data.dataset import PreparedDataset
-    from pipeline.evaluation.evaluator import Plan
+    from pipeline.evaluation.evaluator import EvaluationRun
     from pipeline.evaluation.loading import Subject
     from pipeline.evaluation.records import RecordStore
 
@@ -32,7 +32,7 @@ def evaluate(config: EvaluateConfig) -> None:
     from pipeline.data.dataset import open_prepared
     from pipeline.data.substitutes import with_substitutes
     from pipeline.evaluation.chunks import choose_rows
-    from pipeline.evaluation.evaluator import Plan, applicable
+    from pipeline.evaluation.evaluator import EvaluationRun, applicable
     from pipeline.evaluation.loading import load_subject
     from pipeline.evaluation.records import RecordStore
     from pipeline.runs.directory import open_run
@@ -49,7 +49,7 @@ def evaluate(config: EvaluateConfig) -> None:
         device=device,
     )
     dataset = with_substitutes(dataset, subject.system.mask_config.source.substitute)
-    plan = Plan(
+    run = EvaluationRun(
         system=subject.system,
         system_id=subject.system_id,
         dataset=dataset,
@@ -58,47 +58,44 @@ def evaluate(config: EvaluateConfig) -> None:
         seed=config.seed,
         batch_size=config.batch_size,
         chunk_size=config.part_size,
-        keep_all=config.keep_all,
+        attack_all=config.attack_all,
         save_images=config.save_images,
         guides=_guides(dataset, device),
         precision=config.precision,
     )
-    suite, skipped = applicable(plan, device=device)
-    plan = dataclasses.replace(plan, suite=suite)
+    suite, skipped = applicable(run, device=device)
+    run = dataclasses.replace(run, suite=suite)
     inputs = {"data set": dataset.fingerprint, **subject.inputs, **order_of_attacks(config.attack)}
     with (
         open_run(config.run, command="evaluate", config=to_plain(config), inputs=inputs, resume=config.resume),
-        exact(device),
+        tf32_disabled(device),
     ):
         store = RecordStore(config.run)
-        _attack(config, plan, store, device)
-        _measure(config, plan, device)
-        _report(config, plan, subject, store, skipped, device)
+        _attack(config, run, store, device)
+        _measure(config, run, device)
+        _report(config, run, subject, store, skipped, device)
 
 
-def _measure(config: EvaluateConfig, plan: "Plan", device: torch.device) -> None:
+def _measure(config: EvaluateConfig, run: "EvaluationRun", device: torch.device) -> None:
     from pipeline.evaluation.measuring import measure_images, missing_observations
     from pipeline.progress import progress_bar
 
-    with progress_bar("measure", total=missing_observations(plan, config.run), unit="observations") as step:
+    with progress_bar("measure", total=missing_observations(run, config.run), unit="observations") as step:
 
         def advance(finished: int) -> None:
             for _ in range(finished):
                 step()
 
-        measure_images(plan, config.run, device=device, advance=advance)
+        measure_images(run, config.run, device=device, advance=advance)
 
 
-def _attack(config: EvaluateConfig, plan: "Plan", store: "RecordStore", device: torch.device) -> None:
+def _attack(config: EvaluateConfig, run: "EvaluationRun", store: "RecordStore", device: torch.device) -> None:
     from pipeline.evaluation.evaluator import attack_images
     from pipeline.progress import progress_bar
 
-    def size(chunk: int) -> int:
-        return len(plan.rows[chunk * plan.chunk_size : (chunk + 1) * plan.chunk_size])
-
     recorded = store.units()
-    missing = {unit for chunk in range(plan.num_chunks) for unit in plan.units(chunk)} - recorded
-    total = sum(size(unit.chunk) for unit in missing)
+    missing = {unit for chunk in range(run.num_chunks) for unit in run.units(chunk)} - recorded
+    total = sum(len(run.chunk_rows(unit.chunk)) for unit in missing)
     done = 0
     try:
         with progress_bar("attack", total=total, unit="records") as step:
@@ -109,7 +106,7 @@ def _attack(config: EvaluateConfig, plan: "Plan", store: "RecordStore", device: 
                 for _ in range(finished):
                     step()
 
-            attack_images(plan, store, device=device, advance=advance)
+            attack_images(run, store, device=device, advance=advance)
     except KeyboardInterrupt as interrupt:
         where = f"with {total - done} records to go, none lost; continue with resume=true run={config.run}"
         raise Interrupted.by(interrupt, where) from interrupt
@@ -117,7 +114,7 @@ def _attack(config: EvaluateConfig, plan: "Plan", store: "RecordStore", device: 
 
 def _report(
     config: EvaluateConfig,
-    plan: "Plan",
+    run: "EvaluationRun",
     subject: "Subject",
     store: "RecordStore",
     skipped: dict[str, str],
@@ -132,10 +129,10 @@ def _report(
 
     records = read_records(config.run)
     if config.gallery_images:
-        write_gallery(config.run, plan, records, per_outcome=config.gallery_images, device=device)
+        write_gallery(config.run, run, records, per_outcome=config.gallery_images, device=device)
     summary = summarise(
         records,
-        plan,
+        run,
         masks=subject.system.mask_config,
         trained_masks=subject.trained_masks,
         split=config.split,
@@ -145,11 +142,11 @@ def _report(
     print("\n".join(lines(summary)))
     observations = read_observations(config.run)
     if observations is not None:
-        found = figures(observations, plan.suite.measurements)
+        found = figures(observations, run.suite.measurements)
         MeasurementReport(figures=tuple(found)).write(config.run / MEASURED)
         print("\n".join(measured_lines(found)))
     if config.sanity:
-        checks = sanity_checks(plan, store, records, num_images=config.sanity_images, device=device)
+        checks = sanity_checks(run, store, records, num_images=config.sanity_images, device=device)
         SanityReport(images=config.sanity_images, checks=tuple(checks)).write(config.run / SANITY)
         print("\n".join(check_lines(checks)))
     print(f"records, summary and how they were made: {config.run}")
@@ -172,14 +169,14 @@ def choose_device(accelerator: str) -> torch.device:
     return torch.device(accelerator)
 
 
-def exact(device: torch.device) -> AbstractContextManager[None]:
+def tf32_disabled(device: torch.device) -> AbstractContextManager[None]:
     """Convolutions in float32: on a GPU their default is TF32, whose rounding is as large as a small perturbation."""
     if device.type != "cuda":
         return nullcontext()
-    exact: AbstractContextManager[None] = torch.backends.cudnn.flags(
+    flags: AbstractContextManager[None] = torch.backends.cudnn.flags(
         enabled=True, benchmark=False, deterministic=True, allow_tf32=False
     )
-    return exact
+    return flags
 
 
 def _guides(dataset: "PreparedDataset", device: torch.device) -> "GuideMasks | None":

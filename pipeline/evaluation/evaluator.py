@@ -1,281 +1,226 @@
 """Attack a system with a suite, chunk by chunk, recording outcomes as they are made. Killed at any moment, it goes on where it was.
 
-Batches stay full. An image that is misclassified clean is never attacked, one that has fallen is attacked no more (unless
-``keep_all``), and what is left of the chunk is packed into full batches before every start of every attack; in plain projected
-gradient descent even before every step (``attacks.streaming``). The verdict of an image is the one it would have got alone.
+Batches stay full. An image that is misclassified clean is never attacked, one that an attack has made so is attacked no more
+(unless ``attack_all``), and what is left of the chunk is packed into full batches before every start of every attack; in plain
+projected gradient descent even before every step (``attacks.streaming``). The verdict of an image is the one it would have got
+alone.
 """
 
 import time
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 import numpy as np
+import polars as pl
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from pipeline.attacks.acceleration import Precision, attacked_copy
-from pipeline.attacks.attempt import Attempt, Victims
-from pipeline.attacks.norms import l2_ball, linf_ball
-from pipeline.attacks.objectives import class_score
-from pipeline.attacks.regions import Region, region_masks
-from pipeline.attacks.runner import Found, clean, num_starts, skipped_attacks, tried
-from pipeline.attacks.specs import AttackSpec, AttackSuite, AutoAttack, ClassAttack, SquareAttack, ThreatModel, hides_seeds
-from pipeline.attacks.streaming import streamed_pgd
-from pipeline.attacks.tracker import verdict
-from pipeline.attacks.two_stage import GuideMasks, SystemObjective
+from pipeline.attacks.runner import AttackResult, run_attack, skipped_attacks
+from pipeline.attacks.start import AttackBatch
+from pipeline.attacks.suite import AttackSuite
+from pipeline.attacks.threat import ThreatModel
+from pipeline.attacks.two_stage import GuideMasks
 from pipeline.data.dataset import PreparedDataset
 from pipeline.data.loader import read_rows
-from pipeline.evaluation.chunks import Chunk, batches, norms
-from pipeline.evaluation.records import RecordStore, Unit
-from pipeline.randomness import derive_seeds
-from pipeline.system import System, attacked
+from pipeline.evaluation.chunks import Chunk, attack_batch, norms
+from pipeline.evaluation.records import Unit
+from pipeline.masks.context import MaskContext
+from pipeline.system import System
 
 _TOLERANCE = 1e-6
 """By how much of its radius a point may lie outside the ball before that is called a bug."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What is evaluated, and with what."""
+class EvaluationSettings:
+    """With what a system is attacked, whatever the images."""
 
     system: System
     """On its device, in float32."""
     system_id: str
     """Goes into the records: a digest of weights and mask settings."""
-    dataset: PreparedDataset
-    rows: Int64[np.ndarray, " images"]
-    """Images, in the order in which they are attacked: ``chunks.choose_rows``."""
     suite: AttackSuite
     seed: int
     batch_size: int
     """Images in a batch. Changes speed and memory, and verdicts no more than rounding does."""
-    chunk_size: int
-    """Images in a part. A killed evaluation repeats one attack on one chunk at most."""
-    keep_all: bool
+    attack_all: bool
     """Attack every image that is right clean with every attack, to its end: for galleries and transfer."""
     save_images: bool
     guides: GuideMasks | None = None
     precision: Precision = "float32"
-    """Of gradient searches. Whether an image has fallen is asked of the system itself, in its own precision, always."""
-
-    @property
-    def num_chunks(self) -> int:
-        return -(-len(self.rows) // self.chunk_size)
+    """Of gradient searches. Whether an image is misclassified is asked of the system itself, in its own precision, always."""
 
     def units(self, chunk: int) -> list[Unit]:
         """The parts of a chunk, in the order in which they are made."""
         epsilons, attacks = range(len(self.suite.threat.epsilons)), range(len(self.suite.attacks))
         return [Unit(chunk, epsilon, attack) for epsilon in epsilons for attack in attacks]
 
+    def attack(self, unit: Unit) -> tuple[str, float]:
+        """Name and epsilon of the attack that a part is made by."""
+        return list(self.suite.attacks)[unit.attack], self.suite.threat.epsilons[unit.epsilon_index]
 
-def attack_images(plan: Plan, store: RecordStore, *, device: torch.device, advance: Callable[[int], None]) -> None:
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationRun(EvaluationSettings):
+    """An evaluation on images of a prepared data set."""
+
+    dataset: PreparedDataset
+    rows: Int64[np.ndarray, " images"]
+    """Images, in the order in which they are attacked: ``chunks.choose_rows``."""
+    chunk_size: int
+    """Images in a part. A killed evaluation repeats one attack on one chunk at most."""
+
+    @property
+    def num_chunks(self) -> int:
+        """Number of chunks, the last of which may be smaller."""
+        return -(-len(self.rows) // self.chunk_size)
+
+    def chunk_rows(self, number: int) -> Int64[np.ndarray, " chunk"]:
+        """The rows of a chunk."""
+        return self.rows[number * self.chunk_size : (number + 1) * self.chunk_size]
+
+    def batch(self, rows: Int64[np.ndarray, " images"], device: torch.device) -> AttackBatch:
+        """Some images of the data set, ready to be attacked."""
+        read = read_rows(self.dataset, rows).to(device)
+        context = MaskContext(oracle_masks=read.masks, substitutes=read.substitutes, sample_seeds=read.seeds)
+        return attack_batch(self.system, read.images, read.labels, context, guides=self.guides, batch_size=self.batch_size)
+
+    def chunk(self, rows: Int64[np.ndarray, " images"], device: torch.device) -> Chunk:
+        """Some images of the data set, and what is known of them before any attack."""
+        samples = self.dataset.samples
+        ids, groups = (samples[name].gather(rows).to_list() for name in ("sample_id", "group"))
+        return Chunk(self.batch(rows, device), sample_ids=ids, groups=groups, batch_size=self.batch_size)
+
+
+@runtime_checkable
+class Store(Protocol):
+    """Where parts are kept: ``records.RecordStore`` on the disk, ``records.MemoryStore`` for a moment."""
+
+    def units(self) -> set[Unit]: ...
+    def write(self, unit: Unit, records: pl.DataFrame, images: Float32[np.ndarray, "attacked 3 height width"]) -> None: ...
+    def read(self, unit: Unit, *, attack: str | None = None, epsilon: float | None = None) -> pl.DataFrame: ...
+    def read_images(self, unit: Unit) -> Float32[np.ndarray, "attacked 3 height width"]: ...
+    def discard_images(self, units: Iterator[Unit]) -> None: ...
+
+
+def attack_images(run: EvaluationRun, store: Store, *, device: torch.device, advance: Callable[[int], None]) -> None:
     """Make every record that is missing. ``advance`` is told of finished records.
 
     Raises RunError where the store cannot be written or is damaged, ConfigError where no attack applies to the system, and what the
     attacks raise.
     """
     recorded = store.units()
-    copy = attacked_copy(plan.system, read_rows(plan.dataset, plan.rows[:1]).to(device).images, precision=plan.precision)
-    for number in range(plan.num_chunks):
-        rows = plan.rows[number * plan.chunk_size : (number + 1) * plan.chunk_size]
-        units = plan.units(number)
-        if not recorded.issuperset(units):
-            chunk = Chunk(plan.system, plan.dataset, rows, batch_size=plan.batch_size, device=device, guides=plan.guides)
-            _attack_chunk(plan, store, chunk, units, recorded, copy, advance)
-        if not plan.save_images:
+    copy = attacked_copy(run.system, read_rows(run.dataset, run.rows[:1]).to(device).images, precision=run.precision)
+    for number in range(run.num_chunks):
+        units = run.units(number)
+        if not recorded >= set(units):
+            attack_chunk(run, store, run.chunk(run.chunk_rows(number), device), units, copy, recorded=recorded, advance=advance)
+        if not run.save_images:
             store.discard_images(iter(units))
 
 
-def applicable(plan: Plan, *, device: torch.device) -> tuple[AttackSuite, dict[str, str]]:
+def applicable(run: EvaluationRun, *, device: torch.device) -> tuple[AttackSuite, dict[str, str]]:
     """The suite without the attacks that say nothing about the system, and those with the reasons. Raises ConfigError."""
-    chunk = Chunk(plan.system, plan.dataset, plan.rows[:1], batch_size=1, device=device, guides=plan.guides)
-    skipped = skipped_attacks(plan.suite, chunk.victims)
-    kept = {name: spec for name, spec in plan.suite.attacks.items() if name not in skipped}
-    return replace(plan.suite, attacks=kept), skipped
+    skipped = skipped_attacks(run.suite, run.batch(run.rows[:1], device))
+    kept = {name: spec for name, spec in run.suite.attacks.items() if name not in skipped}
+    return replace(run.suite, attacks=kept), skipped
 
 
-def _attack_chunk(
-    plan: Plan,
-    store: RecordStore,
+def attack_chunk(
+    settings: EvaluationSettings,
+    store: Store,
     chunk: Chunk,
-    units: list[Unit],
-    recorded: set[Unit],
+    units: Sequence[Unit],
     copy: System,
+    *,
+    recorded: AbstractSet[Unit] = frozenset(),
     advance: Callable[[int], None],
 ) -> None:
+    """Every attack at every epsilon on some images, from the smallest epsilon on: the one loop over a suite.
+
+    ``units`` are those of ``EvaluationSettings.units`` for the chunk; what is ``recorded`` is taken from the store. ``copy`` is
+    what gradients are taken of (``acceleration.attacked_copy``, or the system itself).
+    """
     for unit in units:
-        name, spec = list(plan.suite.attacks.items())[unit.attack]
-        epsilon = plan.suite.threat.epsilons[unit.epsilon]
+        name, epsilon = settings.attack(unit)
         if unit in recorded:
-            images = store.read_images(unit) if _needed(plan, unit, recorded) else None
+            images = store.read_images(unit) if _needed(settings, unit, recorded) else None
             chunk.absorb(store.read(unit, attack=name, epsilon=epsilon), images)
             continue
-        positions = chunk.to_attack(keep_all=plan.keep_all) if epsilon > 0 else torch.zeros(0, dtype=torch.int64)
-        positions = positions.to(chunk.victims.labels.device)
+        positions = chunk.to_attack(attack_all=settings.attack_all) if epsilon > 0 else chunk.to_attack(attack_all=False)[:0]
         began = time.monotonic()
-        points = _attack(plan, chunk, copy, name, spec, epsilon, positions)
-        seconds = time.monotonic() - began
+        points = _attack(settings, chunk, copy, name, epsilon, positions)
         about: dict[str, object] = {
-            "system": plan.system_id,
-            "mask_source": plan.system.mask_traits.source,
-            "norm": plan.suite.threat.norm,
-            "region": plan.suite.threat.region.value,
-            "seed": plan.seed,
+            "system": settings.system_id,
+            "mask_source": settings.system.mask_traits.source,
+            "norm": settings.suite.threat.norm,
+            "region": settings.suite.threat.region.value,
+            "seed": settings.seed,
         }
-        records = chunk.records(name, epsilon, positions, points, seconds=seconds, about=about)
+        records = chunk.records(name, epsilon, positions, points, seconds=time.monotonic() - began, about=about)
         images = points.float().contiguous().cpu().numpy()
         store.write(unit, records, images)
         chunk.absorb(records, images)
-        if not plan.save_images and unit.epsilon > 0:
-            store.discard_images(iter([unit._replace(epsilon=unit.epsilon - 1)]))
+        if not settings.save_images and unit.epsilon_index > 0:
+            store.discard_images(iter([unit._replace(epsilon_index=unit.epsilon_index - 1)]))
         advance(len(chunk))
 
 
-def _needed(plan: Plan, unit: Unit, recorded: set[Unit]) -> bool:
+def _needed(settings: EvaluationSettings, unit: Unit, recorded: AbstractSet[Unit]) -> bool:
     """Whether a later epsilon starts from what this part found."""
-    following = unit._replace(epsilon=unit.epsilon + 1)
-    return following.epsilon < len(plan.suite.threat.epsilons) and following not in recorded
+    following = unit._replace(epsilon_index=unit.epsilon_index + 1)
+    return following.epsilon_index < len(settings.suite.threat.epsilons) and following not in recorded
 
 
-def _attack(plan: Plan, chunk: Chunk, copy: System, name: str, spec: AttackSpec, epsilon: float, positions: Tensor) -> Tensor:
+def _attack(settings: EvaluationSettings, chunk: Chunk, copy: System, name: str, epsilon: float, positions: Tensor) -> Tensor:
     """What an attack finds for some images of the chunk, or found at a smaller epsilon where that was better."""
-    victims = chunk.victims.select(positions)
+    batch = chunk.batch.select(positions)
     if not len(positions):
-        return victims.images
-    below = chunk.best_below(name)
-    found = run_in_batches(
+        return batch.images
+    before = chunk.best_before(name, positions)
+    found = attack_again(settings, name, epsilon, batch, copy=copy, warm_start=None if before is None else before[0])
+    _check_inside(name, found.images, batch, settings.suite.threat, epsilon)
+    if before is None:
+        return found.images
+    images, margins = before
+    better = ~found.misclassified & (margins.to(found.margins) > found.margins)
+    return torch.where(better.view(-1, 1, 1, 1), images, found.images)
+
+
+def attack_again(
+    settings: EvaluationSettings,
+    name: str,
+    epsilon: float,
+    batch: AttackBatch,
+    *,
+    copy: System | None = None,
+    warm_start: Tensor | None = None,
+) -> AttackResult:
+    """What an attack of the suite finds for some images at one epsilon."""
+    return run_attack(
         name,
-        spec,
-        victims,
-        threat=plan.suite.threat,
+        settings.suite.attacks[name],
+        batch,
+        threat=settings.suite.threat,
         epsilon=epsilon,
-        run_seed=plan.seed,
-        num_classes=plan.dataset.num_classes,
-        batch_size=plan.batch_size,
-        settle=not plan.keep_all,
-        below=None if below is None else below[0][positions],
+        run_seed=settings.seed,
+        batch_size=settings.batch_size,
+        stop_at_success=not settings.attack_all,
+        warm_start=warm_start,
         copy=copy,
     )
-    _check_inside(name, found.images, victims, plan.suite.threat, epsilon)
-    if below is None:
-        return found.images
-    margins = torch.from_numpy(below[1]).to(found.margins)[positions]
-    better = ~found.fallen & (margins > found.margins)
-    return torch.where(better.view(-1, 1, 1, 1), below[0][positions], found.images)
 
 
-def run_in_batches(
-    name: str,
-    spec: AttackSpec,
-    victims: Victims,
-    *,
-    threat: ThreatModel,
-    epsilon: float,
-    run_seed: int,
-    num_classes: int,
-    batch_size: int,
-    settle: bool = True,
-    below: Float[Tensor, "images 3 height width"] | None = None,
-    copy: System | None = None,
-) -> Found:
-    """``running.run_attack`` on any number of images, in full batches: the same verdict for every image.
-
-    With ``settle`` an image that has fallen leaves, else all starts are run to their end and the largest margin is kept. ``below``
-    holds points of a smaller ball: descent with a fixed step tries them as one more start. ``copy`` is what gradients are taken
-    of instead of the system (``acceleration.attacked_copy``); what has fallen is decided by the system.
-    """
-    streamable = isinstance(spec, ClassAttack) and spec.search == "pgd" and not spec.num_targets
-    if settle and streamable and not hides_seeds(threat, victims.system.mask_traits):
-        assert isinstance(spec, ClassAttack)
-        return _stream(name, spec, victims, threat, epsilon, run_seed, num_classes, batch_size, below, copy)
-    found = _clean(victims, batch_size)
-    asks_for_logits = isinstance(spec, SquareAttack | AutoAttack)  # they count on exact ones
-    searched = victims if copy is None or asks_for_logits else replace(victims, system=copy)
-    for start in range(num_starts(spec, num_classes)):
-        standing = (
-            (~found.fallen).nonzero().flatten() if settle else torch.arange(len(victims.labels), device=victims.labels.device)
-        )
-        for batch in batches(len(standing), batch_size, standing.device):
-            rows = standing[batch]
-            attempt = Attempt(
-                spec=spec,
-                victims=searched.select(rows),
-                threat=threat,
-                epsilon=epsilon,
-                start=start,
-                num_classes=num_classes,
-                run_seed=run_seed,
-                name=name,
-            )
-            found = found.improved(rows, tried(attempt, victims.system))
-    return found
-
-
-def _stream(
-    name: str,
-    spec: ClassAttack,
-    victims: Victims,
-    threat: ThreatModel,
-    epsilon: float,
-    run_seed: int,
-    num_classes: int,
-    batch_size: int,
-    below: Tensor | None,
-    copy: System | None,
-) -> Found:
-    def confirm(points: Tensor, indices: Tensor) -> Tensor:
-        some = victims.select(indices)
-        return verdict(victims.system, points, some.labels, some.context).margins
-
-    objective = SystemObjective(
-        system=victims.system if copy is None else copy,
-        labels=victims.labels,
-        context=victims.context,
-        class_score=class_score(spec.loss, num_classes=num_classes),
-        path=spec.path,
-        soft=spec.gate == "soft",
-    )
-    key = zlib.crc32(name.encode())
-    seeds = torch.stack([derive_seeds(victims.seeds, run_seed, key, start) for start in range(spec.restarts)])
-    ball = (linf_ball if threat.norm == "linf" else l2_ball)(victims.images, epsilon, _region(victims, threat))
-    with attacked(objective.system):
-        searched = streamed_pgd(
-            objective,
-            ball,
-            seeds=seeds,
-            batch_size=batch_size,
-            num_steps=spec.num_steps,
-            starts=below,
-            confirm=None if copy is None else confirm,
-        )
-    return _clean(replace(victims, images=searched.points), batch_size)
-
-
-def _clean(victims: Victims, batch_size: int) -> Found:
-    parts = [clean(victims.select(rows)) for rows in batches(len(victims.labels), batch_size, victims.labels.device)]
-    return Found(
-        images=victims.images,
-        margins=torch.cat([part.margins for part in parts]),
-        fallen=torch.cat([part.fallen for part in parts]),
-    )
-
-
-def _region(victims: Victims, threat: ThreatModel) -> Tensor | None:
-    if threat.region is Region.EVERYWHERE:
-        return None
-    assert victims.context is not None
-    assert victims.context.oracle_masks is not None
-    return region_masks(threat.region, victims.context.oracle_masks, radius=threat.region_radius)
-
-
-def _check_inside(name: str, points: Tensor, victims: Victims, threat: ThreatModel, epsilon: float) -> None:
+def _check_inside(name: str, points: Tensor, batch: AttackBatch, threat: ThreatModel, epsilon: float) -> None:
     """An attack is not trusted with its own constraint. A violation is a bug, not a result."""
-    linf, l2 = norms(points, victims.images)
+    linf, l2 = norms(points, batch.images)
     largest = float((linf if threat.norm == "linf" else l2).max())
-    region = _region(victims, threat)
-    outside = 0.0 if region is None else float((points - victims.images).abs().masked_fill(region, 0).max())
+    region = batch.region(threat)
+    outside = 0.0 if region is None else float((points - batch.images).abs().masked_fill(region, 0).max())
     inside_range = bool((points >= 0).all() and (points <= 1).all())
     if largest > epsilon * (1 + _TOLERANCE) or outside > 0 or not inside_range:
         raise RuntimeError(

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from pipeline.errors import RunError
 from pipeline.evaluation.chunks import Chunk
-from pipeline.evaluation.evaluator import Plan, run_in_batches
+from pipeline.evaluation.evaluator import EvaluationRun, attack_again
 from pipeline.runs.files import write_atomically
-from pipeline.system import attacked
+from pipeline.system import attacked, masks_and_logits
 
 GALLERY = "gallery.npz"
 
@@ -71,15 +71,15 @@ class Gallery:
         return len(self.label)
 
 
-def write_gallery(path: Path, plan: Plan, records: pl.DataFrame, *, per_outcome: int, device: torch.device) -> None:
-    """Write ``gallery.npz`` into a directory: the first images of each outcome in the order of the plan. Raises RunError."""
-    chosen = _choose(plan, records, per_outcome)
-    rows = plan.rows[chosen["position"].to_numpy()]
-    chunk = Chunk(plan.system, plan.dataset, rows, batch_size=plan.batch_size, device=device, guides=plan.guides)
-    images = _attacked_again(plan, chunk, chosen)
-    gallery, fallen = _gallery(plan, chunk, chosen, images)
+def write_gallery(path: Path, run: EvaluationRun, records: pl.DataFrame, *, per_outcome: int, device: torch.device) -> None:
+    """Write ``gallery.npz`` into a directory: the first images of each outcome in the order of the run. Raises RunError."""
+    chosen = _choose(run, records, per_outcome)
+    rows = run.rows[chosen["position"].to_numpy()]
+    chunk = run.chunk(rows, device)
+    images = _attacked_again(run, chunk, chosen)
+    gallery, wrong = _gallery(run, chunk, chosen, images)
     # Nothing is shown as what it is not.
-    kept = fallen == (chosen["outcome"] != GalleryOutcome.STANDS).to_numpy()
+    kept = wrong == (chosen["outcome"] != GalleryOutcome.STANDS).to_numpy()
     arrays = {one.name: getattr(gallery, one.name) for one in fields(Gallery)}
     content = io.BytesIO()
     np.savez_compressed(content, **{name: array if name == "classes" else array[kept] for name, array in arrays.items()})
@@ -101,9 +101,9 @@ def read_gallery(path: Path) -> Gallery | None:
     return gallery
 
 
-def _choose(plan: Plan, records: pl.DataFrame, per_outcome: int) -> pl.DataFrame:
-    """Position in the plan, outcome, and what found the worst adversarial image at the largest epsilon."""
-    ids = plan.dataset.samples["sample_id"].gather(plan.rows)
+def _choose(run: EvaluationRun, records: pl.DataFrame, per_outcome: int) -> pl.DataFrame:
+    """Position in the run, outcome, and what found the worst adversarial image at the largest epsilon."""
+    ids = run.dataset.samples["sample_id"].gather(run.rows)
     order = pl.DataFrame({"sample_id": ids, "position": np.arange(len(ids))})
     largest = records.filter(pl.col("epsilon") == pl.col("epsilon").max())
     worst = largest.sort("adversarial_margin", descending=True, maintain_order=True).unique("sample_id", keep="first")
@@ -114,47 +114,37 @@ def _choose(plan: Plan, records: pl.DataFrame, per_outcome: int) -> pl.DataFrame
     return judged.group_by("outcome", maintain_order=True).head(per_outcome).sort("position")
 
 
-def _attacked_again(plan: Plan, chunk: Chunk, chosen: pl.DataFrame) -> Tensor:
-    images = chunk.victims.images.clone()
+def _attacked_again(run: EvaluationRun, chunk: Chunk, chosen: pl.DataFrame) -> Tensor:
+    images = chunk.batch.images.clone()
     runs = chosen.with_row_index("row").filter((pl.col("outcome") != GalleryOutcome.WRONG_CLEAN) & pl.col("found_by").is_not_null())
     for (name, epsilon), members in runs.group_by("found_by", "found_epsilon", maintain_order=True):
         rows = torch.from_numpy(members["row"].to_numpy().astype(np.int64)).to(images.device)
-        found = run_in_batches(
-            str(name),
-            plan.suite.attacks[str(name)],
-            chunk.victims.select(rows),
-            threat=plan.suite.threat,
-            epsilon=float(str(epsilon)),
-            run_seed=plan.seed,
-            num_classes=plan.dataset.num_classes,
-            batch_size=plan.batch_size,
-            settle=not plan.keep_all,
-        )
+        found = attack_again(run, str(name), float(str(epsilon)), chunk.batch.select(rows))
         images[rows] = found.images
     return images
 
 
 @torch.no_grad()
-def _gallery(plan: Plan, chunk: Chunk, chosen: pl.DataFrame, images: Tensor) -> tuple[Gallery, np.ndarray]:
-    clean = chunk.victims.images
-    before, after = _seen(plan, chunk, clean), _seen(plan, chunk, images)
+def _gallery(run: EvaluationRun, chunk: Chunk, chosen: pl.DataFrame, images: Tensor) -> tuple[Gallery, np.ndarray]:
+    clean = chunk.batch.images
+    before, after = _seen(run, chunk, clean), _seen(run, chunk, images)
     change = (images - clean).double()
     scale = change.abs().amax(dim=(1, 2, 3)) if len(change) else change.new_zeros(0)
     steps = (change / scale.clamp(min=1e-12).view(-1, 1, 1, 1) * 127).round()
-    label = chunk.victims.labels.cpu().numpy()
+    label = chunk.batch.labels.cpu().numpy()
     gallery = Gallery(
         sample_id=_text(chunk.sample_ids),
         outcome=_text(chosen["outcome"].to_list()),
         attack=_text(chosen["found_by"].fill_null("").to_list()),
         epsilon=chosen["found_epsilon"].fill_null(0.0).to_numpy(),
-        classes=_text(list(plan.dataset.classes)),
+        classes=_text(list(run.dataset.classes)),
         label=label,
         clean_prediction=before[1],
         adversarial_prediction=after[1],
         clean_confidence=before[2],
         adversarial_confidence=after[2],
         image=_bytes(clean),
-        oracle_mask=np.asarray(plan.dataset.masks[plan.rows[chosen["position"].to_numpy()]]),
+        oracle_mask=np.asarray(run.dataset.masks[run.rows[chosen["position"].to_numpy()]]),
         clean_mask=before[0],
         adversarial_mask=after[0],
         adversarial=_bytes(images),
@@ -164,14 +154,13 @@ def _gallery(plan: Plan, chunk: Chunk, chosen: pl.DataFrame, images: Tensor) -> 
     return gallery, after[1] != label
 
 
-def _seen(plan: Plan, chunk: Chunk, images: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _seen(run: EvaluationRun, chunk: Chunk, images: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Masks, predictions and their confidences."""
-    system, context = plan.system, chunk.victims.context
     parts = []
-    for rows in torch.split(torch.arange(len(images), device=images.device), plan.batch_size):
-        of = None if context is None else context.select(rows)
-        with attacked(system):
-            masks, probabilities = system.masks(images[rows], of), system(images[rows], of).softmax(dim=1)
+    for rows in torch.split(torch.arange(len(images), device=images.device), run.batch_size):
+        with attacked(run.system):
+            masks, logits = masks_and_logits(run.system, images[rows], chunk.batch.select(rows).context)
+        probabilities = logits.softmax(dim=1)
         confidence, prediction = probabilities.max(dim=1)
         parts.append((_bytes(masks)[..., 0], prediction.cpu().numpy(), confidence.float().cpu().numpy()))
     masks_of, predictions, confidences = (np.concatenate(values) for values in zip(*parts, strict=True))

@@ -22,7 +22,7 @@ from pipeline.attacks.measurements import Condition, Measurement
 from pipeline.attacks.measuring import Donors, MeasuredBatch, Observation
 from pipeline.data.loader import Batch, read_rows
 from pipeline.data.seeds import sample_seed
-from pipeline.evaluation.evaluator import Plan
+from pipeline.evaluation.evaluator import EvaluationRun
 from pipeline.evaluation.records import Unit, read_tables, units_in, write_table
 from pipeline.masks.context import MaskContext
 from pipeline.randomness import derive_seeds
@@ -69,7 +69,7 @@ class _Part:
     condition: Condition
 
 
-def measure_images(plan: Plan, path: Path, *, device: torch.device, advance: Callable[[int], None]) -> None:
+def measure_images(plan: EvaluationRun, path: Path, *, device: torch.device, advance: Callable[[int], None]) -> None:
     """Make every observation that is missing in the evaluation's directory. ``advance`` is told of finished ones.
 
     Raises RunError where they cannot be written, and what the measurements raise.
@@ -84,7 +84,7 @@ def measure_images(plan: Plan, path: Path, *, device: torch.device, advance: Cal
             advance(len(rows))
 
 
-def missing_observations(plan: Plan, path: Path) -> int:
+def missing_observations(plan: EvaluationRun, path: Path) -> int:
     """How many observations are still to be made."""
     recorded = units_in(path / MEASUREMENTS)
     parts = (part for chunk in range(plan.num_chunks) for part in _parts(plan, chunk) if part.unit not in recorded)
@@ -96,13 +96,13 @@ def read_observations(path: Path) -> pl.DataFrame | None:
     return read_tables(path / MEASUREMENTS, OBSERVATIONS)
 
 
-def _parts(plan: Plan, chunk: int) -> Iterator[_Part]:
+def _parts(plan: EvaluationRun, chunk: int) -> Iterator[_Part]:
     for number, (name, spec) in enumerate(plan.suite.measurements.items()):
         for position, condition in enumerate(spec.conditions()):
             yield _Part(unit=Unit(chunk, position, number), name=name, spec=spec, condition=condition)
 
 
-def _observations(plan: Plan, part: _Part, rows: Int64[np.ndarray, " images"], device: torch.device) -> pl.DataFrame:
+def _observations(plan: EvaluationRun, part: _Part, rows: Int64[np.ndarray, " images"], device: torch.device) -> pl.DataFrame:
     began = time.monotonic()
     seen = [
         part.spec.observe(_batch(plan, part.name, rows[begin : begin + plan.batch_size], device), part.condition)
@@ -137,7 +137,7 @@ def _joined(seen: list[Observation], column: str) -> np.ndarray:
     return np.concatenate([getattr(one, column).cpu().numpy() for one in seen])
 
 
-def _batch(plan: Plan, name: str, rows: Int64[np.ndarray, " images"], device: torch.device) -> MeasuredBatch:
+def _batch(plan: EvaluationRun, name: str, rows: Int64[np.ndarray, " images"], device: torch.device) -> MeasuredBatch:
     batch = read_rows(plan.dataset, rows).to(device)
     context = MaskContext(oracle_masks=batch.masks, substitutes=batch.substitutes, sample_seeds=batch.seeds)
     with attacked(plan.system), torch.no_grad():
@@ -152,7 +152,7 @@ def _batch(plan: Plan, name: str, rows: Int64[np.ndarray, " images"], device: to
     )
 
 
-def _donors(plan: Plan, batch: Batch, rows: Int64[np.ndarray, " images"], same_class: bool) -> Donors:
+def _donors(plan: EvaluationRun, batch: Batch, rows: Int64[np.ndarray, " images"], same_class: bool) -> Donors:
     """From the split of the images, so that the number of images that are evaluated changes no donor."""
     dataset, samples = plan.dataset, plan.dataset.samples
     ids = samples["sample_id"].gather(rows).to_list()

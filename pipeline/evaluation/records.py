@@ -77,12 +77,12 @@ class Unit(NamedTuple):
     """What one part holds the records of, by position."""
 
     chunk: int
-    epsilon: int
+    epsilon_index: int
     attack: int
 
     @property
     def name(self) -> str:
-        return f"{self.chunk:05d}-{self.epsilon:02d}-{self.attack:02d}"
+        return f"{self.chunk:05d}-{self.epsilon_index:02d}-{self.attack:02d}"
 
 
 class RecordStore:
@@ -145,6 +145,40 @@ class RecordStore:
                 f" and {self._images}, then continue with resume=true"
             )
         return found[0]
+
+
+class MemoryStore:
+    """The parts of an evaluation that is not kept: what ``RecordStore`` does, without a directory."""
+
+    def __init__(self) -> None:
+        self._parts: dict[Unit, tuple[pl.DataFrame, Float32[np.ndarray, "attacked 3 height width"]]] = {}
+
+    def units(self) -> set[Unit]:
+        """What has been recorded."""
+        return set(self._parts)
+
+    def write(self, unit: Unit, records: pl.DataFrame, images: Float32[np.ndarray, "attacked 3 height width"]) -> None:
+        """Keep a part."""
+        self._parts[unit] = records, images
+
+    def read(self, unit: Unit, *, attack: str | None = None, epsilon: float | None = None) -> pl.DataFrame:
+        """The records of a part."""
+        del attack, epsilon
+        return self._parts[unit][0]
+
+    def read_images(self, unit: Unit) -> Float32[np.ndarray, "attacked 3 height width"]:
+        """The adversarial images of a part."""
+        return self._parts[unit][1]
+
+    def discard_images(self, units: Iterator[Unit]) -> None:
+        """Forget adversarial images that nobody needs any more."""
+        for unit in units:
+            records, images = self._parts[unit]
+            self._parts[unit] = records, images[:0]
+
+    def records(self) -> pl.DataFrame:
+        """All records."""
+        return pl.concat([records for records, _ in self._parts.values()])
 
 
 def read_records(run: Path) -> pl.DataFrame:

@@ -7,7 +7,7 @@ import polars as pl
 import torch
 
 from pipeline.evaluation.chunks import Chunk, norms
-from pipeline.evaluation.evaluator import Plan
+from pipeline.evaluation.evaluator import EvaluationRun
 from pipeline.evaluation.records import RecordStore, Status, Unit
 
 ROUNDING = 1e-4
@@ -25,14 +25,13 @@ class Rescored:
     """Largest difference of a margin."""
 
 
-def rescore(plan: Plan, store: RecordStore, *, device: torch.device) -> Rescored:
+def rescore(run: EvaluationRun, store: RecordStore, *, device: torch.device) -> Rescored:
     """Read back every saved adversarial image, score it afresh and compare. Raises RunError for missing and damaged files."""
     changed: list[str] = []
     largest, total = 0.0, 0
-    for number in range(plan.num_chunks):
-        rows = plan.rows[number * plan.chunk_size : (number + 1) * plan.chunk_size]
-        chunk = Chunk(plan.system, plan.dataset, rows, batch_size=plan.batch_size, device=device, guides=None)
-        for unit in plan.units(number):
+    for number in range(run.num_chunks):
+        chunk = run.chunk(run.chunk_rows(number), device)
+        for unit in run.units(number):
             differences, ids = _compare(chunk, store, unit)
             changed += ids
             largest, total = max(largest, float(differences.max(initial=0))), total + len(differences)
@@ -43,9 +42,9 @@ def _compare(chunk: Chunk, store: RecordStore, unit: Unit) -> tuple[np.ndarray, 
     recorded = store.read(unit)
     positions = np.flatnonzero((recorded["status"] == Status.ATTACKED).to_numpy())
     recorded = recorded.filter(pl.col("status") == Status.ATTACKED)
-    where = torch.from_numpy(positions).to(chunk.victims.labels.device)
-    images = torch.empty_like(chunk.victims.images[where]).copy_(torch.from_numpy(store.read_images(unit)))
-    measured, (linf, l2) = chunk.measure(images, where), norms(images, chunk.victims.images[where])
+    where = torch.from_numpy(positions).to(chunk.batch.labels.device)
+    images = torch.empty_like(chunk.batch.images[where]).copy_(torch.from_numpy(store.read_images(unit)))
+    measured, (linf, l2) = chunk.measure(images, where), norms(images, chunk.batch.images[where])
     margins = recorded["adversarial_margin"].to_numpy()
     differences = np.abs(measured.margin - margins)
     near = np.abs(margins) <= ROUNDING  # on the decision boundary rounding may turn the verdict

@@ -9,9 +9,9 @@ import numpy as np
 import polars as pl
 
 from pipeline.attacks.diagnostics import Check, Outcome
-from pipeline.attacks.norms import Norm
+from pipeline.attacks.threat import Norm
 from pipeline.evaluation.constant_predictor import ModalPrediction, modal_prediction
-from pipeline.evaluation.evaluator import Plan
+from pipeline.evaluation.evaluator import EvaluationRun
 from pipeline.evaluation.metrics import CurvePoint, clean_accuracy, clean_mask_iou, curve
 from pipeline.evaluation.statistics import Estimate
 from pipeline.masks.config import MaskConfig
@@ -55,22 +55,22 @@ class SanityReport(JsonFile):
 
 
 def summarise(
-    records: pl.DataFrame, plan: Plan, *, masks: MaskConfig, trained_masks: MaskConfig, split: str, skipped: dict[str, str]
+    records: pl.DataFrame, run: EvaluationRun, *, masks: MaskConfig, trained_masks: MaskConfig, split: str, skipped: dict[str, str]
 ) -> Summary:
     """The figures of finished records. Intervals by bootstrap use a fixed seed, so the same records give the same summary."""
     rng = np.random.default_rng(0)
     return Summary(
-        system=plan.system_id,
-        data=plan.dataset.name,
+        system=run.system_id,
+        data=run.dataset.name,
         split=split,
         masks=masks,
         trained_masks=trained_masks,
-        norm=plan.suite.threat.norm,
-        region=plan.suite.threat.region.value,
+        norm=run.suite.threat.norm,
+        region=run.suite.threat.region.value,
         clean_accuracy=clean_accuracy(records),
         clean_mask_iou=clean_mask_iou(records, rng),
         modal_prediction=modal_prediction(records),
-        classes=plan.dataset.classes,
+        classes=run.dataset.classes,
         curve=tuple(curve(records, rng)),
         skipped=skipped,
     )

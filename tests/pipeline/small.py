@@ -9,11 +9,12 @@ import polars as pl
 import torch
 from torch import Tensor, nn
 
-from pipeline.attacks.objectives import ClassLoss
-from pipeline.attacks.specs import AttackSuite, ClassAttack, MaskAttack, SquareAttack, ThreatModel
-from pipeline.attacks.two_stage import MaskGoal
+from pipeline.attacks.outside import SquareAttack
+from pipeline.attacks.specs import ClassAttack, ClassLoss, MaskAttack, MaskGoal
+from pipeline.attacks.suite import AttackSuite
+from pipeline.attacks.threat import ThreatModel
 from pipeline.data.dataset import PreparedDataset
-from pipeline.evaluation.evaluator import Plan, attack_images
+from pipeline.evaluation.evaluator import EvaluationRun, attack_images
 from pipeline.evaluation.records import RecordStore
 from pipeline.masks.config import MaskConfig, MaskSource
 from pipeline.masks.context import MaskContext
@@ -86,13 +87,13 @@ def plan(
     epsilons: tuple[float, ...] = EPSILONS,
     batch_size: int = 8,
     chunk_size: int = 11,
-    keep_all: bool = False,
+    attack_all: bool = False,
     save_images: bool = False,
     precision: str = "float32",
     joined: System | None = None,
-) -> Plan:
+) -> EvaluationRun:
     joined = joined or system(source)
-    return Plan(
+    return EvaluationRun(
         system=joined,
         system_id="small",
         dataset=dataset(joined),
@@ -101,7 +102,7 @@ def plan(
         seed=3,
         batch_size=batch_size,
         chunk_size=chunk_size,
-        keep_all=keep_all,
+        attack_all=attack_all,
         save_images=save_images,
         precision=precision,
     )

@@ -14,8 +14,7 @@ import classifier
 import pipeline
 import segmenter
 from pipeline.attacks.config import PgdConfig
-from pipeline.attacks.regions import Region
-from pipeline.attacks.specs import Knowledge, ThreatModel
+from pipeline.attacks.threat import Knowledge, Region, ThreatModel
 from pipeline.cli.composition import check_overrides, group_choices, load_config
 from pipeline.config import Number, dotted_keys, to_plain, validate
 from pipeline.data.config import PrepareConfig

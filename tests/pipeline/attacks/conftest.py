@@ -49,7 +49,7 @@ def make_system() -> Callable[..., TwoStage]:
 
 @pytest.fixture
 def make_batch() -> Callable[..., tuple[Tensor, Tensor, MaskContext]]:
-    """Images, the labels that a system gives them (so that none has fallen as it is), and the whole context."""
+    """Images, the labels that a system gives them (so that none is misclassified as it is), and the whole context."""
 
     def make(
         system: TwoStage, size: int = 4, *, seed: int = 1, dtype: torch.dtype = torch.float32

@@ -12,8 +12,9 @@ from classifier.losses import cross_entropy
 from classifier.model import build_classifier
 from pipeline.attacks.acceleration import attacked_copy, fold_batch_norms
 from pipeline.attacks.objectives import scores_and_gradients
-from pipeline.attacks.tracker import fallen
-from pipeline.attacks.two_stage import GradientPath, SystemObjective
+from pipeline.attacks.specs import GradientPath
+from pipeline.attacks.tracker import verdict
+from pipeline.attacks.two_stage import SystemObjective
 from pipeline.masks.config import Fill, MaskConfig, MaskSource
 from pipeline.masks.context import MaskContext
 from pipeline.system import TwoStage, attacked
@@ -294,5 +295,5 @@ def test_a_point_that_fools_only_the_copy_is_no_success(stages: tuple[nn.Module,
     copy = attacked_copy(original, images, precision="bf16")
     with torch.no_grad():
         copy.classifier.stage.network[-1].bias.sub_(100 * nn.functional.one_hot(labels[:1], 5)[0])  # type: ignore[union-attr, index]
-    assert fallen(copy, images[:1], labels[:1], None).all()
-    assert not fallen(original, images, labels, None).any()
+    assert verdict(copy, images[:1], labels[:1], None).misclassified.all()
+    assert not verdict(original, images, labels, None).misclassified.any()

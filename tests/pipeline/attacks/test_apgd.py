@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline.attacks.apgd import apgd, checkpoints
 from pipeline.attacks.objectives import ModelObjective, cross_entropy, dlr
-from pipeline.attacks.tracker import Witness, fallen
+from pipeline.attacks.tracker import BestPoint, verdict
 from pipeline.attacks.two_stage import SystemObjective
 from pipeline.masks.config import MaskSource
 from pipeline.system import TwoStage
@@ -145,7 +145,7 @@ def test_from_the_same_start_it_fells_every_image_that_the_authors_code_fells(
 ) -> None:
     compared = 0
     for factor in (0.25, 0.5):
-        ours, theirs = _fallen(make_system(source), make_batch, norm, epsilon * factor, "ce", size=32, num_steps=20)
+        ours, theirs = _misclassified(make_system(source), make_batch, norm, epsilon * factor, "ce", size=32, num_steps=20)
         assert (ours | ~theirs).all()
         compared += bool(theirs.any() and not theirs.all())
     assert compared, "no epsilon at which some images fall and some stand: nothing was compared"
@@ -159,12 +159,12 @@ def test_from_the_same_start_it_fells_every_image_that_the_authors_code_fells(
 def test_at_the_published_budget_it_fells_at_least_as_many_images(
     norm: str, epsilon: float, source: MaskSource, loss: str, make_system: Callable[..., TwoStage], make_batch: Callable[..., tuple]
 ) -> None:
-    ours, theirs = _fallen(make_system(source, seed=1), make_batch, norm, epsilon * 0.2, loss, size=96, num_steps=100)
+    ours, theirs = _misclassified(make_system(source, seed=1), make_batch, norm, epsilon * 0.2, loss, size=96, num_steps=100)
     assert 0 < theirs.sum() < 96
     assert ours.sum() >= theirs.sum()
 
 
-def _fallen(
+def _misclassified(
     system: TwoStage,
     make_batch: Callable[..., tuple],
     norm: str,
@@ -185,17 +185,17 @@ def _fallen(
     theirs = APGDAttack(model, n_iter=num_steps, norm=NAMES[norm], eps=epsilon, seed=5, loss=loss, device="cpu")
     with torch.random.fork_rng([]):
         their_points = theirs.perturb(images, labels)
-    witness = Witness(images)
+    best = BestPoint(images)
     score = {"ce": cross_entropy, "dlr": dlr}[loss]
     apgd(
-        witness.watch(SystemObjective(system=system, labels=labels, context=context, class_score=score)),
+        best.track(SystemObjective(system=system, labels=labels, context=context, class_score=score)),
         images,
         norm=norm,  # type: ignore[arg-type]
         epsilon=epsilon,
         num_steps=num_steps,
         start=visited[1],  # the first question is for the labels of the images themselves
     )
-    return fallen(system, witness.best, labels, context), fallen(system, their_points, labels, context)
+    return tuple(verdict(system, points, labels, context).misclassified for points in (best.points, their_points))  # type: ignore[return-value]
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -237,13 +237,12 @@ def test_a_score_that_is_no_number_is_an_error_and_not_robustness() -> None:
 
 def test_it_says_what_a_random_start_and_a_search_need() -> None:
     images = random_images(1, 2, 0)
-    with pytest.raises(ValueError, match="needs a generator or seeds"):
+    with pytest.raises(ValueError, match="needs seeds, one for each image"):
         apgd(Recording(rugged), images, norm="linf", epsilon=0.1, num_steps=1)
     with pytest.raises(ValueError, match="at least 1, not 0 and 1"):
         apgd(Recording(rugged), images, norm="linf", epsilon=0.1, num_steps=0, seeds=torch.arange(1))
     assert (
-        apgd(Recording(margin_free), images, norm="linf", epsilon=0.1, num_steps=1, generator=torch.Generator()).shape
-        == images.shape
+        apgd(Recording(margin_free), images, norm="linf", epsilon=0.1, num_steps=1, seeds=torch.tensor([1])).shape == images.shape
     )
 
 

@@ -12,9 +12,11 @@ from pyautoattack import AutoAttack
 from pyautoattack.square import SquareAttack
 from torch import Tensor
 
-from pipeline.attacks.autoattack import STANDARD, Member, autoattack, square, square_fits
-from pipeline.attacks.regions import Region, region_masks
-from pipeline.attacks.tracker import fallen
+from pipeline.attacks.autoattack import autoattack, square
+from pipeline.attacks.outside import STANDARD, Member, square_fits
+from pipeline.attacks.regions import region_masks
+from pipeline.attacks.threat import Region
+from pipeline.attacks.tracker import verdict
 from pipeline.masks.config import MaskSource
 from pipeline.masks.context import MaskContext
 from pipeline.system import TwoStage
@@ -70,7 +72,7 @@ def _compare(system: TwoStage, make_batch: MakeBatch, norm: str, epsilon: float,
             attacks=attacks,
         )
         torch.testing.assert_close(found[one], theirs, rtol=0, atol=1e-6)  # ours is brought into the ball to the last bit
-        both = [fallen(system, points, labels[one], context.select(one)) for points in (found[one], theirs)]
+        both = [verdict(system, points, labels[one], context.select(one)).misclassified for points in (found[one], theirs)]
         assert torch.equal(*both)
     deltas = found.double() - images.double()
     lengths = deltas.abs().flatten(1).amax(1) if norm == "linf" else deltas.flatten(1).norm(dim=1)
@@ -156,10 +158,10 @@ def test_below_four_classes_the_margin_is_climbed_and_it_says_so(
     attacks: tuple[Member, ...] = ("apgd-dlr", "apgd-t", "fab-t")
     with pytest.warns(UserWarning, match=f"need 4 classes and there are {num_classes}: the margin is climbed"):
         found = autoattack(system, images, labels, None, norm="linf", epsilon=0.05, seeds=SEEDS[:3], attacks=attacks)
-    assert fallen(system, found, labels, None).all()
+    assert verdict(system, found, labels, None).misclassified.all()
     with pytest.warns(UserWarning, match="the margin is climbed"):
         targeted = autoattack(system, images, labels, None, norm="linf", epsilon=0.05, seeds=SEEDS[:3], attacks=("apgd-t",))
-    assert fallen(system, targeted, labels, None).all()
+    assert verdict(system, targeted, labels, None).misclassified.all()
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -178,7 +180,7 @@ def test_nothing_changes_outside_the_region(norm: str, region: Region, make_syst
     for points in found:
         assert torch.equal(points * ~allowed, images * ~allowed)
         assert not torch.equal(points, images)
-        assert fallen(system, points, labels, context).any()
+        assert verdict(system, points, labels, context).misclassified.any()
 
 
 def test_on_the_background_an_oracle_on_a_constant_fill_cannot_be_hurt_by_pyautoattack_either(
@@ -239,7 +241,7 @@ def test_layouts_and_double_precision_change_nothing_that_matters(make_system: M
     images, labels, context = make_batch(double, 1, dtype=torch.float64)
     found = autoattack(double, images, labels, context, norm="linf", epsilon=0.05, seeds=SEEDS[:1], attacks=("apgd-ce",))
     assert found.dtype == torch.float64
-    assert fallen(double, found, labels, context).all()
+    assert verdict(double, found, labels, context).misclassified.all()
 
 
 def test_images_on_which_the_euclidean_square_cannot_start_are_named(make_system: Make) -> None:

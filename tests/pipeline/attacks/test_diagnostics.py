@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.attacks import diagnostics as sanity
-from pipeline.attacks.attempt import Victims
 from pipeline.attacks.diagnostics import Check, Outcome
-from pipeline.attacks.two_stage import GradientPath
+from pipeline.attacks.specs import GradientPath
+from pipeline.attacks.start import AttackBatch
 from pipeline.masks.config import Fill, MaskConfig, MaskSource
 from pipeline.masks.context import MaskContext
 from pipeline.system import TwoStage
@@ -49,7 +49,7 @@ class Cheat:
     mask_scale: float = 1.0
 
 
-def victims(source: MaskSource = MaskSource.LEARNED, cheat: Cheat = Cheat()) -> Victims:
+def attacked_batch(source: MaskSource = MaskSource.LEARNED, cheat: Cheat = Cheat()) -> AttackBatch:
     torch.manual_seed(0)
     segmenter = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Softplus(), nn.Conv2d(4, 1, 3, padding=1))
     body = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Softplus(), nn.Conv2d(8, 8, 3, stride=2), nn.Softplus(), nn.Flatten())
@@ -70,10 +70,10 @@ def victims(source: MaskSource = MaskSource.LEARNED, cheat: Cheat = Cheat()) -> 
         network[1].bias *= gain
         labels = honest(images, context).argmax(dim=1)
     system = cheat.kind(Scaled(network, cheat.scale), masks=config, segmenter=Scaled(segmenter, cheat.mask_scale)).eval()
-    return Victims(system=system, images=images, labels=labels, context=context, seeds=torch.arange(IMAGES))
+    return AttackBatch(system=system, images=images, labels=labels, context=context, seeds=torch.arange(IMAGES))
 
 
-def every_check(found: Victims) -> dict[str, Check]:
+def every_check(found: AttackBatch) -> dict[str, Check]:
     checks = [
         sanity.zero_gradients(found, GradientPath.PIXELS),
         sanity.zero_gradients(found, GradientPath.MASK),
@@ -91,7 +91,7 @@ def every_check(found: Victims) -> dict[str, Check]:
     "source", [MaskSource.LEARNED, MaskSource.LEARNED_HARD, MaskSource.ORACLE, MaskSource.NONE, MaskSource.RANDOM]
 )
 def test_an_honest_system_fails_no_check(source: MaskSource) -> None:
-    checks = every_check(victims(source))
+    checks = every_check(attacked_batch(source))
     assert {name: check.finding for name, check in checks.items() if check.outcome is Outcome.FAIL} == {}
     assert checks["zero gradients, pixel path"].outcome is Outcome.PASS
     assert (checks["zero gradients, mask path"].outcome is Outcome.PASS) == source.is_learned
@@ -112,7 +112,7 @@ def test_an_honest_system_fails_no_check(source: MaskSource) -> None:
     ],
 )
 def test_a_cheat_fails_a_named_check_that_says_what_to_do(cheat: Cheat, source: MaskSource, caught_by: str) -> None:
-    check = every_check(victims(source, cheat))[caught_by]
+    check = every_check(attacked_batch(source, cheat))[caught_by]
     assert check.outcome is Outcome.FAIL
     assert check.advice
 
@@ -128,18 +128,18 @@ class Deaf(nn.Module):
 
 
 def test_gradients_that_lead_nowhere_fail_the_steps_and_epsilon_one() -> None:
-    found = victims(MaskSource.NONE)
+    found = attacked_batch(MaskSource.NONE)
     system = TwoStage(Deaf(), masks=MaskConfig(source=MaskSource.NONE)).eval()
-    deaf = Victims(system=system, images=found.images, labels=torch.zeros_like(found.labels), context=None, seeds=found.seeds)
+    deaf = AttackBatch(system=system, images=found.images, labels=torch.zeros_like(found.labels), context=None, seeds=found.seeds)
     assert sanity.zero_gradients(deaf, GradientPath.PIXELS).outcome is Outcome.PASS
     steps = sanity.loss_against_steps(deaf, norm="linf", epsilon=EPSILON)
     assert (steps.outcome, steps.figures["stuck"]) == (Outcome.FAIL, 1.0)
     everything = sanity.epsilon_one(deaf, norm="linf", region_everywhere=True)
-    assert (everything.outcome, everything.figures["standing"]) == (Outcome.FAIL, 1.0)
+    assert (everything.outcome, everything.figures["robust"]) == (Outcome.FAIL, 1.0)
 
 
 def test_what_nobody_can_see_is_not_counted_at_epsilon_one() -> None:
-    found = victims(MaskSource.ORACLE)
+    found = attacked_batch(MaskSource.ORACLE)
     assert found.context is not None
     assert found.context.oracle_masks is not None
     masks = found.context.oracle_masks.clone()
@@ -147,7 +147,7 @@ def test_what_nobody_can_see_is_not_counted_at_epsilon_one() -> None:
     context = found.context._replace(oracle_masks=masks)
     with torch.no_grad():
         labels = found.system(found.images, context).argmax(dim=1)
-    hidden = Victims(system=found.system, images=found.images, labels=labels, context=context, seeds=found.seeds)
+    hidden = AttackBatch(system=found.system, images=found.images, labels=labels, context=context, seeds=found.seeds)
     check = sanity.epsilon_one(hidden, norm="linf", region_everywhere=True)
     assert (check.outcome, check.figures["invisible"]) == (Outcome.PASS, 0.25)
     assert sanity.epsilon_one(hidden, norm="linf", region_everywhere=False).outcome is Outcome.SKIP
@@ -164,8 +164,8 @@ def test_the_figures_of_a_linear_system_are_its_closed_form() -> None:
     images[2:] = 0.001
     system = TwoStage(network, masks=MaskConfig(source=MaskSource.NONE, fill=Fill.GREY)).eval()
     labels = torch.zeros(4, dtype=torch.int64)
-    found = Victims(system=system, images=images, labels=labels, context=None, seeds=torch.arange(4))
+    found = AttackBatch(system=system, images=images, labels=labels, context=None, seeds=torch.arange(4))
     check = sanity.loss_against_steps(found, norm="linf", epsilon=0.1)
     # the sum of the pixels stays positive unless every one of them reaches 0, and at 0 the tie is not above 0
-    assert math.isclose(check.figures["standing_after_40"], 1.0)
+    assert math.isclose(check.figures["robust_after_40"], 1.0)
     assert check.figures["stuck"] == 0

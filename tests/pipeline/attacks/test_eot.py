@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pipeline.attacks.eot import Expectation, made_up_seeds, over_hidden_seeds
 from pipeline.attacks.objectives import cross_entropy, margin, scores_and_gradients
-from pipeline.attacks.tracker import Judged
+from pipeline.attacks.tracker import MarginObjective
 from pipeline.attacks.two_stage import SystemObjective
 from pipeline.masks.config import Fill, MaskSource
 from pipeline.masks.context import MaskContext
@@ -26,9 +26,9 @@ class Slope:
         self.slope = slope
 
     def __call__(self, images: Tensor) -> Tensor:
-        return self.scores_and_verdicts(images)[0]
+        return self.scores_and_margins(images)[0]
 
-    def scores_and_verdicts(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def scores_and_margins(self, images: Tensor) -> tuple[Tensor, Tensor]:
         sums = images.flatten(1).sum(1)
         return self.slope * sums, 10 * self.slope * sums.detach()
 
@@ -36,21 +36,21 @@ class Slope:
         return self
 
 
-def test_scores_verdicts_and_gradients_are_the_means_over_the_draws() -> None:
+def test_scores_margins_and_gradients_are_the_means_over_the_draws() -> None:
     images = torch.rand(2, 3, 2, 2)
     expectation = Expectation(objectives=(Slope(1.0), Slope(2.0), Slope(6.0)))
     scores, gradients = scores_and_gradients(expectation, images)
     torch.testing.assert_close(scores, 3 * images.flatten(1).sum(1))
     torch.testing.assert_close(gradients, torch.full_like(images, 3.0))
-    torch.testing.assert_close(expectation.scores_and_verdicts(images)[1], 30 * images.flatten(1).sum(1))
-    assert isinstance(expectation, Judged)
+    torch.testing.assert_close(expectation.scores_and_margins(images)[1], 30 * images.flatten(1).sum(1))
+    assert isinstance(expectation, MarginObjective)
 
 
 def test_a_system_that_draws_at_every_call_is_asked_as_often_as_draws_are_wanted() -> None:
     generator = torch.Generator().manual_seed(0)
 
     class Noisy(Slope):
-        def scores_and_verdicts(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        def scores_and_margins(self, images: Tensor) -> tuple[Tensor, Tensor]:
             factor = torch.rand(1, generator=generator)
             return factor * images.flatten(1).sum(1), factor.expand(len(images))
 

@@ -9,7 +9,8 @@ from torch import Tensor
 from pipeline.attacks.hop_skip_jump import hop_skip_jump
 from pipeline.attacks.minimum_norm import fmn
 from pipeline.attacks.objectives import ModelObjective, margin
-from pipeline.attacks.regions import Region, region_masks
+from pipeline.attacks.regions import region_masks
+from pipeline.attacks.threat import Region
 from pipeline.masks.config import MaskSource
 from pipeline.system import TwoStage, attacked
 

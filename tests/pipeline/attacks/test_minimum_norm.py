@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from pipeline.attacks.minimum_norm import Nearest, ddn, fmn
 from pipeline.attacks.objectives import ModelObjective, margin
 from pipeline.attacks.pgd import pgd_l2, pgd_linf
-from pipeline.attacks.regions import Region, region_masks
+from pipeline.attacks.regions import region_masks
+from pipeline.attacks.threat import Region
 from pipeline.masks.config import MaskSource
 from pipeline.system import TwoStage, attacked
 

@@ -11,7 +11,6 @@ from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
 from torch import Tensor, nn
 
 from pipeline.attacks.objectives import (
-    ClassLoss,
     ModelObjective,
     class_score,
     dlr,
@@ -22,6 +21,7 @@ from pipeline.attacks.objectives import (
     targeted_dlr,
     targeted_margin,
 )
+from pipeline.attacks.specs import ClassLoss
 from pipeline.masks.context import MaskContext
 
 

@@ -20,7 +20,8 @@ from pipeline.attacks.patches import (
     start_corners,
 )
 from pipeline.attacks.pgd import pgd_linf
-from pipeline.attacks.regions import Region, region_masks
+from pipeline.attacks.regions import region_masks
+from pipeline.attacks.threat import Region
 from pipeline.masks.config import Fill, MaskSource
 from pipeline.system import TwoStage, attacked
 

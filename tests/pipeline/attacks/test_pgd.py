@@ -17,7 +17,8 @@ from classifier.losses import cross_entropy
 from pipeline.attacks.config import PgdConfig
 from pipeline.attacks.objectives import ModelObjective, margin
 from pipeline.attacks.pgd import pgd, pgd_l2, pgd_linf
-from pipeline.attacks.regions import Region, region_masks
+from pipeline.attacks.regions import region_masks
+from pipeline.attacks.threat import Region
 from pipeline.masks.config import Fill, MaskConfig, MaskSource
 from pipeline.masks.context import MaskContext
 from pipeline.system import TwoStage, attacked
@@ -116,7 +117,7 @@ def test_the_result_is_in_the_ball_and_is_the_best_point_visited_with_the_image_
         random_start=random_start,
         region=allowed[region],
         start=torch.rand(images.shape, generator=seeded(seed + 2)) if with_start else None,
-        generator=seeded(seed + 3),
+        seeds=torch.arange(len(images)) + seed + 3,
     )
     for points in (*objective.points, found):
         assert ((points >= 0) & (points <= 1)).all()
@@ -142,7 +143,7 @@ def test_one_step_without_a_random_start_does_not_return_the_image(attack: Attac
 def test_an_image_that_cannot_be_made_worse_comes_back_as_it_was(attack: Attack) -> None:
     images = torch.rand(2, 3, 4, 4, generator=seeded(1))
     peak = Recording(lambda points: -(points - images).abs().sum((1, 2, 3)))
-    assert torch.equal(attack(peak, images, epsilon=0.1, num_steps=3, restarts=2, generator=seeded(2)), images)
+    assert torch.equal(attack(peak, images, epsilon=0.1, num_steps=3, restarts=2, seeds=torch.arange(len(images)) + 2), images)
 
 
 @BOTH
@@ -158,7 +159,7 @@ def test_without_keep_best_it_makes_exactly_the_steps_of_the_inner_maximisation_
 
 def test_with_keep_best_only_the_image_and_the_end_cost_more_and_they_need_no_gradient() -> None:
     objective = Recording(rugged)
-    pgd_linf(objective, torch.rand(2, 3, 4, 4), epsilon=0.1, num_steps=4, generator=seeded(4))
+    pgd_linf(objective, torch.rand(2, 3, 4, 4), epsilon=0.1, num_steps=4, seeds=torch.arange(2) + 4)
     assert objective.with_gradient == [False, True, True, True, True, False]
 
 
@@ -169,7 +170,7 @@ def test_with_keep_best_only_the_image_and_the_end_cost_more_and_they_need_no_gr
 def test_a_budget_of_zero_returns_the_image_to_the_bit(attack: Attack) -> None:
     images = torch.rand(2, 3, 4, 4, generator=seeded(5))
     for options in ({"epsilon": 0.0}, {"epsilon": torch.zeros(2)}, {"epsilon": 0.0, "step_size": 0.1, "keep_best": False}):
-        assert torch.equal(attack(Recording(rugged), images, num_steps=3, generator=seeded(6), **options), images)
+        assert torch.equal(attack(Recording(rugged), images, num_steps=3, seeds=torch.arange(len(images)) + 6, **options), images)
 
 
 @BOTH
@@ -187,7 +188,9 @@ def test_a_large_enough_budget_makes_every_image_wrong(attack: Attack) -> None:
     images, model = torch.rand(8, 3, 8, 8, generator=seeded(8)), network()
     labels = model(images).argmax(dim=1)
     objective = ModelObjective(model=model, score=margin, targets=(labels,))
-    found = attack(objective, images, epsilon=1.0 if attack is pgd_linf else 14.0, num_steps=20, generator=seeded(9))
+    found = attack(
+        objective, images, epsilon=1.0 if attack is pgd_linf else 14.0, num_steps=20, seeds=torch.arange(len(images)) + 9
+    )
     assert (model(found).argmax(dim=1) != labels).all()
 
 
@@ -201,7 +204,9 @@ def test_on_a_linear_model_the_linf_attack_finds_the_optimum(seed: int, with_reg
     weights = torch.randn(3, 3, 5, 5, generator=seeded(seed + 1))
     region = (torch.rand(3, 1, 5, 5, generator=seeded(seed + 2)) > 0.5).float() if with_region else torch.ones(3, 1, 5, 5)
     radii = torch.tensor([8 / 255, 0.2, 1.5])
-    found = pgd_linf(linear(weights), images, epsilon=radii, num_steps=10, region=region, generator=seeded(seed + 3))
+    found = pgd_linf(
+        linear(weights), images, epsilon=radii, num_steps=10, region=region, seeds=torch.arange(len(images)) + seed + 3
+    )
     optimum = (images + radii.view(3, 1, 1, 1) * weights.sign() * region).clamp(0, 1)
     torch.testing.assert_close(found, optimum, rtol=0, atol=1e-6)
 
@@ -278,10 +283,14 @@ def test_a_background_attack_on_the_oracle_system_with_a_fill_of_its_own_changes
     objective = ModelObjective(model=system, score=cross_entropy, targets=(labels,), context=context)
     background = region_masks(Region.BACKGROUND, oracle, radius=1)
     for options in ({"keep_best": False}, {"restarts": 2}):
-        found = attack(objective, images, epsilon=0.5, num_steps=3, region=background, generator=seeded(15), **options)
+        found = attack(
+            objective, images, epsilon=0.5, num_steps=3, region=background, seeds=torch.arange(len(images)) + 15, **options
+        )
         assert torch.equal(system(found, context), system(images, context))
         assert torch.equal(torch.where(background, images, found), images)
-    moved = attack(objective, images, epsilon=0.5, num_steps=3, region=background, generator=seeded(15), keep_best=False)
+    moved = attack(
+        objective, images, epsilon=0.5, num_steps=3, region=background, seeds=torch.arange(len(images)) + 15, keep_best=False
+    )
     assert not torch.equal(moved, images)  # it did search: a random start moved the background
 
 
@@ -314,7 +323,7 @@ def test_every_mask_source_is_attacked_end_to_end_with_a_batch_of_one(attack: At
     with attacked(system):
         labels = system(images, context).argmax(dim=1)
         objective = ModelObjective(model=system, score=margin, targets=(labels,), context=context)
-        found = attack(objective, images, epsilon=0.1, num_steps=3, generator=seeded(18))
+        found = attack(objective, images, epsilon=0.1, num_steps=3, seeds=torch.arange(len(images)) + 18)
         assert (objective(found) > objective(images)).all()
     assert system.training
 
@@ -352,10 +361,12 @@ def test_with_seeds_an_images_result_does_not_depend_on_its_batch(attack: Attack
         torch.testing.assert_close(chosen(found), objective(together)[order], rtol=0, atol=1e-4)
 
 
-def test_a_generator_gives_the_same_result_again_and_global_random_state_is_left_alone() -> None:
+def test_the_same_seeds_give_the_same_result_again_and_global_random_state_is_left_alone() -> None:
     images = torch.rand(2, 3, 4, 4)
     state = torch.get_rng_state()
-    first, second = (pgd_linf(Recording(rugged), images, epsilon=0.1, num_steps=2, generator=seeded(21)) for _ in range(2))
+    first, second = (
+        pgd_linf(Recording(rugged), images, epsilon=0.1, num_steps=2, seeds=torch.arange(len(images)) + 21) for _ in range(2)
+    )
     assert torch.equal(first, second)
     assert torch.equal(torch.get_rng_state(), state)
 
@@ -381,7 +392,7 @@ def test_layout_is_kept_and_nothing_is_left_behind(attack: Attack) -> None:
         return model(points)[:, 0]
 
     with torch.no_grad():
-        found = attack(Recording(scores), images, epsilon=0.1, num_steps=2, generator=seeded(23))
+        found = attack(Recording(scores), images, epsilon=0.1, num_steps=2, seeds=torch.arange(len(images)) + 23)
     assert all(layouts)
     assert found.is_contiguous(memory_format=torch.channels_last)
     assert not found.requires_grad
@@ -417,17 +428,20 @@ def test_an_infinite_score_is_the_best_there_is() -> None:
 def test_what_cannot_be_run_is_refused_in_one_line(attack: Attack) -> None:
     images, objective = torch.rand(2, 3, 2, 2), Recording(rugged)
     refused = [
-        ({"epsilon": 0.1, "num_steps": 2}, "a random start needs a generator or seeds"),
-        ({"epsilon": 0.1, "num_steps": 0, "generator": seeded(0)}, "at least 1, not 0 and 1"),
+        ({"epsilon": 0.1, "num_steps": 2}, "a random start needs seeds, one for each image"),
+        ({"epsilon": 0.1, "num_steps": 0, "seeds": torch.zeros(2, dtype=torch.int64)}, "at least 1, not 0 and 1"),
         ({"epsilon": 0.1, "num_steps": 1, "restarts": 2, "random_start": False}, "more than one restart needs random_start"),
-        ({"epsilon": 0.1, "num_steps": 1, "restarts": 2, "keep_best": False, "generator": seeded(0)}, "keep_best, to choose"),
-        ({"epsilon": -0.1, "num_steps": 1, "generator": seeded(0)}, "epsilon is negative"),
+        (
+            {"epsilon": 0.1, "num_steps": 1, "restarts": 2, "keep_best": False, "seeds": torch.zeros(2, dtype=torch.int64)},
+            "keep_best, to choose",
+        ),
+        ({"epsilon": -0.1, "num_steps": 1, "seeds": torch.zeros(2, dtype=torch.int64)}, "epsilon is negative"),
     ]
     for options, message in refused:
         with pytest.raises(ValueError, match=message):
             attack(objective, images, **options)
     with pytest.raises(ValueError, match=r"images in \[0,1\], these are in \[0, 2\]"):
-        attack(objective, torch.tensor([0.0, 1.0, 2.0]).view(1, 3, 1, 1), epsilon=0.1, num_steps=1, generator=seeded(0))
+        attack(objective, torch.tensor([0.0, 1.0, 2.0]).view(1, 3, 1, 1), epsilon=0.1, num_steps=1, seeds=torch.arange(1) + 0)
     assert not objective.points
 
 

@@ -8,7 +8,8 @@ from hypothesis.extra import numpy as arrays
 from scipy import ndimage
 from torch import Tensor
 
-from pipeline.attacks.regions import Region, region_masks
+from pipeline.attacks.regions import region_masks
+from pipeline.attacks.threat import Region
 from pipeline.masks.sources import bounding_boxes
 
 

@@ -11,17 +11,9 @@ from torch import Tensor, nn
 from pipeline.attacks.apgd import apgd
 from pipeline.attacks.objectives import cross_entropy, margin, scores_and_gradients, targeted_margin
 from pipeline.attacks.pgd import pgd_linf
-from pipeline.attacks.tracker import Judged, Witness
-from pipeline.attacks.two_stage import (
-    GradientPath,
-    GuideMasks,
-    MaskGoal,
-    SystemObjective,
-    guided,
-    mask_likeness,
-    mask_targets,
-    stolen_masks,
-)
+from pipeline.attacks.specs import GradientPath, MaskGoal
+from pipeline.attacks.tracker import BestPoint, MarginObjective
+from pipeline.attacks.two_stage import GuideMasks, SystemObjective, guided, mask_likeness, mask_targets, stolen_masks
 from pipeline.masks.config import Fill, MaskConfig, MaskSource
 from pipeline.masks.context import MaskContext
 from pipeline.system import TwoStage
@@ -222,21 +214,21 @@ def test_a_pool_of_the_image_s_own_class_has_nothing_to_steal() -> None:
 class Spy:
     """Passes everything on, and keeps what it was asked and what it answered."""
 
-    def __init__(self, objective: Judged) -> None:
+    def __init__(self, objective: MarginObjective) -> None:
         self.objective = objective
         self.points: list[Tensor] = []
         self.scores: list[Tensor] = []
-        self.verdicts: list[Tensor] = []
+        self.margins: list[Tensor] = []
 
     def __call__(self, images: Tensor) -> Tensor:
-        return self.scores_and_verdicts(images)[0]
+        return self.scores_and_margins(images)[0]
 
-    def scores_and_verdicts(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        scores, verdicts = self.objective.scores_and_verdicts(images)
+    def scores_and_margins(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        scores, margins = self.objective.scores_and_margins(images)
         self.points.append(images.detach().clone())
         self.scores.append(scores.detach())
-        self.verdicts.append(verdicts.detach())
-        return scores, verdicts
+        self.margins.append(margins.detach())
+        return scores, margins
 
     def select(self, indices: Tensor) -> "Spy":
         return Spy(self.objective.select(indices))
@@ -262,36 +254,36 @@ def test_the_second_phase_begins_where_the_first_ended_and_the_best_judged_point
     assert torch.equal(second.points[1], end)
     assert len(second.points) == 1 + 9 + 1
 
-    verdicts, points = (
-        torch.cat([torch.stack(first.verdicts), torch.stack(second.verdicts)]),
+    margins, points = (
+        torch.cat([torch.stack(first.margins), torch.stack(second.margins)]),
         torch.stack(first.points + second.points),
     )
-    expected = points[verdicts.argmax(0), torch.arange(len(images))]
+    expected = points[margins.argmax(0), torch.arange(len(images))]
     assert torch.equal(margin(system(found, context), labels), margin(system(expected, context), labels))
 
 
 def test_a_search_of_the_mask_returns_what_fools_the_classifier_and_not_the_emptiest_mask() -> None:
     # Seen through its own mask on black, the image is class 0 when bright. Flooding makes it brighter, so the mask's goal and the
-    # verdict are opposed: the best-judged point of the search is its darkest, not the one with the fullest mask.
+    # margin are opposed: the best point of the search is its darkest, not the one with the fullest mask.
     system = bright_system()
     images = torch.full((1, 3, 4, 4), 0.6)
     labels = torch.zeros(1, dtype=torch.int64)
     objective = SystemObjective(system=system, labels=labels, context=None, class_score=None, mask_targets=torch.ones(1, 1, 4, 4))
-    witness, spy = Witness(images), Spy(objective)
-    fullest = pgd_linf(witness.watch(spy), images, epsilon=0.2, num_steps=4, seeds=torch.arange(1))
+    best, spy = BestPoint(images), Spy(objective)
+    fullest = pgd_linf(best.track(spy), images, epsilon=0.2, num_steps=4, seeds=torch.arange(1))
     torch.testing.assert_close(fullest, torch.full_like(images, 0.8))
-    darkest = torch.stack(spy.points)[torch.stack(spy.verdicts).argmax()]
-    assert torch.equal(witness.best, darkest)
-    assert margin(system(witness.best), labels) > margin(system(fullest), labels)
+    darkest = torch.stack(spy.points)[torch.stack(spy.margins).argmax()]
+    assert torch.equal(best.points, darkest)
+    assert margin(system(best.points), labels) > margin(system(fullest), labels)
 
 
 def test_the_soft_twin_is_climbed_and_the_hard_system_is_judged(make_system: Make, make_batch: MakeBatch) -> None:
     hard = make_system(MaskSource.LEARNED_HARD)
     soft = TwoStage(hard.classifier, segmenter=hard.segmenter, masks=MaskConfig(source=MaskSource.LEARNED))
     images, labels, context = make_batch(hard)
-    scores, verdicts = SystemObjective(system=hard, labels=labels, context=context, soft=True).scores_and_verdicts(images)
+    scores, margins = SystemObjective(system=hard, labels=labels, context=context, soft=True).scores_and_margins(images)
     torch.testing.assert_close(scores, cross_entropy(soft(images, context), labels))
-    torch.testing.assert_close(verdicts, margin(hard(images, context), labels))
+    torch.testing.assert_close(margins, margin(hard(images, context), labels))
     shifted = TwoStage(hard.classifier, segmenter=hard.segmenter, masks=MaskConfig(source=MaskSource.LEARNED_HARD, threshold=0.8))
     objective = SystemObjective(system=shifted, labels=labels, context=context, soft=True)
     at_half = objective._soft_masks(torch.full((1, 1, 1, 1), 4.0).log())  # probability 0.8
@@ -314,13 +306,13 @@ def test_selecting_images_selects_their_scores(source: MaskSource, make_system: 
         target_labels=(labels + 1) % 5,
         **switches,  # type: ignore[arg-type]
     )
-    scores, verdicts = objective.scores_and_verdicts(images)
+    scores, margins = objective.scores_and_margins(images)
     indices = torch.tensor([3, 1])
-    some_scores, some_verdicts = objective.select(indices).scores_and_verdicts(images[indices])
+    some_scores, some_margins = objective.select(indices).scores_and_margins(images[indices])
     torch.testing.assert_close(some_scores, scores[indices])
-    torch.testing.assert_close(some_verdicts, verdicts[indices])
-    torch.testing.assert_close(verdicts, margin(system(images, context), labels))
-    assert isinstance(objective, Judged)
+    torch.testing.assert_close(some_margins, margins[indices])
+    torch.testing.assert_close(margins, margin(system(images, context), labels))
+    assert isinstance(objective, MarginObjective)
 
 
 def test_the_joint_score_is_the_sum_of_its_parts(make_system: Make, make_batch: MakeBatch) -> None:

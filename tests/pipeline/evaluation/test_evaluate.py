@@ -180,17 +180,17 @@ def test_after_ctrl_c_one_line_says_how_to_go_on_and_nothing_is_lost(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    calls, run_in_batches = [], attacking.run_in_batches
+    calls, run_attack = [], attacking.run_attack
 
     def interrupted(*arguments: object, **named: object) -> object:
         calls.append(1)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return run_in_batches(*arguments, **named)  # type: ignore[arg-type]
+        return run_attack(*arguments, **named)  # type: ignore[arg-type]
 
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(attacking, "run_in_batches", interrupted)
+        patch.setattr(attacking, "run_attack", interrupted)
         assert evaluate(run) == 130
     line = capsys.readouterr().err.splitlines()[-1]
     assert "none lost; continue with resume=true" in line

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -14,16 +15,24 @@ import pytest
 import torch
 from polars.testing import assert_frame_equal
 
-from pipeline.attacks.attempt import Victims
-from pipeline.attacks.objectives import ClassLoss
+from pipeline.attacks.acceleration import attacked_copy
 from pipeline.attacks.runner import run_attack
-from pipeline.attacks.specs import ClassAttack
+from pipeline.attacks.specs import ClassAttack, ClassLoss
+from pipeline.attacks.start import AttackBatch
+from pipeline.attacks.threat import ThreatModel
 from pipeline.data.loader import read_rows
 from pipeline.errors import RunError
-from pipeline.evaluation.chunks import choose_rows
-from pipeline.evaluation.evaluator import Plan, applicable, attack_images
+from pipeline.evaluation.chunks import Chunk, choose_rows
+from pipeline.evaluation.evaluator import (
+    EvaluationRun,
+    EvaluationSettings,
+    applicable,
+    attack_again,
+    attack_chunk,
+    attack_images,
+)
 from pipeline.evaluation.metrics import clean_accuracy, curve, robust_accuracy, standing
-from pipeline.evaluation.records import RecordStore, Status, read_records
+from pipeline.evaluation.records import MemoryStore, RecordStore, Status, read_records
 from pipeline.evaluation.rescoring import rescore
 from pipeline.masks.config import MaskSource
 from pipeline.masks.context import MaskContext
@@ -31,27 +40,27 @@ from pipeline.masks.context import MaskContext
 CPU = torch.device("cpu")
 
 
-def evaluate(plan: Plan, path: Path) -> pl.DataFrame:
+def evaluate(plan: EvaluationRun, path: Path) -> pl.DataFrame:
     finished: list[int] = []
     attack_images(plan, RecordStore(path), device=CPU, advance=finished.append)
     return read_records(path).sort("sample_id", "epsilon", "attack")
 
 
 @pytest.mark.parametrize("source", [MaskSource.LEARNED, pytest.param(MaskSource.NONE, marks=pytest.mark.slow)])
-def test_an_image_falls_exactly_where_it_would_fall_alone(small: ModuleType, tmp_path: Path, source: MaskSource) -> None:
+def test_an_image_is_misclassified_exactly_where_it_would_be_alone(small: ModuleType, tmp_path: Path, source: MaskSource) -> None:
     attacks = small.ATTACKS | small.SQUARE if source.is_learned else {"pgd": small.ATTACKS["pgd"]}
     plan = small.plan(source, attacks=attacks, epsilons=(0.01,))
-    stands = standing(evaluate(plan, tmp_path), 0.01)["standing"].to_list()
+    robust = standing(evaluate(plan, tmp_path), 0.01)["standing"].to_list()
     alone = []
     for row in range(small.IMAGES):
         batch = read_rows(plan.dataset, np.array([row]))
         context = MaskContext(oracle_masks=batch.masks, substitutes=batch.substitutes, sample_seeds=batch.seeds)
-        victims = Victims(system=plan.system, images=batch.images, labels=batch.labels, context=context, seeds=batch.seeds)
+        image = AttackBatch(system=plan.system, images=batch.images, labels=batch.labels, context=context, seeds=batch.seeds)
         found = [
-            run_attack(name, spec, victims, threat=plan.suite.threat, epsilon=0.01, run_seed=3) for name, spec in attacks.items()
+            run_attack(name, spec, image, threat=plan.suite.threat, epsilon=0.01, run_seed=3) for name, spec in attacks.items()
         ]
-        alone.append(not any(bool(each.fallen) for each in found))
-    assert stands == alone
+        alone.append(not any(bool(each.misclassified) for each in found))
+    assert robust == alone
     assert 0 < sum(alone) < small.IMAGES - small.WRONG
 
 
@@ -101,7 +110,7 @@ def test_epsilon_zero_is_clean_accuracy_and_the_curve_never_rises(small: ModuleT
     assert (at_zero["clean_prediction"] == at_zero["adversarial_prediction"]).all()
 
 
-def test_nothing_is_attacked_that_has_fallen_or_was_wrong(small: ModuleType, tmp_path: Path) -> None:
+def test_nothing_is_attacked_that_is_misclassified_already(small: ModuleType, tmp_path: Path) -> None:
     records = evaluate(small.plan(), tmp_path)
     wrong = records.filter(pl.col("clean_prediction") != pl.col("label"))
     assert set(wrong["status"]) == {Status.WRONG_CLEAN}
@@ -116,9 +125,9 @@ def test_nothing_is_attacked_that_has_fallen_or_was_wrong(small: ModuleType, tmp
         assert all((row["found_by"], row["found_epsilon"]) == (fell[0]["found_by"], fell[0]["found_epsilon"]) for row in after)
 
 
-def test_with_keep_all_every_attack_meets_every_image_and_is_at_least_as_strong(small: ModuleType, tmp_path: Path) -> None:
+def test_with_attack_all_every_attack_meets_every_image_and_is_at_least_as_strong(small: ModuleType, tmp_path: Path) -> None:
     settled = evaluate(small.plan(epsilons=(0.01,)), tmp_path / "settled")
-    kept = evaluate(small.plan(epsilons=(0.01,), keep_all=True), tmp_path / "kept")
+    kept = evaluate(small.plan(epsilons=(0.01,), attack_all=True), tmp_path / "kept")
     right = kept.filter(pl.col("clean_prediction") == pl.col("label"))
     assert set(right["status"]) == {Status.ATTACKED}
     assert_frame_equal(standing(settled, 0.01), standing(kept, 0.01))
@@ -161,6 +170,65 @@ def test_norms_are_those_of_the_saved_images(small: ModuleType, tmp_path: Path) 
         assert part["linf"].max() <= 0.01
 
 
+def test_descent_at_a_larger_epsilon_goes_on_from_where_it_was(small: ModuleType, tmp_path: Path) -> None:
+    """Against the attack run by hand from the saved images of the smaller epsilon, and unlike one that begins anew."""
+    attacks = {"pgd": ClassAttack(search="pgd", loss=ClassLoss.MARGIN, num_steps=2)}
+    plan = small.plan(attacks=attacks, save_images=True, chunk_size=small.IMAGES)
+    plan = replace(plan, suite=replace(plan.suite, threat=ThreatModel(norm="l2", epsilons=(0.02, 0.04))))
+    records, store = evaluate(plan, tmp_path).drop("seconds"), RecordStore(tmp_path)
+    first, second = plan.units(0)
+    parts = [store.read(unit) for unit in (first, second)]
+    ids = [part.filter(pl.col("status") == Status.ATTACKED)["sample_id"].to_list() for part in parts]
+    assert set(ids[1]) < set(ids[0])
+    before = dict(zip(ids[0], store.read_images(first), strict=True))
+    batch = plan.batch(np.array([int(sample_id[1:]) for sample_id in ids[1]]), CPU)
+    start = torch.from_numpy(np.stack([before[sample_id] for sample_id in ids[1]]))
+    copy = attacked_copy(plan.system, batch.images)
+    found, anew = (attack_again(plan, "pgd", 0.04, batch, copy=copy, warm_start=warm_start).images for warm_start in (start, None))
+    saved = torch.from_numpy(store.read_images(second))
+    torch.testing.assert_close(saved, found, rtol=0, atol=1e-6)
+    assert (saved - anew).abs().flatten(1).amax(dim=1).gt(1e-4).any()
+    assert records["adversarial_margin"].is_finite().all()
+
+
+def test_the_time_of_an_attack_is_shared_by_the_images_that_it_was_run_on(small: ModuleType) -> None:
+    plan = small.plan()
+    chunk = plan.chunk(plan.rows, CPU)
+    positions = chunk.to_attack(attack_all=False)
+    about = {"system": "small", "mask_source": "learned", "norm": "linf", "region": "everywhere", "seed": 0}
+    records = chunk.records("pgd", 0.01, positions, chunk.batch.images[positions], seconds=51.0, about=about)
+    assert len(positions) == small.IMAGES - small.WRONG == 17
+    assert records["seconds"].to_list() == [0.0] * small.WRONG + [3.0] * 17
+
+
+def test_plain_tensors_go_through_the_same_loop_without_a_data_set_or_a_directory(small: ModuleType, tmp_path: Path) -> None:
+    plan = small.plan(chunk_size=small.IMAGES)
+    on_disk = evaluate(plan, tmp_path)
+    batch, store = plan.batch(plan.rows, CPU), MemoryStore()
+    settings = EvaluationSettings(
+        system=plan.system, system_id="small", suite=plan.suite, seed=plan.seed, batch_size=8, attack_all=False, save_images=False
+    )
+    ids, groups = (plan.dataset.samples[name].to_list() for name in ("sample_id", "group"))
+    chunk = Chunk(batch, sample_ids=ids, groups=groups, batch_size=8)
+    finished: list[int] = []
+    copy = attacked_copy(plan.system, batch.images)
+    attack_chunk(settings, store, chunk, settings.units(0), copy, advance=finished.append)
+    in_memory = store.records().sort("sample_id", "epsilon", "attack")
+    assert_frame_equal(in_memory.drop("seconds"), on_disk.drop("seconds"), check_exact=True)
+    assert finished == [small.IMAGES] * len(settings.units(0))
+
+
+def test_without_oracle_masks_the_overlap_is_nan_and_nothing_else_is_missing(small: ModuleType) -> None:
+    plan = small.plan()
+    batch = plan.batch(plan.rows, CPU)
+    bare = replace(batch, context=batch.context._replace(oracle_masks=None))
+    chunk = Chunk(bare, sample_ids=[str(row) for row in plan.rows], groups=[str(row) for row in plan.rows], batch_size=8)
+    assert np.isnan(chunk.clean.mask_iou).all()
+    with_masks = plan.chunk(plan.rows, CPU)
+    assert np.array_equal(chunk.clean.margin, with_masks.clean.margin)
+    assert np.array_equal(chunk.clean.mask_mean, with_masks.clean.mask_mean)
+
+
 @pytest.mark.parametrize("source", list(MaskSource))
 def test_every_mask_source_is_evaluated(small: ModuleType, tmp_path: Path, source: MaskSource) -> None:
     plan = small.plan(source, attacks={"pgd": ClassAttack(search="pgd", loss=ClassLoss.MARGIN, num_steps=2)}, epsilons=(0.02,))
@@ -172,7 +240,7 @@ def test_every_mask_source_is_evaluated(small: ModuleType, tmp_path: Path, sourc
         np.testing.assert_allclose(records["adversarial_mask_iou"], iou[source])
 
 
-def test_when_everything_has_fallen_the_other_starts_have_nothing_to_do(small: ModuleType, tmp_path: Path) -> None:
+def test_when_everything_is_misclassified_the_other_starts_have_nothing_to_do(small: ModuleType, tmp_path: Path) -> None:
     attacks = {
         "apgd": ClassAttack(search="apgd", num_steps=4, restarts=3),
         "pgd": ClassAttack(search="pgd", num_steps=2, restarts=2),

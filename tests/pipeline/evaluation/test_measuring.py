@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline.attacks.corruptions import corrupt
 from pipeline.attacks.measurements import Backgrounds, Claim, Corruption, Corruptions, DecisionBased, MinimumNorm, Smoothing
-from pipeline.attacks.regions import Region
+from pipeline.attacks.threat import Region
 from pipeline.errors import RunError
 from pipeline.evaluation.evaluator import attack_images
 from pipeline.evaluation.measured import (
