@@ -3,17 +3,21 @@
 import csv
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from pipeline.data.gtsrb.fitting import Roi
+from pipeline.data.gtsrb.layouts import Table
 from pipeline.data.gtsrb.shapes import NUM_CLASSES
+from pipeline.data.images import image_suffixes
 from pipeline.data.sample import Reject
 from pipeline.data.splits import Split
 from pipeline.errors import DataError
 
 COLUMNS = ("Filename", "Width", "Height", "Roi.X1", "Roi.Y1", "Roi.X2", "Roi.Y2", "ClassId")
+PATH, GROUP = "Path", "Group"
+"""Kaggle's column in place of Filename; and one that whoever knows the tracks may add."""
 LEAKING_TRACK = "00014/00023"
 """Training track whose frames are byte-identical to eight official test images."""
 
@@ -26,7 +30,8 @@ class Sign:
     """Relative to the root, with forward slashes."""
     sample_id: str
     group: str
-    """``class/track`` of a training image; the sample id of a test image, whose track is not published."""
+    """The column Group where there is one; else ``class/track`` of a training image, and the sample id of a test image, whose track
+    is not published."""
     class_number: int
     width: int
     height: int
@@ -37,23 +42,27 @@ class Sign:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One line of an annotation file with the folder that its image lies in."""
+    """One line of an annotation file."""
 
-    folder: PurePosixPath
+    source_file: str
     """Relative to the root."""
-    name: str
     fields: dict[str, str]
-    training_class: int | None
+    training: bool
+    folder_class: int | None
     """The class that the folder stands for; None for test images."""
 
     @property
-    def source_file(self) -> str:
-        return str(self.folder / self.name)
+    def name(self) -> str:
+        return PurePosixPath(self.source_file).name
 
     @property
     def sample_id(self) -> str:
-        part = f"train/{self.folder.name}" if self.training_class is not None else "test"
-        return f"{part}/{self.name.removesuffix('.ppm')}"
+        """The same in all layouts: Kaggle's files have the class in front of track and frame."""
+        stem = PurePosixPath(self.source_file).stem
+        if not self.training:
+            return f"test/{stem}"
+        folder = f"{self.folder_class:05d}" if self.folder_class is not None else PurePosixPath(self.source_file).parent.name
+        return f"train/{folder}/{stem.removeprefix(f'{folder}_') if stem.count('_') == 2 else stem}"
 
     @property
     def class_number(self) -> int | None:
@@ -65,43 +74,66 @@ class Row:
         return Reject(source_file=self.source_file, item=self.sample_id, rule=rule, detail=detail)
 
 
-def read_rows(root: Path, table: Path, folder: Path, training_class: int | None) -> tuple[list[Row], list[Reject]]:
+def read_rows(root: Path, table: Table) -> tuple[list[Row], list[Reject]]:
     """The rows of one annotation file whose image exists, in order of file names, and what does not match.
 
-    Raises DataError if the file or the folder is missing or the file is no table with the official columns.
+    A file of another ending counts for the one that is named (PNG for PPM). Raises DataError if the annotation file is missing or
+    no table with the official columns.
     """
-    if not folder.is_dir():
-        raise DataError(f"{folder}: folder is missing; data.root must hold the official layout (gtsrb/GTSRB/...)")
-    relative = PurePosixPath(folder.relative_to(root).as_posix())
-    present = {path.name for path in folder.iterdir() if path.suffix == ".ppm"}
-    rows: dict[str, Row] = {}
+    records = _read_table(table.path)
+    folders = {table.folder, *(table.folder / PurePosixPath(_name(fields)).parent for fields in records)}
+    present = _images_in(folder for folder in folders if folder.resolve().is_relative_to(table.folder.resolve()))
+    if table.path.name in ("Train.csv", "Test.csv"):
+        present = {stem: path for stem, path in present.items() if path.parent != table.folder}
+    rows: dict[Path, Row] = {}
     rejects = []
-    for fields in _read_table(table):
-        row = Row(folder=relative, name=fields["Filename"], fields=fields, training_class=training_class)
-        if row.name in rows:
-            rejects.append(row.reject("duplicate-annotation", f"{table.name} names the image twice; the first row counts"))
-        elif row.name not in present:
-            rejects.append(row.reject("annotation-without-image", f"{table.name} names {row.name!r}, which the folder has not"))
+    for fields in records:
+        path = present.get((table.folder / _name(fields)).with_suffix(""))
+        row = _row(root, table, path or table.folder / _name(fields), fields)
+        if path is None:
+            rejects.append(row.reject("annotation-without-image", f"{table.path.name} names {_name(fields)!r}, which is not there"))
+        elif path in rows:
+            rejects.append(row.reject("duplicate-annotation", f"{table.path.name} names the image twice; the first row counts"))
         else:
-            rows[row.name] = row
-    for name in sorted(present - rows.keys()):
-        row = Row(folder=relative, name=name, fields={}, training_class=training_class)
-        rejects.append(row.reject("image-without-annotation", f"{table.name} has no row for it"))
-    return [rows[name] for name in sorted(rows)], rejects
+            rows[path] = row
+    for path in sorted(set(present.values()) - rows.keys()):
+        rejects.append(_row(root, table, path, {}).reject("image-without-annotation", f"{table.path.name} has no row for it"))
+    return [rows[path] for path in sorted(rows)], rejects
+
+
+def _name(fields: dict[str, str]) -> str:
+    return fields.get(PATH) or fields.get("Filename", "")
+
+
+def _images_in(folders: Iterable[Path]) -> dict[Path, Path]:
+    """Path without ending to path of the images in some folders."""
+    images = [path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir())]
+    return {path.with_suffix(""): path for path in images if path.suffix.lower() in image_suffixes()}
+
+
+def _row(root: Path, table: Table, path: Path, fields: dict[str, str]) -> Row:
+    number = table.class_number
+    if number is None and table.training:
+        number = _whole_number(path.parent.name)
+    source_file = path.relative_to(root).as_posix()
+    return Row(source_file=source_file, fields=fields, training=table.training, folder_class=number)
 
 
 def _read_table(table: Path) -> list[dict[str, str]]:
     try:
-        with table.open(newline="", encoding="utf-8") as stream:
-            reader = csv.DictReader(stream, delimiter=";", restval="")
+        with table.open(newline="", encoding="utf-8-sig") as stream:
+            delimiter = ";" if ";" in stream.readline() else ","
+            stream.seek(0)
+            reader = csv.DictReader(stream, delimiter=delimiter, restval="")
             header = tuple(reader.fieldnames or ())
-            if missing := [column for column in COLUMNS if column not in header]:
-                raise DataError(f"{table}: column {missing[0]} is missing; the header must be {';'.join(COLUMNS)}")
+            wanted = COLUMNS if PATH not in header else (*COLUMNS[1:], PATH)
+            if missing := [column for column in wanted if column not in header]:
+                raise DataError(f"{table}: column {missing[0]} is missing; the header must be {delimiter.join(wanted)}")
             return list(reader)
     except FileNotFoundError as error:
         raise DataError(f"{table}: file is missing; it names the images with their ROI boxes and classes") from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{table}: cannot be read as a ;-separated text file: {error}") from error
+        raise DataError(f"{table}: cannot be read as a text file of columns: {error}") from error
 
 
 def parse_row(row: Row, *, min_roi: int) -> Sign | Reject:
@@ -109,8 +141,8 @@ def parse_row(row: Row, *, min_roi: int) -> Sign | Reject:
     class_number = row.class_number
     if class_number is None:
         return row.reject("unknown-class", f"ClassId is {row.fields['ClassId']!r}, not 0 to {NUM_CLASSES - 1}")
-    if row.training_class is not None and class_number != row.training_class:
-        return row.reject("class-mismatch", f"ClassId is {class_number}, the folder says {row.training_class}")
+    if row.folder_class is not None and class_number != row.folder_class:
+        return row.reject("class-mismatch", f"ClassId is {class_number}, the folder says {row.folder_class}")
     width, height, x1, y1, x2, y2 = (_whole_number(row.fields[column]) for column in COLUMNS[1:7])
     if x1 is None or y1 is None or x2 is None or y2 is None:
         return row.reject("nan-box", f"ROI is {';'.join(row.fields[column] for column in COLUMNS[3:7])}, not four whole numbers")
@@ -122,10 +154,13 @@ def parse_row(row: Row, *, min_roi: int) -> Sign | Reject:
         return row.reject("box-outside-image", f"ROI {x1},{y1} to {x2},{y2} in an image of {width}x{height}")
     if min(x2 - x1, y2 - y1) + 1 < min_roi:
         return row.reject("too-small", f"ROI of {x2 - x1 + 1}x{y2 - y1 + 1} px, shorter side below {min_roi}")
-    group = _group(row)
+    track = re.fullmatch(r"(?:\d+_)?(\d+)_\d+\.\w+", row.name)
+    group = row.fields.get(GROUP) or (f"{class_number:05d}/{track[1]}" if track else None)
+    if not row.training:
+        group = row.fields.get(GROUP) or row.sample_id
     if group is None:
         return row.reject("unknown-track", "the file name is not TRACK_FRAME.ppm, so its near-duplicates are not known")
-    if group == LEAKING_TRACK:
+    if row.training and track and f"{class_number:05d}/{track[1]}" == LEAKING_TRACK:
         return row.reject("leaks-into-test", "frames of this track are byte-identical to official test images")
     return Sign(
         source_file=row.source_file,
@@ -135,15 +170,8 @@ def parse_row(row: Row, *, min_roi: int) -> Sign | Reject:
         width=width,
         height=height,
         roi=(x1, y1, x2, y2),
-        split="train" if row.training_class is not None else "test",
+        split="train" if row.training else "test",
     )
-
-
-def _group(row: Row) -> str | None:
-    if row.training_class is None:
-        return row.sample_id
-    track = re.fullmatch(r"(\d+)_\d+\.ppm", row.name)
-    return track and f"{row.training_class:05d}/{track[1]}"
 
 
 def _whole_number(text: str) -> int | None:
@@ -152,8 +180,3 @@ def _whole_number(text: str) -> int | None:
     except ValueError:
         return None
     return int(number) if math.isfinite(number) and number.is_integer() else None
-
-
-def class_tables(training: Path, class_numbers: Sequence[int]) -> list[tuple[int, Path, Path]]:
-    """Class number, annotation file and folder of each class, as the official archive names them."""
-    return [(number, training / f"{number:05d}" / f"GT-{number:05d}.csv", training / f"{number:05d}") for number in class_numbers]

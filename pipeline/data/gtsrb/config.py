@@ -9,10 +9,14 @@ from pipeline.config import AnyPath, Number, Seed, Whole, configuration
 
 @configuration
 class GtsrbConfig:
-    """GTSRB in the layout that torchvision reads: gtsrb/GTSRB/Training, gtsrb/GTSRB/Final_Test/Images, gtsrb/GT-final_test.csv."""
+    """GTSRB as torchvision reads it (gtsrb/GTSRB/Training, gtsrb/GTSRB/Final_Test/Images, gtsrb/GT-final_test.csv), as the archives
+    unpack (GTSRB/Final_Training/Images ...), or as Kaggle has it (Train.csv, Test.csv). Either part may be missing.
+
+    Whoever knows the tracks of the test images may add a column Group to a table; else a test image is its own group.
+    """
 
     root: AnyPath
-    """Folder that holds gtsrb/."""
+    """Folder that holds it."""
     source: Literal["gtsrb"] = "gtsrb"
     """Name of the source."""
     image_size: Annotated[Whole, Field(ge=8, le=1024)] = 32
@@ -24,7 +28,7 @@ class GtsrbConfig:
     refine: bool = True
     """Refine masks against the image; false: the sign's shape as it fills the ROI."""
     classes: tuple[Annotated[Whole, Field(ge=0, le=42)], ...] | None = None
-    """Class numbers, 0 to 42, in the order of the labels; null: all 43."""
+    """Class numbers, 0 to 42, in the order of the labels; null: all that there are."""
     val_fraction: Annotated[Number, Field(ge=0, lt=1)] = 0.15
     """Share of the training images for validation, 0 to 1, drawn by track. The test set is the official one."""
     seed: Seed = 0

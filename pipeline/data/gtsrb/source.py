@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from pipeline.data.gtsrb.annotations import Sign, class_tables, parse_row, read_rows
+from pipeline.data.gtsrb.annotations import Sign, parse_row, read_rows
 from pipeline.data.gtsrb.config import GtsrbConfig
 from pipeline.data.gtsrb.fitting import Roi, plain_outline, refined_outline
+from pipeline.data.gtsrb.layouts import find_tables
 from pipeline.data.gtsrb.shapes import NUM_CLASSES, coverage
 from pipeline.data.images import crop, read_picture, resize, square_around
 from pipeline.data.rules import Rejected
@@ -22,7 +23,7 @@ from pipeline.data.sample import Plan, Reject, Sample
 from pipeline.data.splits import assign_splits
 from pipeline.errors import ConfigError, DataError
 
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 TRAINING = Path("gtsrb/GTSRB/Training")
 TEST_IMAGES = Path("gtsrb/GTSRB/Final_Test/Images")
 TEST_TABLE = Path("gtsrb/GT-final_test.csv")
@@ -73,25 +74,24 @@ CLASS_NAMES = (
 def plan(config: GtsrbConfig) -> Plan:
     """List the annotated images; training tracks are split into train and val, test images are the official ones.
 
-    Raises ConfigError (classes) and DataError (files missing or damaged, no image of a class).
+    Raises ConfigError (classes) and DataError (files missing or damaged).
     """
     numbers = _class_numbers(config)
     if config.download:
         _download(config.root)
     if not config.root.is_dir():
-        raise DataError(f"data.root: {config.root} is no folder; give the folder that holds gtsrb/, or set data.download=true")
+        raise DataError(f"data.root: {config.root} is no folder; give the folder that holds GTSRB, or set data.download=true")
     signs, rejects, tables = _list_signs(config, numbers)
-    found = {sign.class_number for sign in signs if sign.split != "test"}
-    for number in numbers:
-        if number not in found:
-            raise DataError(
-                f"{config.root / TRAINING}: no usable image of class {number} ({CLASS_NAMES[number]}); see data.classes"
-            )
+    found = {sign.class_number for sign in signs if sign.split != "test"} or {sign.class_number for sign in signs}
+    if config.classes is None and found:
+        numbers = tuple(sorted(found))
+        signs = [sign for sign in signs if sign.class_number in found]
+    without = next((label for label, number in enumerate(numbers) if number not in found), None)
     return Plan(
         classes=tuple(CLASS_NAMES[number] for number in numbers),
         recipe={"version": RECIPE_VERSION, **{k: v for k, v in asdict(config).items() if k not in ("root", "download")}},
         files=tables + [config.root / sign.source_file for sign in signs],
-        items=_with_splits(signs, config),
+        items=_with_splits(signs, config) if without is None else (),
         load=partial(
             load_sign,
             root=config.root,
@@ -101,6 +101,7 @@ def plan(config: GtsrbConfig) -> Plan:
             refine=config.refine,
         ),
         rejects=rejects,
+        without_sample=without,
     )
 
 
@@ -128,35 +129,20 @@ def _download(root: Path) -> None:
 
 
 def _list_signs(config: GtsrbConfig, numbers: tuple[int, ...]) -> tuple[list[Sign], list[Reject], list[Path]]:
-    sources: list[tuple[int | None, Path, Path]] = [*class_tables(config.root / TRAINING, numbers)]
-    sources.append((None, config.root / TEST_TABLE, config.root / TEST_IMAGES))
+    tables, rejects = find_tables(config.root, numbers)
     signs: list[Sign] = []
-    rejects = _unknown_folders(config.root)
-    for training_class, table, folder in sources:
-        rows, mismatches = read_rows(config.root, table, folder, training_class)
+    for table in tables:
+        rows, mismatches = read_rows(config.root, table)
         rejects += mismatches
         for row in rows:
-            if training_class is None and row.class_number is not None and row.class_number not in numbers:
-                continue  # a test image of a class that was not asked for
+            if table.class_number is None and row.class_number is not None and row.class_number not in numbers:
+                continue  # of a class that was not asked for
             result = parse_row(row, min_roi=config.min_roi)
             if isinstance(result, Reject):
                 rejects.append(result)
             else:
                 signs.append(result)
-    return signs, rejects, [table for _, table, _ in sources]
-
-
-def _unknown_folders(root: Path) -> list[Reject]:
-    if not (root / TRAINING).is_dir():
-        raise DataError(f"{root / TRAINING}: folder is missing; data.root must hold the official layout, or set data.download=true")
-    known = {f"{number:05d}" for number in range(NUM_CLASSES)}
-    return [
-        Reject(
-            source_file=f"{TRAINING.as_posix()}/{folder.name}", item=folder.name, rule="unknown-class", detail="not 00000 to 00042"
-        )
-        for folder in sorted((root / TRAINING).iterdir())
-        if folder.is_dir() and folder.name not in known
-    ]
+    return signs, rejects, [table.path for table in tables]
 
 
 def _with_splits(signs: list[Sign], config: GtsrbConfig) -> list[Sign]:

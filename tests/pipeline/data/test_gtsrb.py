@@ -2,6 +2,7 @@
 
 import csv
 import pickle
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -15,6 +16,7 @@ import yaml
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
+from pipeline.data.builder import write_prepared
 from pipeline.data.gtsrb.annotations import COLUMNS
 from pipeline.data.gtsrb.config import GtsrbConfig
 from pipeline.data.gtsrb.shapes import coverage, shape_of
@@ -257,7 +259,6 @@ def empty_class(root: Path) -> None:
         (break_header, "GT-00001.csv", "ClassId is missing; the header must be Filename;Width"),
         (hide_labels, "GT-final_test.csv", "ClassId is missing"),
         (write_binary, "GT-00001.csv", "cannot be read"),
-        (empty_class, "Training", "no usable image of class 1"),
     ],
 )
 def test_a_damaged_layout_is_one_line_that_names_the_file(
@@ -274,14 +275,129 @@ def test_a_damaged_layout_is_one_line_that_names_the_file(
 def test_a_missing_root_or_layout_says_what_would_be_right(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"data\.root.*data\.download=true"):
         plan(config(tmp_path / "nowhere"))
-    with pytest.raises(DataError, match=r"Training.*official layout"):
+    with pytest.raises(DataError, match=r"neither the official layout .*Training.* nor that of Kaggle"):
         plan(config(tmp_path))
 
 
-@pytest.mark.parametrize(("classes", "message"), [((), "empty"), ((43,), "43 is no GTSRB class"), ((1, 1), "twice")])
+@pytest.mark.parametrize(("classes", "message"), [((), "empty"), ((1, 1), "twice")])
 def test_impossible_classes_are_refused(tree: Path, classes: tuple[int, ...], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         plan(config(tree, classes=classes))
+
+
+def test_a_class_without_a_usable_image_is_refused_with_the_rule_and_the_first_file(tree: Path, tmp_path: Path) -> None:
+    empty_class(tree)
+    made = plan(config(tree))
+    with pytest.raises(
+        DataError, match="class 'speed limit 30' has no sample: 6 image-without-annotation; the first is train/00001/"
+    ):
+        write_prepared(made, tmp_path / "set", name="gtsrb", image_size=32, root=tree, workers=0)
+    assert plan(config(tree, classes=None)).classes == ("stop",)
+
+
+# --- layouts
+
+
+def ids(made: Plan) -> set[tuple[str, str, str]]:
+    return {(item.sample_id, item.group, item.split) for item in made.items}
+
+
+def to_png(folder: Path) -> None:
+    for path in list(folder.rglob("*.ppm")):
+        with Image.open(path) as image:
+            image.save(path.with_suffix(".png"))
+        path.unlink()
+
+
+def as_archives(tree: Path) -> None:
+    (tree / "GTSRB/Final_Training").mkdir(parents=True)
+    (tree / TRAINING).rename(tree / "GTSRB/Final_Training/Images")
+    (tree / "GTSRB/Final_Test").mkdir()
+    (tree / TEST_IMAGES).rename(tree / "GTSRB/Final_Test/Images")
+    (tree / TEST_TABLE).rename(tree / "GT-final_test.csv")
+    shutil.rmtree(tree / "gtsrb")
+
+
+def as_separate_archives(tree: Path) -> None:
+    as_archives(tree)
+    for name, part in (("one", "Final_Training"), ("two", "Final_Test")):
+        (tree / name / "GTSRB").mkdir(parents=True)
+        (tree / "GTSRB" / part).rename(tree / name / "GTSRB" / part)
+    (tree / "three").mkdir()
+    (tree / "GT-final_test.csv").rename(tree / "three" / "GT-final_test.csv")
+    (tree / "GTSRB").rmdir()
+
+
+def as_archives_with_the_table_inside(tree: Path) -> None:
+    as_archives(tree)
+    (tree / "GT-final_test.csv").rename(tree / "GTSRB/Final_Test/Images/GT-final_test.csv")
+    (tree / "GTSRB/Final_Test/Images/GT-final_test.test.csv").write_text(";".join(COLUMNS[:-1]) + "\n")
+
+
+def as_png(tree: Path) -> None:
+    to_png(tree)
+
+
+def as_kaggle(tree: Path) -> None:
+    tables: dict[str, list[list[str]]] = {"Train": [], "Test": []}
+    for number in (1, 14):
+        with table_of(tree, number).open(newline="") as stream:
+            for row in list(csv.reader(stream, delimiter=";"))[1:]:
+                target = Path("Train") / str(number) / f"{number:05d}_{Path(row[0]).stem}.png"
+                tables["Train"].append([*row[1:], target.as_posix()])
+                (tree / target).parent.mkdir(parents=True, exist_ok=True)
+                with Image.open(tree / TRAINING / f"{number:05d}" / row[0]) as image:
+                    image.save(tree / target)
+    with (tree / TEST_TABLE).open(newline="") as stream:
+        for row in list(csv.reader(stream, delimiter=";"))[1:]:
+            target = Path("Test") / f"{Path(row[0]).stem}.png"
+            tables["Test"].append([*row[1:], target.as_posix()])
+            (tree / "Test").mkdir(exist_ok=True)
+            with Image.open(tree / TEST_IMAGES / row[0]) as image:
+                image.save(tree / target)
+    for name, rows in tables.items():
+        with (tree / f"{name}.csv").open("w", newline="") as stream:
+            csv.writer(stream).writerows([(*COLUMNS[1:], "Path"), *rows])
+    (tree / "Meta.csv").write_text("Path,ClassId,ShapeId,ColorId,SignId\n")
+    shutil.rmtree(tree / "gtsrb")
+
+
+LAYOUTS = [as_archives, as_separate_archives, as_archives_with_the_table_inside, as_png, as_kaggle]
+
+
+@pytest.mark.parametrize("arrange", LAYOUTS)
+def test_every_layout_gives_the_same_samples_tracks_and_splits(tree: Path, arrange: Callable[[Path], None]) -> None:
+    expected = plan(config(tree))
+    samples = {sample.sample_id: sample for sample in load_all(expected)[0]}
+    arrange(tree)
+    made = plan(config(tree, classes=None))
+    assert not made.rejects
+    assert ids(made) == ids(expected)
+    assert made.classes == expected.classes
+    for sample in load_all(made)[0]:
+        np.testing.assert_array_equal(sample.image, samples[sample.sample_id].image)
+        np.testing.assert_array_equal(sample.mask, samples[sample.sample_id].mask)
+
+
+@pytest.mark.parametrize("arrange", [as_archives, as_kaggle])
+@pytest.mark.parametrize("part", ["training", "test"])
+def test_one_part_alone_can_be_prepared(tree: Path, arrange: Callable[[Path], None], part: str) -> None:
+    arrange(tree)
+    for path in ("Train.csv", "GTSRB/Final_Training") if part == "test" else ("Test.csv", "GTSRB/Final_Test"):
+        if (tree / path).is_dir():
+            shutil.rmtree(tree / path)
+        else:
+            (tree / path).unlink(missing_ok=True)
+    assert {item.split for item in plan(config(tree)).items} == ({"test"} if part == "test" else {"train", "val"})
+
+
+def test_whoever_knows_the_tracks_of_the_test_images_says_them_in_a_column(tree: Path) -> None:
+    rows = [[*good_row("00000.ppm", 14), "a"], [*good_row("00001.ppm", 1), ""]]
+    write_table(tree / TEST_TABLE, rows, header=(*COLUMNS, "Group"))
+    assert {item.sample_id: item.group for item in plan(config(tree)).items if item.split == "test"} == {
+        "test/00000": "a",
+        "test/00001": "test/00001",
+    }
 
 
 def test_a_typo_in_the_configuration_is_refused_and_the_shipped_file_is_sound(tree: Path) -> None:
