@@ -24,16 +24,17 @@ FORMAT = 1
 def report(config: ReportConfig) -> None:
     """Write a report: ``index.html``, ``tables/*.csv`` and ``*.tex``, ``figures/*.svg`` and ``*.pdf``.
 
-    It is a function of the run: the same run gives the same bytes, so an older report is replaced without asking. Raises RunError
-    for a run that cannot be reported and for a directory that holds something else or cannot be written.
+    It is a function of the run, or of several: the same run gives the same bytes, so an older report is replaced without asking.
+    Raises RunError for a run that cannot be reported and for a directory that holds something else or cannot be written.
     """
     from pipeline.reporting.document import compose
     from pipeline.reporting.reading import read_study
+    from pipeline.reporting.side_by_side import compose_runs
     from pipeline.reporting.wording import system_text
 
-    target = config.run / "report" if config.out is None else config.out
+    target = config.out or (config.run or Path()) / "report"
     _check_target(target)
-    document = compose(read_study(config.run))
+    document = compose(read_study(config.run)) if config.run else compose_runs([read_study(run) for run in config.runs])
     replace_directory(target, files(document))
     for answer in document.answers:
         print(f"{answer.heading} ({answer.trust}): {' '.join(answer.sentences) or 'no answer'}")

@@ -106,17 +106,23 @@ def compared(study: Study) -> list[Comparison]:
     """The family at each epsilon above 0: oracle - none, and for each learned system learned - none and oracle - learned."""
     arms = study.by_condition("main")
     found = []
-    for epsilon in (epsilon for epsilon in study.epsilons if epsilon > 0):
+    for epsilon in study.attacked:
         family = []
         for objective in study.classifier_objectives:
             for name, first, second in _pairs([key for key in arms if key.classifier_objective == objective]):
-                comparison = _compare(name, arms[first], arms[second], epsilon)
+                comparison = compare_systems(name, arms[first], arms[second], epsilon)
                 family += [comparison] if comparison is not None else []
-        adjusted = holm([comparison.p_value for comparison in family])
-        for comparison, p_value in zip(family, adjusted, strict=True):
-            detectable = _detectable(comparison.by_seed, len(family))
-            found.append(replace(comparison, adjusted=p_value, detectable=detectable))
+        found += corrected(family)
     return found
+
+
+def corrected(family: Sequence[Comparison]) -> list[Comparison]:
+    """The comparisons of one family with Holm's correction, and what each would have shown under it."""
+    adjusted = holm([comparison.p_value for comparison in family])
+    return [
+        replace(comparison, adjusted=p_value, detectable=_detectable(comparison.by_seed, len(family)))
+        for comparison, p_value in zip(family, adjusted, strict=True)
+    ]
 
 
 def answered(objective: str, comparisons: Sequence[Comparison]) -> Answer:
@@ -151,7 +157,11 @@ def _pairs(conditions: Sequence[Condition]) -> list[tuple[str, Condition, Condit
     return [(name, first, second) for name, first, second in pairs if first is not None and second is not None]
 
 
-def _compare(name: str, first: list[Arm], second: list[Arm], epsilon: float) -> Comparison | None:
+def compare_systems(name: str, first: list[Arm], second: list[Arm], epsilon: float) -> Comparison | None:
+    """Two systems under the seeds that both have, on the images that all of these have met, not corrected.
+
+    None without such a seed. Raises ValueError where they share no image.
+    """
     seeds = sorted({arm.seed for arm in first} & {arm.seed for arm in second})
     if not seeds:
         return None

@@ -5,9 +5,19 @@ from pipeline.config import AnyPath, configuration
 
 @configuration
 class ReportConfig:
-    """Turn the records of an ablation or an evaluation into a page that opens offline, tables and figures."""
+    """Turn the records of an ablation or an evaluation, or of several, into a page that opens offline, tables and figures."""
 
-    run: AnyPath
+    run: AnyPath | None = None
     """Directory of the ablation or of one evaluation. It is only read."""
+    runs: tuple[AnyPath, ...] = ()
+    """Directories of two or more, to be compared on one page: runs=[runs/a,runs/b] out=comparison."""
     out: AnyPath | None = None
     """Directory of the report; a report that it holds is replaced. null: report/ in the directory of the run."""
+
+    def __post_init__(self) -> None:
+        if (self.run is None) == (not self.runs):
+            raise ValueError("run: say run=DIRECTORY, or runs=[DIRECTORY,DIRECTORY] to compare some on one page")
+        if self.runs and (len(set(self.runs)) < len(self.runs) or len(self.runs) < 2):
+            raise ValueError("runs: names fewer than two different directories; one alone is run=DIRECTORY")
+        if self.runs and self.out is None:
+            raise ValueError("out: a report on several runs belongs to none of them: say out=DIRECTORY")

@@ -45,7 +45,8 @@ class Document:
     """Why there is no answer, where there is none."""
     failures: tuple[Failure, ...]
     sections: tuple[Section, ...]
-    gallery: Cards
+    gallery: Cards | None
+    """None: a page on several runs leaves single images to theirs."""
     methods: tuple[str, ...]
     """A paragraph for a paper, in parts."""
     citation: tuple[tuple[str, str], ...]
@@ -71,7 +72,7 @@ def compose(study: Study, metrics: Sequence[Metric] = METRICS) -> Document:
         title=study.name,
         subtitle=_subtitle(study),
         how_to_read=_how_to_read(study, found),
-        answers=tuple(_answer_card(study, answer, failed) for answer in found.answers if answer.comparisons),
+        answers=answer_cards(study, found, failed),
         unanswered=None if found.comparisons else _unanswered(study),
         failures=failed,
         sections=(
@@ -126,6 +127,11 @@ def _how_to_read_differences(study: Study) -> str:
         "number of comparisons. It speaks of these trained models, not of others that the same recipe would give. Intervals are "
         "not corrected; where an interval and p disagree, nothing is claimed."
     )
+
+
+def answer_cards(study: Study, found: Figures, failed: Sequence[Failure]) -> tuple[AnswerCard, ...]:
+    """One for each classifier objective whose systems are compared."""
+    return tuple(_answer_card(study, answer, failed) for answer in found.answers if answer.comparisons)
 
 
 def _answer_card(study: Study, answer: Answer, failed: Sequence[Failure]) -> AnswerCard:

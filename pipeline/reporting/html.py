@@ -15,7 +15,7 @@ def render(document: Document) -> str:
     environment.filters |= {"figure": _figure, "system": wording.system_text}
     outcomes = [(outcome.value, text) for outcome, text in OUTCOMES.items()]
     style = environment.get_template("style.css").render(
-        outcomes=[name for name, _ in outcomes], num_systems=len(document.gallery.systems)
+        outcomes=[name for name, _ in outcomes], num_systems=len(document.gallery.systems) if document.gallery else 0
     )
     return environment.get_template("index.html").render(
         document=document, outcomes=outcomes, glossary=GLOSSARY, style=Markup(style)

@@ -21,6 +21,15 @@ MASKS: tuple[Described, ...] = (
     (Column(label="Masks in testing"), lambda figures: Cell(text=figures.condition.tested)),
     (Column(label="Masks in training"), lambda figures: Cell(text=figures.condition.trained)),
 )
+COMPARISON_COLUMNS = (
+    Column(label="Epsilon", numeric=True),
+    Column(label="Points", detail="95 % interval", numeric=True),
+    Column(label="p", detail="Holm", numeric=True),
+    Column(label="Only first / only second", detail="images", numeric=True),
+    Column(label="Would show", detail="points", numeric=True),
+    Column(label="By seed", detail="points", numeric=True),
+)
+"""What ``comparison_cells`` fills."""
 _SAMPLE = Column(label="n", detail="images x seeds", numeric=True)
 
 
@@ -71,7 +80,7 @@ def degradation(study: Study, systems: Sequence[SystemFigures]) -> Table:
 def seeds(study: Study, found: Figures) -> Table:
     """Each training of every main system by itself."""
     attacked = study.attacked
-    columns = (*(column for column, _ in MASKS), Column(label="Seed", numeric=True), *_columns(ACCURACY, (0.0, *attacked)))
+    columns = (*(column for column, _ in MASKS), Column(label="Seed", numeric=True), *metric_columns(ACCURACY, (0.0, *attacked)))
     groups: dict[str, list[tuple[Cell, ...]]] = {}
     tidy = []
     for figures in found.of_role("main"):
@@ -79,7 +88,7 @@ def seeds(study: Study, found: Figures) -> Table:
         for place, seed in enumerate(figures.seeds):
             values = [measured.by_seed[place] for measured in figures.measured[ACCURACY.measure].values()]
             names = (cell(figures) for _, cell in MASKS)
-            rows.append((*names, Cell(text=str(seed)), *(_cell(ACCURACY, value) for value in values)))
+            rows.append((*names, Cell(text=str(seed)), *(metric_cell(ACCURACY, value) for value in values)))
         tidy += _tidy_of_seeds(figures, ACCURACY)
     return Table(
         name="seeds",
@@ -93,15 +102,7 @@ def seeds(study: Study, found: Figures) -> Table:
 
 def comparisons(found: Figures) -> Table:
     """Every paired comparison at every epsilon."""
-    columns = (
-        Column(label="Difference"),
-        Column(label="Epsilon", numeric=True),
-        Column(label="Points", detail="95 % interval", numeric=True),
-        Column(label="p", detail="Holm", numeric=True),
-        Column(label="Only first / only second", detail="images", numeric=True),
-        Column(label="Would show", detail="points", numeric=True),
-        Column(label="By seed", detail="points", numeric=True),
-    )
+    columns = (Column(label="Difference"), *COMPARISON_COLUMNS)
     objectives = dict.fromkeys(one.first.classifier_objective for one in found.comparisons)
     groups = tuple(
         (
@@ -116,7 +117,7 @@ def comparisons(found: Figures) -> Table:
         "comparisons at one epsilon. Would show: the least difference that every seed would have shown so corrected, four times "
         "in five."
     )
-    rows = [_comparison_tidy(one) for one in found.comparisons]
+    rows = [comparison_tidy(one) for one in found.comparisons]
     return Table(
         name="comparisons",
         title="All paired comparisons",
@@ -170,13 +171,17 @@ def of_metric(
     tidy = []
     for figures in systems:
         curve = figures.curve(metric)
-        row = (*(cell(figures) for _, cell in leading), *(_cell(metric, value) for value in curve.values()))
+        row = (*(cell(figures) for _, cell in leading), *(metric_cell(metric, value) for value in curve.values()))
         row += tuple(cell(figures) for _, cell in trailing)
         groups.setdefault(wording.classifier(figures.condition.classifier_objective), []).append(row)
         tidy += [_tidy(figures, epsilon, metric, value) for epsilon, value in curve.items()]
         if len(figures.seeds) > 1:
             tidy += _tidy_of_seeds(figures, metric)
-    columns = (*(column for column, _ in leading), *_columns(metric, (0.0, *study.attacked)), *(column for column, _ in trailing))
+    columns = (
+        *(column for column, _ in leading),
+        *metric_columns(metric, (0.0, *study.attacked)),
+        *(column for column, _ in trailing),
+    )
     return Table(
         name=name or metric.table,
         title=title,
@@ -187,7 +192,8 @@ def of_metric(
     )
 
 
-def _columns(metric: Metric, epsilons: Sequence[float]) -> tuple[Column, ...]:
+def metric_columns(metric: Metric, epsilons: Sequence[float]) -> tuple[Column, ...]:
+    """One a figure; epsilon 0 is not attacked."""
     return tuple(
         Column(label=epsilon_text(epsilon), detail=metric.unit, numeric=True)
         if epsilon
@@ -196,7 +202,8 @@ def _columns(metric: Metric, epsilons: Sequence[float]) -> tuple[Column, ...]:
     )
 
 
-def _cell(metric: Metric, estimate: Estimate) -> Cell:
+def metric_cell(metric: Metric, estimate: Estimate) -> Cell:
+    """A figure with its interval."""
     return Cell(text=metric.text(estimate), detail=metric.interval(estimate))
 
 
@@ -217,9 +224,13 @@ def _sanity_cell(figures: SystemFigures) -> Cell:
 def _comparison_row(comparison: Comparison) -> tuple[Cell, ...]:
     learned = next((side for side in (comparison.first, comparison.second) if side.uses_segmenter), None)
     detail = "" if learned is None else f"classifier trained with {learned.train_masks}, {learned.segmenter_objective} segmenter"
+    return (Cell(text=comparison.name, detail=detail), *comparison_cells(comparison))
+
+
+def comparison_cells(comparison: Comparison) -> tuple[Cell, ...]:
+    """What stands behind the name of a comparison."""
     only = [f"{one.only_first} / {one.only_second}" for one in comparison.by_seed]
     return (
-        Cell(text=comparison.name, detail=detail),
         Cell(text=epsilon_text(comparison.epsilon)),
         Cell(text=wording.points(comparison.difference), detail=wording.points_interval(comparison.difference)),
         Cell(text=wording.p_text(comparison.adjusted)),
@@ -229,7 +240,8 @@ def _comparison_row(comparison: Comparison) -> tuple[Cell, ...]:
     )
 
 
-def _comparison_tidy(comparison: Comparison) -> dict[str, object]:
+def comparison_tidy(comparison: Comparison) -> dict[str, object]:
+    """The same for programs."""
     return {
         "classifier_objective": comparison.first.classifier_objective,
         "comparison": comparison.name,

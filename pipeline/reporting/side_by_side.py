@@ -1,0 +1,197 @@
+"""Two or more runs on one page: what each answers, all their systems in one table, and what differs between the same systems."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+
+import polars as pl
+
+from pipeline.errors import RunError
+from pipeline.evaluation.summary import epsilon_text
+from pipeline.reporting import plots, tables, wording
+from pipeline.reporting.citation import citation
+from pipeline.reporting.comparisons import Comparison, compare_systems, corrected
+from pipeline.reporting.data import Study
+from pipeline.reporting.document import Document, answer_cards
+from pipeline.reporting.figures import Figures, compute_figures
+from pipeline.reporting.metrics import METRICS, Metric
+from pipeline.reporting.provenance import configuration_text, provenance_rows
+from pipeline.reporting.section import Section
+from pipeline.reporting.table import Cell, Column, Table, grouped
+from pipeline.reporting.trust import failures
+
+Runs = dict[str, tuple[Study, Figures]]
+"""Studies with their figures, by a name that no other run has."""
+
+
+def compose_runs(studies: Sequence[Study], metrics: Sequence[Metric] = METRICS) -> Document:
+    """Work out a report on several runs. Raises RunError where their threat models differ, so that no table can hold both."""
+    _check_threats(studies)
+    runs = {name: (study, compute_figures(study, metrics)) for name, study in named(studies).items()}
+    cards = [
+        replace(card, heading=f"{name}: {card.heading}")
+        for name, (study, found) in runs.items()
+        for card in answer_cards(study, found, failures(study))
+    ]
+    return Document(
+        title=" and ".join(runs),
+        subtitle="; ".join(
+            f"{name}: {study.arms[0].summary.data} data, {wording.sample_text(study)}" for name, (study, _) in runs.items()
+        ),
+        how_to_read=(
+            "Every run by itself says more in its own report. Differences between runs are shown only for the same system (same "
+            "objectives, same masks in training and testing), by seed, on the same images of the same data.",
+        ),
+        answers=tuple(cards),
+        unanswered=None if cards else "None of these runs compares systems with each other; an ablation does.",
+        failures=tuple(
+            replace(failure, name=f"{name}: {failure.name}") for name, (study, _) in runs.items() for failure in failures(study)
+        ),
+        sections=(
+            _between(runs),
+            *(_metric_section(runs, metric) for metric in metrics),
+        ),
+        gallery=None,
+        methods=(),
+        citation=tuple((f"{name}: {form}", text) for name, (study, _) in runs.items() for form, text in citation(study)[:2]),
+        provenance=tuple((f"{name}: {what}", text) for name, (study, _) in runs.items() for what, text in provenance_rows(study)),
+        configuration=json.dumps({name: json.loads(configuration_text(study)) for name, (study, _) in runs.items()}, indent=2),
+        missing=tuple(f"{name}: {sentence}" for name, (study, _) in runs.items() for sentence in study.missing),
+    )
+
+
+def named(studies: Sequence[Study]) -> dict[str, Study]:
+    """Each study by its name, or by its directory where another one is called the same."""
+    names = [study.name for study in studies]
+    return {study.name if names.count(study.name) == 1 else str(study.path): study for study in studies}
+
+
+def _check_threats(studies: Sequence[Study]) -> None:
+    first = studies[0]
+    for study in studies[1:]:
+        for key in ("norm", "region"):
+            ours, theirs = (getattr(one.arms[0].summary, key) for one in (study, first))
+            if ours != theirs:
+                raise RunError(f"{study.path}: has {key} {ours!r}, and {first.path} {theirs!r}: report them apart")
+
+
+def _metric_section(runs: Runs, metric: Metric) -> Section:
+    panels = [
+        plots.curves(
+            f"{metric.name}-{number}-{wording.slug(objective)}",
+            f"{name}: {wording.classifier(objective)}",
+            systems,
+            metric,
+            norm=study.arms[0].summary.norm,
+        )
+        for number, (name, (study, found)) in enumerate(runs.items(), start=1)
+        for objective in study.classifier_objectives
+        if (systems := [one for one in found.of_role("main", objective) if metric.applies(one.condition)])
+    ]
+    return Section(
+        name=metric.name,
+        title=metric.title,
+        intro=metric.intro,
+        panels=tuple(panels),
+        tables=(_table(runs, metric),) if panels else (),
+        missing=None if panels else metric.missing,
+    )
+
+
+def _table(runs: Runs, metric: Metric) -> Table:
+    """All main systems of all runs, at every epsilon of any."""
+    epsilons = sorted({0.0, *(epsilon for study, _ in runs.values() for epsilon in study.attacked)})
+    groups: dict[str, list[tuple[Cell, ...]]] = {}
+    tidy = []
+    for name, (study, found) in runs.items():
+        systems = [one for one in found.of_role("main") if metric.applies(one.condition)]
+        tidy += (
+            [tables.of_metric(study, systems, metric, title="").tidy.insert_column(0, pl.lit(name).alias("run"))] if systems else []
+        )
+        for one in systems:
+            curve = one.curve(metric)
+            cells = (tables.metric_cell(metric, curve[epsilon]) if epsilon in curve else Cell(text="") for epsilon in epsilons)
+            row = (*(cell(one) for _, cell in tables.MASKS), *cells)
+            groups.setdefault(f"{name}: {wording.classifier(one.condition.classifier_objective)}", []).append(row)
+    return Table(
+        name=metric.table,
+        title=metric.title,
+        caption=f"{metric.caption} " + " ".join(f"{name}: {wording.pooling_text(study)}" for name, (study, _) in runs.items()),
+        columns=(*(column for column, _ in tables.MASKS), *tables.metric_columns(metric, epsilons)),
+        groups=grouped(groups),
+        tidy=pl.concat(tidy, how="vertical_relaxed"),
+    )
+
+
+def _between(runs: Runs) -> Section:
+    """The same system of the first run and of each other one, on the images that both have met."""
+    (first, (reference, _)), *others = runs.items()
+    groups: dict[str, list[tuple[Cell, ...]]] = {}
+    reasons, tidy = [], []
+    for name, (study, _) in others:
+        family = _differences(study, reference)
+        reasons += [] if family else [f"{name} and {first}: {_why_not(study, reference)}"]
+        for one in family:
+            system = f"{one.first.tested}, trained with {one.first.trained}"
+            row = (Cell(text=f"{name} - {first}", detail=system), *tables.comparison_cells(one))
+            groups.setdefault(wording.classifier(one.first.classifier_objective), []).append(row)
+            tidy.append({"run": name, "other_run": first, **tables.comparison_tidy(one)})
+    columns = (Column(label="Difference"), *tables.COMPARISON_COLUMNS)
+    caption = (
+        "Robust accuracy of one system in two runs on the same images, first minus second, by seeds that both have. p is corrected "
+        "over all systems at one epsilon."
+    )
+    table = Table(
+        name="between-runs",
+        title="The same system in both runs",
+        caption=caption,
+        columns=columns,
+        groups=grouped(groups),
+        tidy=pl.DataFrame(tidy, infer_schema_length=None),
+    )
+    return Section(
+        name="between-runs",
+        title="What differs between the runs?",
+        intro="A positive difference: the system of the run that is named first is harder to fool.",
+        tables=(table,) if tidy else (),
+        warning=_other_attacks(runs) if tidy else None,
+        missing=f"No system of theirs can be compared image by image ({'; '.join(reasons)})." if reasons else None,
+    )
+
+
+def _other_attacks(runs: Runs) -> str | None:
+    """Runs that were attacked otherwise than the first: a weaker attack makes a system look harder to fool."""
+    suites = {name: study.arms[0].about["config"]["attack"] for name, (study, _) in runs.items()}
+    (first, suite), *others = suites.items()
+    differing = [name for name, other in others if other != suite]
+    if not differing:
+        return None
+    return (
+        f"{', '.join(differing)}: other attacks than in {first}. A difference may be that of the attacks, and not of the systems."
+    )
+
+
+def _differences(study: Study, reference: Study) -> list[Comparison]:
+    if not _same_images(study, reference):
+        return []
+    ours, theirs = study.by_condition("main"), reference.by_condition("main")
+    found = []
+    for epsilon in (epsilon for epsilon in study.attacked if epsilon in reference.attacked):
+        family = [compare_systems("between runs", ours[key], theirs[key], epsilon) for key in ours if key in theirs]
+        found += corrected([one for one in family if one is not None])
+    return found
+
+
+def _same_images(study: Study, reference: Study) -> bool:
+    """An id names an image of one data set, so the same id in another set is another image."""
+    ours, theirs = ({arm.about["inputs"].get("data set") for arm in one.arms} for one in (study, reference))
+    shared = set(study.arms[0].records["sample_id"]) & set(reference.arms[0].records["sample_id"])
+    return ours == theirs and study.arms[0].summary.split == reference.arms[0].summary.split and bool(shared)
+
+
+def _why_not(study: Study, reference: Study) -> str:
+    if not _same_images(study, reference):
+        return "other images"
+    if not set(study.attacked) & set(reference.attacked):
+        return f"no epsilon in common ({', '.join(map(epsilon_text, study.attacked))})"
+    return "no system with a seed in common"
