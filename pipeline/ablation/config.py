@@ -180,6 +180,8 @@ class AblateConfig:
                 raise ValueError(f"{name}.seed: the seed of an arm is one of seeds: say seeds=[{trainer.seed}]")
             if trainer.devices * trainer.num_nodes > 1:
                 raise ValueError(f"{name}: an ablation trains on one device; spread its seeds over several with --multirun")
+        if self.decomposition is not None and self.attack.threat.norm == "patch":
+            raise ValueError("decomposition: its attack climbs inside a norm ball, and attack.threat.norm is patch; say null")
         if self.decomposition is not None and not self.evaluation.save_images:
             raise ValueError("decomposition: scores the adversarial images again: it needs evaluation.save_images=true")
         if self.degradation is not None and not set(self.degradation.objectives) <= set(self.classifier_objectives):

@@ -37,7 +37,7 @@ def attack_passes(ablation: AblateConfig, suite: AttackSuite, masks: MaskConfig,
         traits=MaskTraits.of(masks), threat=suite.threat, image_shape=(side, side), has_guides=True, has_oracle=True
     )
     for spec in suite.attacks.values():
-        if not spec.inapplicable(conditions):
+        if not spec.why_skipped(conditions):
             passes = spec.passes(counts.classes)
             forward, backward = forward + passes.forward, backward + passes.backward
     return Passes(forward=images * strengths * stages * forward, backward=images * strengths * stages * backward)

@@ -22,7 +22,7 @@ Points = Float[Tensor, "batch 3 height width"]
 
 def climb_class_score(spec: ClassAttack, start: AttackStart) -> Points:
     """The point with the largest margin that one start of the attack visits."""
-    return _climb(start, _class_objective(spec, start), spec.search, spec.num_steps)
+    return _climb(start, class_objective(spec, start), spec.search, spec.num_steps)
 
 
 def climb_mask_score(spec: MaskAttack, start: AttackStart) -> Points:
@@ -33,10 +33,10 @@ def climb_mask_score(spec: MaskAttack, start: AttackStart) -> Points:
 def climb_guided(spec: GuidedAttack, start: AttackStart) -> Points:
     """The point with the largest margin that the two searches of one start visit."""
     return guided(
-        _as_known(_mask_objective(MaskAttack(goal=spec.goal), start), start),
-        _as_known(_class_objective(ClassAttack(loss=spec.loss), start), start),
+        as_known(_mask_objective(MaskAttack(goal=spec.goal), start), start),
+        as_known(class_objective(ClassAttack(loss=spec.loss), start), start),
         start.batch.images,
-        norm=start.threat.norm,
+        norm=start.norm,
         epsilon=start.epsilon,
         mask_steps=spec.mask_steps,
         class_steps=spec.class_steps,
@@ -52,7 +52,7 @@ def climb_over_a_queue(
 
     ``judge`` is the batch with the system itself, where that of the start is a faster copy.
     """
-    objective: MarginObjective = _class_objective(spec, start)
+    objective: MarginObjective = class_objective(spec, start)
     if judge.system is not start.batch.system:
         objective = Confirmed(objective=objective, judge=judge, rows=torch.arange(len(judge), device=judge.labels.device))
     seeds = torch.stack([replace(start, number=number).seeds for number in range(spec.restarts)])
@@ -91,17 +91,18 @@ class Confirmed:
 
 def _climb(start: AttackStart, objective: SystemObjective, search: Search, num_steps: int) -> Tensor:
     best = BestPoint(start.batch.images)
-    tracked = best.track(_as_known(objective, start))
+    tracked = best.track(as_known(objective, start))
     images, region, seeds = start.batch.images, start.region, start.seeds
     if search == "apgd":
-        apgd(tracked, images, norm=start.threat.norm, epsilon=start.epsilon, num_steps=num_steps, region=region, seeds=seeds)
+        apgd(tracked, images, norm=start.norm, epsilon=start.epsilon, num_steps=num_steps, region=region, seeds=seeds)
     else:
-        pgd = pgd_linf if start.threat.norm == "linf" else pgd_l2
+        pgd = pgd_linf if start.norm == "linf" else pgd_l2
         pgd(tracked, images, epsilon=start.epsilon, num_steps=num_steps, region=region, seeds=seeds)
     return best.points
 
 
-def _class_objective(spec: ClassAttack, start: AttackStart) -> SystemObjective:
+def class_objective(spec: ClassAttack, start: AttackStart) -> SystemObjective:
+    """What an attack on the class climbs."""
     targeted = spec.num_targets > 0
     return SystemObjective(
         system=start.batch.system,
@@ -127,7 +128,7 @@ def _mask_objective(spec: MaskAttack, start: AttackStart) -> SystemObjective:
     )
 
 
-def _as_known(objective: SystemObjective, start: AttackStart) -> MarginObjective:
+def as_known(objective: SystemObjective, start: AttackStart) -> MarginObjective:
     """The objective, or its expectation over the seeds that the attacker does not know."""
     return over_hidden_seeds(objective, num_draws=start.threat.num_draws) if start.hides_seeds else objective
 

@@ -8,18 +8,18 @@ Nothing here imports torch; a method that observes imports what it needs. To add
 in ``MeasurementSpec``.
 """
 
+from dataclasses import field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 from pydantic import Field
 
+from pipeline.attacks.patch_attack import PatchAttack
 from pipeline.attacks.threat import Epsilon, Norm, Region, check_epsilon
-from pipeline.config import Number, configuration
+from pipeline.config import Count, Number, Whole, configuration
 
 if TYPE_CHECKING:
     from pipeline.attacks.measuring import MeasuredBatch, Observation
-
-Count = Annotated[int, Field(ge=1)]
 
 
 class Claim(StrEnum):
@@ -143,6 +143,37 @@ class DecisionBased(Measurement):
         return observe_decisions(self, batch)
 
 
+@configuration
+class Patches(Measurement):
+    """What a square patch of some sizes does anywhere, on the object alone and beside it, end to end through the segmenter."""
+
+    kind: Literal["patches"] = "patches"
+    """Accuracy under a square patch of several sizes: anywhere, on the object alone, beside the object."""
+    shares: Annotated[tuple[Annotated[Number, Field(gt=0, le=1)], ...], Field(min_length=1)] = (0.02, 0.05)
+    """Largest shares of the image that the square may cover."""
+    regions: Annotated[tuple[Region, ...], Field(min_length=1)] = (Region.EVERYWHERE, Region.FOREGROUND, Region.BACKGROUND)
+    """Where all of the square has to lie: everywhere, foreground, background, outside-box. An image without room for it is not
+    counted there."""
+    attack: PatchAttack = field(default_factory=PatchAttack)
+    """How places and content are searched."""
+
+    @property
+    def threat(self) -> str:
+        """Patch."""
+        return "patch"
+
+    def conditions(self) -> tuple[Condition, ...]:
+        """Every region with every share, the small ones first."""
+        grid = [(region.value, share) for region in self.regions for share in sorted(self.shares)]
+        return tuple(Condition(name=name, level=share, claim=Claim.UPPER_ESTIMATE) for name, share in grid)
+
+    def observe(self, batch: "MeasuredBatch", condition: Condition) -> "Observation":
+        """What the system says of each image with its worst patch."""
+        from pipeline.attacks.patches import observe_patches
+
+        return observe_patches(self, batch, condition)
+
+
 class Corruption(StrEnum):
     """The fifteen of Hendrycks and Dietterich 2019, in their order: noise, blur, weather, digital."""
 
@@ -172,7 +203,7 @@ class Corruptions(Measurement):
     corruptions: Annotated[tuple[Corruption, ...], Field(min_length=1)] = tuple(Corruption)
     """Which of the fifteen: gaussian-noise, shot-noise, impulse-noise, defocus-blur, glass-blur, motion-blur, zoom-blur, snow,
     frost, fog, brightness, contrast, elastic, pixelate, jpeg."""
-    severities: Annotated[tuple[Annotated[int, Field(ge=1, le=5)], ...], Field(min_length=1)] = (1, 2, 3, 4, 5)
+    severities: Annotated[tuple[Annotated[Whole, Field(ge=1, le=5)], ...], Field(min_length=1)] = (1, 2, 3, 4, 5)
     """How severe, 1 to 5."""
 
     @property
@@ -270,4 +301,6 @@ class Smoothing(Measurement):
         return observe_certified(self, batch) if condition.name == "certified" else observe_attacked(self, batch, condition.level)
 
 
-MeasurementSpec = Annotated[MinimumNorm | DecisionBased | Corruptions | Backgrounds | Smoothing, Field(discriminator="kind")]
+MeasurementSpec = Annotated[
+    MinimumNorm | DecisionBased | Patches | Corruptions | Backgrounds | Smoothing, Field(discriminator="kind")
+]

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 
 from pipeline.attacks.specs import AttackSpec, Conditions, Passes
-from pipeline.attacks.threat import Norm
+from pipeline.attacks.threat import Budget
 from pipeline.config import Count, configuration
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class SquareAttack(AttackSpec):
             batch.images,
             batch.labels,
             batch.context,
-            norm=start.threat.norm,
+            norm=start.norm,
             epsilon=start.epsilon,
             seeds=start.seeds,
             num_queries=self.num_queries,
@@ -110,7 +110,7 @@ class AutoAttack(AttackSpec):
             batch.images,
             batch.labels,
             batch.context,
-            norm=start.threat.norm,
+            norm=start.norm,
             epsilon=start.epsilon,
             seeds=start.seeds,
             attacks=self.attacks,
@@ -122,7 +122,7 @@ class AutoAttack(AttackSpec):
 _ASKS_THE_SYSTEM = "it would ask the system itself, with the seeds that this attacker does not know"
 
 
-def square_fits(norm: Norm, height: int, width: int) -> bool:
+def square_fits(norm: Budget, height: int, width: int) -> bool:
     """Whether pyautoattack's Square can start: its Euclidean version lays tiles of a fifth of the height, which must fit.
 
     From 25 pixels on they always do.

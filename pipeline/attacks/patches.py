@@ -9,29 +9,26 @@ Which places are allowed is said by a region: a patch on the background touches 
 pixel outside it. An image in which no such square fits has no patch, and says nothing about this attacker.
 """
 
-import math
-
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
+from pipeline.attacks.climbing import as_known, class_objective
+from pipeline.attacks.measurements import Condition, Patches
+from pipeline.attacks.measuring import MeasuredBatch, Observation, observed
 from pipeline.attacks.objectives import Objective, scores_and_gradients
+from pipeline.attacks.patch_attack import PatchAttack, patch_side
+from pipeline.attacks.pgd import pgd_linf
+from pipeline.attacks.runner import run_attack
+from pipeline.attacks.specs import ClassAttack
+from pipeline.attacks.start import AttackBatch, AttackStart
+from pipeline.attacks.threat import Region, ThreatModel
+from pipeline.attacks.tracker import BestPoint
 from pipeline.randomness import derive_seeds, random_integers
 
 Corners = Int64[Tensor, "batch 2"]
 """Row and column of the upper left pixel of a square; -1 and -1 where the image has no room for it."""
-
-
-def patch_side(share: float, height: int, width: int) -> int:
-    """Pixels along a side of the largest square whose area is at most ``share`` of the image; 0 where not even one pixel is.
-
-    Raises ValueError for a share outside [0,1].
-    """
-    if not 0 <= share <= 1:
-        raise ValueError(f"a patch covers a share of the image between 0 and 1, not {share:g}")
-    # A share made from a side (side ** 2 / pixels) must give that side back, whatever its last digit was rounded to.
-    return min(math.isqrt(math.floor(share * height * width * (1 + 1e-12))), height, width)
 
 
 def patch_share(
@@ -120,6 +117,46 @@ def start_corners(
     if start < num_promising:
         return promising_corners(objective, images, allowed, side=side, rank=start)
     return random_corners(allowed, derive_seeds(seeds, start))
+
+
+def attack_with_patch(spec: PatchAttack, start: AttackStart) -> Float[Tensor, "batch 3 height width"]:
+    """The point with the largest margin that one place of the patch leads to; the image itself where there is no room for it."""
+    images = start.batch.images
+    shape = (images.shape[2], images.shape[3])
+    side = patch_side(start.epsilon, *shape)
+    objective = as_known(class_objective(ClassAttack(loss=spec.loss), start), start)
+    corners = start_corners(
+        objective, images, start.region, side=side, start=start.number, num_promising=spec.num_promising, seeds=start.seeds
+    )
+    best = BestPoint(images)
+    # The whole range of values: the square alone is the limit.
+    pgd_linf(
+        best.track(objective),
+        images,
+        epsilon=1.0,
+        num_steps=spec.num_steps,
+        region=patch_masks(corners, side, shape),
+        seeds=start.seeds,
+    )
+    return best.points
+
+
+def observe_patches(spec: Patches, batch: MeasuredBatch, condition: Condition) -> Observation:
+    """Every image with the worst patch that was found for it; those without room for one are not counted."""
+    region, shape = Region(condition.name), (batch.images.shape[2], batch.images.shape[3])
+    side = patch_side(condition.level, *shape)
+    if not side:
+        return observed(batch, batch.images, counted=torch.zeros_like(batch.labels, dtype=torch.bool))
+    found = run_attack(
+        "patch",
+        spec.attack,
+        AttackBatch(system=batch.system, images=batch.images, labels=batch.labels, context=batch.context, seeds=batch.seeds),
+        threat=ThreatModel(norm="patch", epsilons=(condition.level,), region=region),
+        epsilon=condition.level,
+        run_seed=0,  # the seeds of the batch are the run's already
+    )
+    allowed = allowed_corners(side, shape, batch.region(region, 1), len(batch.labels))
+    return observed(batch, found.images, counted=allowed.flatten(1).any(dim=1).to(batch.labels.device))
 
 
 def _nth(flags: Bool[Tensor, "batch places"], number: Int64[Tensor, " batch"], columns: int) -> Corners:

@@ -6,4 +6,5 @@ SPECS = [
     "pipeline.attacks.specs.GuidedAttack",
     "pipeline.attacks.outside.SquareAttack",
     "pipeline.attacks.outside.AutoAttack",
+    "pipeline.attacks.patch_attack.PatchAttack",
 ]

@@ -94,7 +94,7 @@ def run_start(spec: AttackSpec, start: AttackStart, judge: System) -> AttackResu
 def skipped_attacks(suite: AttackSuite, batch: AttackBatch) -> dict[str, str]:
     """The attacks of a suite that say nothing about a system, and why. Raises ConfigError where none is left."""
     conditions = batch.conditions(suite.threat)
-    reasons = {name: spec.inapplicable(conditions) for name, spec in suite.attacks.items()}
+    reasons = {name: spec.why_skipped(conditions) for name, spec in suite.attacks.items()}
     skipped = {name: reason for name, reason in reasons.items() if reason is not None}
     if len(skipped) == len(reasons):
         why = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())

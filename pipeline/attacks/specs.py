@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
-from pipeline.attacks.threat import Knowledge, ThreatModel
+from pipeline.attacks.threat import Budget, Knowledge, ThreatModel
 from pipeline.config import Count, Number, Whole, configuration
 from pipeline.masks.traits import MaskTraits
 
@@ -91,6 +91,8 @@ class AttackSpec:
     """An attack of a suite. A subclass is a ``configuration`` with a ``kind`` of its own."""
 
     kind: str
+    budgets: ClassVar[tuple[Budget, ...]] = ("linf", "l2")
+    """What the epsilons may limit that it keeps to."""
     needs_exact_logits: ClassVar[bool] = False
     """It counts on the system's own logits: it is never run on a faster copy."""
 
@@ -101,6 +103,13 @@ class AttackSpec:
     def passes(self, num_classes: int) -> Passes:
         """What all its starts cost for an image that it never fells."""
         raise NotImplementedError
+
+    def why_skipped(self, conditions: Conditions) -> str | None:
+        """Why the attack is not run on a system under a threat model, in a few words; None where it is."""
+        norm = conditions.threat.norm
+        if norm not in self.budgets:
+            return f"it keeps to {' and '.join(self.budgets)}, and the threat is {norm}"
+        return self.inapplicable(conditions)
 
     def inapplicable(self, conditions: Conditions) -> str | None:
         """Why the attack says nothing about a system, in a few words; None where it does."""

@@ -15,7 +15,7 @@ from pipeline.attacks.eot import made_up_seeds
 from pipeline.attacks.norms import Ball, l2_ball, linf_ball
 from pipeline.attacks.regions import region_masks
 from pipeline.attacks.specs import Conditions
-from pipeline.attacks.threat import Region, ThreatModel
+from pipeline.attacks.threat import Norm, Region, ThreatModel
 from pipeline.attacks.two_stage import GuideMasks
 from pipeline.masks.context import MaskContext
 from pipeline.randomness import derive_seeds
@@ -103,9 +103,16 @@ class AttackStart:
         return self.batch.region(self.threat)
 
     @property
+    def norm(self) -> Norm:
+        """Of the ball that an attacker keeps to. Raises ValueError where the threat is no ball."""
+        if self.threat.norm == "patch":
+            raise ValueError("a patch is no norm ball: only attacks of the kind patch keep to it")
+        return self.threat.norm
+
+    @property
     def ball(self) -> Ball:
         """Where the attacker may search."""
-        return (linf_ball if self.threat.norm == "linf" else l2_ball)(self.batch.images, self.epsilon, self.region)
+        return (linf_ball if self.norm == "linf" else l2_ball)(self.batch.images, self.epsilon, self.region)
 
     @property
     def hides_seeds(self) -> bool:

@@ -8,12 +8,16 @@ from pydantic import Field
 from pipeline.config import Count, Number, configuration
 
 Norm = Literal["linf", "l2"]
+Budget = Norm | Literal["patch"]
+"""What an epsilon limits: a norm of the perturbation, or the share of the image that one square may cover."""
 Epsilon = Annotated[Number, Field(ge=0, le=10_000)]
 """Largest norm of the perturbation of an image in [0,1]. The bound is the Euclidean diagonal of an image of 5,773 pixels a side."""
 
 
-def check_epsilon(norm: Norm, epsilon: float) -> None:
+def check_epsilon(norm: Budget, epsilon: float) -> None:
     """Raises ValueError for an epsilon that is no perturbation of an image in [0,1]."""
+    if norm == "patch" and epsilon > 1:
+        raise ValueError(f"an epsilon of {epsilon:g} is no share of the image that a patch can cover: 0.05, never 5")
     if norm == "linf" and epsilon > 1:
         raise ValueError(f"an epsilon of {epsilon:g} in norm linf is more than an image in [0,1] can change: 8/255, never 8")
 
@@ -45,11 +49,12 @@ class Knowledge(StrEnum):
 class ThreatModel:
     """What an attacker may change, and what it knows."""
 
-    norm: Norm = "linf"
-    """Norm of the perturbation: linf (largest change of a channel value) or l2 (Euclidean, over the whole image)."""
+    norm: Budget = "linf"
+    """Norm of the perturbation: linf (largest change of a channel value) or l2 (Euclidean, over the whole image). Or patch: any
+    change inside one square."""
     epsilons: Annotated[tuple[Epsilon, ...], Field(min_length=1)] = (8 / 255,)
-    """Largest norms of the perturbation of an image in [0,1], rising: [2/255, 4/255, 8/255]. What is misclassified at one is so
-    at all after it."""
+    """Largest norms of the perturbation of an image in [0,1], rising: [2/255, 4/255, 8/255]. Of a patch: shares of the image that
+    the square may cover. What is misclassified at one is so at all after it."""
     region: Region = Region.EVERYWHERE
     """Pixels that may change: everywhere, foreground, background, boundary or outside-box."""
     region_radius: Count = 2

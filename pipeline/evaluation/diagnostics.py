@@ -35,11 +35,12 @@ def sanity_checks(
         reason = "no image is classified right" if epsilons else "no epsilon is above 0"
         return [*checks, Check(name="attacks", outcome=Outcome.SKIP, finding=reason)]
     norm, epsilon = run.suite.threat.norm, epsilons[len(epsilons) // 2]
+    if norm == "patch":
+        skipped = Check(name="attacks", outcome=Outcome.SKIP, finding="they climb inside a norm ball, and the threat is a patch")
+        return [*_of_gradients(batch), diagnostics.batch_invariance(batch), *checks, skipped]
     everywhere = run.suite.threat.region == Region.EVERYWHERE
     return [
-        diagnostics.zero_gradients(batch, GradientPath.PIXELS),
-        diagnostics.zero_gradients(batch, GradientPath.MASK),
-        diagnostics.mask_saturation(batch),
+        *_of_gradients(batch),
         diagnostics.loss_against_steps(batch, norm=norm, epsilon=epsilon),
         _square_against_white_box(run, records, min(SQUARE_IMAGES, num_images), device),
         diagnostics.soft_to_hard_transfer(batch, norm=norm, epsilon=epsilon),
@@ -50,11 +51,19 @@ def sanity_checks(
     ]
 
 
+def _of_gradients(batch: AttackBatch) -> list[Check]:
+    return [
+        diagnostics.zero_gradients(batch, GradientPath.PIXELS),
+        diagnostics.zero_gradients(batch, GradientPath.MASK),
+        diagnostics.mask_saturation(batch),
+    ]
+
+
 def _square_against_white_box(run: EvaluationRun, records: pl.DataFrame, num_images: int, device: torch.device) -> Check:
     """Search without gradients may not find what the suite has not found."""
     name, threat = "Square against white-box", run.suite.threat
     square = SquareAttack(num_queries=SQUARE_QUERIES)
-    reason = square.inapplicable(run.batch(run.rows[:1], device).conditions(threat))
+    reason = square.why_skipped(run.batch(run.rows[:1], device).conditions(threat))
     if reason is not None:
         return Check(name=name, outcome=Outcome.SKIP, finding=reason)
     for epsilon in sorted((epsilon for epsilon in threat.epsilons if epsilon > 0), reverse=True):

@@ -19,10 +19,11 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from pipeline.attacks.acceleration import Precision, attacked_copy
+from pipeline.attacks.patches import patch_share
 from pipeline.attacks.runner import AttackResult, run_attack, skipped_attacks
 from pipeline.attacks.start import AttackBatch
 from pipeline.attacks.suite import AttackSuite
-from pipeline.attacks.threat import ThreatModel
+from pipeline.attacks.threat import Budget, ThreatModel
 from pipeline.attacks.two_stage import GuideMasks
 from pipeline.data.dataset import PreparedDataset
 from pipeline.data.loader import read_rows
@@ -215,10 +216,17 @@ def attack_again(
     )
 
 
+def _largest(points: Tensor, images: Tensor, norm: Budget) -> float:
+    """What the perturbations take of the budget, at most."""
+    if norm == "patch":
+        return float(patch_share(points, images).max())
+    linf, l2 = norms(points, images)
+    return float((linf if norm == "linf" else l2).max())
+
+
 def _check_inside(name: str, points: Tensor, batch: AttackBatch, threat: ThreatModel, epsilon: float) -> None:
     """An attack is not trusted with its own constraint. A violation is a bug, not a result."""
-    linf, l2 = norms(points, batch.images)
-    largest = float((linf if threat.norm == "linf" else l2).max())
+    largest = _largest(points, batch.images, threat.norm)
     region = batch.region(threat)
     outside = 0.0 if region is None else float((points - batch.images).abs().masked_fill(region, 0).max())
     inside_range = bool((points >= 0).all() and (points <= 1).all())

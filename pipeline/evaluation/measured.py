@@ -20,6 +20,7 @@ from pipeline.attacks.measurements import (
     DecisionBased,
     MeasurementSpec,
     MinimumNorm,
+    Patches,
     Smoothing,
 )
 from pipeline.evaluation.metrics import standing
@@ -77,6 +78,8 @@ def figures(observations: pl.DataFrame, measurements: Mapping[str, MeasurementSp
         match spec:
             case MinimumNorm() | DecisionBased():
                 found += _of_distances(own, named, spec.epsilons)
+            case Patches():
+                found += _of_patches(own, named)
             case Corruptions():
                 found += _of_corruptions(own, named, rng)
             case Backgrounds():
@@ -165,6 +168,14 @@ def certified_accuracy(observations: pl.DataFrame, radius: float) -> Estimate:
     return _share(observations.filter(pl.col("condition") == "certified"), pl.col("correct") & (pl.col("value") > radius))
 
 
+def patched_accuracy(observations: pl.DataFrame, region: str, size: float) -> Estimate:
+    """Of the images that have room for a patch of that share of the image in the region, those that no patch up to it felled."""
+    here = observations.filter((pl.col("condition") == region) & (pl.col("level") <= size) & pl.col("counted"))
+    room = here.filter(pl.col("level") == size).select("sample_id")
+    worst = here.join(room, on="sample_id", how="semi").group_by("sample_id").agg(pl.col("group").first(), pl.col("correct").all())
+    return _share(worst, pl.col("correct"))
+
+
 def attacked_accuracy(observations: pl.DataFrame, radius: float) -> Estimate:
     """Share of images that the attack on the smoothed system left standing at every radius up to this: an upper estimate."""
     attacked = observations.filter((pl.col("condition") == "attacked") & (pl.col("level") <= radius))
@@ -187,6 +198,14 @@ def _of_distances(own: pl.DataFrame, named: _Named, epsilons: Sequence[float]) -
         named.figure(f"robust accuracy at {epsilon:.4g}", robust_beyond(own, epsilon), Claim.UPPER_ESTIMATE) for epsilon in epsilons
     ]
     return [median, *curve]
+
+
+def _of_patches(own: pl.DataFrame, named: _Named) -> list[Figure]:
+    found = []
+    for name, level in own.select("condition", "level").unique(maintain_order=True).rows():
+        label = f"{_PLACES[name]}, {100 * level:.3g} % of the image"
+        found.append(named.figure(label, patched_accuracy(own, name, level), Claim.UPPER_ESTIMATE))
+    return found
 
 
 def _of_corruptions(own: pl.DataFrame, named: _Named, rng: np.random.Generator) -> list[Figure]:
@@ -245,6 +264,13 @@ def measured_lines(found: Sequence[Figure]) -> list[str]:
     return text
 
 
+_PLACES = {
+    "everywhere": "patch anywhere",
+    "foreground": "patch on the object",
+    "background": "patch beside the object",
+    "boundary": "patch on the outline",
+    "outside-box": "patch outside the box",
+}
 _MEANING = {
     Claim.ACCURACY: "",
     Claim.UPPER_ESTIMATE: "(a better attack can only lower it)",

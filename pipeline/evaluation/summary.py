@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from pipeline.attacks.diagnostics import Check, Outcome
-from pipeline.attacks.threat import Norm
+from pipeline.attacks.threat import Budget
 from pipeline.evaluation.constant_predictor import ModalPrediction, modal_prediction
 from pipeline.evaluation.evaluator import EvaluationRun
 from pipeline.evaluation.metrics import CurvePoint, clean_accuracy, clean_mask_iou, curve
@@ -32,7 +32,7 @@ class Summary(JsonFile):
     split: str
     masks: MaskConfig
     trained_masks: MaskConfig
-    norm: Norm
+    norm: Budget
     region: str
     clean_accuracy: Estimate
     clean_mask_iou: Estimate
@@ -92,7 +92,7 @@ def lines(summary: Summary) -> list[str]:
         text.append(f"BEWARE: {summary.modal_prediction.text(summary.classes[summary.modal_prediction.label])}")
     for point in summary.curve:
         where = "" if summary.region == "everywhere" else f" on the {summary.region}"
-        text.append(f"{summary.norm}, epsilon {epsilon_text(point.epsilon)}{where}")
+        text.append(f"{_budget(summary.norm, point.epsilon)}{where}")
         text += [f"{'  after ' + name:<{width}}{estimate.percent()}" for name, estimate in point.by_attack.items()]
         robust = f"{'  robust accuracy':<{width}}{point.robust_accuracy.percent()}"
         text.append(f"{robust}   mask IoU under attack {_iou(point.mask_iou)}   {point.seconds:.1f} s")
@@ -117,6 +117,12 @@ def epsilon_text(epsilon: float) -> str:
     if doubled.denominator != 1:
         return f"{epsilon:.4g}"
     return f"{doubled.numerator / 2:g}/255" if doubled else "0"
+
+
+def _budget(norm: Budget, epsilon: float) -> str:
+    if norm == "patch":
+        return f"square patch of at most {100 * epsilon:.3g} % of the image"
+    return f"{norm}, epsilon {epsilon_text(epsilon)}"
 
 
 def _iou(estimate: Estimate) -> str:

@@ -252,7 +252,11 @@ def _placed(axes: Axes, figures: SystemFigures, epsilon: float, look: Look, *, l
 
 def _epsilon_axis(axes: Axes, systems: Sequence[SystemFigures], norm: str) -> None:
     epsilons = sorted({epsilon for one in systems for epsilon in one.curve(ACCURACY)})
-    names = {"linf": "largest change of a value", "l2": "Euclidean length of the change"}
+    names = {
+        "linf": "largest change of a value",
+        "l2": "Euclidean length of the change",
+        "patch": "share of the image that a patch covers",
+    }
     axes.set_xticks(epsilons, ["0 (clean)", *(epsilon_text(epsilon) for epsilon in epsilons[1:])])
     axes.set(xlabel=f"epsilon ({names.get(norm, norm)})")
 

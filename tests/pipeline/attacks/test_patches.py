@@ -1,6 +1,7 @@
 """Patches against counts by hand and a linear model whose best place and best content are known in closed form."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,18 +11,23 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pipeline.attacks.objectives import ModelObjective, margin
+from pipeline.attacks.patch_attack import PatchAttack, patch_side
 from pipeline.attacks.patches import (
     allowed_corners,
     patch_masks,
     patch_share,
-    patch_side,
     promising_corners,
     random_corners,
     start_corners,
 )
 from pipeline.attacks.pgd import pgd_linf
 from pipeline.attacks.regions import region_masks
-from pipeline.attacks.threat import Region
+from pipeline.attacks.runner import run_attack, skipped_attacks
+from pipeline.attacks.specs import ClassAttack
+from pipeline.attacks.start import AttackBatch
+from pipeline.attacks.suite import AttackSuite
+from pipeline.attacks.threat import Region, ThreatModel
+from pipeline.errors import ConfigError
 from pipeline.masks.config import Fill, MaskSource
 from pipeline.system import TwoStage, attacked
 
@@ -179,6 +185,45 @@ def test_beside_the_object_no_patch_changes_an_oracle_system_with_a_constant_fil
     painted = torch.where(patch_masks(corners, 4, (16, 16)), 1 - images, images)
     assert not torch.equal(painted, images)
     assert torch.equal(system(painted, context), system(images, context))
+
+
+@pytest.mark.parametrize("source", list(MaskSource))
+def test_as_an_attack_of_a_suite_it_keeps_to_its_square_and_its_region_on_every_mask_source(
+    make_system: Callable[..., TwoStage], make_batch: Callable[..., tuple], source: MaskSource
+) -> None:
+    system = make_system(source)
+    images, labels, context = make_batch(system, 3)
+    batch = AttackBatch(system=system, images=images, labels=labels, context=context, seeds=torch.arange(3))
+    spec = PatchAttack(num_promising=1, num_random=1, num_steps=3)
+    for region in (Region.EVERYWHERE, Region.FOREGROUND, Region.BACKGROUND):
+        threat = ThreatModel(norm="patch", epsilons=(0.04,), region=region)
+        found = run_attack("patch", spec, batch, threat=threat, epsilon=0.04, run_seed=0)
+        assert (patch_share(found.images, images) <= 9 / 256).all()  # 0.04 of 256 pixels has room for a square of 3
+        allowed = region_masks(region, context.oracle_masks, radius=1)
+        assert torch.equal(torch.where(allowed, images, found.images), images)
+        assert torch.equal(system(found.images, context).argmax(1) != labels, found.misclassified)
+        hidden = run_attack("patch", spec, batch, threat=replace(threat, knowledge="hidden-seed"), epsilon=0.04, run_seed=0)
+        assert (patch_share(hidden.images, images) <= 9 / 256).all()
+
+
+def test_a_patch_and_a_ball_know_nothing_of_each_other(
+    make_system: Callable[..., TwoStage], make_batch: Callable[..., tuple]
+) -> None:
+    system = make_system()
+    images, labels, context = make_batch(system, 2)
+    batch = AttackBatch(system=system, images=images, labels=labels, context=context, seeds=torch.arange(2))
+    attacks = {"patch": PatchAttack(), "class": ClassAttack()}
+    in_a_ball = AttackSuite(threat=ThreatModel(norm="l2", epsilons=(1.0,)), attacks=attacks)
+    assert skipped_attacks(in_a_ball, batch) == {"patch": "it keeps to patch, and the threat is l2"}
+    in_a_square = AttackSuite(threat=ThreatModel(norm="patch", epsilons=(0.1,)), attacks=attacks)
+    assert skipped_attacks(in_a_square, batch) == {"class": "it keeps to linf and l2, and the threat is patch"}
+    too_small = AttackSuite(threat=ThreatModel(norm="patch", epsilons=(0.003, 0.1)), attacks=attacks)
+    with pytest.raises(ConfigError, match="less than a pixel"):
+        skipped_attacks(too_small, batch)
+    with pytest.raises(ConfigError, match=r"0.05, never 5"):
+        ThreatModel(norm="patch", epsilons=(5.0,))
+    with pytest.raises(ConfigError, match="no place to try"):
+        PatchAttack(num_promising=0, num_random=0)
 
 
 def test_an_images_places_do_not_depend_on_its_batch(

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -78,7 +78,7 @@ def runs(synthetic_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def evaluate(synthetic_set: Path, runs: Path) -> Callable[..., int]:
-    def command(run: Path, *words: str, prepared: Path = synthetic_set) -> int:
+    def command(run: Path, *words: str, prepared: Path = synthetic_set, suite: Sequence[str] = SUITE) -> int:
         fixed = [
             f"prepared={prepared}",
             f"classifier_run={runs / 'classifier'}",
@@ -87,7 +87,7 @@ def evaluate(synthetic_set: Path, runs: Path) -> Callable[..., int]:
             "part_size=16",
             "max_images=20",
         ]
-        return main(["evaluate", *fixed, *SUITE, *words])
+        return main(["evaluate", *fixed, *suite, *words])
 
     return command
 
@@ -230,6 +230,47 @@ def test_measurements_are_printed_written_and_resumed_beside_the_attacks(
     after = {path.name: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     assert before.items() <= after.items()
     assert read_observations(run).drop("seconds").equals(observations.drop("seconds"))  # type: ignore[union-attr]
+
+
+@pytest.mark.slow
+def test_everything_is_measured_on_one_small_system(
+    evaluate: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """attack=everything as it is shipped, but for the number of steps and draws."""
+    suite = load_config("evaluate", EvaluateConfig, ["attack=everything", "prepared=p", "run=r", "classifier_run=c"]).attack
+    shorter = [
+        f"++attack.attacks.{name}.{key}=2"
+        for name, spec in suite.attacks.items()
+        for key in ("num_steps", "mask_steps", "class_steps", "num_queries")
+        if hasattr(spec, key)
+    ]
+    shorter += [f"++attack.attacks.{name}.restarts=1" for name, spec in suite.attacks.items() if hasattr(spec, "restarts")]
+    shorter += [f"++attack.measurements.{name}.num_steps=2" for name in suite.measurements if name.startswith("nearest")]
+    shorter += ["++attack.measurements.hop-skip-jump={kind: decision-based, num_steps: 1, max_probes: 3}"]
+    shorter += ["++attack.measurements.patches.attack={num_promising: 1, num_random: 1, num_steps: 2}"]
+    shorter += [f"++attack.measurements.smoothing.{key}=2" for key in ("num_selection", "num_draws", "num_steps", "attack_draws")]
+    run = tmp_path / "run"
+    assert evaluate(run, "attack=everything", *shorter, "max_images=4", suite=()) == 0
+    printed = capsys.readouterr().out
+    for name in [*suite.measurements, "patch beside the object", "BG-gap", "certified accuracy", "all corruptions"]:
+        assert name in printed
+    observations = read_observations(run)
+    assert observations is not None
+    assert set(observations["measurement"]) == set(suite.measurements)
+    assert observations.group_by("measurement", "condition", "level").len()["len"].unique().to_list() == [4]
+    assert set(read_records(run)["attack"]) >= {"apgd-margin", "square"}
+
+
+def test_a_patch_is_a_threat_of_its_own(evaluate: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["attack.threat={norm: patch, epsilons: [0.02, 0.05], region: background}", "~attack.attacks"]
+    words += ["+attack.attacks={patch: {kind: patch, num_promising: 1, num_random: 1, num_steps: 2}}"]
+    assert evaluate(tmp_path / "run", *words, "sanity=true", "sanity_images=2", suite=()) == 0
+    printed = capsys.readouterr().out
+    assert "square patch of at most 5 % of the image on the background" in printed
+    assert "SKIP  attacks" in printed
+    records = read_records(tmp_path / "run")
+    assert set(records["norm"]) == {"patch"}
+    assert records["linf"].max() > 0.5
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (CONFIG_DIR / "attack").glob("*.yaml")))

@@ -11,7 +11,17 @@ from polars.testing import assert_frame_equal
 from torch import Tensor
 
 from pipeline.attacks.corruptions import corrupt
-from pipeline.attacks.measurements import Backgrounds, Claim, Corruption, Corruptions, DecisionBased, MinimumNorm, Smoothing
+from pipeline.attacks.measurements import (
+    Backgrounds,
+    Claim,
+    Corruption,
+    Corruptions,
+    DecisionBased,
+    MinimumNorm,
+    Patches,
+    Smoothing,
+)
+from pipeline.attacks.patch_attack import PatchAttack
 from pipeline.attacks.threat import Region
 from pipeline.errors import RunError
 from pipeline.evaluation.evaluator import attack_images
@@ -19,6 +29,7 @@ from pipeline.evaluation.measured import (
     attacked_accuracy,
     certified_accuracy,
     figures,
+    patched_accuracy,
     robust_beyond,
     robust_to_both,
 )
@@ -31,13 +42,14 @@ CPU = torch.device("cpu")
 SUITE = {
     "nearest": MinimumNorm(num_steps=15),
     "nearest-l2": MinimumNorm(search="ddn", norm="l2", num_steps=15),
+    "patches": Patches(shares=(2 / 144, 9 / 144), attack=PatchAttack(num_promising=1, num_random=1, num_steps=2)),
     "corruptions": Corruptions(corruptions=(Corruption.FOG, Corruption.ELASTIC), severities=(1, 5)),
     "backgrounds": Backgrounds(),
     "smoothing": Smoothing(
         sigma=0.02, num_selection=10, num_draws=40, error_rate=0.01, radii=(0.01, 0.1), num_steps=3, attack_draws=2
     ),
 }
-CONDITIONS = {"nearest": 1, "nearest-l2": 1, "corruptions": 5, "backgrounds": 5, "smoothing": 3}
+CONDITIONS = {"nearest": 1, "nearest-l2": 1, "patches": 6, "corruptions": 5, "backgrounds": 5, "smoothing": 3}
 
 
 def measure(plan: object, path: Path) -> pl.DataFrame:
@@ -60,6 +72,7 @@ def test_every_image_is_observed_once_under_every_condition(small: ModuleType, o
     assert dict(observations.group_by("measurement").agg(pl.col("threat").first()).iter_rows()) == {
         "nearest": "linf",
         "nearest-l2": "l2",
+        "patches": "patch",
         "corruptions": "corruption",
         "backgrounds": "background",
         "smoothing": "l2",
@@ -81,7 +94,7 @@ def test_what_nobody_has_changed_is_judged_as_the_attacks_records_judge_it(
 def test_neither_batch_nor_chunk_changes_an_observation(
     small: ModuleType, observations: pl.DataFrame, tmp_path: Path, batch_size: int, chunk_size: int
 ) -> None:
-    suite = {name: SUITE[name] for name in ("nearest", "corruptions", "backgrounds")}
+    suite = {name: SUITE[name] for name in ("nearest", "patches", "corruptions", "backgrounds")}
     other = measure(small.plan(measurements=suite, batch_size=batch_size, chunk_size=chunk_size), tmp_path)
     key = ["measurement", "condition", "level", "sample_id"]
     first = observations.filter(pl.col("measurement").is_in(list(suite))).sort(key)
@@ -151,6 +164,37 @@ def test_no_certificate_is_above_what_the_attack_on_the_smoothed_system_left(obs
     assert attacked_accuracy(smoothed, 0.1).value < attacked_accuracy(smoothed, 0.01).value
 
 
+def test_a_larger_patch_never_counts_for_less_and_beside_an_oracle_with_a_constant_fill_for_nothing(
+    small: ModuleType, observations: pl.DataFrame, tmp_path: Path
+) -> None:
+    patched = observations.filter(pl.col("measurement") == "patches")
+    for region in ("everywhere", "foreground", "background"):
+        small_patch, large_patch = (patched_accuracy(patched, region, size) for size in (2 / 144, 9 / 144))
+        assert large_patch.value <= small_patch.value
+        assert large_patch.n == small.IMAGES  # a square of 3 pixels fits on the object and beside it
+    assert patched_accuracy(patched, "everywhere", 9 / 144).value < clean(observations)
+    oracle = measure(small.plan(MaskSource.ORACLE, measurements={"patches": SUITE["patches"], "b": Backgrounds()}), tmp_path)
+    assert patched_accuracy(oracle.filter(pl.col("measurement") == "patches"), "background", 9 / 144).value == clean(oracle)
+
+
+def clean(observations: pl.DataFrame) -> float:
+    return float(observations.filter(pl.col("condition") == "original")["correct"].mean())  # type: ignore[arg-type]
+
+
+def test_an_image_without_room_for_the_patch_is_not_counted(small: ModuleType, tmp_path: Path) -> None:
+    """The object is 6 x 8 pixels: no square of 7 lies on it, and none is beside it in an image of 12 pixels."""
+    suite = {"patches": Patches(shares=(1 / 144, 49 / 144), attack=PatchAttack(num_promising=0, num_random=1, num_steps=1))}
+    found = measure(small.plan(measurements=suite), tmp_path)
+    counted = found.group_by("condition", "level").agg(pl.col("counted").sum()).sort("condition", "level")
+    assert counted["counted"].to_list() == [20, 0, 20, 20, 20, 0]
+    assert {figure.label for figure in figures(found, suite)} == {
+        "patch anywhere, 0.694 % of the image",
+        "patch anywhere, 34 % of the image",
+        "patch on the object, 0.694 % of the image",
+        "patch beside the object, 0.694 % of the image",
+    }
+
+
 def test_every_figure_says_what_it_claims(observations: pl.DataFrame) -> None:
     found = figures(observations, SUITE)
     claims = {(figure.measurement, figure.label.split(" at ")[0]): figure.claim for figure in found}
@@ -166,6 +210,7 @@ def test_every_figure_says_what_it_claims(observations: pl.DataFrame) -> None:
 def test_every_measurement_is_made_on_every_mask_source(small: ModuleType, tmp_path: Path, source: MaskSource) -> None:
     suite = {
         "nearest": MinimumNorm(num_steps=2, region=Region.FOREGROUND),
+        "patches": Patches(shares=(9 / 144,), attack=PatchAttack(num_promising=1, num_random=0, num_steps=1)),
         "decisions": DecisionBased(num_steps=1, max_probes=2),
         "corruptions": Corruptions(corruptions=(Corruption.ELASTIC,), severities=(3,)),
         "backgrounds": Backgrounds(),
@@ -173,7 +218,7 @@ def test_every_measurement_is_made_on_every_mask_source(small: ModuleType, tmp_p
     }
     found = measure(small.plan(source, measurements=suite), tmp_path)
     assert set(found["mask_source"]) == {source.value}
-    assert len(found) == small.IMAGES * (1 + 1 + 2 + 5 + 2)
+    assert len(found) == small.IMAGES * (1 + 1 + 3 + 2 + 5 + 2)
     if source is MaskSource.ORACLE:  # whatever happens to the object, the oracle knows where it is
         assert (found["mask_iou"] == 1).all()
 
