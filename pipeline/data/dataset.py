@@ -6,7 +6,7 @@ A prepared data set holds memory-mapped ``images.npy`` (N,S,S,3 uint8, RGB) and 
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,8 +17,9 @@ import polars as pl
 from jaxtyping import Int64, UInt8
 
 from pipeline.data.rejects import REJECTS
+from pipeline.data.sample import NO_CLASS
 from pipeline.data.splits import SEGMENTER, Split
-from pipeline.errors import DataError
+from pipeline.errors import ConfigError, DataError
 from pipeline.runs.files import canonical_sha256, file_sha256
 
 FORMAT = 2
@@ -71,6 +72,26 @@ class PreparedDataset:
         """The same, with the samples that train segmenters and nothing else in the train split."""
         split = pl.when(pl.col("split") == SEGMENTER).then(pl.lit("train")).otherwise("split")
         return replace(self, samples=self.samples.with_columns(split=split))
+
+    def relabelled(self, classes: tuple[str, ...], class_map: Mapping[str, str]) -> "PreparedDataset":
+        """The same images labelled with the classes of a classifier, which are matched by name.
+
+        ``class_map`` says for a class of this set which of the classifier's it is. Raises ConfigError where a class is none of
+        them, and for an entry that names no class.
+        """
+        for name, other in class_map.items():
+            for known, one in ((self.classes, name), (classes, other)):
+                if one not in known:
+                    raise ConfigError(f"class_map: {one!r} is none of the classes {', '.join(map(repr, known))}")
+        meant = [class_map.get(name, name) for name in self.classes]
+        unknown = [name for name, other in zip(self.classes, meant, strict=True) if other not in classes]
+        if unknown:
+            raise ConfigError(
+                f"class_map: the class {unknown[0]!r} of {self.path} is none of the classifier's: {', '.join(map(repr, classes))};"
+                f" say which it is with class_map={{{unknown[0]}: NAME}}"
+            )
+        labels = np.array([*(classes.index(name) for name in meant), NO_CLASS], dtype=np.int64)[self.labels]
+        return replace(self, classes=classes, labels=labels, samples=self.samples.with_columns(label=pl.Series(labels)))
 
     def indices(self, split: Split) -> Int64[np.ndarray, " of_split"]:
         """Rows of one split, ascending. Raises DataError for a split without samples."""

@@ -1,5 +1,6 @@
 """What can be chosen of an evaluation."""
 
+from collections.abc import Mapping
 from dataclasses import field
 from typing import Annotated, Literal
 
@@ -55,4 +56,6 @@ class EvaluateConfig:
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """The device; auto takes a GPU where there is one. Verdicts are float32 on all of them."""
     allow_other_data: bool = False
-    """Evaluate on another data set than the stages were trained on. The classes have to be the same."""
+    """Evaluate on another data set than the stages were trained on. Classes are matched by name, whatever their order."""
+    class_map: Mapping[str, str] = field(default_factory=dict)
+    """With allow_other_data: for a class of this data set, the classifier's class that it is, e.g. class_map={mug: cup}."""

@@ -47,8 +47,9 @@ def evaluate(config: EvaluateConfig) -> None:
         dataset=dataset,
         allow_other_data=config.allow_other_data,
         device=device,
+        class_map=config.class_map,
     )
-    dataset = with_substitutes(dataset, subject.system.mask_config.source.substitute)
+    dataset = with_substitutes(subject.dataset, subject.system.mask_config.source.substitute)
     run = EvaluationRun(
         system=subject.system,
         system_id=subject.system_id,

@@ -1,6 +1,7 @@
 """The system that is evaluated, from the runs that trained its stages."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -29,6 +30,8 @@ class Subject:
     """What the classifier was trained with."""
     inputs: dict[str, str]
     """Digests of the weights, by stage."""
+    dataset: PreparedDataset
+    """The data, labelled with the classifier's classes."""
 
 
 def load_subject(
@@ -39,14 +42,20 @@ def load_subject(
     dataset: PreparedDataset,
     allow_other_data: bool,
     device: torch.device,
+    class_map: Mapping[str, str] | None = None,
 ) -> Subject:
     """Join the best checkpoints of two runs. Without ``segmenter_run`` it is the segmenter that the classifier was trained with.
+
+    With ``allow_other_data`` the classes of the data are matched by name, or by ``class_map``. The fill ``mean`` is that of the
+    data that the classifier was trained on.
 
     Raises CheckpointError: a run without a usable checkpoint, other classes than the data set's, other data than the stage
     was trained on (unless ``allow_other_data``), a segmenter that is not the one of training any more. Raises ConfigError where
     the mask source needs a segmenter and none is named, or one is named and not needed.
     """
-    classifier, checkpoint = load_classifier(classifier_run, classes=dataset.classes)
+    if class_map and not allow_other_data:
+        raise ConfigError("class_map: is for other data than those of training: say allow_other_data=true")
+    classifier, checkpoint = load_classifier(classifier_run, classes=None if allow_other_data else dataset.classes)
     _check_data(classifier_run, checkpoint, dataset, allow_other_data)
     _check_size(classifier_run, classifier, checkpoint, dataset)
     trained = validate(MaskConfig, checkpoint.config.get("masks", {}))
@@ -61,12 +70,13 @@ def load_subject(
         inputs["segmenter"] = described.sha256
     elif segmenter_run is not None:
         raise ConfigError(f"segmenter_run: masks.source={config.source.value} uses no segmenter: leave segmenter_run out")
-    system = TwoStage(classifier, masks=config, segmenter=segmenter, mean_colour=dataset.mean)
+    system = TwoStage(classifier, masks=config, segmenter=segmenter, mean_colour=checkpoint.mean_color)
     return Subject(
         system=system.to(device=device, memory_format=torch.channels_last).eval(),  # type: ignore[call-overload]
         system_id=canonical_sha256({"weights": inputs, "masks": to_plain(config)})[:16],
         trained_masks=trained,
         inputs=inputs,
+        dataset=dataset.relabelled(checkpoint.classes, class_map or {}) if allow_other_data else dataset,
     )
 
 

@@ -9,11 +9,10 @@ import torch
 from pipeline.ablation.manifest import MANIFEST as ABLATION
 from pipeline.ablation.manifest import ArmEntry, read_ablation
 from pipeline.config import validate
-from pipeline.data.dataset import read_manifest
-from pipeline.errors import CheckpointError, ConfigError, DataError, RunError
+from pipeline.errors import CheckpointError, ConfigError, RunError
 from pipeline.evaluation.loading import trained_segmenter
 from pipeline.evaluation.primary_comparison import Rank, primary_rank
-from pipeline.masks.config import Fill, MaskChanges, MaskConfig
+from pipeline.masks.config import MaskChanges, MaskConfig
 from pipeline.runs.checkpoints import Checkpoint, load_classifier, load_segmenter, weights_digest
 from pipeline.runs.directory import read_run
 from pipeline.runs.files import parse_json
@@ -119,12 +118,11 @@ def _of_ablation(run: Path) -> ChosenSystem:
     return ChosenSystem(name, run / arm.classifier, segmenter, vars(arm.masks))
 
 
-def load_trained_system(chosen: ChosenSystem, *, prepared: Path | None, device: torch.device) -> tuple[TwoStage, Checkpoint]:
+def load_trained_system(chosen: ChosenSystem, *, device: torch.device) -> tuple[TwoStage, Checkpoint]:
     """Join the best checkpoints of two runs; the checkpoint returned is the classifier's.
 
-    ``prepared`` is where the data set of training lies, for the fill ``mean``; None: where it lay. Raises ConfigError where the
-    masks are made from an oracle, which such images do not have, and where a segmenter is missing or not needed; CheckpointError
-    for a run that cannot be used; DataError where the mean colour cannot be found.
+    Raises ConfigError where the masks are made from an oracle, which such images do not have, and where a segmenter is missing or
+    not needed; CheckpointError for a run that cannot be used.
     """
     _, classifier_run, segmenter_run, masks = chosen
     classifier, checkpoint = load_classifier(classifier_run)
@@ -139,18 +137,5 @@ def load_trained_system(chosen: ChosenSystem, *, prepared: Path | None, device: 
         segmenter, _ = load_segmenter(segmenter_run or trained_segmenter(classifier_run, checkpoint, config.source))
     elif segmenter_run is not None:
         raise ConfigError(f"segmenter_run: masks.source={config.source.value} uses no segmenter: leave segmenter_run out")
-    mean = _mean_colour(checkpoint, prepared) if config.fill == Fill.MEAN else None
-    system = TwoStage(classifier, masks=config, segmenter=segmenter, mean_colour=mean)
+    system = TwoStage(classifier, masks=config, segmenter=segmenter, mean_colour=checkpoint.mean_color)
     return system.to(device=device).eval(), checkpoint
-
-
-def _mean_colour(checkpoint: Checkpoint, prepared: Path | None) -> tuple[float, float, float]:
-    path = prepared or Path(checkpoint.config["prepared"])
-    try:
-        manifest = read_manifest(path)
-    except DataError as error:
-        raise DataError(f"prepared: the fill mean needs the data set of training: {error}") from error
-    if manifest["fingerprint"] != checkpoint.data_fingerprint:
-        raise DataError(f"prepared: {path} is not the data set that the classifier was trained on (its fingerprint differs)")
-    red, green, blue = manifest["mean"]
-    return red, green, blue

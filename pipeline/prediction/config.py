@@ -27,8 +27,6 @@ class PredictConfig:
     square: Literal["crop", "pad"] = "crop"
     """How an image becomes a square. crop: its largest centred square. pad: the whole image, its border repeated, as the source
     folder prepares images by default. Either is then resized to the size of training: objects should fill it as they did there."""
-    prepared: AnyPath | None = None
-    """The prepared data set of training: only for the fill mean, and only if it lies elsewhere by now."""
     batch_size: BatchSize = 64
     """Images in a batch. Changes speed and memory, and results no more than rounding does."""
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"

@@ -56,7 +56,7 @@ def predict(config: PredictConfig) -> None:
     listing = list_images(config.images)
     device = choose_device(config.accelerator)
     chosen = choose_system(config.run, config.segmenter_run, config.masks)
-    system, checkpoint = load_trained_system(chosen, prepared=config.prepared, device=device)
+    system, checkpoint = load_trained_system(chosen, device=device)
     out = Path("predictions") / config.images.resolve().stem if config.out is None else config.out
     _make_directory(out)
     errors: list[tuple[str, str]] = []

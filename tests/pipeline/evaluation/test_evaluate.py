@@ -16,7 +16,9 @@ from classifier.model import build_classifier
 from pipeline.cli.composition import CONFIG_DIR, load_config
 from pipeline.cli.main import main
 from pipeline.config import to_plain
+from pipeline.data.builder import write_prepared
 from pipeline.data.dataset import open_prepared
+from pipeline.data.sample import Plan, Sample
 from pipeline.evaluation import evaluator as attacking
 from pipeline.evaluation.config import EvaluateConfig
 from pipeline.evaluation.measuring import read_observations
@@ -327,3 +329,66 @@ def test_what_was_just_trained_is_evaluated(synthetic_set: Path, tmp_path: Path,
     assert main(["train-classifier", data, f"run={tmp_path / 'classifier'}", *hard, *trainer]) == 0
     assert main(["evaluate", data, f"classifier_run={tmp_path / 'classifier'}", f"run={tmp_path / 'run'}", *SUITE]) == 0
     assert "masks learned-hard, fill grey (as trained)" in capsys.readouterr().out
+
+
+def for_testing(prepared: Path, target: Path) -> Path:
+    """The test images of a set alone, their classes in another order and the first one under another name."""
+    dataset = open_prepared(prepared)
+    classes = ("other name", *dataset.classes[:0:-1])
+    renamed = {dataset.classes[0]: "other name"}
+    samples = [
+        Sample(
+            sample_id=row["sample_id"],
+            source_file="",
+            group=row["group"],
+            label=classes.index(renamed.get(name := dataset.classes[row["label"]], name)),
+            split="test",
+            box=(0.0, 0.0, 1.0, 1.0),
+            mask_recipe=row["mask_recipe"],
+            image=dataset.images[number],
+            mask=dataset.masks[number],
+        )
+        for number, row in enumerate(dataset.samples.to_dicts())
+        if row["split"] == "test"
+    ]
+    plan = Plan(classes=classes, recipe={}, files=(), items=samples, load=lambda sample: [sample])
+    write_prepared(plan, target, name="folder", image_size=dataset.image_size, root=None, workers=0)
+    return target
+
+
+@pytest.mark.parametrize("fill", ["black", "mean"])
+def test_a_set_for_testing_gives_the_records_of_the_same_images_whatever_the_order_and_names_of_its_classes(
+    synthetic_set: Path, evaluate: Callable[..., int], tmp_path: Path, fill: str
+) -> None:
+    """The fill is the mean of the images of training, which such a set has not."""
+    other = for_testing(synthetic_set, tmp_path / "other")
+    words = [f"masks.fill={fill}", "max_images=null", "sanity=false", "gallery_images=0"]
+    assert evaluate(tmp_path / "expected", *words) == 0
+    first = open_prepared(synthetic_set).classes[0]
+    allowed = [*words, "allow_other_data=true", f"class_map={{other name: {first}}}"]
+    assert evaluate(tmp_path / "run", *allowed, prepared=other) == 0
+    assert_frame_equal(records_of(tmp_path / "run"), records_of(tmp_path / "expected"))
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ([], "trained for other classes"),
+        (["allow_other_data=true"], "class_map: the class 'other name' of "),
+        (["allow_other_data=true", "class_map={other name: nonsense}"], "class_map: 'nonsense' is none of the classes "),
+        (
+            ["allow_other_data=true", "class_map={nonsense: other name}"],
+            "class_map: 'nonsense' is none of the classes 'other name', ",
+        ),
+        (["class_map={other name: nonsense}"], "class_map: is for other data than those of training: say allow_other_data=true"),
+    ],
+)
+def test_classes_that_do_not_match_are_one_line(
+    synthetic_set: Path, evaluate: Callable[..., int], tmp_path: Path, capsys, words: list[str], line: str
+) -> None:
+    other = for_testing(synthetic_set, tmp_path / "other")
+    assert evaluate(tmp_path / "run", *words, prepared=other) == 2
+    message = capsys.readouterr().err
+    assert line in message
+    assert message.count("\n") == 1
+    assert not (tmp_path / "run").exists()

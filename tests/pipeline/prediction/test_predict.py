@@ -279,7 +279,6 @@ def test_nothing_is_overwritten(runs: Path, pictures: Path, tmp_path: Path, caps
         (["masks.fill=black"], "masks.source: oracle masks are made from the data set's own, and your images have none"),
         (["masks.source=learned"], "needs a segmenter, and the classifier was trained without: say segmenter_run=..."),
         (["masks.source=none", "segmenter_run=somewhere"], "masks.source=none uses no segmenter"),
-        (["masks.source=none", "masks.fill=mean"], "prepared: the fill mean needs the data set of training: nowhere"),
     ],
 )
 def test_masks_that_cannot_be_are_one_line(runs: Path, pictures: Path, tmp_path: Path, capsys, words: list[str], line: str) -> None:
