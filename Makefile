@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup quickstart test test-slow check format lock clean
+.PHONY: help setup quickstart test test-slow mutants check format lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -40,6 +40,10 @@ test: $(STAMP) ## the fast tests (under 5 minutes on 2 cores)
 
 test-slow: $(STAMP) ## the heavy tests
 	@$(BIN)/python -m pytest -q -n auto -m slow
+
+mutants: $(STAMP) ## by hand, for hours: what share of small changes to the core the tests notice (docs/testing.md)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'cosmic-ray>=8.4,<9'
+	@$(BIN)/python tests/mutants.py
 
 check: $(STAMP) ## format, lint, types, import contracts
 	@$(BIN)/ruff format --check .
