@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from pipeline.data.gtsrb.fitting import plain_outline, refined_outline
-from pipeline.data.gtsrb.shapes import SHAPES, coverage, soft_iou
+from pipeline.data.gtsrb.shapes import SHAPES
 from pipeline.data.gtsrb.source import TEST_IMAGES, TEST_TABLE
 from pipeline.data.images import read_picture
+from pipeline.data.polygons import coverage, soft_iou
 
 OUTLINES = Path(__file__).parents[1] / "tests" / "pipeline" / "data" / "gtsrb_outlines.json"
 SIZES = ("small", "medium", "large")

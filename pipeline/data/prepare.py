@@ -18,6 +18,7 @@ from pipeline.data.sample import Plan
 from pipeline.data.splits import SPLITS
 from pipeline.data.synthetic import source as synthetic
 from pipeline.data.synthetic.config import SyntheticConfig
+from pipeline.errors import printable, shortened
 
 
 def prepare(config: PrepareConfig) -> None:
@@ -55,11 +56,12 @@ def _summary(target: Path, outcome: Outcome) -> str:
     if outcome.unchanged:
         return f"{target}: unchanged since it was prepared ({outcome.num_samples} samples); nothing to do"
     classes = list(outcome.counts["train"])
-    width = max(len(name) for name in [*classes, "class", "all"])
+    shown = [shortened(printable(name)) for name in classes]
+    width = max(len(name) for name in [*shown, "class", "all"])
     lines = [f"{target}: {outcome.num_samples} samples in {outcome.seconds:.1f} s", ""]
     lines.append(f"{'class':<{width}}" + "".join(f"{split:>8}" for split in SPLITS))
-    for name in classes:
-        lines.append(f"{name:<{width}}" + "".join(f"{outcome.counts[split][name]:>8}" for split in SPLITS))
+    for name, text in zip(classes, shown, strict=True):
+        lines.append(f"{text:<{width}}" + "".join(f"{outcome.counts[split][name]:>8}" for split in SPLITS))
     lines.append(f"{'all':<{width}}" + "".join(f"{sum(outcome.counts[split].values()):>8}" for split in SPLITS))
     classed = sum(sum(of_class.values()) for of_class in outcome.counts.values())
     if classed < outcome.num_samples:

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.data.dataset import PreparedDataset
 from pipeline.data.splits import SPLITS
+from pipeline.errors import printable
 
 CELL, GAP, TEXT, COLUMNS = 112, 8, 16, 12
 MAX_CELLS = 144
@@ -34,7 +35,7 @@ def write_contact_sheet(dataset: PreparedDataset, path: Path) -> None:
         left = GAP + position % columns * (CELL + GAP)
         top = GAP + position // columns * (CELL + TEXT + GAP)
         sheet.paste(Image.fromarray(outlined(dataset.images[row], dataset.masks[row])), (left, top))
-        caption = f"{splits[row]}: {dataset.classes[dataset.labels[row]]}"  # the split first: a long name is cut
+        caption = printable(f"{splits[row]}: {dataset.classes[dataset.labels[row]]}")  # the split first: a long name is cut
         draw.text((left, top + CELL + 2), _fit(caption, font), fill="black", font=font)
     sheet.save(path, format="PNG")
 

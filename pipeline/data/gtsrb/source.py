@@ -16,8 +16,9 @@ from pipeline.data.gtsrb.annotations import Sign, parse_row, read_rows
 from pipeline.data.gtsrb.config import GtsrbConfig
 from pipeline.data.gtsrb.fitting import Roi, plain_outline, refined_outline
 from pipeline.data.gtsrb.layouts import find_tables
-from pipeline.data.gtsrb.shapes import NUM_CLASSES, coverage
+from pipeline.data.gtsrb.shapes import NUM_CLASSES
 from pipeline.data.images import crop, read_picture, resize, square_around
+from pipeline.data.polygons import coverage
 from pipeline.data.rules import Rejected
 from pipeline.data.sample import Plan, Reject, Sample
 from pipeline.data.splits import assign_splits

@@ -17,7 +17,6 @@ Canvas = UInt8[np.ndarray, "size size 3"]
 
 SUPERSAMPLING = 4
 """Canvas pixels per image pixel, along each axis, where signs are painted."""
-_SUBROWS = 16
 _SHIFT = 6  # fractional bits of OpenCV's drawing coordinates
 
 
@@ -69,25 +68,6 @@ def area(outline: Points) -> float:
     """Area of a simple polygon by the shoelace formula, in squared units of its points."""
     x, y = outline.T
     return float(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2)
-
-
-def coverage(outline: Points, side: int) -> Float[np.ndarray, "side side"]:
-    """Share of each pixel of a side x side image that lies inside a convex outline (in pixels), 0 to 1.
-
-    Exact along x; along y the mean over 16 lines in each pixel row. Parts beyond the image are cut off.
-    """
-    start = int(outline[:, 1].argmin())
-    turned = np.concatenate([outline[start:], outline[: start + 1]])
-    end = int(turned[:, 1].argmax())
-    lines = (np.arange(side * _SUBROWS) + 0.5) / _SUBROWS
-    one, other = (
-        np.interp(lines, np.maximum.accumulate(chain[:, 1]), chain[:, 0]) for chain in (turned[: end + 1], turned[end:][::-1])
-    )
-    inside = (lines > turned[0, 1]) & (lines < turned[end, 1])
-    left, right = (np.where(inside, edge(one, other), 0.0) for edge in (np.minimum, np.maximum))
-    columns = np.arange(side)
-    covered = np.clip(right[:, None] - columns, 0, 1) - np.clip(left[:, None] - columns, 0, 1)
-    return covered.reshape(side, _SUBROWS, side).mean(axis=1)  # type: ignore[no-any-return]
 
 
 def fill(canvas: Canvas, outline: Points, colour: Colour, *, scale: int) -> None:

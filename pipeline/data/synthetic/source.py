@@ -11,11 +11,12 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from pipeline.data.polygons import coverage
 from pipeline.data.sample import Plan, Reject, Sample
 from pipeline.data.splits import SPLITS, Split
 from pipeline.data.synthetic.backgrounds import KINDS, paint_background
 from pipeline.data.synthetic.config import SyntheticConfig
-from pipeline.data.synthetic.glyphs import GLYPHS, SILHOUETTES, STYLES, Colour, Points, Pose, Style, coverage, paint_sign
+from pipeline.data.synthetic.glyphs import GLYPHS, SILHOUETTES, STYLES, Colour, Points, Pose, Style, paint_sign
 
 VERSION = 1
 _CHUNK = 64
@@ -112,7 +113,7 @@ def render(
     """
     side = config.image_size
     noise = generator.standard_normal((side, side, 3), dtype=np.float32) * np.float32(255 * config.sensor_noise)
-    mask = np.rint(coverage(scene.outline, side) * 255).astype(np.uint8)
+    mask = np.rint(coverage(scene.outline, width=side, height=side) * 255).astype(np.uint8)
     sign = paint_sign(scene.silhouette, scene.glyph, scene.style, scene.pose, rim=scene.rim, side=side)
     background = paint_background(
         scene.background, scene.hue, num_distractors=scene.num_distractors, side=side, generator=generator

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from matplotlib.path import Path as Polygon
 
 from pipeline.data.gtsrb.fitting import plain_outline, refined_outline
-from pipeline.data.gtsrb.shapes import SHAPES, Outline, Shape, coverage, shape_of, soft_iou, unit_shape
+from pipeline.data.gtsrb.shapes import SHAPES, Outline, Shape, shape_of, unit_shape
+from pipeline.data.polygons import coverage, soft_iou
 
 CLASS_OF: dict[Shape, int] = {"circle": 1, "triangle": 18, "inverted-triangle": 13, "octagon": 14, "diamond": 12}
 

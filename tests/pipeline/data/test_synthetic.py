@@ -18,10 +18,11 @@ from matplotlib.path import Path as Polygon
 from pydantic import TypeAdapter, ValidationError
 from scipy.stats import binomtest, chi2_contingency, chisquare
 
+from pipeline.data.polygons import coverage
 from pipeline.data.sample import Sample
 from pipeline.data.synthetic.backgrounds import KINDS
 from pipeline.data.synthetic.config import SyntheticConfig
-from pipeline.data.synthetic.glyphs import GLYPHS, SILHOUETTES, STYLES, Pose, area, coverage, draw_glyph
+from pipeline.data.synthetic.glyphs import GLYPHS, SILHOUETTES, STYLES, Pose, area, draw_glyph
 from pipeline.data.synthetic.source import Scene, draw_scene, load, plan, render, sample_generator
 
 CONFIGS = Path(__file__).parents[3] / "configs"
@@ -70,7 +71,7 @@ def is_chance(hits: int, total: int, num_classes: int = 10) -> bool:
 def test_coverage_is_the_share_of_subpixels_inside_the_polygon(name: str, x: float, y: float, unit: float, turn: float) -> None:
     outline = Pose(x=x, y=y, unit=unit, turn=turn).place(SILHOUETTES[name].outline)
     expected = brute_force_coverage(outline, 32)
-    found = coverage(outline, 32)
+    found = coverage(outline, width=32, height=32)
     assert np.abs(found - expected).max() < 0.06
     assert np.abs(found - expected).mean() < 0.002
 
@@ -86,7 +87,7 @@ def test_coverage_is_the_share_of_subpixels_inside_the_polygon(name: str, x: flo
 def test_coverage_sums_to_the_area(name: str, x: float, y: float, unit: float, turn: float) -> None:
     outline = Pose(x=x, y=y, unit=unit, turn=turn).place(SILHOUETTES[name].outline)
     # Only a horizontal edge can lie between two of the 16 lines of a row: at most its length / 32, above and below.
-    assert coverage(outline, 32).sum() == pytest.approx(unit**2, abs=2 * 1.53 * unit / 32)
+    assert coverage(outline, width=32, height=32).sum() == pytest.approx(unit**2, abs=2 * 1.53 * unit / 32)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +120,7 @@ def turned_pictures_are_nearest_to_themselves(picture: Callable[[str, float], np
 
 def test_silhouettes_stay_apart_when_turned() -> None:
     def picture(name: str, turn: float) -> np.ndarray:
-        return coverage(Pose(x=16.0, y=16.0, unit=16.0, turn=turn).place(SILHOUETTES[name].outline), 32)
+        return coverage(Pose(x=16.0, y=16.0, unit=16.0, turn=turn).place(SILHOUETTES[name].outline), width=32, height=32)
 
     assert turned_pictures_are_nearest_to_themselves(lru_cache(maxsize=None)(picture), list(SILHOUETTES))
 
