@@ -1,4 +1,5 @@
-"""Attacks: searches that climb an objective inside a ball. They know no model, label, mask or configuration file.
+"""Attacks: searches that climb an objective inside a ball.
 
-``objectives`` says what is climbed, ``balls`` where a point may be, ``regions`` which pixels may change, ``pgd`` how to search.
+``objectives`` says what is climbed, ``norms`` where a point may be, ``regions`` which pixels may change, ``pgd`` and ``apgd`` how
+to search; these know no system. ``specs`` says what a suite may hold and what each attack does, ``runner`` runs one on a batch.
 """
