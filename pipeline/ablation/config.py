@@ -18,6 +18,8 @@ from pipeline.training.objectives import AdversarialConfig, NaturalConfig, Trade
 from segmenter.config import SegmenterConfig
 
 Objective = Literal["natural", "adversarial", "trades"]
+GAIN_NEEDS = (MaskSource.NONE, MaskSource.ORACLE, MaskSource.FOREIGN_SAME, MaskSource.RANDOM_ALIKE)
+"""Pairs of masks, alike in training and in testing, that the split of the gain is made of."""
 Degraded = Literal["eroded", "dilated", "shifted"]
 SharedMasks = Annotated[Mapping[str, Any], Changes(MaskConfig, without=frozenset({"source"}), of_defaults=True)]
 
@@ -59,7 +61,7 @@ class EvaluationSettings:
     part_size: Count = 256
     """Images whose records are written together. What a killed evaluation repeats is one attack on so many images."""
     save_images: bool = True
-    """Keep the adversarial images of the main arms, float32: the decomposition scores them again."""
+    """Keep the adversarial images of arms with learned masks, float32: the decomposition scores them again."""
     gallery_images: Annotated[Whole, Field(ge=0, le=1000)] = 6
     """Images of each outcome that a main arm keeps for the gallery of the report; 0: none."""
     sanity: SanitySettings | None = dataclasses.field(default_factory=SanitySettings)
@@ -157,6 +159,9 @@ class AblateConfig:
     decomposition: DecompositionConfig | None = None
     """Also split the loss from the oracle to learned masks; null: no. For pairs that are tested with learned masks, if there is one
     that is tested with the oracle."""
+    gain: bool = False
+    """Also split what the oracle's masks add to none, with attackers confined to foreground and background on the arm without masks
+    and with controls. It needs the pairs none, oracle, foreign-same and random-alike, each in training and in testing."""
     silhouette: bool = False
     """Also train a classifier that sees the oracle mask and nothing else: what the outline alone gives away."""
 
@@ -184,6 +189,12 @@ class AblateConfig:
             raise ValueError("decomposition: its attack climbs inside a norm ball, and attack.threat.norm is patch; say null")
         if self.decomposition is not None and not self.evaluation.save_images:
             raise ValueError("decomposition: scores the adversarial images again: it needs evaluation.save_images=true")
+        if self.gain:
+            lacking = [source for source in GAIN_NEEDS if MaskPair(train=source, test=source) not in self.masks]
+            if lacking:
+                raise ValueError(f"gain: needs the pair {{train: {lacking[0]}, test: {lacking[0]}}} in masks")
+            if self.attack.threat.region.value != "everywhere":
+                raise ValueError("gain: confines the attacker itself: attack.threat.region has to be everywhere")
         if self.degradation is not None and not set(self.degradation.objectives) <= set(self.classifier_objectives):
             raise ValueError("degradation.objectives: names a classifier that classifier_objectives does not")
 

@@ -1,5 +1,6 @@
 """The job that attacks a system: an arm of the grid, or the same under one attack of the decomposition."""
 
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -9,6 +10,7 @@ from pipeline.ablation.job import DataView, Fold, ImageCounts, Job, JobState, Ma
 from pipeline.ablation.passes import attack_passes
 from pipeline.ablation.results import checked_images, evaluation_line
 from pipeline.ablation.training_jobs import ClassifierJob, SegmenterJob
+from pipeline.attacks.threat import Region
 from pipeline.attacks.specs import ClassAttack, ClassLoss, GradientPath
 from pipeline.attacks.suite import AttackSuite
 from pipeline.evaluation.config import EvaluateConfig
@@ -36,6 +38,8 @@ class EvaluationJob(Job):
     role: Role = field(compare=False)
     diagnosis: GradientPath | None = None
     """The gradient that the one attack of the decomposition follows; None: the whole suite."""
+    region: Region = Region.EVERYWHERE
+    """Where the attacker may change the image, other than the threat model says."""
 
     @property
     def seed(self) -> int:
@@ -55,8 +59,14 @@ class EvaluationJob(Job):
     @property
     def name(self) -> str:
         """The arm's, which all folds share."""
-        diagnosis = f", one attack along {_ALONG[self.diagnosis]}" if self.diagnosis else ""
-        return f"{self.classifier.objective} classifier, masks {self._masks(' to ')}, seed {self.seed}{diagnosis}"
+        how = f", one attack along {_ALONG[self.diagnosis]}" if self.diagnosis else ""
+        how += f", attacker confined to the {self.region}" if self.is_confined else ""
+        return f"{self.classifier.objective} classifier, masks {self._masks(' to ')}, seed {self.seed}{how}"
+
+    @property
+    def is_confined(self) -> bool:
+        """The attacker may change a part of the image only."""
+        return self.region is not Region.EVERYWHERE
 
     @property
     def example(self) -> "EvaluationJob":
@@ -71,9 +81,9 @@ class EvaluationJob(Job):
     @property
     def slug(self) -> str:
         """The readable part of a directory name."""
-        diagnosis = f"-along-{self.diagnosis}" if self.diagnosis else ""
+        how = (f"-along-{self.diagnosis}" if self.diagnosis else "") + (f"-on-{self.region}" if self.is_confined else "")
         fold = self.fold.slug if self.fold else ""
-        return f"{self.classifier.objective}-{self._masks('-')}-seed{self.seed}{diagnosis}{fold}".replace(" ", "-")
+        return f"{self.classifier.objective}-{self._masks('-')}-seed{self.seed}{how}{fold}".replace(" ", "-")
 
     @property
     def needs(self) -> tuple[Job, ...]:
@@ -83,17 +93,22 @@ class EvaluationJob(Job):
     @property
     def alike(self) -> tuple[object, ...]:
         """Robust systems take longer than others, those with learned masks have two stages, and main arms are looked at closer."""
-        return (self.classifier.objective, self.masks.source.is_learned, self.role, self.diagnosis and self.diagnosis.value)
+        attack = (self.diagnosis and self.diagnosis.value, self.region.value)
+        return (self.classifier.objective, self.masks.source.is_learned, self.role, *attack)
 
     def suite(self, ablation: AblateConfig) -> AttackSuite:
         """What the system is attacked with."""
-        return ablation.attack if self.diagnosis is None else diagnosis_suite(ablation, self.diagnosis)
+        if self.diagnosis is not None:
+            return diagnosis_suite(ablation, self.diagnosis)
+        if not self.is_confined:
+            return ablation.attack
+        return dataclasses.replace(ablation.attack, threat=dataclasses.replace(ablation.attack.threat, region=self.region))
 
     def config(self, materials: Materials, run: Path) -> EvaluateConfig:
         """Of ``foreguard evaluate``."""
         ablation, finished = materials.ablation, materials.finished
         settings, sanity = ablation.evaluation, ablation.evaluation.sanity
-        main = self.role == "main" and self.diagnosis is None
+        main = self.role == "main" and self.diagnosis is None and not self.is_confined
         strongest = self.diagnosis is GradientPath.BOTH  # run to its end: its images are scored again
         checked = sanity is not None and self.classifier.objective in sanity.objectives and self.masks.source in sanity.sources
         return EvaluateConfig(
@@ -110,7 +125,7 @@ class EvaluationJob(Job):
             part_size=settings.part_size,
             seed=self.seed,
             attack_all=strongest,
-            save_images=settings.save_images and (main or strongest),
+            save_images=settings.save_images and (strongest or (main and self.masks.source.is_learned)),
             gallery_images=settings.gallery_images if main else 0,
             sanity=main and checked,
             sanity_images=1 if sanity is None else sanity.images,

@@ -10,6 +10,7 @@ from pipeline.ablation.evaluation_job import EvaluationJob
 from pipeline.ablation.job import Fold, Job
 from pipeline.ablation.pooled_job import PooledJob
 from pipeline.ablation.training_jobs import ClassifierJob, SegmenterJob, SilhouetteJob
+from pipeline.attacks.threat import Region
 from pipeline.attacks.specs import GradientPath
 from pipeline.masks.config import MaskSource
 
@@ -60,6 +61,24 @@ def decompositions(config: AblateConfig) -> list[DecompositionJob]:
     return found
 
 
+def confined(config: AblateConfig) -> list[EvaluationJob | PooledJob]:
+    """The arms without masks under attackers that are confined to foreground or background, for the split of the oracle's gain."""
+    if not config.gain:
+        return []
+    return [
+        _confined(arm, region)
+        for arm in arms(config)
+        if arm.role == "main" and arm.example.masks.source is arm.example.classifier.masks.source is MaskSource.NONE
+        for region in (Region.FOREGROUND, Region.BACKGROUND)
+    ]
+
+
+def _confined(arm: EvaluationJob | PooledJob, region: Region) -> EvaluationJob | PooledJob:
+    if isinstance(arm, PooledJob):
+        return PooledJob(folds=tuple(dataclasses.replace(one, role="diagnostic", region=region) for one in arm.folds))
+    return dataclasses.replace(arm, role="diagnostic", region=region)
+
+
 def silhouettes(config: AblateConfig) -> list[SilhouetteJob]:
     """One for each seed and fold, where they are asked for."""
     if not config.silhouette:
@@ -67,7 +86,7 @@ def silhouettes(config: AblateConfig) -> list[SilhouetteJob]:
     return [SilhouetteJob(seed=seed, fold=fold) for seed, fold in product(config.seeds, folds(config))]
 
 
-FAMILIES: tuple[Family, ...] = (arms, decompositions, silhouettes)
+FAMILIES: tuple[Family, ...] = (arms, confined, decompositions, silhouettes)
 """What an ablation consists of: the jobs of a family, and whatever these need, are done in this order."""
 
 

@@ -10,10 +10,11 @@ import polars as pl
 from pydantic import Field
 
 from pipeline.ablation.cache import RunCache
-from pipeline.ablation.config import AblateConfig
+from pipeline.ablation.config import GAIN_NEEDS, AblateConfig
 from pipeline.ablation.decomposition import ROWS, read_table, summary, write_table
 from pipeline.ablation.evaluation_job import EvaluationJob, Role
-from pipeline.ablation.grid import arms, decompositions, jobs, silhouettes
+from pipeline.ablation.gain import gain_rows
+from pipeline.ablation.grid import arms, confined, decompositions, jobs, silhouettes
 from pipeline.ablation.job import Job, JobState
 from pipeline.ablation.pooled_job import PooledJob
 from pipeline.ablation.results import AGAIN, read_training
@@ -60,6 +61,20 @@ class SilhouetteEntry:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class GainEntry:
+    """A level or a part of what the oracle's masks add, at one epsilon: see ``gain``. Shares of images, -1 to 1."""
+
+    classifier_objective: str
+    epsilon: float
+    part: str
+    value: float
+    low: float
+    high: float
+    n: int
+    groups: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class RecordedConfig:
     """What others than the ablation itself read of its configuration."""
 
@@ -77,6 +92,7 @@ class Manifest:
     silhouette: tuple[SilhouetteEntry, ...] | None = None
     decomposition: str | None = None
     """File of the table, relative too."""
+    gain: tuple[GainEntry, ...] | None = None
     config: RecordedConfig
 
 
@@ -102,6 +118,7 @@ def write_manifest(config: AblateConfig, cache: RunCache) -> None:
         "finished": len(states) == len(todo),
         "arms": [_entry(config, arm, states) for arm in arms(config) if arm in states],
         "silhouette": _silhouettes(config, states),
+        "gain": _gain(config, states),
         "decomposition": DECOMPOSITION if has_decomposition else None,
         "config": to_plain(config),
         "seconds": _seconds(cache, states),
@@ -145,6 +162,26 @@ def _silhouettes(config: AblateConfig, states: dict[Job, JobState]) -> list[dict
             right = sum(n * (getattr(result, split).accuracy or 0.0) for n, result in zip(sizes, results, strict=True))
             found.append({"seed": seed, "split": split, "accuracy": right / sum(sizes), "n": sum(sizes)})
     return found or None
+
+
+def _gain(config: AblateConfig, states: dict[Job, JobState]) -> list[dict[str, Any]] | None:
+    """For each classifier objective whose systems are finished under every seed, what the oracle's gain is made of."""
+    if not config.gain:
+        return None
+    rows: list[dict[str, Any]] = []
+    for objective in config.classifier_objectives:
+        systems: dict[str, list[Job]] = {source.value: [] for source in GAIN_NEEDS}
+        for arm in arms(config):
+            one = arm.example
+            if arm.role == "main" and one.classifier.objective == objective and one.masks.source is one.classifier.masks.source:
+                systems.get(one.masks.source.value, []).append(arm)
+        for arm in confined(config):
+            if arm.example.classifier.objective == objective:
+                systems.setdefault(arm.example.region.value, []).append(arm)
+        if all(job in states for of_seeds in systems.values() for job in of_seeds):
+            runs = {name: [states[job].path for job in of_seeds] for name, of_seeds in systems.items()}
+            rows += gain_rows(runs, {"classifier_objective": objective})
+    return rows or None
 
 
 def _write_decomposition(config: AblateConfig, states: dict[Job, JobState]) -> bool:

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Shaped
 
+from pipeline.ablation.manifest import GainEntry
 from pipeline.attacks.diagnostics import Check
 from pipeline.evaluation.metrics import standing
 from pipeline.evaluation.primary_comparison import Rank, primary_rank
@@ -93,6 +94,8 @@ class Study:
     silhouette: tuple[dict[str, Any], ...] | None = None
     """Per seed: ``seed``, ``accuracy``, ``n`` of a classifier that sees the mask alone."""
     decomposition: pl.DataFrame | None = field(default=None, repr=False)
+    gain: tuple[GainEntry, ...] | None = field(default=None, repr=False)
+    """What the oracle's masks add, and what it is made of."""
     missing: tuple[str, ...] = ()
     """What the run promises and does not hold, in sentences."""
 

@@ -11,6 +11,7 @@ from pipeline.reporting.comparisons import Answer
 from pipeline.reporting.data import Study
 from pipeline.reporting.decomposition import decomposition_section, silhouette_section
 from pipeline.reporting.figures import Figures, compute_figures
+from pipeline.reporting.gain import gain_section
 from pipeline.reporting.gallery import Cards, gallery_cards
 from pipeline.reporting.metrics import ACCURACY, METRICS, Metric
 from pipeline.reporting.plots import Panel
@@ -80,6 +81,7 @@ def compose(study: Study, metrics: Sequence[Metric] = METRICS) -> Document:
             *(_metric_section(study, found, metric) for metric in metrics),
             _degradation(study, found),
             classes_section(study),
+            gain_section(study),
             decomposition_section(study),
             silhouette_section(study),
         ),

@@ -78,6 +78,7 @@ def _read_ablation(run: Path) -> Study:
         arms=tuple(arms),
         about=about,
         silhouette=None if manifest.silhouette is None else tuple(vars(entry) for entry in manifest.silhouette),
+        gain=manifest.gain,
         missing=tuple(missing),
     )
     return study if manifest.decomposition is None else _with_decomposition(study, run / manifest.decomposition)

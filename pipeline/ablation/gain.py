@@ -1,0 +1,71 @@
+"""What the oracle's masks add to none, and what it is made of, as far as controls on the same images can tell.
+
+gain      robust accuracy of the oracle's arm minus that of the arm without masks
+surface   what the arm without masks gains if the attacker may change the foreground alone: pixels that a mask takes away
+outline   masks of other images of the same class minus random masks of equal area, components and perimeter: neither shows where$
+          the object is, and only the first has an outline that can name its class
+rest      gain minus surface minus outline: what else a mask does in training and testing, and what the parts share
+
+The parts are differences between systems, not shares of one cause: where two overlap the rest is too small, and it may be negative.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float, Shaped
+
+from pipeline.evaluation.metrics import standing
+from pipeline.evaluation.records import read_records
+from pipeline.evaluation.statistics import Estimate, pooled_over_seeds
+
+NONE, ORACLE, FOREIGN, ALIKE, FOREGROUND, BACKGROUND = "none", "oracle", "foreign-same", "random-alike", "foreground", "background"
+PARTS: Mapping[str, Mapping[str, int]] = {
+    "gain": {ORACLE: 1, NONE: -1},
+    "surface": {FOREGROUND: 1, NONE: -1},
+    "outline": {FOREIGN: 1, ALIKE: -1},
+    "rest": {ORACLE: 1, FOREGROUND: -1, FOREIGN: -1, ALIKE: 1},
+}
+"""How often the robust accuracy of each system counts in each part. The parts add up to the gain."""
+LEVELS = (NONE, FOREGROUND, BACKGROUND, FOREIGN, ALIKE, ORACLE)
+"""Robust accuracies that the parts are made of, and that against an attacker confined to the background."""
+Robust = Mapping[str, Float[np.ndarray, "seeds images"]]
+"""By system: 1 where an image stands under a seed, else 0, images in one order."""
+
+
+def split_gain(robust: Robust, groups: Shaped[np.ndarray, " images"]) -> dict[str, Estimate]:
+    """Every level and part as an estimate over seeds and images; its interval is for independent groups and, with several, seeds.
+
+    Bootstrap with a fixed seed: the same outcomes give the same figures.
+    """
+    values = {name: robust[name] for name in LEVELS}
+    values |= {part: np.sum([times * robust[name] for name, times in of.items()], axis=0) for part, of in PARTS.items()}
+    return {name: pooled_over_seeds(value, groups, np.random.default_rng(0)) for name, value in values.items()}
+
+
+def gain_rows(runs: Mapping[str, Sequence[Path]], about: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One row for each epsilon above 0 and each level and part, JSON-able, with the columns of ``about`` in front.
+
+    ``runs``: for each system its evaluations, one a seed, in the same order of seeds. Only images that all of them have met count.
+    """
+    records = {name: [read_records(run) for run in of_seeds] for name, of_seeds in runs.items()}
+    epsilons = records[NONE][0]["epsilon"].unique().sort().to_list()
+    rows: list[dict[str, Any]] = []
+    for epsilon in [epsilon for epsilon in epsilons if epsilon > 0]:
+        tables = {name: [standing(one, epsilon) for one in of_seeds] for name, of_seeds in records.items()}
+        robust, groups = _aligned(tables)
+        rows += [{**about, "epsilon": epsilon, "part": part, **vars(value)} for part, value in split_gain(robust, groups).items()]
+    return rows
+
+
+def _aligned(tables: Mapping[str, Sequence[pl.DataFrame]]) -> tuple[Robust, Shaped[np.ndarray, " images"]]:
+    every = [table for of_seeds in tables.values() for table in of_seeds]
+    shared = set.intersection(*(set(table["sample_id"]) for table in every))
+
+    def column(table: pl.DataFrame, name: str) -> np.ndarray:
+        return table.filter(pl.col("sample_id").is_in(shared)).sort("sample_id")[name].to_numpy()
+
+    robust = {name: np.stack([column(one, "standing") for one in of_seeds]).astype(np.float64) for name, of_seeds in tables.items()}
+    return robust, column(every[0], "group")
