@@ -34,6 +34,8 @@ class MaskPair:
     """Mask source in testing. A pair of two learned sources uses one segmenter for both."""
     segmenters: Annotated[tuple[Objective, ...], Field(min_length=1)] | None = None
     """Objectives of the segmenters that make the masks, out of segmenter_objectives; null: all of these, one arm each."""
+    objectives: Annotated[tuple[Objective, ...], Field(min_length=1)] | None = None
+    """Objectives of the classifiers, out of classifier_objectives; null: all of these, one arm each."""
 
 
 @configuration
@@ -161,7 +163,7 @@ class AblateConfig:
     that is tested with the oracle."""
     gain: bool = False
     """Also split what the oracle's masks add to none, with attackers confined to foreground and background on the arm without masks
-    and with controls. It needs the pairs none, oracle, foreign-same and random-alike, each in training and in testing."""
+    and with controls; for objectives with the pairs none, oracle, foreign-same and random-alike, trained and tested alike."""
     silhouette: bool = False
     """Also train a classifier that sees the oracle mask and nothing else: what the outline alone gives away."""
 
@@ -173,6 +175,8 @@ class AblateConfig:
         for pair in self.masks:
             if not set(pair.segmenters or ()) <= set(self.segmenter_objectives):
                 raise ValueError(f"masks: segmenters={list(pair.segmenters or ())} names one that segmenter_objectives does not")
+            if not set(pair.objectives or ()) <= set(self.classifier_objectives):
+                raise ValueError(f"masks: objectives={list(pair.objectives or ())} names one that classifier_objectives does not")
         if any(number >= (self.folds or 0) for number in self.only_folds or ()):
             raise ValueError(f"only_folds: names a fold that there is not; folds={self.folds} are counted from 0")
         if self.folds and self.evaluation.split != "test":
@@ -190,13 +194,24 @@ class AblateConfig:
         if self.decomposition is not None and not self.evaluation.save_images:
             raise ValueError("decomposition: scores the adversarial images again: it needs evaluation.save_images=true")
         if self.gain:
-            lacking = [source for source in GAIN_NEEDS if MaskPair(train=source, test=source) not in self.masks]
-            if lacking:
-                raise ValueError(f"gain: needs the pair {{train: {lacking[0]}, test: {lacking[0]}}} in masks")
+            if not self.gain_objectives:
+                needed = ", ".join(f"{{train: {source}, test: {source}}}" for source in GAIN_NEEDS)
+                raise ValueError(f"gain: needs the pairs {needed} in masks, all of them for one classifier objective at least")
             if self.attack.threat.region.value != "everywhere":
                 raise ValueError("gain: confines the attacker itself: attack.threat.region has to be everywhere")
         if self.degradation is not None and not set(self.degradation.objectives) <= set(self.classifier_objectives):
             raise ValueError("degradation.objectives: names a classifier that classifier_objectives does not")
+
+    @property
+    def gain_objectives(self) -> list[Objective]:
+        """Classifier objectives that have all arms that the split of the oracle's gain is made of."""
+        arms = {
+            (objective, pair.train)
+            for pair in self.masks
+            if pair.train == pair.test
+            for objective in pair.objectives or self.classifier_objectives
+        }
+        return [one for one in self.classifier_objectives if all((one, source) in arms for source in GAIN_NEEDS)]
 
     def mask_config(self, source: MaskSource, *, pixels: int | None = None) -> MaskConfig:
         """Masks from a source; ``pixels`` is how far eroded, dilated and shifted ones are changed, in place of what all share."""

@@ -10,9 +10,9 @@ from pipeline.ablation.job import DataView, Fold, ImageCounts, Job, JobState, Ma
 from pipeline.ablation.passes import attack_passes
 from pipeline.ablation.results import checked_images, evaluation_line
 from pipeline.ablation.training_jobs import ClassifierJob, SegmenterJob
-from pipeline.attacks.threat import Region
 from pipeline.attacks.specs import ClassAttack, ClassLoss, GradientPath
 from pipeline.attacks.suite import AttackSuite
+from pipeline.attacks.threat import Region
 from pipeline.evaluation.config import EvaluateConfig
 from pipeline.evaluation.evaluate import evaluate, order_of_attacks
 from pipeline.masks.config import MaskConfig, MaskSource

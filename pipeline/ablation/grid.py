@@ -10,8 +10,8 @@ from pipeline.ablation.evaluation_job import EvaluationJob
 from pipeline.ablation.job import Fold, Job
 from pipeline.ablation.pooled_job import PooledJob
 from pipeline.ablation.training_jobs import ClassifierJob, SegmenterJob, SilhouetteJob
-from pipeline.attacks.threat import Region
 from pipeline.attacks.specs import GradientPath
+from pipeline.attacks.threat import Region
 from pipeline.masks.config import MaskSource
 
 Family = Callable[[AblateConfig], Iterable[Job]]
@@ -68,7 +68,8 @@ def confined(config: AblateConfig) -> list[EvaluationJob | PooledJob]:
     return [
         _confined(arm, region)
         for arm in arms(config)
-        if arm.role == "main" and arm.example.masks.source is arm.example.classifier.masks.source is MaskSource.NONE
+        if arm.example.masks.source is arm.example.classifier.masks.source is MaskSource.NONE
+        and arm.example.classifier.objective in config.gain_objectives
         for region in (Region.FOREGROUND, Region.BACKGROUND)
     ]
 
@@ -108,7 +109,7 @@ def _before(job: Job) -> Iterator[Job]:
 
 def _of_pairs(config: AblateConfig, seed: int, fold: Fold | None) -> Iterator[EvaluationJob]:
     for objective in config.classifier_objectives:
-        for pair in config.masks:
+        for pair in (pair for pair in config.masks if objective in (pair.objectives or config.classifier_objectives)):
             for segmenter in _segmenters(config, pair, seed, fold):
                 yield _arm(config, objective, pair, segmenter, seed, fold)
 

@@ -21,6 +21,8 @@ class ImageCounts(NamedTuple):
     val: int
     test: int
     classes: int
+    for_segmenters: int = 0
+    """That train segmenters and nothing else."""
 
 
 class Fold(NamedTuple):

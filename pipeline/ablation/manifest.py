@@ -169,7 +169,7 @@ def _gain(config: AblateConfig, states: dict[Job, JobState]) -> list[dict[str, A
     if not config.gain:
         return None
     rows: list[dict[str, Any]] = []
-    for objective in config.classifier_objectives:
+    for objective in config.gain_objectives:
         systems: dict[str, list[Job]] = {source.value: [] for source in GAIN_NEEDS}
         for arm in arms(config):
             one = arm.example

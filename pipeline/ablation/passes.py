@@ -12,7 +12,7 @@ from pipeline.training.objectives import AdversarialConfig, NaturalConfig, Trade
 def training_passes(
     objective: NaturalConfig | AdversarialConfig | TradesConfig, counts: ImageCounts, *, epochs: int, behind_segmenter: bool
 ) -> Passes:
-    """Of one training, exact but for a last batch that is not full. Behind a segmenter every image passes that too."""
+    """Of one training, exact but for a last batch that is not full and for those tried first. Behind a segmenter: of both."""
     train, val = counts.train, counts.val
     trained, scored, attacked = epochs * train, epochs * val + val + counts.test, 0
     if not isinstance(objective, NaturalConfig):

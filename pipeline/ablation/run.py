@@ -95,7 +95,8 @@ def _prepared_counts(config: AblateConfig) -> ImageCounts | None:
     if config.prepared.exists():
         manifest = read_manifest(config.prepared)
         of_split = {split: sum(of_class.values()) for split, of_class in manifest["counts"].items()}
-        return ImageCounts(**of_split, classes=len(manifest["classes"]))
+        alone = manifest["num_samples"] - sum(of_split.values())
+        return ImageCounts(**of_split, classes=len(manifest["classes"]), for_segmenters=alone)
     if isinstance(config.data, SyntheticConfig):
         data = config.data
         return ImageCounts(train=data.num_train, val=data.num_val, test=data.num_test, classes=data.num_classes)

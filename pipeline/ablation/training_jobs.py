@@ -87,8 +87,8 @@ class SegmenterJob(TrainingJob):
 
     def passes(self, ablation: AblateConfig, counts: ImageCounts) -> Passes:
         """Of the whole training."""
-        epochs = ablation.segmenter_trainer.epochs
-        return training_passes(ablation.objective(self.objective), counts, epochs=epochs, behind_segmenter=False)
+        epochs, seen = ablation.segmenter_trainer.epochs, counts._replace(train=counts.train + counts.for_segmenters)
+        return training_passes(ablation.objective(self.objective), seen, epochs=epochs, behind_segmenter=False)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -101,6 +101,12 @@ def test_a_pair_that_names_its_segmenters_gets_arms_with_these_alone() -> None:
     assert [job.segmenter.objective for job in jobs(one) if isinstance(job, ClassifierJob)] == ["adversarial"]
 
 
+def test_a_pair_that_names_its_objectives_gets_arms_with_these_alone() -> None:
+    masks = [{"train": "none", "test": "none"}, {"train": "oracle", "test": "oracle", "objectives": ["trades"]}]
+    found = {(arm.classifier.objective, arm.masks.source.value) for arm in arms(config(masks=masks, degradation=None))}
+    assert found == {("natural", "none"), ("trades", "none"), ("trades", "oracle")}
+
+
 def test_the_epsilon_of_the_headline_may_be_written_as_a_fraction_of_the_attack() -> None:
     epsilons = "attack.threat.epsilons=[2/255,4/255]"
     assert load_config("ablate", AblateConfig, [epsilons, "primary_epsilon=2/255"]).primary_epsilon == 2 / 255
@@ -170,6 +176,10 @@ def test_without_an_arm_of_the_oracle_nothing_is_decomposed() -> None:
         (
             ["segmenter_objectives=[natural]", "masks=[{train: oracle, test: learned, segmenters: [natural, trades]}]"],
             r"masks: segmenters=\['natural', 'trades'\] names one that segmenter_objectives does not",
+        ),
+        (
+            ["classifier_objectives=[natural]", "masks=[{train: none, test: none, objectives: [adversarial]}]", "degradation=null"],
+            r"masks: objectives=\['adversarial'\] names one that classifier_objectives does not",
         ),
         (["masks=[{train: oracle, test: learned, segmenters: []}]"], r"masks\.0\.segmenters: .* at least 1 item"),
         (["masks=[{train: oracle, test: learned, segmenters: [robust]}]"], r"masks\.0\.segmenters\.0: Input should be 'natural'"),

@@ -9,8 +9,8 @@ import pytest
 from pipeline.ablation.config import AblateConfig
 from pipeline.ablation.gain import LEVELS, PARTS, split_gain
 from pipeline.ablation.grid import arms, confined
+from pipeline.cli.composition import load_config
 from pipeline.cli.main import main
-from pipeline.config import load_config
 from pipeline.errors import ConfigError
 from pipeline.evaluation.records import read_records
 from pipeline.reporting.gain import gain_section
@@ -109,6 +109,9 @@ def test_an_experiment_without_a_split_says_so(synthetic_set: Path) -> None:
     assert confined(config) == []
     crossed = load_config("ablate", AblateConfig, [*WORDS, "folds=3", "seeds=[0,1]"])
     assert len(confined(crossed)) == 2 * 2
+    some = MASKS.replace("test: oracle}", "test: oracle, objectives: [natural]}")
+    of_one = load_config("ablate", AblateConfig, [*WORDS, "classifier_objectives=[natural,adversarial]", some])
+    assert [job.example.classifier.objective for job in confined(of_one)] == ["natural"] * 2
     assert {job.example.region.value for job in confined(crossed)} == {"foreground", "background"}
     assert len({job.name for job in (*arms(crossed), *confined(crossed))}) == 2 * 6
 
@@ -116,7 +119,10 @@ def test_an_experiment_without_a_split_says_so(synthetic_set: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ([*WORDS, "masks=[{train: none, test: none}]"], r"gain: needs the pair \{train: oracle, test: oracle\} in masks"),
+        (
+            [*WORDS, "masks=[{train: none, test: none}]"],
+            r"gain: needs the pairs \{train: none, test: none\}, .* in masks",
+        ),
         ([*WORDS, "attack.threat.region=background"], r"gain: confines the attacker itself"),
     ],
 )
