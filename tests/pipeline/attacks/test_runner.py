@@ -33,9 +33,11 @@ from pipeline.attacks.suite import AttackSuite
 from pipeline.attacks.threat import Knowledge, Region, ThreatModel
 from pipeline.attacks.tracker import verdict
 from pipeline.attacks.two_stage import GuideMasks
+from pipeline.cli.composition import load_config
 from pipeline.config import to_plain, validate
 from pipeline.errors import ConfigError
 from pipeline.evaluation.chunks import Chunk
+from pipeline.evaluation.config import EvaluateConfig
 from pipeline.evaluation.evaluator import EvaluationSettings, attack_chunk
 from pipeline.evaluation.records import MemoryStore
 from pipeline.masks.config import Fill, MaskSource
@@ -417,9 +419,8 @@ def test_starts_are_restarts_times_targets_and_targets_are_clamped() -> None:
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_suites_are_valid_and_survive_a_round_trip(path: Path) -> None:
-    plain = OmegaConf.to_container(OmegaConf.load(path))
-    assert isinstance(plain, dict)
-    suite = validate(AttackSuite, {str(key): value for key, value in plain.items()})
+    required = ["prepared=p", "run=r", "classifier_run=c"]
+    suite = load_config("evaluate", EvaluateConfig, [f"attack={path.stem}", *required]).attack
     assert 8 / 255 in suite.threat.epsilons or suite.measurements
     assert validate(AttackSuite, to_plain(suite)) == suite
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from classifier.config import ClassifierConfig
 from classifier.model import build_classifier
-from pipeline.cli.composition import CONFIG_DIR, load_config
+from pipeline.cli.composition import load_config
 from pipeline.cli.main import main
 from pipeline.config import to_plain
 from pipeline.data.builder import write_prepared
@@ -273,13 +273,6 @@ def test_a_patch_is_a_threat_of_its_own(evaluate: Callable[..., int], tmp_path: 
     records = read_records(tmp_path / "run")
     assert set(records["norm"]) == {"patch"}
     assert records["linf"].max() > 0.5
-
-
-@pytest.mark.parametrize("name", sorted(path.stem for path in (CONFIG_DIR / "attack").glob("*.yaml")))
-def test_every_ready_made_suite_is_valid(name: str) -> None:
-    required = ["prepared=p", "run=r", "classifier_run=c"]
-    config = load_config("evaluate", EvaluateConfig, [f"attack={name}", *required])
-    assert config.attack.attacks
 
 
 @pytest.mark.slow
