@@ -27,6 +27,10 @@ from typing_extensions import TypedDict
 
 from pipeline.errors import ConfigError, shortened
 
+# In a wheel the files lie inside the package, so that no top-level package is called "configs"; in a checkout beside it.
+_PACKAGED = Path(__file__).resolve().with_name("configs")
+CONFIG_DIR = _PACKAGED if _PACKAGED.is_dir() else _PACKAGED.parents[1] / "configs"
+
 Config = TypeVar("Config")
 
 adapter_of: Callable[[Any], Any] = cache(TypeAdapter)

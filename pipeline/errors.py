@@ -39,6 +39,10 @@ class DataError(UserError):
     """A source or a prepared data set that cannot be used: missing, damaged, empty. The message names the file."""
 
 
+class InputError(UserError, ValueError):
+    """Images, labels, masks or a model of the user's own that cannot be attacked. The message says what would be right."""
+
+
 class CheckpointError(UserError):
     """A checkpoint that cannot be used: missing, damaged, of another architecture or class count. The message names the file."""
 

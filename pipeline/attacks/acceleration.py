@@ -15,7 +15,8 @@ from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from pipeline.system import System, SystemOfStages
+from pipeline.masks.context import MaskContext
+from pipeline.system import System, SystemOfStages, attacked
 
 Precision = Literal["float32", "bf16"]
 
@@ -24,6 +25,8 @@ _CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
 _BATCH_NORMS = (nn.BatchNorm2d, BatchNormAct2d)
 # Folding is an identity: in float64 what it changes is rounding (about 1e-14 of the largest output), what a mistake changes is not.
 _FOLDING_TOLERANCE = 1e-9
+_SAME = {"float32": 1e-3, "bf16": 0.5}
+"""By how much of the largest logit a copy of somebody's own system may differ before it is called another function."""
 
 
 def attacked_copy(system: System, images: Float[Tensor, "batch 3 height width"], *, precision: Precision = "float32") -> System:
@@ -48,6 +51,35 @@ def attacked_copy(system: System, images: Float[Tensor, "batch 3 height width"],
     assert isinstance(fast, nn.Module)
     fast.eval().requires_grad_(False).to(memory_format=torch.channels_last)
     return fast
+
+
+def copy_to_search(
+    system: System,
+    images: Float[Tensor, "batch 3 height width"],
+    context: MaskContext | None = None,
+    *,
+    precision: Precision = "float32",
+) -> System:
+    """``attacked_copy``, where that is the same function of the first image and has a gradient; else the system itself.
+
+    A module of somebody's own may forbid copies, lay out its memory by hand, or hold constants of one type. That costs speed and
+    nothing else.
+    """
+    first = images[:1].detach().requires_grad_()
+    known = None if context is None else context.select(torch.zeros(1, dtype=torch.int64, device=images.device))
+    try:
+        fast = attacked_copy(system, images, precision=precision)
+        if fast is system:
+            return system
+        with attacked(system), torch.no_grad():
+            expected = system(first, known)
+        with attacked(fast), torch.enable_grad():
+            found = fast(first, known)
+            torch.autograd.grad(found.sum(), first, allow_unused=True)
+    except Exception:  # of somebody else's code: what the system itself cannot do will be told by the attack
+        return system
+    tolerance = _SAME[precision] * float(expected.abs().max())
+    return fast if bool(((found - expected).abs() <= tolerance).all()) else system
 
 
 class _Stage(nn.Module):

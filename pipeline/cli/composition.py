@@ -4,7 +4,6 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any, TypeVar
 
 import hydra
@@ -14,13 +13,9 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-import pipeline
-from pipeline.config import did_you_mean, dotted_keys, inside_mapping, validate
+from pipeline.config import CONFIG_DIR, did_you_mean, dotted_keys, inside_mapping, validate
 from pipeline.errors import ConfigError, shortened
 
-# In a wheel the files lie inside the package, so that no top-level package is called "configs"; in a checkout beside it.
-_PACKAGED = Path(pipeline.__file__).resolve().with_name("configs")
-CONFIG_DIR = _PACKAGED if _PACKAGED.is_dir() else _PACKAGED.parents[1] / "configs"
 SWEEP_KEYS = ("hydra.", "hydra/")
 """How the keys begin that say how Hydra runs a sweep, and where."""
 

@@ -10,8 +10,8 @@ from hydra.types import TaskFunction
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline.cli.composition import CONFIG_DIR, check_overrides, one_line
-from pipeline.config import validate
+from pipeline.cli.composition import check_overrides, one_line
+from pipeline.config import CONFIG_DIR, validate
 from pipeline.errors import ConfigError
 from pipeline.interrupts import end_with_parent
 

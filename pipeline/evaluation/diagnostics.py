@@ -11,9 +11,9 @@ from pipeline.attacks.runner import run_attack
 from pipeline.attacks.specs import GradientPath
 from pipeline.attacks.start import AttackBatch
 from pipeline.attacks.threat import Region
-from pipeline.evaluation.evaluator import EvaluationRun
+from pipeline.evaluation.evaluator import EvaluationRun, Store
 from pipeline.evaluation.metrics import standing
-from pipeline.evaluation.records import RecordStore
+from pipeline.evaluation.own import OwnImages
 from pipeline.evaluation.rescoring import rescore
 from pipeline.evaluation.statistics import wilson
 
@@ -22,7 +22,7 @@ SQUARE_QUERIES = 500
 
 
 def sanity_checks(
-    run: EvaluationRun, store: RecordStore, records: pl.DataFrame, *, num_images: int, device: torch.device
+    run: EvaluationRun | OwnImages, store: Store, records: pl.DataFrame, *, num_images: int, device: torch.device
 ) -> list[Check]:
     """Every check on the first ``num_images`` images that are right clean, at the middle one of the epsilons above 0.
 
@@ -59,7 +59,9 @@ def _of_gradients(batch: AttackBatch) -> list[Check]:
     ]
 
 
-def _square_against_white_box(run: EvaluationRun, records: pl.DataFrame, num_images: int, device: torch.device) -> Check:
+def _square_against_white_box(
+    run: EvaluationRun | OwnImages, records: pl.DataFrame, num_images: int, device: torch.device
+) -> Check:
     """Search without gradients may not find what the suite has not found."""
     name, threat = "Square against white-box", run.suite.threat
     square = SquareAttack(num_queries=SQUARE_QUERIES)
@@ -72,8 +74,8 @@ def _square_against_white_box(run: EvaluationRun, records: pl.DataFrame, num_ima
             break
     else:
         return Check(name=name, outcome=Outcome.SKIP, finding="no image is robust to the suite at any epsilon")
-    ids = run.dataset.samples["sample_id"].gather(run.rows)
-    rows = run.rows[ids.is_in(robust.to_list()).to_numpy()][:num_images]
+    survivors = set(robust)
+    rows = run.rows[[sample_id in survivors for sample_id in run.sample_ids(run.rows)]][:num_images]
     found = run_attack(
         "sanity-square",
         square,
@@ -96,9 +98,9 @@ def _square_against_white_box(run: EvaluationRun, records: pl.DataFrame, num_ima
     )
 
 
-def _rescoring(run: EvaluationRun, store: RecordStore, device: torch.device) -> Check:
+def _rescoring(run: EvaluationRun | OwnImages, store: Store, device: torch.device) -> Check:
     name = "re-scoring of saved images"
-    if not run.save_images:
+    if isinstance(run, OwnImages) or not run.save_images:
         return Check(name=name, outcome=Outcome.SKIP, finding="no adversarial images were saved; say save_images=true")
     again = rescore(run, store, device=device)
     failed = bool(again.changed)
@@ -112,7 +114,7 @@ def _rescoring(run: EvaluationRun, store: RecordStore, device: torch.device) -> 
     )
 
 
-def _right(run: EvaluationRun, rows: np.ndarray, num_images: int, device: torch.device) -> AttackBatch | None:
+def _right(run: EvaluationRun | OwnImages, rows: np.ndarray, num_images: int, device: torch.device) -> AttackBatch | None:
     """The first images that are classified right clean; None where there is none."""
     right: list[int] = []
     for begin in range(0, len(rows), run.batch_size):

@@ -61,7 +61,7 @@ def evaluate(config: EvaluateConfig) -> None:
         chunk_size=config.part_size,
         attack_all=config.attack_all,
         save_images=config.save_images,
-        guides=_guides(dataset, device),
+        guides=guide_masks(dataset, device),
         precision=config.precision,
     )
     suite, skipped = applicable(run, device=device)
@@ -180,7 +180,8 @@ def tf32_disabled(device: torch.device) -> AbstractContextManager[None]:
     return flags
 
 
-def _guides(dataset: "PreparedDataset", device: torch.device) -> "GuideMasks | None":
+def guide_masks(dataset: "PreparedDataset", device: torch.device) -> "GuideMasks | None":
+    """Masks of validation images for attacks that steal one; None where all are of one class."""
     from pipeline.attacks.two_stage import GuideMasks
     from pipeline.data.loader import read_rows
     from pipeline.evaluation.chunks import choose_rows

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from pipeline.attacks.acceleration import Precision, attacked_copy
+from pipeline.attacks.acceleration import Precision, copy_to_search
 from pipeline.attacks.patches import patch_share
 from pipeline.attacks.runner import AttackResult, run_attack, skipped_attacks
 from pipeline.attacks.start import AttackBatch
@@ -84,6 +84,11 @@ class EvaluationRun(EvaluationSettings):
         """The rows of a chunk."""
         return self.rows[number * self.chunk_size : (number + 1) * self.chunk_size]
 
+    def sample_ids(self, rows: Int64[np.ndarray, " images"]) -> list[str]:
+        """What the images are known by."""
+        ids: list[str] = self.dataset.samples["sample_id"].gather(rows).to_list()
+        return ids
+
     def batch(self, rows: Int64[np.ndarray, " images"], device: torch.device) -> AttackBatch:
         """Some images of the data set, ready to be attacked."""
         read = read_rows(self.dataset, rows).to(device)
@@ -92,9 +97,8 @@ class EvaluationRun(EvaluationSettings):
 
     def chunk(self, rows: Int64[np.ndarray, " images"], device: torch.device) -> Chunk:
         """Some images of the data set, and what is known of them before any attack."""
-        samples = self.dataset.samples
-        ids, groups = (samples[name].gather(rows).to_list() for name in ("sample_id", "group"))
-        return Chunk(self.batch(rows, device), sample_ids=ids, groups=groups, batch_size=self.batch_size)
+        groups = self.dataset.samples["group"].gather(rows).to_list()
+        return Chunk(self.batch(rows, device), sample_ids=self.sample_ids(rows), groups=groups, batch_size=self.batch_size)
 
 
 @runtime_checkable
@@ -115,7 +119,8 @@ def attack_images(run: EvaluationRun, store: Store, *, device: torch.device, adv
     attacks raise.
     """
     recorded = store.units()
-    copy = attacked_copy(run.system, read_rows(run.dataset, run.rows[:1]).to(device).images, precision=run.precision)
+    first = run.batch(run.rows[:1], device)
+    copy = copy_to_search(run.system, first.images, first.context, precision=run.precision)
     for number in range(run.num_chunks):
         units = run.units(number)
         if not recorded >= set(units):

@@ -7,8 +7,8 @@ import polars as pl
 import torch
 
 from pipeline.evaluation.chunks import Chunk, norms
-from pipeline.evaluation.evaluator import EvaluationRun
-from pipeline.evaluation.records import RecordStore, Status, Unit
+from pipeline.evaluation.evaluator import EvaluationRun, Store
+from pipeline.evaluation.records import Status, Unit
 
 ROUNDING = 1e-4
 """How much a margin may move with the batch that an image is scored in, relative to the larger of it and 1."""
@@ -25,7 +25,7 @@ class Rescored:
     """Largest difference of a margin."""
 
 
-def rescore(run: EvaluationRun, store: RecordStore, *, device: torch.device) -> Rescored:
+def rescore(run: EvaluationRun, store: Store, *, device: torch.device) -> Rescored:
     """Read back every saved adversarial image, score it afresh and compare. Raises RunError for missing and damaged files."""
     changed: list[str] = []
     largest, total = 0.0, 0
@@ -38,7 +38,7 @@ def rescore(run: EvaluationRun, store: RecordStore, *, device: torch.device) -> 
     return Rescored(num_images=total, changed=tuple(changed), largest_difference=largest)
 
 
-def _compare(chunk: Chunk, store: RecordStore, unit: Unit) -> tuple[np.ndarray, list[str]]:
+def _compare(chunk: Chunk, store: Store, unit: Unit) -> tuple[np.ndarray, list[str]]:
     recorded = store.read(unit)
     positions = np.flatnonzero((recorded["status"] == Status.ATTACKED).to_numpy())
     recorded = recorded.filter(pl.col("status") == Status.ATTACKED)

@@ -37,6 +37,9 @@ class Estimate:
     groups: int
     """Number of independent groups that these images fall into; n where every image stands for itself."""
 
+    def __str__(self) -> str:
+        return self.percent()
+
     def percent(self) -> str:
         """For people: ``61.5 % [54.6, 68.0] n=200``."""
         return f"{100 * self.value:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}] {self._sample}"

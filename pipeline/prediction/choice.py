@@ -1,6 +1,7 @@
 """A trained system without the data that it was trained on: for images that nobody has labelled or outlined."""
 
 import dataclasses
+from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,7 +54,7 @@ class _Evaluation:
     inputs: _Inputs
 
 
-def choose_system(run: Path, segmenter_run: Path | None, masks: MaskChanges) -> ChosenSystem:
+def choose_system(run: Path, segmenter_run: Path | None, masks: MaskChanges, *, arm: str | None = None) -> ChosenSystem:
     """The system of an ablation, an evaluation or a classifier's run, with what the user wants otherwise.
 
     Of an ablation it is the finished system with learned masks that the report's answer is about (``primary_rank``), of the
@@ -61,15 +62,17 @@ def choose_system(run: Path, segmenter_run: Path | None, masks: MaskChanges) -> 
     evaluation it is the system that was attacked, by its weights: where they are not where they were, they are looked for in the
     store of the evaluation. Raises RunError for a directory that holds none of these, a damaged one, or no such system.
     """
-    chosen = _found(run)
+    chosen = _found(run, arm)
     both = {**chosen.masks, **masks}
     needs_none = "source" in both and not both["source"].needs_segmenter
     return chosen._replace(masks=both, segmenter_run=segmenter_run or (None if needs_none else chosen.segmenter_run))
 
 
-def _found(run: Path) -> ChosenSystem:
+def _found(run: Path, arm: str | None) -> ChosenSystem:
     if (run / ABLATION).is_file():
-        return _of_ablation(run)
+        return _of_ablation(run) if arm is None else _of_arm(run, arm)
+    if arm is not None:
+        raise ConfigError(f"{run}: is no ablation, so it has no arm {arm!r}: leave arm out")
     begun = read_run(run) if (run / "run.json").is_file() else None
     if begun is None or begun.command != "evaluate":
         return ChosenSystem(f"classifier of {run}", run, None, {})
@@ -118,16 +121,26 @@ def _of_ablation(run: Path) -> ChosenSystem:
     return ChosenSystem(name, run / arm.classifier, segmenter, vars(arm.masks))
 
 
-def load_trained_system(chosen: ChosenSystem, *, device: torch.device) -> tuple[TwoStage, Checkpoint]:
+def _of_arm(run: Path, name: str) -> ChosenSystem:
+    arms = {arm.name: arm for arm in read_ablation(run)[0].arms}
+    if name not in arms:
+        near = get_close_matches(name, list(arms), n=3, cutoff=0.3) or list(arms)
+        raise ConfigError(f"{run}: no arm {name!r} is finished: did you mean {' or '.join(map(repr, near))}?")
+    arm = arms[name]
+    segmenter = run / arm.segmenter if arm.segmenter and arm.test_masks.needs_segmenter else None
+    return ChosenSystem(name, run / arm.classifier, segmenter, vars(arm.masks))
+
+
+def load_trained_system(chosen: ChosenSystem, *, device: torch.device, with_data: bool = False) -> tuple[TwoStage, Checkpoint]:
     """Join the best checkpoints of two runs; the checkpoint returned is the classifier's.
 
-    Raises ConfigError where the masks are made from an oracle, which such images do not have, and where a segmenter is missing or
-    not needed; CheckpointError for a run that cannot be used.
+    ``with_data`` says that the images will come with a data set's masks. Raises ConfigError where the masks are made from an oracle
+    and there is none, and where a segmenter is missing or not needed; CheckpointError for a run that cannot be used.
     """
     _, classifier_run, segmenter_run, masks = chosen
     classifier, checkpoint = load_classifier(classifier_run)
     config = dataclasses.replace(validate(MaskConfig, checkpoint.config.get("masks", {})), **masks)
-    if config.source.needs_data:
+    if config.source.needs_data and not with_data:
         raise ConfigError(
             f"masks.source: {config.source.value} masks are made from the data set's own, and your images have none;"
             " say masks.source=learned segmenter_run=..., or masks.source=none"

@@ -143,6 +143,18 @@ def find_segmenter(classifier: Path, reference: SegmenterReference) -> Path:
     )
 
 
+def state_digest(module: nn.Module) -> str:
+    """SHA-256 over names, types, shapes and values of a module's state: equal where two modules of one code are the same."""
+    digest = hashlib.sha256()
+    for name, value in module.state_dict().items():
+        if not isinstance(value, Tensor):
+            digest.update(f"{name}:{value!r};".encode())
+            continue
+        digest.update(f"{name}:{value.dtype}:{tuple(value.shape)};".encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+    return digest.hexdigest()
+
+
 def load_segmenter(path: Path) -> tuple[Segmenter, Checkpoint]:
     """Build the segmenter that a checkpoint describes and load its weights. Raises ``CheckpointError``."""
     path = checkpoint_path(path)

@@ -9,8 +9,8 @@ from pipeline.ablation.decomposition import DecompositionJob
 from pipeline.ablation.evaluation_job import EvaluationJob
 from pipeline.ablation.grid import arms, decompositions, jobs
 from pipeline.ablation.training_jobs import ClassifierJob, SegmenterJob
-from pipeline.cli.composition import CONFIG_DIR, compose, group_choices, load_config
-from pipeline.config import to_plain, validate
+from pipeline.cli.composition import compose, group_choices, load_config
+from pipeline.config import CONFIG_DIR, to_plain, validate
 from pipeline.errors import ConfigError
 from pipeline.masks.config import MaskSource
 

@@ -20,8 +20,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from pipeline.cli.composition import CONFIG_DIR
-from pipeline.config import validate
+from pipeline.config import CONFIG_DIR, validate
 from pipeline.data import silhouettes
 from pipeline.data.builder import write_prepared
 from pipeline.data.coco import annotations as coco_annotations

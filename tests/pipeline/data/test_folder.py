@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.cli.composition import CONFIG_DIR
-from pipeline.config import validate
+from pipeline.config import CONFIG_DIR, validate
 from pipeline.data.builder import write_prepared
 from pipeline.data.folder import plan
 from pipeline.data.folder_config import FolderConfig

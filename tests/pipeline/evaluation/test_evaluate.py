@@ -9,13 +9,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
-from torch import nn
 
-from classifier.config import ClassifierConfig
-from classifier.model import build_classifier
 from pipeline.cli.composition import load_config
 from pipeline.cli.main import main
-from pipeline.config import to_plain
 from pipeline.data.builder import write_prepared
 from pipeline.data.dataset import open_prepared
 from pipeline.data.sample import Plan, Sample
@@ -25,16 +21,8 @@ from pipeline.evaluation.measuring import read_observations
 from pipeline.evaluation.records import read_records
 from pipeline.evaluation.summary import epsilon_text
 from pipeline.runs.checkpoints import (
-    Checkpoint,
-    SegmenterReference,
     read_checkpoint,
-    refer_to_segmenter,
-    save_checkpoint,
-    weights_digest,
 )
-from pipeline.runs.provenance import provenance
-from segmenter.config import SegmenterConfig
-from segmenter.model import build_segmenter
 
 SUITE = [
     "attack.threat.epsilons=[0, 2/255, 8/255]",
@@ -42,40 +30,6 @@ SUITE = [
     "+attack.attacks={pgd: {kind: class, search: pgd, loss: margin, num_steps: 3}, flood: {kind: mask, goal: flood, num_steps: 2}}",
 ]
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-
-
-@pytest.fixture(scope="module")
-def runs(synthetic_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``segmenter`` and ``classifier`` as training leaves them, but for the weights, which are the initial ones."""
-    path = tmp_path_factory.mktemp("runs")
-    dataset = open_prepared(synthetic_set)
-    segmenter_config, classifier_config = SegmenterConfig(), ClassifierConfig()
-    masks = {"source": "learned", "fill": "black"}
-
-    def save(
-        kind: str, config: object, module: nn.Module, trained: dict[str, object], segmenter: SegmenterReference | None = None
-    ) -> None:
-        checkpoint = Checkpoint(
-            kind=kind,
-            architecture=to_plain(config),
-            config=trained,
-            classes=dataset.classes,
-            image_size=dataset.image_size,
-            data_fingerprint=dataset.fingerprint,
-            mean_color=dataset.mean,
-            provenance=provenance(),
-            step=0,
-            epoch=0,
-            metrics={},
-            segmenter=segmenter,
-        )
-        save_checkpoint(path / kind / "checkpoints", "best", checkpoint, module.state_dict())
-
-    save("segmenter", segmenter_config, build_segmenter(segmenter_config, seed=0), {})
-    network = build_classifier(classifier_config, num_classes=dataset.num_classes, seed=0)
-    reference = refer_to_segmenter(path / "segmenter", sha256=weights_digest(path / "segmenter"), run=path / "classifier")
-    save("classifier", classifier_config, network, {"masks": masks}, reference)
-    return path
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline.cli.composition import CONFIG_DIR, load_config
-from pipeline.config import to_plain, validate
+from pipeline.cli.composition import load_config
+from pipeline.config import CONFIG_DIR, to_plain, validate
 from pipeline.errors import ConfigError
 from pipeline.training.config import TrainClassifierConfig, TrainSegmenterConfig
 from pipeline.training.objectives import AdversarialConfig, NaturalConfig, TradesConfig

@@ -1,0 +1,211 @@
+"""Images, labels, masks and models of somebody's own: checked before they are used, each mistake with what would be right.
+
+An attack on images in 0..255, or on probabilities in place of logits, runs without a complaint and finds a robustness that is
+none. What cannot be is refused with ``InputError``, what is only likely to be wrong is a ``UserWarning``.
+"""
+
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, RandomSampler
+
+from pipeline.errors import InputError
+from pipeline.masks.context import MaskContext
+from pipeline.system import Maskless, System, as_system, attacked
+
+_SUM = 1e-3  # how far from 1 the sum of probabilities may be
+
+
+class OwnBatch(NamedTuple):
+    """Checked images with their labels."""
+
+    images: Float[Tensor, "batch 3 height width"]
+    labels: Int64[Tensor, " batch"]
+    masks: Float[Tensor, "batch 1 height width"] | None
+
+    def select(self, rows: Int64[np.ndarray, " some"]) -> "OwnBatch":
+        """Some of the images, in the order of ``rows``."""
+        chosen = torch.from_numpy(rows)
+        return OwnBatch(*(None if values is None else values[chosen.to(values.device)] for values in self))  # type: ignore[arg-type]
+
+
+def checked_system(system: object) -> System:
+    """A module as a system. Raises InputError for what is no module, and for weights of less than 32 bits."""
+    try:
+        return as_system(system)
+    except TypeError as error:
+        raise InputError(f"{error}; give an object of a class that derives from torch.nn.Module") from error
+
+
+def device_of(system: System) -> torch.device:
+    """Where the system's weights lie; the CPU for one without any."""
+    return next((parameter.device for parameter in system.parameters()), torch.device("cpu"))
+
+
+def checked_images(images: object) -> Float[Tensor, "batch 3 height width"]:
+    """Images as float32 (B,3,H,W) in [0,1]; float64 stays. Raises InputError with the remedy."""
+    tensor = _tensor("images", images)
+    if tensor.dtype == torch.uint8:
+        raise InputError("images are uint8, 0 to 255: make them floats in [0,1], images.float() / 255")
+    if tensor.ndim == 3:
+        raise InputError(f"images have the shape {tuple(tensor.shape)}: a batch of one is images[None]")
+    if tensor.ndim != 4 or tensor.shape[1] != 3:
+        raise InputError(f"images have the shape {tuple(tensor.shape)}, expected (batch, 3, height, width){_layout(tensor)}")
+    if not len(tensor):
+        raise InputError("images are an empty batch: there is nothing to attack")
+    tensor = _floats("images", tensor)
+    low, high = float(tensor.min()), float(tensor.max())
+    if not low >= 0 or not high <= 1:  # a NaN is neither
+        raise InputError(f"images go from {low:.4g} to {high:.4g}, expected [0,1]{_range(low, high)}")
+    return tensor
+
+
+def _layout(tensor: Tensor) -> str:
+    if tensor.ndim == 4 and tensor.shape[-1] == 3:
+        return ": the channels are last, say images.permute(0, 3, 1, 2)"
+    if tensor.ndim == 4 and tensor.shape[1] == 1:
+        return ": grey images have one channel, say images.expand(-1, 3, -1, -1)"
+    return ""
+
+
+def _range(low: float, high: float) -> str:
+    if low >= 0 and high <= 255:
+        return ": divide them by 255"
+    if low > -10 and high < 10:
+        return ": they look normalised; give them as they are, and normalise in the first layer of the system"
+    return ""
+
+
+def checked_labels(labels: object, *, count: int, num_classes: int | None = None) -> Int64[Tensor, " batch"]:
+    """Labels as int64 (B,) in [0, ``num_classes``). Raises InputError with the remedy."""
+    tensor = _tensor("labels", labels)
+    if tensor.ndim == 2 and len(tensor) == count and tensor.shape[1] > 1:
+        raise InputError(f"labels have the shape {tuple(tensor.shape)}: if they are one-hot, say labels.argmax(1)")
+    if tuple(tensor.shape) != (count,):
+        raise InputError(f"labels have the shape {tuple(tensor.shape)}, expected ({count},): one class index an image")
+    if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
+        raise InputError(f"labels are {tensor.dtype}, expected class indices: say labels.long()")
+    tensor = tensor.long()
+    low, high = int(tensor.min()), int(tensor.max())
+    if low < 0 or (num_classes is not None and high >= num_classes):
+        classes = "" if num_classes is None else f" to {num_classes - 1}: the system has {num_classes} classes"
+        raise InputError(f"labels go from {low} to {high}, expected 0{classes or ' or more'}")
+    return tensor
+
+
+def checked_masks(masks: object, images: Tensor) -> Float[Tensor, "batch 1 height width"]:
+    """Masks as (B,1,H,W) in [0,1], in the images' type; (B,H,W) and booleans are taken. Raises InputError with the remedy."""
+    tensor = _tensor("masks", masks)
+    tensor = tensor.unsqueeze(1) if tensor.ndim == 3 else tensor
+    expected = (len(images), 1, *images.shape[2:])
+    if tuple(tensor.shape) != expected:
+        raise InputError(f"masks have the shape {tuple(tensor.shape)}, expected {expected} as the images")
+    if tensor.dtype == torch.uint8 and int(tensor.max()) > 1:
+        raise InputError("masks are uint8 up to 255: make them foreground shares in [0,1], masks.float() / 255")
+    tensor = tensor.to(images.dtype)
+    if not float(tensor.min()) >= 0 or not float(tensor.max()) <= 1:
+        raise InputError(
+            f"masks go from {float(tensor.min()):.4g} to {float(tensor.max()):.4g}, expected foreground shares in [0,1]"
+        )
+    return tensor
+
+
+@torch.no_grad()
+def checked_logits(
+    system: System, images: Float[Tensor, "batch 3 height width"], context: MaskContext | None
+) -> Float[Tensor, "batch classes"]:
+    """What the system says of clean images, in eval mode; its own mode is restored.
+
+    Raises InputError for outputs that are no logits (B,K) of 2 classes or more, not finite, or of weights of less than 32 bits.
+    """
+    try:
+        with attacked(system):
+            # A bare module is asked itself: what it returns may be anything, and its own name for it helps.
+            logits: Any = system.module(images) if isinstance(system, Maskless) else system(images, context)
+    except InputError:
+        raise
+    except (ValueError, TypeError, AttributeError, RuntimeError, AssertionError) as error:
+        raise InputError(f"the system does not take images {tuple(images.shape)}: {' '.join(str(error).split())}") from error
+    check_outputs(logits, len(images))
+    assert isinstance(logits, Tensor)
+    return logits
+
+
+def check_outputs(outputs: object, count: int) -> None:
+    """Raises InputError where outputs of ``count`` images are no logits (B,K), with the remedy."""
+    if isinstance(outputs, Mapping):
+        keys = ", ".join(map(str, outputs))
+        raise InputError(f"the model returns a dictionary ({keys}): wrap it in a module that returns the logits alone")
+    if not isinstance(outputs, Tensor):
+        what = f"{type(outputs).__name__} of {len(outputs)}" if isinstance(outputs, tuple | list) else type(outputs).__name__
+        raise InputError(f"the model returns a {what}, not a tensor: wrap it in a module that returns the logits alone")
+    if outputs.ndim != 2 or len(outputs) != count or outputs.shape[1] < 2:
+        shape = f"({count}, classes) with 2 classes or more"
+        raise InputError(f"the model returns the shape {tuple(outputs.shape)} for {count} images, expected logits {shape}")
+    if not outputs.isfinite().all():
+        raise InputError("the model returns values that are not finite for clean images: attacks compare them")
+
+
+def doubt_about_logits(logits: Float[Tensor, "batch classes"]) -> str | None:
+    """Why the outputs look like something else than logits, and what to do; None where they do not."""
+    one = torch.ones((), dtype=logits.dtype, device=logits.device)
+    if (logits >= 0).all() and torch.allclose(logits.sum(dim=1), one, atol=_SUM):
+        return (
+            "the outputs look like probabilities (each row sums to 1): attacks take them for logits, whose gradients then vanish"
+            " where the model is sure, and robustness is overestimated; leave the softmax out"
+        )
+    if (logits <= 0).all() and torch.allclose(logits.exp().sum(dim=1), one, atol=_SUM):
+        return (
+            "the outputs look like log-probabilities (each row of exp sums to 1): attacks take them for logits, and the log of a"
+            " softmax that underflows has no gradient; leave the log_softmax out"
+        )
+    return None
+
+
+def own_batches(data: Any) -> Iterator[OwnBatch]:
+    """The batches of a loader, checked but for the number of classes. Raises InputError with the remedy."""
+    if isinstance(data, DataLoader) and isinstance(data.sampler, RandomSampler):
+        warnings.warn(
+            "the loader shuffles: images are known by their position, so what two evaluations found cannot be compared image by"
+            " image; say shuffle=False",
+            stacklevel=3,
+        )
+    if isinstance(data, Tensor | Mapping | nn.Module) or not isinstance(data, Iterable):
+        raise InputError(
+            f"data is a {type(data).__name__}, expected batches of (images, labels) or (images, labels, masks), or the path of a"
+            " prepared data set: for tensors at hand say [(images, labels)]"
+        )
+    for batch in data:
+        if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
+            what = f"{type(batch).__name__} of {len(batch)}" if isinstance(batch, tuple | list | Mapping) else type(batch).__name__
+            raise InputError(f"a batch of the data is a {what}, expected (images, labels) or (images, labels, masks)")
+        yield checked_batch(*batch)
+
+
+def checked_batch(images: object, labels: object, masks: object = None) -> OwnBatch:
+    """Images, labels and masks, if there are any, checked but for the number of classes."""
+    pictures = checked_images(images)
+    outlines = None if masks is None else checked_masks(masks, pictures)
+    return OwnBatch(pictures, checked_labels(labels, count=len(pictures)), outlines)
+
+
+def _tensor(name: str, values: object) -> Tensor:
+    if isinstance(values, Tensor):
+        return values.detach()
+    try:
+        return torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{name} are a {type(values).__name__}, expected a tensor: {' '.join(str(error).split())}") from error
+
+
+def _floats(name: str, tensor: Tensor) -> Tensor:
+    if tensor.dtype in (torch.float32, torch.float64):
+        return tensor
+    if tensor.is_floating_point():
+        raise InputError(f"{name} are {tensor.dtype}: a small perturbation is lost in its rounding; say {name}.float()")
+    raise InputError(f"{name} are {tensor.dtype}, expected floats in [0,1]: say {name}.float() / 255 if they go up to 255")

@@ -1,0 +1,306 @@
+"""What ``foreguard evaluate`` does, as functions of somebody's own module and images: ``evaluate`` and ``attack``.
+
+They run the same loop as the command (``evaluator``), on the same records: on a prepared data set the outcomes are the command's,
+to the bit.
+"""
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from pipeline.attacks.acceleration import copy_to_search
+from pipeline.attacks.diagnostics import Check
+from pipeline.attacks.runner import run_attack, skipped_attacks
+from pipeline.attacks.shipped import attacks_by_name, spec_by_name
+from pipeline.attacks.specs import AttackSpec
+from pipeline.attacks.start import AttackBatch
+from pipeline.attacks.suite import AttackSuite
+from pipeline.attacks.threat import Norm, ThreatModel
+from pipeline.config import parse_number
+from pipeline.data.dataset import PreparedDataset, open_prepared
+from pipeline.data.splits import Split
+from pipeline.data.substitutes import with_substitutes
+from pipeline.errors import InputError
+from pipeline.evaluation.chunks import choose_rows
+from pipeline.evaluation.diagnostics import sanity_checks
+from pipeline.evaluation.evaluate import guide_masks, tf32_disabled
+from pipeline.evaluation.evaluator import EvaluationRun, EvaluationSettings, applicable, attack_chunk, attack_images
+from pipeline.evaluation.inputs import (
+    checked_batch,
+    checked_labels,
+    checked_logits,
+    checked_system,
+    device_of,
+    doubt_about_logits,
+    own_batches,
+)
+from pipeline.evaluation.metrics import clean_accuracy, robust_accuracy
+from pipeline.evaluation.own import OwnImages, attack_batch_of, in_parts
+from pipeline.evaluation.records import MemoryStore
+from pipeline.evaluation.statistics import Estimate
+from pipeline.evaluation.summary import check_lines, epsilon_text
+from pipeline.runs.checkpoints import state_digest
+from pipeline.system import System, TwoStage
+
+PART = 256
+"""Images that are attacked together, as by the command."""
+FEW = 8
+"""Images that tell whether a system can be attacked."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What the attacks found. Printed, it says clean and robust accuracy with their intervals."""
+
+    outcomes: pl.DataFrame
+    """One row for every image, attack and epsilon, with the columns of ``evaluation.records.SCHEMA``."""
+    threat: ThreatModel
+    skipped: Mapping[str, str]
+    """Attacks that say nothing about this system, and why."""
+    checks: tuple[Check, ...] | None
+    """What gives false robustness away; None where it was not asked for."""
+
+    def clean_accuracy(self) -> Estimate:
+        """Share of images that are classified right as they are, with a 95 % Wilson interval."""
+        return clean_accuracy(self.outcomes)
+
+    def robust_accuracy(self, epsilon: float | str) -> Estimate:
+        """Share of images that no attack turned at this epsilon or below, with a 95 % Wilson interval.
+
+        Raises ValueError for an epsilon that was not attacked.
+        """
+        number = float(parse_number(epsilon))
+        if number not in self.threat.epsilons:
+            attacked = ", ".join(epsilon_text(one) for one in self.threat.epsilons)
+            raise ValueError(f"epsilon {epsilon_text(number)} was not attacked; these were: {attacked}")
+        return robust_accuracy(self.outcomes, number)
+
+    def __str__(self) -> str:
+        lines = [f"clean accuracy                  {self.clean_accuracy()}"]
+        for epsilon in self.threat.epsilons:
+            where = f"robust accuracy, {self.threat.norm} {epsilon_text(epsilon)}"
+            lines.append(f"{where:<32}{self.robust_accuracy(epsilon)}")
+        lines += [f"not tried: {name}: {reason}" for name, reason in self.skipped.items()]
+        return "\n".join([*lines, *(check_lines(self.checks) if self.checks else [])])
+
+
+def evaluate(
+    system: nn.Module,
+    data: PreparedDataset | Path | str | Iterable[Any],
+    *,
+    norm: Norm = "linf",
+    epsilons: Sequence[float | str] = (8 / 255,),
+    attacks: str | Sequence[str] | Mapping[str, AttackSpec] = "standard",
+    threat: ThreatModel | None = None,
+    split: Split = "test",
+    max_images: int | None = None,
+    batch_size: int = 64,
+    seed: int = 0,
+    diagnostics: bool = False,
+) -> Evaluation:
+    """Attack a system and say how many images it still gets right.
+
+    Args:
+        system: a module from images (B,3,H,W) in [0,1] to logits (B,K), normalisation included: any ``nn.Module``, a ``TwoStage``,
+            or somebody's own ``System`` with a mask. On its device, in float32 or wider. It is attacked in eval mode; its mode and
+            its parameters' ``requires_grad`` are as before afterwards.
+        data: batches of (images, labels) or (images, labels, masks), such as a ``DataLoader`` that does not shuffle; or a prepared
+            data set or its path. Masks are foreground shares (B,1,H,W) in [0,1]. Images of a loader are known by their position,
+            and taken to be independent of each other.
+        norm: of the perturbation, linf or l2.
+        epsilons: largest norms of the perturbation, rising; ``8 / 255`` or ``"8/255"``.
+        attacks: the attacks of a shipped suite (configs/attack: standard, autoattack, fast ...), names of attacks in them, or
+            attacks by a name of yours.
+        threat: in place of norm and epsilons, for regions and hidden seeds.
+        split: of a prepared data set.
+        max_images: attack only so many: the first of a loader, or those of a prepared data set that the command takes.
+        batch_size: images in a batch. Changes speed and memory, and verdicts no more than rounding does.
+        seed: decides the random starts.
+        diagnostics: also run the sanity checks (on the first 64 images that are right clean; of a loader among its first 256).
+
+    Returns:
+        Estimates with intervals, and an outcome for every image, attack and epsilon.
+
+    Raises:
+        InputError: images, labels, masks or outputs that cannot be, each with what would be right.
+        ConfigError: an unknown suite or attack, an epsilon that is none, a suite none of whose attacks applies to the system.
+
+    >>> import torch
+    >>> from pipeline import evaluate
+    >>> _ = torch.manual_seed(0)
+    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 10))
+    >>> images = torch.rand(20, 3, 8, 8)
+    >>> labels = model(images).argmax(1)
+    >>> result = evaluate(model, [(images, labels)], epsilons=["1/255", "8/255"], attacks="fast")
+    >>> print(result.clean_accuracy())
+    100.0 % [83.9, 100.0] n=20
+    >>> print(result.robust_accuracy("8/255"))
+    5.0 % [0.9, 23.6] n=20
+    >>> result.outcomes.shape
+    (120, 24)
+    """
+    subject = checked_system(system)
+    model = threat if threat is not None else ThreatModel(norm=norm, epsilons=tuple(epsilons))  # type: ignore[arg-type]
+    settings = EvaluationSettings(
+        system=subject,
+        system_id=state_digest(system)[:16],
+        suite=AttackSuite(threat=model, attacks=attacks_by_name(attacks)),
+        seed=seed,
+        batch_size=batch_size,
+        attack_all=False,
+        save_images=False,
+    )
+    device = device_of(subject)
+    with tf32_disabled(device):
+        if isinstance(data, PreparedDataset | Path | str):
+            dataset = data if isinstance(data, PreparedDataset) else open_prepared(Path(data))
+            return _on_prepared(settings, dataset, split, max_images, diagnostics, device)
+        return _on_own(settings, data, max_images, diagnostics, device)
+
+
+def attack(
+    system: nn.Module,
+    images: Float[Tensor, "batch 3 height width"],
+    labels: Int64[Tensor, " batch"],
+    attack: str | AttackSpec = "apgd-margin",
+    *,
+    epsilon: float | str = 8 / 255,
+    norm: Norm = "linf",
+    masks: Float[Tensor, "batch 1 height width"] | None = None,
+    threat: ThreatModel | None = None,
+    batch_size: int = 64,
+    seed: int = 0,
+) -> Float[Tensor, "batch 3 height width"]:
+    """Adversarial images: for each image the point of the ball with the largest margin that one attack found.
+
+    The attack runs to its end on every image, also on those that are misclassified before, so the images are as strong as it makes
+    them. Nothing says that one is misclassified: ask the system.
+
+    Args:
+        system: as for ``evaluate``.
+        images: (B,3,H,W) in [0,1].
+        labels: (B,), class indices.
+        attack: the name of an attack of a shipped suite (configs/attack, standard first), or a specification.
+        epsilon: largest norm of the perturbation; ``8 / 255`` or ``"8/255"``.
+        norm: linf or l2.
+        masks: (B,1,H,W) foreground shares in [0,1]: for oracle masks, regions, and attacks that invert them.
+        threat: in place of the norm, for regions and hidden seeds; its epsilons play no part.
+        batch_size: images that are attacked together. Changes speed and memory.
+        seed: decides the random starts.
+
+    Returns:
+        Images in the ball and in [0,1], on the images' device.
+
+    Raises:
+        InputError, ConfigError: as ``evaluate``; ConfigError also for an attack that says nothing about the system.
+
+    >>> import torch
+    >>> from pipeline import attack
+    >>> _ = torch.manual_seed(0)
+    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 10))
+    >>> images = torch.rand(4, 3, 8, 8)
+    >>> labels = model(images).argmax(1)
+    >>> adversarial = attack(model, images, labels, "apgd-margin", epsilon=8 / 255)
+    >>> bool(((adversarial - images).abs() <= 8 / 255 + 1e-6).all())
+    True
+    >>> (model(adversarial).argmax(1) == labels).tolist()
+    [False, False, False, False]
+    """
+    subject = checked_system(system)
+    number = float(parse_number(epsilon))
+    model = ThreatModel(norm=norm, epsilons=(number,)) if threat is None else replace(threat, epsilons=(number,))
+    named = {attack: spec_by_name(attack)} if isinstance(attack, str) else {attack.kind: attack}
+    suite = AttackSuite(threat=model, attacks=named)
+    checked = checked_batch(images, labels, masks)
+    device = device_of(subject)
+    with tf32_disabled(device):
+        batch = attack_batch_of(subject, checked, positions=range(len(checked.labels)), device=device, batch_size=batch_size)
+        num_classes = _num_classes(batch.select(torch.arange(min(len(batch), FEW), device=device)))
+        checked_labels(checked.labels, count=len(checked.labels), num_classes=num_classes)
+        skipped_attacks(suite, batch)
+        (name, spec), *_ = suite.attacks.items()
+        copy = copy_to_search(subject, batch.images, batch.context)
+        found = run_attack(
+            name,
+            spec,
+            batch,
+            threat=model,
+            epsilon=number,
+            run_seed=seed,
+            batch_size=batch_size,
+            stop_at_success=False,
+            copy=copy,
+        )
+    return found.images.to(checked.images.device)
+
+
+def _on_prepared(
+    settings: EvaluationSettings,
+    dataset: PreparedDataset,
+    split: Split,
+    max_images: int | None,
+    diagnostics: bool,
+    device: torch.device,
+) -> Evaluation:
+    if isinstance(settings.system, TwoStage):
+        dataset = with_substitutes(dataset, settings.system.mask_config.source.substitute)
+    run = EvaluationRun(
+        **vars(replace(settings, guides=guide_masks(dataset, device))),
+        dataset=dataset,
+        rows=choose_rows(dataset, split, max_images),
+        chunk_size=PART,
+    )
+    num_classes = _num_classes(run.batch(run.rows[:FEW], device))
+    if num_classes != dataset.num_classes:
+        raise InputError(f"the system has {num_classes} classes, and {dataset.path} has {dataset.num_classes}")
+    suite, skipped = applicable(run, device=device)
+    run, store = replace(run, suite=suite), MemoryStore()
+    attack_images(run, store, device=device, advance=lambda _: None)
+    records = store.records()
+    checks = tuple(sanity_checks(run, store, records, num_images=64, device=device)) if diagnostics else None
+    return Evaluation(outcomes=records, threat=suite.threat, skipped=skipped, checks=checks)
+
+
+def _on_own(
+    settings: EvaluationSettings, data: Iterable[Any], max_images: int | None, diagnostics: bool, device: torch.device
+) -> Evaluation:
+    records: list[pl.DataFrame] = []
+    skipped: dict[str, str] = {}
+    checks: tuple[Check, ...] | None = None
+    copy: System | None = None
+    first = num_classes = 0
+    for own in in_parts(own_batches(data), size=PART, max_images=max_images):
+        images = OwnImages(**vars(settings), own=own, first=first)
+        if copy is None:
+            few = images.batch(images.rows[:FEW], device)
+            num_classes = _num_classes(few)
+            skipped = skipped_attacks(settings.suite, few)
+            kept = {name: spec for name, spec in settings.suite.attacks.items() if name not in skipped}
+            settings = replace(settings, suite=replace(settings.suite, attacks=kept))
+            images = replace(images, suite=settings.suite)
+            copy = copy_to_search(settings.system, few.images, few.context)
+        checked_labels(own.labels, count=len(own.labels), num_classes=num_classes)
+        chunk, store = images.chunk(images.rows, device), MemoryStore()
+        attack_chunk(images, store, chunk, images.units(0), copy, advance=lambda _: None)
+        records.append(store.records())
+        if diagnostics and checks is None:
+            checks = tuple(sanity_checks(images, store, records[0], num_images=64, device=device))
+        first += len(own.labels)
+    if not records:
+        raise InputError("the data hold no batch: there is nothing to attack (a generator can be gone through only once)")
+    return Evaluation(outcomes=pl.concat(records), threat=settings.suite.threat, skipped=skipped, checks=checks)
+
+
+def _num_classes(batch: AttackBatch) -> int:
+    """How many classes a system tells apart, which says of these clean images what attacks need. Raises InputError."""
+    logits = checked_logits(batch.system, batch.images, batch.context)
+    if (doubt := doubt_about_logits(logits)) is not None:
+        warnings.warn(doubt, stacklevel=4)
+    return logits.shape[1]

@@ -1,0 +1,96 @@
+"""What ``foreguard predict`` does, as functions: a trained system from its run, and what it says of images."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from pipeline.data.seeds import sample_seed
+from pipeline.evaluation.inputs import checked_images, checked_logits, checked_masks, checked_system, device_of
+from pipeline.masks.config import MaskConfig
+from pipeline.masks.context import MaskContext
+from pipeline.prediction.choice import choose_system, load_trained_system
+from pipeline.system import TwoStage, attacked, clean_context, masks_and_logits
+
+
+class Predictions(NamedTuple):
+    """What a system says of images, in their order and on their device."""
+
+    labels: Int64[Tensor, " batch"]
+    """The class of the largest logit."""
+    confidences: Float[Tensor, " batch"]
+    """Its softmax: the classifier's own probability, in [0,1], not calibrated."""
+    masks: Float[Tensor, "batch 1 height width"]
+    """What the classifier saw the images through, in [0,1]; all ones where there is no mask."""
+
+
+def load_system(
+    run: Path | str,
+    *,
+    arm: str | None = None,
+    segmenter_run: Path | str | None = None,
+    masks: Mapping[str, Any] | None = None,
+    device: torch.device | str = "cpu",
+) -> TwoStage:
+    """The trained system of a run, ready to be attacked: eval mode, float32, channels last.
+
+    Args:
+        run: a classifier's run (or the JSON of one of its checkpoints), an evaluation (the system that was attacked), or an
+            ablation (the system that its report's answer is about).
+        arm: the name of another system of the ablation, as its report and ``ablation.json`` have it.
+        segmenter_run: another segmenter's run.
+        masks: what of the masks is other than there, by the names of ``MaskConfig``: ``{"source": "learned", "fill": "black"}``.
+        device: where it is put.
+
+    Raises:
+        RunError, CheckpointError, DataError: what is at that place cannot be used.
+        ConfigError: an arm or a setting that does not exist, a segmenter that is missing or not needed.
+
+    >>> from pipeline import load_system
+    >>> load_system("no/such/run")
+    Traceback (most recent call last):
+    ...
+    pipeline.errors.CheckpointError: no/such/run: cannot be read: No such file or directory
+    """
+    known = MaskConfig(**(masks or {}))  # every value checked, and made what the field holds
+    changes: Any = {name: getattr(known, name) for name in masks or {}}
+    chosen = choose_system(Path(run), None if segmenter_run is None else Path(segmenter_run), changes, arm=arm)
+    system, _ = load_trained_system(chosen, device=torch.device(device), with_data=True)
+    return system.to(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def predict(
+    system: nn.Module,
+    images: Float[Tensor, "batch 3 height width"],
+    *,
+    masks: Float[Tensor, "batch 1 height width"] | None = None,
+) -> Predictions:
+    """Classes, confidences and masks of images (B,3,H,W) in [0,1], in eval mode; the system's own mode is restored.
+
+    ``masks`` (B,1,H,W) are the oracle's, where the system's masks are made from them. Raises InputError for images, masks or
+    outputs that cannot be, ValueError where the system needs oracle masks and there are none.
+
+    >>> import torch
+    >>> from pipeline import TwoStage, predict
+    >>> segmenter = torch.nn.Conv2d(3, 1, 1)
+    >>> classifier = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 10))
+    >>> found = predict(TwoStage(classifier, segmenter=segmenter, masks="learned", fill="grey"), torch.rand(4, 3, 8, 8))
+    >>> found.labels.shape, found.masks.shape
+    (torch.Size([4]), torch.Size([4, 1, 8, 8]))
+    """
+    subject, pictures = checked_system(system), checked_images(images)
+    device = device_of(subject)
+    seeds = torch.tensor([sample_seed(f"{position:06d}") for position in range(len(pictures))])
+    oracle = None if masks is None else checked_masks(masks, pictures).to(device)
+    context = MaskContext(oracle_masks=oracle, sample_seeds=seeds.to(device))
+    on_device = pictures.to(device)
+    with attacked(subject):
+        known = clean_context(subject, on_device, context)
+        checked_logits(subject, on_device[:1], known.select(torch.zeros_like(seeds[:1]).to(device)))
+        seen, logits = masks_and_logits(subject, on_device, known)
+    confidences, labels = logits.softmax(dim=1).max(dim=1)
+    return Predictions(*(values.to(pictures.device) for values in (labels, confidences, seen)))

@@ -1,0 +1,206 @@
+"""Whatever somebody brings is taken as it is meant, or refused in one line that says what would be right."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from pipeline.errors import InputError
+from pipeline.evaluation.inputs import (
+    check_outputs,
+    checked_images,
+    checked_labels,
+    checked_logits,
+    checked_masks,
+    checked_system,
+    device_of,
+    doubt_about_logits,
+    own_batches,
+)
+from pipeline.system import as_system
+
+PICTURES = torch.rand(4, 3, 6, 8, generator=torch.Generator().manual_seed(0))
+LABELS = torch.tensor([0, 2, 1, 0])
+
+
+@pytest.mark.parametrize("images", [PICTURES, PICTURES.double(), PICTURES.numpy(), PICTURES.clone().requires_grad_()])
+def test_images_in_the_unit_range_are_taken_as_they_are(images: Any) -> None:
+    taken = checked_images(images)
+    assert torch.equal(taken.float(), PICTURES)
+    assert not taken.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [
+        ((PICTURES * 255).byte(), r"images are uint8, 0 to 255: make them floats in \[0,1\], images\.float\(\) / 255"),
+        (PICTURES * 255, r"images go from 0\.\d+ to 25\d\.?\d*, expected \[0,1\]: divide them by 255"),
+        (PICTURES * 4 - 2, r"images go from -\S+ to \S+, expected \[0,1\]: they look normalised; [^\n]*first layer of the system"),
+        (
+            PICTURES.permute(0, 2, 3, 1),
+            r"images have the shape \(4, 6, 8, 3\), [^\n]*channels are last, say images\.permute\(0, 3, 1, 2\)",
+        ),
+        (PICTURES[0], r"images have the shape \(3, 6, 8\): a batch of one is images\[None\]"),
+        (PICTURES[:, :1], r"images have the shape \(4, 1, 6, 8\), [^\n]*one channel, say images\.expand\(-1, 3, -1, -1\)"),
+        (PICTURES[:, :2], r"images have the shape \(4, 2, 6, 8\), expected \(batch, 3, height, width\)"),
+        (PICTURES[:0], r"images are an empty batch"),
+        (PICTURES.half(), r"images are torch\.float16: [^\n]*say images\.float\(\)"),
+        (PICTURES.long(), r"images are torch\.int64, expected floats in \[0,1\]"),
+        (PICTURES.masked_fill(PICTURES > 0.9, torch.nan), r"images go from nan to nan, expected \[0,1\]"),
+        (["a.png"], r"images are a list, expected a tensor: "),
+        (None, r"images are a NoneType, expected a tensor: "),
+    ],
+)
+def test_images_that_cannot_be_are_refused_with_the_remedy(images: Any, said: str) -> None:
+    with pytest.raises(InputError, match=rf"^{said}[^\n]*$"):
+        checked_images(images)
+
+
+@pytest.mark.parametrize("labels", [LABELS, LABELS.int(), LABELS.byte(), LABELS.tolist(), LABELS.numpy()])
+def test_labels_of_any_whole_type_are_taken(labels: Any) -> None:
+    taken = checked_labels(labels, count=4, num_classes=3)
+    assert taken.dtype == torch.int64
+    assert torch.equal(taken, LABELS)
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (LABELS.float(), r"labels are torch\.float32, expected class indices: say labels\.long\(\)"),
+        (nn.functional.one_hot(LABELS), r"labels have the shape \(4, 3\): if they are one-hot, say labels\.argmax\(1\)"),
+        (LABELS[:3], r"labels have the shape \(3,\), expected \(4,\)"),
+        (LABELS + 1, r"labels go from 1 to 3, expected 0 to 2: the system has 3 classes"),
+        (LABELS - 1, r"labels go from -1 to 1, expected 0 to 2: the system has 3 classes"),
+    ],
+)
+def test_labels_that_cannot_be_are_refused_with_the_remedy(labels: Tensor, said: str) -> None:
+    with pytest.raises(InputError, match=rf"^{said}$|^{said}:[^\n]*$"):
+        checked_labels(labels, count=4, num_classes=3)
+
+
+MASKS = (PICTURES[:, :1] > 0.5).float()
+
+
+@pytest.mark.parametrize("masks", [MASKS, MASKS[:, 0], MASKS.bool(), MASKS.byte(), MASKS.double()])
+def test_masks_are_taken_with_and_without_their_channel(masks: Tensor) -> None:
+    assert torch.equal(checked_masks(masks, PICTURES), MASKS)
+
+
+@pytest.mark.parametrize(
+    ("masks", "said"),
+    [
+        ((MASKS * 255).byte(), r"masks are uint8 up to 255: make them foreground shares in \[0,1\], masks\.float\(\) / 255"),
+        (MASKS * 255, r"masks go from 0 to 255, expected foreground shares in \[0,1\]"),
+        (MASKS[..., :-1], r"masks have the shape \(4, 1, 6, 7\), expected \(4, 1, 6, 8\) as the images"),
+    ],
+)
+def test_masks_that_cannot_be_are_refused_with_the_remedy(masks: Tensor, said: str) -> None:
+    with pytest.raises(InputError, match=rf"^{said}$"):
+        checked_masks(masks, PICTURES)
+
+
+class Returns(nn.Module):
+    """A model whose output is a function of its logits."""
+
+    def __init__(self, change: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.change = nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(3 * 6 * 8, 3)), change
+
+    def forward(self, images: Tensor) -> Any:
+        return self.change(self.body(images))
+
+
+class Failing(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        assert images.shape[-1] == 224, "Input width (8) doesn't match model (224)."
+        return images
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (
+            Returns(lambda logits: (logits, logits)),
+            r"the model returns a tuple of 2, not a tensor: wrap it in a module [^\n]*alone",
+        ),
+        (Returns(lambda logits: {"logits": logits}), r"the model returns a dictionary \(logits\): wrap it in a module [^\n]*alone"),
+        (Returns(lambda logits: logits[:, 0]), r"the model returns the shape \(4,\) for 4 images, expected logits \(4, classes\)"),
+        (Returns(lambda logits: logits[:2]), r"the model returns the shape \(2, 3\) for 4 images"),
+        (Returns(lambda logits: logits[:, :1]), r"the model returns the shape \(4, 1\) for 4 images"),
+        (Returns(lambda logits: logits / 0), r"the model returns values that are not finite for clean images"),
+        (Failing(), r"the system does not take images \(4, 3, 6, 8\): Input width \(8\) doesn't match model \(224\)\."),
+        (Returns(lambda logits: logits).half(), r"the system does not take images [^\n]*float32 or wider"),
+    ],
+)
+def test_models_whose_outputs_are_no_logits_are_refused_with_the_remedy(model: nn.Module, said: str) -> None:
+    with pytest.raises(InputError, match=rf"^{said}[^\n]*$"):
+        checked_logits(checked_system(model), PICTURES, None)
+
+
+def test_checking_a_model_leaves_its_mode_alone() -> None:
+    model = Returns(lambda logits: logits).train()
+    model.body[1].eval()
+    modes = [module.training for module in model.modules()]
+    first, second = (checked_logits(as_system(model), PICTURES, None) for _ in range(2))
+    assert torch.equal(first, second)  # in eval mode, or dropout would tell them apart
+    assert [module.training for module in model.modules()] == modes
+
+
+def test_probabilities_and_their_logs_are_told_from_logits() -> None:
+    logits = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    assert doubt_about_logits(logits) is None
+    assert doubt_about_logits(logits.abs()) is None
+    assert doubt_about_logits(-logits.abs()) is None
+    probabilities, logs = doubt_about_logits(logits.softmax(1)), doubt_about_logits(logits.log_softmax(1))
+    assert probabilities is not None
+    assert "look like probabilities" in probabilities
+    assert logs is not None
+    assert "look like log-probabilities" in logs
+
+
+def test_what_is_no_module_is_no_system() -> None:
+    with pytest.raises(InputError, match=r"^a system is a torch\.nn\.Module from images to logits, not function; [^\n]*$"):
+        checked_system(lambda images: images)
+
+
+def test_a_system_without_weights_is_on_the_cpu() -> None:
+    assert device_of(checked_system(Failing())) == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (PICTURES, r"data is a Tensor, expected batches of \(images, labels\)[^\n]*say \[\(images, labels\)\]"),
+        ({"images": PICTURES}, r"data is a dict, expected batches"),
+        (7, r"data is a int, expected batches"),
+        ([PICTURES], r"a batch of the data is a Tensor, expected \(images, labels\) or \(images, labels, masks\)"),
+        ([{"image": PICTURES, "label": LABELS}], r"a batch of the data is a dict of 2, expected"),
+        ([(PICTURES,)], r"a batch of the data is a tuple of 1, expected"),
+        ([(PICTURES, LABELS, MASKS, 3)], r"a batch of the data is a tuple of 4, expected"),
+    ],
+)
+def test_data_of_another_form_are_refused_with_the_remedy(data: Any, said: str) -> None:
+    with pytest.raises(InputError, match=rf"^{said}[^\n]*$"):
+        list(own_batches(data))
+
+
+def test_a_loader_that_shuffles_is_warned_about_and_one_that_does_not_is_not() -> None:
+    dataset = TensorDataset(PICTURES, LABELS)
+    with pytest.warns(UserWarning, match=r"the loader shuffles: [^\n]*say shuffle=False"):
+        shuffled = list(own_batches(DataLoader(dataset, batch_size=3, shuffle=True)))
+    assert len(shuffled) == 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ordered = list(own_batches(DataLoader(dataset, batch_size=3)))
+    assert torch.equal(torch.cat([batch.images for batch in ordered]), PICTURES)
+
+
+def test_outputs_of_numpy_are_no_tensor() -> None:
+    with pytest.raises(InputError, match=r"^the model returns a ndarray, not a tensor"):
+        check_outputs(np.zeros((4, 3)), 4)
