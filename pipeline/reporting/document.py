@@ -13,6 +13,7 @@ from pipeline.reporting.decomposition import decomposition_section, silhouette_s
 from pipeline.reporting.figures import Figures, compute_figures
 from pipeline.reporting.gain import gain_section
 from pipeline.reporting.gallery import Cards, gallery_cards
+from pipeline.reporting.measured import measured_sections
 from pipeline.reporting.metrics import ACCURACY, METRICS, Metric
 from pipeline.reporting.plots import Panel
 from pipeline.reporting.provenance import configuration_text, provenance_rows
@@ -80,6 +81,7 @@ def compose(study: Study, metrics: Sequence[Metric] = METRICS) -> Document:
             _headline(study, found),
             *(_metric_section(study, found, metric) for metric in metrics),
             _degradation(study, found),
+            *measured_sections(study),
             classes_section(study),
             gain_section(study),
             decomposition_section(study),

@@ -1,0 +1,86 @@
+"""The table of what was measured, from observations made by hand beside simulated runs."""
+
+from pathlib import Path
+from types import ModuleType
+
+import polars as pl
+import pytest
+
+from pipeline.attacks.measurements import Backgrounds, Corruption, Corruptions, MinimumNorm
+from pipeline.evaluation.measured import MEASURED, MeasurementReport, figures
+from pipeline.evaluation.measuring import MEASUREMENTS, OBSERVATIONS
+from pipeline.evaluation.records import Unit, write_table
+from pipeline.reporting.document import compose
+from pipeline.reporting.measured import measured_sections
+from pipeline.reporting.reading import read_study
+
+SUITE = {
+    "nearest": MinimumNorm(epsilons=(0.02,)),
+    "corruptions": Corruptions(corruptions=(Corruption.FOG, Corruption.JPEG), severities=(1, 2)),
+    "backgrounds": Backgrounds(),
+}
+IMAGES = 10
+
+
+def observations(wrong: int, distance: float) -> pl.DataFrame:
+    """Ten images, of which the first ``wrong`` are wrong wherever images are changed; all are at one distance."""
+    rows = []
+    for name, spec in SUITE.items():
+        for condition in spec.conditions():
+            untouched = condition.name in ("clean", "original")
+            for image in range(IMAGES):
+                rows.append(
+                    {
+                        "sample_id": f"s{image}",
+                        "group": f"s{image}",
+                        "label": 0,
+                        "system": "made up",
+                        "mask_source": "made up",
+                        "measurement": name,
+                        "kind": spec.kind,
+                        "threat": spec.threat,
+                        "condition": condition.name,
+                        "level": condition.level,
+                        "claim": condition.claim.value,
+                        "counted": True,
+                        "prediction": 0,
+                        "correct": untouched or image >= wrong,
+                        "value": distance if name == "nearest" else None,
+                        "mask_iou": 0.5,
+                        "seconds": 0.0,
+                        "seed": 0,
+                    }
+                )
+    return pl.DataFrame(rows, schema=OBSERVATIONS)
+
+
+@pytest.fixture
+def measured(simulated: ModuleType, tmp_path: Path) -> Path:
+    run = simulated.write_ablation(tmp_path / "ablation", num_images=20, seeds=(0,), arms=simulated.ARMS[:3], with_gallery=False)
+    for number, (wrong, distance) in enumerate([(4, 0.01), (1, 0.03), (2, 0.02)]):
+        path = run / "store" / f"evaluation-{number:02d}-seed0"
+        table = observations(wrong, distance)
+        write_table(path / MEASUREMENTS, Unit(0, 0, 0), table)
+        MeasurementReport(figures=tuple(figures(table, SUITE))).write(path / MEASURED)
+    return run
+
+
+def test_every_measurement_has_a_table_with_a_row_for_each_system(measured: Path) -> None:
+    (section,) = measured_sections(read_study(measured))
+    assert [table.name for table in section.tables] == ["measured-nearest", "measured-corruptions", "measured-backgrounds"]
+    nearest, corruptions, backgrounds = section.tables
+    assert [table.num_rows for table in section.tables] == [3, 3, 3]
+    medians = nearest.tidy.filter(pl.col("figure") == "median distance")
+    assert dict(zip(medians["test_masks"], medians["value"], strict=True)) == {"none": 0.01, "oracle": 0.03, "learned": 0.02}
+    assert set(medians["claim"]) == {"upper estimate"}
+    gaps = backgrounds.tidy.filter(pl.col("figure") == "BG-gap")
+    assert gaps["value"].to_list() == [0, 0, 0]
+    errors = corruptions.tidy.filter(pl.col("figure") == "mean corruption error")
+    assert dict(zip(errors["test_masks"], errors["value"], strict=True)) == {"none": 1, "oracle": 1 / 4, "learned": 2 / 4}
+    assert "fog: accuracy" in corruptions.tidy["figure"].to_list()
+    assert all("fog" not in column.label for column in corruptions.columns)
+
+
+def test_the_page_has_the_section_where_something_was_measured_and_only_there(measured: Path, ablation: Path) -> None:
+    assert "measured" in [section.name for section in compose(read_study(measured)).sections]
+    assert measured_sections(read_study(ablation)) == ()
