@@ -28,7 +28,7 @@ def training_passes(
 
 
 def attack_passes(ablation: AblateConfig, suite: AttackSuite, masks: MaskConfig, counts: ImageCounts) -> Passes:
-    """Of a suite on a system, if every image is robust: misclassified ones leave, so it takes fewer."""
+    """Of a suite and its measurements on a system, if every image is robust: misclassified ones leave, so it takes fewer."""
     images, side = attacked_images(ablation, counts), ablation.data.image_size
     strengths = sum(epsilon > 0 for epsilon in suite.threat.epsilons)
     stages = 2 if masks.source.is_learned else 1
@@ -39,8 +39,11 @@ def attack_passes(ablation: AblateConfig, suite: AttackSuite, masks: MaskConfig,
     for spec in suite.attacks.values():
         if not spec.why_skipped(conditions):
             passes = spec.passes(counts.classes)
-            forward, backward = forward + passes.forward, backward + passes.backward
-    return Passes(forward=images * strengths * stages * forward, backward=images * strengths * stages * backward)
+            forward, backward = forward + strengths * passes.forward, backward + strengths * passes.backward
+    for measurement in suite.measurements.values():
+        passes = measurement.passes(counts.classes)
+        forward, backward = forward + passes.forward, backward + passes.backward
+    return Passes(forward=images * stages * forward, backward=images * stages * backward)
 
 
 def attacked_images(ablation: AblateConfig, counts: ImageCounts) -> int:

@@ -8,6 +8,7 @@ Nothing here imports torch; a method that observes imports what it needs. To add
 in ``MeasurementSpec``.
 """
 
+import math
 from dataclasses import field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 from pydantic import Field
 
 from pipeline.attacks.patch_attack import PatchAttack
+from pipeline.attacks.specs import Passes
 from pipeline.attacks.threat import Epsilon, Norm, Region, check_epsilon
 from pipeline.config import Count, Number, Whole, configuration
 
@@ -56,6 +58,11 @@ class Measurement:
         """All conditions, in the order in which they are recorded."""
         raise NotImplementedError
 
+    def passes(self, num_classes: int) -> Passes:
+        """What all conditions cost for one image, at most."""
+        del num_classes
+        return Passes(forward=len(self.conditions()), backward=0)
+
     def observe(self, batch: "MeasuredBatch", condition: Condition) -> "Observation":
         """Every image under one condition. An image's observation does not depend on the rest of its batch."""
         raise NotImplementedError
@@ -94,6 +101,11 @@ class MinimumNorm(Measurement):
     def conditions(self) -> tuple[Condition, ...]:
         """One: the nearest point."""
         return (Condition(name="nearest", level=0.0, claim=Claim.UPPER_ESTIMATE),)
+
+    def passes(self, num_classes: int) -> Passes:
+        """One in each direction for every step, the score of the last point, and the answer to what was found."""
+        del num_classes
+        return Passes(forward=self.num_steps + 2, backward=self.num_steps)
 
     def observe(self, batch: "MeasuredBatch", condition: Condition) -> "Observation":
         """The distance of each image."""
@@ -135,6 +147,12 @@ class DecisionBased(Measurement):
         """One: the nearest point."""
         return (Condition(name="nearest", level=0.0, claim=Claim.UPPER_ESTIMATE),)
 
+    def passes(self, num_classes: int) -> Passes:
+        """The probes of all steps, and about 36 decisions a step to move and to come back to the boundary."""
+        del num_classes
+        probes = sum(min(int(100 * math.sqrt(step)), self.max_probes) for step in range(1, self.num_steps + 1))
+        return Passes(forward=probes + 36 * self.num_steps, backward=0)
+
     def observe(self, batch: "MeasuredBatch", condition: Condition) -> "Observation":
         """The distance of each image."""
         from pipeline.attacks.hop_skip_jump import observe_decisions
@@ -166,6 +184,11 @@ class Patches(Measurement):
         """Every region with every share, the small ones first."""
         grid = [(region.value, share) for region in self.regions for share in sorted(self.shares)]
         return tuple(Condition(name=name, level=share, claim=Claim.UPPER_ESTIMATE) for name, share in grid)
+
+    def passes(self, num_classes: int) -> Passes:
+        """Those of the attack, under every condition."""
+        forward, backward = self.attack.passes(num_classes)
+        return Passes(forward=len(self.conditions()) * (forward + 1), backward=len(self.conditions()) * backward)
 
     def observe(self, batch: "MeasuredBatch", condition: Condition) -> "Observation":
         """What the system says of each image with its worst patch."""
@@ -293,6 +316,12 @@ class Smoothing(Measurement):
         """The certificates, then an attack at every radius."""
         attacks = [Condition(name="attacked", level=radius, claim=Claim.UPPER_ESTIMATE) for radius in self.radii]
         return (Condition(name="certified", level=self.sigma, claim=Claim.LOWER_BOUND), *attacks)
+
+    def passes(self, num_classes: int) -> Passes:
+        """The votes of the certificate and of every attacked image, and the draws of every step."""
+        del num_classes
+        steps = len(self.radii) * self.num_steps * self.attack_draws
+        return Passes(forward=self.num_selection + (1 + len(self.radii)) * self.num_draws + steps, backward=steps)
 
     def observe(self, batch: "MeasuredBatch", condition: Condition) -> "Observation":
         """Answers of the smoothed system."""

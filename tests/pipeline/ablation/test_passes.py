@@ -99,3 +99,31 @@ def test_real_training_passes_as_many_images_as_were_counted(
     assert seen["backward"] == counted.backward
     assert 0 <= seen["forward"] - counted.forward <= 2 * 32  # two batches that are tried before the first step
     assert counted == training_passes(settings.objective(objective), SMALL, epochs=2, behind_segmenter=False)
+
+
+def test_what_is_measured_beside_the_attacks_is_counted() -> None:
+    """By hand: 20 images; 7 steps forward and back, the last score and the answer; 2 backdrops and the original; and 2 stages."""
+    suite = {
+        "threat": {"epsilons": [0]},
+        "attacks": {"clean": {"kind": "class"}},
+        "measurements": {
+            "nearest": {"kind": "minimum-norm", "num_steps": 7},
+            "backgrounds": {"kind": "backgrounds", "backdrops": ["same-class", "other-class"]},
+            "patches": {"kind": "patches", "shares": [0.1], "regions": ["background"], "attack": {"num_steps": 5}},
+            "smoothing": {
+                "kind": "smoothing",
+                "num_selection": 3,
+                "num_draws": 11,
+                "radii": [0.5],
+                "num_steps": 2,
+                "attack_draws": 4,
+            },
+        },
+    }
+    forward = (7 + 2) + 3 + (8 * 5 + 4 + 1) + (3 + 2 * 11 + 2 * 4)
+    backward = 7 + 0 + (8 * 5 + 4) + 2 * 4
+    ablation = config(attack=suite, primary_epsilon=None)
+    plain = only(EvaluationJob, ablation, "natural", "none").passes(ablation, COUNTS)
+    assert plain == (20 * forward, 20 * backward)
+    learned = only(EvaluationJob, ablation, "natural", "learned").passes(ablation, COUNTS)
+    assert learned == (2 * plain.forward, 2 * plain.backward)
