@@ -121,6 +121,6 @@ def _read_timings(path: Path) -> defaultdict[str, dict[str, float]]:
         try:
             entry: dict[str, Any] = json.loads(line)
             seconds[str(entry["cost"])][str(entry["fingerprint"])] = float(entry["seconds"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             continue
     return seconds

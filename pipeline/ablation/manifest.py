@@ -22,10 +22,11 @@ from pipeline.config import to_plain
 from pipeline.data.dataset import read_manifest
 from pipeline.errors import RunError
 from pipeline.masks.config import MaskConfig, MaskSource
-from pipeline.runs.files import parse_json, read_json, write_json
+from pipeline.runs.files import parse_json, read_sealed, write_json, write_sealed
 from pipeline.runs.provenance import provenance
 
 MANIFEST, FORMAT = "ablation.json", 1
+_REMEDY = "run ablate again with resume=true"
 DECOMPOSITION, DECOMPOSITION_SUMMARY = "decomposition.parquet", "decomposition.json"
 
 _Figure = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
@@ -100,10 +101,11 @@ def read_ablation(run: Path) -> tuple[Manifest, dict[str, Any]]:
     """What the directory of an ablation says about itself, checked, and the same as plain JSON. Raises RunError: it cannot be
     read, it is of another version or damaged."""
     path = run / MANIFEST
-    content = read_json(path)
-    if content.get("format") != FORMAT:
-        raise RunError(f"{path}: format {content.get('format')} is not format {FORMAT} of this version; run ablate again")
-    return parse_json(path, content, Manifest, remedy="run ablate again with resume=true"), content
+    try:
+        content = read_sealed(path, version=FORMAT)
+    except RunError as error:
+        raise RunError(f"{error}; {_REMEDY}") from error
+    return parse_json(path, content, Manifest, remedy=_REMEDY), content
 
 
 def write_manifest(config: AblateConfig, cache: RunCache) -> None:
@@ -112,7 +114,6 @@ def write_manifest(config: AblateConfig, cache: RunCache) -> None:
     states = {job: state for job in todo if (state := cache.find(job)) is not None and state.finished}
     has_decomposition = _write_decomposition(config, states)
     content = {
-        "format": FORMAT,
         "experiment": config.experiment,
         "prepared": str(config.prepared),
         "finished": len(states) == len(todo),
@@ -124,7 +125,7 @@ def write_manifest(config: AblateConfig, cache: RunCache) -> None:
         "seconds": _seconds(cache, states),
         "provenance": dataclasses.asdict(provenance()),
     }
-    write_json(config.run / MANIFEST, content)
+    write_sealed(config.run / MANIFEST, content, version=FORMAT)
 
 
 def _entry(config: AblateConfig, arm: EvaluationJob | PooledJob, states: dict[Job, JobState]) -> dict[str, Any]:
@@ -159,7 +160,8 @@ def _silhouettes(config: AblateConfig, states: dict[Job, JobState]) -> list[dict
             split = "test" if all(result.test for result in results) else "val"
             counts = [read_manifest(states[job].materials.prepared)["counts"][split] for job in of_seed]
             sizes = [sum(count.values()) for count in counts]
-            right = sum(n * (getattr(result, split).accuracy or 0.0) for n, result in zip(sizes, results, strict=True))
+            shares = [(result.val if split == "val" else result.test or {})["accuracy"] for result in results]
+            right = sum(n * share for n, share in zip(sizes, shares, strict=True))
             found.append({"seed": seed, "split": split, "accuracy": right / sum(sizes), "n": sum(sizes)})
     return found or None
 

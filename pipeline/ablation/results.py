@@ -1,45 +1,18 @@
 """What finished runs left behind, read back as far as an ablation looks at it, and told in one line."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.evaluation.statistics import Estimate
 from pipeline.evaluation.summary import SANITY, SUMMARY, SanityReport, Summary, epsilon_text
-from pipeline.runs.files import parse_json, read_json
+from pipeline.training.result import RESULT, TrainingResult
 
 AGAIN = "delete it, and the same foreguard ablate command makes it again"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Scores:
-    """What a stage reaches on a split, 0 to 1: a segmenter an IoU, a classifier an accuracy."""
-
-    iou: float | None = None
-    accuracy: float | None = None
-
-    def __post_init__(self) -> None:
-        if (self.iou is None) == (self.accuracy is None):
-            raise ValueError("expected iou, or accuracy")
-
-    @property
-    def text(self) -> str:
-        """``accuracy 0.812``"""
-        return f"accuracy {self.accuracy:.3f}" if self.iou is None else f"iou {self.iou:.3f}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingResult:
-    """What is read of a training's ``result.json``."""
-
-    val: Scores
-    test: Scores | None = None
-    seconds: float
-
-
 def read_training(path: Path) -> TrainingResult:
     """What the training in a directory reached. Raises RunError where that cannot be read."""
-    path = path / "result.json"
-    return parse_json(path, read_json(path), TrainingResult, remedy=AGAIN)
+    return TrainingResult.read(path / RESULT)
 
 
 def checked_images(path: Path) -> int:
@@ -50,8 +23,14 @@ def checked_images(path: Path) -> int:
 def training_line(path: Path) -> str:
     """``val accuracy 0.812, test accuracy 0.790, 12 s``"""
     result = read_training(path)
-    tested = f", test {result.test.text}" if result.test else ""
-    return f"val {result.val.text}{tested}, {result.seconds:.0f} s"
+    tested = f", test {_score(result.test)}" if result.test else ""
+    return f"val {_score(result.val)}{tested}, {result.seconds:.0f} s"
+
+
+def _score(scores: Mapping[str, float]) -> str:
+    """That of a segmenter is its IoU, that of a classifier its accuracy."""
+    name = "iou" if "iou" in scores else "accuracy"
+    return f"{name} {scores[name]:.3f}"
 
 
 def evaluation_line(path: Path) -> str:

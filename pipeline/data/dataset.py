@@ -5,7 +5,6 @@ A prepared data set holds memory-mapped ``images.npy`` (N,S,S,3 uint8, RGB) and 
 ``dataset.json`` (classes, counts, recipe, versions, checksums, fingerprint), which is written last.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -19,8 +18,8 @@ from jaxtyping import Int64, UInt8
 from pipeline.data.rejects import REJECTS
 from pipeline.data.sample import NO_CLASS
 from pipeline.data.splits import SEGMENTER, Split
-from pipeline.errors import ConfigError, DataError
-from pipeline.runs.files import canonical_sha256, file_sha256
+from pipeline.errors import ConfigError, DataError, RunError
+from pipeline.runs.files import file_sha256, read_sealed
 
 FORMAT = 2
 MANIFEST = "dataset.json"
@@ -148,15 +147,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
             f"{path}: not a prepared data set ({MANIFEST} is missing); make one with: foreguard prepare data=... prepared=..."
         )
     try:
-        manifest: dict[str, Any] = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        checksum = manifest.pop("checksum")
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise DataError(f"{path / MANIFEST}: damaged ({error!r}); delete the directory and prepare it again") from error
-    if checksum != canonical_sha256(manifest):
-        raise DataError(f"{path / MANIFEST}: damaged or edited (checksum differs); delete the directory and prepare it again")
-    if manifest["format"] != FORMAT:
-        raise DataError(f"{path}: format {manifest['format']} is not format {FORMAT} of this version; prepare it again")
-    return manifest
+        return read_sealed(path / MANIFEST, version=FORMAT)
+    except RunError as error:
+        raise DataError(f"{error}; delete the directory and prepare it again") from error
 
 
 def failed(path: Path) -> bool:

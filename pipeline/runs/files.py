@@ -38,8 +38,7 @@ class JsonFile:
 
     def write(self, path: Path) -> None:
         """Replace the file at once. Raises ``RunError`` where it cannot be written."""
-        content = {"format": self.FORMAT, **adapter_of(type(self)).dump_python(self, mode="json")}
-        write_json(path, {**content, "checksum": canonical_sha256(content)})
+        write_sealed(path, adapter_of(type(self)).dump_python(self, mode="json"), version=self.FORMAT)
 
     @classmethod
     def read(cls: type[File], path: Path) -> File:
@@ -49,15 +48,36 @@ class JsonFile:
         except RunError as error:  # a wrong path, more often than not
             raise cls.ERROR(str(error)) from error
         try:
-            content = _decoded(path, raw)
-            checksum, written = content.pop("checksum", None), content.pop("format", None)
-            if written != cls.FORMAT:
-                raise RunError(f"{path}: format {written} is not format {cls.FORMAT} of this version")
-            if checksum != _checksum(path, {"format": written, **content}):
-                raise RunError(f"{path}: damaged or edited (its checksum differs)")
+            content = _unsealed(path, raw, cls.FORMAT)
+            del content["format"]
             return parse_json(path, content, cls, remedy="another version wrote it")
         except RunError as error:
             raise cls.ERROR(f"{error}; {cls.REMEDY}") from error
+
+
+def write_sealed(path: Path, content: Mapping[str, Any], *, version: int) -> None:
+    """Write a JSON file with its format number and a checksum of itself, new ones where it has them. Raises ``RunError``."""
+    sealed = {"format": version} | {key: value for key, value in content.items() if key not in ("format", "checksum")}
+    write_json(path, {**sealed, "checksum": canonical_sha256(sealed)})
+
+
+def read_sealed(path: Path, *, version: int) -> dict[str, Any]:
+    """What ``write_sealed`` has written, with ``format``. Raises ``RunError``: unreadable, damaged or of another version."""
+    return _unsealed(path, read_bytes(path), version)
+
+
+def _unsealed(path: Path, raw: bytes, version: int) -> dict[str, Any]:
+    content = _decoded(path, raw)
+    checksum, written = content.pop("checksum", None), content.get("format")
+    if written != version:
+        raise RunError(f"{path}: format {written} is not format {version} of this version")
+    try:
+        intact = checksum == canonical_sha256(content)
+    except RecursionError as error:
+        raise RunError(f"{path}: damaged (nested too deeply)") from error
+    if not intact:
+        raise RunError(f"{path}: damaged or edited (its checksum differs)")
+    return content
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -115,13 +135,6 @@ def _decoded(path: Path, raw: bytes) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise RunError(f"{path}: damaged (holds no mapping)")
     return content
-
-
-def _checksum(path: Path, content: Mapping[str, Any]) -> str:
-    try:
-        return canonical_sha256(content)
-    except RecursionError as error:
-        raise RunError(f"{path}: damaged (nested too deeply)") from error
 
 
 def parse_json(path: Path, content: Mapping[str, Any], form: type[Form], *, remedy: str) -> Form:

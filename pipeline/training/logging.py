@@ -5,9 +5,8 @@ import importlib
 import io
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
@@ -17,35 +16,11 @@ from torch import Tensor
 from pipeline.errors import ConfigError, RunError
 from pipeline.runs.checkpoints import save_checkpoint
 from pipeline.runs.directory import Run
-from pipeline.runs.files import JsonFile, read_bytes, write_atomically
+from pipeline.runs.files import read_bytes, write_atomically
 from pipeline.training.config import Tracker
+from pipeline.training.result import TrainingResult
 from pipeline.training.state import TrainingState
 from pipeline.training.tasks import Training
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingResult(JsonFile):
-    """``result.json``: how a training ended. It is written last, and makes the run a finished one."""
-
-    REMEDY: ClassVar[str] = "delete it, and resume=true measures the best checkpoint again"
-
-    checkpoint: str
-    """The best one, from the directory of the run."""
-    epoch: int
-    """The epoch that it was saved after, from 1."""
-    selected_by: str
-    """The metric that chose it."""
-    selected_value: float
-    val: dict[str, float]
-    """Loss and scores of the best checkpoint on clean validation images: means over images."""
-    test: dict[str, float] | None = None
-    """The same on test images; None where the data set has none."""
-    epochs: int
-    """Epochs finished."""
-    steps: int
-    """Optimizer steps taken."""
-    seconds: float
-    """Time spent, over all sessions of the run."""
 
 
 class RunLog:

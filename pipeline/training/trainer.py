@@ -30,8 +30,9 @@ from pipeline.training.distributed import (
     share_buffers,
     synchronize_statistics,
 )
-from pipeline.training.logging import RunLog, TrainingResult
+from pipeline.training.logging import RunLog
 from pipeline.training.optim import build_optimizer, learning_rate, moving_average, set_learning_rate
+from pipeline.training.result import TrainingResult
 from pipeline.training.state import Counters, TrainingState
 from pipeline.training.tasks import Training, check_batch
 from pipeline.training.validation import measure

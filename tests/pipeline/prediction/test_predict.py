@@ -19,6 +19,7 @@ from pipeline.prediction.choice import choose_system
 from pipeline.reporting.data import Condition
 from pipeline.runs.checkpoints import Checkpoint, save_checkpoint, weights_digest
 from pipeline.runs.directory import RunDescription
+from pipeline.runs.files import write_sealed
 from pipeline.runs.provenance import provenance
 from pipeline.system import TwoStage
 from segmenter.config import SegmenterConfig
@@ -126,8 +127,8 @@ def arm(objective: str, segmenter: str | None, train_masks: str, test_masks: str
 
 def write_ablation(path: Path, arms: list[dict[str, object]], /, **changes: object) -> Path:
     path.mkdir(exist_ok=True)
-    about = {"format": 1, "experiment": "by hand", "finished": True, "arms": arms, "config": {}} | changes
-    (path / "ablation.json").write_text(json.dumps(about))
+    about = {"experiment": "by hand", "finished": True, "arms": arms, "config": {}} | changes
+    write_sealed(path / "ablation.json", about, version=1)
     return path
 
 
@@ -193,7 +194,6 @@ def test_of_several_learned_systems_an_ablation_stands_for_the_one_that_its_answ
         ({"arms": [{**arm("natural", None, "none", "none"), "test_masks": "lerned"}]}, "arms.0.test_masks: "),
         ({"arms": [{**arm("natural", None, "none", "none"), "masks": {"source": "none", "fil": 1}}]}, "arms.0.masks.fil: "),
         ({"config": []}, "config: "),
-        ({"format": 2}, "format 2 is not format 1"),
     ],
 )
 def test_a_damaged_list_of_arms_is_one_line(pictures: Path, tmp_path: Path, capsys, changes: dict[str, object], line: str) -> None:

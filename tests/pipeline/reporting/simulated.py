@@ -4,7 +4,6 @@ Every image has a latent difficulty, every system a strength that decays with ep
 Usable as a program too:  python simulated.py DIRECTORY
 """
 
-import json
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -21,6 +20,7 @@ from pipeline.evaluation.statistics import wilson
 from pipeline.evaluation.summary import SanityReport, Summary
 from pipeline.masks.config import MaskConfig, MaskSource
 from pipeline.runs.directory import RunDescription
+from pipeline.runs.files import write_sealed
 from pipeline.runs.provenance import Provenance
 
 EPSILONS = (2 / 255, 4 / 255, 8 / 255)
@@ -97,7 +97,6 @@ def write_ablation(
                 }
             )
     about = {
-        "format": 1,
         "experiment": experiment,
         "prepared": "prepared/simulated",
         "arms": entries,
@@ -106,7 +105,7 @@ def write_ablation(
         "config": {"experiment": experiment, "seeds": list(seeds), "decomposition": {"num_steps": 50}},
         "seconds": {"train": 812.0, "evaluate": 431.5},
     }
-    (run / "ablation.json").write_text(json.dumps(about))
+    write_sealed(run / "ablation.json", about, version=1)
     pl.concat(_decomposed(seed, num_images, per_group, overlooked) for seed in seeds).write_parquet(run / "decomposition.parquet")
     return run
 

@@ -14,6 +14,7 @@ from pipeline.errors import RunError
 from pipeline.evaluation.summary import Summary
 from pipeline.reporting.commands import MARKER, replace_directory, report
 from pipeline.reporting.config import ReportConfig
+from pipeline.runs.files import write_sealed
 
 
 @pytest.fixture
@@ -117,9 +118,9 @@ def test_a_run_that_cannot_be_reported_is_refused_with_the_remedy(small_run, tmp
     assert "report them apart" in refused(small_run)
     (evaluation / "summary.json").write_text("{")
     assert "summary.json: damaged (no JSON: " in refused(small_run)
-    (small_run / "ablation.json").write_text(json.dumps(about | {"arms": [{"name": "x"}]}))
-    assert "ablation.json: damaged" in refused(small_run)
-    (small_run / "ablation.json").write_text(json.dumps(about | {"format": 9}))
+    (small_run / "ablation.json").write_text(json.dumps(about | {"experiment": "x"}))
+    assert "ablation.json: damaged or edited (its checksum differs); run ablate again with resume=true" in refused(small_run)
+    write_sealed(small_run / "ablation.json", about, version=9)
     assert "format 9 is not format 1" in refused(small_run)
     assert not (small_run / "report").exists()
 

@@ -10,7 +10,7 @@ import pytest
 from pipeline.errors import RunError
 from pipeline.reporting.data import Condition
 from pipeline.reporting.reading import read_study
-from pipeline.runs.files import canonical_sha256, write_json
+from pipeline.runs.files import write_sealed
 
 
 @pytest.fixture(scope="module")
@@ -37,10 +37,8 @@ def first_evaluation(run: Path) -> Path:
 
 
 def change(path: Path, **changes: object) -> None:
-    content = json.loads(path.read_text()) | changes
-    if content.pop("checksum", None) is not None:  # as if our own code had written it
-        content["checksum"] = canonical_sha256(content)
-    write_json(path, content)
+    """Change a file as our own code would have written it."""
+    write_sealed(path, json.loads(path.read_text()) | changes, version=1)
 
 
 SILHOUETTE = {"seed": 0, "split": "test", "accuracy": 0.5, "n": 20}
