@@ -1,6 +1,5 @@
 """``load_system`` and ``predict`` from Python: the systems and the answers of the commands."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from pipeline.config import to_plain
 from pipeline.errors import CheckpointError, ConfigError, InputError
 from pipeline.masks.config import MaskConfig, MaskSource
 from pipeline.runs.checkpoints import Checkpoint, save_checkpoint
+from pipeline.runs.files import write_sealed
 from pipeline.runs.provenance import provenance
 from segmenter.config import SegmenterConfig
 from segmenter.model import build_segmenter
@@ -63,8 +63,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for source in ("learned", "oracle")
     ]
     (path / "ablation").mkdir()
-    about = {"format": 1, "experiment": "by hand", "finished": True, "arms": arms, "config": {}}
-    (path / "ablation" / "ablation.json").write_text(json.dumps(about))
+    about = {"experiment": "by hand", "finished": True, "arms": arms, "config": {}}
+    write_sealed(path / "ablation" / "ablation.json", about, version=1)
     return path
 
 
