@@ -1,14 +1,17 @@
 """Configurations: frozen dataclasses that live beside their owners and check themselves, from Python as from YAML."""
 
+import ast
 import difflib
 import inspect
 import os
+import sys
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, is_dataclass
 from decimal import Decimal
 from fractions import Fraction
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, dataclass_transform, get_type_hints
 
@@ -33,10 +36,39 @@ CONFIG_DIR = _PACKAGED if _PACKAGED.is_dir() else _PACKAGED.parents[1] / "config
 
 Config = TypeVar("Config")
 
-adapter_of: Callable[[Any], Any] = cache(TypeAdapter)
+_undocumented: list[type[Any]] = []
+
+
+def _make_adapter(config_class: type[Any]) -> Any:
+    while _undocumented:
+        _document(_undocumented.pop())
+    return TypeAdapter(config_class)
+
+
+adapter_of: Callable[[Any], Any] = cache(_make_adapter)
 """The ``TypeAdapter`` of a class, made once: for the configuration of an ablation that takes longer than its use."""
-STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
-"""No unknown key, no infinity, no NaN; the docstring under a field is its text in --help."""
+
+
+def _document(config_class: type[Any]) -> None:
+    """Give every field the docstring under it, for --help. pydantic can, but parses the module again for every class."""
+    body = _classes_of(config_class.__module__).get(config_class.__name__, [])
+    for statement, below in pairwise(body):
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and isinstance(below, ast.Expr):
+            text = inspect.cleandoc(ast.literal_eval(below.value))
+            config_class.__dataclass_fields__[statement.target.id].metadata = {"description": text}
+
+
+@cache
+def _classes_of(module: str) -> dict[str, list[ast.stmt]]:
+    try:
+        parsed = ast.parse(inspect.getsource(sys.modules[module]))
+    except (OSError, TypeError):  # typed at a prompt
+        return {}
+    return {node.name: node.body for node in parsed.body if isinstance(node, ast.ClassDef)}
+
+
+STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+"""No unknown key, no infinity, no NaN."""
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(field,))
@@ -44,7 +76,8 @@ def configuration(config_class: type[Config]) -> type[Config]:
     """Make a class a frozen keyword-only dataclass that validates itself, constructed from Python as composed from YAML.
 
     ``PgdConfig(epsilon="8/255")`` holds a number, ``MaskConfig(fill="noise")`` a ``Fill``; whatever cannot be raises ConfigError
-    (a ValueError) that names the field, also from ``dataclasses.replace``. The validator is made when it is first used.
+    (a ValueError) that names the field, also from ``dataclasses.replace``. The validator is made when it is first used. The
+    docstring under a field is its text in --help.
 
     >>> @configuration
     ... class Step:
@@ -54,6 +87,7 @@ def configuration(config_class: type[Config]) -> type[Config]:
     """
     made: Any = dataclass(frozen=True, kw_only=True)(config_class)
     made.__pydantic_config__ = STRICT
+    _undocumented.append(made)
 
     def construct(self: Any, /, **values: Any) -> None:
         try:
@@ -189,7 +223,10 @@ def _explain(detail: ErrorDetails, values: Mapping[str, Any], config_class: type
     if detail["type"] == "missing":
         return f"{key}: missing; say {key}=..."
     if detail["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        return f"{key}: unknown key{did_you_mean(key, set(dotted_keys(config_class)))}"
+        known = set(dotted_keys(config_class))
+        if key in known:  # of another member of a union
+            return f"{key}: is no key of the {key.rpartition('.')[0]} that was chosen"
+        return f"{key}: unknown key{did_you_mean(key, known)}"
     if detail["type"] == "union_tag_invalid":
         return f"{key}: {_shown(detail['ctx']['tag'])} is not one of {detail['ctx']['expected_tags']}"
     message = detail["msg"].removeprefix("Value error, ")

@@ -91,7 +91,7 @@ class DecompositionJob(Job):
         """Decompose the arm into ``rows.parquet``."""
         finished = state.materials.finished
         with open_run(state.path, command=self.command, config=state.config, inputs=state.inputs, resume=True):
-            to_the_end = [job for job in self.diagnoses if job.diagnosis is GradientPath.BOTH]
+            to_the_end = [job for job in self.diagnoses if job.diagnosis == GradientPath.BOTH]
             margins = _margins(finished[self.arm].config, [finished[job].path for job in (self.arm, *to_the_end)])
             arm = _verdicts(finished[self.arm].path, clean=True)
             oracle = _verdicts(finished[self.oracle].path)

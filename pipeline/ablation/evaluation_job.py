@@ -66,7 +66,7 @@ class EvaluationJob(Job):
     @property
     def is_confined(self) -> bool:
         """The attacker may change a part of the image only."""
-        return self.region is not Region.EVERYWHERE
+        return self.region != Region.EVERYWHERE
 
     @property
     def example(self) -> "EvaluationJob":
@@ -109,7 +109,7 @@ class EvaluationJob(Job):
         ablation, finished = materials.ablation, materials.finished
         settings, sanity = ablation.evaluation, ablation.evaluation.sanity
         main = self.role == "main" and self.diagnosis is None and not self.is_confined
-        strongest = self.diagnosis is GradientPath.BOTH  # run to its end: its images are scored again
+        strongest = self.diagnosis == GradientPath.BOTH  # run to its end: its images are scored again
         checked = sanity is not None and self.classifier.objective in sanity.objectives and self.masks.source in sanity.sources
         return EvaluateConfig(
             prepared=materials.prepared,

@@ -68,7 +68,7 @@ def confined(config: AblateConfig) -> list[EvaluationJob | PooledJob]:
     return [
         _confined(arm, region)
         for arm in arms(config)
-        if arm.example.masks.source is arm.example.classifier.masks.source is MaskSource.NONE
+        if arm.example.masks.source == arm.example.classifier.masks.source == MaskSource.NONE
         and arm.example.classifier.objective in config.gain_objectives
         for region in (Region.FOREGROUND, Region.BACKGROUND)
     ]

@@ -62,9 +62,9 @@ def lines(config: AblateConfig, steps: Sequence[Step], *, prepared: bool) -> lis
     if not prepared:
         text.append(f"      prepare  new        {config.data.source} images into {config.prepared}")
     for number, step in enumerate(steps, start=1):
-        cost = "" if step.progress is Progress.REUSED else f"  [{estimate([step])}]"
+        cost = "" if step.progress == Progress.REUSED else f"  [{estimate([step])}]"
         text.append(f"{number:>4}  {step.job.verb:<7}  {step.progress.value:<9}  {step.job.title}{cost}")
-    left = [step for step in steps if step.progress is not Progress.REUSED]
+    left = [step for step in steps if step.progress != Progress.REUSED]
     text.append(f"to do: {len(left)} of {len(steps)} jobs; {estimate(left)}")
     if any(step.seconds is None for step in left):
         text.append(

@@ -110,7 +110,7 @@ def _run_jobs(config: AblateConfig, cache: RunCache, log: IO[str]) -> None:
         position = f"[{number}/{len(todo)}]"
         try:
             if not _finished(cache, job):
-                left = [step for step in plan(config, cache, todo[number - 1 :], counts) if step.progress is not Progress.REUSED]
+                left = [step for step in plan(config, cache, todo[number - 1 :], counts) if step.progress != Progress.REUSED]
                 print(f"{position} {job.verb} {job.title}; to the end: {estimate(left)}", file=sys.stderr, flush=True)
                 while (state := _finished(cache, job)) is None:
                     with _after_others(f"to {job.verb} {job.title}"):

@@ -96,8 +96,8 @@ def observe_backdrop(batch: MeasuredBatch, condition: Condition) -> Observation:
         return observed(batch, batch.images)
     backdrop = Backdrop(condition.name)
     if not backdrop.needs_donor:
-        masks = torch.zeros_like(batch.masks) if backdrop is Backdrop.ONLY_BACKGROUND else batch.masks
+        masks = torch.zeros_like(batch.masks) if backdrop == Backdrop.ONLY_BACKGROUND else batch.masks
         return observed(batch, with_backdrop(backdrop, batch.images, batch.masks), masks=masks)
-    donors = batch.donors(backdrop is Backdrop.SAME_CLASS)
+    donors = batch.donors(backdrop == Backdrop.SAME_CLASS)
     images = with_backdrop(backdrop, batch.images, batch.masks, donors.images, donors.masks)
     return observed(batch, images, counted=donors.found)

@@ -75,7 +75,7 @@ def _corrupted(corruption: Corruption, severity: int, picture: Picture, rng: np.
     chosen = parameters[severity - 1]
     chosen = chosen if isinstance(chosen, tuple) else (chosen,)
     scale = min(picture.shape[:2]) / _SIDE
-    if corruption is Corruption.ELASTIC:
+    if corruption == Corruption.ELASTIC:
         return np.clip(effect(picture, *chosen, scale=scale, rng=rng), 0, 1)
     changed = effect(picture[:, :, :3], *chosen, scale=scale, rng=rng)
     return np.concatenate([np.clip(changed, 0, 1), picture[:, :, 3:]], axis=2)

@@ -56,9 +56,9 @@ class Check:
 def zero_gradients(batch: AttackBatch, path: GradientPath) -> Check:
     """Images that cross-entropy has no gradient for along one path. Along the pixel path, also the values without one where
     the mask lets the image through."""
-    name = f"zero gradients, {'pixel' if path is GradientPath.PIXELS else 'mask'} path"
+    name = f"zero gradients, {'pixel' if path == GradientPath.PIXELS else 'mask'} path"
     traits = traits_of(batch.system)
-    if path is GradientPath.MASK and not traits.is_attackable:
+    if path == GradientPath.MASK and not traits.is_attackable:
         return _skip(name, traits.why_fixed)
     objective = _objective(batch, score=cross_entropy, path=path if traits.is_attackable else GradientPath.BOTH)
     gradients = _gradients(objective, batch.images)
@@ -67,13 +67,13 @@ def zero_gradients(batch: AttackBatch, path: GradientPath) -> Check:
     figures = {"blind_images": blind}
     failed = blind > _FEW
     finding = f"{blind:.1%} of the images have none at all"
-    if path is GradientPath.PIXELS:
+    if path == GradientPath.PIXELS:
         with torch.no_grad(), attacked(batch.system):
             visible = (batch.system.masks(batch.images, batch.context) > 0).expand_as(zero)
         figures["zero_values"] = _share(zero[visible])
         finding += f"; {figures['zero_values']:.1%} of the visible values"
         failed = failed or figures["zero_values"] > _MOST
-    if path is GradientPath.PIXELS:
+    if path == GradientPath.PIXELS:
         advice = "cross-entropy is blind here (logits too large?): trust attacks on the margin and those without gradients"
     else:
         advice = "give the gate a surrogate gradient (masking.hard_gate), and trust attacks on the mask's logits meanwhile"

@@ -84,7 +84,7 @@ class MinimumNorm(Measurement):
     """Where robust accuracy is printed; the distances know it everywhere."""
     region: Region = Region.EVERYWHERE
     """Pixels that may change: everywhere, foreground, background, boundary or outside-box."""
-    region_radius: Count = 2
+    region_radius: Annotated[Whole, Field(ge=1, le=1024)] = 2
     """Reach of the boundary band in pixels, at least 1."""
 
     def __post_init__(self) -> None:
@@ -131,7 +131,7 @@ class DecisionBased(Measurement):
     """Where robust accuracy is printed; the distances know it everywhere."""
     region: Region = Region.EVERYWHERE
     """Pixels that may change: everywhere, foreground, background, boundary or outside-box."""
-    region_radius: Count = 2
+    region_radius: Annotated[Whole, Field(ge=1, le=1024)] = 2
     """Reach of the boundary band in pixels, at least 1."""
 
     def __post_init__(self) -> None:
@@ -292,7 +292,7 @@ class Smoothing(Measurement):
 
     kind: Literal["smoothing"] = "smoothing"
     """Certified l2 radii of the system under randomized smoothing, beside an attack on the same smoothed system."""
-    sigma: Annotated[Number, Field(gt=0)] = 0.25
+    sigma: Annotated[Number, Field(gt=0, le=1000)] = 0.25
     """Standard deviation of the noise on an image in [0,1], above 0."""
     num_selection: Count = 100
     """Forward passes that choose the class, at least 1."""
@@ -300,7 +300,7 @@ class Smoothing(Measurement):
     """Forward passes that certify it, and that judge an attacked image, at least 1."""
     error_rate: Annotated[Number, Field(gt=0, lt=0.5)] = 0.001
     """Probability with which a certificate may be wrong, per image."""
-    radii: tuple[Annotated[Number, Field(gt=0)], ...] = (0.25, 0.5, 1.0)
+    radii: tuple[Annotated[Number, Field(gt=0, le=10_000)], ...] = (0.25, 0.5, 1.0)
     """Euclidean radii at which the smoothed system is attacked as well; none is allowed."""
     num_steps: Count = 20
     """Gradient steps of that attack, at least 1."""

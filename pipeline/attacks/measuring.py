@@ -49,7 +49,7 @@ class MeasuredBatch:
 
     def region(self, region: Region, radius: int) -> Bool[Tensor, "batch 1 height width"] | None:
         """True where the image may be changed; None is everywhere."""
-        return None if region is Region.EVERYWHERE else region_masks(region, self.masks, radius=radius)
+        return None if region == Region.EVERYWHERE else region_masks(region, self.masks, radius=radius)
 
     def logits(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch classes"]:
         """What the system says of versions of the batch's images."""

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from pipeline.attacks.specs import AttackSpec, Conditions, Passes
 from pipeline.attacks.threat import Budget
-from pipeline.config import Count, configuration
+from pipeline.config import Count, Whole, configuration
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,7 +29,7 @@ class SquareAttack(AttackSpec):
     """Random search on the logits, without gradients."""
     num_queries: Count = 5000
     """Forward passes of each start, at least 1."""
-    restarts: Count = 1
+    restarts: Annotated[Whole, Field(ge=1, le=1000)] = 1
     """Random starts, at least 1."""
 
     def num_starts(self, num_classes: int) -> int:

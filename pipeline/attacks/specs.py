@@ -145,11 +145,11 @@ class ClassAttack(AttackSpec):
     """Gradient: both paths as they are, pixels alone, mask alone, or balanced (each of length 1)."""
     gate: Literal["own", "soft"] = "own"
     """The system's own gate, or soft: search with a soft gate in place of the hard one and judge by the hard one."""
-    num_targets: Annotated[Whole, Field(ge=0)] = 0
+    num_targets: Annotated[Whole, Field(ge=0, le=10_000)] = 0
     """0: away from the label. Else towards each of that many wrong classes, the likeliest first, all others at most."""
     num_steps: Count = 100
     """Gradient steps of each start, at least 1."""
-    restarts: Count = 1
+    restarts: Annotated[Whole, Field(ge=1, le=1000)] = 1
     """Random starts (for each target), at least 1."""
 
     def num_starts(self, num_classes: int) -> int:
@@ -196,13 +196,13 @@ class MaskAttack(AttackSpec):
     """collapse (empty), flood (full), steal (another class's), invert-oracle or invert-clean (wrong at every pixel)."""
     loss: ClassLoss | None = None
     """Class score climbed together with the mask's: cross-entropy, margin or dlr; null is the mask alone."""
-    weight: Annotated[Number, Field(gt=0)] = 1.0
+    weight: Annotated[Number, Field(gt=0, le=1e6)] = 1.0
     """Weight of the mask score, above 0; of no effect alone."""
     search: Search = "apgd"
     """apgd (chooses its own step) or pgd (steps of 2.5 * epsilon / num_steps)."""
     num_steps: Count = 100
     """Gradient steps of each start, at least 1."""
-    restarts: Count = 1
+    restarts: Annotated[Whole, Field(ge=1, le=1000)] = 1
     """Random starts, at least 1."""
 
     def num_starts(self, num_classes: int) -> int:
@@ -239,7 +239,7 @@ class GuidedAttack(AttackSpec):
     """Gradient steps of the first phase, at least 1."""
     class_steps: Count = 50
     """Gradient steps of the second phase, at least 1."""
-    restarts: Count = 1
+    restarts: Annotated[Whole, Field(ge=1, le=1000)] = 1
     """Random starts, at least 1."""
 
     def num_starts(self, num_classes: int) -> int:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipeline.config import Count, Number, configuration
+from pipeline.config import Number, Whole, configuration
 
 Norm = Literal["linf", "l2"]
 Budget = Norm | Literal["patch"]
@@ -57,11 +57,11 @@ class ThreatModel:
     the square may cover. What is misclassified at one is so at all after it."""
     region: Region = Region.EVERYWHERE
     """Pixels that may change: everywhere, foreground, background, boundary or outside-box."""
-    region_radius: Count = 2
+    region_radius: Annotated[Whole, Field(ge=1, le=1024)] = 2
     """Reach of the boundary band in pixels, at least 1."""
     knowledge: Knowledge = Knowledge.WHITE_BOX
     """white-box: everything, also the seeds of random masks and noise fills. hidden-seed: everything but those."""
-    num_draws: Count = 8
+    num_draws: Annotated[Whole, Field(ge=1, le=10_000)] = 8
     """Seeds that an attacker with hidden-seed averages over at every step, at least 1."""
 
     def __post_init__(self) -> None:

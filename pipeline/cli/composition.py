@@ -102,11 +102,11 @@ def _parse(word: str) -> Override:
 
 
 def _check_choice(group: str, override: Override) -> None:
-    if override.is_sweep_override() or not isinstance(override.value(), str):
+    if override.is_sweep_override() or override.type == OverrideType.DEL:
         return
-    choices = group_choices(group)
-    if override.value() not in choices:
-        raise ConfigError(f"{group}={shortened(str(override.value()))}: unknown choice; choose one of {', '.join(choices)}")
+    choices, choice = group_choices(group), override.value()
+    if choice not in choices:
+        raise ConfigError(f"{group}={shortened(str(choice))}: unknown choice; choose one of {', '.join(choices)}")
 
 
 @cache

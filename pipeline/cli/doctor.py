@@ -4,7 +4,6 @@ import importlib
 import importlib.metadata
 import os
 import platform
-import re
 import shutil
 import sys
 import warnings
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import psutil
+from packaging.requirements import Requirement
 from pydantic import Field
 
 from pipeline.config import AnyPath, Number, configuration
@@ -81,19 +81,27 @@ def _python() -> Finding:
 
 
 def _packages() -> Iterator[Finding]:
-    """The package itself and everything that its metadata says it needs."""
+    """The package itself, and whether everything that its metadata says it needs is there in a version that it allows."""
     try:
         metadata = importlib.metadata.distribution("foreguard")
     except importlib.metadata.PackageNotFoundError:
         yield Finding(verdict="FAIL", what="foreguard", detail="not installed", remedy="make setup, or: pip install -e .")
         return
     yield Finding(verdict="ok", what="foreguard", detail=metadata.version)
-    for requirement in metadata.requires or []:
-        name = re.split(r"[\s<>=!~;\[(]", requirement, maxsplit=1)[0]
-        try:
-            yield Finding(verdict="ok", what=name, detail=importlib.metadata.version(name))
-        except importlib.metadata.PackageNotFoundError:
-            yield Finding(verdict="FAIL", what=name, detail=f"missing (needed: {requirement})", remedy=INSTALL)
+    for requirement in map(Requirement, metadata.requires or []):
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            yield _package(requirement)
+
+
+def _package(requirement: Requirement) -> Finding:
+    needed = str(requirement.specifier) or "any version"
+    try:
+        installed = importlib.metadata.version(requirement.name)
+    except importlib.metadata.PackageNotFoundError:
+        return Finding(verdict="FAIL", what=requirement.name, detail=f"missing (needed: {needed})", remedy=INSTALL)
+    if not requirement.specifier.contains(installed, prereleases=True):
+        return Finding(verdict="FAIL", what=requirement.name, detail=f"{installed} (needed: {needed})", remedy=INSTALL)
+    return Finding(verdict="ok", what=requirement.name, detail=installed)
 
 
 def _torch_and_torchvision() -> Finding:

@@ -106,7 +106,7 @@ def check_lines(checks: Sequence[Check]) -> list[str]:
     text = ["sanity (a failed check means that robust accuracy may be overestimated)"]
     for check in checks:
         text.append(f"  {check.outcome.value}  {check.name:<{width}}  {check.finding}")
-        if check.outcome is Outcome.FAIL:
+        if check.outcome == Outcome.FAIL:
             text.append(f"        what to do: {check.advice}")
     return text
 

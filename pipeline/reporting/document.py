@@ -140,7 +140,7 @@ def answer_cards(study: Study, found: Figures, failed: Sequence[Failure]) -> tup
 
 def _answer_card(study: Study, answer: Answer, failed: Sequence[Failure]) -> AnswerCard:
     trust = judge(answer, study, failed)
-    comparisons = [] if trust.verdict is Verdict.NOT_TRUSTED else answer.comparisons
+    comparisons = [] if trust.verdict == Verdict.NOT_TRUSTED else answer.comparisons
     return AnswerCard(
         heading=f"{wording.classifier(answer.classifier_objective)}, attacked at {epsilon_text(study.primary_epsilon)}",
         trust=trust,

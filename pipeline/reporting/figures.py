@@ -120,8 +120,8 @@ def _figures(arms: list[Arm], role: Role, study: Study, metrics: Sequence[Metric
             }
             for metric in metrics
         },
-        passed=sum(check.outcome is Outcome.PASS for check in checks),
-        failed=sum(check.outcome is Outcome.FAIL for check in checks),
+        passed=sum(check.outcome == Outcome.PASS for check in checks),
+        failed=sum(check.outcome == Outcome.FAIL for check in checks),
         unchecked=sum(arm.checks is None for arm in arms),
     )
 

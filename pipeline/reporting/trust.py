@@ -54,7 +54,7 @@ def failures(study: Study) -> tuple[Failure, ...]:
     found: dict[tuple[Condition, str], list[tuple[str, str]]] = {}
     for arm in study.arms:
         for check in arm.checks or ():
-            if check.outcome is Outcome.FAIL:
+            if check.outcome == Outcome.FAIL:
                 found.setdefault((arm.condition, check.name), []).append((f"seed {arm.seed}: {check.finding}", check.advice))
     named = [
         Failure(condition=condition, name=name, findings=tuple(finding for finding, _ in failed), advice=failed[0][1])
@@ -80,7 +80,7 @@ def judge(answer: Answer, study: Study, failed: Sequence[Failure]) -> Trust:
 
 
 def _is_checked(arm: Arm) -> bool:
-    return any(check.outcome is not Outcome.SKIP for check in arm.checks or ())
+    return any(check.outcome != Outcome.SKIP for check in arm.checks or ())
 
 
 def _constant_predictors(study: Study) -> list[Failure]:

@@ -1,8 +1,11 @@
 """A mistake in the configuration is one line with the dotted key and the remedy."""
 
+import ast
 import importlib
 import pkgutil
+import re
 from dataclasses import FrozenInstanceError, dataclass, replace
+from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
@@ -181,3 +184,14 @@ def test_a_configuration_is_frozen_and_keyword_only():
         PgdConfig().epsilon = 1.0
     with pytest.raises(TypeError):
         PgdConfig("linf")
+
+
+def test_no_choice_is_compared_by_identity():
+    """Where a string may stand for a member of an enumeration, ``is`` would silently take it for something else."""
+    sources = [path for package in (pipeline, segmenter, classifier) for path in Path(package.__file__).parent.rglob("*.py")]
+    assert len(sources) > 100
+    for source in sources:
+        for node in ast.walk(ast.parse(source.read_text())):
+            if isinstance(node, ast.Compare) and any(isinstance(operator, ast.Is | ast.IsNot) for operator in node.ops):
+                members = [re.fullmatch(r"[A-Z]\w+\.[A-Z_]+", ast.unparse(side)) for side in (node.left, *node.comparators)]
+                assert not any(members), f"{source}:{node.lineno}"

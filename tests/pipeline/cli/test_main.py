@@ -154,3 +154,23 @@ def test_doctor_verifies_a_prepared_set(capsys, synthetic_set, tmp_path):
     assert "160 samples, 10 classes" in capsys.readouterr().out
     assert main(["doctor", f"prepared={tmp_path / 'none'}"]) == 2
     assert "no such directory" in capsys.readouterr().out
+
+
+def test_doctor_compares_what_is_installed_with_what_the_metadata_asks_for(capsys, monkeypatch, tmp_path):
+    """In front of the installed metadata lie others, that ask for more."""
+    metadata = tmp_path / "foreguard-9.9.dist-info"
+    metadata.mkdir()
+    wanted = ["numpy<1", "pytest>=1", "no-such-package>=3", 'not-here; extra == "more"', 'not-here; python_version < "3"']
+    lines = ["Metadata-Version: 2.4", "Name: foreguard", "Version: 9.9", *(f"Requires-Dist: {one}" for one in wanted)]
+    (metadata / "METADATA").write_text("\n".join(lines) + "\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main(["doctor", "min_disk=0", "min_memory=0"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err == "foreguard: doctor: not ready (numpy, no-such-package); the remedies are above\n"
+    found = {line[6:].split()[0]: line for line in captured.out.splitlines() if not line.startswith(" ")}
+    assert found["foreguard"].endswith(" 9.9")
+    assert found["numpy"].startswith("FAIL")
+    assert found["numpy"].endswith(" (needed: <1)")
+    assert found["no-such-package"].endswith(" missing (needed: >=3)")
+    assert found["pytest"].startswith("ok")
+    assert "not-here" not in captured.out

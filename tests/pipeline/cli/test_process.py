@@ -10,7 +10,6 @@ import pytest
 from pipeline.cli.main import COMMANDS
 
 HEAVY = ("torch", "torchvision", "lightning", "polars", "matplotlib", "cv2", "numpy", "scipy", "albumentations")
-LIGHT = [name for name in COMMANDS if name not in ("evaluate", "ablate")]  # these two: when the attacks' configurations are light
 AFTER_MAIN = """
 import sys
 from pipeline.cli.main import main
@@ -26,7 +25,7 @@ def python(*words: str, cwd: Path | None = None, **environment: str) -> subproce
     )
 
 
-@pytest.mark.parametrize("words", [["--help"], ["--version"], *([name, "--help"] for name in LIGHT)], ids=" ".join)
+@pytest.mark.parametrize("words", [["--help"], ["--version"], *([name, "--help"] for name in COMMANDS)], ids=" ".join)
 def test_a_question_is_answered_without_the_libraries_of_the_work(words: list[str]) -> None:
     done = python("-c", AFTER_MAIN.format(heavy=HEAVY), *words)
     assert done.returncode == 0, done.stderr
@@ -34,7 +33,7 @@ def test_a_question_is_answered_without_the_libraries_of_the_work(words: list[st
     assert done.stderr == "[]\n"
 
 
-@pytest.mark.parametrize("name", [name for name in LIGHT if name != "doctor"])
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "doctor"])
 def test_a_typo_is_found_before_the_libraries_of_the_work_are_imported(name: str) -> None:
     done = python("-c", AFTER_MAIN.format(heavy=HEAVY), name, "no_such_key=1")
     assert done.returncode == 2
