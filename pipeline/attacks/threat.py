@@ -47,7 +47,11 @@ class Knowledge(StrEnum):
 
 @configuration
 class ThreatModel:
-    """What an attacker may change, and what it knows."""
+    """What an attacker may change, and what it knows.
+
+    >>> ThreatModel(norm="linf", epsilons=["2/255", "8/255"], region="background").epsilons == (2 / 255, 8 / 255)
+    True
+    """
 
     norm: Budget = "linf"
     """Norm of the perturbation: linf (largest change of a channel value) or l2 (Euclidean, over the whole image). Or patch: any

@@ -107,7 +107,11 @@ class Fill(StrEnum):
 
 @configuration
 class MaskConfig:
-    """Which mask, and what fills the rest."""
+    """Which mask, and what fills the rest.
+
+    >>> MaskConfig(source="random", fill="noise").uses_seeds
+    True
+    """
 
     source: MaskSource = MaskSource.LEARNED
     """Where the mask comes from."""
