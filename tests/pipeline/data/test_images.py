@@ -11,7 +11,7 @@ from PIL import Image, features
 
 from pipeline.data import images
 from pipeline.data.images import Raster, image_suffixes, open_image, readable_formats, resize
-from pipeline.data.rules import Rejected
+from pipeline.data.rules import REMEDIES, Rejected
 
 HEIGHT, WIDTH = 24, 40
 
@@ -299,3 +299,8 @@ def test_the_endings_are_those_of_the_formats_that_can_be_decoded() -> None:
     assert {".jpg", ".jfif", ".png", ".tif", ".bmp", ".gif", ".webp", ".ppm", ".tga", ".jp2", ".ico"} <= image_suffixes()
     assert not {".eps", ".pdf", ".h5", ".mpg", ".txt"} & image_suffixes()
     assert "EPS" not in readable_formats()
+
+
+def test_every_rule_is_documented() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "data.md").read_text(encoding="utf-8")
+    assert [rule for rule in REMEDIES if f"`{rule}`" not in page] == []
