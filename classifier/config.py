@@ -9,8 +9,8 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 _adapter_of: Callable[[Any], Any] = cache(TypeAdapter)
 
-Positive = Annotated[float, Field(gt=0, le=1e6)]
-Finite = Annotated[float, Field(ge=-1e6, le=1e6)]
+Positive = Annotated[float, Field(gt=0, le=1e6, strict=True)]
+Finite = Annotated[float, Field(ge=-1e6, le=1e6, strict=True)]
 Architecture = Literal["small_resnet", "resnet18", "resnet34", "resnet50", "timm"]
 DOWNLOADED = "imagenet"
 
@@ -29,7 +29,7 @@ class ClassifierConfig:
     """small_resnet (four basic blocks, for 32 to 64 px and a CPU), torchvision's resnet18, resnet34 or resnet50, or timm."""
     name: str | None = None
     """timm's name of the network, which may carry the tag of its weights: tf_efficientnet_lite0, convnext_tiny. Only for timm."""
-    width: Annotated[int, Field(ge=1, le=512)] | None = None
+    width: Annotated[int, Field(ge=1, le=512, strict=True)] | None = None
     """Channels of the first block of small_resnet; each of the three later blocks doubles them. null means 16. Only for it."""
     stem: Literal["small", "imagenet"] | None = None
     """First layers of a ResNet. small (which null means): a 3 x 3 convolution that keeps every pixel, for 32 to 64 px; imagenet: a

@@ -1,7 +1,6 @@
 """Configurations: frozen dataclasses that live beside their owners and check themselves, from Python as from YAML."""
 
 import ast
-import difflib
 import inspect
 import os
 import sys
@@ -9,6 +8,7 @@ import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, is_dataclass
 from decimal import Decimal
+from enum import StrEnum
 from fractions import Fraction
 from functools import cache
 from itertools import pairwise
@@ -21,6 +21,7 @@ from pydantic import (
     ConfigDict,
     Field,
     GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
     TypeAdapter,
     ValidationError,
     with_config,
@@ -29,6 +30,7 @@ from pydantic_core import CoreSchema, ErrorDetails
 from typing_extensions import TypedDict
 
 from pipeline.errors import ConfigError, shortened
+from pipeline.schema import did_you_mean, schema_keys
 
 # In a wheel the files lie inside the package, so that no top-level package is called "configs"; in a checkout beside it.
 _PACKAGED = Path(__file__).resolve().with_name("configs")
@@ -36,26 +38,18 @@ CONFIG_DIR = _PACKAGED if _PACKAGED.is_dir() else _PACKAGED.parents[1] / "config
 
 Config = TypeVar("Config")
 
-_undocumented: list[type[Any]] = []
-
-
-def _make_adapter(config_class: type[Any]) -> Any:
-    while _undocumented:
-        _document(_undocumented.pop())
-    return TypeAdapter(config_class)
-
-
-adapter_of: Callable[[Any], Any] = cache(_make_adapter)
+adapter_of: Callable[[Any], Any] = cache(TypeAdapter)
 """The ``TypeAdapter`` of a class, made once: for the configuration of an ablation that takes longer than its use."""
 
 
-def _document(config_class: type[Any]) -> None:
-    """Give every field the docstring under it, for --help. pydantic can, but parses the module again for every class."""
+def _documented_schema(config_class: type[Any], source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+    """Give every field the docstring under it, for --help, first. pydantic can, but parses the module again for every class."""
     body = _classes_of(config_class.__module__).get(config_class.__name__, [])
     for statement, below in pairwise(body):
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and isinstance(below, ast.Expr):
             text = inspect.cleandoc(ast.literal_eval(below.value))
             config_class.__dataclass_fields__[statement.target.id].metadata = {"description": text}
+    return handler(source)
 
 
 @cache
@@ -87,7 +81,7 @@ def configuration(config_class: type[Config]) -> type[Config]:
     """
     made: Any = dataclass(frozen=True, kw_only=True)(config_class)
     made.__pydantic_config__ = STRICT
-    _undocumented.append(made)
+    made.__get_pydantic_core_schema__ = classmethod(_documented_schema)
 
     def construct(self: Any, /, **values: Any) -> None:
         try:
@@ -99,6 +93,19 @@ def configuration(config_class: type[Config]) -> type[Config]:
     made.__init__ = construct
     validated: type[Config] = made
     return validated
+
+
+class Choice(StrEnum):
+    """Named alternatives, each with a ``meaning`` that --help prints."""
+
+    meaning: str
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """The schema of an enumeration, and what its members mean."""
+        described = handler.resolve_ref_schema(handler(schema))
+        described["meanings"] = [[choice.value, choice.meaning] for choice in cls]
+        return described
 
 
 class Changes:
@@ -259,39 +266,4 @@ def _dotted(detail: ErrorDetails, values: Any) -> str:
 
 def dotted_keys(config_class: type[Any], *, of_paths: bool = False) -> Iterator[str]:
     """Every dotted key that a configuration class accepts, over all choices of its unions; or only those of paths."""
-    schema = adapter_of(config_class).json_schema()
-    for key, node in _schema_keys(schema, schema.get("$defs", {}), ""):
-        if not of_paths or any(variant.get("format") == "path" for variant in schema_variants(node, schema.get("$defs", {}))):
-            yield key
-
-
-def _schema_keys(node: Mapping[str, Any], definitions: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for variant in schema_variants(node, definitions):
-        if "properties" not in variant and isinstance(variant.get("additionalProperties"), dict):
-            yield f"{prefix}*", variant["additionalProperties"]  # a mapping with free keys
-        for name, child in variant.get("properties", {}).items():
-            yield f"{prefix}{name}", child
-            yield from _schema_keys(child, definitions, f"{prefix}{name}.")
-
-
-def schema_variants(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The alternatives of a JSON schema node, with references resolved."""
-    if "$ref" in node:
-        return schema_variants(definitions[node["$ref"].rsplit("/", 1)[-1]], definitions)
-    for union in ("oneOf", "anyOf"):
-        if union in node:
-            return [variant for child in node[union] for variant in schema_variants(child, definitions)]
-    return [node]
-
-
-def inside_mapping(key: str, known: set[str]) -> bool:
-    """Whether a key is a free one of a mapping."""
-    return any(pattern.endswith("*") and key.startswith(pattern[:-1]) for pattern in known)
-
-
-def did_you_mean(key: str, known: set[str]) -> str:
-    """The end of a line about an unknown key."""
-    near = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.6)
-    if not near:  # the right name at the wrong place
-        near = [other for other in sorted(known) if other.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]][:1]
-    return f"; did you mean {near[0]}?" if near else "; --help lists all keys"
+    return schema_keys(adapter_of(config_class).json_schema(), of_paths=of_paths)

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-Positive = Annotated[float, Field(gt=0, le=1e6)]
-Finite = Annotated[float, Field(ge=-1e6, le=1e6)]
+Positive = Annotated[float, Field(gt=0, le=1e6, strict=True)]
+Finite = Annotated[float, Field(ge=-1e6, le=1e6, strict=True)]
 Architecture = Literal[
     "unet",
     "unetplusplus",
@@ -42,10 +42,10 @@ class SegmenterConfig:
     """unet, unetplusplus, manet, linknet, fpn, pspnet, deeplabv3, deeplabv3plus, pan, upernet, segformer or dpt."""
     encoder: str = "resnet18"
     """Encoder by its segmentation_models_pytorch name: resnet18, efficientnet-b0, mit_b0, or tu-NAME for a timm model."""
-    encoder_depth: Annotated[int, Field(ge=3, le=5)] = 3
+    encoder_depth: Annotated[int, Field(ge=3, le=5, strict=True)] = 3
     """How often the encoder halves the image, 3 to 5. Choose it so that the deepest map keeps 2 x 2 pixels or more: 3 or 4 for
     32 px, up to 5 from 64 px on. Stages of the encoder beyond this depth are not part of the model."""
-    decoder_channels: tuple[Annotated[int, Field(ge=1, le=4096)], ...] | None = None
+    decoder_channels: tuple[Annotated[int, Field(ge=1, le=4096, strict=True)], ...] | None = None
     """Channels of the decoder. unet, unetplusplus and manet take one number for each level of encoder_depth, deepest first (null:
     16 at the last, twice as many at each deeper one); the others take one number in all (null: the library's), linknet none."""
     encoder_weights: str | None = None

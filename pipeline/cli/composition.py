@@ -13,8 +13,9 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline.config import CONFIG_DIR, did_you_mean, dotted_keys, inside_mapping, validate
+from pipeline.config import CONFIG_DIR, dotted_keys, validate
 from pipeline.errors import ConfigError, shortened
+from pipeline.schema import did_you_mean, inside_mapping
 
 SWEEP_KEYS = ("hydra.", "hydra/")
 """How the keys begin that say how Hydra runs a sweep, and where."""

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pipeline.cli.composition import compose, group_choices, group_names
-from pipeline.config import adapter_of, schema_variants
+from pipeline.config import adapter_of
 from pipeline.errors import ConfigError
+from pipeline.schema import schema_variants
 
 WIDTH = 110
 
@@ -40,16 +41,30 @@ def _keys(node: Mapping[str, Any], definitions: Mapping[str, Any], prefix: str, 
         value = composed.get(key) if isinstance(composed, Mapping) else None
         if not nested:
             yield from _leaf(f"{prefix}{key}", child, variants, node, value)
+            of_mapping = [one for variant in variants for one in _values_of(variant, definitions) if "properties" in one]
+            yield from _alternatives(f"{prefix}{key}.NAME", of_mapping, definitions, None)
             continue
         if len(nested) == 1:
             yield from _keys(nested[0], definitions, f"{prefix}{key}.", value)
             continue
         yield from _leaf(f"{prefix}{key}", child, [], node, None)
-        for variant in nested:
-            tag = _tag(variant)
-            yield f"  -- {prefix}{key}: {tag} --"
-            chosen = value if isinstance(value, Mapping) and tag in value.values() else None
-            yield from _keys(variant, definitions, f"{prefix}{key}.", chosen)
+        yield from _alternatives(f"{prefix}{key}", nested, definitions, value)
+
+
+def _alternatives(key: str, nested: list[Mapping[str, Any]], definitions: Mapping[str, Any], value: Any) -> Iterator[str]:
+    """What may stand at a key: each kind with what it does and its own keys."""
+    for variant in nested:
+        tag = _tag(variant)
+        does = " ".join(str(variant.get("description", "")).split("\n\n")[0].split())
+        yield from textwrap.wrap(f"-- {key}: {tag} -- {does}", WIDTH, initial_indent="  ", subsequent_indent="      ")
+        chosen = value if isinstance(value, Mapping) and tag in value.values() else None
+        yield from _keys(variant, definitions, f"{key}.", chosen)
+
+
+def _values_of(mapping: Mapping[str, Any], definitions: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """What the values of a mapping with free keys may be."""
+    values = mapping.get("additionalProperties")
+    return schema_variants(values, definitions) if isinstance(values, Mapping) else []
 
 
 def _tag(variant: Mapping[str, Any]) -> str:
@@ -71,6 +86,9 @@ def _leaf(
     yield f"  {key}  [{kind}; {default}]" if kind else f"  {key}"
     meaning = " ".join(str(child.get("description", "")).split())
     yield from textwrap.wrap(meaning, WIDTH, initial_indent="      ", subsequent_indent="      ")
+    for variant in variants:
+        for choice, does in variant.get("meanings", ()):
+            yield from textwrap.wrap(f"{choice}: {does}", WIDTH, initial_indent="        ", subsequent_indent="          ")
 
 
 _BOUNDS = (

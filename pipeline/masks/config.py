@@ -1,18 +1,17 @@
 """Which mask a system uses, and what fills the rest. ``MaskSource`` is the one list of sources; nothing here imports torch."""
 
 from collections.abc import Callable, Mapping
-from enum import StrEnum
 from pkgutil import resolve_name
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from pipeline.config import Changes, Number, Whole, configuration
+from pipeline.config import Changes, Choice, Number, Whole, configuration
 
 Needs = Literal["nothing", "oracle", "substitute", "segmenter", "frozen"]
 
 
-class MaskSource(StrEnum):
+class MaskSource(Choice):
     """Where the mask of a system comes from. One line is all there is to a source: name, needs, function, meaning.
 
     ==========  ==========================================================================================================
@@ -28,7 +27,6 @@ class MaskSource(StrEnum):
     """
 
     needs: Needs
-    meaning: str
     uses_seeds: bool
     _function: str
 
@@ -87,10 +85,8 @@ class MaskSource(StrEnum):
         return made_by
 
 
-class Fill(StrEnum):
+class Fill(Choice):
     """What stands where the mask is 0."""
-
-    meaning: str
 
     def __new__(cls, name: str, meaning: str = "") -> "Fill":
         """The string ``name`` with what is said of it."""

@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.cli.main import COMMANDS, Command, main
-from pipeline.config import adapter_of, schema_variants
+from pipeline.config import adapter_of
+from pipeline.schema import schema_variants
 
 ENDLESS_S = 120
 """No call of these takes a second; one that takes so long does not end."""

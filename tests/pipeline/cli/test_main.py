@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli.main import COMMANDS, main
+from pipeline.masks.config import Fill, MaskSource
 
 SMALL = ["data.num_train=40", "data.num_val=20", "data.num_test=20", "workers=0"]
 
@@ -174,3 +175,13 @@ def test_doctor_compares_what_is_installed_with_what_the_metadata_asks_for(capsy
     assert found["no-such-package"].endswith(" missing (needed: >=3)")
     assert found["pytest"].startswith("ok")
     assert "not-here" not in captured.out
+
+
+def test_help_says_what_each_choice_does_and_what_each_kind_of_attack_takes(capsys):
+    assert main(["evaluate", "--help"]) == 0
+    shown = capsys.readouterr().out
+    for choice in (*MaskSource, *Fill):
+        assert " ".join(f"{choice.value}: {choice.meaning}".split()) in " ".join(shown.split())
+    for kind in ("class", "mask", "guided", "square", "autoattack"):
+        assert f"-- attack.attacks.NAME: {kind} -- " in shown
+    assert "  attack.attacks.NAME.num_queries  [whole number >= 1 <= 1,000,000; default 5000]\n" in shown
