@@ -32,8 +32,8 @@ class RunLog:
     def __init__(self, training: Training, run: Run, state: TrainingState) -> None:
         """Begin the logs, or take them up where the state left them."""
         self._training, self._run, self._state = training, run, state
-        if state.history:
-            write_metrics(run.metrics_path, state.history)
+        if state.counters.history:
+            write_metrics(run.metrics_path, state.counters.history)
         self._trackers = open_trackers(
             training.trainer.trackers, run.path, run_id=run.run_id, about=training.description(), step=state.counters.step
         )
@@ -44,19 +44,19 @@ class RunLog:
 
     def end_epoch(self, weights: Mapping[str, Tensor], *, better: bool) -> None:
         """Checkpoints, the table, and last the state: until that is written, a resume repeats all of it alike."""
-        row, counters = self._state.history[-1], self._state.counters
+        row, counters = self._state.counters.history[-1], self._state.counters
         metrics = {name: value for name, value in row.items() if name.startswith("val_")}
         checkpoint = self._training.checkpoint(step=counters.step, epoch=counters.epoch, metrics=metrics)
         for name in ("best", "last") if better else ("last",):
             save_checkpoint(self._run.checkpoints, name, checkpoint, weights)
-        write_metrics(self._run.metrics_path, self._state.history)
+        write_metrics(self._run.metrics_path, self._state.counters.history)
         self.save_state()
         for tracker in self._trackers:
             tracker.log({name: value for name, value in row.items() if name not in ("epoch", "step")}, step=counters.step)
 
     def finish(self, result: TrainingResult) -> None:
         """The curve, and last the result, which makes the run a finished one."""
-        history = self._state.history
+        history = self._state.counters.history
         columns = {name: [row[name] for row in history] for name in history[0]}
         draw_curve(self._run.curve_path, columns, best_epoch=self._state.counters.best_epoch)
         result.write(self._run.result_path)

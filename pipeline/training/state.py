@@ -45,6 +45,8 @@ class Counters:
     """Epochs since then."""
     seconds: float = 0.0
     """Time spent, over all sessions of the run."""
+    history: list[dict[str, float]] = field(default_factory=list)
+    """What ``metrics.csv`` says: one row an epoch."""
 
 
 @dataclass(kw_only=True)
@@ -55,8 +57,6 @@ class TrainingState:
     optimizer: Optimizer
     average: AveragedModel | None
     counters: Counters
-    history: list[dict[str, float]] = field(default_factory=list)
-    """What ``metrics.csv`` says: one row an epoch."""
 
     def save(self, path: Path) -> None:
         """Replace the file at once. Raises ``RunError`` where it cannot be written."""
@@ -66,7 +66,6 @@ class TrainingState:
             "optimizer": self.optimizer.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
             "counters": asdict(self.counters),
-            "history": self.history,
         }
         buffer = BytesIO()
         torch.save(content, buffer)
@@ -84,9 +83,8 @@ class TrainingState:
                 self.average.load_state_dict(content["average"], strict=True)
             self._check_moments()
             self.counters = adapter_of(Counters).validate_python(content["counters"])
-            self.history = adapter_of(list[dict[str, float]]).validate_python(content["history"])
-            if len(self.history) != self.counters.epoch:
-                raise ValueError(f"{self.counters.epoch} epochs are done, and {len(self.history)} are in the table")
+            if len(self.counters.history) != self.counters.epoch:
+                raise ValueError(f"{self.counters.epoch} epochs are done, and {len(self.counters.history)} are in the table")
         except Exception as error:  # torch has one of its own for every way in which an edited file can be wrong
             raise CheckpointError(f"{path}: does not fit this run: {' '.join(str(error).split())[:200]}; {REMEDY}") from error
 

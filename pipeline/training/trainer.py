@@ -182,7 +182,7 @@ class Trainer:
 
     def _end_epoch(self) -> None:
         """Validate, and record the epoch. A signal that comes meanwhile leaves the validation to the resumed run."""
-        counters, state = self.state.counters, self.state
+        counters = self.state.counters
         try:
             with self._interruptible():
                 measured = self._measure(self._val_loader, attacked=True)
@@ -198,7 +198,7 @@ class Trainer:
         counters.epochs_without_gain = 0 if better else counters.epochs_without_gain + 1
         row = {"epoch": counters.epoch, "step": counters.step, "learning_rate": self._learning_rate(counters.step - 1)}
         row |= {"train_loss": train_loss} | {f"val_{name}": value for name, value in measured.items()}
-        state.history.append(row | {"seconds": round(counters.seconds, 1)})
+        counters.history.append(row | {"seconds": round(counters.seconds, 1)})
         weights = self._measured.module.state_dict()
         on_rank_zero(self._fabric, lambda: self._log.end_epoch(weights, better=better))
         shown = ", ".join(f"{name} {value:.4g}" for name, value in row.items() if name.endswith(("loss", self._stage.score_name)))

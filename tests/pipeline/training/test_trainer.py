@@ -322,12 +322,26 @@ def test_a_loss_that_is_not_finite_stops_before_it_spoils_a_weight(config):
     assert all(value.isfinite().all() for value in state["module"].values())
 
 
-def test_a_diverging_run_stops_with_a_line_and_finite_weights(config):
-    wild = replace(TRAINER, optimizer="sgd", lr=1e30, clip_norm=None, schedule="constant", ema_decay=None)
+def scaled(factor):
+    """Natural training on losses times a factor, which makes the steps as much larger."""
+
+    class Scaled(NaturalConfig):
+        def losses(self, stage, batch, seeds):
+            return factor * super().losses(stage, batch, seeds)
+
+    return Scaled()
+
+
+WILD = replace(TRAINER, optimizer="sgd", lr=1000, clip_norm=None, schedule="constant", ema_decay=None)
+
+
+@pytest.mark.parametrize("factor", [1e15, 1e30])
+def test_a_diverging_run_stops_with_a_line_and_no_weights(config, factor):
     with pytest.raises(
         RunError, match=r"step \d+: the (loss of \d+ of 16 images|gradient) is not finite \(samples .*no checkpoint was written"
     ):
-        train_classifier(replace(config, trainer=wild))
+        train_classifier(replace(config, objective=scaled(factor), trainer=WILD))
+    assert not (config.run / "checkpoints").exists()
 
 
 def test_patience_ends_a_run_that_no_longer_gains(config):
@@ -367,9 +381,9 @@ def test_what_cannot_be_is_refused_before_a_directory_is_made(config):
 
 
 def test_a_validation_loss_that_is_not_finite_stops_the_run_at_its_step(config):
-    wild = replace(TRAINER, epochs=3, batch_size=96, optimizer="sgd", lr=1e20, clip_norm=None, schedule="constant", ema_decay=None)
+    one_step = replace(WILD, epochs=3, batch_size=96)
     with pytest.raises(RunError, match=r"validation after step 1: the loss is (nan|inf); try a lower trainer\.lr"):
-        train_classifier(replace(config, trainer=wild))
+        train_classifier(replace(config, objective=scaled(1e15), trainer=one_step))
     assert not (config.run / "checkpoints").exists()
     assert not (config.run / "state.pt").exists()
 
