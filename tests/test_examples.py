@@ -49,7 +49,8 @@ def test_an_example_runs_and_says_what_it_found(path: Path, tmp_path: Path) -> N
     done = subprocess.run([sys.executable, path], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     if path.stem == "one_photo":
-        assert Image.open(tmp_path / "one_photo.png").size == (1000, 700)
+        with Image.open(tmp_path / "one_photo.png") as picture:
+            assert picture.size == (1000, 700)
     else:
         assert "robust accuracy, linf" in done.stdout
         assert " n=" in done.stdout
