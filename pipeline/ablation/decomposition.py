@@ -24,6 +24,7 @@ from pipeline.evaluation.records import read_records
 from pipeline.evaluation.summary import epsilon_text
 from pipeline.runs.directory import open_run
 from pipeline.runs.files import write_atomically
+from pipeline.system import StagedSystem
 
 ROWS = "rows.parquet"
 _RECORDED = {"version": 3}
@@ -183,6 +184,7 @@ def _margins(config: EvaluateConfig, runs: list[Path]) -> pl.DataFrame:
     """Of the system that was evaluated, in the images of several of its runs."""
     device = choose_device(config.accelerator)
     dataset = open_prepared(config.prepared, verify=False)
+    assert config.classifier_run is not None
     subject = load_subject(
         classifier_run=config.classifier_run,
         segmenter_run=config.segmenter_run,
@@ -191,5 +193,6 @@ def _margins(config: EvaluateConfig, runs: list[Path]) -> pl.DataFrame:
         allow_other_data=False,
         device=device,
     )
+    assert isinstance(subject.system, StagedSystem)
     with tf32_disabled(device):
         return rescored_margins(subject.system, dataset, runs, batch_size=config.batch_size, device=device)

@@ -22,8 +22,12 @@ class EvaluateConfig:
     """Directory of this evaluation: its records, its summary, how it was made; it must not hold one, but for resume."""
     resume: bool = False
     """Continue the evaluation in that directory; begin it where there is none."""
-    classifier_run: AnyPath
-    """Run of the classifier, whose best checkpoint is meant, or the JSON of one of its checkpoints."""
+    classifier_run: AnyPath | None = None
+    """Run of the classifier, whose best checkpoint is meant, or the JSON of one of its checkpoints. Either this or system."""
+    system: str | None = None
+    """A system of your own in place of the runs: my_package.module:build, a function or class that needs no argument and returns a
+    torch.nn.Module from images (B,3,H,W) in [0,1], not normalised, to logits (B,K), whose class k is class k of the data set. It
+    may lie in the working directory."""
     segmenter_run: AnyPath | None = None
     """Run of the segmenter, likewise; null: the one that the classifier was trained with."""
     masks: MaskChanges = field(default_factory=dict)
@@ -59,3 +63,11 @@ class EvaluateConfig:
     """Evaluate on another data set than the stages were trained on. Classes are matched by name, whatever their order."""
     class_map: Mapping[str, str] = field(default_factory=dict)
     """With allow_other_data: for a class of this data set, the classifier's class that it is, e.g. class_map={mug: cup}."""
+
+    def __post_init__(self) -> None:
+        if (self.system is None) == (self.classifier_run is None):
+            raise ValueError("say either classifier_run=..., a trained system, or system=MODULE:CALLABLE, one of your own")
+        if self.system is not None:
+            for name in ("segmenter_run", "masks", "allow_other_data", "class_map"):
+                if getattr(self, name):
+                    raise ValueError(f"{name} is a setting of trained systems, and system={self.system} is your own: leave it out")

@@ -33,23 +33,14 @@ def evaluate(config: EvaluateConfig) -> None:
     from pipeline.data.substitutes import with_substitutes
     from pipeline.evaluation.chunks import choose_rows
     from pipeline.evaluation.evaluator import EvaluationRun, applicable
-    from pipeline.evaluation.loading import load_subject
     from pipeline.evaluation.records import RecordStore
     from pipeline.runs.directory import open_run
 
     device = choose_device(config.accelerator)
     keep_freed_pages()
     dataset = open_prepared(config.prepared)
-    subject = load_subject(
-        classifier_run=config.classifier_run,
-        segmenter_run=config.segmenter_run,
-        masks=config.masks,
-        dataset=dataset,
-        allow_other_data=config.allow_other_data,
-        device=device,
-        class_map=config.class_map,
-    )
-    dataset = with_substitutes(subject.dataset, subject.system.mask_config.source.substitute)
+    subject = _subject(config, dataset, device)
+    dataset = with_substitutes(subject.dataset, subject.masks.source.substitute if subject.masks else None)
     run = EvaluationRun(
         system=subject.system,
         system_id=subject.system_id,
@@ -75,6 +66,24 @@ def evaluate(config: EvaluateConfig) -> None:
         _attack(config, run, store, device)
         _measure(config, run, device)
         _report(config, run, subject, store, skipped, device)
+
+
+def _subject(config: EvaluateConfig, dataset: "PreparedDataset", device: torch.device) -> "Subject":
+    from pipeline.evaluation.loading import load_subject
+    from pipeline.evaluation.own_system import load_own
+
+    if config.system is not None:
+        return load_own(config.system, dataset=dataset, device=device)
+    assert config.classifier_run is not None
+    return load_subject(
+        classifier_run=config.classifier_run,
+        segmenter_run=config.segmenter_run,
+        masks=config.masks,
+        dataset=dataset,
+        allow_other_data=config.allow_other_data,
+        device=device,
+        class_map=config.class_map,
+    )
 
 
 def _measure(config: EvaluateConfig, run: "EvaluationRun", device: torch.device) -> None:
@@ -134,7 +143,8 @@ def _report(
     summary = summarise(
         records,
         run,
-        masks=subject.system.mask_config,
+        own=config.system,
+        masks=subject.masks,
         trained_masks=subject.trained_masks,
         split=config.split,
         skipped=skipped,

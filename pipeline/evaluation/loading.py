@@ -14,7 +14,7 @@ from pipeline.masks.config import MaskChanges, MaskConfig, MaskSource
 from pipeline.runs.checkpoints import Checkpoint, checkpoint_path, find_segmenter, load_classifier, load_segmenter
 from pipeline.runs.files import canonical_sha256
 from pipeline.runs.stages import check_size
-from pipeline.system import TwoStage
+from pipeline.system import System, TwoStage
 from segmenter.model import Segmenter
 
 
@@ -22,14 +22,16 @@ from segmenter.model import Segmenter
 class Subject:
     """A system ready to be attacked, and what it is made of."""
 
-    system: TwoStage
-    """In eval mode, float32, channels-last, on its device."""
+    system: System
+    """In eval mode, float32, on its device; channels-last where it is made of trained stages."""
     system_id: str
     """The same for the same weights and mask settings, wherever they lie."""
-    trained_masks: MaskConfig
-    """What the classifier was trained with."""
+    masks: MaskConfig | None
+    """Its masks; None for a system of the user's own, which has or makes its masks itself."""
+    trained_masks: MaskConfig | None
+    """What the classifier was trained with; None likewise."""
     inputs: dict[str, str]
-    """Digests of the weights, by stage."""
+    """Digests of the weights, by stage, or of the state of a system of the user's own."""
     dataset: PreparedDataset
     """The data, labelled with the classifier's classes."""
 
@@ -74,6 +76,7 @@ def load_subject(
     return Subject(
         system=system.to(device=device, memory_format=torch.channels_last).eval(),  # type: ignore[call-overload]
         system_id=canonical_sha256({"weights": inputs, "masks": to_plain(config)})[:16],
+        masks=config,
         trained_masks=trained,
         inputs=inputs,
         dataset=dataset.relabelled(checkpoint.classes, class_map or {}) if allow_other_data else dataset,

@@ -30,8 +30,13 @@ class Summary(JsonFile):
     """Digest of weights and mask settings, as in the records."""
     data: str
     split: str
-    masks: MaskConfig
-    trained_masks: MaskConfig
+    own: str | None = None
+    """The import path of a system of the user's own; None for one that was trained here."""
+    mask_source: str
+    """Where its masks come from, in its own words."""
+    masks: MaskConfig | None
+    trained_masks: MaskConfig | None
+    """Both None for a system of the user's own."""
     norm: Budget
     region: str
     clean_accuracy: Estimate
@@ -41,6 +46,11 @@ class Summary(JsonFile):
     curve: tuple[CurvePoint, ...]
     skipped: dict[str, str]
     """Attacks of the suite that say nothing about the system, and why."""
+
+    def __post_init__(self) -> None:
+        for name in ("masks", "trained_masks"):
+            if (getattr(self, name) is None) != (self.own is not None):
+                raise ValueError(f"{name}: is null for a system of the user's own, and for no other")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,7 +65,14 @@ class SanityReport(JsonFile):
 
 
 def summarise(
-    records: pl.DataFrame, run: EvaluationRun, *, masks: MaskConfig, trained_masks: MaskConfig, split: str, skipped: dict[str, str]
+    records: pl.DataFrame,
+    run: EvaluationRun,
+    *,
+    own: str | None,
+    masks: MaskConfig | None,
+    trained_masks: MaskConfig | None,
+    split: str,
+    skipped: dict[str, str],
 ) -> Summary:
     """The figures of finished records. Intervals by bootstrap use a fixed seed, so the same records give the same summary."""
     rng = np.random.default_rng(0)
@@ -63,6 +80,8 @@ def summarise(
         system=run.system_id,
         data=run.dataset.name,
         split=split,
+        own=own,
+        mask_source=run.system.mask_traits.source,
         masks=masks,
         trained_masks=trained_masks,
         norm=run.suite.threat.norm,
@@ -78,14 +97,12 @@ def summarise(
 
 def lines(summary: Summary) -> list[str]:
     """The summary for people, intervals and n with every figure."""
-    masks, trained = summary.masks, summary.trained_masks
-    as_trained = "as trained" if masks == trained else f"trained with {trained.source.value}, {trained.fill.value}"
     grouped = summary.clean_accuracy.groups < summary.clean_accuracy.n
     independent = "; groups are photographs or tracks, whose images are not independent" if grouped else ""
     labels = ["clean accuracy", "  robust accuracy", *(f"  after {name}" for point in summary.curve for name in point.by_attack)]
     width = max(map(len, labels)) + 2
     text = [
-        f"{summary.data}, {summary.split} images; masks {masks.source.value}, fill {masks.fill.value} ({as_trained}){independent}",
+        f"{summary.data}, {summary.split} images; {_masks(summary)}{independent}",
         f"{'clean accuracy':<{width}}{summary.clean_accuracy.percent()}   mask IoU {_iou(summary.clean_mask_iou)}",
     ]
     if summary.modal_prediction.is_constant:
@@ -98,6 +115,14 @@ def lines(summary: Summary) -> list[str]:
         text.append(f"{robust}   mask IoU under attack {_iou(point.mask_iou)}   {point.seconds:.1f} s")
     text += [f"not tried: {name}: {reason}" for name, reason in summary.skipped.items()]
     return text
+
+
+def _masks(summary: Summary) -> str:
+    masks, trained = summary.masks, summary.trained_masks
+    if masks is None or trained is None:
+        return f"{summary.own}, masks {summary.mask_source}"
+    as_trained = "as trained" if masks == trained else f"trained with {trained.source.value}, {trained.fill.value}"
+    return f"masks {masks.source.value}, fill {masks.fill.value} ({as_trained})"
 
 
 def check_lines(checks: Sequence[Check]) -> list[str]:

@@ -76,6 +76,8 @@ def _found(run: Path, arm: str | None) -> ChosenSystem:
     begun = read_run(run) if (run / "run.json").is_file() else None
     if begun is None or begun.command != "evaluate":
         return ChosenSystem(f"classifier of {run}", run, None, {})
+    if (own := begun.config.get("system")) is not None:
+        raise RunError(f"{run}: the system that was attacked is {own}, which no run holds: import it")
     remedy = "evaluate again, or name the run of a classifier"
     evaluation = parse_json(run / "run.json", vars(begun), _Evaluation, remedy=remedy)
     config, digests = evaluation.config, evaluation.inputs

@@ -27,7 +27,7 @@ class _Suite:
 
 @dataclass(frozen=True, kw_only=True)
 class _EvaluationConfig:
-    classifier_run: str
+    classifier_run: str | None
     segmenter_run: str | None
     seed: int
     attack: _Suite
@@ -98,12 +98,15 @@ def _read_evaluation(run: Path) -> Study:
     if not (run / SUMMARY).is_file():
         raise RunError(f"{run}: the evaluation has not come to its end; continue it with resume=true")
     about, summary = _about(run), Summary.read(run / SUMMARY)
-    condition = Condition(
-        classifier_objective=_trained_objective(about.config.classifier_run),
-        segmenter_objective=_trained_objective(about.config.segmenter_run) if "segmenter" in about.inputs else None,
-        train_masks=summary.trained_masks.source.value,
-        test_masks=summary.masks.source.value,
-    )
+    if summary.own is not None:  # named by its import path; what its masks were in training nobody has recorded
+        condition = Condition(summary.own, None, train_masks=summary.mask_source, test_masks=summary.mask_source)
+    else:
+        condition = Condition(
+            classifier_objective=_trained_objective(about.config.classifier_run),
+            segmenter_objective=_trained_objective(about.config.segmenter_run) if "segmenter" in about.inputs else None,
+            train_masks=summary.trained_masks.source.value if summary.trained_masks else NOT_RECORDED,
+            test_masks=summary.mask_source,
+        )
     arm = _arm(run, run.resolve().name, condition, about.config.seed, "main")
     _check_alike([arm])
     return Study(name=arm.name, path=run, arms=(arm,), about=arm.about)
@@ -118,7 +121,8 @@ def _arm(path: Path, name: str, condition: Condition, seed: int, role: Role) -> 
     summary = Summary.read(path / SUMMARY)
     report = SanityReport.read(path / SANITY) if (path / SANITY).is_file() else None
     masks = summary.masks
-    pixels = {"eroded": masks.radius, "dilated": masks.radius, "shifted": masks.shift}.get(condition.test_masks)
+    changes = {} if masks is None else {"eroded": masks.radius, "dilated": masks.radius, "shifted": masks.shift}
+    pixels = changes.get(condition.test_masks)
     if pixels is not None:
         condition = condition._replace(setting=f"{pixels} px")
     return Arm(

@@ -146,7 +146,9 @@ def parse_json(path: Path, content: Mapping[str, Any], form: type[Form], *, reme
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise RunError(f"{path}: damaged ({where}: {first['msg'].lower()}); {remedy}") from error
+        # What a form says of itself as a whole names its keys.
+        what = f"{where}: {first['msg'].lower()}" if where else first["msg"].removeprefix("Value error, ")
+        raise RunError(f"{path}: damaged ({what}); {remedy}") from error
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -29,6 +29,7 @@ SUMMARY = Summary(
     split="test",
     masks=MaskConfig(),
     trained_masks=MaskConfig(),
+    mask_source="learned",
     norm="linf",
     region="everywhere",
     clean_accuracy=FIGURE,

@@ -241,6 +241,7 @@ def _summary(score: np.ndarray, fell: np.ndarray, masks: MaskConfig, train: str)
         split="test",
         masks=masks,
         trained_masks=MaskConfig(source=MaskSource(train)),
+        mask_source=masks.source.value,
         norm="linf",
         region="everywhere",
         clean_accuracy=clean,

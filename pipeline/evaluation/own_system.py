@@ -1,0 +1,134 @@
+"""A system of the user's own for ``foreguard evaluate``: found by its import path, built, tried on the data."""
+
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from pipeline.attacks.start import AttackBatch
+from pipeline.data.dataset import PreparedDataset
+from pipeline.data.loader import read_rows
+from pipeline.errors import ConfigError, InputError
+from pipeline.evaluation.chunks import attack_batch
+from pipeline.evaluation.inputs import checked_logits, checked_system, doubt_about_logits
+from pipeline.evaluation.loading import Subject
+from pipeline.masks.context import MaskContext
+from pipeline.runs.checkpoints import state_digest
+from pipeline.runs.files import canonical_sha256
+from pipeline.system import System
+
+FEW = 8
+"""Images of the data that a system is tried on."""
+
+
+def load_own(path: str, *, dataset: PreparedDataset, device: torch.device) -> Subject:
+    """Build the system that ``package.module:callable`` returns, and try it on the first images of the data.
+
+    Its class k is class k of the data set. What makes it the same when a run is continued is its import path and its state.
+    Raises ConfigError in one line: a path that leads nowhere, a callable that needs arguments or raises, what is no module, outputs
+    that are no logits of the data's classes.
+    """
+    module = _built(path, _found(path))
+    try:
+        system = checked_system(module.to(device))
+        system.eval()
+        _check_outputs(system, _first(system, dataset, device), dataset)
+    except InputError as error:
+        raise ConfigError(f"system={path}: {error}") from error
+    digest = state_digest(module)
+    return Subject(
+        system=system,
+        system_id=canonical_sha256({"system": path, "state": digest})[:16],
+        masks=None,
+        trained_masks=None,
+        inputs={"system": digest},
+        dataset=dataset,
+    )
+
+
+def _found(path: str) -> Callable[..., Any]:
+    name, separator, attribute = path.partition(":")
+    if not (name and separator and attribute) or not all(part.isidentifier() for part in (*name.split("."), attribute)):
+        raise ConfigError(f"system={path}: expected MODULE:CALLABLE, as in my_package.module:build")
+    module = _imported(path, name)
+    found = getattr(module, attribute, None)
+    if found is None:
+        near = get_close_matches(attribute, [other for other in vars(module) if not other.startswith("_")], n=2)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise ConfigError(f"system={path}: {name} has no {attribute}{hint}")
+    if not callable(found) or isinstance(found, nn.Module):
+        raise ConfigError(f"system={path}: is a {type(found).__name__}; expected a function or class that returns the module")
+    callable_found: Callable[..., Any] = found
+    return callable_found
+
+
+def _imported(path: str, name: str) -> ModuleType:
+    try:
+        with _working_directory_first():
+            return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
+            raise ConfigError(
+                f"system={path}: there is no module {error.name}, neither in {os.getcwd()} nor in this environment"
+            ) from error
+        raise ConfigError(f"system={path}: importing {name} fails: {_said(error)}") from error
+    except Exception as error:  # of the user's own code, which may raise anything
+        raise ConfigError(f"system={path}: importing {name} fails: {_said(error)}") from error
+
+
+@contextmanager
+def _working_directory_first() -> Iterator[None]:
+    """What lies in the working directory can be imported, as by ``python -m``; a script's path does not have it."""
+    sys.path.insert(0, os.getcwd())
+    try:
+        yield
+    finally:
+        sys.path.remove(os.getcwd())
+
+
+def _built(path: str, build: Callable[..., Any]) -> nn.Module:
+    try:
+        needed = [
+            name
+            for name, parameter in inspect.signature(build).parameters.items()
+            if parameter.default is parameter.empty and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        ]
+    except (TypeError, ValueError):  # something built in, which does not say
+        needed = []
+    if needed:
+        raise ConfigError(f"system={path}: needs arguments ({', '.join(needed)}); name a function that needs none and calls it")
+    try:
+        with _working_directory_first():
+            module = build()
+    except Exception as error:  # of the user's own code, which may raise anything
+        raise ConfigError(f"system={path}: fails: {_said(error)}") from error
+    if not isinstance(module, nn.Module):
+        raise ConfigError(f"system={path}: returns a {type(module).__name__}; expected a torch.nn.Module from images to logits")
+    return module.eval()
+
+
+def _first(system: System, dataset: PreparedDataset, device: torch.device) -> AttackBatch:
+    read = read_rows(dataset, np.arange(min(FEW, len(dataset)))).to(device)
+    context = MaskContext(oracle_masks=read.masks, substitutes=read.substitutes, sample_seeds=read.seeds)
+    return attack_batch(system, read.images, read.labels, context, guides=None, batch_size=FEW)
+
+
+def _check_outputs(system: System, batch: AttackBatch, dataset: PreparedDataset) -> None:
+    logits = checked_logits(system, batch.images, batch.context)
+    if logits.shape[1] != dataset.num_classes:
+        raise InputError(f"has {logits.shape[1]} classes, and {dataset.path} has {dataset.num_classes}: class k is class k of both")
+    if (doubt := doubt_about_logits(logits)) is not None:
+        raise InputError(doubt)
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]

@@ -1,0 +1,213 @@
+"""``foreguard evaluate system=module:callable``: somebody's own model, found, built, attacked and reported by its import path."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from polars.testing import assert_frame_equal
+
+from pipeline import evaluate, load_system
+from pipeline.cli.main import main
+from pipeline.data.dataset import open_prepared
+from pipeline.errors import RunError
+from pipeline.evaluation.own_system import load_own
+from pipeline.evaluation.records import read_records
+from pipeline.evaluation.summary import Summary
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+MODELS = """
+import torch
+from torch import nn
+
+from pipeline import TwoStage
+
+
+class Net(nn.Module):
+    def __init__(self, num_classes=NUM_CLASSES, seed=0):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.body = nn.Sequential(nn.AdaptiveAvgPool2d(8), nn.Flatten(), nn.Linear(192, num_classes))
+
+    def forward(self, images):
+        return self.body(images)
+
+
+class Changed(Net):
+    def forward(self, images):
+        return self.change(super().forward(images))
+
+
+def changed(change):
+    net = Changed()
+    net.change = change
+    return net
+
+
+def two_stage():
+    net = Net()
+    return TwoStage(net, segmenter=nn.Conv2d(3, 1, 3, padding=1), masks="learned", fill="grey")
+
+
+def other_weights():
+    return Net(seed=1)
+
+
+def few_classes():
+    return Net(num_classes=2)
+
+
+def probabilities():
+    return changed(lambda logits: logits.softmax(dim=1))
+
+
+def a_tuple():
+    return changed(lambda logits: (logits, logits))
+
+
+def maps():
+    return changed(lambda logits: logits[:, :, None, None])
+
+
+def with_arguments(path, device="cpu"):
+    return Net()
+
+
+def failing():
+    raise FileNotFoundError("no weights at weights.pth\\nsorry")
+
+
+def no_module():
+    return lambda images: images
+
+
+number = 3
+instance = Net()
+"""
+ATTACK = ["attack=quickstart", "attack.threat.epsilons=[2/255,8/255]", "gallery_images=2", "max_images=12", "accelerator=cpu"]
+
+
+@pytest.fixture
+def models(synthetic_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A working directory with a module of models."""
+    content = MODELS.replace("NUM_CLASSES", str(open_prepared(synthetic_set).num_classes))
+    (tmp_path / "own_models.py").write_text(content)
+    (tmp_path / "broken.py").write_text("import a_library_that_nobody_has\n")
+    monkeypatch.chdir(tmp_path)
+    before = list(sys.path)
+    yield tmp_path
+    assert sys.path == before
+    for name in ("own_models", "broken"):
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def command(synthetic_set: Path, models: Path) -> Callable[..., int]:
+    return lambda *words: main(["evaluate", f"prepared={synthetic_set}", f"run={models / 'run'}", *ATTACK, *words])
+
+
+@pytest.mark.parametrize(("name", "source"), [("Net", "none"), ("two_stage", "learned")])
+def test_a_model_of_ones_own_is_evaluated_and_named_wherever_its_figures_stand(
+    command: Callable[..., int],
+    models: Path,
+    synthetic_set: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    source: str,
+) -> None:
+    assert command(f"system=own_models:{name}") == 0
+    shown = capsys.readouterr().out
+    assert f"test images; own_models:{name}, masks {source}" in shown
+    summary = Summary.read(models / "run" / "summary.json")
+    assert (summary.own, summary.mask_source, summary.masks) == (f"own_models:{name}", source, None)
+    import own_models  # type: ignore[import-not-found]
+
+    result = evaluate(getattr(own_models, name)(), synthetic_set, epsilons=["2/255", "8/255"], attacks="quickstart", max_images=12)
+    order = ["epsilon", "attack", "sample_id"]
+    recorded = read_records(models / "run")
+    assert set(recorded["attack"]) == ({"pgd", "apgd"} if source == "none" else {"pgd", "apgd", "joint-collapse"})
+    same = [column for column in recorded.columns if column not in ("seconds", "system")]
+    assert_frame_equal(result.outcomes.select(same).sort(order), recorded.select(same).sort(order), check_exact=True)
+    with pytest.raises(RunError, match=rf"the system that was attacked is own_models:{name}, which no run holds: import it$"):
+        load_system(models / "run")
+    assert main(["report", f"run={models / 'run'}"]) == 0
+    assert f"own_models:{name}" in (models / "run" / "report" / "index.html").read_text(encoding="utf-8")
+
+
+def test_sanity_checks_run_on_it(command: Callable[..., int], models: Path) -> None:
+    assert command("system=own_models:Net", "sanity=true", "sanity_images=4", "~attack.attacks.joint-collapse") == 0
+    names = [check["name"] for check in json.loads((models / "run" / "sanity.json").read_text())["checks"]]
+    assert "zero gradients, pixel path" in names
+
+
+def test_a_run_is_continued_with_the_same_weights_and_path_only(
+    command: Callable[..., int], models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("system=own_models:Net") == 0
+    assert command("system=own_models:Net", "resume=true") == 0
+    capsys.readouterr()
+    assert command("system=own_models:other_weights", "resume=true") == 2
+    assert "system=" in capsys.readouterr().err
+    (models / "own_models.py").write_text((models / "own_models.py").read_text().replace("seed=0", "seed=5"))
+    sys.modules.pop("own_models")
+    assert command("system=own_models:Net", "resume=true") == 2
+    assert "the system is not the one that the run was begun with" in capsys.readouterr().err
+
+
+def test_weights_and_path_decide_what_it_is(models: Path, synthetic_set: Path) -> None:
+    del models
+    dataset, device = open_prepared(synthetic_set), torch.device("cpu")
+    one, again, other = (load_own(f"own_models:{name}", dataset=dataset, device=device) for name in ("Net", "Net", "other_weights"))
+    assert one.system_id == again.system_id
+    assert one.inputs["system"] != other.inputs["system"]
+    assert not any(module.training for module in one.system.modules())
+
+
+@pytest.mark.parametrize(
+    ("system", "said"),
+    [
+        ("own_models", "expected MODULE:CALLABLE, as in my_package.module:build"),
+        ("own models:Net", "expected MODULE:CALLABLE"),
+        ("no_such_module:build", "there is no module no_such_module, neither in "),
+        ("own_models.inner:build", "there is no module own_models.inner, neither in "),
+        ("broken:build", "importing broken fails: ModuleNotFoundError: No module named 'a_library_that_nobody_has'"),
+        ("own_models:Nett", "own_models has no Nett; did you mean Net?"),
+        ("own_models:number", "is a int; expected a function or class that returns the module"),
+        ("own_models:instance", "is a Net; expected a function or class that returns the module"),
+        ("own_models:with_arguments", "needs arguments (path); name a function that needs none and calls it"),
+        ("own_models:failing", "fails: FileNotFoundError: no weights at weights.pth sorry"),
+        ("own_models:no_module", "returns a function; expected a torch.nn.Module from images to logits"),
+        ("own_models:few_classes", "has 2 classes, and "),
+        ("own_models:a_tuple", "the model returns a tuple of 2, not a tensor"),
+        ("own_models:maps", "the model returns the shape (8, "),
+        ("own_models:probabilities", "the outputs look like probabilities"),
+    ],
+)
+def test_what_cannot_be_attacked_is_one_line_and_exit_code_2(
+    command: Callable[..., int], models: Path, capsys: pytest.CaptureFixture[str], system: str, said: str
+) -> None:
+    assert command(f"system='{system}'" if " " in system else f"system={system}") == 2
+    error = capsys.readouterr().err
+    assert f"system={system}: {said}" in error
+    assert len(error.strip().splitlines()) == 1
+    assert not (models / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "say either classifier_run=..., a trained system, or system=MODULE:CALLABLE"),
+        (["system=own_models:Net", "classifier_run=runs/c"], "say either classifier_run=..., a trained system, or system="),
+        (["system=own_models:Net", "segmenter_run=runs/s"], "segmenter_run is a setting of trained systems"),
+        (["system=own_models:Net", "masks.source=learned"], "masks is a setting of trained systems"),
+    ],
+)
+def test_a_system_of_ones_own_takes_the_place_of_the_runs(
+    command: Callable[..., int], capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    assert command(*words) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert len(error.strip().splitlines()) == 1
