@@ -40,6 +40,8 @@ Config = TypeVar("Config")
 
 adapter_of: Callable[[Any], Any] = cache(TypeAdapter)
 """The ``TypeAdapter`` of a class, made once: for the configuration of an ablation that takes longer than its use."""
+json_schema_of: Callable[[Any], Any] = cache(lambda config_class: adapter_of(config_class).json_schema())
+"""The JSON schema of a configuration class, made once: it takes longer than most commands take to begin. To be read only."""
 
 
 def _documented_schema(config_class: type[Any], source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -121,7 +123,7 @@ class Changes:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         """The schema of a mapping whose keys are the fields."""
-        described = adapter_of(self._config_class).json_schema()["properties"]
+        described = json_schema_of(self._config_class)["properties"]
         fields = {}
         for name in (name for name in described if name not in self._without):
             shown = {"default": described[name].get("default")} if self._of_defaults else {}
@@ -266,4 +268,4 @@ def _dotted(detail: ErrorDetails, values: Any) -> str:
 
 def dotted_keys(config_class: type[Any], *, of_paths: bool = False) -> Iterator[str]:
     """Every dotted key that a configuration class accepts, over all choices of its unions; or only those of paths."""
-    return schema_keys(adapter_of(config_class).json_schema(), of_paths=of_paths)
+    return schema_keys(json_schema_of(config_class), of_paths=of_paths)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pipeline.cli.composition import compose, group_choices, group_names
-from pipeline.config import adapter_of
+from pipeline.config import json_schema_of
 from pipeline.errors import ConfigError
 from pipeline.schema import schema_variants
 
@@ -15,7 +15,7 @@ WIDTH = 110
 
 def command_help(name: str, summary: str, example: str, config_class: type[Any]) -> str:
     """The help page of one command, as plain text."""
-    schema = adapter_of(config_class).json_schema()
+    schema = json_schema_of(config_class)
     definitions = schema.get("$defs", {})
     lines = [f"foreguard {name}: {summary}", "", f"usage: foreguard {name} key=value ...", f"  e.g. {example}"]
     groups = [group for group in group_names() if group in schema["properties"]]
