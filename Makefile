@@ -35,7 +35,7 @@ $(STAMP): requirements.lock pyproject.toml
 quickstart: $(STAMP) ## everything once on generated signs: train, attack end to end, report
 	@$(BIN)/foreguard ablate experiment=quickstart
 
-test: $(STAMP) ## the fast tests (under 5 minutes on 2 cores)
+test: $(STAMP) ## the fast tests
 	@$(BIN)/python -m pytest -q -n auto
 
 test-slow: $(STAMP) ## the heavy tests
