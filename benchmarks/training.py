@@ -1,12 +1,14 @@
 """What an adversarial training step costs: over the bare passes it contains, and against the field's common recipe.
 
-    .venv/bin/python benchmarks/training.py [--model small_resnet|resnet18] [--size 32] [--batch 64] [--steps 7] [--rounds 5]
+    .venv/bin/python benchmarks/training.py [--model small_resnet|resnet18|tf_efficientnet_lite0] [--size 32] [--steps 7]
+    .venv/bin/python benchmarks/training.py --seeds 3           # what attacks in bfloat16 cost in robust accuracy
 
 Sides, all of them on the same weights, images and random starts, one after the other in every round:
 
 - recipe: the loop as it is commonly written: contiguous layout, the attack fills the parameters' gradients as well and drops them;
 - recipe, frozen / channels_last / compiled: the recipe with one change each, so that each one's worth is seen alone;
 - ours: ``pipeline.training.losses.adversarial`` with backward pass and optimizer step, as the engine runs it;
+- ours, bfloat16: the same with ``trainer.attack_precision=bfloat16``; training passes too: and ``trainer.precision=bf16-mixed``;
 - bare: the passes that such a step contains and nothing else, in the layout of ours: ``steps`` x (forward + input gradient) of the
   frozen network in eval mode, one forward and backward pass in train mode, one optimizer step.
 
@@ -16,9 +18,14 @@ to rounding, or the comparison is void.
 """
 
 import argparse
+import contextlib
 import statistics
+import sys
+import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -26,13 +33,22 @@ from torch.nn import functional
 
 from classifier.config import ClassifierConfig
 from classifier.model import build_classifier
+from pipeline.attacks.acceleration import FollowingCopies
 from pipeline.attacks.config import PgdConfig
 from pipeline.attacks.norms import linf_ball
-from pipeline.data.loader import Batch
+from pipeline.data.builder import write_prepared
+from pipeline.data.dataset import open_prepared
+from pipeline.data.loader import Batch, Loader
+from pipeline.data.synthetic import source as synthetic
 from pipeline.masks.config import MaskConfig, MaskSource
 from pipeline.randomness import derive_seeds
+from pipeline.runs.checkpoints import load_classifier
 from pipeline.system import attacked
-from pipeline.training.losses import adversarial
+from pipeline.training.commands import train_classifier
+from pipeline.training.config import TrainClassifierConfig, TrainerConfig
+from pipeline.training.logging import read_metrics
+from pipeline.training.losses import adversarial, worst_case_images
+from pipeline.training.objectives import AdversarialConfig, RobustValidationConfig
 from pipeline.training.tasks import bind_classifier
 
 EPSILON, STEP = 8 / 255, 2 / 255
@@ -55,12 +71,17 @@ def random_starts(batch: Batch) -> Tensor:
     return linf_ball(batch.images, EPSILON).random_points(derive_seeds(batch.seeds, 0))
 
 
+def _architecture(model: str) -> ClassifierConfig:
+    resnet = model in ("small_resnet", "resnet18")
+    return ClassifierConfig(architecture=model) if resnet else ClassifierConfig(architecture="timm", name=model)
+
+
 class Side:
     """One way to make a training step; ``step`` returns its mean loss."""
 
     def __init__(self, model: str, batch: Batch, num_steps: int, *, channels_last: bool) -> None:
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
-        self.module = build_classifier(ClassifierConfig(architecture=model), num_classes=10, seed=0).to(memory_format=self.layout)
+        self.module = build_classifier(_architecture(model), num_classes=10, seed=0).to(memory_format=self.layout)
         self.optimizer = torch.optim.SGD(self.module.parameters(), lr=1e-4, momentum=0.9)
         self.images = batch.images.contiguous(memory_format=self.layout)
         self.start = random_starts(batch).contiguous(memory_format=self.layout)
@@ -107,10 +128,12 @@ class Recipe(Side):
 
 
 class Ours(Side):
-    def __init__(self, *arguments: object, **options: bool) -> None:
+    def __init__(self, *arguments: object, bfloat16: bool = False, mixed: bool = False, **options: bool) -> None:
         super().__init__(*arguments, **options)  # type: ignore[arg-type]
         masks = MaskConfig(source=MaskSource.NONE)
-        self.stage = bind_classifier(self.module, masks=masks, segmenter=None, mean_colour=(0.5, 0.5, 0.5))
+        stage = bind_classifier(self.module, masks=masks, segmenter=None, mean_colour=(0.5, 0.5, 0.5))
+        self.stage = replace(stage, copies=FollowingCopies(stage.network) if bfloat16 else None)
+        self.mixed = mixed
         self.attack = PgdConfig(epsilon=EPSILON, step_size=STEP, num_steps=self.num_steps)
         self.laid_out = Batch(
             images=self.images,
@@ -122,7 +145,9 @@ class Ours(Side):
 
     def step(self) -> float:
         self.stage.network.train()
-        return self.learn(adversarial(self.stage, self.laid_out, attack=self.attack, seeds=self.batch.seeds))
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.mixed):
+            losses = adversarial(self.stage, self.laid_out, attack=self.attack, seeds=self.batch.seeds)
+        return self.learn(losses)
 
 
 class Bare(Side):
@@ -142,6 +167,45 @@ def seconds(work: Callable[[], float]) -> float:
     return time.process_time() - started
 
 
+def accuracies(num_seeds: int, num_steps: int) -> None:
+    """Train small classifiers on synthetic signs under PGD, attack them all with one longer PGD in float32, and print the table."""
+    print(f"PGD-{num_steps} in training, PGD-20 in testing, epsilon 8/255\n")
+    print("| seed | attack_precision | clean, % | robust, % | seconds |\n|---|---|---:|---:|---:|")
+    with tempfile.TemporaryDirectory() as directory:
+        prepared = Path(directory) / "prepared"
+        source = synthetic.SyntheticConfig(num_train=1500, num_val=150, num_test=1000, num_classes=6)
+        write_prepared(synthetic.plan(source), prepared, name="synthetic", image_size=source.image_size, root=None, workers=0)
+        for seed in range(num_seeds):
+            for precision in ("float32", "bfloat16"):
+                run = Path(directory) / f"{precision}-{seed}"
+                trainer = TrainerConfig(
+                    epochs=6, batch_size=32, lr=4e-3, seed=seed, attack_precision=precision, accelerator="cpu", trackers=()
+                )
+                attack = PgdConfig(epsilon=EPSILON, step_size=2.5 * EPSILON / num_steps, num_steps=num_steps)
+                objective = AdversarialConfig(attack=attack, validation=RobustValidationConfig(max_images=64))
+                with contextlib.redirect_stdout(sys.stderr):
+                    train_classifier(TrainClassifierConfig(prepared=prepared, run=run, objective=objective, trainer=trainer))
+                seconds = read_metrics(run / "metrics.csv")["seconds"][-1]
+                clean, robust = _accuracy(run, prepared)
+                print(f"| {seed} | {precision} | {100 * clean:.1f} | {100 * robust:.1f} | {seconds:.0f} |", flush=True)
+
+
+def _accuracy(run: Path, prepared: Path) -> tuple[float, float]:
+    """On clean test images and on attacked ones."""
+    module, _ = load_classifier(run)
+    batches = Loader(open_prepared(prepared), "test", batch_size=100, seed=0)
+    stage = bind_classifier(module, masks=MaskConfig(source=MaskSource.NONE), segmenter=None, mean_colour=(0.5, 0.5, 0.5))
+    attack = PgdConfig(epsilon=EPSILON, num_steps=20)
+    right = torch.zeros(2)
+    for batch in batches.epoch(0):
+        attacked_images = worst_case_images(stage, batch, attack=attack, seeds=batch.seeds)
+        with torch.no_grad():
+            correct = [module(images).argmax(1) == batch.labels for images in (batch.images, attacked_images)]
+        right += torch.tensor([correct[0].sum(), (correct[0] & correct[1]).sum()])
+    clean, robust = (right / batches.num_samples).tolist()
+    return clean, robust
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="small_resnet")
@@ -150,7 +214,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=7)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--compile", action="store_true", help="also measure torch.compile, whose first step takes minutes")
+    parser.add_argument("--seeds", type=int, default=0, help="instead train so many classifiers with either precision of attacks")
     arguments = parser.parse_args()
+    if arguments.seeds:
+        accuracies(arguments.seeds, arguments.steps)
+        return
     batch = make_batch(arguments.size, arguments.batch)
     common = (arguments.model, batch, arguments.steps)
     sides: dict[str, Side] = {
@@ -158,6 +226,8 @@ def main() -> None:
         "recipe, frozen": Recipe(*common, channels_last=False, frozen=True),
         "recipe, channels_last": Recipe(*common, channels_last=True),
         "ours": Ours(*common, channels_last=True),
+        "ours, bfloat16": Ours(*common, channels_last=True, bfloat16=True),
+        "ours, bfloat16, training passes too": Ours(*common, channels_last=True, bfloat16=True, mixed=True),
         "bare": Bare(*common, channels_last=True),
     }
     if arguments.compile:
@@ -171,13 +241,17 @@ def main() -> None:
         f"{arguments.model}, {arguments.size} px, batch {arguments.batch}, PGD-{arguments.steps}, {arguments.rounds} rounds, "
         f"{torch.get_num_threads()} threads, torch {torch.__version__}\n"
     )
-    print("| side | ms/step | samples/s | speed against the recipe | time over bare | loss |\n|---|---:|---:|---:|---:|---:|")
+    print("| side | ms/step | samples/s | speed against the recipe | against ours | time over bare | loss |")
+    print("|---|---:|---:|---:|---:|---:|---:|")
     for name, times in taken.items():
         faster = statistics.median(one / other for one, other in zip(taken["recipe"], times, strict=True))
+        ours = statistics.median(one / other for one, other in zip(taken["ours"], times, strict=True))
         over = statistics.median(one / other for one, other in zip(times, taken["bare"], strict=True))
         median = statistics.median(times)
         loss = "" if name == "bare" else f"{losses[name]:.6f}"
-        print(f"| {name} | {median * 1000:.1f} | {arguments.batch / median:.0f} | {faster:.2f} | {over:.3f} | {loss} |")
+        print(
+            f"| {name} | {median * 1000:.1f} | {arguments.batch / median:.0f} | {faster:.2f} | {ours:.2f} | {over:.3f} | {loss} |"
+        )
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ nothing that is done here can turn into a claim of success.
 """
 
 import copy
+import itertools
 from collections import Counter
 from typing import Literal
 
@@ -15,6 +16,7 @@ from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from pipeline.attacks.depthwise import quicken_depthwise
 from pipeline.masks.context import MaskContext
 from pipeline.system import System, SystemOfStages, attacked
 
@@ -106,19 +108,61 @@ def fold_batch_norms(stage: nn.Module, images: Float[Tensor, "batch 3 height wid
     with two readers, an activation in between, a stage that draws random numbers), nothing is folded.
     """
     plain = copy.deepcopy(stage).eval()
-    exact = copy.deepcopy(plain).cpu().double()
+    pairs, exact = _foldable(plain, images)
+    for convolution, batch_norm in pairs:
+        like = plain.get_parameter(f"{convolution}.weight")
+        plain.set_submodule(convolution, exact.get_submodule(convolution).to(like.device, like.dtype))
+        plain.set_submodule(batch_norm, _rest(plain.get_submodule(batch_norm)))
+    return plain
+
+
+Pairs = list[tuple[str, str]]
+"""Names of convolutions and of the batch norms that belong to them."""
+
+
+def _foldable(stage: nn.Module, images: Tensor) -> tuple[Pairs, nn.Module]:
+    """What can be folded in a stage in eval mode, and a float64 copy of it on the CPU where that is done."""
+    exact = copy.deepcopy(stage).cpu().double()
     image = images[:1].detach().cpu().double()
     with torch.no_grad(), torch.autocast("cpu", enabled=False), torch.random.fork_rng(devices=[]):
         pairs, expected = _convolutions_with_batch_norm(exact, image)
         for convolution, batch_norm in pairs:
             _fold(exact, convolution, batch_norm)
         same = bool(((exact(image) - expected).abs() <= _FOLDING_TOLERANCE * expected.abs().max()).all())
-    if same:
-        for convolution, batch_norm in pairs:
-            like = plain.get_parameter(f"{convolution}.weight")
-            plain.set_submodule(convolution, exact.get_submodule(convolution).to(like.device, like.dtype))
-            plain.set_submodule(batch_norm, _rest(plain.get_submodule(batch_norm)))
-    return plain
+    return pairs if same else [], exact
+
+
+class FollowingCopies:
+    """Copies of a network in training on which its attacks climb in bfloat16, each made of the weights of its moment.
+
+    They are those of ``attacked_copy``, and depthwise convolutions have a quicker gradient. What can be folded is looked for once,
+    in the first of them: that is a matter of the architecture.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self._network = network
+        self._pairs: list[Pairs] = []
+        """Of each stage, in the order of ``map_stages``."""
+
+    def latest(self, images: Float[Tensor, "batch 3 height width"]) -> nn.Module:
+        """A copy of the network as it is now, in the state of ``system.attacked``; the network itself is left as it is."""
+        fast = copy.deepcopy(self._network).eval().requires_grad_(False)
+        known, number = list(self._pairs), itertools.count()
+
+        def quicken(stage: nn.Module) -> nn.Module:
+            if not known:
+                self._pairs.append(_foldable(stage, images)[0])
+            for convolution, batch_norm in self._pairs[next(number)]:
+                _fold(stage, convolution, batch_norm)
+            if images.device.type == "cpu":
+                quicken_depthwise(stage)
+            return _Stage(stage, "bf16")
+
+        if isinstance(fast, SystemOfStages):
+            fast.map_stages(quicken)
+        else:
+            fast = quicken(fast)
+        return fast.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 
 def _fold(stage: nn.Module, convolution: str, batch_norm: str) -> None:
@@ -134,7 +178,7 @@ def _rest(batch_norm: nn.Module) -> nn.Module:
     return batch_norm.act if isinstance(batch_norm, BatchNormAct2d) else nn.Identity()
 
 
-def _convolutions_with_batch_norm(stage: nn.Module, image: Tensor) -> tuple[list[tuple[str, str]], Tensor]:
+def _convolutions_with_batch_norm(stage: nn.Module, image: Tensor) -> tuple[Pairs, Tensor]:
     """The names of convolutions and of the batch norms given their outputs, pairs without a third; and the output of the stage."""
     returned: dict[int, tuple[str, Tensor]] = {}  # the tensors are kept, so that no other gets their id
     pairs: dict[tuple[str, str], None] = {}

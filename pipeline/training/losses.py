@@ -1,8 +1,8 @@
 """Losses of training on attacked images, one per image.
 
-Attacks run on the bare network in eval mode and float32 with its parameters frozen (``system.attacked``), so they leave
-no trace in parameter gradients and batch statistics. Their random starts depend on the images' seeds alone, so neither the batch
-an image is in nor an interruption changes them.
+Attacks run on the bare network in eval mode with its parameters frozen (``system.attacked``), in float32 or on a copy of it in
+bfloat16, so they leave no trace in parameter gradients and batch statistics. Their random starts depend on the images' seeds alone,
+so neither the batch an image is in nor an interruption changes them.
 """
 
 import torch
@@ -73,6 +73,7 @@ def _attacked_images(
     targets: Tensor,
     start: Tensor | None,
 ) -> Tensor:
-    objective = ModelObjective(model=stage.network, score=score, targets=(targets,), context=context)
-    with attacked(stage.network):
+    network = stage.network if stage.copies is None else stage.copies.latest(batch.images)
+    objective = ModelObjective(model=network, score=score, targets=(targets,), context=context)
+    with attacked(network):
         return pgd(attack, objective, batch.images, seeds=seeds, start=start, keep_best=False)

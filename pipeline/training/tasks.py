@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from classifier import losses as classifier_losses
 from classifier import metrics as classifier_metrics
+from pipeline.attacks.acceleration import FollowingCopies
 from pipeline.attacks.objectives import Score
 from pipeline.data.config import AugmentConfig
 from pipeline.data.dataset import PreparedDataset
@@ -50,6 +51,8 @@ class BoundStage:
     """Name -> (outputs, targets) -> (B,) in [0,1], higher is better. The first one selects the best epoch."""
     wrapper: nn.Module | None = None
     """Fabric's wrapper of the network: mixed precision and gradient exchange between processes. None: the network itself."""
+    copies: FollowingCopies | None = None
+    """Copies of the network that attacks in training climb on; None: the network itself."""
 
     @property
     def score_name(self) -> str:

@@ -13,6 +13,7 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
+from pipeline.attacks.acceleration import FollowingCopies
 from pipeline.data.loader import Batch, Loader
 from pipeline.data.seeds import sample_seed
 from pipeline.data.splits import Split
@@ -86,7 +87,8 @@ class Trainer:
         _place(synchronize_statistics(stage.network, fabric), fabric, self._layout)
         optimizer = build_optimizer(stage.module, training.trainer)
         wrapper, self._optimizer = fabric.setup(stage.network, optimizer)
-        self._stage = replace(stage, wrapper=wrapper)
+        copies = FollowingCopies(stage.network) if training.trainer.attack_precision == "bfloat16" else None
+        self._stage = replace(stage, wrapper=wrapper, copies=copies)
         decay = training.trainer.ema_decay
         average = None if decay is None else moving_average(stage.module, decay=decay)
         self._measured = self._stage if average is None else training.bind(average.module)

@@ -155,15 +155,16 @@ def stopped_after(config, num_steps, error):
 
 
 @pytest.mark.parametrize(
-    ("objective", "optimizer"),
+    ("objective", "changes"),
     [
-        (NaturalConfig(), "adamw"),
-        (ROBUST, "sgd"),
-        pytest.param(TradesConfig(attack=QUICK, validation=ROBUST.validation), "adamw", marks=pytest.mark.slow),
+        (NaturalConfig(), {"optimizer": "adamw"}),
+        (ROBUST, {"optimizer": "sgd"}),
+        pytest.param(ROBUST, {"attack_precision": "bfloat16"}, marks=pytest.mark.slow),
+        pytest.param(TradesConfig(attack=QUICK, validation=ROBUST.validation), {}, marks=pytest.mark.slow),
     ],
 )
-def test_an_interrupted_run_ends_as_if_it_had_not_been(config, tmp_path, objective, optimizer):
-    config = replace(config, objective=objective, trainer=replace(TRAINER, optimizer=optimizer))
+def test_an_interrupted_run_ends_as_if_it_had_not_been(config, tmp_path, objective, changes):
+    config = replace(config, objective=objective, trainer=replace(TRAINER, **changes))
     train_classifier(config)
     again = replace(config, run=tmp_path / "again")
     for steps in (3, 7, 5):  # before anything is saved, after an epoch, in the middle of one
