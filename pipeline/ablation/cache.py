@@ -5,7 +5,9 @@ import os
 import platform
 import statistics
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pipeline.ablation.config import AblateConfig
@@ -22,9 +24,13 @@ TIMINGS = "timings.jsonl"
 class RunCache:
     """Trained stages and evaluations, in one directory that experiments may share."""
 
-    def __init__(self, config: AblateConfig, data_fingerprint: str | None) -> None:
-        """``data_fingerprint`` is None while there is no prepared data set: then nothing can be found."""
+    def __init__(
+        self, config: AblateConfig, data_fingerprint: str | None, systems: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        """``data_fingerprint`` is None while there is no prepared data set: then nothing can be found. ``systems`` are the digests
+        of the user's own ones (``own_systems.build_systems``)."""
         self._config = config
+        self._systems = systems
         self._datasets = None if data_fingerprint is None else DataSets(config, data_fingerprint)
         self._path = config.store_path
         self._paths = {fingerprint: path for path in sorted(self._path.glob("*/*")) if (fingerprint := fingerprint_of(path))}
@@ -96,7 +102,9 @@ class RunCache:
         if fingerprint is None:
             return None
         prepared = datasets.path(job.data)
-        return Materials(ablation=self._config, prepared=prepared, data_fingerprint=fingerprint, finished=finished)
+        return Materials(
+            ablation=self._config, prepared=prepared, data_fingerprint=fingerprint, finished=finished, systems=self._systems
+        )
 
     def _cost(self, job: Job) -> str:
         """Equal for jobs that should take equally long on this machine."""

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
 
@@ -97,6 +97,17 @@ class DecompositionConfig:
 
 
 @configuration
+class OwnSystem:
+    """A system of the user's own, attacked and compared beside the arms that are trained here."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._+-]*$", max_length=60)]
+    """What the plan, the tables and the report call it."""
+    system: str
+    """my_package.module:build, a function or class that needs no argument and returns a torch.nn.Module from images (B,3,H,W) in
+    [0,1], not normalised, to logits (B,K), whose class k is class k of the data set. It may lie in the working directory."""
+
+
+@configuration
 class AblateConfig:
     """Train, attack and compare systems over a grid of objectives, masks and seeds."""
 
@@ -139,6 +150,8 @@ class AblateConfig:
     """TRADES, for either stage."""
     masks: Annotated[tuple[MaskPair, ...], Field(min_length=1)]
     """Masks in training and in testing, one arm for each pair (and segmenter): [{train: oracle, test: learned}]."""
+    systems: tuple[OwnSystem, ...] = ()
+    """Systems of your own as extra arms, under every seed: [{name: our-model, system: my_package.module:build}]."""
     masking: SharedMasks = dataclasses.field(default_factory=dict)
     """What all masks share, whatever their source."""
     label_smoothing: Annotated[Number, Field(ge=0, lt=1)] = 0.0
@@ -181,6 +194,7 @@ class AblateConfig:
             raise ValueError(f"only_folds: names a fold that there is not; folds={self.folds} are counted from 0")
         if self.folds and self.evaluation.split != "test":
             raise ValueError("evaluation.split: with folds every image is tested once, in the test split of its fold: say test")
+        self._check_systems()
         if self.primary_epsilon is not None and self.primary_epsilon not in self.attack.threat.epsilons:
             raise ValueError("primary_epsilon: is not one of attack.threat.epsilons")
         for name in ("segmenter_trainer", "classifier_trainer"):
@@ -201,6 +215,19 @@ class AblateConfig:
                 raise ValueError("gain: confines the attacker itself: attack.threat.region has to be everywhere")
         if self.degradation is not None and not set(self.degradation.objectives) <= set(self.classifier_objectives):
             raise ValueError("degradation.objectives: names a classifier that classifier_objectives does not")
+
+    def _check_systems(self) -> None:
+        if self.systems and self.folds:
+            raise ValueError(
+                "systems: nobody knows which images a system of your own was trained on, so no fold is new to it: leave folds out"
+            )
+        for key in ("name", "system"):
+            values = [getattr(own, key) for own in self.systems]
+            if len(set(values)) < len(values):
+                raise ValueError(f"systems: two have the same {key}")
+        taken = {own.name for own in self.systems} & {*get_args(Objective), *(source.value for source in MaskSource)}
+        if taken:
+            raise ValueError(f"systems: {min(taken)} is the name of an objective or a mask source: choose another name")
 
     @property
     def gain_objectives(self) -> list[Objective]:

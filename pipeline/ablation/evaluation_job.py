@@ -1,9 +1,9 @@
-"""The job that attacks a system: an arm of the grid, or the same under one attack of the decomposition."""
+"""Jobs that attack a system: an arm of the grid, or the same under one attack of the decomposition."""
 
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pipeline.ablation.config import AblateConfig
 from pipeline.ablation.job import DataView, Fold, ImageCounts, Job, JobState, Materials, Passes
@@ -16,6 +16,7 @@ from pipeline.attacks.threat import Region
 from pipeline.evaluation.config import EvaluateConfig
 from pipeline.evaluation.evaluate import evaluate, order_of_attacks
 from pipeline.masks.config import MaskConfig, MaskSource
+from pipeline.masks.traits import MaskTraits
 from pipeline.runs.checkpoints import weights_digest
 
 _ALONG = {GradientPath.BOTH: "both paths", GradientPath.PIXELS: "the pixel path only", GradientPath.MASK: "the mask path only"}
@@ -23,13 +24,46 @@ Role = Literal["main", "degradation", "diagnostic"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationJob(Job):
-    """Attack a system."""
+class AttackJob(Job):
+    """Attack a system, whoever made it."""
 
     kind: ClassVar[str] = "evaluation"
     command: ClassVar[str] = "evaluate"
     result: ClassVar[str] = "summary.json"
     verb: ClassVar[str] = "attack"
+
+    def is_finished(self, path: Path, config: EvaluateConfig) -> bool:
+        """Records are there, and as many images were checked for false robustness as are asked for."""
+        return super().is_finished(path, config) and (not config.sanity or checked_images(path) >= config.sanity_images)
+
+    def run(self, state: JobState) -> None:
+        """Attack it."""
+        evaluate(state.config)
+
+    def finding(self, path: Path) -> str:
+        """Clean and robust accuracy."""
+        return evaluation_line(path)
+
+
+def common_settings(materials: Materials, run: Path) -> dict[str, Any]:
+    """What the evaluations of an ablation share, whatever system they attack."""
+    settings = materials.ablation.evaluation
+    return {
+        "prepared": materials.prepared,
+        "run": run,
+        "resume": True,
+        "split": settings.split,
+        "max_images": settings.max_images,
+        "batch_size": settings.batch_size,
+        "part_size": settings.part_size,
+        "sanity_images": 1 if settings.sanity is None else settings.sanity.images,
+        "accelerator": settings.accelerator,
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationJob(AttackJob):
+    """Attack a system of the grid."""
 
     classifier: ClassifierJob
     masks: MaskConfig
@@ -112,24 +146,16 @@ class EvaluationJob(Job):
         strongest = self.diagnosis == GradientPath.BOTH  # run to its end: its images are scored again
         checked = sanity is not None and self.classifier.objective in sanity.objectives and self.masks.source in sanity.sources
         return EvaluateConfig(
-            prepared=materials.prepared,
-            run=run,
-            resume=True,
+            **common_settings(materials, run),
             classifier_run=finished[self.classifier].path,
             segmenter_run=None if self.segmenter is None else finished[self.segmenter].path,
             masks=vars(self.masks),
             attack=self.suite(ablation),
-            split=settings.split,
-            max_images=settings.max_images,
-            batch_size=settings.batch_size,
-            part_size=settings.part_size,
             seed=self.seed,
             attack_all=strongest,
             save_images=settings.save_images and (strongest or (main and self.masks.source.is_learned)),
             gallery_images=settings.gallery_images if main else 0,
             sanity=main and checked,
-            sanity_images=1 if sanity is None else sanity.images,
-            accelerator=settings.accelerator,
         )
 
     def inputs(self, materials: Materials) -> dict[str, str]:
@@ -139,21 +165,10 @@ class EvaluationJob(Job):
             inputs["segmenter"] = weights_digest(materials.finished[self.segmenter].path)
         return inputs | order_of_attacks(self.suite(materials.ablation))
 
-    def is_finished(self, path: Path, config: EvaluateConfig) -> bool:
-        """Records are there, and as many images were checked for false robustness as are asked for."""
-        return super().is_finished(path, config) and (not config.sanity or checked_images(path) >= config.sanity_images)
-
-    def run(self, state: JobState) -> None:
-        """Attack it."""
-        evaluate(state.config)
-
-    def finding(self, path: Path) -> str:
-        """Clean and robust accuracy."""
-        return evaluation_line(path)
-
     def passes(self, ablation: AblateConfig, counts: ImageCounts) -> Passes:
         """Of the whole suite, if nothing falls."""
-        return attack_passes(ablation, self.suite(ablation), self.masks, counts)
+        stages = 2 if self.masks.source.is_learned else 1
+        return attack_passes(ablation, self.suite(ablation), MaskTraits.of(self.masks), counts, stages=stages)
 
     def _masks(self, to: str) -> str:
         source = self.masks.source

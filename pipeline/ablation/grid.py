@@ -8,6 +8,7 @@ from pipeline.ablation.config import AblateConfig, MaskPair, Objective
 from pipeline.ablation.decomposition import DecompositionJob
 from pipeline.ablation.evaluation_job import EvaluationJob
 from pipeline.ablation.job import Fold, Job
+from pipeline.ablation.own_job import OwnJob
 from pipeline.ablation.pooled_job import PooledJob
 from pipeline.ablation.training_jobs import ClassifierJob, SegmenterJob, SilhouetteJob
 from pipeline.attacks.specs import GradientPath
@@ -43,6 +44,11 @@ def arms(config: AblateConfig) -> list[EvaluationJob | PooledJob]:
         by_fold = [evaluations(config, seed, fold) for fold in folds(config)]
         found += by_fold[0] if config.folds is None else (PooledJob(folds=parts) for parts in zip(*by_fold, strict=True))
     return found
+
+
+def own_systems(config: AblateConfig) -> list[OwnJob]:
+    """The user's own, seed by seed."""
+    return [OwnJob(name=own.name, system=own.system, seed=seed) for seed, own in product(config.seeds, config.systems)]
 
 
 def decompositions(config: AblateConfig) -> list[DecompositionJob]:
@@ -87,7 +93,7 @@ def silhouettes(config: AblateConfig) -> list[SilhouetteJob]:
     return [SilhouetteJob(seed=seed, fold=fold) for seed, fold in product(config.seeds, folds(config))]
 
 
-FAMILIES: tuple[Family, ...] = (arms, confined, decompositions, silhouettes)
+FAMILIES: tuple[Family, ...] = (arms, own_systems, confined, decompositions, silhouettes)
 """What an ablation consists of: the jobs of a family, and whatever these need, are done in this order."""
 
 

@@ -75,6 +75,8 @@ class Materials:
     """Of that data set."""
     finished: "Mapping[Job, JobState]"
     """The jobs that it needs."""
+    systems: Mapping[str, str]
+    """By import path, the digest of the state of each system of the user's own."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from pipeline.ablation.config import GAIN_NEEDS, AblateConfig
 from pipeline.ablation.decomposition import ROWS, read_table, summary, write_table
 from pipeline.ablation.evaluation_job import EvaluationJob, Role
 from pipeline.ablation.gain import gain_rows
-from pipeline.ablation.grid import arms, confined, decompositions, jobs, silhouettes
+from pipeline.ablation.grid import arms, confined, decompositions, jobs, own_systems, silhouettes
 from pipeline.ablation.job import Job, JobState
 from pipeline.ablation.pooled_job import PooledJob
 from pipeline.ablation.results import AGAIN, read_training
@@ -49,6 +49,19 @@ class ArmEntry:
     evaluation: str
     classifier: str
     segmenter: str | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OwnEntry:
+    """A finished evaluation of a system of the user's own."""
+
+    name: str
+    system: str
+    """Its import path."""
+    seed: int
+    """Of the attacks."""
+    evaluation: str
+    """Relative to the directory of the ablation."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,6 +103,8 @@ class Manifest:
     experiment: str
     finished: bool = True
     arms: tuple[ArmEntry, ...]
+    systems: tuple[OwnEntry, ...] = ()
+    """Of the user's own."""
     silhouette: tuple[SilhouetteEntry, ...] | None = None
     decomposition: str | None = None
     """File of the table, relative too."""
@@ -118,6 +133,11 @@ def write_manifest(config: AblateConfig, cache: RunCache) -> None:
         "prepared": str(config.prepared),
         "finished": len(states) == len(todo),
         "arms": [_entry(config, arm, states) for arm in arms(config) if arm in states],
+        "systems": [
+            {"name": own.name, "system": own.system, "seed": own.seed, "evaluation": _relative(config, states[own])}
+            for own in own_systems(config)
+            if own in states
+        ],
         "silhouette": _silhouettes(config, states),
         "gain": _gain(config, states),
         "decomposition": DECOMPOSITION if has_decomposition else None,

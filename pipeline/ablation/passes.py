@@ -4,7 +4,6 @@ from pipeline.ablation.config import AblateConfig
 from pipeline.ablation.job import ImageCounts, Passes
 from pipeline.attacks.specs import Conditions
 from pipeline.attacks.suite import AttackSuite
-from pipeline.masks.config import MaskConfig
 from pipeline.masks.traits import MaskTraits
 from pipeline.training.objectives import AdversarialConfig, NaturalConfig, TradesConfig
 
@@ -27,15 +26,12 @@ def training_passes(
     return Passes(forward=2 * own.forward, backward=own.backward + attacked)
 
 
-def attack_passes(ablation: AblateConfig, suite: AttackSuite, masks: MaskConfig, counts: ImageCounts) -> Passes:
+def attack_passes(ablation: AblateConfig, suite: AttackSuite, traits: MaskTraits, counts: ImageCounts, *, stages: int) -> Passes:
     """Of a suite and its measurements on a system, if every image is robust: misclassified ones leave, so it takes fewer."""
     images, side = attacked_images(ablation, counts), ablation.data.image_size
     strengths = sum(epsilon > 0 for epsilon in suite.threat.epsilons)
-    stages = 2 if masks.source.is_learned else 1
     forward = backward = 0
-    conditions = Conditions(
-        traits=MaskTraits.of(masks), threat=suite.threat, image_shape=(side, side), has_guides=True, has_oracle=True
-    )
+    conditions = Conditions(traits=traits, threat=suite.threat, image_shape=(side, side), has_guides=True, has_oracle=True)
     for spec in suite.attacks.values():
         if not spec.why_skipped(conditions):
             passes = spec.passes(counts.classes)

@@ -55,8 +55,9 @@ def lines(config: AblateConfig, steps: Sequence[Step], *, prepared: bool) -> lis
     systems, seeds = len(arms(config)), len(config.seeds)
     stages = sum(isinstance(step.job, SegmenterJob | ClassifierJob) for step in steps)
     epsilons = len(config.attack.threat.epsilons)
+    own = f" and {len(config.systems)} of your own" if config.systems else ""
     text = [
-        f"{config.experiment}: {systems} systems of {stages} trained stages, {seeds} seed{'s' * (seeds > 1)};"
+        f"{config.experiment}: {systems} systems of {stages} trained stages{own}, {seeds} seed{'s' * (seeds > 1)};"
         f" {len(config.attack.attacks)} attacks at {epsilons} epsilon{'s' * (epsilons > 1)}"
     ]
     if not prepared:

@@ -16,6 +16,7 @@ from pipeline.ablation.config import AblateConfig
 from pipeline.ablation.grid import jobs
 from pipeline.ablation.job import ImageCounts, Job, JobState
 from pipeline.ablation.manifest import write_manifest
+from pipeline.ablation.own_systems import build_systems, try_systems
 from pipeline.ablation.plan import Progress, estimate, lines, plan
 from pipeline.ablation.table import table
 from pipeline.config import to_plain
@@ -40,7 +41,10 @@ def run_ablation(config: AblateConfig) -> bool:
     fingerprint = prepared_fingerprint(config)
     inputs = {} if fingerprint is None else {"data set": fingerprint}
     check_run(config.run, command="ablate", config=to_plain(config), inputs=inputs, resume=config.resume)
-    steps = plan(config, RunCache(config, fingerprint), jobs(config), _image_counts(config))
+    systems = build_systems(config)
+    if fingerprint is not None:
+        try_systems(config, config.prepared)
+    steps = plan(config, RunCache(config, fingerprint, systems), jobs(config), _image_counts(config))
     print("\n".join(lines(config, steps, prepared=fingerprint is not None)), flush=True)
     if config.dry_run:
         return False
@@ -48,12 +52,13 @@ def run_ablation(config: AblateConfig) -> bool:
         with _after_others(f"to prepare {config.prepared}"):
             prepare(PrepareConfig(data=config.data, prepared=config.prepared, workers=config.workers))
         fingerprint = prepared_fingerprint(config)
+        try_systems(config, config.prepared)
     inputs = {"data set": fingerprint}
     with (
         open_run(config.run, command="ablate", config=to_plain(config), inputs=inputs, resume=config.resume),
         (config.run / LOG).open("a", encoding="utf-8") as log,
     ):
-        cache = RunCache(config, fingerprint)
+        cache = RunCache(config, fingerprint, systems)
         _run_jobs(config, cache, log)
         print("\n".join(["", *table(config, cache), ""]), flush=True)
     return True

@@ -4,11 +4,17 @@ from collections.abc import Sequence
 
 from pipeline.ablation.cache import RunCache
 from pipeline.ablation.config import AblateConfig
-from pipeline.ablation.grid import arms
+from pipeline.ablation.grid import arms, own_systems
 from pipeline.ablation.results import percent
 from pipeline.evaluation.summary import SUMMARY, Summary, epsilon_text
 
 _HEAD = ("classifier", "segmenter", "masks in training", "in testing", "seed", "clean", "mask IoU")
+
+
+def _figures(result: Summary) -> list[str]:
+    """Clean accuracy, mask IoU, robust accuracy by epsilon."""
+    robust = [percent(point.robust_accuracy) for point in result.curve]
+    return [percent(result.clean_accuracy), f"{result.clean_mask_iou.value:.2f}", *robust]
 
 
 def table(config: AblateConfig, cache: RunCache) -> list[str]:
@@ -26,8 +32,12 @@ def table(config: AblateConfig, cache: RunCache) -> list[str]:
         segmenter = one.segmenter or one.classifier.segmenter
         row = [one.classifier.objective, segmenter.objective if segmenter else "-"]
         row += [one.classifier.masks.source.value, one.masks.source.value, str(one.seed)]
-        row += [percent(result.clean_accuracy), f"{result.clean_mask_iou.value:.2f}"]
-        rows.append(row + [percent(point.robust_accuracy) for point in result.curve])
+        rows.append([*row, *_figures(result)])
+    for own in own_systems(config):
+        state = cache.find(own)
+        if state is not None and state.finished:
+            result = Summary.read(state.path / SUMMARY)
+            rows.append([own.name, "-", "-", result.mask_source, str(own.seed), *_figures(result)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     norm = config.attack.threat.norm

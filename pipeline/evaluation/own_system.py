@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from pipeline.attacks.start import AttackBatch
 from pipeline.data.dataset import PreparedDataset
@@ -37,7 +38,7 @@ def load_own(path: str, *, dataset: PreparedDataset, device: torch.device) -> Su
     Raises ConfigError in one line: a path that leads nowhere, a callable that needs arguments or raises, what is no module, outputs
     that are no logits of the data's classes.
     """
-    module = _built(path, _found(path))
+    module = build_own(path)
     try:
         system = checked_system(module.to(device))
         system.eval()
@@ -53,6 +54,11 @@ def load_own(path: str, *, dataset: PreparedDataset, device: torch.device) -> Su
         inputs={"system": digest},
         dataset=dataset,
     )
+
+
+def build_own(path: str) -> nn.Module:
+    """The module that ``package.module:callable`` returns, in eval mode, as it is built. Raises ConfigError in one line."""
+    return _built(path, _found(path))
 
 
 def _found(path: str) -> Callable[..., Any]:
@@ -113,6 +119,11 @@ def _built(path: str, build: Callable[..., Any]) -> nn.Module:
         raise ConfigError(f"system={path}: fails: {_said(error)}") from error
     if not isinstance(module, nn.Module):
         raise ConfigError(f"system={path}: returns a {type(module).__name__}; expected a torch.nn.Module from images to logits")
+    empty = next((name for name, value in module.state_dict().items() if is_lazy(value) or value.is_meta), None)
+    if empty is not None:
+        raise ConfigError(
+            f"system={path}: its {empty} has no values yet: run it on an image, or load its weights, before it is returned"
+        )
     return module.eval()
 
 

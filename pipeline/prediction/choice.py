@@ -124,7 +124,11 @@ def _of_ablation(run: Path) -> ChosenSystem:
 
 
 def _of_arm(run: Path, name: str) -> ChosenSystem:
-    arms = {arm.name: arm for arm in read_ablation(run)[0].arms}
+    manifest, _ = read_ablation(run)
+    arms = {arm.name: arm for arm in manifest.arms}
+    own = {one.name: one.system for one in manifest.systems}
+    if name in own:
+        raise RunError(f"{run}: the arm {name} is {own[name]}, which no run holds: import it")
     if name not in arms:
         near = get_close_matches(name, list(arms), n=3, cutoff=0.3) or list(arms)
         raise ConfigError(f"{run}: no arm {name!r} is finished: did you mean {' or '.join(map(repr, near))}?")

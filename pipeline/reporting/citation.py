@@ -42,11 +42,21 @@ def methods(study: Study) -> tuple[str, ...]:
             epsilons=_listed([epsilon_text(epsilon) for epsilon in study.attacked]),
             attacks="; ".join(_attack(name, spec) for name, spec in attack["attacks"].items()),
             left_out=f" Left out where they say nothing about a system: {'; '.join(skipped)}." if skipped else "",
-            intervals=f"{intervals}. Every system was trained {'once' if seeds == 1 else f'from {seeds} seeds'}.",
+            intervals=f"{intervals}. {_trainings(study, seeds)}",
             seeds_text=", the largest over the trainings" if seeds > 1 else "",
             checks=_checks(study),
         )
     )
+
+
+def _trainings(study: Study, seeds: int) -> str:
+    """How often the systems were trained, and which ones came trained."""
+    count = "once" if seeds == 1 else f"from {seeds} seeds"
+    own = dict.fromkeys(f"{arm.condition.classifier_objective} ({arm.summary.own})" for arm in study.arms if arm.condition.is_own)
+    if not own:
+        return f"Every system was trained {count}."
+    came = f"{_listed(list(own))} came trained{'' if seeds == 1 else f', and was attacked from {seeds} seeds'}."
+    return f"Every other system was trained {count}. {came}" if study.classifier_objectives else came
 
 
 def citation(study: Study) -> tuple[tuple[str, str], ...]:

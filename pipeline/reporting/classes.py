@@ -31,8 +31,8 @@ def classes_section(study: Study) -> Section:
         "place to look.",
         tables=(_worst(study, found),),
         folded=tuple(
-            _every(study, objective, {key: one for key, one in found.items() if key.classifier_objective == objective})
-            for objective in study.classifier_objectives
+            _every(study, heading, {key: one for key, one in found.items() if wording.heading(key) == heading})
+            for heading in dict.fromkeys(map(wording.heading, found))
         ),
     )
 
@@ -44,7 +44,7 @@ def _by_class(arms: list[Arm], epsilon: float) -> ByClass:
     for label, name in enumerate(arms[0].summary.classes):
         of_class = [table.filter(pl.col("label") == label) for table in tables]
         if set.intersection(*(set(table["sample_id"]) for table in of_class)):
-            found[name] = share(*on_shared_images(of_class), f"class {label} {arms[0].condition} {epsilon}")
+            found[name] = share(*on_shared_images(of_class), f"class {label} {arms[0].condition.draws} {epsilon}")
     return found
 
 
@@ -59,7 +59,7 @@ def _worst(study: Study, found: dict[Condition, dict[float, ByClass]]) -> Table:
             named = Cell(text="all alike") if alike else Cell(text=name, detail=f"{by_class[name].n} images")
             cells += [named, _cell(by_class[name]), Cell(text=f"{100 * sum(values.values()) / len(values):.1f}")]
         row = (Cell(text=condition.tested), Cell(text=condition.trained), *cells)
-        groups.setdefault(wording.classifier(condition.classifier_objective), []).append(row)
+        groups.setdefault(wording.heading(condition), []).append(row)
     columns = [Column(label="Masks in testing"), Column(label="Masks in training")]
     for epsilon in (0.0, study.primary_epsilon):
         where = epsilon_text(epsilon) if epsilon else "clean"
@@ -79,8 +79,9 @@ def _worst(study: Study, found: dict[Condition, dict[float, ByClass]]) -> Table:
     )
 
 
-def _every(study: Study, objective: str, found: dict[Condition, dict[float, ByClass]]) -> Table:
-    first = next(iter(found.values()))[0.0]
+def _every(study: Study, heading: str, found: dict[Condition, dict[float, ByClass]]) -> Table:
+    first_condition, by_epsilon = next(iter(found.items()))
+    first = by_epsilon[0.0]
     at = epsilon_text(study.primary_epsilon)
     rows = []
     for name, clean in first.items():
@@ -88,8 +89,8 @@ def _every(study: Study, objective: str, found: dict[Condition, dict[float, ByCl
         rows.append((Cell(text=name), Cell(text=str(clean.n)), *cells))
     named = (Column(label=one.tested, detail=f"trained with {one.trained}", numeric=True) for one in found)
     return Table(
-        name=f"classes-{wording.slug(objective)}",
-        title=f"Every class, {wording.classifier(objective).lower()}",
+        name=f"classes-{wording.slug(first_condition.classifier_objective)}",
+        title=f"Every class, {heading[:1].lower()}{heading[1:]}",
         caption=f"Robust accuracy at {at} in percent with 95 % interval, by class and by masks in testing. "
         + wording.pooling_text(study),
         columns=(Column(label="Class"), Column(label="n", detail="images", numeric=True), *named),
@@ -107,4 +108,4 @@ def _tidy(found: dict[Condition, dict[float, ByClass]]) -> Iterator[dict[str, ob
         for epsilon, by_class in by_epsilon.items():
             for name, one in by_class.items():
                 figures = {"value": one.value, "low": one.low, "high": one.high, "images": one.n, "groups": one.groups}
-                yield {**condition._asdict(), "class": name, "epsilon": epsilon, "measure": ACCURACY.measure, **figures}
+                yield {**condition.columns, "class": name, "epsilon": epsilon, "measure": ACCURACY.measure, **figures}

@@ -109,11 +109,33 @@ def compared(study: Study) -> list[Comparison]:
     for epsilon in study.attacked:
         family = []
         for objective in study.classifier_objectives:
-            for name, first, second in _pairs([key for key in arms if key.classifier_objective == objective]):
+            trained = [key for key in arms if not key.is_own and key.classifier_objective == objective]
+            for name, first, second in _pairs(trained):
                 comparison = compare_systems(name, arms[first], arms[second], epsilon)
                 family += [comparison] if comparison is not None else []
         found += corrected(family)
     return found
+
+
+def compared_with_own(study: Study) -> list[Comparison]:
+    """The family at each epsilon above 0 of systems of the user's own: each minus every system that was trained here without masks,
+    with the oracle's or with learned ones, and minus every other one of the user's own that stands before it.
+
+    A family of its own: a system that is added changes nothing of the answer.
+    """
+    arms, own = study.by_condition("main"), study.own
+    others = [key for key in arms if not key.is_own and (key.test_masks in ("none", "oracle") or key.uses_segmenter)]
+    pairs = [(one, other) for place, one in enumerate(own) for other in [*others, *own[:place]]]
+    found: list[Comparison] = []
+    for epsilon in study.attacked:
+        named = [(f"{one.classifier_objective} - {_short(other)}", one, other) for one, other in pairs]
+        family = [compare_systems(name, arms[one], arms[other], epsilon) for name, one, other in named]
+        found += corrected([comparison for comparison in family if comparison is not None])
+    return found
+
+
+def _short(condition: Condition) -> str:
+    return condition.classifier_objective if condition.is_own else condition.test_masks
 
 
 def corrected(family: Sequence[Comparison]) -> list[Comparison]:
@@ -170,7 +192,7 @@ def compare_systems(name: str, first: list[Arm], second: list[Arm], epsilon: flo
     ours, theirs = both[: len(seeds)], both[len(seeds) :]
     by_seed = tuple(compare(one, other, groups) for one, other in zip(ours, theirs, strict=True))
     differences = ours.astype(np.float64) - theirs
-    rng = generator(f"{name} {first[0].condition} {second[0].condition} {epsilon}")
+    rng = generator(f"{name} {first[0].condition.draws} {second[0].condition.draws} {epsilon}")
     alone = len(seeds) == 1 or np.ptp(differences) == 0
     return Comparison(
         name=name,

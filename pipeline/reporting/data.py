@@ -23,12 +23,30 @@ class Condition(NamedTuple):
     """What two arms share that differ by their seed alone."""
 
     classifier_objective: str
+    """Of a system of the user's own, its name."""
     segmenter_objective: str | None
     """Of the segmenter in testing, else of that in training; None where no segmenter takes part."""
     train_masks: str
     test_masks: str
     setting: str = ""
     """How far masks made worse on purpose are changed: ``2 px``; empty for the others."""
+    is_own: bool = False
+    """A system of the user's own, which was not trained here."""
+
+    @property
+    def columns(self) -> dict[str, str | None]:
+        """As columns of a table for programs."""
+        return {name: value for name, value in self._asdict().items() if name != "is_own"}
+
+    @property
+    def draws(self) -> str:
+        """What the random draws of its intervals are named after. Another name means other draws."""
+        return f"Condition({', '.join(f'{name}={value!r}' for name, value in self.columns.items())})"
+
+    @property
+    def masks(self) -> str:
+        """Both masks, for people: ``oracle to learned (natural segmenter)``; of a system of the user's own those in testing."""
+        return self.tested if self.is_own else f"{self.trained} to {self.tested}"
 
     @property
     def tested(self) -> str:
@@ -135,8 +153,14 @@ class Study:
 
     @property
     def classifier_objectives(self) -> list[str]:
-        """Of the main arms, in the order of the run."""
-        return list(dict.fromkeys(arm.condition.classifier_objective for arm in self.arms if arm.role == "main"))
+        """Of the main arms that were trained here, in the order of the run."""
+        trained = (arm.condition for arm in self.arms if arm.role == "main" and not arm.condition.is_own)
+        return list(dict.fromkeys(condition.classifier_objective for condition in trained))
+
+    @property
+    def own(self) -> list[Condition]:
+        """The systems of the user's own, in the order of the run."""
+        return list(dict.fromkeys(arm.condition for arm in self.arms if arm.condition.is_own))
 
 
 def verdicts(arms: Sequence[Arm], epsilon: float) -> tuple[Bool[np.ndarray, "seeds images"], Shaped[np.ndarray, " images"]]:

@@ -112,7 +112,7 @@ def _shares(key: Condition, rows: pl.DataFrame) -> dict[float, dict[str, Estimat
         at = rows.filter(pl.col("epsilon") == epsilon)
         claims = {each.value: pl.col("attribution") == each.value for each in Attribution}
         claims |= {name: pl.col(column) for name, column in _ARMS.items()} | {name: pl.col(name) for name in _PATHS}
-        found[epsilon] = {name: share(*_matrix(at, claim), f"{name} {key} {epsilon}") for name, claim in claims.items()}
+        found[epsilon] = {name: share(*_matrix(at, claim), f"{name} {key.draws} {epsilon}") for name, claim in claims.items()}
     return found
 
 

@@ -10,11 +10,12 @@ from pipeline.reporting.classes import classes_section
 from pipeline.reporting.comparisons import Answer
 from pipeline.reporting.data import Study
 from pipeline.reporting.decomposition import decomposition_section, silhouette_section
-from pipeline.reporting.figures import Figures, compute_figures
+from pipeline.reporting.figures import Figures, compute_figures, panels_of
 from pipeline.reporting.gain import gain_section
 from pipeline.reporting.gallery import Cards, gallery_cards
 from pipeline.reporting.measured import measured_sections
 from pipeline.reporting.metrics import ACCURACY, METRICS, Metric
+from pipeline.reporting.own_systems import own_section
 from pipeline.reporting.plots import Panel
 from pipeline.reporting.provenance import configuration_text, provenance_rows
 from pipeline.reporting.section import Section
@@ -79,6 +80,7 @@ def compose(study: Study, metrics: Sequence[Metric] = METRICS) -> Document:
         failures=failed,
         sections=(
             _headline(study, found),
+            *own_section(study, failed),
             *(_metric_section(study, found, metric) for metric in metrics),
             _degradation(study, found),
             *measured_sections(study),
@@ -167,7 +169,7 @@ def _unanswered(study: Study) -> str:
 
 def _headline(study: Study, found: Figures) -> Section:
     folded = [tables.comparisons(found)] if found.comparisons else []
-    if any(len(figures.seeds) > 1 for figures in found.of_role("main")):
+    if any(len(figures.seeds) > 1 for figures in found.of_role("main") if not figures.condition.is_own):
         folded.append(tables.seeds(study, found))
     missing = None
     if any(arm.checks is not None for arm in study.arms):
@@ -193,12 +195,12 @@ def _metric_section(study: Study, found: Figures, metric: Metric) -> Section:
     panels = [
         plots.curves(
             f"{metric.name}-{wording.slug(objective)}",
-            wording.classifier(objective),
-            [one for one in systems if one.condition.classifier_objective == objective],
+            wording.heading(drawn[0].condition),
+            drawn,
             metric,
             norm=study.arms[0].summary.norm,
         )
-        for objective in dict.fromkeys(one.condition.classifier_objective for one in systems)
+        for objective, drawn in panels_of(systems).items()
     ]
     has_table = bool(systems) and metric is not ACCURACY
     return Section(

@@ -71,10 +71,19 @@ class Figures:
     comparisons: tuple[Comparison, ...]
     answers: tuple[Answer, ...]
 
-    def of_role(self, role: Role, classifier_objective: str | None = None) -> list[SystemFigures]:
+    def of_role(self, role: Role) -> list[SystemFigures]:
         """In the order of the run."""
-        chosen = [figures for figures in self.systems if figures.role == role]
-        return [figures for figures in chosen if classifier_objective in (None, figures.condition.classifier_objective)]
+        return [figures for figures in self.systems if figures.role == role]
+
+
+def panels_of(systems: Sequence[SystemFigures]) -> dict[str, list[SystemFigures]]:
+    """What is drawn together, by classifier objective. Systems of the user's own stand beside those of every objective; where there
+    are no others, each by its name."""
+    own = [one for one in systems if one.condition.is_own]
+    trained = [one for one in systems if not one.condition.is_own]
+    names = dict.fromkeys(one.condition.classifier_objective for one in trained or own)
+    beside = own if trained else []
+    return {name: [*(one for one in trained or own if one.condition.classifier_objective == name), *beside] for name in names}
 
 
 def compute_figures(study: Study, metrics: Sequence[Metric] = METRICS) -> Figures:
@@ -129,7 +138,7 @@ def _figures(arms: list[Arm], role: Role, study: Study, metrics: Sequence[Metric
 def _measured(arms: list[Arm], role: Role, metric: Metric, epsilon: float) -> Measured:
     values, groups = on_shared_images([metric.values(arm.records, epsilon) for arm in arms])
     clean, attacked = metric.draws
-    key = f"{role} {arms[0].condition}"
+    key = f"{role} {arms[0].condition.draws}"
     named = f"{attacked} {key} {epsilon}" if epsilon else f"{clean} {key}"
     if values.dtype != bool:
         return Measured(pooled=mean(values.astype(np.float64), groups, named))

@@ -59,11 +59,11 @@ def _table(name: str, systems: list[tuple[Arm, list[Figure]]], errors: dict[str,
     rows: dict[str, list[tuple[Cell, ...]]] = {}
     for arm, figures in systems:
         by_label = {figure.label: figure for figure in figures}
-        row = [Cell(text=f"{arm.condition.trained} to {arm.condition.tested}, seed {arm.seed}")]
+        row = [Cell(text=f"{arm.condition.masks}, seed {arm.seed}")]
         row += [_cell(by_label[figure.label]) if figure.label in by_label else Cell(text="") for figure in shown]
         if errors:
             row.append(Cell(text=f"{errors[arm.name]:.2f}" if arm.name in errors else ""))
-        rows.setdefault(wording.classifier(arm.condition.classifier_objective), []).append(tuple(row))
+        rows.setdefault(wording.heading(arm.condition), []).append(tuple(row))
     against = [Column(label=_ERROR, detail="of none's", numeric=True)] if errors else []
     return Table(
         name=f"measured-{wording.slug(name)}",

@@ -200,6 +200,8 @@ def _ordered(systems: Sequence[SystemFigures]) -> list[SystemFigures]:
 def label_of(figures: SystemFigures) -> str:
     """``learned (natural segmenter), trained with oracle``"""
     condition = figures.condition
+    if condition.is_own:
+        return f"{condition.classifier_objective} (masks {condition.tested})"
     trained = "" if condition.trained == condition.test_masks else f", trained with {condition.trained}"
     return condition.tested + trained
 

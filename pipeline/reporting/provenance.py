@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from pipeline.reporting.data import Study
+from pipeline.reporting.data import Arm, Study
 
 
 def provenance_rows(study: Study) -> tuple[tuple[str, str], ...]:
@@ -31,8 +31,13 @@ def provenance_rows(study: Study) -> tuple[tuple[str, str], ...]:
             "Weights",
             f"{len({entry[name] for entry in inputs for name in ('classifier', 'segmenter') if name in entry})} distinct stages",
         ),
+        ("Systems of your own", "; ".join(dict.fromkeys(_own(arm) for arm in study.arms if arm.condition.is_own))),
     ]
     return tuple((name, text) for name, text in rows if text)
+
+
+def _own(arm: Arm) -> str:
+    return f"{arm.condition.classifier_objective}: {arm.summary.own}, SHA-256 of its state {arm.about['inputs']['system'][:16]}"
 
 
 def configuration_text(study: Study) -> str:

@@ -18,6 +18,7 @@ from pipeline.runs.files import parse_json, read_json
 RUN = "run.json"
 NOT_RECORDED = "not recorded"
 _AGAIN = "run ablate again with resume=true"
+_UNFINISHED = "The arm {} was not evaluated to its end; continue the ablation with resume=true."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +66,13 @@ def _read_ablation(run: Path) -> Study:
         if (path / SUMMARY).is_file():
             arms.append(_arm(path, entry.name, _condition(entry), entry.seed, entry.role))
         else:
-            missing.append(f"The arm {entry.name} was not evaluated to its end; continue the ablation with resume=true.")
+            missing.append(_UNFINISHED.format(entry.name))
+    for own in manifest.systems:
+        path, name = run / own.evaluation, f"{own.name}, seed {own.seed}"
+        if (path / SUMMARY).is_file():
+            arms.append(_arm(path, name, _own_condition(own.name, Summary.read(path / SUMMARY)), own.seed, "main"))
+        else:
+            missing.append(_UNFINISHED.format(name))
     if not manifest.finished:
         missing.append("The ablation has not come to its end; the same foreguard ablate command continues it.")
     if not any(arm.role == "main" for arm in arms):
@@ -98,8 +105,8 @@ def _read_evaluation(run: Path) -> Study:
     if not (run / SUMMARY).is_file():
         raise RunError(f"{run}: the evaluation has not come to its end; continue it with resume=true")
     about, summary = _about(run), Summary.read(run / SUMMARY)
-    if summary.own is not None:  # named by its import path; what its masks were in training nobody has recorded
-        condition = Condition(summary.own, None, train_masks=summary.mask_source, test_masks=summary.mask_source)
+    if summary.own is not None:
+        condition = _own_condition(summary.own, summary)
     else:
         condition = Condition(
             classifier_objective=_trained_objective(about.config.classifier_run),
@@ -145,6 +152,11 @@ def _condition(entry: ArmEntry) -> Condition:
         train_masks=entry.train_masks.value,
         test_masks=entry.test_masks.value,
     )
+
+
+def _own_condition(name: str, summary: Summary) -> Condition:
+    """That of a system of the user's own. What its masks were in training nobody has recorded."""
+    return Condition(name, None, train_masks=NOT_RECORDED, test_masks=summary.mask_source, is_own=True)
 
 
 def _check_different(run: Path, arms: list[Arm]) -> None:

@@ -13,7 +13,7 @@ from pipeline.reporting.citation import citation
 from pipeline.reporting.comparisons import Comparison, compare_systems, corrected
 from pipeline.reporting.data import Study
 from pipeline.reporting.document import Document, answer_cards
-from pipeline.reporting.figures import Figures, compute_figures
+from pipeline.reporting.figures import Figures, compute_figures, panels_of
 from pipeline.reporting.metrics import METRICS, Metric
 from pipeline.reporting.provenance import configuration_text, provenance_rows
 from pipeline.reporting.section import Section
@@ -79,14 +79,13 @@ def _metric_section(runs: Runs, metric: Metric) -> Section:
     panels = [
         plots.curves(
             f"{metric.name}-{number}-{wording.slug(objective)}",
-            f"{name}: {wording.classifier(objective)}",
+            f"{name}: {wording.heading(systems[0].condition)}",
             systems,
             metric,
             norm=study.arms[0].summary.norm,
         )
         for number, (name, (study, found)) in enumerate(runs.items(), start=1)
-        for objective in study.classifier_objectives
-        if (systems := [one for one in found.of_role("main", objective) if metric.applies(one.condition)])
+        for objective, systems in panels_of([one for one in found.of_role("main") if metric.applies(one.condition)]).items()
     ]
     return Section(
         name=metric.name,
@@ -112,7 +111,7 @@ def _table(runs: Runs, metric: Metric) -> Table:
             curve = one.curve(metric)
             cells = (tables.metric_cell(metric, curve[epsilon]) if epsilon in curve else Cell(text="") for epsilon in epsilons)
             row = (*(cell(one) for _, cell in tables.MASKS), *cells)
-            groups.setdefault(f"{name}: {wording.classifier(one.condition.classifier_objective)}", []).append(row)
+            groups.setdefault(f"{name}: {wording.heading(one.condition)}", []).append(row)
     return Table(
         name=metric.table,
         title=metric.title,
@@ -134,7 +133,7 @@ def _between(runs: Runs) -> Section:
         for one in family:
             system = f"{one.first.tested}, trained with {one.first.trained}"
             row = (Cell(text=f"{name} - {first}", detail=system), *tables.comparison_cells(one))
-            groups.setdefault(wording.classifier(one.first.classifier_objective), []).append(row)
+            groups.setdefault(wording.heading(one.first), []).append(row)
             tidy.append({"run": name, "other_run": first, **tables.comparison_tidy(one)})
     columns = (Column(label="Difference"), *tables.COMPARISON_COLUMNS)
     caption = (

@@ -83,8 +83,8 @@ def seeds(study: Study, found: Figures) -> Table:
     columns = (*(column for column, _ in MASKS), Column(label="Seed", numeric=True), *metric_columns(ACCURACY, (0.0, *attacked)))
     groups: dict[str, list[tuple[Cell, ...]]] = {}
     tidy = []
-    for figures in found.of_role("main"):
-        rows = groups.setdefault(wording.classifier(figures.condition.classifier_objective), [])
+    for figures in (one for one in found.of_role("main") if not one.condition.is_own):
+        rows = groups.setdefault(wording.heading(figures.condition), [])
         for place, seed in enumerate(figures.seeds):
             values = [measured.by_seed[place] for measured in figures.measured[ACCURACY.measure].values()]
             names = (cell(figures) for _, cell in MASKS)
@@ -173,7 +173,7 @@ def of_metric(
         curve = figures.curve(metric)
         row = (*(cell(figures) for _, cell in leading), *(metric_cell(metric, value) for value in curve.values()))
         row += tuple(cell(figures) for _, cell in trailing)
-        groups.setdefault(wording.classifier(figures.condition.classifier_objective), []).append(row)
+        groups.setdefault(wording.heading(figures.condition), []).append(row)
         tidy += [_tidy(figures, epsilon, metric, value) for epsilon, value in curve.items()]
         if len(figures.seeds) > 1:
             tidy += _tidy_of_seeds(figures, metric)
@@ -278,7 +278,7 @@ def _tidy(
     """``seed`` is null for figures pooled over all seeds of a system."""
     condition = figures.condition
     return {
-        **condition._asdict(),
+        **condition.columns,
         "role": figures.role,
         "epsilon": epsilon,
         "measure": metric.measure,

@@ -20,8 +20,16 @@ def classifier(objective: str) -> str:
     return TRAINED.get(objective, f"Classifier trained with {objective}")
 
 
+def heading(condition: Condition) -> str:
+    """What a system stands under in a table: ``Adversarially trained classifier``, ``System of your own: our-model``"""
+    name = condition.classifier_objective
+    return f"System of your own: {name}" if condition.is_own else classifier(name)
+
+
 def system_text(condition: Condition) -> str:
     """``Naturally trained classifier; masks in training: oracle; in testing: random``"""
+    if condition.is_own:
+        return f"{heading(condition)}; masks: {condition.tested}"
     return f"{classifier(condition.classifier_objective)}; masks in training: {condition.trained}; in testing: {condition.tested}"
 
 

@@ -79,6 +79,15 @@ def failing():
     raise FileNotFoundError("no weights at weights.pth\\nsorry")
 
 
+def lazy():
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(NUM_CLASSES))
+
+
+def on_meta():
+    with torch.device("meta"):
+        return Net()
+
+
 def no_module():
     return lambda images: images
 
@@ -179,6 +188,8 @@ def test_weights_and_path_decide_what_it_is(models: Path, synthetic_set: Path) -
         ("own_models:with_arguments", "needs arguments (path); name a function that needs none and calls it"),
         ("own_models:failing", "fails: FileNotFoundError: no weights at weights.pth sorry"),
         ("own_models:no_module", "returns a function; expected a torch.nn.Module from images to logits"),
+        ("own_models:lazy", "its 1.weight has no values yet: run it on an image, or load its weights"),
+        ("own_models:on_meta", "its body.2.weight has no values yet: run it on an image, or load its weights"),
         ("own_models:few_classes", "has 2 classes, and "),
         ("own_models:a_tuple", "the model returns a tuple of 2, not a tensor"),
         ("own_models:maps", "the model returns the shape (8, "),

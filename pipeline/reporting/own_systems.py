@@ -1,0 +1,55 @@
+"""Systems of the user's own beside those that were trained here: paired differences on the same images."""
+
+from collections.abc import Sequence
+
+import polars as pl
+
+from pipeline.reporting import tables, wording
+from pipeline.reporting.comparisons import Comparison, compared_with_own
+from pipeline.reporting.data import Study
+from pipeline.reporting.section import Section
+from pipeline.reporting.table import Cell, Column, Table, grouped
+from pipeline.reporting.trust import Failure
+
+_INTRO = (
+    "Models that were not trained here, attacked with the same attacks on the same images. A positive difference: the system named "
+    "first is harder to fool. What they were trained on nobody has recorded: where test images were among it, they look better "
+    "than they are. Under several seeds their weights stay the same, and only the random starts of the attacks differ."
+)
+
+
+def own_section(study: Study, failed: Sequence[Failure]) -> tuple[Section, ...]:
+    """One section, or none where every system was trained here or there is nothing to compare."""
+    found = compared_with_own(study)
+    if not found:
+        return ()
+    names = {condition: condition.classifier_objective for condition in study.own}
+    doubts = [f"{names[one.condition]}: {one.name}" for one in failed if one.condition in names]
+    warning = f"These figures are not to be trusted, because a check failed ({'; '.join(doubts)})." if doubts else None
+    return (
+        Section(
+            name="own-systems", title="How do systems of your own compare?", intro=_INTRO, tables=(_table(found),), warning=warning
+        ),
+    )
+
+
+def _table(found: Sequence[Comparison]) -> Table:
+    groups: dict[str, list[tuple[Cell, ...]]] = {}
+    for one in found:
+        row = (Cell(text=one.name, detail=_other(one)), *tables.comparison_cells(one))
+        groups.setdefault(wording.heading(one.first), []).append(row)
+    tidy = [{**tables.comparison_tidy(one), "second_classifier_objective": one.second.classifier_objective} for one in found]
+    return Table(
+        name="own-systems",
+        title="Systems of your own minus others",
+        caption="Differences of robust accuracy on the same images, with p corrected by Holm over all of these at one epsilon, "
+        "apart from the comparisons of the answer.",
+        columns=(Column(label="Difference"), *tables.COMPARISON_COLUMNS),
+        groups=grouped(groups),
+        tidy=pl.DataFrame(tidy, infer_schema_length=None),
+    )
+
+
+def _other(one: Comparison) -> str:
+    second = one.second
+    return wording.heading(second) if second.is_own else f"{wording.classifier(second.classifier_objective)}, masks {second.masks}"
