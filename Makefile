@@ -42,7 +42,7 @@ test-slow: $(STAMP) ## the heavy tests
 	@$(BIN)/python -m pytest -q -n auto -m slow
 
 mutants: $(STAMP) ## by hand, for hours: what share of small changes to the core the tests notice (docs/testing.md)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'cosmic-ray>=8.4,<9'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'cosmic-ray>=8.4,<9' 'coverage>=7.6,<8'
 	@$(BIN)/python tests/mutants.py
 
 check: $(STAMP) ## format, lint, types, import contracts

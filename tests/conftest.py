@@ -1,8 +1,10 @@
 """Shared by all tests: shapes are checked as types, real data is found or skipped, torch is quiet and deterministic."""
 
+import importlib.util
 import os
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,22 @@ settings.register_profile("foreguard", deadline=None)
 settings.load_profile("foreguard")
 
 SHARED_DATA = Path(os.environ.get("FOREGUARD_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+@pytest.fixture(scope="session")
+def load_file() -> Callable[[Path], types.ModuleType]:
+    """Imports a file that lies beside the tests, which are no package, under the name of the file."""
+
+    def load(path: Path) -> types.ModuleType:
+        specification = importlib.util.spec_from_file_location(path.stem, path)
+        assert specification is not None
+        assert specification.loader is not None
+        module = importlib.util.module_from_spec(specification)
+        sys.modules[path.stem] = module
+        specification.loader.exec_module(module)
+        return module
+
+    return load
 
 
 @pytest.fixture(scope="session")

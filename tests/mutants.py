@@ -3,27 +3,52 @@
 The mutants are those of cosmic-ray (https://cosmic-ray.readthedocs.io), made in a clone of HEAD. Of the operators that replace one
 binary operator by all others only the nearest neighbor counts: ``a + b`` as ``a ** b`` is noticed by anything and would flatter the
 score. A sample is drawn with a seed over all modules, so the score is an estimate; its 95 % Wilson interval is printed with it, and
-every survivor with its place. A mutant that hangs is stopped after ten minutes and counts as noticed.
+every survivor with its line. A mutant that hangs is stopped and counts as noticed.
+
+A mutant is shown to the tests that ran its line where nothing was changed (coverage.py saw them do it), those of the module's own
+file first, then the fastest; for what is computed at import, to all that ran a line of its module. After ``--budget`` seconds of
+them it counts as a survivor. Each mutant is tried in a fork of this process, which has imported what others wrote.
 """
 
 import argparse
+import ast
+import hashlib
+import json
+import os
 import random
-import shlex
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from itertools import accumulate
 from pathlib import Path
 
-from cosmic_ray.mutating import mutate_and_test
+import pytest
+from cosmic_ray.mutating import use_mutation
+from cosmic_ray.plugins import get_operator
 from cosmic_ray.work_db import WorkDB, use_db
-from cosmic_ray.work_item import MutationSpec, TestOutcome, WorkerOutcome
-
-from pipeline.evaluation.statistics import wilson
+from cosmic_ray.work_item import MutationSpec
+from coverage import Coverage
 
 ROOT = Path(__file__).parents[1]
 MODULES = ("pipeline/attacks", "pipeline/masks", "pipeline/evaluation/statistics.py", "pipeline/evaluation/clusters.py")
+TESTS = (
+    "tests/pipeline/attacks",
+    "tests/pipeline/masks",
+    "tests/pipeline/evaluation/test_clusters.py",
+    "tests/pipeline/evaluation/test_measuring.py",
+    "tests/pipeline/evaluation/test_statistics.py",
+    "tests/pipeline/test_system.py",
+)
 NEIGHBORS = {"Add_Sub", "Sub_Add", "Mul_Div", "Div_Mul", "FloorDiv_Mul", "Mod_FloorDiv", "Pow_Mul", "BitAnd_BitOr"}
-TIMEOUT_S = 600.0
+# Not ours, slow to import, and no plugin of pytest.
+IMPORTED_ONCE = ("torch", "torchvision", "timm", "segmentation_models_pytorch", "scipy.stats", "cv2", "hydra", "polars", "pydantic")
 
 
 def main() -> int:
@@ -31,34 +56,44 @@ def main() -> int:
     parser.add_argument("modules", nargs="*", default=MODULES, help="files or folders of the repository")
     parser.add_argument("--sample", type=int, default=200, help="mutants that are tried; 0 is all")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--budget", type=float, default=60.0, help="processor seconds of tests for one mutant")
+    parser.add_argument("--cache", type=Path, help="a folder that keeps which tests run which lines, for the next call")
     chosen = parser.parse_args()
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"  # else a mutant could be mistaken for another of the same second
+    sys.dont_write_bytecode = True
+    for name in IMPORTED_ONCE:
+        import_module(name)
     with tempfile.TemporaryDirectory() as folder:
-        clone = Path(folder) / "clone"
+        clone, cache = Path(folder) / "clone", chosen.cache or Path(folder) / "cache"
+        cache.mkdir(parents=True, exist_ok=True)
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
-        named = [clone / module for module in chosen.modules]
-        files = [path for place in named for path in ([place] if place.is_file() else sorted(place.rglob("*.py")))]
-        mutants = sorted((spec for path in files for spec in mutants_of(path, Path(folder))), key=str)
+        mutants = sorted(mutants_of(python_files(clone, chosen.modules), Path(folder)), key=str)
         if not mutants:
             parser.error(f"no mutants in {', '.join(chosen.modules)}")
         random.Random(chosen.seed).shuffle(mutants)
         tried = mutants[: chosen.sample or None]
-        for folder_of_tests in sorted({tests_of(spec, clone)[-1] for spec in tried}):  # else every mutant would seem to be noticed
-            subprocess.run(pytest_command(clone, [folder_of_tests]), check=True, stdout=subprocess.DEVNULL)
-        killed = sum(is_killed(spec, clone) for spec in tried)
+        baseline = Baseline(clone, cache)
+        killed = sum(is_killed(spec, baseline, clone, chosen.budget) for spec in tried)
+    from pipeline.evaluation.statistics import wilson  # not before the last fork, which has to import the mutant
+
     print(f"{wilson(killed, len(tried)).percent()} of the mutants are noticed, {len(mutants)} in all")
     return 0
 
 
-def mutants_of(path: Path, folder: Path) -> list[MutationSpec]:
-    """The mutants of a module that count."""
-    if path.name == "__init__.py":
-        return []
-    config = folder / "cosmic-ray.toml"
+def python_files(clone: Path, places: tuple[str, ...]) -> list[Path]:
+    """The modules at some places, but for those that only say what their package is."""
+    named = [clone / place for place in places]
+    found = [path for place in named for path in ([place] if place.is_file() else sorted(place.rglob("*.py")))]
+    return [path for path in found if path.name != "__init__.py"]
+
+
+def mutants_of(files: list[Path], folder: Path) -> list[MutationSpec]:
+    """The mutants of some modules that count."""
+    config, session = folder / "cosmic-ray.toml", folder / "session.sqlite"
     config.write_text(
-        f'[cosmic-ray]\nmodule-path = ["{path}"]\ntimeout = 1.0\nexcluded-modules = []\ntest-command = "true"\n'
-        '[cosmic-ray.distributor]\nname = "local"\n'
+        f"[cosmic-ray]\nmodule-path = {[str(path) for path in files]}\ntimeout = 1.0\nexcluded-modules = []\n"
+        'test-command = "true"\n[cosmic-ray.distributor]\nname = "local"\n'
     )
-    session = folder / f"{path.stem}.sqlite"
     command = [sys.executable, "-m", "cosmic_ray.cli", "init", "--force", str(config), str(session)]
     subprocess.run(command, check=True, capture_output=True)
     with use_db(session, WorkDB.Mode.open) as database:
@@ -71,30 +106,153 @@ def counts(operator: str) -> bool:
     return not name.startswith("ReplaceBinaryOperator_") or name.removeprefix("ReplaceBinaryOperator_") in NEIGHBORS
 
 
-def tests_of(spec: MutationSpec, clone: Path) -> list[str]:
-    """The tests of the mutated module: its own file first, where there is one, then its folder's."""
-    module = spec.module_path.relative_to(clone)
-    folder = clone / "tests" / module.parent
-    own = folder / f"test_{module.stem}.py"
-    return [str(path) for path in ([own] if own.is_file() else []) + [folder]]
+class Baseline:
+    """What the tests do where nothing is changed: which lines of the modules each runs, and its processor seconds."""
+
+    def __init__(self, clone: Path, cache: Path) -> None:
+        self._clone = clone
+        self.seconds: dict[str, float] = {}
+        self._tests: dict[tuple[str, int], set[str]] = {}  # of a line
+        for file in (path for path in python_files(clone, TESTS) if path.name.startswith("test_")):
+            seen = self._of_file(file, cache / f"{file.relative_to(clone)}.json".replace("/", "."))
+            self.seconds |= seen["seconds"]
+            for module, lines in seen["lines"].items():
+                for line, tests in lines.items():
+                    self._tests.setdefault((module, int(line)), set()).update(tests)
+
+    def _of_file(self, file: Path, record: Path) -> dict[str, dict]:
+        """From the last call, unless the tests or the modules that they run have changed."""
+        if record.is_file():
+            seen: dict[str, dict] = json.loads(record.read_text())
+            if all((self._clone / path).is_file() and sha(self._clone / path) == was for path, was in seen["files"].items()):
+                return seen
+        log = record.with_suffix(".txt")
+        if in_a_fork(lambda: run_tests(self._clone, [file], Recorder(file, record, self._clone)), timeout_s=3600.0, log=log) != 0:
+            raise SystemExit(f"{log.read_text()}the tests fail without a mutant, so every mutant would seem to be noticed")
+        return json.loads(record.read_text())
+
+    def that_ran(self, spec: MutationSpec, budget_s: float) -> list[str]:
+        """The tests that ran the line of a mutant, in the order in which they are tried."""
+        module = str(spec.module_path.relative_to(self._clone))
+        lines = lines_of_statement(spec.module_path, spec.start_pos[0])
+        chosen = {test for line in lines for test in self._tests.get((module, line), ())}
+        if not chosen:
+            chosen = {test for (path, _), tests in self._tests.items() if path == module for test in tests}
+        own = f"/test_{spec.module_path.stem}.py"
+        ordered = sorted(chosen or self.seconds, key=lambda test: (own not in test, self.seconds[test]))
+        spent = accumulate(self.seconds[test] for test in ordered)
+        return [test for test, seconds in zip(ordered, spent, strict=True) if seconds <= budget_s] or ordered[:1]
 
 
-def pytest_command(clone: Path, tests: list[str]) -> list[str]:
-    """Stops at the first failure; the clone's sources come before an installed package."""
-    python = [sys.executable, "-m", "pytest", "-q", "-x", "-n0", "-p", "no:cacheprovider", f"--rootdir={clone}"]
-    return ["env", "-C", str(clone), f"PYTHONPATH={clone}", *python, *tests]
+def lines_of_statement(path: Path, line: int) -> range:
+    """The lines of the innermost statement around a line, without its body; none for the head of a function or class."""
+    around = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.stmt)]
+    around = [node for node in around if node.lineno <= line <= (node.end_lineno or 0)]
+    if not around:  # a decorator
+        return range(0)
+    statement = min(around, key=lambda node: (node.end_lineno or 0) - node.lineno)
+    if isinstance(statement, ast.FunctionDef | ast.ClassDef):
+        return range(0)
+    body: list[ast.stmt] = getattr(statement, "body", [])
+    return range(statement.lineno, max(line, body[0].lineno - 1 if body else statement.end_lineno or 0) + 1)
 
 
-def is_killed(spec: MutationSpec, clone: Path) -> bool:
-    """Run the tests of a mutated module and say what happened."""
-    result = mutate_and_test([spec], shlex.join(pytest_command(clone, tests_of(spec, clone))), TIMEOUT_S)
-    if result.worker_outcome is not WorkerOutcome.NORMAL or result.test_outcome is TestOutcome.INCOMPETENT:
-        raise RuntimeError(f"the mutant could not be tried: {spec}: {result.output}")
-    killed = result.test_outcome is TestOutcome.KILLED
+def sha(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+class Recorder:
+    """A plugin of pytest that notes what a ``Baseline`` wants to know of one file of tests."""
+
+    def __init__(self, file: Path, record: Path, clone: Path) -> None:
+        self._seconds: Counter[str] = Counter()
+        self._file, self._record, self._clone = file, record, clone
+        self._modules = [str(path) for path in python_files(clone, MODULES)]
+        self._coverage = Coverage(data_file=None, config_file=False, include=self._modules, messages=False)
+        self._coverage.start()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+        self._coverage.switch_context(item.nodeid)
+        began = time.process_time()
+        result = yield
+        self._seconds[item.nodeid] = time.process_time() - began
+        return result
+
+    def pytest_sessionfinish(self) -> None:
+        self._coverage.stop()
+        data, lines = self._coverage.get_data(), {}
+        for path in data.measured_files():
+            by_line = {line: sorted(set(tests) - {""}) for line, tests in data.contexts_by_lineno(path).items()}  # "": the import
+            if any(by_line.values()):
+                lines[str(Path(path).relative_to(self._clone))] = by_line
+        files = {name: sha(self._clone / name) for name in (*lines, str(self._file.relative_to(self._clone)))}
+        self._record.write_text(json.dumps({"files": files, "seconds": self._seconds, "lines": lines}))
+
+
+class Chooser:
+    """A plugin of pytest that runs the given tests in the given order."""
+
+    def __init__(self, tests: list[str]) -> None:
+        self._rank = {test: rank for rank, test in enumerate(tests)}
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        items[:] = sorted((item for item in items if item.nodeid in self._rank), key=lambda item: self._rank[item.nodeid])
+
+
+def run_tests(clone: Path, tests: list[Path], plugin: object) -> int:
+    """The exit code of pytest, which stops at the first failure; the clone's sources come before an installed package."""
+    os.chdir(clone)
+    os.environ["PYTHONPATH"] = str(clone)
+    sys.path[:] = [str(clone), *(path for path in sys.path if path not in ("", str(ROOT), str(ROOT / "tests")))]
+    imported = ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of what was imported once
+    options = ["-q", "-x", "-n0", "-p", "no:cacheprovider", *imported, f"--rootdir={clone}"]
+    return int(pytest.main([*options, *map(str, tests)], plugins=[plugin]))
+
+
+def in_a_fork(run: Callable[[], int], timeout_s: float, log: Path = Path(os.devnull)) -> int | None:
+    """What a function returns in a process of its own, which prints to ``log``; None after the timeout."""
+    process = os.fork()
+    if not process:
+        code = 70  # of an error in here
+        try:
+            os.setsid()
+            for stream in (sys.stdout, sys.stderr):
+                os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream.fileno())
+            code = run()
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    stop_at = time.monotonic() + timeout_s
+    while time.monotonic() < stop_at:
+        ended, status = os.waitpid(process, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.05)
+    os.killpg(process, signal.SIGKILL)
+    os.waitpid(process, 0)
+    return None
+
+
+def is_killed(spec: MutationSpec, baseline: Baseline, clone: Path, budget_s: float) -> bool:
+    """Run the tests of a mutant and say what happened."""
+    tests = baseline.that_ran(spec, budget_s)
+    files = sorted({clone / test.split("::")[0] for test in tests})
+    timeout_s = 300 + 20 * sum(baseline.seconds[test] for test in tests)  # of a busy machine
+    shutil.rmtree(clone / ".hypothesis", ignore_errors=True)  # no test remembers another mutant
+    with use_mutation(spec.module_path, get_operator(spec.operator_name)(), spec.occurrence) as (before, after):
+        code = in_a_fork(lambda: run_tests(clone, files, Chooser(tests)), timeout_s)
+    if after is None or code in (int(pytest.ExitCode.INTERNAL_ERROR), 70):
+        raise RuntimeError(f"the mutant could not be tried: {spec}")
+    killed = code not in (int(pytest.ExitCode.OK), int(pytest.ExitCode.NO_TESTS_COLLECTED))
+    changed = [new.strip() for old, new in zip(before.splitlines(), after.splitlines(), strict=False) if old != new]
     place = f"{spec.module_path.relative_to(clone)}:{spec.start_pos[0]}:{spec.start_pos[1]}"
-    print(
-        f"{'noticed ' if killed else 'SURVIVED'} {place} {spec.operator_name.removeprefix('core/')} {spec.occurrence}", flush=True
-    )
+    operator = f"{spec.operator_name.removeprefix('core/')} {spec.occurrence}"
+    print(f"{'noticed ' if killed else 'SURVIVED'} {place} {operator}: {changed[0] if changed else ''}", flush=True)
     return killed
 
 

@@ -1,7 +1,6 @@
 """The small evaluation of ``small.py``, which runs in other processes as well, and two small stages in their runs."""
 
-import importlib.util
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -10,15 +9,8 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def small() -> ModuleType:
-    name = "small_evaluation"
-    specification = importlib.util.spec_from_file_location(name, Path(__file__).with_name("small.py"))
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    sys.modules[name] = module
-    specification.loader.exec_module(module)
-    return module
+def small(load_file: Callable[[Path], ModuleType]) -> ModuleType:
+    return load_file(Path(__file__).with_name("small.py"))
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,6 @@
 """The simulator of ``simulated.py``, and one report of a simulated ablation that many tests read."""
 
-import importlib.util
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -22,15 +20,8 @@ def few_resamples() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def simulated() -> ModuleType:
-    name = "simulated_runs"
-    specification = importlib.util.spec_from_file_location(name, Path(__file__).with_name("simulated.py"))
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    sys.modules[name] = module
-    specification.loader.exec_module(module)
-    return module
+def simulated(load_file: Callable[[Path], ModuleType]) -> ModuleType:
+    return load_file(Path(__file__).with_name("simulated.py"))
 
 
 @pytest.fixture(scope="session")
