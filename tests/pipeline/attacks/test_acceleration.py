@@ -10,7 +10,7 @@ from torchvision.ops import Conv2dNormActivation
 from classifier.config import ClassifierConfig
 from classifier.losses import cross_entropy
 from classifier.model import build_classifier
-from pipeline.attacks.acceleration import attacked_copy, fold_batch_norms
+from pipeline.attacks.acceleration import attacked_copy, copy_to_search, fold_batch_norms
 from pipeline.attacks.objectives import scores_and_gradients
 from pipeline.attacks.specs import GradientPath
 from pipeline.attacks.tracker import verdict
@@ -203,6 +203,79 @@ def test_the_copy_gives_the_systems_logits_for_every_source(
         half = attacked_copy(original, images, precision="bf16")(images, context)
         torch.testing.assert_close(half, expected, rtol=0, atol=0.05 * tolerance)
     assert attacked_copy(original, images).masks(images, context).shape == (2, 1, SIDE, SIDE)
+
+
+class Drifting(nn.Module):
+    """A copy of it answers with a little more: as somebody's own module may, which is not all in its attributes."""
+
+    def __init__(self, drift: float) -> None:
+        super().__init__()
+        self.factor, self.drift = 1.0, drift
+
+    def __deepcopy__(self, memo: dict) -> "Drifting":
+        del memo
+        other = Drifting(self.drift)
+        other.factor = self.factor * (1 + self.drift)
+        return other
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.factor * images.mean(dim=(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("drift", "precision", "taken"),
+    [
+        (2e-4, "float32", True),
+        (2e-3, "float32", False),
+        (-2e-3, "float32", False),
+        (0.05, "bf16", True),
+        (0.3, "bf16", False),
+    ],
+)
+def test_a_copy_that_is_another_function_is_not_searched(drift: float, precision: str, taken: bool) -> None:
+    """It is copied twice, as a system and as a stage: by 1e-3 of the largest logit in float32, and by half of it in bfloat16."""
+    original = TwoStage(Drifting(drift), masks=MaskConfig(source=MaskSource.NONE)).eval()
+    images, _ = batch(2)
+    found = copy_to_search(original, images, precision=precision)  # type: ignore[arg-type]
+    assert (found is not original) == taken
+
+
+class CutOff(nn.Module):
+    """Its copy has no gradient."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.detach().mean(dim=(2, 3))
+
+
+class Scaled(nn.Module):
+    """A batch norm that is folded wrongly where nobody looks: it answers with a little more of what it gets."""
+
+    def __init__(self, more: float) -> None:
+        super().__init__()
+        self.convolution, self.norm, self.more = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), more
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.convolution(images)
+        return self.norm(features) + self.more * features
+
+
+@pytest.mark.parametrize(("more", "folded"), [(0.0, True), (1e-12, True), (1e-6, False), (0.5, False)])
+def test_folding_may_change_rounding_and_nothing_else(more: float, folded: bool) -> None:
+    """A second reader of the convolution makes folding wrong by about as much as it counts for."""
+    stage = with_statistics(Scaled(more))
+    assert num_batch_norms(fold_batch_norms(stage, batch()[0])) == (0 if folded else 1)
+
+
+def test_a_system_that_cannot_be_differentiated_or_copied_is_searched_itself() -> None:
+    images, _ = batch(2)
+    for stage in (CutOff(), ForbidsCopies()):
+        original = TwoStage(stage, masks=MaskConfig(source=MaskSource.NONE)).eval()
+        assert copy_to_search(original, images) is original
+
+
+class ForbidsCopies(CutOff):
+    def __deepcopy__(self, memo: dict) -> "ForbidsCopies":
+        raise TypeError("not to be copied")
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])

@@ -79,13 +79,30 @@ def test_a_c_library_without_mallopt_is_left_alone(library: object, monkeypatch:
     assert keep_freed_pages() is False
 
 
-@pytest.mark.parametrize(("limited", "expected"), [((-3,), True), ((-3, -4), False), ((-1,), False)])
-def test_an_old_glibc_is_asked_in_another_way(limited: tuple[int, ...], expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+# Numbers of malloc.h (https://sourceware.org/git/glibc.git, malloc/malloc.h): what each parameter of mallopt is.
+TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD, MMAP_MAX = -1, -2, -3, -4
+LARGE_BLOCKS, NO_MMAP, NEVER = (MMAP_THRESHOLD, 2**31 - 1), (MMAP_MAX, 0), (TRIM_THRESHOLD, -1)
+PAD = (TOP_PAD, 64 * 2**20)
+
+
+@pytest.mark.parametrize(
+    ("limited", "expected", "asked"),
+    [
+        ((), True, [LARGE_BLOCKS, NEVER, PAD]),
+        ((MMAP_THRESHOLD,), True, [LARGE_BLOCKS, NO_MMAP, NEVER, PAD]),  # before 2.35
+        ((MMAP_THRESHOLD, MMAP_MAX), False, [LARGE_BLOCKS, NO_MMAP]),
+        ((TRIM_THRESHOLD,), False, [LARGE_BLOCKS, NEVER]),
+        ((TOP_PAD,), False, [LARGE_BLOCKS, NEVER, PAD]),
+    ],
+)
+def test_glibc_is_asked_for_all_of_it_and_an_old_one_in_another_way(
+    limited: tuple[int, ...], expected: bool, asked: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard = []
 
     class Glibc:
         def mallopt(self, parameter: int, value: int) -> int:
-            asked.append((parameter, value))
+            heard.append((parameter, value))
             return int(parameter not in limited)
 
     monkeypatch.setattr(allocator.sys, "platform", "linux")
@@ -93,4 +110,17 @@ def test_an_old_glibc_is_asked_in_another_way(limited: tuple[int, ...], expected
     for variable in allocator._VARIABLES:
         monkeypatch.delenv(variable, raising=False)
     assert keep_freed_pages() is expected
-    assert ((-4, 0) in asked) == (-3 in limited)
+    assert heard == asked
+
+
+@pytest.mark.parametrize(
+    "variable",
+    ["MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_", "GLIBC_TUNABLES"],
+)
+def test_nothing_is_asked_where_a_user_has_set_a_variable_of_glibc(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in allocator._VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, "1")
+    monkeypatch.setattr(allocator.sys, "platform", "linux")
+    monkeypatch.setattr(allocator.ctypes, "CDLL", None)  # to call it would be an error
+    assert keep_freed_pages() is False

@@ -1,5 +1,6 @@
 """Backgrounds of known colors: what was exchanged and what was kept can be said pixel by pixel."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -82,3 +83,23 @@ def test_an_image_without_a_donor_is_told_apart() -> None:
     assert choose_donors(rows, rows, labels, groups, rows, same_class=False)[:2].tolist() == [2, 2]
     with pytest.raises(ValueError, match="'same-class' needs the images and masks of donors"):
         with_backdrop(Backdrop.SAME_CLASS, torch.rand(1, 3, 4, 4), torch.ones(1, 1, 4, 4))
+
+
+def test_objects_are_painted_over_by_opencv_with_a_rim_of_one_pixel_and_a_reach_of_three() -> None:
+    images = torch.randint(0, 256, (1, 3, SIDE, SIDE), generator=torch.Generator().manual_seed(5)).float() / 255
+    masks = torch.zeros(1, 1, SIDE, SIDE)
+    masks[0, 0, 3:6, 2:7] = 0.01  # any trace of the object
+    hole = np.zeros((SIDE, SIDE), np.uint8)
+    hole[2:7, 1:8] = 1
+    pixels = (images[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+    expected = cv2.inpaint(pixels, hole, 3, cv2.INPAINT_TELEA)
+    assert np.array_equal((without_objects(images, masks)[0].permute(1, 2, 0).numpy() * 255).round(), expected)
+    assert without_objects(images[:0], masks[:0]).shape == (0, 3, SIDE, SIDE)
+
+
+def test_a_donor_is_drawn_by_the_images_seed_and_the_kind_of_background_alone() -> None:
+    labels, groups, rows = np.repeat([0, 1], 20), np.arange(40), np.arange(40)
+    for same_class in (True, False):
+        donors = choose_donors(rows[3:4], np.array([77]), labels, groups, rows, same_class=same_class)
+        fit = [row for row in range(40) if (labels[row] == 0) == same_class and row != 3]
+        assert donors[0] == fit[np.random.default_rng([77, int(same_class)]).integers(len(fit))]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from pipeline.attacks.objectives import ModelObjective, margin
 from pipeline.attacks.regions import region_masks
 from pipeline.attacks.threat import Region
 from pipeline.masks.config import MaskSource
+from pipeline.randomness import derive_seeds, normal, uniform
 from pipeline.system import TwoStage, attacked
 
 SIDE = 4
@@ -61,7 +63,7 @@ def test_it_is_never_much_nearer_than_a_white_box_search_on_a_smooth_system(
     objective = ModelObjective(model=system, score=margin, targets=(labels,), context=context)
     with attacked(system), torch.no_grad():
         found = hop_skip_jump(
-            lambda points: objective(points) > 0, images, norm=norm, seeds=torch.arange(4), num_steps=4, max_probes=150
+            lambda points: objective(points) > 0, images, norm=norm, seeds=torch.arange(4), num_steps=3, max_probes=150
         )
         white_box = fmn(objective, images, norm=norm, num_steps=100)
         assert found.distances.isfinite().all()
@@ -117,3 +119,89 @@ def test_beside_the_object_of_an_oracle_system_nothing_is_found(
             region=background,
         )
     assert found.distances.isinf().all()
+
+
+class Side:
+    """On which side of a curved boundary a point lies, and how often that was asked."""
+
+    def __init__(self, threshold: float) -> None:
+        self.slopes = torch.randn(3, SIDE, SIDE, generator=seeded(20), dtype=torch.float64).numpy()
+        self.threshold, self.asked = threshold, 0
+
+    def __call__(self, points: Tensor) -> Tensor:
+        assert len(points) == 1
+        return torch.tensor([self.beyond(points[0].numpy())])
+
+    def beyond(self, point: np.ndarray) -> bool:
+        self.asked += 1
+        return bool((self.slopes * (point - 0.5)).sum() + (point - 0.5).ravel()[:9].sum() ** 2 > self.threshold)
+
+
+def by_hand(
+    side: Side, image: np.ndarray, free: np.ndarray, *, norm: str, seed: int, num_steps: int, max_probes: int
+) -> np.ndarray:
+    """Chen et al. 2020, algorithms 1 and 2, for one image, with the deviation that the docstring names."""
+    order = np.inf if norm == "linf" else 2
+    seeds = torch.tensor([seed])
+
+    def drawn(draw: Callable[..., Tensor], *keys: int) -> np.ndarray:
+        return draw(derive_seeds(derive_seeds(seeds, *keys[:2]), *keys[2:]), image.shape, dtype=torch.float64)[0].numpy()
+
+    def distance(point: np.ndarray) -> float:
+        return float(np.linalg.norm((point - image).ravel(), order))
+
+    def to_boundary(far: np.ndarray) -> np.ndarray:
+        low, high = 0.0, 1.0 if norm == "l2" else distance(far)
+        best = far
+        for _ in range(12):
+            middle = (low + high) / 2
+            between = image + (middle * (far - image) if norm == "l2" else (far - image).clip(-middle, middle))
+            if side.beyond(between):
+                best, high = between, middle
+            else:
+                low = middle
+        return best
+
+    assert not side.beyond(image)
+    for number in range(100):
+        point = np.where(free > 0, drawn(uniform, 0, number), image)
+        if side.beyond(point):
+            break
+    point = to_boundary(point)
+    best = point
+    for step in range(1, num_steps + 1):
+        reach = np.linalg.norm(point - image) / np.sqrt(image.size)
+        probes = min(int(100 * step**0.5), max_probes)
+        offsets, answers = [], []
+        for probe in range(probes):
+            noise = drawn(normal, 1, step, probe) * free
+            neighbor = (point + reach * noise / np.linalg.norm(noise)).clip(0, 1)
+            offsets.append((neighbor - point) / reach)
+            answers.append(1.0 if side.beyond(neighbor) else -1.0)
+        weights = np.array(answers) - np.mean(answers) if len(set(answers)) > 1 else np.array(answers)
+        direction = np.tensordot(weights, np.stack(offsets), axes=1)
+        direction = np.sign(direction) * free if norm == "linf" else direction / np.linalg.norm(direction)
+        length, start = distance(point) / step**0.5, point
+        for _ in range(24):
+            jumped = (start + length * direction).clip(0, 1)
+            if side.beyond(jumped):
+                point = jumped
+                break
+            length /= 2
+        point = to_boundary(point)
+        best = point if distance(point) < distance(best) else best
+    return best
+
+
+@NORMS
+@pytest.mark.parametrize(("threshold", "with_region"), [(0.3, True), (1.2, False)])
+def test_it_asks_what_the_published_algorithm_asks_and_ends_where_that_does(norm: str, threshold: float, with_region: bool) -> None:
+    image = torch.full((1, 3, SIDE, SIDE), 0.5, dtype=torch.float64) - 0.02 * torch.from_numpy(Side(0).slopes)[None]
+    region = torch.arange(SIDE * SIDE).view(1, 1, SIDE, SIDE) % 5 > 0 if with_region else None
+    free = np.ones((3, SIDE, SIDE)) * (1 if region is None else region[0].numpy())
+    ours, theirs = Side(threshold), Side(threshold)
+    found = hop_skip_jump(ours, image, norm=norm, seeds=torch.tensor([5]), num_steps=3, max_probes=150, region=region)
+    expected = by_hand(theirs, image[0].numpy(), free, norm=norm, seed=5, num_steps=3, max_probes=150)
+    assert ours.asked == theirs.asked > 350
+    np.testing.assert_allclose(found.points[0].numpy(), expected, rtol=0, atol=1e-9)
+    assert found.distances.isfinite().all()

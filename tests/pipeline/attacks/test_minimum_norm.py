@@ -230,3 +230,93 @@ def test_a_score_that_is_no_number_names_its_image(name: str) -> None:
     broken.select = lambda _: broken  # type: ignore[attr-defined]
     with pytest.raises(FloatingPointError, match=r"of the batch: 1$"):
         search(name, broken, torch.rand(3, 3, 4, 4, generator=seeded(8)), num_steps=2)
+
+
+class Visited:
+    """A curved score of one image, its gradient by hand, and every point that it was asked about."""
+
+    def __init__(self, normal: Tensor, offset: float) -> None:
+        self.normal, self.offset = normal, offset
+        self.points: list[np.ndarray] = []
+
+    def __call__(self, images: Tensor) -> Tensor:
+        self.points.append(images.detach()[0].numpy().copy())
+        flat = images.flatten(1) @ self.normal
+        return flat + 0.3 * flat.square() - self.offset
+
+    def by_hand(self, point: np.ndarray) -> tuple[float, np.ndarray]:
+        normal = self.normal.numpy().reshape(point.shape)
+        flat = float((point * normal).sum())
+        return flat + 0.3 * flat**2 - self.offset, (1 + 0.6 * flat) * normal
+
+    def select(self, _: Tensor) -> "Visited":
+        return self
+
+
+def into_l2_ball(point: np.ndarray, image: np.ndarray, radius: float) -> np.ndarray:
+    distance = np.linalg.norm(point - image)
+    return (image + (point - image) * min(1, radius / distance) if distance else point).clip(0, 1)
+
+
+def fmn_by_hand(objective: Visited, image: np.ndarray, *, norm: str, num_steps: int, first_step: float) -> list[np.ndarray]:
+    """Pintor et al. 2021, algorithm 1, with the two deviations that the docstring of ``fmn`` names."""
+    order, dual = (np.inf, 1) if norm == "linf" else (2, 2)
+    far = np.linalg.norm(np.maximum(image, 1 - image).ravel(), order)
+    point, closest, radius, visited = image, np.inf, np.inf, []
+    for step in range(num_steps):
+        visited.append(point)
+        score, gradient = objective.by_hand(point)
+        distance = np.linalg.norm((point - image).ravel(), order)
+        cosine = 0.5 + 0.5 * np.cos(np.pi * step / num_steps)
+        change = cosine * 0.05 + (1 - cosine) * 0.001
+        if score > 0:
+            closest = min(closest, distance)
+            radius = min((1 - change) * radius, closest)
+        elif closest < np.inf:
+            radius = (1 + change) * radius
+        else:
+            radius = (1 + change) * (distance + abs(score) / np.linalg.norm(gradient.ravel(), dual))
+        radius = min(radius, far)
+        length = first_step * (cosine + (1 - cosine) / 100)
+        stepped = point + length * gradient / np.linalg.norm(gradient)
+        point = (
+            np.clip(stepped, image - radius, image + radius).clip(0, 1) if norm == "linf" else into_l2_ball(stepped, image, radius)
+        )
+    return [*visited, point]
+
+
+def ddn_by_hand(objective: Visited, image: np.ndarray, *, num_steps: int, first_radius: float) -> list[np.ndarray]:
+    """Rony et al. 2019, algorithm 1."""
+    point, radius, visited = image, first_radius, []
+    far = np.linalg.norm(np.maximum(image, 1 - image))
+    for step in range(num_steps):
+        visited.append(point)
+        score, gradient = objective.by_hand(point)
+        length = 0.01 + 0.99 * (0.5 + 0.5 * np.cos(np.pi * step / num_steps))
+        moved = point - image + length * gradient / np.linalg.norm(gradient)
+        radius = min(radius * (0.95 if score > 0 else 1.05), far)
+        point = into_l2_ball(image + moved * radius / np.linalg.norm(moved), image, radius)
+    return [*visited, point]
+
+
+@SEARCHES
+@pytest.mark.parametrize("gap", [0.02, 0.5])
+@pytest.mark.parametrize("scale", [1.0, 0.05])
+def test_every_point_visited_is_that_of_the_published_algorithm(name: str, gap: float, scale: float) -> None:
+    normal = scale * torch.randn(3 * 25, generator=seeded(9), dtype=torch.float64)
+    images = torch.rand(1, 3, 5, 5, generator=seeded(10), dtype=torch.float64)
+    flat = float(images.flatten() @ normal)
+    objective = Visited(normal, flat + 0.3 * flat**2 + gap * scale)
+    image = images[0].numpy()
+    if name == "ddn":
+        found = search(name, objective, images, num_steps=12, first_radius=0.7)
+        expected = ddn_by_hand(objective, image, num_steps=12, first_radius=0.7)
+    else:
+        found = search(name, objective, images, num_steps=12, step_size=0.4)
+        expected = fmn_by_hand(objective, image, norm=name.removeprefix("fmn-"), num_steps=12, first_step=0.4)
+    assert len(objective.points) == 13
+    np.testing.assert_allclose(np.stack(objective.points), np.stack(expected), rtol=0, atol=2e-6)  # the ball ends a little inside
+    fooled = [point for point in objective.points if objective.by_hand(point)[0] > 0]
+    assert fooled or name != "fmn-l2"
+    nearest = min((float(length(name, torch.from_numpy(point - image)[None])) for point in fooled), default=torch.inf)
+    assert float(found.distances) == nearest

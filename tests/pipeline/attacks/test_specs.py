@@ -11,7 +11,11 @@ import pytest
 
 import pipeline.attacks
 import pipeline.masks
+from pipeline.attacks.acceleration import attacked_copy, copy_to_search
+from pipeline.attacks.apgd import apgd
+from pipeline.attacks.autoattack import autoattack, square
 from pipeline.attacks.config import PgdConfig
+from pipeline.attacks.hop_skip_jump import hop_skip_jump
 from pipeline.attacks.measurements import (
     Backdrop,
     Backgrounds,
@@ -24,10 +28,18 @@ from pipeline.attacks.measurements import (
     Patches,
     Smoothing,
 )
+from pipeline.attacks.minimum_norm import ddn, fmn
+from pipeline.attacks.objectives import class_score
 from pipeline.attacks.outside import AutoAttack, SquareAttack, square_fits
 from pipeline.attacks.patch_attack import PatchAttack, patch_side
+from pipeline.attacks.pgd import pgd, pgd_l2, pgd_linf
+from pipeline.attacks.runner import run_attack
+from pipeline.attacks.smoothing import SmoothedObjective, certify, predict
 from pipeline.attacks.specs import AttackSpec, ClassAttack, Conditions, GuidedAttack, MaskAttack
+from pipeline.attacks.streaming import streamed_pgd
 from pipeline.attacks.threat import Region, ThreatModel
+from pipeline.attacks.tracker import verdict
+from pipeline.attacks.two_stage import SystemObjective
 from pipeline.errors import ConfigError
 from pipeline.evaluation import clusters, statistics
 from pipeline.masks.config import MaskConfig
@@ -142,6 +154,61 @@ def test_a_field_has_its_default_takes_its_limits_and_refuses_what_lies_beyond(
 @pytest.mark.parametrize(("config", "name", "default"), CHOICES)
 def test_a_choice_has_its_default(config: type, name: str, default: Any) -> None:
     assert getattr(config(**NEEDED.get(config, {})), name) == default
+
+
+@pytest.mark.parametrize(
+    ("function", "defaults"),
+    [
+        (
+            pgd_linf,
+            {
+                "step_size": None,
+                "restarts": 1,
+                "random_start": True,
+                "region": None,
+                "start": None,
+                "keep_best": True,
+                "seeds": None,
+            },
+        ),
+        (
+            pgd_l2,
+            {
+                "step_size": None,
+                "restarts": 1,
+                "random_start": True,
+                "region": None,
+                "start": None,
+                "keep_best": True,
+                "seeds": None,
+            },
+        ),
+        (pgd, {"region": None, "start": None, "keep_best": True, "seeds": None}),
+        (apgd, {"restarts": 1, "region": None, "start": None, "seeds": None}),
+        (streamed_pgd, {"step_size": None, "warm_start": None}),
+        (fmn, {"num_steps": 100, "step_size": 1.0, "region": None}),
+        (ddn, {"num_steps": 100, "first_radius": 1.0, "region": None}),
+        (hop_skip_jump, {"num_steps": 20, "max_probes": 1000, "num_starts": 100, "region": None}),
+        (certify, {"num_selection": 100, "num_draws": 1000, "error_rate": 0.001}),
+        (predict, {"num_draws": 1000, "error_rate": 0.001}),
+        (autoattack, {"attacks": ("apgd-ce", "apgd-t", "fab-t", "square"), "num_queries": 5000, "region": None}),
+        (square, {"num_queries": 5000, "region": None}),
+        (class_score, {"targeted": False}),
+        (run_attack, {"batch_size": None, "stop_at_success": True, "warm_start": None, "copy": None}),
+        (attacked_copy, {"precision": "float32"}),
+        (copy_to_search, {"context": None, "precision": "float32"}),
+        (verdict, {"with_masks": False}),
+        (statistics.smallest_detectable_difference, {"level": pytest.approx(0.05), "power": 0.8}),
+        (statistics.PairedComparison.detectable, {"level": pytest.approx(0.05), "power": 0.8}),
+        (SmoothedObjective, {"num_draws": 16}),
+        (SystemObjective, {"target_labels": None, "soft": False, "mask_targets": None, "mask_weight": 1.0, "path": "both"}),
+    ],
+)
+def test_what_is_left_out_of_a_call_has_the_value_that_its_docstring_says(function: Any, defaults: dict[str, Any]) -> None:
+    found = {name: one.default for name, one in inspect.signature(function).parameters.items()}
+    assert {name: found[name] for name in defaults} == defaults
+    if inspect.isfunction(function):
+        assert {name for name, default in found.items() if default is not inspect.Parameter.empty} == set(defaults)
 
 
 def modules() -> list[ModuleType]:

@@ -8,8 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from pipeline.attacks.objectives import scores_without_gradients
 from pipeline.attacks.pgd import pgd_linf
+from pipeline.attacks.specs import MaskGoal
+from pipeline.attacks.start import AttackBatch, clean_logits
 from pipeline.attacks.tracker import BestPoint, MarginObjective, verdict
+from pipeline.attacks.two_stage import GuideMasks, SystemObjective, mask_targets
 from pipeline.masks.config import MaskSource
 from pipeline.system import TwoStage
 
@@ -121,3 +125,28 @@ def test_a_nan_score_of_a_search_is_remembered_with_the_margin_beside_it() -> No
     best.track(BlindOnce(), torch.tensor([2, 0]))(torch.ones(2, 3, 2, 2))
     with pytest.raises(FloatingPointError, match=r"^a NaN score for these images of the batch: 2$"):
         best.check()
+
+
+def test_what_judges_keeps_no_graph(make_system: Callable[..., TwoStage], make_batch: Callable[..., tuple]) -> None:
+    """Images that ask for a gradient and weights that do: an evaluation of thousands of batches would keep all of it."""
+    system = make_system(MaskSource.LEARNED)
+    images, labels, context = make_batch(system)
+    system.requires_grad_(True)
+    asking = images.clone().requires_grad_()
+    scored = verdict(system, asking, labels, context, with_masks=True)
+    assert scored.masks is not None
+    objective = SystemObjective(system=system, labels=labels, context=context)
+    batch = AttackBatch(system=system, images=asking, labels=labels, context=context, seeds=torch.arange(4))
+    guides = GuideMasks(masks=context.oracle_masks, labels=labels)
+    soft = SystemObjective(system=system, labels=labels, context=context, soft=True)
+    kept = [
+        *(scored.margins, scored.masks),
+        clean_logits(batch),
+        scores_without_gradients(objective, asking),
+        objective.scores_and_margins(asking)[1],
+        soft.scores_and_margins(asking)[1],
+        *(mask_targets(goal, system, asking, labels, context, guides) for goal in (MaskGoal.INVERT_CLEAN, MaskGoal.FLOOD)),
+        BestPoint(asking).points,
+    ]
+    assert not any(one.requires_grad for one in kept)
+    assert objective.scores_and_margins(asking)[0].requires_grad

@@ -195,6 +195,107 @@ def test_too_few_images_can_show_no_difference() -> None:
         smallest_detectable_difference(100, 0.0)
 
 
+@pytest.mark.parametrize(
+    "no_test",
+    [
+        {"n": 0.99},
+        {"discordance": 0.0},
+        {"discordance": 1.01},
+        {"discordance": -0.1},
+        {"level": 0.0},
+        {"level": 1.0},
+        {"power": 0.0},
+        {"power": 1.0},
+    ],
+)
+def test_what_is_no_test_has_no_detectable_difference(no_test: dict[str, float]) -> None:
+    usual = {"n": 400, "discordance": 0.25, "level": 0.05, "power": 0.8}
+    assert smallest_detectable_difference(**usual) == smallest_detectable_difference(400, 0.25)
+    assert smallest_detectable_difference(1, 0.5) is None
+    assert smallest_detectable_difference(400, 1.0) is not None
+    with pytest.raises(ValueError, match="no test"):
+        smallest_detectable_difference(**{**usual, **no_test})
+
+
+@pytest.mark.parametrize(("n", "discordance", "power"), [(400, 0.25, 0.8), (60, 0.9, 0.5), (1000, 0.03, 0.9)])
+def test_the_detectable_difference_solves_connors_equation(n: float, discordance: float, power: float) -> None:
+    """Connor 1987, equation 3: n d^2 = (z_level sqrt(discordance) + z_power sqrt(discordance - d^2))^2."""
+    difference = smallest_detectable_difference(n, discordance, power=power)
+    assert difference is not None
+    significant, powerful = stats.norm.ppf(0.975), stats.norm.ppf(power)
+    needed = significant * math.sqrt(discordance) + powerful * math.sqrt(discordance - difference**2)
+    assert math.sqrt(n) * difference == pytest.approx(needed, rel=1e-9)
+
+
+def test_what_few_images_can_say_is_what_their_exact_test_can_reach() -> None:
+    """With k discordant images all on one side, the two-sided exact test gives 2^(1 - k)."""
+    assert 2 * 0.5**5 > 0.05 > 2 * 0.5**6
+    assert smallest_detectable_difference(5, 1.0) is None
+    assert smallest_detectable_difference(6, 1.0) is not None
+    assert smallest_detectable_difference(6, 1.0, level=0.03) is None
+
+
+def test_one_group_has_the_range_of_its_values_and_equal_values_no_width() -> None:
+    values = np.array([0.2, 0.9, 0.4])
+    one = mean_estimate(values, np.array(["a", "a", "a"]), rng())
+    assert (one.low, one.high, one.n, one.groups) == (0.2, 0.9, 3, 1)
+    same = mean_estimate(np.full(4, 0.3), np.array(["a", "a", "b", "c"]), rng())
+    assert (same.low, same.high, same.value) == (pytest.approx(0.3), pytest.approx(0.3), pytest.approx(0.3))
+    for bad in (np.array([]), np.array([0.1, np.inf]), np.array([np.nan, 0.1])):
+        with pytest.raises(ValueError, match=r"at least one image|finite"):
+            mean_estimate(bad, alone(len(bad)), rng())
+
+
+def test_a_mean_of_grouped_images_is_the_bootstrap_of_sums_over_sizes() -> None:
+    """By scipy on the groups themselves, and by the jackknife where there are many."""
+    generator = rng(4)
+    sizes = generator.integers(1, 5, 150)
+    groups = np.repeat(alone(150), sizes)
+    values = np.repeat(generator.normal(size=150), sizes) + generator.normal(size=len(groups))
+    estimate = mean_estimate(values, groups, rng(1))
+    left_out = [values[groups != name].mean() for name in np.unique(groups)]
+    spread = math.sqrt(149 / 150 * np.sum((np.array(left_out) - np.mean(left_out)) ** 2))
+    assert (estimate.value, estimate.n, estimate.groups) == (pytest.approx(values.mean()), len(values), 150)
+    assert width(estimate) == pytest.approx(2 * 1.96 * spread, rel=0.08)
+
+
+@pytest.mark.parametrize(
+    ("values", "groups"),
+    [
+        (np.zeros((0, 3)), alone(3)),
+        (np.zeros((2, 0)), alone(0)),
+        (np.array([[0.1, np.nan]]), alone(2)),
+    ],
+)
+def test_what_cannot_be_pooled_is_refused(values: np.ndarray, groups: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="at least one of each, a group for each image, every value finite"):
+        pooled_over_seeds(values, groups, rng())
+
+
+def test_pooling_keeps_groups_together_and_counts_images_once() -> None:
+    generator = rng(6)
+    of_groups = generator.normal(size=(1, 200))
+    estimate = pooled_over_seeds(np.repeat(of_groups, 3, axis=1), np.repeat(alone(200), 3), rng())
+    assert (estimate.n, estimate.groups) == (600, 200)
+    assert estimate.value == pytest.approx(of_groups.mean())
+    assert width(estimate) == pytest.approx(2 * 1.96 * of_groups.std() / math.sqrt(200), rel=0.06)
+
+
+def test_holm_refuses_what_is_no_p_value() -> None:
+    assert holm([0.0, 1.0]) == [0.0, 1.0]
+    for bad in (-0.01, 1.01, math.nan):
+        with pytest.raises(ValueError, match="p values lie in"):
+            holm([0.5, bad])
+
+
+def test_an_estimate_is_printed_with_one_decimal_its_interval_and_what_it_rests_on() -> None:
+    one = Estimate(value=0.615, low=0.546, high=0.6801, n=200, groups=200)
+    assert str(one) == one.percent() == "61.5 % [54.6, 68.0] n=200"
+    assert (
+        Estimate(value=-0.045, low=-0.079, high=0.012, n=245, groups=67).points() == "-4.5 points [-7.9, +1.2] n=245 in 67 groups"
+    )
+
+
 def test_a_comparison_counts_discordant_images_and_bounds_what_could_be_shown() -> None:
     comparison = compare(*pairs(50, 30, 10, 10), alone(100))
     assert (comparison.only_first, comparison.only_second, comparison.effective) == (30, 10, 100)

@@ -15,6 +15,7 @@ from pipeline.config import to_plain
 from pipeline.errors import ConfigError
 from pipeline.evaluation.config import EvaluateConfig
 from pipeline.masks.config import Fill, MaskConfig, MaskSource
+from pipeline.masks.traits import MaskTraits
 
 NEW_SOURCE = '''
 """Every second pixel."""
@@ -68,6 +69,58 @@ def test_every_source_names_a_function_that_there_is_and_says_what_it_is(source:
     assert callable(source.function())
     assert source.meaning
     assert MaskSource(source.value) is source
+
+
+# What each source needs, and with which words: learned (the segmenter on the image under attack), frozen (on the clean one).
+NEEDS = {
+    "none": "nothing",
+    "oracle": "oracle",
+    "learned": "segmenter",
+    "learned-hard": "segmenter",
+    "frozen": "frozen",
+    "random": "oracle",
+    "foreign-same": "substitute",
+    "foreign-other": "substitute",
+    "random-alike": "substitute",
+    "box": "oracle",
+    "eroded": "oracle",
+    "dilated": "oracle",
+    "shifted": "oracle",
+    "inverted": "oracle",
+}
+
+
+@pytest.mark.parametrize("source", list(MaskSource))
+def test_a_source_says_what_it_needs_and_what_an_attack_has_to_know_of_it(source: MaskSource) -> None:
+    needs = NEEDS[source.value]
+    assert source.needs == needs
+    assert source.is_learned == (needs == "segmenter")
+    assert source.needs_segmenter == (needs in {"segmenter", "frozen"})
+    assert source.needs_oracle == (needs == "oracle")
+    assert source.needs_data == (needs in {"oracle", "substitute"})
+    assert source.substitute == (source.value if needs == "substitute" else None)
+    for fill in Fill:
+        config = MaskConfig(source=source, fill=fill, threshold=0.3)
+        draws = source == "random" or (fill == "noise" and source != "none")
+        assert config.uses_seeds == draws
+        assert MaskTraits.of(config) == MaskTraits(
+            source=source.value,
+            follows_image=source in {"learned", "learned-hard"},
+            hard_threshold=0.3 if source == "learned-hard" else None,
+            uses_seeds=draws,
+            hides_pixels=fill != "blur",
+        )
+
+
+def test_a_system_without_a_mask_has_no_trait_and_only_a_mask_with_logits_that_follows_the_image_can_be_attacked() -> None:
+    none = MaskTraits()
+    assert (none.source, none.follows_image, none.hard_threshold, none.uses_seeds) == ("none", False, None, False)
+    assert (none.hides_pixels, none.has_logits, none.is_attackable) == (True, True, False)
+    assert none.why_fixed == "the attacker cannot move the mask of the source none"
+    assert MaskTraits(follows_image=True).is_attackable
+    opaque = MaskTraits(source="theirs", follows_image=True, has_logits=False)
+    assert not opaque.is_attackable
+    assert opaque.why_fixed == "the system does not give the logits of its mask theirs (system.StagedSystem)"
 
 
 def test_a_string_is_the_choice_that_it_names() -> None:

@@ -11,6 +11,8 @@ from pydantic import TypeAdapter, ValidationError
 from scipy import ndimage
 from torch import Tensor
 
+from pipeline import randomness
+from pipeline.masks import fills, sources
 from pipeline.masks.config import Fill, MaskConfig, MaskSource
 from pipeline.masks.context import MaskContext
 from pipeline.masks.fills import apply_mask, blur, fill_images
@@ -104,6 +106,31 @@ def test_a_random_mask_has_the_oracles_area_to_half_a_pixel(masks: Tensor, seed:
     drawn = random_masks(masks, torch.arange(len(masks)) + seed)
     assert ((drawn == 0) | (drawn == 1)).all()
     assert ((drawn.double() - masks.double()).sum(dim=(1, 2, 3)).abs() <= 0.5 + 1e-3).all()
+
+
+@pytest.mark.parametrize(("height", "width"), [(6, 9), (3, 2)])
+def test_a_random_mask_is_the_highest_part_of_a_field_of_random_numbers_smoothed_around_the_border(height: int, width: int) -> None:
+    """By adding up whole windows, twice each way."""
+    oracle = torch.rand(4, 1, height, width, generator=torch.Generator().manual_seed(6))
+    seeds = torch.tensor([3, -8, 2**40, 5])
+    fields = randomness.random_integers(randomness.derive_seeds(seeds, 1), (height, width)).numpy() >> 8
+    drawn = random_masks(oracle, seeds).numpy()[:, 0]
+    for field, mask, area in zip(fields, drawn, oracle.sum(dim=(1, 2, 3)).tolist(), strict=True):
+        smooth = field
+        for axis in (0, 1, 0, 1):
+            reach = max(1, smooth.shape[axis] // 4)
+            smooth = sum(np.roll(smooth, -ahead - 1, axis=axis) for ahead in range(reach))
+        order = np.argsort(-smooth.ravel(), kind="stable")
+        expected = np.zeros(height * width)
+        expected[order[: round(area)]] = 1
+        assert np.array_equal(mask.ravel(), expected)
+
+
+def test_masks_and_fills_are_drawn_apart_though_they_share_the_images_seed() -> None:
+    seeds, images = torch.tensor([3, 4]), torch.rand(2, 3, 4, 4)
+    noise = fill_images(MaskConfig(fill="noise"), images, MaskContext(sample_seeds=seeds), colour=torch.zeros(1, 3, 1, 1))
+    assert torch.equal(noise, randomness.uniform(randomness.derive_seeds(seeds, 2), (3, 4, 4), dtype=images.dtype))
+    assert sources.MASK_STREAM != fills.FILL_STREAM
 
 
 def test_a_random_mask_depends_on_the_seed_and_the_area_alone() -> None:
