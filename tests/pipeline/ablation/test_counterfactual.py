@@ -110,6 +110,7 @@ def test_saved_images_are_scored_by_the_paths_of_the_system_that_they_fooled(sma
         assert row["pixels_margin"] == pytest.approx(margin(logits, batch.labels).item(), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_of_several_evaluations_the_strongest_image_is_scored(small: ModuleType, tmp_path: Path) -> None:
     """One that stops at the first success, and one that runs to its end: its images are deeper beyond the boundary."""
     plans = {name: small.plan(save_images=True, attack_all=name == "to the end") for name in ("first success", "to the end")}

@@ -65,6 +65,7 @@ def config(**changes: str) -> AblateConfig:
     return load_config("ablate", AblateConfig, [f"{key}={value}" for key, value in changes.items()])
 
 
+@pytest.mark.slow
 def test_every_image_is_tested_exactly_once_by_stages_that_never_saw_its_group(finished: Path) -> None:
     tested: Counter[str] = Counter()
     for evaluation in evaluations(finished):
@@ -77,6 +78,7 @@ def test_every_image_is_tested_exactly_once_by_stages_that_never_saw_its_group(f
     assert tested == Counter(open_prepared(finished / "prepared").samples["sample_id"])
 
 
+@pytest.mark.slow
 def test_the_pooled_estimates_are_those_counted_by_hand(finished: Path) -> None:
     """Image by image, without a data frame."""
     fell: dict[str, bool] = {}
@@ -99,6 +101,7 @@ def test_the_pooled_estimates_are_those_counted_by_hand(finished: Path) -> None:
     assert last["robust_accuracy"]["high"] - last["robust_accuracy"]["low"] < min(widths)
 
 
+@pytest.mark.slow
 def test_silhouettes_are_pooled_by_the_number_of_their_images(finished: Path) -> None:
     right = total = 0.0
     for run in sorted((finished / "run" / "store" / "silhouettes").iterdir()):
@@ -109,6 +112,7 @@ def test_silhouettes_are_pooled_by_the_number_of_their_images(finished: Path) ->
     assert total == 60
 
 
+@pytest.mark.slow
 def test_of_each_sanity_check_the_worst_fold_stands_in_the_report(finished: Path) -> None:
     order = ["PASS", "SKIP", "FAIL"]
     worst: dict[str, int] = {}
@@ -121,6 +125,7 @@ def test_of_each_sanity_check_the_worst_fold_stands_in_the_report(finished: Path
     assert all(check.finding.startswith("fold ") for check in arm.checks)
 
 
+@pytest.mark.slow
 def test_a_fold_alone_makes_what_the_whole_then_reuses(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What launchers do: each job a fold, then all of it once more."""
     share = [f"store={finished / 'run' / 'store'}", f"prepared={finished / 'prepared'}", f"run={tmp_path / 'run'}"]

@@ -33,6 +33,7 @@ def test_every_mask_in_place_of_the_oracle_is_a_source() -> None:
     assert {source.substitute for source in MaskSource} - {None} == set(MAKERS)
 
 
+@pytest.mark.slow
 def test_the_masks_of_a_system_are_the_substitutes_of_its_images(synthetic_set: Path, tmp_path: Path) -> None:
     """What the records say of the masks, against the data set's substitutes, image by image."""
     dataset = open_prepared(synthetic_set)

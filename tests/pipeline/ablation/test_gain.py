@@ -66,6 +66,7 @@ def test_an_interval_is_paired_by_image_and_counts_groups() -> None:
     assert wide.high - wide.low > 2 * (narrow.high - narrow.low)
 
 
+@pytest.mark.slow
 def test_an_ablation_confines_the_attacker_and_reports_the_split(synthetic_set: Path, tmp_path: Path) -> None:
     data = ["data.num_train=96", "data.num_val=32", "data.num_test=32", "data.num_classes=10"]
     assert main(["ablate", f"run={tmp_path}", f"prepared={synthetic_set}", *data, *WORDS]) == 0

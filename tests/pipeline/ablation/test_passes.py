@@ -85,6 +85,7 @@ def count_passes(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["natural", "adversarial", "trades"])
 def test_real_training_passes_as_many_images_as_were_counted(
     synthetic_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objective: str

@@ -7,6 +7,7 @@ from types import ModuleType
 
 import numpy as np
 import polars as pl
+import pytest
 
 from pipeline.evaluation.records import RecordStore, Status
 
@@ -21,6 +22,7 @@ def run(*command: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_an_attack_of_another_file_goes_through_suite_evaluation_and_configuration(small: ModuleType, tmp_path: Path) -> None:
     assert run(str(HERE / "one_step.py"), small.__file__, str(tmp_path)) == "True\n"
     plan = small.plan(epsilons=(0.0, 0.02))

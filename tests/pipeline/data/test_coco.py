@@ -424,6 +424,7 @@ def mini(coco_mini: Path) -> tuple[Plan, list[Sample], list[Reject]]:
     return found, samples, [*found.rejects, *(result for result in results if isinstance(result, Reject))]
 
 
+@pytest.mark.slow
 @official_reader
 def test_the_foreground_of_a_crop_is_the_annotated_area_times_the_scale_squared(
     coco_mini: Path, mini: tuple[Plan, list[Sample], list[Reject]]
@@ -441,6 +442,7 @@ def test_the_foreground_of_a_crop_is_the_annotated_area_times_the_scale_squared(
         assert sample.mask.sum() / 255 == pytest.approx(expected, rel=0.02, abs=2)
 
 
+@pytest.mark.slow
 def test_no_image_stands_on_both_sides_of_a_split(mini: tuple[Plan, list[Sample], list[Reject]]) -> None:
     splits = defaultdict(set)
     for sample in mini[1]:
@@ -451,6 +453,7 @@ def test_no_image_stands_on_both_sides_of_a_split(mini: tuple[Plan, list[Sample]
     assert {split for where in splits.values() for split in where} == {"train", "val", "test"}
 
 
+@pytest.mark.slow
 def test_every_object_of_the_classes_becomes_a_sample_or_a_reject(coco_mini: Path) -> None:
     found = plan(shipped("coco_mini", coco_mini, max_overlap=1.0, border=None, min_size=48, image_size=8))
     labels = [label for item in found.items for label in (Annotation.unpack(packed).label for packed in item.annotations)]

@@ -193,6 +193,7 @@ def png_claiming(width: int, height: int) -> bytes:
     return bytes(content)
 
 
+@pytest.mark.slow
 def test_a_picture_that_would_fill_the_memory_is_refused_in_our_words(tmp_path: Path) -> None:
     (tmp_path / "bomb.png").write_bytes(png_claiming(40000, 40000))
     with pytest.raises(Rejected) as caught:

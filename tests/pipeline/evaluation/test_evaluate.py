@@ -303,6 +303,7 @@ def for_testing(prepared: Path, target: Path) -> Path:
     return target
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fill", ["black", "mean"])
 def test_a_set_for_testing_gives_the_records_of_the_same_images_whatever_the_order_and_names_of_its_classes(
     synthetic_set: Path, evaluate: Callable[..., int], tmp_path: Path, fill: str

@@ -202,6 +202,7 @@ def test_the_system_is_as_it_was_also_in_train_mode() -> None:
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
+@pytest.mark.slow
 def test_diagnostics_are_made_where_they_are_asked_for() -> None:
     system, images = two_stage(), images_of(4)
     result = evaluate(system, [(images, labels_of(system, images))], epsilons=[0.01], attacks=STEPS, diagnostics=True)

@@ -90,6 +90,7 @@ def test_what_nobody_has_changed_is_judged_as_the_attacks_records_judge_it(
         np.testing.assert_allclose(clean["mask_iou"], records["clean_mask_iou"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("batch_size", "chunk_size"), [(1, 20), (20, 7)])
 def test_neither_batch_nor_chunk_changes_an_observation(
     small: ModuleType, observations: pl.DataFrame, tmp_path: Path, batch_size: int, chunk_size: int
@@ -103,6 +104,7 @@ def test_neither_batch_nor_chunk_changes_an_observation(
     assert_frame_equal(first.select("value"), other.sort(key).select("value"), rel_tol=1e-2)
 
 
+@pytest.mark.slow
 def test_what_was_finished_is_not_made_again_and_the_rest_is_made_as_it_would_have_been(
     small: ModuleType, observations: pl.DataFrame, tmp_path: Path
 ) -> None:
