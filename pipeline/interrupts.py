@@ -4,12 +4,15 @@ Under ``signals_handled`` a signal raises ``Interrupted`` where the program stan
 ``held_back`` and looks at ``interruption()`` where it can stop. A second signal ends the process at once.
 """
 
+import atexit
+import multiprocessing
 import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -25,12 +28,16 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, message: str, number: signal.Signals) -> None:
         super().__init__(message)
         self.number = number
+        self.is_told = True
+        """Whether the message says how to go on."""
 
     @classmethod
-    def by(cls, cause: "KeyboardInterrupt | signal.Signals", where: str) -> "Interrupted":
+    def by(cls, cause: "KeyboardInterrupt | signal.Signals", where: str = "") -> "Interrupted":
         """By a signal, or by what an earlier message was about: ``interrupted by SIGTERM`` and ``where``."""
         number = cause if isinstance(cause, signal.Signals) else getattr(cause, "number", signal.SIGINT)
-        return cls(f"interrupted by {_NAMES.get(number, number.name)} {where}", number)
+        made = cls(f"interrupted by {_NAMES.get(number, number.name)} {where}".rstrip(), number)
+        made.is_told = bool(where)
+        return made
 
     @property
     def exit_code(self) -> int:
@@ -60,7 +67,7 @@ def held_back() -> Iterator[None]:
     finally:
         _Arrived.held -= 1
     if _Arrived.number is not None and not _Arrived.held:
-        raise Interrupted("interrupted", _Arrived.number)
+        raise Interrupted.by(_Arrived.number)
 
 
 @contextmanager
@@ -69,7 +76,7 @@ def let_through() -> Iterator[None]:
     held, _Arrived.held = _Arrived.held, 0
     try:
         if _Arrived.number is not None:
-            raise Interrupted("interrupted", _Arrived.number)
+            raise Interrupted.by(_Arrived.number)
         yield
     finally:
         _Arrived.held = held
@@ -99,7 +106,7 @@ def _handle(number: int, frame: FrameType | None) -> None:
     if _Arrived.number is None:
         _Arrived.number, _Arrived.at = signal.Signals(number), time.monotonic()
         if not _Arrived.held:
-            raise Interrupted("interrupted", _Arrived.number)
+            raise Interrupted.by(_Arrived.number)
     elif time.monotonic() - _Arrived.at > SAME_ACT_S:
         os._exit(128 + number)
 
@@ -107,13 +114,11 @@ def _handle(number: int, frame: FrameType | None) -> None:
 def leave_to_parent(worker: int = 0) -> None:
     """For a worker process: its parent alone decides what a signal to all of them means, and the worker ends with it.
 
-    The second SIGTERM ends it, which is the parent's own after one that was meant for all. ``worker`` is its number, which is what
-    the ``worker_init_fn`` of a DataLoader gets.
+    ``worker`` is its number, which is what the ``worker_init_fn`` of a DataLoader gets.
     """
     del worker
-    for number in (signal.SIGINT, signal.SIGHUP):
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     end_with_parent()
 
@@ -123,12 +128,14 @@ def end_with_parent() -> None:
 
     To repeat it is harmless.
     """
-    name, parent = "end-with-parent", os.getppid()
+    name, number, parent = "end-with-parent", os.getppid(), multiprocessing.parent_process()
     if any(thread.name == name for thread in threading.enumerate()):
         return
 
     def watch() -> None:
-        while os.getppid() == parent:
+        if parent is not None:
+            parent.join()
+        while os.getppid() == number:
             time.sleep(_PARENT_POLL_S)
         os._exit(1)
 
@@ -136,10 +143,21 @@ def end_with_parent() -> None:
 
 
 @contextmanager
-def blocked() -> Iterator[None]:
-    """For the start of worker processes: what is sent to all of them waits until they have called ``leave_to_parent``."""
+def starting_workers() -> Iterator[None]:
+    """For the start of daemon processes: what is sent to all of them waits until they have called ``leave_to_parent``.
+
+    They are killed when this process exits, which would else wait for them to obey a SIGTERM.
+    """
+    resource_tracker.ensure_running()  # started with the first worker, it would unblock two of the signals again
+    atexit.register(_kill_workers)  # before multiprocessing's own function, which was registered when it was imported
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _kill_workers() -> None:
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()

@@ -2,10 +2,7 @@
 
 import json
 import multiprocessing
-import os
 import shutil
-import signal
-import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -21,6 +18,7 @@ from pipeline.data.rejects import REJECTS
 from pipeline.data.sample import Plan, Reject, Sample
 from pipeline.data.store import Store, sync, write_manifest
 from pipeline.errors import DataError, OccupiedError
+from pipeline.interrupts import leave_to_parent
 from pipeline.progress import progress_bar
 from pipeline.runs.files import canonical_sha256
 from pipeline.runs.locking import locked
@@ -160,17 +158,8 @@ def _load_all(plan: Plan, workers: int) -> Iterator[list[Sample | Reject]]:
 def _begin_worker() -> None:
     import cv2
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the parent, and the parent ends the workers
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    leave_to_parent()
     cv2.setNumThreads(1)
-
-
-def _end_with_parent() -> None:
-    """A parent that is killed cannot end its workers: they would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 @contextmanager

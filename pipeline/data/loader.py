@@ -20,7 +20,7 @@ from pipeline.data.seeds import sample_seed
 from pipeline.data.splits import Split
 from pipeline.data.substitutes import with_substitutes
 from pipeline.data.transforms import Augmentation
-from pipeline.interrupts import blocked, leave_to_parent
+from pipeline.interrupts import leave_to_parent, starting_workers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +110,7 @@ class Loader:
         mine = [chunk for chunk in mine if chunk]
         if self._num_workers == 0:
             return map(self._reader.__getitems__, mine)
-        with blocked():
+        with starting_workers():
             return iter(self._workers(mine))
 
     def _workers(self, chunks: list[list[tuple[int, int]]]) -> DataLoader[Batch]:

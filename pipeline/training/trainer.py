@@ -69,6 +69,10 @@ def train(training: Training) -> Path:
             return run.best_path
         try:
             trainer.train(run)
+        except Interrupted as error:
+            if error.is_told:
+                raise
+            raise Interrupted.by(error, "before its first step; the same command with resume=true continues") from error
         except RunError as error:
             best = f"the last good checkpoint is {run.last_path}" if run.last_path.exists() else "no checkpoint was written yet"
             raise RunError(f"{error}; {best}") from error

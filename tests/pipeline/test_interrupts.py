@@ -176,5 +176,5 @@ def test_a_worker_leaves_a_signal_to_all_to_its_parent() -> None:
         process.send_signal(number)
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(0.3)
-    process.send_signal(signal.SIGTERM)
-    assert ended(process) == (-signal.SIGTERM, "")
+    process.kill()
+    assert ended(process) == (-signal.SIGKILL, "")
