@@ -4,40 +4,31 @@ Under ``signals_handled`` a signal raises ``Interrupted`` where the program stan
 ``held_back`` and looks at ``interruption()`` where it can stop. A second signal ends the process at once.
 """
 
-import atexit
-import multiprocessing
 import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing import resource_tracker
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SAME_ACT_S = 0.2
 """Signals so close to each other are one: ``timeout`` and job systems send theirs to a process and to its group."""
-_PARENT_POLL_S = 0.5
 _NAMES = {signal.SIGINT: "Ctrl-C"}
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal has ended the work. The message says what is kept and how to go on."""
+    """A signal has ended the work. The message says what is kept and how to go on, once somebody who knows has put it there."""
 
-    def __init__(self, message: str, number: signal.Signals) -> None:
-        super().__init__(message)
-        self.number = number
-        self.is_told = True
-        """Whether the message says how to go on."""
+    def __init__(self, number: signal.Signals, where: str = "") -> None:
+        super().__init__(f"interrupted by {_NAMES.get(number, number.name)} {where}".rstrip())
+        self.number, self.where = number, where
 
     @classmethod
-    def by(cls, cause: "KeyboardInterrupt | signal.Signals", where: str = "") -> "Interrupted":
-        """By a signal, or by what an earlier message was about: ``interrupted by SIGTERM`` and ``where``."""
-        number = cause if isinstance(cause, signal.Signals) else getattr(cause, "number", signal.SIGINT)
-        made = cls(f"interrupted by {_NAMES.get(number, number.name)} {where}".rstrip(), number)
-        made.is_told = bool(where)
-        return made
+    def by(cls, cause: KeyboardInterrupt, where: str) -> "Interrupted":
+        """By what an earlier message was about: ``interrupted by SIGTERM`` and ``where``."""
+        return cls(getattr(cause, "number", signal.SIGINT), where)
 
     @property
     def exit_code(self) -> int:
@@ -49,7 +40,6 @@ class _Arrived:
     """What has arrived. Handlers are a property of the process, and so is this."""
 
     number: signal.Signals | None = None
-    at: float = 0.0
     held: int = 0
 
 
@@ -67,7 +57,7 @@ def held_back() -> Iterator[None]:
     finally:
         _Arrived.held -= 1
     if _Arrived.number is not None and not _Arrived.held:
-        raise Interrupted.by(_Arrived.number)
+        raise Interrupted(_Arrived.number)
 
 
 @contextmanager
@@ -76,10 +66,21 @@ def let_through() -> Iterator[None]:
     held, _Arrived.held = _Arrived.held, 0
     try:
         if _Arrived.number is not None:
-            raise Interrupted.by(_Arrived.number)
+            raise Interrupted(_Arrived.number)
         yield
     finally:
         _Arrived.held = held
+
+
+@contextmanager
+def told(where: str) -> Iterator[None]:
+    """What comes out of here interrupted says ``where``, unless it says something already."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        if getattr(interrupt, "where", ""):
+            raise
+        raise Interrupted.by(interrupt, where) from interrupt
 
 
 @contextmanager
@@ -91,73 +92,70 @@ def signals_handled() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) is _handle:
         yield
         return
+    _Arrived.number, _Arrived.held = None, 0
     handled = [number for number in SIGNALS if number is signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN]
     previous = {number: signal.signal(number, _handle) for number in handled}
-    _Arrived.number = None
     try:
-        yield
+        with _second_one_ends_at_once():
+            yield
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
 
 
-def _handle(number: int, frame: FrameType | None) -> None:
-    del frame
-    if _Arrived.number is None:
-        _Arrived.number, _Arrived.at = signal.Signals(number), time.monotonic()
-        if not _Arrived.held:
-            raise Interrupted.by(_Arrived.number)
-    elif time.monotonic() - _Arrived.at > SAME_ACT_S:
-        os._exit(128 + number)
-
-
-def leave_to_parent(worker: int = 0) -> None:
-    """For a worker process: its parent alone decides what a signal to all of them means, and the worker ends with it.
-
-    ``worker`` is its number, which is what the ``worker_init_fn`` of a DataLoader gets.
-    """
-    del worker
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-    end_with_parent()
-
-
-def end_with_parent() -> None:
-    """End this process within a second of its parent's end, however that ended: without it workers of a killed command stay.
-
-    To repeat it is harmless.
-    """
-    name, number, parent = "end-with-parent", os.getppid(), multiprocessing.parent_process()
-    if any(thread.name == name for thread in threading.enumerate()):
-        return
-
-    def watch() -> None:
-        if parent is not None:
-            parent.join()
-        while os.getppid() == number:
-            time.sleep(_PARENT_POLL_S)
-        os._exit(1)
-
-    threading.Thread(target=watch, name=name, daemon=True).start()
-
-
 @contextmanager
-def starting_workers() -> Iterator[None]:
-    """For the start of daemon processes: what is sent to all of them waits until they have called ``leave_to_parent``.
+def signals_unhandled() -> Iterator[None]:
+    """Within ``signals_handled``: in here a signal ends the process as it does without us.
 
-    They are killed when this process exits, which would else wait for them to obey a SIGTERM.
+    For a call that may wait for other processes for ever and meanwhile lets no handler run, while there is nothing to lose.
     """
-    resource_tracker.ensure_running()  # started with the first worker, it would unblock two of the signals again
-    atexit.register(_kill_workers)  # before multiprocessing's own function, which was registered when it was imported
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    ours = [number for number in SIGNALS if signal.getsignal(number) is _handle]
+    for number in ours:
+        signal.signal(number, signal.SIG_DFL)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number in ours:
+            signal.signal(number, _handle)
 
 
-def _kill_workers() -> None:
-    for child in multiprocessing.active_children():
-        if child.daemon:
-            child.kill()
+def _handle(number: int, frame: FrameType | None) -> None:
+    del frame
+    if _Arrived.number is None:
+        _Arrived.number = signal.Signals(number)
+        if not _Arrived.held:
+            raise Interrupted(_Arrived.number)
+
+
+@contextmanager
+def _second_one_ends_at_once() -> Iterator[None]:
+    """By a thread, which hears of signals also while the main thread is in a long call of torch, where no handler runs."""
+    main = threading.get_ident()
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    previous = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+
+    def watch() -> None:
+        first = None
+        while number := int.from_bytes(os.read(reader, 1)):
+            if number not in SIGNALS:  # that somebody else handles, such as the end of a child
+                continue
+            if first is None:
+                first = time.monotonic()
+                # Another thread may have been told; and polars, once imported, lets a lock go on waiting after a SIGINT.
+                signal.siginterrupt(number, True)
+                signal.pthread_kill(main, number)
+            elif time.monotonic() - first > SAME_ACT_S:
+                os._exit(128 + number)
+
+    watcher = threading.Thread(target=watch, name="second-signal", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        _Arrived.held += 1  # one that comes now comes too late: the work is done
+        signal.set_wakeup_fd(previous)
+        os.write(writer, bytes(1))
+        watcher.join()
+        os.close(writer)
+        os.close(reader)

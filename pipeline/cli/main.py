@@ -6,6 +6,7 @@ import gc
 import io
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -14,7 +15,7 @@ from pkgutil import resolve_name
 from typing import Any
 
 from pipeline.errors import ConfigError, UserError, printable, shortened
-from pipeline.interrupts import Interrupted, signals_handled
+from pipeline.interrupts import Interrupted, signals_handled, told
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +112,7 @@ def command_line() -> None:
     With torch loaded the interpreter's last garbage collection takes seconds, and frees what ends with the process anyway. All
     else of an end takes place: threads are joined, exit handlers run, what was printed is flushed.
     """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # before and after the work Ctrl-C ends the process, without a traceback
     gc.disable()  # until the work begins nothing is left behind, and looking for it is a sixth of what an answer takes
     exit_codes: list[int] = []
     atexit.register(_end_at_once, exit_codes)  # handlers run last in, first out: this one after all that are registered later
@@ -136,16 +138,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     of the signal that interrupted it (Ctrl-C 130)."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        with signals_handled():
+        with signals_handled(), told("before its end; say the same command again"):
             _dispatch(words)
             sys.stdout.flush()
     except UserError as error:
         print(f"foreguard: {printable(str(error))}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt as error:
+    except Interrupted as error:
         with suppress(OSError):  # after a SIGHUP there may be no terminal any more
-            print(f"foreguard: {printable(str(error)) or 'interrupted'}", file=sys.stderr, flush=True)
-        return error.exit_code if isinstance(error, Interrupted) else 130
+            print(f"foreguard: {printable(str(error))}", file=sys.stderr, flush=True)
+        return error.exit_code
+    except SystemExit as error:  # the other processes of a training end in silence
+        return int(error.code or 0)
     except BrokenPipeError:  # the reader of our output has gone (| head)
         sys.stderr.close()
         return 141

@@ -13,7 +13,8 @@ from omegaconf.errors import OmegaConfBaseException
 from pipeline.cli.composition import check_overrides, one_line
 from pipeline.config import CONFIG_DIR, validate
 from pipeline.errors import ConfigError
-from pipeline.interrupts import end_with_parent
+from pipeline.interrupts import told
+from pipeline.workers import end_with_parent
 
 if TYPE_CHECKING:
     from pipeline.cli.main import Command
@@ -34,7 +35,8 @@ def run_many(name: str, command: "Command", overrides: list[str]) -> None:
     program = sys.argv
     sys.argv = [f"foreguard {name}", "--multirun", *check_overrides(config_class, overrides, sweep=True)]
     try:
-        hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=name)(checked)()
+        with told("in a sweep; the jobs that have ended are kept"):
+            hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=name)(checked)()
     except (HydraException, OmegaConfBaseException) as error:  # such as a launcher that is not installed
         raise ConfigError(one_line(error)) from error
     finally:

@@ -18,10 +18,11 @@ from pipeline.data.rejects import REJECTS
 from pipeline.data.sample import Plan, Reject, Sample
 from pipeline.data.store import Store, sync, write_manifest
 from pipeline.errors import DataError, OccupiedError
-from pipeline.interrupts import leave_to_parent
+from pipeline.interrupts import told
 from pipeline.progress import progress_bar
 from pipeline.runs.files import canonical_sha256
 from pipeline.runs.locking import locked
+from pipeline.workers import Workers, leave_to_parent
 
 # How many items each process may be ahead: enough to keep it busy, and a bound on the decoded images that wait in memory.
 ITEMS_AHEAD = 4
@@ -59,7 +60,10 @@ def write_prepared(plan: Plan, target: Path, *, name: str, image_size: int, root
     if target.exists() and not failed(target):
         return _existing(target, made_from)
     started = time.monotonic()
-    with partial_directory(target) as partial:
+    with (
+        partial_directory(target) as partial,
+        told(f"before {target} was complete, so nothing of it is kept; the same command begins it anew"),
+    ):
         store = Store(partial, image_size, plan.rejects)
         try:
             with progress_bar("preparing", total=len(plan.items), unit="items") as advance:
@@ -138,21 +142,24 @@ def _load_all(plan: Plan, workers: int) -> Iterator[list[Sample | Reject]]:
         yield from map(plan.load, plan.items)
         return
     # spawn: forking a process that runs threads (the progress bar, polars) can deadlock.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker) as pool:
+    context, processes = multiprocessing.get_context("spawn"), Workers()
+    with processes.starting():
+        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
+    with pool:
         waiting: deque[Future[list[Sample | Reject]]] = deque()
         try:
             for item in plan.items:
-                waiting.append(pool.submit(plan.load, item))
+                with processes.starting():
+                    waiting.append(pool.submit(plan.load, item))
                 if len(waiting) >= ITEMS_AHEAD * workers:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
         except BrokenProcessPool as error:
             raise DataError("a decoding process died (out of memory?); run again with fewer workers=...") from error
-        finally:
-            for future in waiting:
-                future.cancel()
+        except BaseException:  # of the caller, too, as it closes this generator
+            processes.kill()  # else the pool waits for all that it was given, and for processes that are still starting
+            raise
 
 
 def _begin_worker() -> None:

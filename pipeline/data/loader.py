@@ -20,7 +20,7 @@ from pipeline.data.seeds import sample_seed
 from pipeline.data.splits import Split
 from pipeline.data.substitutes import with_substitutes
 from pipeline.data.transforms import Augmentation
-from pipeline.interrupts import leave_to_parent, starting_workers
+from pipeline.workers import Workers, leave_to_parent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +88,7 @@ class Loader:
         self._num_workers, self._rank, self._world_size = num_workers, rank, world_size
         self._order: list[list[tuple[int, int]]] = []
         self._data_loader: DataLoader[Batch] | None = None
+        self._processes = Workers()
         full, rest = divmod(len(self._rows), batch_size)
         self._num_batches = full if drop_last and full else full + bool(rest)
 
@@ -110,8 +111,12 @@ class Loader:
         mine = [chunk for chunk in mine if chunk]
         if self._num_workers == 0:
             return map(self._reader.__getitems__, mine)
-        with starting_workers():
+        with self._processes.starting():
             return iter(self._workers(mine))
+
+    def interrupt(self) -> None:
+        """Before the end of a process that was interrupted, which would else wait for worker processes that are still starting."""
+        self._processes.give_up()
 
     def _workers(self, chunks: list[list[tuple[int, int]]]) -> DataLoader[Batch]:
         """The worker processes, started once and kept: starting one imports torch."""

@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 from pipeline.data.images import Box, open_image, square_around
 from pipeline.data.rules import Rejected
 from pipeline.errors import DataError, RunError
+from pipeline.interrupts import Interrupted
 from pipeline.prediction.config import PredictConfig
 
 if TYPE_CHECKING:
@@ -98,7 +99,8 @@ def _predict_all(
                     step()
                 lines.flush()
     except KeyboardInterrupt as interrupt:
-        raise KeyboardInterrupt(f"interrupted after {done} of {len(files)} images; they are in {out}") from interrupt
+        where = f"after {done} of {len(files)} images, which are in {out}; the same command with another out=DIR begins anew"
+        raise Interrupted.by(interrupt, where) from interrupt
 
 
 def _batches(config: PredictConfig, files: list[tuple[str, Path]], image_size: int) -> Iterator[list[Square | tuple[str, str]]]:

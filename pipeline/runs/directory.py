@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from pipeline.errors import RunError
+from pipeline.interrupts import told
 from pipeline.runs.files import JsonFile, canonical_sha256
 from pipeline.runs.locking import locked
 from pipeline.runs.provenance import Provenance, provenance
@@ -115,7 +116,8 @@ def open_run(path: Path, *, command: str, config: Mapping[str, Any], inputs: Map
         begun = (path / RUN).exists()  # by another process meanwhile
         description = read_run(path) if begun else _begin(path, command=command, config=config, inputs=inputs)
         _check_same(path, description, command=command, config=config, inputs=inputs)
-        yield Run(path=path, run_id=description.id, resumed=begun)
+        with told(f"with all that is finished kept in {path}; the same command with resume=true continues"):
+            yield Run(path=path, run_id=description.id, resumed=begun)
 
 
 def check_run(path: Path, *, command: str, config: Mapping[str, Any], inputs: Mapping[str, str], resume: bool) -> None:

@@ -18,12 +18,15 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from pipeline.errors import ConfigError, UserError
-from pipeline.interrupts import end_with_parent, interruption
+from pipeline.interrupts import interruption, signals_unhandled
 from pipeline.training.config import TrainerConfig
+from pipeline.workers import end_with_parent
 
 T = TypeVar("T")
 INTERACTIVE = ("bash", "interactive")
 """Names of SLURM jobs in which a person types: there we start our processes ourselves."""
+FIRST_PROCESS = "FOREGUARD_FIRST_PROCESS"
+"""The environment variable in which the first process of a machine tells its number to those that it starts."""
 
 
 def launch(config: TrainerConfig) -> Fabric:
@@ -51,10 +54,19 @@ def launch(config: TrainerConfig) -> Fabric:
     except (MisconfigurationException, RuntimeError, ValueError) as error:
         where = f"trainer.accelerator={config.accelerator}, trainer.devices={config.devices}"
         raise ConfigError(f"{where}: {' '.join(str(error).split())}") from error
-    fabric.launch()
-    if fabric.local_rank and not isinstance(environment, SLURMEnvironment):
-        end_with_parent()  # the first process, or torchrun
+    if not isinstance(environment, SLURMEnvironment):
+        _end_with_first(environment)
+    with signals_unhandled():
+        fabric.launch()
     return fabric
+
+
+def _end_with_first(environment: ClusterEnvironment) -> None:
+    """Let the processes of a machine end with the first, or with torchrun, also one that comes up when that has ended already."""
+    if environment.local_rank():
+        end_with_parent(int(os.environ.get(FIRST_PROCESS, os.getppid())))
+    else:
+        os.environ[FIRST_PROCESS] = str(os.getpid())
 
 
 def cluster_environment(config: TrainerConfig, variables: Mapping[str, str]) -> ClusterEnvironment:

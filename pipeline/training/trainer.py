@@ -69,10 +69,9 @@ def train(training: Training) -> Path:
             return run.best_path
         try:
             trainer.train(run)
-        except Interrupted as error:
-            if error.is_told:
-                raise
-            raise Interrupted.by(error, "before its first step; the same command with resume=true continues") from error
+        except Interrupted:
+            trainer.interrupt()
+            raise
         except RunError as error:
             best = f"the last good checkpoint is {run.last_path}" if run.last_path.exists() else "no checkpoint was written yet"
             raise RunError(f"{error}; {best}") from error
@@ -118,6 +117,10 @@ class Trainer:
                             raise self._interrupted(signal)
                 self._end_epoch()
             self._finish()
+
+    def interrupt(self) -> None:
+        """Wait for nothing on the way out."""
+        self._train_loader.interrupt()
 
     def _begin(self, run: Run) -> None:
         """Take up the saved state, if there is one, and the logs where it left them."""
@@ -267,7 +270,7 @@ class Trainer:
     def _interrupted(self, signal: Signals) -> BaseException:
         """What the first process says; the others end in silence, for one of them would be taken for a failure."""
         where = f"at step {self.state.counters.step}, which is saved; the same command with resume=true continues there"
-        return Interrupted.by(signal, where) if self._fabric.is_global_zero else SystemExit(0)
+        return Interrupted(signal, where) if self._fabric.is_global_zero else SystemExit(0)
 
     def _learning_rate(self, step: int) -> float:
         return learning_rate(self._config, step, steps_per_epoch=len(self._train_loader))

@@ -14,7 +14,8 @@ NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 HEAD = """
 import os, signal, sys, time
-from pipeline.interrupts import Interrupted, end_with_parent, held_back, interruption, leave_to_parent, signals_handled
+from pipeline.interrupts import Interrupted, held_back, interruption, signals_handled, told
+from pipeline.workers import end_with_parent, leave_to_parent
 
 def say(*words):
     print(*words, flush=True)
@@ -39,7 +40,7 @@ try:
         while (arrived := interruption()) is None:
             time.sleep(0.01)
         say("safe")
-        raise Interrupted.by(arrived, "in safety")
+        raise Interrupted(arrived, "in safety")
 except Interrupted as error:
     say(error)
     sys.exit(error.exit_code)
@@ -111,6 +112,37 @@ def test_the_second_one_ends_at_once_and_the_echo_of_the_first_does_not() -> Non
     assert ended(process) == (129, "")
 
 
+LONG_CALL = """
+with signals_handled(), held_back():
+    say("ready")
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+    signal.sigwait([signal.SIGUSR1])  # as a long call of torch, it does not return to Python when another signal arrives
+"""
+
+
+def test_the_second_one_ends_a_call_into_which_no_handler_comes() -> None:
+    process = start(LONG_CALL)
+    process.send_signal(signal.SIGTERM)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.5)
+    process.send_signal(signal.SIGTERM)
+    assert ended(process) == (143, "")
+
+
+def test_who_knows_first_how_to_go_on_says_it() -> None:
+    script = """
+try:
+    with signals_handled(), told("outside"), told("inside"):
+        say("ready")
+        wait()
+except Interrupted as error:
+    say(error)
+"""
+    process = start(script)
+    process.terminate()
+    assert ended(process) == (0, "interrupted by SIGTERM inside\n")
+
+
 def test_nohup_is_respected() -> None:
     process = start(PLAIN, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
     process.send_signal(signal.SIGHUP)
@@ -164,6 +196,7 @@ def test_a_worker_ends_with_its_parent_however_that_ended() -> None:
 
 
 WORKER = """
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # as it is while a worker starts
 leave_to_parent()
 say("ready")
 wait()
@@ -173,8 +206,8 @@ wait()
 def test_a_worker_leaves_a_signal_to_all_to_its_parent() -> None:
     process = start(WORKER)
     for number in NUMBERS:
-        process.send_signal(number)
+        subprocess.run(["sh", "-c", f"kill -{int(number)} {process.pid}"], check=True)  # not from its parent
     with pytest.raises(subprocess.TimeoutExpired):
-        process.wait(0.3)
-    process.kill()
-    assert ended(process) == (-signal.SIGKILL, "")
+        process.wait(1.2)
+    process.terminate()
+    assert ended(process) == (1, "")

@@ -1,26 +1,27 @@
 """Commands that real signals stop at random moments: continued, they end as if there had been none, and leave no process behind."""
 
-import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
+from pipeline.data.dataset import FILES, read_manifest
 from pipeline.evaluation.records import read_records
 
 ROOT = Path(__file__).parents[2]
 SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL)
-STOPS = 5
-"""Of each of the four commands: 20 moments."""
+"""Each of them stops each of the five commands: 20 moments."""
 TRAINER = ["epochs=12", "batch_size=16", "ema_decay=0.9", "trackers=[]", "accelerator=cpu", "num_workers=1"]
+TWO = ["trainer.devices=2", "trainer.num_workers=0"]
 TINY = [
     "data.image_size=16",
     "data.num_train=24",
@@ -66,34 +67,61 @@ def processes_of_group(group: int) -> list[str]:
     return found
 
 
-def stop_somewhere(words: list[str], begun: Path, how: signal.Signals, luck: random.Random) -> bool:
-    """Run a command and stop its whole group at a random moment after its run has begun; False where it had ended before."""
-    process = start(words)
+class Spent(NamedTuple):
+    """Seconds of an undisturbed call, on this machine as busy as it is."""
+
+    until_begun: float
+    at_work: float
+
+    def moment(self, luck: random.Random) -> float:
+        """One while the call is starting or in the first part of its work, so that there is something left for the next call."""
+        return luck.uniform(0.8 * self.until_begun, self.until_begun + 0.4 * self.at_work)
+
+
+def wait_for(begun: Path, process: subprocess.Popen[str]) -> None:
+    """Until a path is there, or the process has ended."""
     while not begun.exists() and process.poll() is None:
         time.sleep(0.02)
-    try:
-        process.wait(luck.uniform(0, 4))
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, how)
+
+
+def to_the_end(words: list[str], begun: Path) -> Spent:
+    """Run a command to its end. ``begun`` is the path that is there once its work has begun."""
+    since, process = time.monotonic(), start(words)
+    wait_for(begun, process)
+    until_begun = time.monotonic() - since
     _, said = process.communicate()
-    for _ in range(100):  # workers look for their parent every half second
+    assert process.returncode == 0, said
+    return Spent(until_begun, time.monotonic() - since - until_begun)
+
+
+def stopped(words: list[str], how: signal.Signals, moment: float, *, alone: bool = False) -> bool:
+    """Run a command and stop its whole group, or the first process alone, so many seconds after its start.
+
+    False where it had come to its end before.
+    """
+    process = start(words)
+    try:
+        process.communicate(timeout=moment)
+    except subprocess.TimeoutExpired:
+        return ended(process, how, alone=alone)
+    assert process.returncode == 0
+    return False
+
+
+def ended(process: subprocess.Popen[str], how: signal.Signals, *, alone: bool) -> bool:
+    """Stop a process, or its whole group, and see that all of it ends, with one line; False where it had come to its end before."""
+    (os.kill if alone else os.killpg)(process.pid, how)
+    _, said = process.communicate()
+    for _ in range(300):  # workers look for their parent every half second
         if not processes_of_group(process.pid):
             break
         time.sleep(0.1)
     assert processes_of_group(process.pid) == []
-    if process.returncode == 0:
-        return False
-    assert process.returncode in (128 + how, -how), said
-    if process.returncode > 0:
+    assert process.returncode in (0, -how, 128 + how), said
+    if process.returncode > 0:  # not a KILL, nor one that came before there was a handler
         assert said.splitlines()[-1].startswith("foreguard: interrupted by ")
         assert "Traceback" not in said
-    return True
-
-
-def to_the_end(words: list[str]) -> None:
-    process = start(words)
-    _, said = process.communicate()
-    assert process.returncode == 0, said
+    return process.returncode != 0
 
 
 def weights(run: Path) -> Any:
@@ -111,25 +139,13 @@ def ablation(run: Path) -> Any:
     return arms, about["finished"], about["silhouette"]
 
 
-@pytest.fixture(scope="module")
-def stages(synthetic_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A trained classifier to attack."""
-    run = tmp_path_factory.mktemp("stages") / "classifier"
-    to_the_end(["train-classifier", f"prepared={synthetic_set}", f"run={run}", "trainer.epochs=1", "trainer.trackers=[]"])
-    return run
-
-
-def words_of(command: str, data: Path, stages: Path, directory: Path) -> list[str]:
-    run = f"run={directory / 'run'}"
-    if command == "ablate":
-        return [command, run, f"prepared={directory / 'prepared'}", f"store={directory / 'store'}", "resume=true", *TINY]
-    given = [command, f"prepared={data}", run, "resume=true"]
-    if command == "evaluate":
-        return [*given, f"classifier_run={stages}", "accelerator=cpu", "part_size=4", "attack=fast", "gallery_images=0"]
-    return [*given, *(f"trainer.{word}" for word in TRAINER)]
+def prepared(directory: Path) -> Any:
+    manifest = {key: value for key, value in read_manifest(directory).items() if key != "seconds"}
+    return manifest, [(directory / name).read_bytes() for name in FILES]
 
 
 OUTCOMES: dict[str, Callable[[Path], Any]] = {
+    "prepare": prepared,
     "train-segmenter": weights,
     "train-classifier": weights,
     "evaluate": records,
@@ -137,13 +153,72 @@ OUTCOMES: dict[str, Callable[[Path], Any]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def stages(synthetic_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained classifier to attack."""
+    run = tmp_path_factory.mktemp("stages") / "classifier"
+    to_the_end(["train-classifier", f"prepared={synthetic_set}", f"run={run}", "trainer.epochs=1", "trainer.trackers=[]"], run)
+    return run
+
+
+class Call(NamedTuple):
+    """What is said, what it makes, and the path that is there once its work has begun."""
+
+    words: list[str]
+    result: Path
+    begun: Path
+
+
+def call(command: str, data: Path, stages: Path, directory: Path) -> Call:
+    """A call of a command that puts everything into a directory."""
+    result = directory / "run"
+    if command == "prepare":
+        return Call(
+            [command, "data=synthetic", "data.num_train=600", f"prepared={result}", "workers=2"], result, directory / ".run.partial"
+        )
+    if command == "ablate":
+        own = [f"prepared={directory / 'prepared'}", f"store={directory / 'store'}", *TINY]
+        return Call([command, f"run={result}", *own], result, directory / "prepared")
+    given = [command, f"prepared={data}", f"run={result}", "resume=true"]
+    own = [f"trainer.{word}" for word in TRAINER]
+    if command == "evaluate":
+        own = [f"classifier_run={stages}", "accelerator=cpu", "part_size=4", "attack=fast", "gallery_images=0"]
+    return Call([*given, *own], result, result / "run.json")
+
+
+def assert_unharmed(whole: Call, disturbed: Call, stops: list[tuple[signal.Signals, bool]], outcome: Callable[[Path], Any]) -> None:
+    """Run a call undisturbed, and another one stopped again and again before it may come to its end: they come to the same."""
+    spent = to_the_end(whole.words, whole.begun)
+    expected, luck = outcome(whole.result), random.Random(whole.words[0])
+    for how, alone in stops:
+        while not stopped(disturbed.words, how, spent.moment(luck), alone=alone):  # it had ended: once more from its beginning
+            assert outcome(disturbed.result) == expected
+            shutil.rmtree(disturbed.result.parent)
+    to_the_end(disturbed.words, disturbed.begun)
+    assert outcome(disturbed.result) == expected
+
+
 @pytest.mark.parametrize("command", OUTCOMES)
 def test_a_command_stopped_at_random_moments_ends_as_if_it_had_not_been(command, synthetic_set, stages, tmp_path) -> None:
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    to_the_end(words_of(command, synthetic_set, stages, whole))
-    luck, begun, stops = random.Random(command), stopped / "run" / "run.json", 0
-    for how in itertools.islice(itertools.cycle(SIGNALS), STOPS):
-        stops += stop_somewhere(words_of(command, synthetic_set, stages, stopped), begun, how, luck)
-    to_the_end(words_of(command, synthetic_set, stages, stopped))
-    assert stops > 0
-    assert OUTCOMES[command](whole / "run") == OUTCOMES[command](stopped / "run")
+    whole, disturbed = (call(command, synthetic_set, stages, tmp_path / name) for name in ("whole", "disturbed"))
+    assert_unharmed(whole, disturbed, [(how, False) for how in SIGNALS], OUTCOMES[command])
+
+
+def test_two_processes_end_together_and_go_on_where_they_were(synthetic_set, stages, tmp_path) -> None:
+    """By a signal to both, as a terminal sends it, and to the first alone."""
+    whole, disturbed = (call("train-classifier", synthetic_set, stages, tmp_path / name) for name in ("whole", "disturbed"))
+    for one in (whole, disturbed):
+        one.words.extend(["trainer.devices=2", "trainer.num_workers=0"])
+    stops = [(signal.SIGTERM, False), (signal.SIGKILL, True), (signal.SIGINT, False), (signal.SIGHUP, True)]
+    assert_unharmed(whole, disturbed, stops, weights)
+
+
+@pytest.mark.parametrize(("how", "alone"), [(signal.SIGKILL, True), (signal.SIGTERM, False), (signal.SIGINT, False)])
+def test_the_processes_of_a_sweep_end_with_it(tmp_path, how, alone) -> None:
+    """joblib's own stay for minutes when the process that started them is killed."""
+    jobs = [f"prepared={tmp_path / 'prepared'}", f"store={tmp_path / 'store'}", "run=" + str(tmp_path / "run-${seeds[0]}"), *TINY]
+    launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+    process = start(["ablate", "--multirun", "seeds=[0],[1]", *jobs, *launcher])
+    wait_for(tmp_path / "prepared", process)
+    assert len(processes_of_group(process.pid)) > 2
+    assert ended(process, how, alone=alone)

@@ -1,4 +1,4 @@
-"""Worker processes of a loader live through what is sent to the whole group, also while they start."""
+"""Worker processes of a loader live through what is sent to the whole group, also while they start, and nobody waits for them."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = """
-import os, signal, sys
+import sys, time
 from pathlib import Path
 from pipeline.data.dataset import open_prepared
 from pipeline.data.loader import Loader
@@ -19,22 +19,45 @@ if __name__ == "__main__":
     loader = Loader(
         open_prepared(Path(sys.argv[1])), "train", batch_size=8, seed=0, augment=None, shuffle=True, drop_last=True, num_workers=1
     )
-    try:
-        with signals_handled(), held_back():
-            batches = loader.epoch(0)  # the worker is only being started
-            os.killpg(os.getpid(), int(sys.argv[2]))
-            print(sum(1 for _ in batches), int(interruption()))
-    except KeyboardInterrupt:
-        pass
+    with signals_handled(), held_back():
+        batches = loader.epoch(0)
+        seen = [next(batches)] if sys.argv[2] == "working" else []
+        print("ready", flush=True)
+        while not interruption():
+            time.sleep(0.01)
+        if sys.argv[2] == "given up":
+            loader.interrupt()
+        else:
+            print(len([*seen, *batches]), flush=True)
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_workers_leave_a_signal_to_all_to_their_parent(synthetic_set: Path, tmp_path: Path, number: signal.Signals) -> None:
-    script = tmp_path / "script.py"
+def end_of(synthetic_set: Path, script: Path, state: str, number: signal.Signals) -> tuple[int, str, str]:
+    """Exit code and output of a process whose whole group gets a signal while its worker is in a state."""
     script.write_text(SCRIPT)
-    command = [sys.executable, str(script), str(synthetic_set), str(int(number))]
+    command = [sys.executable, str(script), str(synthetic_set), state]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, start_new_session=True, check=False)
-    assert done.stdout.split() == ["12", str(int(number))], done.stderr
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, env=environment, text=True, start_new_session=True, **pipes)
+    assert process.stdout.readline() == "ready\n"
+    os.killpg(process.pid, number)
+    out, err = process.communicate()
+    return process.returncode, out, err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("state", ["starting", "working"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_workers_leave_a_signal_to_all_to_their_parent(synthetic_set, tmp_path, number, state):
+    _, out, err = end_of(synthetic_set, tmp_path / "script.py", state, number)
+    name = "Ctrl-C" if number == signal.SIGINT else number.name
+    assert out == "12\n", err
+    assert err.splitlines()[-1] == f"pipeline.interrupts.Interrupted: interrupted by {name}"
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_still_starting_ends_when_it_is_given_up(synthetic_set, tmp_path):
+    _, out, err = end_of(synthetic_set, tmp_path / "script.py", "given up", signal.SIGTERM)
+    assert out == ""
+    assert err.splitlines()[-1] == "pipeline.interrupts.Interrupted: interrupted by SIGTERM"
+    assert err.count("Traceback") == 1

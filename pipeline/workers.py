@@ -1,0 +1,112 @@
+"""Worker processes: they leave signals to their parent, and end with it, however it ended."""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
+from multiprocessing.process import BaseProcess
+
+from pipeline.interrupts import SIGNALS, held_back
+
+_PARENT_POLL_S = 0.5
+_GIVE_UP = signal.SIGALRM
+"""Ends a worker that is still starting; one that has begun its work ignores it. Nobody else sends it."""
+
+
+class Workers:
+    """The worker processes of one owner."""
+
+    def __init__(self) -> None:
+        self._processes: set[BaseProcess] = set()
+
+    @contextmanager
+    def starting(self) -> Iterator[None]:
+        """For their start: what is sent to all of them waits until they have called ``leave_to_parent``."""
+        others = set(multiprocessing.active_children())
+        with held_back():  # half a start would leave a process that nobody knows; other threads hear what is blocked in this one
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+            resource_tracker.ensure_running()  # a process beside the first worker: it does not ignore SIGHUP by itself, ...
+            signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # ... and its start has unblocked the others
+            try:
+                yield
+            finally:
+                self._processes |= set(multiprocessing.active_children()) - others
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def kill(self) -> None:
+        """End them at once. For workers that hold nothing which their owner needs to go on."""
+        for process in self._processes:
+            process.kill()
+        for process in self._processes:
+            process.join()
+
+    def give_up(self) -> None:
+        """End those that are still starting: for seconds they hear nothing, and who shuts them down in order would wait for them.
+
+        In the main thread only.
+        """
+        handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's takes the end of a worker for a fault
+        try:
+            for process in self._processes:
+                if process.is_alive() and process.pid is not None:
+                    os.kill(process.pid, _GIVE_UP)
+            for process in self._processes:
+                process.join(_PARENT_POLL_S / len(self._processes))
+        finally:
+            signal.signal(signal.SIGCHLD, handler)
+
+
+def leave_to_parent(worker: int = 0) -> None:
+    """For a worker that was started within ``Workers.starting``: its parent alone decides what a signal to all of them means.
+
+    The worker ends with its parent, and by a SIGTERM that comes from it. ``worker`` is its number, which is what the
+    ``worker_init_fn`` of a DataLoader gets.
+    """
+    del worker
+    for number in (signal.SIGINT, signal.SIGHUP, _GIVE_UP):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if hasattr(signal, "sigtimedwait"):  # SIGTERM stays blocked
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGHUP))
+        _end_when_parent_does(_terminated_by_parent)
+    else:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        end_with_parent()
+
+
+def end_with_parent(parent: int | None = None) -> None:
+    """End this process within a second of its parent's end, however that ended: without it workers of a killed command stay.
+
+    ``parent`` is its number, where that is known from before this process looked. To repeat it is harmless.
+    """
+    _end_when_parent_does(_slept, parent)
+
+
+def _end_when_parent_does(ended: Callable[[int], bool], number: int | None = None) -> None:
+    name, process = "end-with-parent", multiprocessing.parent_process()
+    known = process.pid if number is None and process is not None else number
+    parent = os.getppid() if known is None else known
+    if any(thread.name == name for thread in threading.enumerate()):
+        return
+
+    def watch() -> None:
+        while os.getppid() == parent and not ended(parent):
+            pass
+        os._exit(1)
+
+    threading.Thread(target=watch, name=name, daemon=True).start()
+
+
+def _slept(parent: int) -> bool:
+    del parent
+    time.sleep(_PARENT_POLL_S)
+    return False
+
+
+def _terminated_by_parent(parent: int) -> bool:
+    sent = signal.sigtimedwait((signal.SIGTERM,), _PARENT_POLL_S)
+    return sent is not None and sent.si_pid == parent
