@@ -193,7 +193,8 @@ def accuracies(num_seeds: int, num_steps: int) -> None:
 def _accuracy(run: Path, prepared: Path) -> tuple[float, float]:
     """On clean test images and on attacked ones."""
     module, _ = load_classifier(run)
-    batches = Loader(open_prepared(prepared), "test", batch_size=100, seed=0)
+    dataset = open_prepared(prepared)
+    batches = Loader(dataset, "test", batch_size=100, seed=0, augment=None, shuffle=False, drop_last=False, num_workers=0)
     stage = bind_classifier(module, masks=MaskConfig(source=MaskSource.NONE), segmenter=None, mean_colour=(0.5, 0.5, 0.5))
     attack = PgdConfig(epsilon=EPSILON, num_steps=20)
     right = torch.zeros(2)
@@ -202,7 +203,7 @@ def _accuracy(run: Path, prepared: Path) -> tuple[float, float]:
         with torch.no_grad():
             correct = [module(images).argmax(1) == batch.labels for images in (batch.images, attacked_images)]
         right += torch.tensor([correct[0].sum(), (correct[0] & correct[1]).sum()])
-    clean, robust = (right / batches.num_samples).tolist()
+    clean, robust = (right / len(dataset.indices("test"))).tolist()
     return clean, robust
 
 

@@ -160,9 +160,9 @@ class EvaluationJob(AttackJob):
 
     def inputs(self, materials: Materials) -> dict[str, str]:
         """Data set, weights of the stages, and the order of the attacks."""
-        inputs = super().inputs(materials) | {"classifier": weights_digest(materials.finished[self.classifier].path)}
+        inputs = super().inputs(materials) | {"classifier": weights_digest(materials.finished[self.classifier].path, "classifier")}
         if self.segmenter is not None:
-            inputs["segmenter"] = weights_digest(materials.finished[self.segmenter].path)
+            inputs["segmenter"] = weights_digest(materials.finished[self.segmenter].path, "segmenter")
         return inputs | order_of_attacks(self.suite(materials.ablation))
 
     def passes(self, ablation: AblateConfig, counts: ImageCounts) -> Passes:

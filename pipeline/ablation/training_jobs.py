@@ -134,7 +134,7 @@ class ClassifierJob(TrainingJob):
         """Data set, and weights of the segmenter."""
         if self.segmenter is None:
             return super().inputs(materials)
-        return super().inputs(materials) | {"segmenter": weights_digest(materials.finished[self.segmenter].path)}
+        return super().inputs(materials) | {"segmenter": weights_digest(materials.finished[self.segmenter].path, "segmenter")}
 
     def run(self, state: JobState) -> None:
         """Train it."""

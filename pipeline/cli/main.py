@@ -68,6 +68,12 @@ COMMANDS = {
         config="pipeline.training.config:TrainClassifierConfig",
         function="pipeline.training.commands:train_classifier",
     ),
+    "train-joint": Command(
+        summary="train both stages on, from two runs, end to end",
+        example="foreguard train-joint prepared=prepared/synthetic run=runs/joint segmenter_run=runs/seg classifier_run=runs/none",
+        config="pipeline.training.config:TrainJointConfig",
+        function="pipeline.training.commands:train_joint",
+    ),
     "evaluate": Command(
         summary="attack a trained system and say how many images it still gets right",
         example="foreguard evaluate prepared=prepared/synthetic classifier_run=runs/oracle run=runs/oracle-attacked attack=fast",

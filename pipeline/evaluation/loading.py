@@ -86,8 +86,9 @@ def load_subject(
 def _check_data(path: Path, checkpoint: Checkpoint, dataset: PreparedDataset, allow_other_data: bool) -> None:
     if checkpoint.data_fingerprint != dataset.fingerprint and not allow_other_data:
         raise CheckpointError(
-            f"{checkpoint_path(path)}: trained on other data than {dataset.path} (fingerprints {checkpoint.data_fingerprint[:12]}"
-            f" and {dataset.fingerprint[:12]}), whose test images it may have seen; if that is meant, say allow_other_data=true"
+            f"{checkpoint_path(path, checkpoint.kind)}: trained on other data than {dataset.path} (fingerprints"
+            f" {checkpoint.data_fingerprint[:12]} and {dataset.fingerprint[:12]}), whose test images it may have seen; if that is"
+            " meant, say allow_other_data=true"
         )
 
 
@@ -97,7 +98,7 @@ def _check_size(path: Path, stage: Classifier | Segmenter, checkpoint: Checkpoin
     try:
         check_size(stage, dataset.image_size)
     except ValueError as error:
-        raise CheckpointError(f"{checkpoint_path(path)}: the {checkpoint.kind} {error}") from error
+        raise CheckpointError(f"{checkpoint_path(path, checkpoint.kind)}: the {checkpoint.kind} {error}") from error
 
 
 def trained_segmenter(classifier_run: Path, checkpoint: Checkpoint, source: MaskSource) -> Path:

@@ -43,6 +43,7 @@ class MaskSource(Choice):
     ORACLE = "oracle", "oracle", "sources.unchanged", "the data set's own mask: an upper bound, not a defence"
     LEARNED = "learned", "segmenter", "gates.soft", "the segmenter's foreground probability, on the image at hand, attacked or not"
     LEARNED_HARD = "learned-hard", "segmenter", "gates.hard", "the same, thresholded to 0 and 1, a surrogate gradient backwards"
+    JOINT = "joint", "segmenter", "gates.soft", "as learned, of a segmenter trained together with the classifier (train-joint)"
     FROZEN = "frozen", "frozen", "gates.soft", "the segmenter's probability on the clean image: what a mask out of reach is worth"
     RANDOM = "random", "oracle", "sources.random", "blobs that cover as many pixels as the oracle, elsewhere", True
     FOREIGN_SAME = "foreign-same", "substitute", "sources.unchanged", "the oracle of another image of the same class, of like area"
@@ -135,3 +136,5 @@ class MaskConfig:
 
 MaskChanges = Annotated[Mapping[str, Any], Changes(MaskConfig)]
 """What of the masks is to be other than in training: a mapping of the fields of ``MaskConfig`` that are, null is as trained."""
+OtherMasks = Annotated[Mapping[str, Any], Changes(MaskConfig, without=frozenset({"source"}))]
+"""The same without the source, where that is known."""

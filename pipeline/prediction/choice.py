@@ -14,7 +14,7 @@ from pipeline.errors import CheckpointError, ConfigError, RunError
 from pipeline.evaluation.loading import trained_segmenter
 from pipeline.evaluation.primary_comparison import Rank, primary_rank
 from pipeline.masks.config import MaskChanges, MaskConfig
-from pipeline.runs.checkpoints import Checkpoint, load_classifier, load_segmenter, weights_digest
+from pipeline.runs.checkpoints import Checkpoint, StageKind, load_classifier, load_segmenter, weights_digest
 from pipeline.runs.directory import read_run
 from pipeline.runs.files import parse_json
 from pipeline.system import TwoStage
@@ -87,11 +87,11 @@ def _found(run: Path, arm: str | None) -> ChosenSystem:
     return ChosenSystem(f"that of {run}", classifier, segmenter, config.masks)
 
 
-def _attacked(run: Path, kind: str, recorded: Path, digest: str) -> Path:
+def _attacked(run: Path, kind: StageKind, recorded: Path, digest: str) -> Path:
     """The stage with these weights: where it was, or in the store that the evaluation lies in."""
     for path in (recorded, *sorted((run.resolve().parent.parent / f"{kind}s").glob("*"))):
         try:
-            if weights_digest(path) == digest:
+            if weights_digest(path, kind) == digest:
                 return path
         except CheckpointError:
             continue

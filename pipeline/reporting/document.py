@@ -116,8 +116,9 @@ def _how_to_read(study: Study, found: Figures) -> tuple[str, ...]:
     )
     if any(len(answer.all_learned) > 1 for answer in found.answers):
         paragraphs += (
-            "Of several systems with learned masks the answer is about one, by a rule that knows no result: soft masks before hard "
-            "ones, then a classifier trained with such masks, then a segmenter trained like the classifier, then a natural one.",
+            "Of several systems with learned masks the answer is about one, by a rule that knows no result: stages trained "
+            "together before stages trained apart, then soft masks before hard ones, then a classifier trained with such masks, "
+            "then a segmenter trained like the classifier, then a natural one.",
         )
     return (*paragraphs, _how_to_read_differences(study))
 

@@ -65,6 +65,7 @@ LOOKS = {
     "oracle": Look("#0069a8", "o", "-"),
     "learned": Look("#c24e00", "^", "-"),
     "learned-hard": Look("#a8407f", "v", "-."),
+    "joint": Look("#9c3d00", "h", "-"),
     "frozen": Look("#856600", "D", ":"),
     "random": Look("#00785a", "X", ":"),
     "eroded": Look("#6a52b3", "v", "-."),

@@ -99,22 +99,29 @@ def save_checkpoint(directory: Path, name: str, checkpoint: Checkpoint, weights:
     return path
 
 
-def checkpoint_path(path: Path) -> Path:
-    """The JSON that a path means: itself, or the best checkpoint of a run directory."""
-    return path / "checkpoints" / "best.json" if path.is_dir() else path
+def checkpoint_path(path: Path, kind: StageKind) -> Path:
+    """The JSON that a path means for a stage: itself, or the best checkpoint of a run directory.
+
+    A run that trained both stages keeps them in two folders of the names of the kinds, each as a run of that stage alone has it: it
+    stands for either stage.
+    """
+    if not path.is_dir():
+        return path
+    return (path / kind if (path / kind).is_dir() else path) / "checkpoints" / "best.json"
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
+def read_checkpoint(path: Path, kind: StageKind) -> Checkpoint:
     """What a checkpoint says about itself, without loading its weights.
 
-    ``path`` is the JSON of a checkpoint or a run directory, whose best checkpoint is meant. Raises ``CheckpointError``.
+    ``path`` is the JSON of a checkpoint or a run directory, whose best checkpoint of that stage is meant. Raises
+    ``CheckpointError``.
     """
-    return Checkpoint.read(checkpoint_path(path))
+    return Checkpoint.read(checkpoint_path(path, kind))
 
 
-def weights_digest(path: Path) -> str:
+def weights_digest(path: Path, kind: StageKind) -> str:
     """SHA-256 of a checkpoint's weights, as its JSON states it. Raises ``CheckpointError``."""
-    return read_checkpoint(path).sha256
+    return read_checkpoint(path, kind).sha256
 
 
 def refer_to_segmenter(segmenter: Path, *, sha256: str, run: Path) -> SegmenterReference:
@@ -128,11 +135,11 @@ def find_segmenter(classifier: Path, reference: SegmenterReference) -> Path:
 
     ``classifier`` is the run or a checkpoint. Raises ``CheckpointError`` where it is in neither place, or only another one is.
     """
-    run = checkpoint_path(classifier).resolve().parent.parent
+    run = checkpoint_path(classifier, "classifier").resolve().parent.parent
     others = []
     for place in (run / reference.relative, Path(reference.path)):
         if place.exists():
-            if weights_digest(place) == reference.sha256:
+            if weights_digest(place, "segmenter") == reference.sha256:
                 return place
             others.append(place)
     if not others:
@@ -157,7 +164,7 @@ def state_digest(module: nn.Module) -> str:
 
 def load_segmenter(path: Path) -> tuple[Segmenter, Checkpoint]:
     """Build the segmenter that a checkpoint describes and load its weights. Raises ``CheckpointError``."""
-    path = checkpoint_path(path)
+    path = checkpoint_path(path, "segmenter")
     checkpoint = Checkpoint.read(path)
     _check_use(path, checkpoint, "segmenter", None)
     config = _architecture(path, checkpoint, SegmenterConfig).without_weights()
@@ -169,7 +176,7 @@ def load_classifier(path: Path, *, classes: tuple[str, ...] | None = None) -> tu
 
     ``classes`` are those of the data it is meant for; other ones in the checkpoint raise ``CheckpointError``, like any damage.
     """
-    path = checkpoint_path(path)
+    path = checkpoint_path(path, "classifier")
     checkpoint = Checkpoint.read(path)
     _check_use(path, checkpoint, "classifier", classes)
     config = _architecture(path, checkpoint, ClassifierConfig).without_weights()
@@ -182,7 +189,7 @@ def load_weights(path: Path, module: nn.Module, *, kind: StageKind, classes: tup
 
     Raises ``CheckpointError`` for a missing or damaged file, the other stage, other classes, another architecture.
     """
-    path = checkpoint_path(path)
+    path = checkpoint_path(path, kind)
     checkpoint = Checkpoint.read(path)
     _check_use(path, checkpoint, kind, classes)
     weights = _read_weights(path, checkpoint)

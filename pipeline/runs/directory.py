@@ -66,18 +66,6 @@ class Run:
     """True if the run had been begun before."""
 
     @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
-
-    @property
-    def best_path(self) -> Path:
-        return self.checkpoints / "best.json"
-
-    @property
-    def last_path(self) -> Path:
-        return self.checkpoints / "last.json"
-
-    @property
     def state_path(self) -> Path:
         return self.path / "state.pt"
 

@@ -1,17 +1,17 @@
-"""``foreguard train-segmenter`` and ``foreguard train-classifier``.
+"""``foreguard train-segmenter``, ``foreguard train-classifier`` and ``foreguard train-joint``.
 
 What only training needs is imported when it begins: it takes seconds, which neither ``--help`` nor a typo should cost.
 """
 
 from pipeline.config import to_plain
-from pipeline.training.config import TrainClassifierConfig, TrainSegmenterConfig
+from pipeline.training.config import TrainClassifierConfig, TrainJointConfig, TrainSegmenterConfig
 
 
 def train_segmenter(config: TrainSegmenterConfig) -> None:
     """Train a segmenter on a prepared data set. Raises ``UserError`` of the kind that fits."""
     from pipeline.data.dataset import open_prepared
     from pipeline.runs.stages import new_segmenter
-    from pipeline.training.tasks import Training, bind_segmenter
+    from pipeline.training.tasks import SavedStage, Training, bind_segmenter
     from pipeline.training.trainer import train
 
     dataset = open_prepared(config.prepared).for_segmenters()
@@ -23,8 +23,7 @@ def train_segmenter(config: TrainSegmenterConfig) -> None:
             inputs={"data set": dataset.fingerprint},
             run=config.run,
             resume=config.resume,
-            kind="segmenter",
-            architecture=to_plain(config.segmenter),
+            stages=(SavedStage(kind="segmenter", architecture=to_plain(config.segmenter)),),
             module=module,
             bind=bind_segmenter,
             objective=config.objective,
@@ -41,7 +40,7 @@ def train_classifier(config: TrainClassifierConfig) -> None:
     from pipeline.data.substitutes import with_substitutes
     from pipeline.runs.checkpoints import load_segmenter, refer_to_segmenter
     from pipeline.runs.stages import new_classifier
-    from pipeline.training.tasks import Training, bind_classifier
+    from pipeline.training.tasks import SavedStage, Training, bind_classifier
     from pipeline.training.trainer import train
 
     dataset = with_substitutes(open_prepared(config.prepared), config.masks.source.substitute)
@@ -61,8 +60,7 @@ def train_classifier(config: TrainClassifierConfig) -> None:
             inputs=inputs,
             run=config.run,
             resume=config.resume,
-            kind="classifier",
-            architecture=to_plain(config.classifier),
+            stages=(SavedStage(kind="classifier", architecture=to_plain(config.classifier), segmenter=reference),),
             module=module,
             bind=lambda classifier: bind_classifier(
                 classifier,
@@ -75,6 +73,51 @@ def train_classifier(config: TrainClassifierConfig) -> None:
             trainer=config.trainer,
             dataset=dataset,
             augment=config.augment,
-            segmenter=reference,
+        )
+    )
+
+
+def train_joint(config: TrainJointConfig) -> None:
+    """Train both stages of two runs on, on a prepared data set. Raises ``UserError`` of the kind that fits."""
+    from dataclasses import replace
+
+    from pipeline.config import validate
+    from pipeline.data.dataset import open_prepared
+    from pipeline.errors import CheckpointError
+    from pipeline.masks.config import MaskConfig, MaskSource
+    from pipeline.runs.checkpoints import load_classifier, load_segmenter
+    from pipeline.training.joint import JointStages, SeparatelyAttacked, bind_joint
+    from pipeline.training.tasks import SavedStage, Training
+    from pipeline.training.trainer import train
+
+    dataset = open_prepared(config.prepared)
+    segmenter, of_segmenter = load_segmenter(config.segmenter_run)
+    classifier, of_classifier = load_classifier(config.classifier_run, classes=dataset.classes)
+    for path, checkpoint in ((config.segmenter_run, of_segmenter), (config.classifier_run, of_classifier)):
+        if checkpoint.data_fingerprint != dataset.fingerprint:
+            raise CheckpointError(f"{path}: was trained on other data than {config.prepared}, whose test images it may have seen")
+    trained = validate(MaskConfig, of_classifier.config.get("masks", {}))
+    masks = replace(trained, **config.masks, source=MaskSource.JOINT)
+    weights = {"mask_weight": config.mask_weight, "label_smoothing": config.label_smoothing}
+    separate = SeparatelyAttacked(config.objective, dataset.num_classes, **weights)
+    train(
+        Training(
+            command="train-joint",
+            config=to_plain(config),
+            settled={"masks": to_plain(masks)},
+            inputs={"data set": dataset.fingerprint, "segmenter": of_segmenter.sha256, "classifier": of_classifier.sha256},
+            run=config.run,
+            resume=config.resume,
+            stages=(
+                SavedStage(kind="segmenter", architecture=of_segmenter.architecture, part="segmenter"),
+                SavedStage(kind="classifier", architecture=of_classifier.architecture, part="classifier"),
+            ),
+            module=JointStages(segmenter.train(), classifier.train(), masks=masks, mean_colour=of_classifier.mean_color),
+            bind=lambda stages: bind_joint(stages, num_classes=dataset.num_classes, **weights),
+            objective=separate if config.attack_on == "each" else config.objective,
+            trainer=config.trainer,
+            dataset=dataset,
+            augment=config.augment,
+            turns=("segmenter", "classifier") if config.updates == "alternating" else (),
         )
     )

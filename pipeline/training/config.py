@@ -8,7 +8,7 @@ from pydantic import Field
 from classifier.config import ClassifierConfig
 from pipeline.config import AnyPath, BatchSize, Count, Number, Seed, Whole, Workers, configuration
 from pipeline.data.config import AugmentConfig
-from pipeline.masks.config import MaskConfig, MaskSource
+from pipeline.masks.config import MaskConfig, MaskSource, OtherMasks
 from pipeline.training.objectives import AdversarialConfig, NaturalConfig, TradesConfig
 from segmenter.config import SegmenterConfig
 
@@ -117,6 +117,8 @@ class TrainClassifierConfig:
     """The training loop."""
 
     def __post_init__(self) -> None:
+        if self.masks.source == MaskSource.JOINT:
+            raise ValueError("masks.source=joint means a segmenter that is trained too: that is foreguard train-joint; say learned")
         needs_segmenter = self.masks.source.needs_segmenter
         if needs_segmenter and self.segmenter_run is None:
             raise ValueError(
@@ -124,3 +126,37 @@ class TrainClassifierConfig:
             )
         if not needs_segmenter and self.segmenter_run is not None:
             raise ValueError(f"masks.source={self.masks.source.value} uses no segmenter: leave segmenter_run out")
+
+
+@configuration
+class TrainJointConfig:
+    """Train both stages on, end to end: the classification loss of the masked image and the loss of the mask."""
+
+    prepared: AnyPath
+    """Directory of the prepared data set that both were trained on."""
+    run: AnyPath
+    """Directory that the run is kept in; it must not hold one, but for resume. Its folders segmenter and classifier hold one stage
+    each, and it stands for either: segmenter_run=RUN, classifier_run=RUN, run=RUN."""
+    resume: bool = False
+    """Continue the run in that directory; begin it where there is none."""
+    segmenter_run: AnyPath
+    """Run of the segmenter that it begins with, or the JSON of one of its checkpoints."""
+    classifier_run: AnyPath
+    """Run of the classifier that it begins with, likewise, whatever its masks."""
+    masks: OtherMasks = field(default_factory=dict)
+    """What of the masks is other than in the classifier's training; null is as there. Their source is joint."""
+    mask_weight: Annotated[Number, Field(ge=0, le=1e6)] = 1.0
+    """Weight of the mask loss (BCE + Dice) beside the classification loss, 0 or more."""
+    attack_on: Literal["sum", "each"] = "sum"
+    """What attacks in training climb. sum: one attack on both losses together. each: two attacks, end to end on the classification
+    loss and on the mask loss alone, each loss being trained on its own points: costs twice as much."""
+    updates: Literal["together", "alternating"] = "together"
+    """Which stage a step updates: both, or the segmenter and the classifier in turn (each on the whole loss)."""
+    label_smoothing: Annotated[Number, Field(ge=0, lt=1)] = 0.0
+    """Share of the class target that is spread over all classes, 0 to 1."""
+    objective: ObjectiveConfig = field(default_factory=NaturalConfig)
+    """What a training step minimizes: natural, adversarial or trades."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """How training images are varied."""
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    """The training loop."""

@@ -11,10 +11,9 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from torch import Tensor
+from torch import nn
 
 from pipeline.errors import ConfigError, RunError
-from pipeline.runs.checkpoints import save_checkpoint
 from pipeline.runs.directory import Run
 from pipeline.runs.files import read_bytes, write_atomically
 from pipeline.training.config import Tracker
@@ -42,13 +41,12 @@ class RunLog:
         """What a resume continues from."""
         self._state.save(self._run.state_path)
 
-    def end_epoch(self, weights: Mapping[str, Tensor], *, better: bool) -> None:
+    def end_epoch(self, module: nn.Module, *, better: bool) -> None:
         """Checkpoints, the table, and last the state: until that is written, a resume repeats all of it alike."""
         row, counters = self._state.counters.history[-1], self._state.counters
         metrics = {name: value for name, value in row.items() if name.startswith("val_")}
-        checkpoint = self._training.checkpoint(step=counters.step, epoch=counters.epoch, metrics=metrics)
         for name in ("best", "last") if better else ("last",):
-            save_checkpoint(self._run.checkpoints, name, checkpoint, weights)
+            self._training.save(self._run.path, name, module, step=counters.step, epoch=counters.epoch, metrics=metrics)
         write_metrics(self._run.metrics_path, self._state.counters.history)
         self.save_state()
         for tracker in self._trackers:

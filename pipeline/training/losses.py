@@ -56,8 +56,13 @@ def trades(
 def worst_case_images(
     stage: BoundStage, batch: Batch, *, attack: PgdConfig, seeds: Int64[Tensor, " batch"]
 ) -> Float[Tensor, "batch 3 height width"]:
-    """The best point of the ball around each image that an attack on the stage's loss visits: for validation."""
-    objective = ModelObjective(model=stage.network, score=stage.loss, targets=(stage.targets(batch),), context=stage.context(batch))
+    """The best point of the ball around each image that an attack on the stage's validation loss visits."""
+    objective = ModelObjective(
+        model=stage.network,
+        score=stage.validation_loss or stage.loss,
+        targets=(stage.targets(batch),),
+        context=stage.context(batch),
+    )
     with attacked(stage.network):
         return pgd(attack, objective, batch.images, seeds=derive_seeds(seeds, 0))
 

@@ -3,9 +3,9 @@
 Objectives and the loop see nothing else, so they do not know whether a segmenter or a classifier is trained.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,15 @@ from pipeline.data.dataset import PreparedDataset
 from pipeline.data.loader import Batch
 from pipeline.masks.config import MaskConfig
 from pipeline.masks.context import MaskContext
-from pipeline.runs.checkpoints import Checkpoint, SegmenterReference, StageKind
+from pipeline.runs.checkpoints import (
+    Checkpoint,
+    SegmenterReference,
+    StageKind,
+    load_weights,
+    refer_to_segmenter,
+    save_checkpoint,
+    weights_digest,
+)
 from pipeline.runs.provenance import provenance
 from pipeline.system import TwoStage
 from pipeline.training.config import TrainerConfig
@@ -49,6 +57,8 @@ class BoundStage:
     """(outputs, reference outputs) -> (B,), at least 0: the regulariser of TRADES."""
     scores: Mapping[str, Score]
     """Name -> (outputs, targets) -> (B,) in [0,1], higher is better. The first one selects the best epoch."""
+    validation_loss: Score | None = None
+    """What attacks of the validation maximise; None: the loss."""
     wrapper: nn.Module | None = None
     """Fabric's wrapper of the network: mixed precision and gradient exchange between processes. None: the network itself."""
     copies: FollowingCopies | None = None
@@ -69,6 +79,27 @@ class BoundStage:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SavedStage:
+    """A stage whose weights a training saves, as checkpoints of their own."""
+
+    kind: StageKind
+    architecture: Mapping[str, Any]
+    """The part of the configuration that it is built from."""
+    segmenter: SegmenterReference | None = None
+    """The segmenter whose masks a classifier is trained with; None too where the same training saves it."""
+    part: str | None = None
+    """What it is called in the module in training, and its folder in the run; None: it is the module, and the run is its own."""
+
+    def directory(self, run: Path) -> Path:
+        """Where its checkpoints lie."""
+        return (run if self.part is None else run / self.part) / "checkpoints"
+
+    def of(self, module: nn.Module) -> nn.Module:
+        """The stage itself."""
+        return module if self.part is None else getattr(module, self.part)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Training:
     """One training: what is trained on what and how, and where it is kept."""
 
@@ -80,9 +111,8 @@ class Training:
     """Fingerprints of what is read, by name."""
     run: Path
     resume: bool
-    kind: StageKind
-    architecture: Mapping[str, Any]
-    """The part of the configuration that the module is built from."""
+    stages: tuple[SavedStage, ...]
+    """What is saved. The last one's checkpoint is the one that people are told of."""
     module: nn.Module
     """With its initial weights, on the CPU."""
     bind: Callable[[nn.Module], BoundStage]
@@ -91,15 +121,46 @@ class Training:
     trainer: TrainerConfig
     dataset: PreparedDataset
     augment: AugmentConfig | None
-    segmenter: SegmenterReference | None = None
-    """The segmenter whose masks a classifier is trained with."""
+    settled: Mapping[str, Any] = field(default_factory=dict)
+    """What checkpoints say in place of parts of the configuration that leave something to the stages at hand."""
+    turns: tuple[str, ...] = ()
+    """Parts of the module that are updated in turn, one a step; empty: all of it in every step."""
 
-    def checkpoint(self, *, step: int, epoch: int, metrics: Mapping[str, float]) -> Checkpoint:
+    def resting(self, module: nn.Module, step: int) -> Iterator[nn.Parameter]:
+        """The parameters that this step of the optimizer leaves alone."""
+        for turn in self.turns:
+            if turn != self.turns[step % len(self.turns)]:
+                yield from getattr(module, turn).parameters()
+
+    def checkpoint_path(self, run: Path, name: str) -> Path:
+        """Where the last stage's checkpoint ``best`` or ``last`` of a run lies."""
+        return self.stages[-1].directory(run) / f"{name}.json"
+
+    def save(self, run: Path, name: str, module: nn.Module, *, step: int, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Save the stages as the checkpoints ``best`` or ``last`` of a run. Raises ``RunError``."""
+        reference = None
+        for stage in self.stages:
+            described = self._checkpoint(stage, stage.segmenter or reference, step=step, epoch=epoch, metrics=metrics)
+            path = save_checkpoint(stage.directory(run), name, described, stage.of(module).state_dict())
+            if stage.kind == "segmenter":  # which a classifier that follows was trained with
+                saved = path if name != "best" else path.parent.parent
+                sha256 = weights_digest(path, "segmenter")
+                reference = refer_to_segmenter(saved, sha256=sha256, run=self.stages[-1].directory(run).parent)
+
+    def load_best(self, run: Path, module: nn.Module) -> None:
+        """Load the stages' best checkpoints into a module. Raises ``CheckpointError``."""
+        for stage in self.stages:
+            path = stage.directory(run) / "best.json"
+            load_weights(path, stage.of(module), kind=stage.kind, classes=self.dataset.classes)
+
+    def _checkpoint(
+        self, stage: SavedStage, segmenter: SegmenterReference | None, *, step: int, epoch: int, metrics: Mapping[str, float]
+    ) -> Checkpoint:
         """What is said about the weights of a moment of this training."""
         return Checkpoint(
-            kind=self.kind,
-            architecture=dict(self.architecture),
-            config=dict(self.config),
+            kind=stage.kind,
+            architecture=dict(stage.architecture),
+            config={**self.config, **self.settled},
             classes=self.dataset.classes,
             image_size=self.dataset.image_size,
             data_fingerprint=self.dataset.fingerprint,
@@ -108,7 +169,7 @@ class Training:
             step=step,
             epoch=epoch,
             metrics=dict(metrics),
-            segmenter=self.segmenter,
+            segmenter=segmenter,
         )
 
     def description(self) -> dict[str, Any]:

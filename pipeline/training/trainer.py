@@ -21,7 +21,6 @@ from pipeline.errors import ConfigError, RunError
 from pipeline.interrupts import Interrupted, held_back, interruption, let_through, signals_handled
 from pipeline.progress import progress_bar
 from pipeline.randomness import derive_seeds
-from pipeline.runs.checkpoints import load_weights
 from pipeline.runs.directory import Run, open_run
 from pipeline.training.distributed import (
     agreed_interruption,
@@ -66,16 +65,17 @@ def train(training: Training) -> Path:
         run = on_rank_zero(fabric, open_directory)
         if run.finished:
             _say(fabric, f"{run.path}: the run is finished, so there is nothing to resume; its result is {run.result_path.name}")
-            return run.best_path
+            return training.checkpoint_path(run.path, "best")
         try:
             trainer.train(run)
         except Interrupted:
             trainer.interrupt()
             raise
         except RunError as error:
-            best = f"the last good checkpoint is {run.last_path}" if run.last_path.exists() else "no checkpoint was written yet"
+            last = training.checkpoint_path(run.path, "last")
+            best = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint was written yet"
             raise RunError(f"{error}; {best}") from error
-        return run.best_path
+        return training.checkpoint_path(run.path, "best")
 
 
 class Trainer:
@@ -151,6 +151,8 @@ class Trainer:
         losses = self._training.objective.losses(self._stage, batch, seeds)
         self._optimizer.zero_grad()
         self._fabric.backward(losses.mean())
+        for parameter in self._training.resting(self._stage.module, counters.step):
+            parameter.grad = None
         loss_sum, interrupted = self._checked_sum(batch, losses.detach(), self._clipped_norm())
         set_learning_rate(self.state.optimizer, self._learning_rate(counters.step))
         self._optimizer.step()
@@ -208,8 +210,7 @@ class Trainer:
         row = {"epoch": counters.epoch, "step": counters.step, "learning_rate": self._learning_rate(counters.step - 1)}
         row |= {"train_loss": train_loss} | {f"val_{name}": value for name, value in measured.items()}
         counters.history.append(row | {"seconds": round(counters.seconds, 1)})
-        weights = self._measured.module.state_dict()
-        on_rank_zero(self._fabric, lambda: self._log.end_epoch(weights, better=better))
+        on_rank_zero(self._fabric, lambda: self._log.end_epoch(self._measured.module, better=better))
         shown = ", ".join(f"{name} {value:.4g}" for name, value in row.items() if name.endswith(("loss", self._stage.score_name)))
         note = " (best so far)" if better else ""
         _say(self._fabric, f"epoch {counters.epoch}/{self._config.epochs}: {shown}, {counters.seconds:.0f} s{note}")
@@ -219,7 +220,8 @@ class Trainer:
         counters, run = self.state.counters, self._run
         if (signal := agreed_interruption(self._fabric)) is not None:
             raise self._interrupted(signal)
-        load_weights(run.best_path, self._measured.module, kind=self._training.kind, classes=self._training.dataset.classes)
+        self._training.load_best(run.path, self._measured.module)
+        best = self._training.checkpoint_path(run.path, "best")
         try:
             with self._interruptible():
                 val = self._measure(self._val_loader)
@@ -228,7 +230,7 @@ class Trainer:
             raise self._interrupted(error.number) from error
         assert counters.best_value is not None
         result = TrainingResult(
-            checkpoint=str(run.best_path.relative_to(run.path)),
+            checkpoint=str(best.relative_to(run.path)),
             epoch=counters.best_epoch,
             selected_by=f"val_{self._selector}",
             selected_value=counters.best_value,
@@ -240,7 +242,7 @@ class Trainer:
         )
         on_rank_zero(self._fabric, lambda: self._log.finish(result))
         if self._fabric.is_global_zero:
-            _summarize(result, self._stage.score_name, run.best_path)
+            _summarize(result, self._stage.score_name, best)
 
     def _measure(self, loader: Loader, *, attacked: bool = False) -> dict[str, float]:
         share_buffers(self._measured.module, self._fabric)

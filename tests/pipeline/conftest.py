@@ -51,6 +51,8 @@ def runs(synthetic_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     save("segmenter", segmenter_config, build_segmenter(segmenter_config, seed=0), {})
     network = build_classifier(classifier_config, num_classes=dataset.num_classes, seed=0)
-    reference = refer_to_segmenter(path / "segmenter", sha256=weights_digest(path / "segmenter"), run=path / "classifier")
+    reference = refer_to_segmenter(
+        path / "segmenter", sha256=weights_digest(path / "segmenter", "segmenter"), run=path / "classifier"
+    )
     save("classifier", classifier_config, network, {"masks": masks}, reference)
     return path

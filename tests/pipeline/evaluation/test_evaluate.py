@@ -252,7 +252,7 @@ def test_a_segmenter_that_was_trained_again_is_noticed(
     classifier = tmp_path / "classifier"
     shutil.copytree(runs / "classifier", classifier)
     best = classifier / "checkpoints" / "best.json"
-    checkpoint = read_checkpoint(best)
+    checkpoint = read_checkpoint(best, "classifier")
     dataclasses.replace(checkpoint, segmenter=dataclasses.replace(checkpoint.segmenter, sha256="0" * 64)).write(best)
     words = [f"prepared={synthetic_set}", f"classifier_run={classifier}", "accelerator=cpu"]
     assert main(["evaluate", *words, f"run={tmp_path / 'run'}"]) == 2

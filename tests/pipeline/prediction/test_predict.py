@@ -136,7 +136,7 @@ def write_evaluation(path: Path, runs: Path, at: Path, **changes: object) -> Pat
     """An evaluation of the learned system, when its stages lay at ``at``."""
     path.mkdir(parents=True, exist_ok=True)
     config = {"classifier_run": str(at / "classifier"), "segmenter_run": str(at / "segmenter"), "masks": {"source": "learned"}}
-    inputs = {"data set": "1", **{kind: weights_digest(runs / kind) for kind in ("classifier", "segmenter")}}
+    inputs = {"data set": "1", **{kind: weights_digest(runs / kind, kind) for kind in ("classifier", "segmenter")}}
     about = {"id": "0", "command": "evaluate", "algorithm": 1, "config": config, "inputs": inputs, "started_at": ""} | changes
     RunDescription(**about, provenance=provenance()).write(path / "run.json")
     return path

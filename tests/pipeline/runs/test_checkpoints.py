@@ -67,7 +67,7 @@ def saved(tmp_path: Path) -> Path:
 
 def test_a_classifier_comes_back_with_every_weight_and_what_was_said_about_it(saved):
     module, checkpoint = load_classifier(saved, classes=CHECKPOINT.classes)
-    assert checkpoint == read_checkpoint(saved)
+    assert checkpoint == read_checkpoint(saved, "classifier")
     assert replace(checkpoint, weights="", sha256="") == CHECKPOINT
     assert checkpoint.sha256 == hashlib.sha256((saved.parent / checkpoint.weights).read_bytes()).hexdigest()
     assert_same_weights(module, classifier())
@@ -105,10 +105,10 @@ def test_a_stage_that_began_from_a_file_is_rebuilt_strictly_and_without_the_file
 
 
 def test_only_the_weights_that_the_json_names_are_kept(saved):
-    first = weights_digest(saved)
+    first = weights_digest(saved, "classifier")
     save_checkpoint(saved.parent, "best", CHECKPOINT, classifier(seed=2).state_dict())
     save_checkpoint(saved.parent, "last", CHECKPOINT, classifier(seed=1).state_dict())
-    assert weights_digest(saved) != first
+    assert weights_digest(saved, "classifier") != first
     assert len(list(saved.parent.glob("best-*"))) == 1
     assert len(list(saved.parent.iterdir())) == 4
     assert_same_weights(load_classifier(saved)[0], classifier(seed=2))
@@ -175,13 +175,13 @@ def test_an_edited_configuration_is_refused(saved):
 def test_an_unknown_field_is_refused_by_name(saved):
     reseal(saved, color="red")
     with pytest.raises(CheckpointError, match="color: unexpected"):
-        read_checkpoint(saved)
+        read_checkpoint(saved, "classifier")
 
 
 def test_weights_lie_beside_their_json_and_nowhere_else(saved):
     reseal(saved, weights="../best.safetensors")
     with pytest.raises(CheckpointError, match="weights: string should match pattern"):
-        read_checkpoint(saved)
+        read_checkpoint(saved, "classifier")
 
 
 def test_one_flipped_bit_is_refused(saved):
@@ -278,7 +278,9 @@ def test_a_segmenter_is_found_where_it_lay_and_beside_a_classifier_that_was_move
     root = tmp_path / "runs"
     save_checkpoint(root / "segmenter" / "checkpoints", "best", about, build_segmenter(config, seed=3).state_dict())
     monkeypatch.chdir(tmp_path)
-    reference = refer_to_segmenter(Path("runs/segmenter"), sha256=weights_digest(root / "segmenter"), run=Path("runs/classifier"))
+    reference = refer_to_segmenter(
+        Path("runs/segmenter"), sha256=weights_digest(root / "segmenter", "segmenter"), run=Path("runs/classifier")
+    )
     save_checkpoint(root / "classifier" / "checkpoints", "best", CHECKPOINT, classifier().state_dict())
     monkeypatch.chdir("/")
     assert find_segmenter(root / "classifier", reference).samefile(root / "segmenter")

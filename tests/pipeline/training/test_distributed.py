@@ -29,27 +29,36 @@ from pipeline.attacks.config import PgdConfig
 from pipeline.data.dataset import open_prepared
 from pipeline.masks.config import MaskConfig, MaskSource
 from pipeline.training.config import TrainerConfig
-from pipeline.training.tasks import Training, bind_classifier
+from pipeline.training.joint import JointStages, SeparatelyAttacked, bind_joint
+from pipeline.training.tasks import SavedStage, Training, bind_classifier
 from pipeline.training.trainer import train
 from pipeline.training.objectives import AdversarialConfig, NaturalConfig, RobustValidationConfig, TradesConfig
 
 prepared, run, devices, name = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+joint, name = name.startswith("joint "), name.removeprefix("joint ")
 attack = PgdConfig(epsilon=4 / 255, num_steps=2)
 validation = RobustValidationConfig(max_images=13)
 robust = {"adversarial": AdversarialConfig, "trades": TradesConfig}
 objective = NaturalConfig() if name == "natural" else robust[name](attack=attack, validation=validation)
 torch.manual_seed(1)
 module = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.SiLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 10))
+stages = (SavedStage(kind="classifier", architecture={}),)
+mean = (0.5, 0.5, 0.5)
+bind = lambda module: bind_classifier(module, masks=MaskConfig(source=MaskSource.RANDOM), segmenter=None, mean_colour=mean)
+if joint:
+    segmenter = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.SiLU(), nn.Conv2d(4, 1, 3, padding=1))
+    module = JointStages(segmenter, module, masks=MaskConfig(source=MaskSource.JOINT), mean_colour=mean)
+    stages = tuple(SavedStage(kind=kind, architecture={}, part=kind) for kind in ("segmenter", "classifier"))
+    bind = lambda module: bind_joint(module, num_classes=10, mask_weight=1.0)
+    objective = SeparatelyAttacked(objective, num_classes=10, mask_weight=1.0)
 trainer = TrainerConfig(
     epochs=2, batch_size=16, eval_batch_size=15, accelerator="cpu", devices=devices, trackers=(), ema_decay=0.9, checkpoint_every=4
 )
 train(
     Training(
-        command="test", config={"objective": name}, inputs={}, run=run, resume=True, kind="classifier", architecture={},
+        command="test", config={"objective": name}, inputs={}, run=run, resume=True,
+        stages=stages, turns=("segmenter", "classifier") if joint else (), bind=bind,
         module=module, objective=objective, trainer=trainer, dataset=open_prepared(prepared), augment=None,
-        bind=lambda module: bind_classifier(
-            module, masks=MaskConfig(source=MaskSource.RANDOM), segmenter=None, mean_colour=(0.5, 0.5, 0.5)
-        ),
     )
 )
 """
@@ -65,7 +74,7 @@ def run_script(path, prepared, run, *, devices, objective):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("objective", ["natural", "adversarial", "trades"])
+@pytest.mark.parametrize("objective", ["natural", "adversarial", "trades", "joint adversarial"])
 def test_two_processes_train_the_same_batch_to_the_same_losses(synthetic_set, tmp_path, objective):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)

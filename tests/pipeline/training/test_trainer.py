@@ -282,10 +282,10 @@ def test_a_full_disk_is_one_clear_line_and_costs_nothing_that_was_saved(config, 
             RunError, match=r"cannot be written: No space left on device; the last good checkpoint is .*last\.json$"
         ):
             train_classifier(config)
-    assert read_checkpoint(config.run / "checkpoints" / "last.json").epoch == 1
+    assert read_checkpoint(config.run / "checkpoints" / "last.json", "classifier").epoch == 1
     load_classifier(config.run)
     train_classifier(replace(config, resume=True))
-    assert read_checkpoint(config.run / "checkpoints" / "last.json").epoch == 2
+    assert read_checkpoint(config.run / "checkpoints" / "last.json", "classifier").epoch == 2
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write everywhere")
