@@ -77,6 +77,7 @@ NEEDS = {
     "oracle": "oracle",
     "learned": "segmenter",
     "learned-hard": "segmenter",
+    "joint": "segmenter",
     "frozen": "frozen",
     "random": "oracle",
     "foreign-same": "substitute",
@@ -105,7 +106,7 @@ def test_a_source_says_what_it_needs_and_what_an_attack_has_to_know_of_it(source
         assert config.uses_seeds == draws
         assert MaskTraits.of(config) == MaskTraits(
             source=source.value,
-            follows_image=source in {"learned", "learned-hard"},
+            follows_image=source in {"learned", "learned-hard", "joint"},
             hard_threshold=0.3 if source == "learned-hard" else None,
             uses_seeds=draws,
             hides_pixels=fill != "blur",

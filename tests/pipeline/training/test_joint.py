@@ -1,7 +1,8 @@
 """Both stages in one training: gradients through both, losses against closed forms, and what the run is afterwards."""
 
 import json
-import subprocess
+import os
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
