@@ -2,13 +2,14 @@
 
     .venv/bin/python benchmarks/memory.py
 
-Made-up pictures: photographs of 48 megapixels (JPEG, 4:2:0), the same as PNG, and strips of 20,000 x 200 pixels. ``predict``
-runs with a classifier and a segmenter of random weights; ``prepare`` decodes in the process itself (``workers=0``). The first line
-of each command, with small pictures, is what the program takes without large ones.
+``folder`` and ``coco`` are two sources of ``prepare``. Made-up pictures: photographs of 48 megapixels (JPEG, 4:2:0), the same as
+PNG, and strips of 20,000 x 200 pixels. ``predict`` runs with a classifier and a segmenter of random weights; ``prepare`` decodes in
+the process itself (``workers=0``). The first line of each call, with small pictures, is what the program takes without large ones.
 """
 
 import argparse
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -29,6 +30,8 @@ from segmenter.config import SegmenterConfig
 from segmenter.model import build_segmenter
 
 CLASSES = ("cup", "jug")
+COCO = ["data=coco", "data.classes={cup:[cup],jug:[jug]}", "data.parts=[{annotations:instances.json,images:images}]", "workers=0"]
+COCO += ["data.val_fraction=0.25", "data.test_fraction=0.25", "data.min_size=4"]
 
 
 def photograph(width: int, height: int) -> Image.Image:
@@ -53,6 +56,25 @@ def make_folder(root: Path, size: tuple[int, int], ending: str, count: int) -> N
                 os.link(first, path)
             else:
                 drawn.save(path)
+
+
+def make_coco(root: Path, size: tuple[int, int], ending: str, count: int) -> None:
+    """The same pictures as COCO has them: an annotation file, and in each picture one object as wide as a quarter of it."""
+    width, height = size
+    left, top, right, bottom = width // 4, height // 4, width // 2, height // 2
+    outline = {
+        "segmentation": [[left, top, right, top, right, bottom, left, bottom]],
+        "bbox": [left, top, right - left, bottom - top],
+    }
+    content = {
+        "images": [
+            {"id": n, "file_name": f"{CLASSES[n % 2]}/{n:03}{ending}", "width": width, "height": height} for n in range(count)
+        ],
+        "annotations": [{"id": n, "image_id": n, "category_id": n % 2 + 1, "iscrowd": 0, **outline} for n in range(count)],
+        "categories": [{"id": 1 + n, "name": name} for n, name in enumerate(CLASSES)],
+    }
+    (root / "annotations").mkdir()
+    (root / "annotations" / "instances.json").write_text(json.dumps(content))
 
 
 def make_stages(path: Path) -> None:
@@ -95,7 +117,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=64, help="pictures of each kind")
     count = parser.parse_args().count
-    print(f"{'command':<9}{'pictures':<44}{'seconds':>9}{'MiB':>7}")
+    print(f"{'call':<9}{'pictures':<44}{'seconds':>9}{'MiB':>7}")
     with tempfile.TemporaryDirectory() as scratch:
         here = Path(scratch)
         make_stages(here)
@@ -108,14 +130,22 @@ def main() -> None:
         for number, (name, size, ending) in enumerate(kinds):
             root = here / str(number)
             make_folder(root, size, ending, count)
+            make_coco(root, size, ending, count)
             learned = ["masks.source=learned", f"segmenter_run={here / 'segmenter'}", "square=pad", "accelerator=cpu"]
-            commands = {
-                "prepare": ["data=folder", f"data.root={root}", f"prepared={here / f'set{number}'}", "workers=0"],
-                "predict": [f"images={root / 'images'}", f"run={here / 'classifier'}", f"out={here / f'out{number}'}", *learned],
+            calls = {
+                "folder": ["prepare", "data=folder", f"data.root={root}", f"prepared={here / f'set{number}'}", "workers=0"],
+                "coco": ["prepare", f"data.root={root}", f"prepared={here / f'coco{number}'}", *COCO],
+                "predict": [
+                    "predict",
+                    f"images={root / 'images'}",
+                    f"run={here / 'classifier'}",
+                    f"out={here / f'out{number}'}",
+                    *learned,
+                ],
             }
-            for command, words in commands.items():
-                seconds, memory = peak([command, *words])
-                print(f"{command:<9}{f'{count} {name}':<44}{seconds:>9.1f}{memory:>7.0f}", flush=True)
+            for call, words in calls.items():
+                seconds, memory = peak(words)
+                print(f"{call:<9}{f'{count} {name}':<44}{seconds:>9.1f}{memory:>7.0f}", flush=True)
 
 
 if __name__ == "__main__":

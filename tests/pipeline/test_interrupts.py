@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+MOST_WAITED = 120
+"""Seconds until a hang is a failure."""
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 HEAD = """
@@ -21,8 +23,7 @@ def say(*words):
     print(*words, flush=True)
 
 def wait():
-    while True:
-        time.sleep(0.01)
+    time.sleep(120)
 """
 PLAIN = """
 try:
@@ -72,7 +73,7 @@ def start(script: str, **options: object) -> subprocess.Popen[str]:
 
 
 def ended(process: subprocess.Popen[str], text: str = "") -> tuple[int, str]:
-    out, err = process.communicate(text)
+    out, err = process.communicate(text, timeout=MOST_WAITED)
     assert err == ""
     return process.returncode, out
 
@@ -165,10 +166,13 @@ def test_handlers_are_given_back() -> None:
 
 
 PARENT = """
+reader, writer = os.pipe()
 child = os.fork()
 if not child:
     end_with_parent()
+    os.write(writer, b".")
     wait()
+os.read(reader, 1)  # from here on the child knows its parent
 say("ready")
 say(child)
 wait()
@@ -190,9 +194,12 @@ def test_a_worker_ends_with_its_parent_however_that_ended() -> None:
     child = int(process.stdout.readline())
     assert is_running(child)
     process.kill()
-    process.communicate()
-    while is_running(child):
+    process.communicate(timeout=MOST_WAITED)
+    for _ in range(MOST_WAITED * 20):
+        if not is_running(child):
+            break
         time.sleep(0.05)
+    assert not is_running(child)
 
 
 WORKER = """

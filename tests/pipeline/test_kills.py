@@ -140,8 +140,8 @@ def ablation(run: Path) -> Any:
 
 
 def prepared(directory: Path) -> Any:
-    manifest = {key: value for key, value in read_manifest(directory).items() if key != "seconds"}
-    return manifest, [(directory / name).read_bytes() for name in FILES]
+    manifest = read_manifest(directory)
+    return [manifest[key] for key in ("fingerprint", "counts", "recipe")], [(directory / name).read_bytes() for name in FILES]
 
 
 OUTCOMES: dict[str, Callable[[Path], Any]] = {

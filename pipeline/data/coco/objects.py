@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Int
 
 from pipeline.data.coco.annotations import Annotation
 from pipeline.data.coco.masks import Outline, area, draw, extent, number, read_outline
@@ -133,11 +133,12 @@ def load_image(item: ImageItem, *, root: Path, rules: ObjectRules) -> list[Sampl
     for index, annotation in enumerate(annotations):
         if annotation.label is not None:
             found[index] = _checked(annotation, names[index], item, rules)
-    if any(isinstance(one, Checked) for one in found.values()):
+    squares = [_square(one.box, item, rules) for one in found.values() if isinstance(one, Checked)]
+    if squares:
+        smallest = min(side for _, _, side in squares)
         try:
-            scene = _Scene(
-                item, _read(root, item), [a if name else None for a, name in zip(annotations, names, strict=True)], rules
-            )
+            image = _read(root, item, shrink=smallest / rules.image_size)
+            scene = _Scene(item, image, [a if name else None for a, name in zip(annotations, names, strict=True)], rules)
             found |= {index: scene.cut(index, one, names[index]) for index, one in found.items() if isinstance(one, Checked)}
         except Rejected as error:
             found = {index: error if isinstance(one, Checked) else one for index, one in found.items()}
@@ -173,13 +174,17 @@ def sample_ids(source_file: str, annotations: list[Annotation]) -> list[str]:
     return names
 
 
-def _read(root: Path, item: ImageItem) -> Raster:
+def _square(box: Box, item: ImageItem, rules: ObjectRules) -> tuple[int, int, int]:
+    return square_around(box, context=rules.context, width=item.width, height=item.height)
+
+
+def _read(root: Path, item: ImageItem, *, shrink: float) -> Raster:
     if not (root / item.source_file).is_file():
         raise Rejected("annotation-without-image", f"no file {item.source_file}{item.hint}")
     with open_image(root / item.source_file) as opened:
         if (opened.width, opened.height) != (item.width, item.height):
             raise _wrong_size(opened, item)
-        return opened.picture()
+        return opened.picture(shrink=shrink)
 
 
 def _wrong_size(opened: ImageFile, item: ImageItem) -> Rejected:
@@ -210,12 +215,13 @@ class _Scene:
         except Rejected as error:
             return error
 
-    def _owners(self) -> Int32[np.ndarray, "height width"]:
+    def _owners(self) -> Int[np.ndarray, "height width"]:
         """Which annotation, by position, each pixel belongs to: the smallest that covers it; -1 where there is none.
 
         A smaller object is taken to be in front of a larger one. Annotations without a readable outline are left out.
         """
-        owner = np.full((self._item.height, self._item.width), -1, dtype=np.int32)
+        enough = np.int16 if len(self._outlines) < 2**15 else np.int32  # of a photograph of 48 megapixels it is the largest array
+        owner = np.full((self._item.height, self._item.width), -1, dtype=enough)
         readable = [(index, outline.runs) for index, outline in enumerate(self._outlines) if isinstance(outline, Outline)]
         for index, runs in sorted(readable, key=lambda pair: area(pair[1]), reverse=True):
             owner[draw(runs, width=self._item.width, height=self._item.height)] = index
@@ -238,7 +244,7 @@ class _Scene:
         if overlap > rules.max_overlap:
             what = f"{overlap:.2f} of the box belongs to other objects, at most {rules.max_overlap:g} may"
             return Rejected("overlapped", what)
-        left, top, side = square_around(checked.box, context=rules.context, width=item.width, height=item.height)
+        left, top, side = _square(checked.box, item, rules)
         return Sample(
             sample_id=sample_id,
             source_file=item.source_file,

@@ -17,11 +17,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from pipeline.config import CONFIG_DIR, validate
-from pipeline.data import silhouettes
+from pipeline.data import images, silhouettes
 from pipeline.data.builder import write_prepared
 from pipeline.data.coco import annotations as coco_annotations
 from pipeline.data.coco import source as coco
@@ -413,6 +414,38 @@ def test_a_crop_shows_the_square_that_its_box_names(made_up: MadeUp) -> None:
     np.testing.assert_array_equal(sample.mask, expected)
     assert sample.mask_recipe == "polygon"
     assert sample.label == 0
+
+
+def test_a_large_photograph_is_decoded_at_the_size_that_its_smallest_object_needs(
+    made_up: MadeUp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photograph = np.zeros((800, 1000, 3), dtype=np.uint8)
+    photograph[..., 0] = np.linspace(0, 255, 1000)[None, :]
+    photograph[..., 1] = np.linspace(0, 255, 800)[:, None]
+    image = made_up.image("photo.jpg", write=False)
+    made_up.images[-1] |= {"width": 1000, "height": 800}
+    Image.fromarray(photograph).save(made_up.root / "photos" / "photo.jpg", quality=95)
+    items = {made_up.object(image, (100, 100, 320, 320), 1), made_up.object(image, (450, 100, 500, 500), 3)}
+    decoded, draft = [], JpegImageFile.draft
+
+    def drafted(opened: JpegImageFile, mode: str | None, size: tuple[int, int] | None) -> object:
+        done = draft(opened, mode, size)
+        decoded.append(opened.size)
+        return done
+
+    monkeypatch.setattr(JpegImageFile, "draft", drafted)
+    found = []
+    for exact_pixels in (2**24, 1000):
+        monkeypatch.setattr(images, "EXACT_PIXELS", exact_pixels)
+        samples, _ = made_up.load(context=0.0)
+        found.append({sample.sample_id: sample for sample in samples if sample.sample_id in items})
+    assert decoded == [(125, 100)]
+    whole, reduced = found
+    assert whole.keys() == reduced.keys() == items
+    for name in items:
+        np.testing.assert_allclose(reduced[name].image, whole[name].image.astype(int), atol=4)
+        np.testing.assert_array_equal(reduced[name].mask, whole[name].mask)
+        assert reduced[name].box == whole[name].box
 
 
 @pytest.fixture(scope="module")
