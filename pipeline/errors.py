@@ -43,6 +43,10 @@ class InputError(UserError, ValueError):
     """Images, labels, masks or a model of the user's own that cannot be attacked. The message says what would be right."""
 
 
+class NumberError(UserError, FloatingPointError):
+    """A system that answers with what is no number. The message names the images by their sample ids."""
+
+
 class CheckpointError(UserError):
     """A checkpoint that cannot be used: missing, damaged, of another architecture or class count. The message names the file."""
 

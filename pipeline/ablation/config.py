@@ -44,10 +44,10 @@ class SanitySettings:
 
     objectives: tuple[Objective, ...] = ("natural", "adversarial", "trades")
     """Of their classifiers."""
-    sources: tuple[MaskSource, ...] = (MaskSource.NONE, MaskSource.LEARNED, MaskSource.LEARNED_HARD)
-    """Of their masks in testing. Others are no defence: there is nothing to be misled about."""
+    sources: tuple[MaskSource, ...] = (MaskSource.NONE, MaskSource.ORACLE, MaskSource.LEARNED, MaskSource.LEARNED_HARD)
+    """Of their masks in testing. An answer that compares an arm which was not checked is not trusted."""
     images: Count = 64
-    """Images that the checks use."""
+    """Images that the checks use, and as many again of those that the records leave standing."""
 
 
 @configuration

@@ -57,6 +57,7 @@ def common_settings(materials: Materials, run: Path) -> dict[str, Any]:
         "batch_size": settings.batch_size,
         "part_size": settings.part_size,
         "sanity_images": 1 if settings.sanity is None else settings.sanity.images,
+        "sanity_epsilon": materials.ablation.primary_epsilon,
         "accelerator": settings.accelerator,
     }
 

@@ -13,7 +13,7 @@ from pipeline.attacks.pgd import pgd_l2, pgd_linf
 from pipeline.attacks.specs import ClassAttack, GuidedAttack, MaskAttack, Search
 from pipeline.attacks.start import AttackBatch, AttackStart, clean_logits
 from pipeline.attacks.streaming import streamed_pgd
-from pipeline.attacks.tracker import BestPoint, MarginObjective, verdict
+from pipeline.attacks.tracker import BestPoint, MarginObjective, of_batch, verdict
 from pipeline.attacks.two_stage import SystemObjective, guided, mask_targets
 from pipeline.system import attacked, with_attackable_mask
 
@@ -80,7 +80,8 @@ class Confirmed:
         claimed = margins > 0
         if claimed.any():
             batch = self.judge.select(self.rows[claimed])
-            own = verdict(batch.system, images.detach()[claimed], batch.labels, batch.context).margins
+            with of_batch(claimed.nonzero().flatten()):
+                own = verdict(batch.system, images.detach()[claimed], batch.labels, batch.context).margins
             margins = margins.masked_scatter(claimed, own.to(margins))
         return scores, margins
 

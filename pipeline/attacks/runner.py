@@ -15,7 +15,7 @@ from pipeline.attacks.specs import AttackSpec
 from pipeline.attacks.start import AttackBatch, AttackStart, clean_logits
 from pipeline.attacks.suite import AttackSuite
 from pipeline.attacks.threat import ThreatModel
-from pipeline.attacks.tracker import BestPoint, verdict
+from pipeline.attacks.tracker import BestPoint, Verdict, of_batch, verdict
 from pipeline.errors import ConfigError
 from pipeline.system import System, attacked
 
@@ -80,7 +80,8 @@ def run_attack(
         robust = (~found.misclassified).nonzero().flatten()
         waiting = robust if stop_at_success else torch.arange(len(batch), device=batch.labels.device)
         for part in in_batches(waiting, size):
-            found.add(run_start(spec, replace(start, batch=searched.select(part), number=number), batch.system), part)
+            with of_batch(part):
+                found.add(run_start(spec, replace(start, batch=searched.select(part), number=number), batch.system), part)
     return found.result()
 
 
@@ -130,10 +131,15 @@ class _Worst:
 def _judged(batch: AttackBatch, batch_size: int) -> AttackResult:
     """The images of a batch, scored."""
     everything = torch.arange(len(batch), device=batch.labels.device)
-    parts = [batch.select(part) for part in in_batches(everything, batch_size)]
-    verdicts = [verdict(part.system, part.images, part.labels, part.context) for part in parts]
+    verdicts = [_verdict(batch, part) for part in in_batches(everything, batch_size)]
     return AttackResult(
         images=batch.images,
         margins=torch.cat([one.margins for one in verdicts]) if verdicts else batch.images.new_zeros(0),
         misclassified=torch.cat([one.misclassified for one in verdicts]) if verdicts else everything.bool(),
     )
+
+
+def _verdict(batch: AttackBatch, rows: Tensor) -> Verdict:
+    part = batch.select(rows)
+    with of_batch(rows):
+        return verdict(part.system, part.images, part.labels, part.context)

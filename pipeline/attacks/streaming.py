@@ -16,7 +16,7 @@ from torch import Tensor
 from pipeline.attacks.norms import Ball, L2Ball, LinfBall
 from pipeline.attacks.objectives import scores_and_gradients
 from pipeline.attacks.pgd import ascended
-from pipeline.attacks.tracker import BestPoint, MarginObjective
+from pipeline.attacks.tracker import BestPoint, MarginObjective, of_batch
 from pipeline.randomness import derive_seeds
 
 Images = Float[Tensor, "images 3 height width"]
@@ -84,7 +84,7 @@ class _Search:
         """The images themselves are points of the ball: what is misclassified as it is needs no search."""
         everything = torch.arange(len(self._ball.images), device=self._ball.images.device)
         for indices in torch.split(everything, batch_size):
-            with torch.no_grad():
+            with torch.no_grad(), of_batch(indices):
                 self.best.track(self._objective.select(indices), indices)(self._ball.images[indices])
         self.best.check()
 
@@ -128,7 +128,8 @@ class _Search:
         """Judge the points of the batch and step from them; a start's last point is judged only, its step is not used."""
         indices = torch.tensor([index for index, _, _ in slots], device=points.device)
         tracked = self.best.track(self._objective.select(indices), indices)
-        _, gradients = scores_and_gradients(tracked, points)
+        with of_batch(indices):
+            _, gradients = scores_and_gradients(tracked, points)
         self.best.check()
         stepped = ascended(_select(self._ball, indices), points, gradients, self._step[indices])
         robust: list[bool] = (tracked.margins <= 0).tolist()  # on a GPU the queue waits here: it cannot go on without the margins

@@ -5,6 +5,8 @@ So objectives of a system give a margin beside the score, from the same forward 
 with the largest one, whatever the search itself returns.
 """
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -109,11 +111,28 @@ class Tracked:
         raise ValueError("a tracked objective belongs to its whole batch: select first, then track")
 
 
+class NotANumber(FloatingPointError):  # noqa: N818
+    """A score that is no number: the search was blind there."""
+
+    def __init__(self, rows: Sequence[int]) -> None:
+        """``rows`` are the images, by their position in the batch."""
+        super().__init__(f"a NaN score for these images of the batch: {', '.join(map(str, rows))}")
+        self.rows = tuple(rows)
+
+
+@contextmanager
+def of_batch(rows: Int64[Tensor, " some"]) -> Iterator[None]:
+    """What is no number within is told by its position in the whole batch, of which ``rows`` are looked at."""
+    try:
+        yield
+    except NotANumber as error:
+        raise NotANumber([int(rows[row]) for row in error.rows]) from error
+
+
 def refuse_nan(nan: Bool[Tensor, " batch"]) -> None:
     """Raises FloatingPointError that names the images with a NaN score."""
     if nan.any():
-        where = ", ".join(map(str, nan.nonzero().flatten().tolist()))
-        raise FloatingPointError(f"a NaN score for these images of the batch: {where}")
+        raise NotANumber(nan.nonzero().flatten().tolist())
 
 
 class Verdict(NamedTuple):
@@ -139,10 +158,10 @@ def verdict(
 ) -> Verdict:
     """Score stored images afresh, in eval mode and without autocast: the only thing that a success is counted by.
 
-    Raises FloatingPointError for NaN logits.
+    Raises FloatingPointError for logits that are NaN or infinite; minus infinity is how some systems rule a class out.
     """
     with attacked(system):
         masks, logits = masks_and_logits(system, images, context) if with_masks else (None, system(images, context))
-    refuse_nan(logits.isnan().any(dim=1))
+    refuse_nan((logits.isnan() | logits.isposinf()).any(dim=1))
     predictions = logits.argmax(dim=1)
     return Verdict(predictions=predictions, margins=margin(logits, labels), misclassified=predictions != labels, masks=masks)

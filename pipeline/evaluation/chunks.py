@@ -1,5 +1,7 @@
 """The images of an evaluation, in chunks: which ones, and what is known of each as attack after attack is run on it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,11 +12,12 @@ from torch import Tensor
 
 from pipeline.attacks.runner import in_batches
 from pipeline.attacks.start import AttackBatch
-from pipeline.attacks.tracker import verdict
+from pipeline.attacks.tracker import NotANumber, of_batch, verdict
 from pipeline.attacks.two_stage import GuideMasks
 from pipeline.data.dataset import PreparedDataset
 from pipeline.data.seeds import sample_seed
 from pipeline.data.splits import Split
+from pipeline.errors import NumberError
 from pipeline.evaluation.records import SCHEMA, Status
 from pipeline.masks.context import MaskContext
 from pipeline.system import System, attacked, clean_context
@@ -92,6 +95,15 @@ class Chunk:
         points, margins = self._best[attack]
         return points[positions], torch.from_numpy(margins).to(points)[positions]
 
+    @contextmanager
+    def naming(self) -> Iterator[None]:
+        """What is no number within is told by the images' sample ids. Raises NumberError, in one line."""
+        try:
+            yield
+        except NotANumber as error:
+            named = ", ".join(self.sample_ids[position] for position in error.rows)
+            raise NumberError(f"the system answers with what is no number (NaN or infinite) near these images: {named}") from error
+
     @torch.no_grad()
     def measure(self, images: Float[Tensor, "some 3 height width"], positions: Int64[Tensor, " some"]) -> Measured:
         """Score images afresh, in batches; ``positions`` says of which images of the chunk they are versions."""
@@ -100,7 +112,8 @@ class Chunk:
         }
         for rows in in_batches(torch.arange(len(positions), device=positions.device), self.batch_size):
             of = self.batch.select(positions[rows])
-            scored = verdict(of.system, images[rows], of.labels, of.context, with_masks=True)
+            with self.naming(), of_batch(positions[rows]):
+                scored = verdict(of.system, images[rows], of.labels, of.context, with_masks=True)
             masks, oracle = scored.masks, None if of.context is None else of.context.oracle_masks
             assert masks is not None
             iou = (

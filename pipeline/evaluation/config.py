@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pipeline.attacks.suite import AttackSuite
-from pipeline.config import AnyPath, BatchSize, Count, Images, Seed, Whole, configuration
+from pipeline.config import AnyPath, BatchSize, Count, Images, Number, Seed, Whole, configuration
 from pipeline.data.splits import Split
 from pipeline.masks.config import MaskChanges
 
@@ -56,7 +56,9 @@ class EvaluateConfig:
     sanity: bool = False
     """Also look for what gives false robustness away, and write sanity.json."""
     sanity_images: Count = 64
-    """Images that the sanity checks use."""
+    """Images that the sanity checks use, and as many again of those that the records leave standing."""
+    sanity_epsilon: Annotated[Number, Field(gt=0, le=10_000)] | None = None
+    """Epsilon that the sanity checks are made at, out of attack.threat.epsilons; null: the largest at which an image is robust."""
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """The device; auto takes a GPU where there is one. Verdicts are float32 on all of them."""
     allow_other_data: bool = False
@@ -67,6 +69,8 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         if (self.system is None) == (self.classifier_run is None):
             raise ValueError("say either classifier_run=..., a trained system, or system=MODULE:CALLABLE, one of your own")
+        if self.sanity_epsilon is not None and self.sanity_epsilon not in self.attack.threat.epsilons:
+            raise ValueError("sanity_epsilon: is not one of attack.threat.epsilons")
         if self.system is not None:
             for name in ("segmenter_run", "masks", "allow_other_data", "class_map"):
                 if getattr(self, name):

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import polars as pl
 
+CONSTANT = "constant predictor"
+"""Name of the check, which records alone can make."""
 _MOST = 0.5
 """Share of the predictions from which on one class is suspicious, unless it is about as common among the labels."""
 _EXCESS = 2.0

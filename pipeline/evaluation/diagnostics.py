@@ -1,126 +1,212 @@
-"""The sanity report of an evaluation: the diagnostics of ``attacks.sanity``, and what can be told from records alone."""
+"""The sanity report of an evaluation: the diagnostics of ``attacks.diagnostics``, held against what was recorded."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 import torch
 
-from pipeline.attacks import diagnostics
-from pipeline.attacks.diagnostics import Check, Outcome
+from pipeline.attacks.diagnostics import gradient_free, search
+from pipeline.attacks.diagnostics.check import Check, judged, skipped
+from pipeline.attacks.diagnostics.gradients import finite_numbers, gradients_against_differences, mask_saturation, zero_gradients
+from pipeline.attacks.diagnostics.masking import mask_follows_image, pixels_decide
+from pipeline.attacks.diagnostics.probing import Budget, climb, objective
+from pipeline.attacks.diagnostics.sameness import same_answers
 from pipeline.attacks.outside import SquareAttack
-from pipeline.attacks.runner import run_attack
-from pipeline.attacks.specs import GradientPath
+from pipeline.attacks.specs import ClassAttack, GradientPath
 from pipeline.attacks.start import AttackBatch
-from pipeline.attacks.threat import Region
+from pipeline.attacks.threat import Norm, Region
+from pipeline.evaluation.against_records import records_repeat, successes_stand, survivors_felled
+from pipeline.evaluation.constant_predictor import CONSTANT, modal_prediction
 from pipeline.evaluation.evaluator import EvaluationRun, Store
 from pipeline.evaluation.metrics import standing
 from pipeline.evaluation.own import OwnImages
 from pipeline.evaluation.rescoring import rescore
-from pipeline.evaluation.statistics import wilson
 
-SQUARE_IMAGES = 16
-SQUARE_QUERIES = 500
+SQUARE_IMAGES, MOST_QUERIES, QUERIES_PER_IMAGE = 16, 1000, 32
+"""Square's queries grow with the images that are asked for, so that a first look stays cheap."""
+DECISION_IMAGES, DECISION_STEPS, DECISION_PROBES = 4, 4, 60
+SAMENESS_IMAGES = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Examination:
+    """What the checks of one evaluation share."""
+
+    run: EvaluationRun | OwnImages
+    records: pl.DataFrame
+    num_images: int
+    device: torch.device
+    epsilon: float
+    norm: Norm
+
+    def batch(self, rows: np.ndarray) -> tuple[AttackBatch, Budget]:
+        """Some images, and what may be changed of them."""
+        batch = self.run.batch(rows, self.device)
+        return batch, Budget(norm=self.norm, epsilon=self.epsilon, region=batch.region(self.run.suite.threat))
+
+    def survivors(self) -> np.ndarray:
+        """The first of the images that the records leave standing."""
+        robust = set(standing(self.records, self.epsilon).filter("standing")["sample_id"])
+        return self.run.rows[[one in robust for one in self.run.sample_ids(self.run.rows)]][: self.num_images]
 
 
 def sanity_checks(
-    run: EvaluationRun | OwnImages, store: Store, records: pl.DataFrame, *, num_images: int, device: torch.device
+    run: EvaluationRun | OwnImages,
+    store: Store,
+    records: pl.DataFrame,
+    *,
+    num_images: int,
+    device: torch.device,
+    epsilon: float | None = None,
 ) -> list[Check]:
-    """Every check on the first ``num_images`` images that are right clean, at the middle one of the epsilons above 0.
+    """Every check on the first ``num_images`` images that are right clean, and on as many of those that the records leave standing.
 
-    ``records`` are the finished ones of the run. Raises RunError for damaged or missing saved images.
+    ``records`` are the finished ones of the run, ``epsilon`` the one that the figure is about; None is the largest one at which an
+    image stands, else the largest. Raises RunError for damaged or missing saved images.
     """
-    batch = _right(run, run.rows, num_images, device)
-    epsilons = [epsilon for epsilon in run.suite.threat.epsilons if epsilon > 0]
-    checks = [_rescoring(run, store, device)]
-    if batch is None or not epsilons:
-        reason = "no image is classified right" if epsilons else "no epsilon is above 0"
-        return [*checks, Check(name="attacks", outcome=Outcome.SKIP, finding=reason)]
-    norm, epsilon = run.suite.threat.norm, epsilons[len(epsilons) // 2]
+    checks = [constant_predictor(records), _rescoring(run, store, device)]
+    rows = _right(run, num_images, device)
+    epsilons = [one for one in run.suite.threat.epsilons if one > 0]
+    if not len(rows) or not epsilons:
+        return [*checks, skipped("attacks", "no epsilon is above 0" if len(rows) else "no image is classified right")]
+    batch, ids = run.batch(rows, device), run.sample_ids(rows)
+    checks.append(records_repeat(ids, batch, records))
+    norm = run.suite.threat.norm
     if norm == "patch":
-        skipped = Check(name="attacks", outcome=Outcome.SKIP, finding="they climb inside a norm ball, and the threat is a patch")
-        return [*_of_gradients(batch), diagnostics.batch_invariance(batch), *checks, skipped]
-    everywhere = run.suite.threat.region == Region.EVERYWHERE
+        reason = "they climb inside a norm ball, and the threat is a patch"
+        return [*_of_the_system(batch, None, ids, run.batch_size), *checks, skipped("attacks", reason)]
+    chosen = epsilon if epsilon in epsilons else _largest_with_survivors(records, epsilons)
+    examination = _Examination(run=run, records=records, num_images=num_images, device=device, epsilon=chosen, norm=norm)
+    batch, budget = examination.batch(rows)
     return [
-        *_of_gradients(batch),
-        diagnostics.loss_against_steps(batch, norm=norm, epsilon=epsilon),
-        _square_against_white_box(run, records, min(SQUARE_IMAGES, num_images), device),
-        diagnostics.soft_to_hard_transfer(batch, norm=norm, epsilon=epsilon),
-        diagnostics.epsilon_zero(batch, norm=norm),
-        diagnostics.epsilon_one(batch, norm=norm, region_everywhere=everywhere),
-        diagnostics.batch_invariance(batch),
+        *_of_the_system(batch, budget, ids, run.batch_size),
+        *_of_the_search(examination, batch, budget),
+        *_of_the_records(examination),
         *checks,
     ]
 
 
-def _of_gradients(batch: AttackBatch) -> list[Check]:
-    return [
-        diagnostics.zero_gradients(batch, GradientPath.PIXELS),
-        diagnostics.zero_gradients(batch, GradientPath.MASK),
-        diagnostics.mask_saturation(batch),
-    ]
+def _largest_with_survivors(records: pl.DataFrame, epsilons: Sequence[float]) -> float:
+    return next((one for one in sorted(epsilons, reverse=True) if standing(records, one)["standing"].any()), max(epsilons))
 
 
-def _square_against_white_box(
-    run: EvaluationRun | OwnImages, records: pl.DataFrame, num_images: int, device: torch.device
-) -> Check:
-    """Search without gradients may not find what the suite has not found."""
-    name, threat = "Square against white-box", run.suite.threat
-    square = SquareAttack(num_queries=SQUARE_QUERIES)
-    reason = square.why_skipped(run.batch(run.rows[:1], device).conditions(threat))
+def _of_the_system(batch: AttackBatch, budget: Budget | None, ids: Sequence[str], batch_size: int) -> list[Check]:
+    """What can be asked without an attack."""
+    few = batch.select(torch.arange(min(len(batch), SAMENESS_IMAGES), device=batch.labels.device))
+    few_budget = None if budget is None else budget.select(torch.arange(len(few), device=batch.labels.device))
+    asked: dict[str, Callable[[], list[Check]]] = {
+        "finite numbers": lambda: [finite_numbers(batch, budget, ids)],
+        "zero gradients": lambda: [zero_gradients(batch, path, budget) for path in (GradientPath.PIXELS, GradientPath.MASK)],
+        "gradients against differences": lambda: [gradients_against_differences(batch, budget)],
+        "mask saturation": lambda: [mask_saturation(batch)],
+        "same answers": lambda: same_answers(few, few_budget, company=batch_size),
+        "mask follows image": lambda: [mask_follows_image(batch)],
+        "pixels decide": lambda: [pixels_decide(batch)],
+    }
+    return [check for name, ask in asked.items() for check in _numbers_or_failure(name, ask)]
+
+
+def _of_the_search(examination: _Examination, batch: AttackBatch, budget: Budget) -> list[Check]:
+    """Whether a search gets anywhere, on images that are right clean."""
+    everywhere = examination.run.suite.threat.region == Region.EVERYWHERE
+    steps = [spec.num_steps for spec in examination.run.suite.attacks.values() if isinstance(spec, ClassAttack)]
+    num_steps = max(steps, default=search.NUM_STEPS)
+    asked: dict[str, Callable[[], list[Check]]] = {
+        "loss against steps": lambda: [search.loss_against_steps(batch, budget, num_steps=num_steps)],
+        "soft-to-hard transfer": lambda: [search.soft_to_hard_transfer(batch, budget)],
+        "epsilon 0": lambda: [search.epsilon_zero(batch, norm=budget.norm)],
+        "epsilon 1": lambda: [search.epsilon_one(batch, norm=budget.norm, region_everywhere=everywhere)],
+    }
+    return [check for name, ask in asked.items() for check in _numbers_or_failure(name, ask)]
+
+
+def _of_the_records(examination: _Examination) -> list[Check]:
+    """What other searches find on the images that the suite has not felled, and whether what it felled is felled."""
+    run = examination.run
+    names = ["smoothed gradients", "Square against white-box", "survivors felled"]
+    rows = examination.survivors()
+    stand = _numbers_or_failure(
+        "successes stand",
+        lambda: [successes_stand(run, examination.records, examination.epsilon, examination.num_images)],
+    )
+    if run.batch(run.rows[:1], examination.device).conditions(run.suite.threat).hides_seeds:
+        return [*(skipped(name, "it would know the seeds that the attacker does not") for name in names), *stand]
+    if not len(rows):
+        return [*(skipped(name, f"no image is robust at epsilon {examination.epsilon:.4g}") for name in names), *stand]
+    return [*_numbers_or_failure("survivors felled", lambda: _second_opinions(examination, rows)), *stand]
+
+
+def _second_opinions(examination: _Examination, rows: np.ndarray) -> list[Check]:
+    batch, budget = examination.batch(rows)
+    smoothed, points = search.smoothed_gradients(batch, budget)
+    found = {"gradients": climb(objective(batch), batch, budget).points, "smoothed gradients": points}
+    checks = [smoothed]
+    name = "Square against white-box"
+    reason = SquareAttack().why_skipped(batch.conditions(examination.run.suite.threat))
     if reason is not None:
-        return Check(name=name, outcome=Outcome.SKIP, finding=reason)
-    for epsilon in sorted((epsilon for epsilon in threat.epsilons if epsilon > 0), reverse=True):
-        robust = standing(records, epsilon).filter("standing")["sample_id"]
-        if len(robust):
-            break
+        checks.append(skipped(name, reason))
     else:
-        return Check(name=name, outcome=Outcome.SKIP, finding="no image is robust to the suite at any epsilon")
-    survivors = set(robust)
-    rows = run.rows[[sample_id in survivors for sample_id in run.sample_ids(run.rows)]][:num_images]
-    found = run_attack(
-        "sanity-square",
-        square,
-        run.batch(rows, device),
-        threat=threat,
-        epsilon=epsilon,
-        run_seed=run.seed,
-        batch_size=run.batch_size,
-    )
-    wrong, tried = int(found.misclassified.sum()), len(found.misclassified)
-    failed = wrong > 0.05 * tried
-    most = wilson(wrong, tried).high
-    return Check(
-        name=name,
-        outcome=Outcome.FAIL if failed else Outcome.PASS,
-        finding=f"{wrong} of {tried} images that were robust to the suite at epsilon {epsilon:.4g} fell to {SQUARE_QUERIES} queries"
-        f" (so up to {most:.0%} of all such images may)",
-        advice="the gradients mislead: put square into the suite and find out what hides them" if failed else "",
-        figures={"misclassified": wrong, "tried": tried, "epsilon": epsilon},
-    )
+        # Beside survivors some images that gradients fell: what Square reaches of them is its power.
+        mixed = np.concatenate([rows[: SQUARE_IMAGES * 3 // 4], _felled(examination)])[: min(SQUARE_IMAGES, examination.num_images)]
+        few, few_budget = examination.batch(mixed)
+        queries = min(MOST_QUERIES, QUERIES_PER_IMAGE * examination.num_images)
+        queried = gradient_free.square_points(few, few_budget, num_queries=queries)
+        checks.append(gradient_free.square_against_white_box(few, few_budget, queried, num_queries=queries))
+        found["Square"] = queried[: min(len(rows), SQUARE_IMAGES * 3 // 4)]
+    few, few_budget = examination.batch(rows[:DECISION_IMAGES])
+    found["HopSkipJump"] = gradient_free.hop_skip_jump_points(few, few_budget, num_steps=DECISION_STEPS, max_probes=DECISION_PROBES)
+    ids = examination.run.sample_ids(rows)
+    return [*checks, survivors_felled(ids, batch, found, examination.records, examination.epsilon)]
+
+
+def _felled(examination: _Examination) -> np.ndarray:
+    """The first of the images that are right clean and fell at the epsilon."""
+    records = examination.records
+    fallen = set(standing(records, examination.epsilon).filter(~pl.col("standing"))["sample_id"])
+    right = set(records.filter(pl.col("clean_prediction") == pl.col("label"))["sample_id"])
+    run = examination.run
+    return run.rows[[one in fallen & right for one in run.sample_ids(run.rows)]][:SQUARE_IMAGES]
+
+
+def _numbers_or_failure(name: str, ask: Callable[[], list[Check]]) -> list[Check]:
+    """The checks, or that they met what is no number: which images, ``finite numbers`` says."""
+    try:
+        return ask()
+    except FloatingPointError as error:
+        advice = "a search from a NaN is blind: see finite numbers, and mend the system"
+        return [judged(name, True, str(error), advice, {})]
+
+
+def constant_predictor(records: pl.DataFrame) -> Check:
+    """A system that answers nearly the same to everything cannot be fooled, and is worth nothing."""
+    modal = modal_prediction(records)
+    finding = modal.text() if modal.is_constant else f"the commonest answer to clean images is that to {modal.share:.0%} of them"
+    advice = "compare it with nothing; train longer, at a smaller epsilon, or on classes that are alike in size"
+    return judged(CONSTANT, modal.is_constant, finding, advice, {})
 
 
 def _rescoring(run: EvaluationRun | OwnImages, store: Store, device: torch.device) -> Check:
     name = "re-scoring of saved images"
     if isinstance(run, OwnImages) or not run.save_images:
-        return Check(name=name, outcome=Outcome.SKIP, finding="no adversarial images were saved; say save_images=true")
+        return skipped(name, "no adversarial images were saved; say save_images=true")
     again = rescore(run, store, device=device)
-    failed = bool(again.changed)
-    return Check(
-        name=name,
-        outcome=Outcome.FAIL if failed else Outcome.PASS,
-        finding=f"{len(again.changed)} of {again.num_images} outcomes changed; largest change of a margin"
-        f" {again.largest_difference:.1e}",
-        advice=f"the system or the files are not what was recorded (first: {again.changed[0]}): evaluate again" if failed else "",
-        figures={"images": again.num_images, "changed": len(again.changed), "largest_difference": again.largest_difference},
+    return judged(
+        name,
+        bool(again.changed),
+        f"{len(again.changed)} of {again.num_images} outcomes changed; largest change of a margin {again.largest_difference:.1e}",
+        f"the system or the files are not what was recorded (first: {', '.join(again.changed[:1])}): evaluate again",
+        {"images": again.num_images, "changed": len(again.changed), "largest_difference": again.largest_difference},
     )
 
 
-def _right(run: EvaluationRun | OwnImages, rows: np.ndarray, num_images: int, device: torch.device) -> AttackBatch | None:
-    """The first images that are classified right clean; None where there is none."""
+def _right(run: EvaluationRun | OwnImages, num_images: int, device: torch.device) -> np.ndarray:
+    """The first images that are classified right clean."""
     right: list[int] = []
-    for begin in range(0, len(rows), run.batch_size):
-        some = rows[begin : begin + run.batch_size]
-        chunk = run.chunk(some, device)
-        right += some[chunk.clean_correct].tolist()
+    for begin in range(0, len(run.rows), run.batch_size):
+        some = run.rows[begin : begin + run.batch_size]
+        right += some[run.chunk(some, device).clean_correct].tolist()
         if len(right) >= num_images:
             break
-    return run.batch(np.array(right[:num_images]), device) if right else None
+    return np.array(right[:num_images], dtype=np.int64)

@@ -157,7 +157,7 @@ def _report(
         MeasurementReport(figures=tuple(found)).write(config.run / MEASURED)
         print("\n".join(measured_lines(found)))
     if config.sanity:
-        checks = sanity_checks(run, store, records, num_images=config.sanity_images, device=device)
+        checks = sanity_checks(run, store, records, num_images=config.sanity_images, device=device, epsilon=config.sanity_epsilon)
         SanityReport(images=config.sanity_images, checks=tuple(checks)).write(config.run / SANITY)
         print("\n".join(check_lines(checks)))
     print(f"records, summary and how they were made: {config.run}")

@@ -24,6 +24,7 @@ from pipeline.attacks.runner import AttackResult, run_attack, skipped_attacks
 from pipeline.attacks.start import AttackBatch
 from pipeline.attacks.suite import AttackSuite
 from pipeline.attacks.threat import Budget, ThreatModel
+from pipeline.attacks.tracker import of_batch
 from pipeline.attacks.two_stage import GuideMasks
 from pipeline.data.dataset import PreparedDataset
 from pipeline.data.loader import read_rows
@@ -188,7 +189,8 @@ def _attack(settings: EvaluationSettings, chunk: Chunk, copy: System, name: str,
     if not len(positions):
         return batch.images
     before = chunk.best_before(name, positions)
-    found = attack_again(settings, name, epsilon, batch, copy=copy, warm_start=None if before is None else before[0])
+    with chunk.naming(), of_batch(positions):
+        found = attack_again(settings, name, epsilon, batch, copy=copy, warm_start=None if before is None else before[0])
     _check_inside(name, found.images, batch, settings.suite.threat, epsilon)
     if before is None:
         return found.images

@@ -11,7 +11,7 @@ from pipeline.evaluation.evaluator import EvaluationRun, Store
 from pipeline.evaluation.records import Status, Unit
 
 ROUNDING = 1e-4
-"""How much a margin may move with the batch that an image is scored in, relative to the larger of it and 1."""
+"""How much a margin may move with the batch that an image is scored in, relative to it or, if larger, the median clean margin."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +47,10 @@ def _compare(chunk: Chunk, store: Store, unit: Unit) -> tuple[np.ndarray, list[s
     measured, (linf, l2) = chunk.measure(images, where), norms(images, chunk.batch.images[where])
     margins = recorded["adversarial_margin"].to_numpy()
     differences = np.abs(measured.margin - margins)
-    near = np.abs(margins) <= ROUNDING  # on the decision boundary rounding may turn the verdict
+    scale = float(np.median(np.abs(recorded["clean_margin"].to_numpy()))) if len(recorded) else 1.0
+    near = np.abs(margins) <= ROUNDING * scale  # on the decision boundary rounding may turn the verdict
     label = recorded["label"].to_numpy()
     turned = ((measured.prediction != label) != (recorded["adversarial_prediction"].to_numpy() != label)) & ~near
-    moved = differences > ROUNDING * np.maximum(1, np.abs(margins))
+    moved = differences > ROUNDING * np.maximum(scale, np.abs(margins))
     strayed = (linf != recorded["linf"].to_numpy()) | (np.abs(l2 - recorded["l2"].to_numpy()) > 1e-9)
     return differences, recorded["sample_id"].filter(pl.Series(turned | moved | strayed)).to_list()

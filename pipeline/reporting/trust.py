@@ -5,12 +5,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from pipeline.attacks.diagnostics import Outcome
-from pipeline.evaluation.constant_predictor import modal_prediction
+from pipeline.evaluation.constant_predictor import CONSTANT, modal_prediction
 from pipeline.reporting.comparisons import Answer
 from pipeline.reporting.data import Arm, Condition, Study
-
-CONSTANT = "constant predictor"
-"""Name of the check that records alone can make."""
 
 
 class Verdict(StrEnum):
@@ -18,10 +15,8 @@ class Verdict(StrEnum):
 
     TRUSTED = "trusted"
     """Every system was checked, and no check failed."""
-    UNCHECKED = "not fully checked"
-    """No check failed, and some systems were not checked."""
     NOT_TRUSTED = "not trusted"
-    """A check failed: the headline is not printed as an answer."""
+    """A check failed, or a system was not checked: the headline is not printed as an answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,12 +36,11 @@ class Trust:
 
     verdict: Verdict
     reasons: tuple[str, ...]
-    """Systems with the checks that they failed, or that were not checked; empty for ``TRUSTED``."""
+    """Systems with the checks that they failed, and those that were not checked; empty for ``TRUSTED``."""
 
     def __str__(self) -> str:
         """``not trusted because of learned masks: Square against white-box``"""
-        because = {Verdict.TRUSTED: "", Verdict.UNCHECKED: ": no diagnostics of ", Verdict.NOT_TRUSTED: " because of "}
-        return f"{self.verdict.value}{because[self.verdict]}{'; '.join(self.reasons)}"
+        return f"{self.verdict.value}{' because of ' if self.reasons else ''}{'; '.join(self.reasons)}"
 
 
 def failures(study: Study) -> tuple[Failure, ...]:
@@ -60,7 +54,8 @@ def failures(study: Study) -> tuple[Failure, ...]:
         Failure(condition=condition, name=name, findings=tuple(finding for finding, _ in failed), advice=failed[0][1])
         for (condition, name), failed in found.items()
     ]
-    return (*named, *_constant_predictors(study))
+    known = {one.condition for one in named if one.name == CONSTANT}
+    return (*named, *(one for one in _constant_predictors(study) if one.condition not in known))
 
 
 def judge(answer: Answer, study: Study, failed: Sequence[Failure]) -> Trust:
@@ -73,14 +68,16 @@ def judge(answer: Answer, study: Study, failed: Sequence[Failure]) -> Trust:
         for failure in failed
         if failure.condition == condition
     )
-    if reasons:
-        return Trust(verdict=Verdict.NOT_TRUSTED, reasons=reasons)
-    unchecked = tuple(f"{condition.tested} masks" for condition in conditions if not all(map(_is_checked, arms[condition])))
-    return Trust(verdict=Verdict.UNCHECKED if unchecked else Verdict.TRUSTED, reasons=unchecked)
+    unchecked = tuple(
+        f"{condition.tested} masks: not checked" for condition in conditions if not all(map(_is_checked, arms[condition]))
+    )
+    verdict = Verdict.NOT_TRUSTED if reasons or unchecked else Verdict.TRUSTED
+    return Trust(verdict=verdict, reasons=(*reasons, *unchecked))
 
 
 def _is_checked(arm: Arm) -> bool:
-    return any(check.outcome != Outcome.SKIP for check in arm.checks or ())
+    """A report that consists of the constant answer alone checks nothing of the attack."""
+    return any(check.outcome != Outcome.SKIP and check.name != CONSTANT for check in arm.checks or ())
 
 
 def _constant_predictors(study: Study) -> list[Failure]:

@@ -19,7 +19,7 @@ from pipeline.runs.provenance import Provenance, provenance
 
 KEYS_OUTSIDE_FINGERPRINT = frozenset(
     {"run", "resume", "prepared", "segmenter_run", "trainer.num_workers", "trainer.checkpoint_every", "trainer.trackers"}
-    | {"classifier_run", "batch_size", "sanity", "sanity_images", "gallery_images"}  # of an evaluation
+    | {"classifier_run", "batch_size", "sanity", "sanity_images", "sanity_epsilon", "gallery_images"}  # of an evaluation
     | {"store", "dry_run", "workers", "data.root", "data.download", "evaluation.batch_size"}  # of an ablation
     | {"evaluation.sanity", "evaluation.sanity.objectives", "evaluation.sanity.sources", "evaluation.sanity.images"}
     | {f"{stage}_trainer.{key}" for stage in ("segmenter", "classifier") for key in ("num_workers", "checkpoint_every", "trackers")}

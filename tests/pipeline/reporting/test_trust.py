@@ -73,11 +73,26 @@ def test_a_constant_predictor_takes_the_answer_away_though_every_check_passed(st
 
 
 @pytest.mark.parametrize("checks", [None, (), (SKIPPED,)])
-def test_a_system_that_was_not_checked_is_named_and_the_answer_stands(study, checks):
+def test_a_system_that_was_not_checked_is_named_and_takes_the_answer_away(study, checks):
     answer = compose(changed(study, "oracle", "oracle", checks=checks)).answers[0]
-    assert answer.trust.verdict is Verdict.UNCHECKED
-    assert answer.trust.reasons == ("oracle masks",)
-    assert len(answer.sentences) == 3
+    assert answer.trust.verdict is Verdict.NOT_TRUSTED
+    assert answer.trust.reasons == ("oracle masks: not checked",)
+    assert (answer.sentences, answer.figures, answer.note) == ((), (), None)
+
+
+def test_that_the_answers_vary_is_no_check_of_the_attack(study):
+    varied = Check(name="constant predictor", outcome=Outcome.PASS, finding="the commonest answer is that to 20% of the images")
+    answer = compose(changed(study, "oracle", "oracle", checks=(varied,))).answers[0]
+    assert answer.trust.reasons == ("oracle masks: not checked",)
+
+
+def test_a_constant_predictor_that_a_check_has_named_is_named_once(study):
+    failed = Check(name="constant predictor", outcome=Outcome.FAIL, finding="all answers are one class", advice="train longer")
+    (arm,) = (arm for arm in study.arms if arm.condition.test_masks == "none" and arm.seed == 1)
+    same = {name: pl.lit(0, pl.Int64) for name in ("clean_prediction", "adversarial_prediction")}
+    records = arm.records.with_columns(**same)
+    answer = compose(changed(study, "none", "none", records=records, checks=(*arm.checks, failed))).answers[0]
+    assert answer.trust.reasons == ("none masks: constant predictor",)
 
 
 def test_the_terminal_says_the_verdict_and_no_answer_without_trust(simulated, tmp_path, capsys):

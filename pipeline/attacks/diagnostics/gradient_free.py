@@ -1,0 +1,108 @@
+"""Searches that no gradient can mislead, beside one that follows gradients: Square asks for logits, HopSkipJump for decisions."""
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor, nn
+
+from pipeline.attacks.autoattack import square
+from pipeline.attacks.diagnostics.check import Check, judged, share
+from pipeline.attacks.diagnostics.probing import STREAM, Budget, Images, climb, logits_of, misclassified, objective, spread
+from pipeline.attacks.hop_skip_jump import hop_skip_jump
+from pipeline.attacks.objectives import margin
+from pipeline.attacks.start import AttackBatch
+from pipeline.attacks.tracker import BestPoint
+from pipeline.masks.context import MaskContext
+from pipeline.masks.traits import MaskTraits
+from pipeline.randomness import derive_seeds
+from pipeline.system import System, attacked
+
+_AHEAD = 0.1
+"""Share of the images on which a search without gradients may lead further than one with."""
+_FURTHER = 0.02  # of the spread of the logits
+
+
+class _Watched(nn.Module):
+    """A system that remembers the point with the largest margin that it was asked about, image by image."""
+
+    def __init__(self, system: System, label: Tensor) -> None:
+        super().__init__()
+        self.system, self.label = system, label
+        self.best: BestPoint | None = None
+
+    @property
+    def mask_traits(self) -> MaskTraits:
+        return self.system.mask_traits
+
+    def forward(self, images: Tensor, context: MaskContext | None = None) -> Tensor:
+        logits: Tensor = self.system(images, context)
+        margins = margin(logits.detach(), self.label.expand(len(images)))
+        largest = margins.argmax()
+        if self.best is None:
+            self.best = BestPoint(images[:1])
+        self.best.update(images[largest][None], margins[largest][None])
+        return logits
+
+    def masks(self, images: Tensor, context: MaskContext | None = None) -> Tensor:
+        masks: Tensor = self.system.masks(images, context)
+        return masks
+
+
+def square_points(batch: AttackBatch, budget: Budget, *, num_queries: int) -> Images:
+    """Of all points that Square asks about, the one with the largest margin, for each image: also where it does not succeed."""
+    found = []
+    for row in torch.arange(len(batch), device=batch.labels.device)[:, None]:
+        one = batch.select(row)
+        watched = _Watched(batch.system, one.labels)
+        square(
+            watched,
+            one.images,
+            one.labels,
+            one.context,
+            norm=budget.norm,
+            epsilon=budget.epsilon,
+            seeds=derive_seeds(one.seeds, STREAM),
+            num_queries=num_queries,
+            region=None if budget.region is None else budget.region[row],
+        )
+        assert watched.best is not None
+        found.append(budget.select(row).ball(one.images).project(watched.best.points.to(one.images.dtype)))
+    return torch.cat(found)
+
+
+def square_against_white_box(batch: AttackBatch, budget: Budget, points: Images, *, num_queries: int) -> Check:
+    """Square may not get further than descent: whoever knows the gradient finds the larger margin on nearly every image.
+
+    ``points`` are ``square_points`` of the batch. Unlike successes, margins say something of every image.
+    """
+    name = "Square against white-box"
+    white = climb(objective(batch), batch, budget).values
+    with attacked(batch.system), torch.no_grad():
+        black = margin(batch.system(points, batch.context), batch.labels)
+    ahead = black - white > _FURTHER * spread(logits_of(batch))
+    failed = share(ahead) > _AHEAD
+    rose = float((black - margin(logits_of(batch), batch.labels)).clamp_min(0).sum())
+    whole = float((white - margin(logits_of(batch), batch.labels)).clamp_min(0).sum())
+    finding = f"{num_queries} queries lead further than gradients on {int(ahead.sum())} of {len(batch)} images"
+    finding += f"; their margins rise by {rose / max(whole, 1e-300):.0%} of what gradients reach" if whole > 0 else ""
+    advice = "the gradients mislead: put square into the suite and find out what hides them"
+    return judged(name, failed, finding, advice, {"ahead": share(ahead), "images": len(batch)})
+
+
+def hop_skip_jump_points(batch: AttackBatch, budget: Budget, *, num_steps: int, max_probes: int) -> Images:
+    """The nearest misclassified points that decisions alone lead to, where they lie in the ball, else the images."""
+
+    def decision(points: Images) -> Bool[Tensor, " batch"]:
+        return misclassified(batch, points)
+
+    with attacked(batch.system), torch.no_grad():
+        found = hop_skip_jump(
+            decision,
+            batch.images,
+            norm=budget.norm,
+            seeds=derive_seeds(batch.seeds, STREAM),
+            num_steps=num_steps,
+            max_probes=max_probes,
+            region=budget.region,
+        )
+    inside = (found.distances <= budget.epsilon).view(-1, 1, 1, 1)
+    return torch.where(inside, budget.ball(batch.images).project(found.points), batch.images)

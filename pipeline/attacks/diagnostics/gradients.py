@@ -1,0 +1,194 @@
+"""Are the gradients there, and do they say what the function does?"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from classifier.losses import cross_entropy
+from pipeline.attacks.diagnostics.check import Check, judged, share, skipped
+from pipeline.attacks.diagnostics.probing import STREAM, Budget, gradients, logits_of, objective, probe_points, spread
+from pipeline.attacks.objectives import margin
+from pipeline.attacks.specs import GradientPath
+from pipeline.attacks.start import AttackBatch
+from pipeline.randomness import derive_seeds, random_integers
+from pipeline.system import StagedSystem, attacked, traits_of
+
+FEW = 0.05
+"""Share of the images that may be out of line by accident."""
+MOST = 0.5
+"""Share of values that may be without a gradient."""
+_DISAGREEMENT = 0.3  # 0 is a perfect prediction, 1 one of the opposite, or of a change where there is none
+_DIRECTIONS = 8
+_STEPS = (3e-3, 3e-4)  # in [0,1]: at the better of the two neither curvature nor rounding hides an honest gradient
+_NOISE, _JUMP = 1e-5, 0.02  # of the spread of the logits: what rounding may do to a margin, and what a step of _STEPS may not
+_FLAT = 1e-6  # of a gate's steepest slope, where float32 has nothing left of the sigmoid
+_GRID = 2001
+_DIGITS = 1e-4  # of the largest logit: float32 keeps seven digits, and a decision needs some of them
+
+
+def finite_numbers(batch: AttackBatch, budget: Budget | None, ids: Sequence[str]) -> Check:
+    """No logit and no gradient may be infinite or not a number, and logits may not be so large that their differences are rounded
+    away. ``ids`` name the images."""
+    logits = logits_of(batch)
+    unfit = (logits.isnan() | logits.isposinf()).any(dim=1)
+    if not bool(unfit.any()):
+        for points in probe_points(batch, budget).values():
+            answers = logits_of(batch, points)
+            unfit |= (answers.isnan() | answers.isposinf()).any(dim=1)
+            unfit |= ~gradients(objective(batch), points).isfinite().flatten(1).all(dim=1)
+    named = ", ".join(ids[row] for row in unfit.nonzero().flatten().tolist())
+    digits = spread(logits) / max(float(logits.abs().max()), 1e-300)
+    figures = {"unfit": share(unfit), "digits": digits}
+    finding = f"infinite or not a number: {named or 'none'}; classes differ by {digits:.1e} of the largest logit"
+    advice = "a search that meets what is no number is blind: mend the system; and keep constants out of the logits"
+    return judged("finite numbers", bool(unfit.any()) or not digits > _DIGITS, finding, advice, figures)
+
+
+def zero_gradients(batch: AttackBatch, path: GradientPath, budget: Budget | None = None) -> Check:
+    """Images that the margin has no gradient for along one path: as they are, in their balls, or at the decision boundary.
+
+    Along the pixel path, also the values without one where the mask lets the image through. That cross-entropy is blind where a
+    classifier is too sure is said and is no failure by itself: suites climb the margin too.
+    """
+    name = f"zero gradients, {'pixel' if path == GradientPath.PIXELS else 'mask'} path"
+    traits = traits_of(batch.system)
+    if path == GradientPath.MASK and not traits.is_attackable:
+        return skipped(name, traits.why_fixed)
+    used = path if traits.is_attackable else GradientPath.BOTH
+    blind, zero_values, where = 0.0, 0.0, "clean"
+    for place, points in probe_points(batch, budget).items():
+        found = gradients(objective(batch, path=used), points)
+        zero = (found == 0) | ~found.isfinite()
+        nothing = share(zero.flatten(1).all(dim=1) | ~found.isfinite().flatten(1).all(dim=1))
+        if nothing > blind:
+            blind, where = nothing, place
+        if path == GradientPath.PIXELS:
+            with torch.no_grad(), attacked(batch.system):
+                visible = (batch.system.masks(points, batch.context) > 0).expand_as(zero)
+            zero_values = max(zero_values, share(zero[visible]))
+    figures = {"blind_images": blind}
+    finding = f"{blind:.1%} of the images have none at all or not a number{f' ({where})' if blind else ''}"
+    if path == GradientPath.PIXELS:
+        sure = gradients(objective(batch, score=cross_entropy, path=used), batch.images)
+        figures |= {"zero_values": zero_values, "blind_to_cross_entropy": share((sure == 0).flatten(1).all(dim=1))}
+        finding += f"; {zero_values:.1%} of the visible values; cross-entropy is blind on {figures['blind_to_cross_entropy']:.1%}"
+        advice = "no attack by gradients says anything here: find what cuts them, and trust attacks without gradients alone"
+    else:
+        advice = "give the gate a surrogate gradient (masking.hard_gate), and trust attacks on the mask's logits meanwhile"
+    failed = blind > FEW or (path == GradientPath.PIXELS and zero_values > MOST)
+    return judged(name, failed, finding, advice, figures)
+
+
+def gradients_against_differences(batch: AttackBatch, budget: Budget | None = None) -> Check:
+    """The margin's gradient has to predict how the margin changes: along its own sign and along random signs.
+
+    Where the gate is hard its gradient is a surrogate by design, so the mask is held fixed there.
+    """
+    name = "gradients against differences"
+    traits = traits_of(batch.system)
+    held = traits.follows_image and traits.hard_threshold is not None
+    if held and not isinstance(batch.system, StagedSystem):
+        return skipped(name, f"the hard gate of the source {traits.source} cannot be held fixed")
+    worst, where = torch.zeros(len(batch), device=batch.images.device), dict.fromkeys(range(len(batch)), "clean")
+    for place, points in probe_points(batch, budget).items():
+        masks = _masks(batch, points) if held else None
+        found = torch.stack([_disagreement(batch, points, masks, size) for size in _STEPS]).amin(dim=0)
+        where |= dict.fromkeys((found > worst).nonzero().flatten().tolist(), place)
+        worst = torch.maximum(worst, found)
+    wrong = (worst > _DISAGREEMENT).nonzero().flatten().tolist()
+    figures = {"disagreeing": len(wrong) / max(1, len(batch)), "largest": float(worst.max())}
+    places = ", ".join(sorted({where[row] for row in wrong}))
+    finding = f"they disagree on {figures['disagreeing']:.1%} of the images{f' ({places})' if places else ''}"
+    advice = "the gradients are not those of the function (a wrong surrogate, noise, clipping): no attack that follows them is one"
+    return judged(name, figures["disagreeing"] > FEW, finding, advice, figures)
+
+
+def _disagreement(batch: AttackBatch, points: Tensor, masks: Tensor | None, size: float) -> Tensor:
+    """Of predicted and measured changes of the margin, per image: |difference| / (|one| + |other|), 0 where both are rounding.
+
+    1 where the margin jumps: an image that is answered otherwise than all its neighbors.
+    """
+
+    def margins(at: Tensor) -> Tensor:
+        if masks is None:
+            logits = batch.system(at, batch.context)
+        else:
+            assert isinstance(batch.system, StagedSystem)
+            logits = batch.system.classify(at, masks, batch.context)
+        return margin(logits, batch.labels)
+
+    with attacked(batch.system):
+        with torch.enable_grad():
+            leaf = points.detach().requires_grad_()
+            scores = margins(leaf)
+            slope = torch.autograd.grad(scores.sum(), leaf, allow_unused=True)[0] if scores.requires_grad else None
+        slope = torch.zeros_like(points) if slope is None else slope.nan_to_num(0, 0, 0)
+        inside = (points >= size) & (points <= 1 - size)  # where a model that clamps its images is smooth
+        with torch.no_grad():
+            scale = spread(batch.system(points, batch.context))
+            here, pairs, jump = margins(points), [], torch.zeros_like(points[:, 0, 0, 0])
+            for number in range(_DIRECTIONS + 1):
+                direction = _direction(batch, slope, number) * inside
+                above, below = margins(points + size * direction), margins(points - size * direction)
+                pairs.append(((slope * direction).sum(dim=(1, 2, 3)), (above - below) / (2 * size)))
+                jump = torch.maximum(jump, ((above + below) / 2 - here).abs() - (above - below).abs())
+    noise = _NOISE * scale / size
+    return torch.where(jump > _JUMP * scale, 1.0, torch.maximum(_error(pairs[:1], noise), _error(pairs[1:], noise)))
+
+
+def _direction(batch: AttackBatch, slope: Tensor, number: int) -> Tensor:
+    """The sign of the gradient, then random signs."""
+    if number == 0:
+        return slope.sign()
+    drawn = random_integers(derive_seeds(batch.seeds, STREAM, number), tuple(slope.shape[1:]))
+    return (drawn % 2 * 2 - 1).to(slope.dtype)
+
+
+def _error(pairs: list[tuple[Tensor, Tensor]], noise: float) -> Tensor:
+    predicted, measured = (torch.stack(values).double() for values in zip(*pairs, strict=True))
+    difference, one, other = (torch.linalg.vector_norm(values, dim=0) for values in (predicted - measured, predicted, measured))
+    return torch.where(difference <= noise * math.sqrt(len(pairs)), 0.0, difference / (one + other).clamp_min(1e-300)).float()
+
+
+@torch.no_grad()
+def _masks(batch: AttackBatch, points: Tensor) -> Tensor:
+    with attacked(batch.system):
+        return batch.system.masks(points, batch.context)
+
+
+def mask_saturation(batch: AttackBatch) -> Check:
+    """Mask values at which a soft gate is flat: its slope there, relative to the steepest in the range of the mask's logits."""
+    name, system, traits = "mask saturation", batch.system, traits_of(batch.system)
+    if traits.hard_threshold is not None:
+        return skipped(name, "a hard gate is always saturated; its gradient is a surrogate")
+    if not traits.follows_image:
+        return skipped(name, traits.why_fixed)
+    if isinstance(system, StagedSystem):
+        flat = _flat(system, batch.images)
+    else:  # of a foreign mask there are values alone: those of a sigmoid are as flat as they are near 0 and 1
+        masks = _masks(batch, batch.images)
+        flat = share(4 * masks * (1 - masks) <= _FLAT)
+    finding = f"at {flat:.1%} of the mask the gate is flat (below a millionth of its steepest slope)"
+    advice = "attack the mask's logits, which do not saturate (attacks of kind mask and guided), and see what learned-hard says"
+    return judged(name, flat > MOST, finding, advice, {"saturated": flat})
+
+
+def _flat(system: StagedSystem, images: Tensor) -> float:
+    """Share of the mask at which the gate passes nearly nothing."""
+    with torch.no_grad(), attacked(system):
+        logits = system.mask_logits(images)
+    low, high = float(logits.min().clamp_max(-1e-6)), float(logits.max().clamp_min(1e-6))
+    grid = torch.cat([torch.linspace(low, high, _GRID), torch.logspace(-6, 0, 61), -torch.logspace(-6, 0, 61)]).to(logits)
+    steepest = float(_slopes(system, grid.view(1, 1, 1, -1)).max())
+    return share(_slopes(system, logits) <= _FLAT * steepest)
+
+
+def _slopes(system: StagedSystem, logits: Tensor) -> Tensor:
+    """Of the gate: the derivative of the mask by its logits; zero where the gate passes none."""
+    with attacked(system), torch.enable_grad():
+        leaf = logits.detach().requires_grad_()
+        masks = system.gate(leaf)
+        found = torch.autograd.grad(masks.sum(), leaf, allow_unused=True)[0] if masks.requires_grad else None
+    return torch.zeros_like(logits) if found is None else found.abs()

@@ -1,0 +1,245 @@
+"""Does the system answer the same image the same, whoever asks, when, how and beside what?
+
+An attack, its verdict and the deployed system ask in different ways: with gradients and without, in batches that shrink, of a copy.
+What differs between them is a place to hide. Each way of asking is compared with asking for all images at once, without gradients.
+"""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.attacks.diagnostics.check import Check, judged, skipped
+from pipeline.attacks.diagnostics.probing import Budget, Images, gradients, logits_of, objective, probe_points, spread
+from pipeline.attacks.start import AttackBatch
+from pipeline.system import System, as_system, attacked
+
+COMPANY = 64
+"""Images in the largest batch that is asked for, unless told otherwise."""
+_REPEATS = 8
+_ROUNDING = 1e-4  # of the spread of the logits
+_OTHER_TYPE = {"float64": 1e-2, "bf16": 0.5}  # likewise: what a type may change, which is less than what decides anything
+_GRADIENT_ROUNDING = 0.1  # of the gradient's length
+_FEW = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Asking:
+    """A way of asking."""
+
+    name: str
+    ask: Callable[[AttackBatch], Tensor]
+    """Something for each image of the batch, in its order."""
+    tolerance: float = _ROUNDING
+    optional: bool = False
+    """A module of somebody's own may refuse: to forbid copies or another type is no cheat by itself."""
+
+
+def same_answers(batch: AttackBatch, budget: Budget | None = None, *, company: int = COMPANY) -> list[Check]:
+    """One check for each kind of circumstance that must not matter: logits by the batch, the call, gradients, copies, and the
+    machine; gradients by the batch and by copies. ``company`` is the largest batch of the evaluation."""
+    points = probe_points(batch, budget)
+    families: dict[str, tuple[list[_Asking], str]] = {
+        "batch invariance": (
+            [
+                _Asking(name="alone", ask=lambda some: _by_parts(some, 1, logits_of)),
+                _Asking(name="in company", ask=lambda some: _in_company(some, company, logits_of)),
+                _Asking(name="reordered", ask=_reordered),
+            ],
+            "keep the statistics and the size of the batch out of the answer; make masks and fills functions of the image's seed",
+        ),
+        "repeated calls": (
+            [_Asking(name="again", ask=_again), _Asking(name="after train() and eval()", ask=_after_training_mode)],
+            "what is random or counts calls hides from a search: fix its draws by the image, or attack the expectation",
+        ),
+        "gradients on and off": (
+            [
+                _Asking(name="with gradients", ask=_with_gradients),
+                _Asking(name="in inference mode", ask=_in_inference_mode, optional=True),
+                _Asking(name="outside an attack", ask=_outside),
+            ],
+            "the search and its verdict meet two functions: find what looks at gradients or at requires_grad",
+        ),
+        "copies": (
+            [_Asking(name="of a deep copy", ask=lambda some: logits_of(_of_a_copy(some)), optional=True)],
+            "attacks search on a copy: what it says otherwise than the system leads them astray",
+        ),
+        "threads, layout and types": (_by_machine(), "the figure holds for one machine and one arrangement of memory alone"),
+    }
+    checks = [_compared(name, batch, points, family, advice) for name, (family, advice) in families.items()]
+    return [*checks, _gradient_invariance(batch, points, company)]
+
+
+def _by_machine() -> list[_Asking]:
+    return [
+        _Asking(name="other threads", ask=_other_threads),
+        _Asking(name="channels last", ask=lambda some: logits_of(some, _channels_last(some.images))),
+        _Asking(name="in float64", ask=_in_float64, tolerance=_OTHER_TYPE["float64"], optional=True),
+        _Asking(name="in bf16", ask=_in_bf16, tolerance=_OTHER_TYPE["bf16"], optional=True),
+    ]
+
+
+def _compared(name: str, batch: AttackBatch, points: Mapping[str, Images], family: list[_Asking], advice: str) -> Check:
+    """The largest change of a logit by each way of asking, over all points."""
+    changes: dict[str, float] = {}
+    failed: list[str] = []
+    for place, some in points.items():
+        asked = replace(batch, images=some)
+        expected = logits_of(asked).double()
+        scale = spread(expected)
+        for one in family:
+            with suppress(Exception) if one.optional else nullcontext():
+                found = one.ask(asked).double()
+                change = float(((found - expected).abs() / scale).nan_to_num(torch.inf, torch.inf).max())
+                changes[one.name] = max(changes.get(one.name, 0.0), change)
+                if change > one.tolerance:
+                    failed.append(f"{one.name} ({place})")
+    if not changes:
+        return skipped(name, "the system cannot be asked so")
+    finding = "largest change of a logit, relative: " + ", ".join(f"{what} {change:.1e}" for what, change in changes.items())
+    finding += f"; too large: {', '.join(failed)}" if failed else ""
+    return judged(name, bool(failed), finding, advice, changes)
+
+
+def _gradient_invariance(batch: AttackBatch, points: Mapping[str, Images], company: int) -> Check:
+    """What is climbed may not depend on the batch or on the copy either."""
+    asking: dict[str, Callable[[AttackBatch], Tensor]] = {
+        "alone": lambda some: _by_parts(some, 1, _own_gradients),
+        "in company": lambda some: _in_company(some, company, _own_gradients),
+        "again": _own_gradients,
+        "of a deep copy": lambda some: _own_gradients(_of_a_copy(some)),
+    }
+    figures: dict[str, float] = {}
+    for some in points.values():
+        asked = replace(batch, images=some)
+        expected = _own_gradients(asked)
+        lengths = expected.flatten(1).norm(dim=1)
+        for name, ask in asking.items():
+            with suppress(Exception) if name == "of a deep copy" else nullcontext():
+                difference = (ask(asked) - expected).flatten(1).norm(dim=1)
+                moved = difference > _GRADIENT_ROUNDING * torch.maximum(lengths, lengths.median())
+                figures[name] = max(figures.get(name, 0.0), float((moved | ~difference.isfinite()).double().mean()))
+    finding = "images whose gradient changes by a tenth: " + ", ".join(f"{name} {part:.1%}" for name, part in figures.items())
+    advice = "a search that follows gradients of another batch or copy is led astray: find what looks at the batch or at the copy"
+    return judged("gradient invariance", max(figures.values(), default=0.0) > _FEW, finding, advice, figures)
+
+
+def _own_gradients(batch: AttackBatch) -> Tensor:
+    return gradients(objective(batch), batch.images)
+
+
+def _by_parts(batch: AttackBatch, size: int, ask: Callable[[AttackBatch], Tensor]) -> Tensor:
+    order = torch.arange(len(batch), device=batch.labels.device)
+    return torch.cat([ask(batch.select(rows)) for rows in torch.split(order, size)])
+
+
+def _in_company(batch: AttackBatch, size: int, ask: Callable[[AttackBatch], Tensor]) -> Tensor:
+    """Once more at the end of a batch that holds all of them several times."""
+    order = torch.arange(max(size, len(batch)), device=batch.labels.device) % len(batch)
+    asked = ask(batch.select(order))
+    last = torch.arange(len(asked) - len(batch), len(asked), device=order.device)
+    return asked[last][order[last].argsort()]
+
+
+def _reordered(batch: AttackBatch) -> Tensor:
+    return logits_of(batch.select(torch.arange(len(batch), device=batch.labels.device).flip(0))).flip(0)
+
+
+def _again(batch: AttackBatch) -> Tensor:
+    """Of several calls the answer that differs most from the first."""
+    answers = torch.stack([logits_of(batch) for _ in range(_REPEATS)])
+    differences = (answers - answers[0]).abs().flatten(2).amax(dim=2)
+    return answers[differences.argmax(dim=0), torch.arange(len(batch), device=answers.device)]
+
+
+def _after_training_mode(batch: AttackBatch) -> Tensor:
+    module = batch.system
+    if isinstance(module, nn.Module):
+        modes = [(part, part.training) for part in module.modules()]
+        module.train()
+        module.eval()
+        for part, mode in modes:
+            part.training = mode
+    return logits_of(batch)
+
+
+def _with_gradients(batch: AttackBatch) -> Tensor:
+    with attacked(batch.system), torch.enable_grad():
+        logits: Tensor = batch.system(batch.images.detach().requires_grad_(), batch.context)
+    return logits.detach()
+
+
+def _in_inference_mode(batch: AttackBatch) -> Tensor:
+    with attacked(batch.system), torch.inference_mode():
+        logits: Tensor = batch.system(batch.images, batch.context)
+    return logits.clone()
+
+
+def _outside(batch: AttackBatch) -> Tensor:
+    """In eval mode, but with weights that have gradients, as the system is deployed."""
+    system = batch.system
+    modes = [(part, part.training) for part in system.modules()]
+    needed = [(parameter, parameter.requires_grad) for parameter in system.parameters()]
+    try:
+        system.eval()
+        for parameter, _ in needed:
+            parameter.requires_grad_(True)
+        logits: Tensor = system(batch.images, batch.context)
+    finally:
+        for parameter, need in needed:
+            parameter.requires_grad_(need)
+        for part, mode in modes:
+            part.training = mode
+    return logits.detach()
+
+
+def _of_a_copy(batch: AttackBatch) -> AttackBatch:
+    return replace(batch, system=copy.deepcopy(batch.system))
+
+
+def _channels_last(images: Tensor) -> Tensor:
+    other = torch.channels_last if images.is_contiguous() else torch.contiguous_format
+    return images.contiguous(memory_format=other)
+
+
+def _other_threads(batch: AttackBatch) -> Tensor:
+    with _threads(1 if torch.get_num_threads() > 1 else 2):
+        return logits_of(batch)
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(number)
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _in_float64(batch: AttackBatch) -> Tensor:
+    exact = _own_copy(batch.system)
+    context = batch.context
+    if context is not None:
+        context = type(context)(*(one.double() if one is not None and one.is_floating_point() else one for one in context))
+    return logits_of(replace(batch, system=as_system(exact.double()), images=batch.images.double(), context=context))
+
+
+def _own_copy(system: System) -> nn.Module:
+    """A deep copy whose type may be changed. Raises ValueError where it holds the system's own weights."""
+    copied = copy.deepcopy(system)
+    assert isinstance(copied, nn.Module)
+    assert isinstance(system, nn.Module)
+    held = {id(tensor) for tensor in (*system.parameters(), *system.buffers())}
+    if any(id(tensor) in held for tensor in (*copied.parameters(), *copied.buffers())):
+        raise ValueError("the copy shares its weights with the system")
+    return copied
+
+
+def _in_bf16(batch: AttackBatch) -> Tensor:
+    with attacked(batch.system), torch.no_grad(), torch.autocast(batch.images.device.type, torch.bfloat16):
+        logits: Tensor = batch.system(batch.images, batch.context)
+    return logits

@@ -1,0 +1,124 @@
+"""Hold what was recorded against what the diagnostics find on the same images, under the same threat, at the same epsilon."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from pipeline.attacks.diagnostics.check import Check, judged, skipped
+from pipeline.attacks.diagnostics.probing import logits_of
+from pipeline.attacks.objectives import margin
+from pipeline.attacks.start import AttackBatch
+from pipeline.attacks.tracker import verdict
+from pipeline.evaluation.evaluator import EvaluationRun, attack_again
+from pipeline.evaluation.metrics import standing
+from pipeline.evaluation.own import OwnImages
+from pipeline.system import System
+
+_ROUNDING = 1e-3
+"""By how much a margin may move with batch and copy, relative to the median clean margin."""
+_SHOWN = 5
+
+
+def survivors_felled(
+    ids: Sequence[str], batch: AttackBatch, points: Mapping[str, Tensor], records: pl.DataFrame, epsilon: float
+) -> Check:
+    """Images that the records leave standing and a diagnostic search fells: each is a point of the figure that is not there.
+
+    ``batch`` are survivors at this epsilon, ``ids`` their sample ids, ``points`` what each search found for the first of them.
+    """
+    name = "survivors felled"
+    if not len(batch):
+        return skipped(name, f"no image is robust to the suite at epsilon {epsilon:.4g}")
+    by: dict[str, list[str]] = {}
+    for search, found in points.items():
+        some = batch.select(torch.arange(len(found), device=batch.labels.device))
+        wrong = verdict(some.system, found, some.labels, some.context).misclassified
+        for row in wrong.nonzero().flatten().tolist():
+            by.setdefault(ids[row], []).append(search)
+    robust = standing(records, epsilon)["standing"]
+    worth = 100 * len(by) / len(robust)
+    extrapolated = 100 * len(by) / len(batch) * int(robust.sum()) / len(robust)
+    figures = {"felled": len(by), "tried": len(batch), "points": worth, "points_extrapolated": extrapolated}
+    finding = f"{len(by)} of {len(batch)} images that are recorded as robust at epsilon {epsilon:.4g} are not"
+    if by:
+        examples = ", ".join(f"{one} ({', '.join(searches)})" for one, searches in list(by.items())[:_SHOWN])
+        finding += (
+            f": {examples}. Robust accuracy is at least {worth:.2f} points too high, {extrapolated:.1f} if the others are alike"
+        )
+    advice = "the suite was too short or misled: run attack=standard with more steps and restarts, or the search that found them"
+    return judged(name, bool(by), finding, advice, figures)
+
+
+def records_repeat(ids: Sequence[str], batch: AttackBatch, records: pl.DataFrame) -> Check:
+    """The clean images have to get the recorded margins again, of a fresh copy, one at a time."""
+    recorded = _rows(records.unique("sample_id"), ids)
+    expected = recorded["clean_margin"].to_numpy()
+    fresh = replace(batch, system=fresh_copy(batch.system))
+    margins = np.concatenate([_margins(fresh.select(row)) for row in torch.arange(len(batch), device=batch.labels.device)[:, None]])
+    scale = max(float(np.median(np.abs(records["clean_margin"].to_numpy()))), 1e-300)
+    moved = np.abs(margins - expected) / scale
+    changed = [one for one, difference in zip(ids, moved, strict=True) if not difference <= _ROUNDING]
+    finding = f"{len(changed)} of {len(ids)} clean margins are not those recorded{_named(changed)}"
+    finding += f"; largest change, relative: {float(np.nanmax(moved, initial=0)):.1e}"
+    advice = "the system answered otherwise when it was attacked (state, batch, copy): no figure of this run can be trusted"
+    return judged("records repeat", bool(changed), finding, advice, {"changed": len(changed), "images": len(ids)})
+
+
+def successes_stand(run: EvaluationRun | OwnImages, records: pl.DataFrame, epsilon: float, num_images: int) -> Check:
+    """What the suite claims to have felled has to be misclassified for a fresh copy, one at a time and without gradients.
+
+    The attacks that were recorded run once more on the first of the images that they felled.
+    """
+    name = "successes stand"
+    right = records.filter((pl.col("clean_prediction") == pl.col("label")) & (pl.col("adversarial_prediction") != pl.col("label")))
+    order = dict(zip(run.sample_ids(run.rows), run.rows.tolist(), strict=True))
+    felled = right.filter(pl.col("found_by").is_not_null() & (pl.col("epsilon") <= epsilon)).unique("sample_id", keep="first")
+    felled = felled.sort("sample_id").head(num_images)
+    if not len(felled):
+        return skipped(name, f"no image fell to the suite at epsilon {epsilon:.4g}")
+    device = next((part.device for part in run.system.parameters()), torch.device("cpu"))
+    claimed, lost = 0, []
+    for (attack, found_epsilon), part in felled.group_by("found_by", "found_epsilon", maintain_order=True):
+        ids = part["sample_id"].to_list()
+        batch = run.batch(np.array([order[one] for one in ids]), device)
+        found = attack_again(run, str(attack), float(str(found_epsilon)), batch)
+        fresh = replace(batch, system=fresh_copy(batch.system), images=found.images)
+        for row in found.misclassified.nonzero():
+            claimed += 1
+            if float(_margins(fresh.select(row))[0]) < -_ROUNDING * abs(float(found.margins[row])):
+                lost.append(ids[int(row)])
+    points = 100 * len(lost) / records["sample_id"].n_unique()
+    finding = f"{len(lost)} of {claimed} successes do not stand when they are scored afresh{_named(lost)}"
+    finding += f": {points:.2f} points of robust accuracy at least" if lost else ""
+    advice = "the system answers a search and its verdict differently: no figure of this run can be trusted"
+    return judged(name, bool(lost), finding, advice, {"lost": len(lost), "claimed": claimed, "points": points})
+
+
+def fresh_copy(system: System) -> System:
+    """A deep copy, where the system allows one."""
+    with suppress(Exception):  # of somebody else's code: that it forbids copies is no cheat
+        return copy.deepcopy(system)
+    return system
+
+
+def _margins(batch: AttackBatch) -> np.ndarray:
+    found: np.ndarray = margin(logits_of(batch), batch.labels).double().cpu().numpy()
+    return found
+
+
+def _rows(records: pl.DataFrame, ids: Sequence[str]) -> pl.DataFrame:
+    """One record of each of the samples, in their order."""
+    return pl.DataFrame({"sample_id": list(ids)}).join(records, on="sample_id", how="left", maintain_order="left")
+
+
+def _named(ids: Sequence[str]) -> str:
+    if not ids:
+        return ""
+    more = f" and {len(ids) - _SHOWN} more" if len(ids) > _SHOWN else ""
+    return f" ({', '.join(ids[:_SHOWN])}{more})"

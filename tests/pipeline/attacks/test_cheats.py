@@ -1,0 +1,183 @@
+"""Every cheat fails the check that is there for it, in full and in a weak form, and honest systems fail none."""
+
+from collections.abc import Callable
+from types import ModuleType
+
+import pytest
+
+from pipeline.attacks.diagnostics import Check, Outcome, gradient_free, search
+from pipeline.attacks.diagnostics.gradients import finite_numbers, gradients_against_differences, mask_saturation, zero_gradients
+from pipeline.attacks.diagnostics.masking import mask_follows_image, pixels_decide
+from pipeline.attacks.diagnostics.probing import Budget
+from pipeline.attacks.diagnostics.sameness import same_answers
+from pipeline.attacks.specs import GradientPath
+from pipeline.attacks.start import AttackBatch
+from pipeline.masks.config import MaskSource
+
+BUDGET = Budget(norm="linf", epsilon=0.01)
+QUERIES = 200
+
+
+def check_named(name: str, batch: AttackBatch) -> Check:
+    """The one check of that name: what the others say costs time and proves nothing here."""
+    ids = [f"image {row}" for row in range(len(batch))]
+
+    def square() -> Check:
+        points = gradient_free.square_points(batch, BUDGET, num_queries=QUERIES)
+        return gradient_free.square_against_white_box(batch, BUDGET, points, num_queries=QUERIES)
+
+    checks: dict[str, Callable[[], Check]] = {
+        "finite numbers": lambda: finite_numbers(batch, BUDGET, ids),
+        "zero gradients, pixel path": lambda: zero_gradients(batch, GradientPath.PIXELS, BUDGET),
+        "zero gradients, mask path": lambda: zero_gradients(batch, GradientPath.MASK, BUDGET),
+        "gradients against differences": lambda: gradients_against_differences(batch, BUDGET),
+        "mask saturation": lambda: mask_saturation(batch),
+        "mask follows image": lambda: mask_follows_image(batch),
+        "pixels decide": lambda: pixels_decide(batch),
+        "loss against steps": lambda: search.loss_against_steps(batch, BUDGET, num_steps=20),
+        "epsilon 0": lambda: search.epsilon_zero(batch, norm="linf"),
+        "epsilon 1": lambda: search.epsilon_one(batch, norm="linf", region_everywhere=True),
+        "smoothed gradients": lambda: search.smoothed_gradients(batch, BUDGET)[0],
+        "Square against white-box": square,
+    }
+    if name in checks:
+        return checks[name]()
+    return {check.name: check for check in same_answers(batch, BUDGET)}[name]
+
+
+HONEST = [MaskSource.NONE, MaskSource.ORACLE, MaskSource.LEARNED, MaskSource.LEARNED_HARD, MaskSource.FROZEN, MaskSource.RANDOM]
+SYSTEM_CHECKS = [
+    "finite numbers",
+    "zero gradients, pixel path",
+    "zero gradients, mask path",
+    "gradients against differences",
+    "mask saturation",
+    "mask follows image",
+    "pixels decide",
+    "loss against steps",
+    "epsilon 0",
+    "epsilon 1",
+    "smoothed gradients",
+    "Square against white-box",
+]
+
+
+@pytest.mark.parametrize("source", HONEST)
+def test_an_honest_system_fails_no_check(cheats: ModuleType, source: MaskSource) -> None:
+    batch = cheats.honest_batch(source)
+    checks = [*(check_named(name, batch) for name in SYSTEM_CHECKS), *same_answers(batch, BUDGET)]
+    assert {check.name: check.finding for check in checks if check.outcome is Outcome.FAIL} == {}
+
+
+FULL = {
+    "rounded_pixels": "zero gradients, pixel path",
+    "one_hot_answer": "zero gradients, pixel path",
+    "detached_straight_through": "gradients against differences",
+    "saturated_temperature": "zero gradients, pixel path",
+    "exploding_logits": "finite numbers",
+    "swamped_logits": "finite numbers",
+    "vanishing_logits": "zero gradients, pixel path",
+    "noise_at_test_time": "repeated calls",
+    "random_crop": "repeated calls",
+    "noise_by_call": "repeated calls",
+    "every_fifth_call": "repeated calls",
+    "random_choice": "repeated calls",
+    "batch_statistics": "batch invariance",
+    "blind_with_gradients": "gradients on and off",
+    "blind_for_attacked_weights": "gradients on and off",
+    "blind_copy": "copies",
+    "flat_copy": "gradient invariance",
+    "flat_in_large_batches": "gradient invariance",
+    "noisy_gradients": "gradient invariance",
+    "known_images": "gradients against differences",
+    "detector": "zero gradients, pixel path",
+    "compression": "zero gradients, pixel path",
+    "median_filter": "zero gradients, pixel path",
+    "nearest_known_image": "zero gradients, pixel path",
+    "checkerboard": "gradients against differences",
+    "flipped_gradients": "gradients against differences",
+    "clipped_gradients": "gradients against differences",
+    "winners_take_all": "gradients against differences",
+    "nan_gradients": "finite numbers",
+    "other_in_float64": "threads, layout and types",
+    "other_by_threads": "threads, layout and types",
+    "other_by_layout": "threads, layout and types",
+}
+
+
+@pytest.mark.parametrize(("trick", "caught_by"), FULL.items())
+def test_a_cheat_fails_the_check_that_is_there_for_it(cheats: ModuleType, trick: str, caught_by: str) -> None:
+    check = check_named(caught_by, cheats.tricky_batch(getattr(cheats, trick)))
+    assert check.outcome is Outcome.FAIL, check.finding
+    assert check.advice
+
+
+WEAK = [
+    ("near_the_boundary", "rounded_pixels", "zero gradients, pixel path"),
+    ("near_the_boundary", "one_hot_answer", "zero gradients, pixel path"),
+    ("near_the_boundary", "compression", "zero gradients, pixel path"),
+    ("near_the_boundary", "nearest_known_image", "zero gradients, pixel path"),
+    ("near_the_boundary", "detached_straight_through", "gradients against differences"),
+    ("near_the_boundary", "clipped_gradients", "gradients against differences"),
+    ("near_the_boundary", "flipped_gradients", "gradients against differences"),
+    ("near_the_boundary", "noise_at_test_time", "repeated calls"),
+    ("near_the_boundary", "noise_by_call", "repeated calls"),
+    ("near_the_boundary", "random_choice", "repeated calls"),
+    ("near_the_boundary", "noisy_gradients", "gradient invariance"),
+    ("near_the_boundary", "blind_with_gradients", "gradients on and off"),
+    ("near_the_boundary", "blind_copy", "copies"),
+    ("near_the_boundary", "other_in_float64", "threads, layout and types"),
+    ("near_the_boundary", "other_by_threads", "threads, layout and types"),
+    ("on_some_classes", "saturated_temperature", "zero gradients, pixel path"),
+    ("on_some_classes", "vanishing_logits", "zero gradients, pixel path"),
+    ("on_some_classes", "median_filter", "zero gradients, pixel path"),
+    ("on_some_classes", "exploding_logits", "finite numbers"),
+    ("on_some_classes", "swamped_logits", "finite numbers"),
+    ("on_some_classes", "nan_gradients", "finite numbers"),
+    ("on_some_classes", "random_crop", "repeated calls"),
+    ("on_some_classes", "every_fifth_call", "repeated calls"),
+    ("on_some_classes", "blind_for_attacked_weights", "gradients on and off"),
+    ("on_some_classes", "flat_copy", "gradient invariance"),
+    ("on_some_classes", "flat_in_large_batches", "gradient invariance"),
+    ("on_some_classes", "checkerboard", "gradients against differences"),
+    ("on_some_classes", "other_by_layout", "threads, layout and types"),
+    ("in_large_batches", "batch_statistics", "batch invariance"),
+    ("in_large_batches", "detached_straight_through", "gradient invariance"),
+    ("in_large_batches", "noise_at_test_time", "batch invariance"),
+    ("by_half", "known_images", "gradients against differences"),
+    ("by_half", "detector", "gradients against differences"),
+    ("by_half", "batch_statistics", "batch invariance"),
+    ("by_half", "detached_straight_through", "gradients against differences"),
+    ("by_half", "winners_take_all", "gradients against differences"),
+]
+
+
+@pytest.mark.parametrize(("weakened", "trick", "caught_by"), WEAK)
+def test_a_cheat_in_a_weak_form_fails_it_as_well(cheats: ModuleType, weakened: str, trick: str, caught_by: str) -> None:
+    weak = getattr(cheats, weakened)(getattr(cheats, trick))
+    check = check_named(caught_by, cheats.tricky_batch(weak))
+    assert check.outcome is Outcome.FAIL, check.finding
+
+
+def test_every_cheat_has_a_weak_form() -> None:
+    assert {trick for _, trick, _ in WEAK} == set(FULL)
+
+
+@pytest.mark.parametrize(
+    ("kind", "source", "caught_by"),
+    [
+        ("NoSurrogate", MaskSource.LEARNED_HARD, "zero gradients, mask path"),
+        ("HotGate", MaskSource.LEARNED, "mask saturation"),
+        ("WarmGate", MaskSource.LEARNED, "mask saturation"),
+        ("FrozenAsLearned", MaskSource.LEARNED, "mask follows image"),
+        ("HalfFrozen", MaskSource.LEARNED, "mask follows image"),
+        ("OtherMaskThanShown", MaskSource.LEARNED, "mask follows image"),
+        ("LabelInMask", MaskSource.ORACLE, "pixels decide"),
+        ("LabelWhispered", MaskSource.ORACLE, "pixels decide"),
+    ],
+)
+def test_a_cheat_with_its_mask_fails_the_check_that_is_there_for_it(
+    cheats: ModuleType, kind: str, source: MaskSource, caught_by: str
+) -> None:
+    check = check_named(caught_by, cheats.honest_batch(source, getattr(cheats, kind)))
+    assert check.outcome is Outcome.FAIL, check.finding

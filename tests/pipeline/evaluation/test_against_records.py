@@ -1,0 +1,160 @@
+"""The diagnostics against the records: what fell although it is recorded as robust, and what is recorded and does not stand."""
+
+import copy
+from dataclasses import replace
+from types import ModuleType
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline.attacks.diagnostics import Outcome
+from pipeline.attacks.runner import run_attack
+from pipeline.attacks.specs import ClassAttack, ClassLoss
+from pipeline.errors import NumberError
+from pipeline.evaluation.against_records import records_repeat, successes_stand, survivors_felled
+from pipeline.evaluation.diagnostics import sanity_checks
+from pipeline.evaluation.evaluator import EvaluationRun, attack_images
+from pipeline.evaluation.metrics import standing
+from pipeline.evaluation.records import MemoryStore
+from pipeline.masks.config import MaskSource
+from pipeline.system import System, as_system
+
+CPU = torch.device("cpu")
+EPSILON = 0.03
+WEAK = {"one step": ClassAttack(search="pgd", loss=ClassLoss.MARGIN, num_steps=1)}
+
+
+def recorded(plan: EvaluationRun) -> pl.DataFrame:
+    store = MemoryStore()
+    attack_images(plan, store, device=CPU, advance=lambda _: None)
+    return store.records()
+
+
+class Scaled(nn.Module):
+    def __init__(self, network: nn.Module, factor: float) -> None:
+        super().__init__()
+        self.network, self.factor = network, factor
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.network(images) * self.factor
+        return logits
+
+
+class OtherCopy(nn.Module):
+    """Its deep copy answers with the next class."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network, self.shift = network, 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.network(images)
+        return logits.roll(self.shift, dims=1)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> "OtherCopy":
+        other = OtherCopy(copy.deepcopy(self.network, memo))
+        other.shift = 1
+        return other
+
+
+class Numberless(nn.Module):
+    """Not a number for the brightest image of the set."""
+
+    def __init__(self, network: nn.Module, brightest: float, value: float) -> None:
+        super().__init__()
+        self.network, self.brightest, self.value = network, brightest, value
+
+    def forward(self, images: Tensor) -> Tensor:
+        bright = images.mean(dim=(1, 2, 3), keepdim=True).flatten(1) >= self.brightest
+        logits: Tensor = self.network(images)
+        return logits.masked_fill(bright, self.value)
+
+
+def bare(small: ModuleType) -> nn.Module:
+    classifier: nn.Module = small.system(MaskSource.NONE).classifier
+    return classifier
+
+
+def test_what_a_longer_search_fells_of_the_recorded_survivors_is_named_and_worth_its_share_of_the_images(
+    small: ModuleType,
+) -> None:
+    plan = small.plan(MaskSource.NONE, attacks=WEAK, epsilons=(EPSILON,))
+    records = recorded(plan)
+    robust = standing(records, EPSILON).filter("standing")["sample_id"].to_list()
+    rows = np.array([row for row, one in zip(plan.rows, plan.sample_ids(plan.rows), strict=True) if one in robust])
+    batch, ids = plan.batch(rows, CPU), plan.sample_ids(rows)
+    longer = ClassAttack(search="pgd", loss=ClassLoss.MARGIN, num_steps=40, restarts=3)
+    found = run_attack("longer", longer, batch, threat=plan.suite.threat, epsilon=EPSILON, run_seed=9)
+    felled = [one for one, wrong in zip(ids, found.misclassified.tolist(), strict=True) if wrong]
+    assert 0 < len(felled) < len(ids)
+    check = survivors_felled(ids, batch, {"longer": found.images, "none": batch.images[:2]}, records, EPSILON)
+    assert check.outcome is Outcome.FAIL
+    assert check.figures["points"] == pytest.approx(100 * len(felled) / small.IMAGES)
+    assert check.figures["points_extrapolated"] == pytest.approx(100 * len(felled) / small.IMAGES)  # all survivors were tried
+    assert f"{felled[0]} (longer)" in check.finding
+    nothing = survivors_felled(ids, batch, {"none": batch.images}, records, EPSILON)
+    assert (nothing.outcome, nothing.figures["points"]) == (Outcome.PASS, 0)
+    by_name = {one.name: one for one in sanity_checks(plan, MemoryStore(), records, num_images=4, device=CPU)}
+    assert by_name["survivors felled"].figures["tried"] == 4
+
+
+def test_what_the_suite_felled_stands_for_a_fresh_copy_of_an_honest_system_and_not_for_one_whose_copy_is_another(
+    small: ModuleType,
+) -> None:
+    honest = small.plan(MaskSource.NONE, attacks=WEAK, epsilons=(EPSILON,))
+    check = successes_stand(honest, recorded(honest), EPSILON, 6)
+    assert check.outcome is Outcome.PASS
+    assert check.figures["claimed"] == 6
+    other = small.plan(attacks=WEAK, epsilons=(EPSILON,), joined=as_system(OtherCopy(bare(small)).eval()))
+    records = recorded(other)
+    check = successes_stand(other, records, EPSILON, 6)
+    repeated = records_repeat(other.sample_ids(other.rows), other.batch(other.rows, CPU), records)
+    assert repeated.outcome is Outcome.FAIL
+    assert "s00" in repeated.finding
+    assert check.outcome is Outcome.FAIL
+    assert check.figures["points"] == pytest.approx(100 * check.figures["lost"] / small.IMAGES)
+
+
+def test_records_repeat_of_an_honest_system_and_not_where_one_margin_is_another(small: ModuleType) -> None:
+    plan = small.plan(epsilons=(0.004,), attacks=WEAK)
+    records, ids, batch = recorded(plan), plan.sample_ids(plan.rows), plan.batch(plan.rows, CPU)
+    assert records_repeat(ids, batch, records).outcome is Outcome.PASS
+    moved = records.with_columns(pl.col("clean_margin") + pl.when(pl.col("sample_id") == "s07").then(1.0).otherwise(0.0))
+    check = records_repeat(ids, batch, moved)
+    assert (check.outcome, check.figures["changed"]) == (Outcome.FAIL, 1)
+    assert "(s07)" in check.finding
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_what_is_no_number_is_told_by_the_ids_of_the_images(small: ModuleType, value: float) -> None:
+    images, _ = small.pictures()
+    brightest = images.mean(dim=(1, 2, 3))
+    numberless = Numberless(bare(small), float(brightest.topk(2).values.min()), value)
+    plan = small.plan(joined=small.system(MaskSource.NONE), attacks=WEAK, epsilons=(EPSILON,))
+    plan = replace(plan, system=as_system(numberless.eval()))
+    with pytest.raises(NumberError) as caught:
+        recorded(plan)
+    first = plan.sample_ids(plan.rows[: plan.chunk_size])
+    expected = {one for one, row in zip(first, plan.rows, strict=False) if row in brightest.topk(2).indices}
+    assert expected
+    assert set(str(caught.value).rsplit(": ", 1)[1].split(", ")) == expected
+
+
+def scaled(small: ModuleType, factor: float) -> System:
+    joined = small.system()
+    joined.classifier = Scaled(joined.classifier, factor)
+    return joined.eval()
+
+
+@pytest.mark.parametrize("factor", [1e-4, 1e4])
+def test_verdicts_do_not_depend_on_the_scale_of_the_logits(small: ModuleType, factor: float) -> None:
+    verdicts = []
+    for times in (1.0, factor):
+        plan = small.plan(joined=scaled(small, times), attacks=WEAK, epsilons=(0.01,), batch_size=16)
+        checks = sanity_checks(plan, MemoryStore(), recorded(plan), num_images=4, device=CPU)
+        verdicts.append({check.name: check.outcome for check in checks})
+    assert verdicts[0] == verdicts[1]
+    assert verdicts[0]["gradients against differences"] is Outcome.PASS
