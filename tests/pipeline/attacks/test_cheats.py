@@ -15,7 +15,7 @@ from pipeline.attacks.start import AttackBatch
 from pipeline.masks.config import MaskSource
 
 BUDGET = Budget(norm="linf", epsilon=0.01)
-QUERIES = 200
+QUERIES = 60
 
 
 def check_named(name: str, batch: AttackBatch) -> Check:
@@ -45,7 +45,14 @@ def check_named(name: str, batch: AttackBatch) -> Check:
     return {check.name: check for check in same_answers(batch, BUDGET)}[name]
 
 
-HONEST = [MaskSource.NONE, MaskSource.ORACLE, MaskSource.LEARNED, MaskSource.LEARNED_HARD, MaskSource.FROZEN, MaskSource.RANDOM]
+HONEST = [
+    MaskSource.NONE,
+    MaskSource.ORACLE,
+    MaskSource.LEARNED,
+    pytest.param(MaskSource.LEARNED_HARD, marks=pytest.mark.slow),
+    pytest.param(MaskSource.FROZEN, marks=pytest.mark.slow),
+    pytest.param(MaskSource.RANDOM, marks=pytest.mark.slow),
+]
 SYSTEM_CHECKS = [
     "finite numbers",
     "zero gradients, pixel path",
