@@ -80,12 +80,16 @@ def square_against_white_box(batch: AttackBatch, budget: Budget, points: Images,
         black = margin(batch.system(points, batch.context), batch.labels)
     ahead = black - white > _FURTHER * spread(logits_of(batch))
     failed = share(ahead) > _AHEAD
-    rose = float((black - margin(logits_of(batch), batch.labels)).clamp_min(0).sum())
-    whole = float((white - margin(logits_of(batch), batch.labels)).clamp_min(0).sum())
-    finding = f"{num_queries} queries lead further than gradients on {int(ahead.sum())} of {len(batch)} images"
-    finding += f"; their margins rise by {rose / max(whole, 1e-300):.0%} of what gradients reach" if whole > 0 else ""
+    clean = margin(logits_of(batch), batch.labels)
+    rose, whole = (float((reached - clean).clamp_min(0).sum()) for reached in (black, white))
+    both, by_gradients = int(((white > 0) & (black > 0)).sum()), int((white > 0).sum())
+    finding = f"{num_queries} queries lead further than gradients on {int(ahead.sum())} of {len(batch)} images; their power:"
+    finding += f" they fell {both} of {by_gradients} that gradients fell"
+    finding += f", and raise margins by {rose / whole:.0%} of what gradients do" if whole > 0 else ""
     advice = "the gradients mislead: put square into the suite and find out what hides them"
-    return judged(name, failed, finding, advice, {"ahead": share(ahead), "images": len(batch)})
+    return judged(
+        name, failed, finding, advice, {"ahead": share(ahead), "images": len(batch), "power": both / max(1, by_gradients)}
+    )
 
 
 def hop_skip_jump_points(batch: AttackBatch, budget: Budget, *, num_steps: int, max_probes: int) -> Images:

@@ -8,10 +8,11 @@ import pytest
 from pipeline.attacks.diagnostics import Check, Outcome, gradient_free, search
 from pipeline.attacks.diagnostics.gradients import finite_numbers, gradients_against_differences, mask_saturation, zero_gradients
 from pipeline.attacks.diagnostics.masking import mask_follows_image, pixels_decide
-from pipeline.attacks.diagnostics.probing import Budget
+from pipeline.attacks.diagnostics.probing import Budget, climb, objective
 from pipeline.attacks.diagnostics.sameness import same_answers
 from pipeline.attacks.specs import GradientPath
 from pipeline.attacks.start import AttackBatch
+from pipeline.attacks.tracker import verdict
 from pipeline.masks.config import MaskSource
 
 BUDGET = Budget(norm="linf", epsilon=0.01)
@@ -188,3 +189,17 @@ def test_a_cheat_with_its_mask_fails_the_check_that_is_there_for_it(
 ) -> None:
     check = check_named(caught_by, cheats.honest_batch(source, getattr(cheats, kind)))
     assert check.outcome is Outcome.FAIL, check.finding
+
+
+def test_the_power_of_square_is_the_share_of_what_descent_fells_that_it_fells_too(cheats: ModuleType) -> None:
+    batch = cheats.honest_batch(MaskSource.NONE)
+    wide = Budget(norm="linf", epsilon=0.1)
+    found = gradient_free.square_points(batch, wide, num_queries=QUERIES)
+    assert float((found - batch.images).abs().max()) <= 0.1
+    check = gradient_free.square_against_white_box(batch, wide, found, num_queries=QUERIES)
+    by_square = verdict(batch.system, found, batch.labels, batch.context).misclassified
+    by_descent = verdict(batch.system, climb(objective(batch), batch, wide).points, batch.labels, batch.context).misclassified
+    assert by_descent.any()
+    assert check.figures["power"] == pytest.approx(float((by_square & by_descent).sum() / by_descent.sum()))
+    unmoved = gradient_free.square_against_white_box(batch, wide, batch.images, num_queries=QUERIES)
+    assert (unmoved.outcome, unmoved.figures["power"]) == (Outcome.PASS, 0)
