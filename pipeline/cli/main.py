@@ -98,6 +98,12 @@ COMMANDS = {
         config="pipeline.reporting.config:ReportConfig",
         function="pipeline.reporting.commands:report",
     ),
+    "export": Command(
+        summary="write a trained system as one directory to hand on: weights, ONNX, torch.export, model card",
+        example="foreguard export run=runs/quickstart out=exports/quickstart",
+        config="pipeline.sharing.config:ExportConfig",
+        function="pipeline.sharing.export:export",
+    ),
     "doctor": Command(
         summary="check this machine: versions, devices, disk, memory, what is missing",
         example="foreguard doctor",

@@ -23,7 +23,8 @@ class EvaluateConfig:
     resume: bool = False
     """Continue the evaluation in that directory; begin it where there is none."""
     classifier_run: AnyPath | None = None
-    """Run of the classifier, whose best checkpoint is meant, or the JSON of one of its checkpoints. Either this or system."""
+    """Run of the classifier, whose best checkpoint is meant, or the JSON of one of its checkpoints; or a directory of foreguard
+    export, which has its masks and segmenter with it. Either this or system."""
     system: str | None = None
     """A system of your own in place of the runs: my_package.module:build, a function or class that needs no argument and returns a
     torch.nn.Module from images (B,3,H,W) in [0,1], not normalised, to logits (B,K), whose class k is class k of the data set. It

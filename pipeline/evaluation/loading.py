@@ -12,6 +12,7 @@ from pipeline.data.dataset import PreparedDataset
 from pipeline.errors import CheckpointError, ConfigError
 from pipeline.masks.config import MaskChanges, MaskConfig, MaskSource
 from pipeline.runs.checkpoints import Checkpoint, checkpoint_path, find_segmenter, load_classifier, load_segmenter
+from pipeline.runs.exported import check_whole, read_exported
 from pipeline.runs.files import canonical_sha256
 from pipeline.runs.stages import check_size
 from pipeline.system import System, TwoStage
@@ -47,6 +48,7 @@ def load_subject(
     class_map: Mapping[str, str] | None = None,
 ) -> Subject:
     """Join the best checkpoints of two runs. Without ``segmenter_run`` it is the segmenter that the classifier was trained with.
+    Where ``classifier_run`` is a directory of ``foreguard export``, it is the system that was exported.
 
     With ``allow_other_data`` the classes of the data are matched by name, or by ``class_map``. The fill ``mean`` is that of the
     data that the classifier was trained on.
@@ -57,7 +59,11 @@ def load_subject(
     """
     if class_map and not allow_other_data:
         raise ConfigError("class_map: is for other data than those of training: say allow_other_data=true")
+    if (exported := read_exported(classifier_run)) is not None:
+        masks = {**vars(validate(MaskConfig, exported.masks)), **masks}
+        segmenter_run = segmenter_run or (exported.segmenter if masks["source"].needs_segmenter else None)
     classifier, checkpoint = load_classifier(classifier_run, classes=None if allow_other_data else dataset.classes)
+    check_whole(classifier_run, checkpoint)
     _check_data(classifier_run, checkpoint, dataset, allow_other_data)
     _check_size(classifier_run, classifier, checkpoint, dataset)
     trained = validate(MaskConfig, checkpoint.config.get("masks", {}))

@@ -16,6 +16,7 @@ from pipeline.evaluation.primary_comparison import Rank, primary_rank
 from pipeline.masks.config import MaskChanges, MaskConfig
 from pipeline.runs.checkpoints import Checkpoint, StageKind, load_classifier, load_segmenter, weights_digest
 from pipeline.runs.directory import read_run
+from pipeline.runs.exported import EXPORTED, SEGMENTER, ExportedSystem, check_whole, read_exported
 from pipeline.runs.files import parse_json
 from pipeline.system import TwoStage
 
@@ -30,6 +31,8 @@ class ChosenSystem(NamedTuple):
     """None: the one that the classifier was trained with."""
     masks: MaskChanges
     """What is other than in the classifier's training."""
+    evaluation: Path | None = None
+    """Where this system was attacked, if that is known."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,7 +58,7 @@ class _Evaluation:
 
 
 def choose_system(run: Path, segmenter_run: Path | None, masks: MaskChanges, *, arm: str | None = None) -> ChosenSystem:
-    """The system of an ablation, an evaluation or a classifier's run, with what the user wants otherwise.
+    """The system of an ablation, an evaluation, an export or a classifier's run, with what the user wants otherwise.
 
     Of an ablation it is the finished system with learned masks that the report's answer is about (``primary_rank``), of the
     adversarially trained ones if there is one, of the first seed; without learned masks one whose masks need no oracle. Of an
@@ -65,7 +68,11 @@ def choose_system(run: Path, segmenter_run: Path | None, masks: MaskChanges, *, 
     chosen = _found(run, arm)
     both = {**chosen.masks, **masks}
     needs_none = "source" in both and not both["source"].needs_segmenter
-    return chosen._replace(masks=both, segmenter_run=segmenter_run or (None if needs_none else chosen.segmenter_run))
+    return chosen._replace(
+        masks=both,
+        segmenter_run=segmenter_run or (None if needs_none else chosen.segmenter_run),
+        evaluation=None if masks or segmenter_run else chosen.evaluation,
+    )
 
 
 def _found(run: Path, arm: str | None) -> ChosenSystem:
@@ -73,6 +80,8 @@ def _found(run: Path, arm: str | None) -> ChosenSystem:
         return _of_ablation(run) if arm is None else _of_arm(run, arm)
     if arm is not None:
         raise ConfigError(f"{run}: is no ablation, so it has no arm {arm!r}: leave arm out")
+    if (run / EXPORTED).is_file():
+        return _of_export(run)
     begun = read_run(run) if (run / "run.json").is_file() else None
     if begun is None or begun.command != "evaluate":
         return ChosenSystem(f"classifier of {run}", run, None, {})
@@ -84,7 +93,17 @@ def _found(run: Path, arm: str | None) -> ChosenSystem:
     classifier, segmenter = _attacked(run, "classifier", config.classifier_run, digests.classifier), None
     if digests.segmenter is not None and config.segmenter_run is not None:  # else it is the one of the classifier's training
         segmenter = _attacked(run, "segmenter", config.segmenter_run, digests.segmenter)
-    return ChosenSystem(f"that of {run}", classifier, segmenter, config.masks)
+    masks = config.masks
+    if (exported := read_exported(classifier)) is not None:
+        masks = {**vars(validate(MaskConfig, exported.masks)), **masks}
+        segmenter = segmenter or (exported.segmenter if digests.segmenter is not None else None)
+    return ChosenSystem(f"that of {run}", classifier, segmenter, masks, run)
+
+
+def _of_export(path: Path) -> ChosenSystem:
+    exported = ExportedSystem.read(path / EXPORTED)
+    segmenter = path / SEGMENTER if exported.has_segmenter else None
+    return ChosenSystem(exported.name, path, segmenter, vars(validate(MaskConfig, exported.masks)))
 
 
 def _attacked(run: Path, kind: StageKind, recorded: Path, digest: str) -> Path:
@@ -120,7 +139,7 @@ def _of_ablation(run: Path) -> ChosenSystem:
     arm = min(usable, key=rank)
     segmenter = run / arm.segmenter if arm.segmenter else None
     name = f"{arm.name} (another one: run={run / arm.evaluation} and its like)"
-    return ChosenSystem(name, run / arm.classifier, segmenter, vars(arm.masks))
+    return ChosenSystem(name, run / arm.classifier, segmenter, vars(arm.masks), run / arm.evaluation)
 
 
 def _of_arm(run: Path, name: str) -> ChosenSystem:
@@ -134,7 +153,7 @@ def _of_arm(run: Path, name: str) -> ChosenSystem:
         raise ConfigError(f"{run}: no arm {name!r} is finished: did you mean {' or '.join(map(repr, near))}?")
     arm = arms[name]
     segmenter = run / arm.segmenter if arm.segmenter and arm.test_masks.needs_segmenter else None
-    return ChosenSystem(name, run / arm.classifier, segmenter, vars(arm.masks))
+    return ChosenSystem(name, run / arm.classifier, segmenter, vars(arm.masks), run / arm.evaluation)
 
 
 def load_trained_system(chosen: ChosenSystem, *, device: torch.device, with_data: bool = False) -> tuple[TwoStage, Checkpoint]:
@@ -143,8 +162,9 @@ def load_trained_system(chosen: ChosenSystem, *, device: torch.device, with_data
     ``with_data`` says that the images will come with a data set's masks. Raises ConfigError where the masks are made from an oracle
     and there is none, and where a segmenter is missing or not needed; CheckpointError for a run that cannot be used.
     """
-    _, classifier_run, segmenter_run, masks = chosen
+    classifier_run, segmenter_run, masks = chosen.classifier_run, chosen.segmenter_run, chosen.masks
     classifier, checkpoint = load_classifier(classifier_run)
+    check_whole(classifier_run, checkpoint)
     config = dataclasses.replace(validate(MaskConfig, checkpoint.config.get("masks", {})), **masks)
     if config.source.needs_data and not with_data:
         raise ConfigError(

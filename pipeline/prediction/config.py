@@ -16,7 +16,8 @@ class PredictConfig:
     files are left alone and counted."""
     run: AnyPath
     """Where the system is: an ablation (the adversarially trained system with learned masks that its report's answer is about, if
-    there is one), an evaluation (the system that was attacked), a run of train-classifier, or the JSON of a checkpoint of it."""
+    there is one), an evaluation (the system that was attacked), a directory of foreguard export, a run of train-classifier, or
+    the JSON of a checkpoint of it."""
     segmenter_run: AnyPath | None = None
     """Run of the segmenter, or the JSON of a checkpoint; null: the one of that system."""
     out: AnyPath | None = None

@@ -13,6 +13,7 @@ from pipeline.evaluation.inputs import checked_images, checked_logits, checked_m
 from pipeline.masks.config import MaskConfig
 from pipeline.masks.context import MaskContext
 from pipeline.prediction.choice import choose_system, load_trained_system
+from pipeline.runs.hub import SCHEME, fetch
 from pipeline.system import TwoStage, attacked, clean_context, masks_and_logits
 
 
@@ -38,8 +39,9 @@ def load_system(
     """The trained system of a run, ready to be attacked: eval mode, float32, channels last.
 
     Args:
-        run: a classifier's run (or the JSON of one of its checkpoints), an evaluation (the system that was attacked), or an
-            ablation (the system that its report's answer is about).
+        run: a classifier's run (or the JSON of one of its checkpoints), an evaluation (the system that was attacked), an ablation
+            (the system that its report's answer is about), a directory of ``foreguard export``, or ``hf://user/name`` for one on
+            the Hugging Face hub (``@revision`` behind it, where the newest is not meant).
         arm: the name of another system of the ablation, as its report and ``ablation.json`` have it.
         segmenter_run: another segmenter's run.
         masks: what of the masks is other than there, by the names of ``MaskConfig``: ``{"source": "learned", "fill": "black"}``.
@@ -57,7 +59,8 @@ def load_system(
     """
     known = MaskConfig(**(masks or {}))  # every value checked, and made what the field holds
     changes: Any = {name: getattr(known, name) for name in masks or {}}
-    chosen = choose_system(Path(run), None if segmenter_run is None else Path(segmenter_run), changes, arm=arm)
+    place = fetch(run) if isinstance(run, str) and run.startswith(SCHEME) else Path(run)
+    chosen = choose_system(place, None if segmenter_run is None else Path(segmenter_run), changes, arm=arm)
     system, _ = load_trained_system(chosen, device=torch.device(device), with_data=True)
     return system.to(memory_format=torch.channels_last)
 

@@ -4,15 +4,13 @@ What only the work itself needs is imported when it begins: neither ``--help`` n
 """
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import RunError
 from pipeline.reporting.config import ReportConfig
+from pipeline.runs.replacing import new_directory
 
 if TYPE_CHECKING:
     from pipeline.reporting.document import Document
@@ -58,39 +56,12 @@ def files(document: "Document") -> dict[str, bytes]:
 
 
 def replace_directory(target: Path, contents: Mapping[str, bytes]) -> None:
-    """Put files into a directory, all or none: it is made beside the target and takes its place when it is complete.
-
-    Between two renames there is none for a moment, never half of one. Raises RunError where it cannot be written.
-    """
-    made: Path | None = None
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-        made.chmod(0o777 & ~_umask())
+    """Put files into a directory, all or none: see ``new_directory``. Raises RunError where it cannot be written."""
+    with new_directory(target) as made:
         for name, content in contents.items():
             path = made / name
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(content)
-        _take_place(made, target)
-    except OSError as error:
-        raise RunError(f"{target}: cannot be written: {error.strerror or error}") from error
-    finally:
-        if made is not None:
-            shutil.rmtree(made, ignore_errors=True)
-
-
-def _take_place(made: Path, target: Path) -> None:
-    if not target.exists():
-        os.replace(made, target)
-        return
-    old = made.with_name(made.name + "-old")
-    os.replace(target, old)
-    try:
-        os.replace(made, target)
-    except OSError:
-        old.rename(target)
-        raise
-    shutil.rmtree(old)
 
 
 def _check_target(target: Path) -> None:
@@ -98,10 +69,3 @@ def _check_target(target: Path) -> None:
         return
     if not target.is_dir() or any(target.iterdir()):
         raise RunError(f"{target}: holds something that is not a report; choose another directory with out=...")
-
-
-def _umask() -> int:
-    """Directories made by tempfile are closed to others; a report is for reading."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

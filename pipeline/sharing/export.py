@@ -1,0 +1,163 @@
+"""The command ``foreguard export``: a trained system as one directory that loads without its run.
+
+What only the work itself needs is imported when it begins: neither ``--help`` nor a typo should wait for it.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.config import to_plain
+from pipeline.errors import ConfigError, RunError
+from pipeline.sharing.config import ExportConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipeline.prediction.choice import ChosenSystem
+    from pipeline.runs.checkpoints import Checkpoint
+    from pipeline.runs.exported import Parity
+    from pipeline.system import TwoStage
+
+IMAGES = 200
+"""Test images that a file has to agree on."""
+_RECIPE = ("masks", "objective", "label_smoothing", "augment", "trainer")
+"""What is handed on of the configuration of a training: its recipe, and no path of the machine that it was trained on."""
+
+
+def export(config: ExportConfig) -> None:
+    """Write the directory, or nothing, and push it where that is asked for. Raises ``UserError`` of the kind that fits."""
+    import torch
+
+    from pipeline.prediction.choice import choose_system, load_trained_system
+    from pipeline.runs.exported import EXPORTED
+    from pipeline.runs.hub import check_repository, push
+    from pipeline.runs.replacing import new_directory
+    from pipeline.sharing.joint import check_possible
+
+    if config.push is not None:
+        check_repository(config.push)
+    _check_target(config.out, EXPORTED, force=config.force)
+    chosen = choose_system(config.run, config.segmenter_run, config.masks, arm=config.arm)
+    system, checkpoint = load_trained_system(chosen, device=torch.device("cpu"), with_data=True)
+    check_possible(system, config.files)
+    with new_directory(config.out) as made:
+        parity = _write(config, made, chosen, system, checkpoint)
+    for name, one in parity.items():
+        print(f"{name}: the same prediction on {one.images} images, logits within {one.logits:.1e} of their size")
+    print(f"system: {chosen.name}\nexported: {config.out}")
+    if config.push is not None:
+        print(f"pushed: {push(config.out, config.push, public=config.public)}")
+
+
+def _check_target(out: Path, marker: str, *, force: bool) -> None:
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not (out / marker).is_file():
+        raise RunError(f"{out}: holds something that is no exported system; choose another directory with out=...")
+    if not force:
+        raise RunError(f"{out}: holds an exported system; say force=true to replace it, or choose another directory with out=...")
+
+
+def _write(
+    config: ExportConfig, made: Path, chosen: "ChosenSystem", system: "TwoStage", checkpoint: "Checkpoint"
+) -> "dict[str, Parity]":
+    from pipeline.runs.exported import EXPORTED, ExportedSystem
+    from pipeline.runs.provenance import provenance
+    from pipeline.sharing.card import CARD, card, gather
+
+    evidence = gather(chosen, checkpoint, config.prepared)
+    segmenter = _write_stages(made, chosen, system, checkpoint)
+    parity, size_step = _write_files(config, made, system, checkpoint)
+    description = ExportedSystem(
+        name=_name(chosen, system),
+        masks=to_plain(system.mask_config),
+        has_segmenter=segmenter is not None,
+        classes=checkpoint.classes,
+        image_size=checkpoint.image_size,
+        size_step=size_step,
+        parity=parity,
+        files={name: hashlib.sha256((made / name).read_bytes()).hexdigest() for name in _names(made)},
+        provenance=provenance(),
+    )
+    description.write(made / EXPORTED)
+    (made / CARD).write_text(card(description, checkpoint, segmenter, evidence), encoding="utf-8")
+    return parity
+
+
+def _name(chosen: "ChosenSystem", system: "TwoStage") -> str:
+    """What it is called, without the directory that it lay in."""
+    run = chosen.classifier_run.resolve()
+    named = run if run.is_dir() else run.parent.parent  # it may be the JSON of a checkpoint
+    return f"{named.name}, masks {system.mask_config.source.value}"
+
+
+def _names(directory: Path) -> list[str]:
+    return sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
+
+
+def _write_stages(made: Path, chosen: "ChosenSystem", system: "TwoStage", checkpoint: "Checkpoint") -> "Checkpoint | None":
+    """Both stages as their runs have them, so that what reads those reads these. Returns the checkpoint of the segmenter."""
+    from pipeline.evaluation.loading import trained_segmenter
+    from pipeline.runs.checkpoints import SegmenterReference, read_checkpoint, save_checkpoint
+    from pipeline.runs.exported import CLASSIFIER, MARK, SEGMENTER
+
+    segmenter, reference = None, checkpoint.segmenter
+    if system.segmenter is not None:
+        source = system.mask_config.source
+        segmenter = read_checkpoint(
+            chosen.segmenter_run or trained_segmenter(chosen.classifier_run, checkpoint, source), "segmenter"
+        )
+        save_checkpoint(made / SEGMENTER / "checkpoints", "best", _shared(segmenter), system.segmenter.state_dict())
+    if reference is not None:
+        reference = SegmenterReference(path=SEGMENTER, relative=f"../{SEGMENTER}", sha256=reference.sha256)
+    shared = _shared(checkpoint)
+    trained = dataclasses.replace(shared, segmenter=reference, config={**shared.config, MARK: True})
+    save_checkpoint(made / CLASSIFIER / "checkpoints", "best", trained, system.classifier.state_dict())
+    return segmenter
+
+
+def _shared(checkpoint: "Checkpoint") -> "Checkpoint":
+    config: dict[str, Any] = {key: checkpoint.config[key] for key in _RECIPE if key in checkpoint.config}
+    if isinstance(config.get("trainer"), dict):
+        config["trainer"] = {key: value for key, value in config["trainer"].items() if key != "trackers"}
+    weights = {key: None for key in checkpoint.architecture if "weights" in key}  # a path there, and needless: it is trained
+    return dataclasses.replace(checkpoint, config=config, architecture={**checkpoint.architecture, **weights})
+
+
+def _write_files(
+    config: ExportConfig, made: Path, system: "TwoStage", checkpoint: "Checkpoint"
+) -> "tuple[dict[str, Parity], int | None]":
+    from pipeline.sharing.joint import FILES, Joint, check_parity, trace, write_file
+
+    if not config.files:
+        return {}, None
+    joint = Joint(system).eval()
+    traced = trace(joint, checkpoint.image_size)
+    parity = {}
+    for kind in dict.fromkeys(config.files):
+        function = write_file(kind, made / FILES[kind], traced, checkpoint.classes)
+        parity[FILES[kind]] = check_parity(FILES[kind], function, joint, _images(config, checkpoint, traced.size_step))
+    return parity, traced.size_step
+
+
+def _images(config: ExportConfig, checkpoint: "Checkpoint", size_step: int | None) -> "Iterator[Tensor]":
+    """What a file is compared on."""
+    from pipeline.data.dataset import open_prepared
+    from pipeline.data.loader import read_rows
+    from pipeline.evaluation.chunks import choose_rows
+    from pipeline.sharing.joint import BATCH, seeded_images
+
+    yield from seeded_images(checkpoint.image_size, size_step)
+    if config.prepared is None:
+        return
+    dataset = open_prepared(config.prepared)
+    if dataset.image_size != checkpoint.image_size:
+        raise ConfigError(
+            f"prepared: its images are {dataset.image_size} px wide, and the system was trained at {checkpoint.image_size}"
+        )
+    rows = choose_rows(dataset, "test", IMAGES)
+    for start in range(0, len(rows), BATCH):
+        yield read_rows(dataset, rows[start : start + BATCH]).images
