@@ -256,8 +256,11 @@ def test_weights_in_half_precision_are_not_attacked() -> None:
 
 def test_lightning_fabric_takes_a_system_and_its_context() -> None:
     from lightning.fabric import Fabric
+    from lightning.fabric.plugins.environments import LightningEnvironment
 
-    fabric = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
+    fabric = Fabric(
+        accelerator="cpu", devices=1, precision="bf16-mixed", plugins=[LightningEnvironment()]
+    )  # whatever is on the PATH
     joined = system(MaskSource.LEARNED, fill=Fill.NOISE)
     images, context = batch()
     logits = fabric.setup(joined)(images, context)
