@@ -163,7 +163,7 @@ class AblateConfig:
     classifier_trainer: TrainerConfig = dataclasses.field(default_factory=TrainerConfig)
     """The training loop of classifiers. Its seed is the arm's."""
     attack: AttackSuite
-    """Threat model and attacks; an image counts only if none of them fells it."""
+    """Threat model and attacks; an image counts only if it is classified right under all of them."""
     primary_epsilon: Annotated[Number, Field(gt=0, le=10_000)] | None = None
     """Epsilon that the answer of the report is about, out of attack.threat.epsilons. To be chosen before anything is attacked;
     null: the largest."""

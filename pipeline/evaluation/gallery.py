@@ -29,10 +29,10 @@ GALLERY = "gallery.npz"
 class GalleryOutcome(StrEnum):
     """What became of an image at the largest epsilon."""
 
-    FELL = "fell"
+    MISCLASSIFIED = "misclassified"
     """Right as it is, wrong under attack."""
-    STANDS = "stands"
-    """Right as it is, and no attack has felled it."""
+    ROBUST = "robust"
+    """Right as it is and under every attack."""
     WRONG_CLEAN = "wrong-clean"
     """Wrong as it is; it was not attacked."""
 
@@ -79,7 +79,7 @@ def write_gallery(path: Path, run: EvaluationRun, records: pl.DataFrame, *, per_
     images = _attacked_again(run, chunk, chosen)
     gallery, wrong = _gallery(run, chunk, chosen, images)
     # Nothing is shown as what it is not.
-    kept = wrong == (chosen["outcome"] != GalleryOutcome.STANDS).to_numpy()
+    kept = wrong == (chosen["outcome"] != GalleryOutcome.ROBUST).to_numpy()
     arrays = {one.name: getattr(gallery, one.name) for one in fields(Gallery)}
     content = io.BytesIO()
     np.savez_compressed(content, **{name: array if name == "classes" else array[kept] for name, array in arrays.items()})
@@ -107,8 +107,10 @@ def _choose(run: EvaluationRun, records: pl.DataFrame, per_outcome: int) -> pl.D
     order = pl.DataFrame({"sample_id": ids, "position": np.arange(len(ids))})
     largest = records.filter(pl.col("epsilon") == pl.col("epsilon").max())
     worst = largest.sort("adversarial_margin", descending=True, maintain_order=True).unique("sample_id", keep="first")
-    wrong, fell = pl.col("clean_prediction") != pl.col("label"), pl.col("adversarial_prediction") != pl.col("label")
-    of_right = pl.when(fell).then(pl.lit(GalleryOutcome.FELL.value)).otherwise(pl.lit(GalleryOutcome.STANDS.value))
+    wrong, misclassified = pl.col("clean_prediction") != pl.col("label"), pl.col("adversarial_prediction") != pl.col("label")
+    of_right = (
+        pl.when(misclassified).then(pl.lit(GalleryOutcome.MISCLASSIFIED.value)).otherwise(pl.lit(GalleryOutcome.ROBUST.value))
+    )
     outcome = pl.when(wrong).then(pl.lit(GalleryOutcome.WRONG_CLEAN.value)).otherwise(of_right)
     judged = order.join(worst.with_columns(outcome=outcome), on="sample_id", how="inner").sort("position")
     return judged.group_by("outcome", maintain_order=True).head(per_outcome).sort("position")

@@ -12,7 +12,7 @@ import polars as pl
 
 from pipeline.evaluation.statistics import Estimate, mean_estimate, share
 
-_FALLEN = pl.col("adversarial_prediction") != pl.col("label")
+_MISCLASSIFIED = pl.col("adversarial_prediction") != pl.col("label")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +21,7 @@ class CurvePoint:
 
     epsilon: float
     robust_accuracy: Estimate
-    """Share of images that no attack of the suite has felled."""
+    """Share of images that no attack of the suite makes misclassified."""
     by_attack: dict[str, Estimate]
     """For each attack in the order of the suite, the share of images that stand after it and all before it."""
     mask_iou: Estimate
@@ -44,7 +44,7 @@ def clean_mask_iou(records: pl.DataFrame, rng: np.random.Generator) -> Estimate:
 
 
 def standing(records: pl.DataFrame, epsilon: float) -> pl.DataFrame:
-    """Which images no attack up to this epsilon has felled: ``sample_id``, ``group`` and ``standing``, sorted by id.
+    """Which images no attack up to this epsilon makes misclassified: ``sample_id``, ``group`` and ``standing``, sorted by id.
 
     What two systems are compared by, image by image. Raises ValueError where an image lacks a record of an attack at that
     epsilon: the evaluation is not finished, and what was not attacked must not count as robust.
@@ -54,9 +54,9 @@ def standing(records: pl.DataFrame, epsilon: float) -> pl.DataFrame:
     counted = at.group_by("sample_id").agg(pl.col("attack").n_unique())
     if len(counted) != records["sample_id"].n_unique() or (counted["attack"] != attacks).any():
         raise ValueError(f"at epsilon {epsilon:g} some images lack the record of an attack: the evaluation is not finished")
-    fell = _FALLEN | (pl.col("clean_prediction") != pl.col("label"))
+    wrong = _MISCLASSIFIED | (pl.col("clean_prediction") != pl.col("label"))
     up_to = records.filter(pl.col("epsilon") <= epsilon)
-    return up_to.group_by("sample_id").agg(pl.col("group").first(), standing=~fell.any()).sort("sample_id")
+    return up_to.group_by("sample_id").agg(pl.col("group").first(), standing=~wrong.any()).sort("sample_id")
 
 
 def robust_accuracy(records: pl.DataFrame, epsilon: float) -> Estimate:
@@ -72,12 +72,12 @@ def curve(records: pl.DataFrame, rng: np.random.Generator) -> list[CurvePoint]:
 def _point(records: pl.DataFrame, epsilon: float, rng: np.random.Generator) -> CurvePoint:
     at = records.filter(pl.col("epsilon") == epsilon)
     names = at["attack"].unique(maintain_order=True).to_list()
-    fell_below = set(records.filter((pl.col("epsilon") < epsilon) & _FALLEN)["sample_id"])
+    misclassified_below = set(records.filter((pl.col("epsilon") < epsilon) & _MISCLASSIFIED)["sample_id"])
     by_attack = {}
     for number in range(len(names)):
-        so_far = at.filter(pl.col("attack").is_in(names[: number + 1]) & _FALLEN)
-        fallen = fell_below | set(so_far["sample_id"])
-        by_attack[names[number]] = _share(at.unique("sample_id").with_columns(claim=~pl.col("sample_id").is_in(fallen)))
+        so_far = at.filter(pl.col("attack").is_in(names[: number + 1]) & _MISCLASSIFIED)
+        misclassified = misclassified_below | set(so_far["sample_id"])
+        by_attack[names[number]] = _share(at.unique("sample_id").with_columns(claim=~pl.col("sample_id").is_in(misclassified)))
     worst = at.sort("adversarial_margin", descending=True).unique("sample_id", keep="first", maintain_order=True)
     worst = worst.sort("sample_id")
     return CurvePoint(

@@ -125,17 +125,19 @@ def _matrix(rows: pl.DataFrame, claim: pl.Expr) -> tuple[np.ndarray, np.ndarray]
 
 
 def _overlooked(rows: pl.DataFrame) -> str | None:
-    """Images that count as robust though an attack of the decomposition felled them, where there are any."""
-    fell = pl.col("stands") & ~pl.all_horizontal(*_PATHS)
-    counted = rows.group_by("arm", "epsilon", maintain_order=True).agg(fell=fell.sum(), most=(pl.col("stands") & ~fell).mean())
+    """Images that count as robust though they are misclassified under an attack of the decomposition, where there are any."""
+    overlooked = pl.col("stands") & ~pl.all_horizontal(*_PATHS)
+    counted = rows.group_by("arm", "epsilon", maintain_order=True).agg(
+        overlooked.sum().alias("overlooked"), most=(pl.col("stands") & ~overlooked).mean()
+    )
     found: dict[str, list[str]] = {}
-    for row in counted.filter(pl.col("fell") > 0).iter_rows(named=True):
-        text = f"{100 * row['most']:.1f} % at {epsilon_text(row['epsilon'])} ({row['fell']} fell)"
+    for row in counted.filter(pl.col("overlooked") > 0).iter_rows(named=True):
+        text = f"{100 * row['most']:.1f} % at {epsilon_text(row['epsilon'])} ({row['overlooked']} overlooked)"
         found.setdefault(row["arm"], []).append(text)
     if not found:
         return None
     arms = "; ".join(f"{arm}: {', '.join(texts)}" for arm, texts in found.items())
-    return f"Images that stand under the attack suite fell to an attack of this section, so robust accuracy is at most: {arms}."
+    return f"Attacks of this section misclassify images that the suite left, so robust accuracy is at most: {arms}."
 
 
 def _panel(number: int, key: Condition, values: dict[str, Estimate]) -> Panel:

@@ -20,8 +20,8 @@ MAX_CARDS = 60
 """In one page: what keeps it quick on a phone."""
 
 OUTCOMES = {
-    GalleryOutcome.FELL: "fell to the attack",
-    GalleryOutcome.STANDS: "stands",
+    GalleryOutcome.MISCLASSIFIED: "misclassified under attack",
+    GalleryOutcome.ROBUST: "robust",
     GalleryOutcome.WRONG_CLEAN: "wrong without attack",
 }
 

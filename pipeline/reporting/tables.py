@@ -268,7 +268,8 @@ def _tidy_of_seeds(figures: SystemFigures, metric: Metric) -> list[dict[str, obj
     return [
         _tidy(figures, epsilon, metric, estimate, seed=seed)
         for epsilon, measured in figures.measured[metric.measure].items()
-        for seed, estimate in zip(figures.seeds, measured.by_seed, strict=False)  # means have none
+        if measured.by_seed  # means have none
+        for seed, estimate in zip(figures.seeds, measured.by_seed, strict=True)
     ]
 
 

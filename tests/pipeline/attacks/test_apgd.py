@@ -140,7 +140,7 @@ def test_from_the_same_start_it_visits_the_points_that_the_authors_code_visits(
 
 @NORMS
 @pytest.mark.parametrize("source", [MaskSource.LEARNED, MaskSource.LEARNED_HARD, MaskSource.NONE])
-def test_from_the_same_start_it_fells_every_image_that_the_authors_code_fells(
+def test_from_the_same_start_every_image_is_misclassified_that_is_so_under_the_authors_code(
     norm: str, epsilon: float, source: MaskSource, make_system: Callable[..., TwoStage], make_batch: Callable[..., tuple]
 ) -> None:
     compared = 0
@@ -156,7 +156,7 @@ def test_from_the_same_start_it_fells_every_image_that_the_authors_code_fells(
 @NORMS
 @pytest.mark.parametrize("source", [MaskSource.LEARNED, MaskSource.LEARNED_HARD, MaskSource.NONE])
 @pytest.mark.parametrize("loss", ["ce", "dlr"])
-def test_at_the_published_budget_it_fells_at_least_as_many_images(
+def test_at_the_published_budget_it_makes_at_least_as_many_images_misclassified(
     norm: str, epsilon: float, source: MaskSource, loss: str, make_system: Callable[..., TwoStage], make_batch: Callable[..., tuple]
 ) -> None:
     ours, theirs = _misclassified(make_system(source, seed=1), make_batch, norm, epsilon * 0.2, loss, size=96, num_steps=100)

@@ -26,7 +26,7 @@ def test_a_gallery_holds_the_first_images_of_each_outcome_as_the_records_tell_th
     run, plan, records = evaluated
     gallery = read_gallery(run)
     last = records.filter(pl.col("epsilon") == max(plan.suite.threat.epsilons))
-    for outcome in ("fell", "stands", "wrong-clean"):
+    for outcome in ("misclassified", "robust", "wrong-clean"):
         shown = gallery.sample_id[gallery.outcome == outcome].tolist()
         by_image = last.group_by("sample_id").agg(
             wrong=(pl.col("clean_prediction") != pl.col("label")).any(),
@@ -34,8 +34,8 @@ def test_a_gallery_holds_the_first_images_of_each_outcome_as_the_records_tell_th
         )
         expected = {
             "wrong-clean": by_image.filter("wrong"),
-            "fell": by_image.filter(pl.col("fell") & ~pl.col("wrong")),
-            "stands": by_image.filter(~pl.col("fell")),
+            "misclassified": by_image.filter(pl.col("fell") & ~pl.col("wrong")),
+            "robust": by_image.filter(~pl.col("fell")),
         }[outcome]["sample_id"].sort()
         assert shown == expected.to_list()[:4]  # ids of the small set are in the order of the plan
 

@@ -274,8 +274,8 @@ def _checks(failing: bool) -> list[Check]:
 
 
 def _write_gallery(path: Path, rng: np.random.Generator, score: np.ndarray, fell: np.ndarray) -> None:
-    outcome = np.where(score < 0, "wrong-clean", np.where(fell, "fell", "stands"))
-    rows = np.concatenate([np.flatnonzero(outcome == name)[:4] for name in ("fell", "stands", "wrong-clean")])
+    outcome = np.where(score < 0, "wrong-clean", np.where(fell, "misclassified", "robust"))
+    rows = np.concatenate([np.flatnonzero(outcome == name)[:4] for name in ("misclassified", "robust", "wrong-clean")])
     count = len(rows)
     label = rows % len(CLASSES)
     across, down = np.meshgrid(np.arange(SIDE), np.arange(SIDE))
@@ -294,7 +294,7 @@ def _write_gallery(path: Path, rng: np.random.Generator, score: np.ndarray, fell
         classes=np.array(CLASSES),
         label=label,
         clean_prediction=np.where(outcome[rows] == "wrong-clean", (label + 1) % len(CLASSES), label),
-        adversarial_prediction=np.where(outcome[rows] == "stands", label, (label + 1) % len(CLASSES)),
+        adversarial_prediction=np.where(outcome[rows] == "robust", label, (label + 1) % len(CLASSES)),
         clean_confidence=np.full(count, 0.91, dtype=np.float32),
         adversarial_confidence=np.full(count, 0.67, dtype=np.float32),
         image=image,

@@ -25,7 +25,7 @@ document.getElementById("frame").addEventListener("load", () => {
   const page = document.getElementById("frame").contentDocument, root = page.documentElement;
   const visible = () => [...page.querySelectorAll(".card")].filter(card => card.offsetParent !== null);
   const shown = name => visible().filter(card => card.dataset.outcome === name).length;
-  const cards = () => ["fell", "stands", "wrong-clean"].map(shown);
+  const cards = () => ["misclassified", "robust", "wrong-clean"].map(shown);
   const before = cards();
   page.getElementById("outcome-stands").click();
   const after = cards();

@@ -46,7 +46,7 @@ def test_images_that_the_suite_overlooked_are_counted_for_each_arm(study):
         at = rows.filter((pl.col("arm") == arm) & (pl.col("epsilon") == epsilon))
         most = 100 * (at["stands"].sum() - 2) / 60
         of_arm = next(part for part in warning.split("; ") if f"{arm}: " in part)
-        assert f"{most:.1f} % at {round(255 * epsilon)}/255 (2 fell)" in of_arm
+        assert f"{most:.1f} % at {round(255 * epsilon)}/255 (2 overlooked)" in of_arm
     sound = rows.with_columns(both_attack_stands="stands")
     assert decomposition_section(type(study)(**{**vars(study), "decomposition": sound})).warning is None
 
