@@ -2,8 +2,9 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol, runtime_checkable
 
 from rich.console import Console
 from rich.progress import (
@@ -21,13 +22,20 @@ from rich.text import Text
 SECONDS_BETWEEN_LINES = 15.0
 
 
+@runtime_checkable
+class Advance(Protocol):
+    """Tell how much has been finished since the last time."""
+
+    def __call__(self, steps: int = 1) -> None: ...
+
+
 @contextmanager
-def progress_bar(description: str, *, total: int, unit: str) -> Iterator[Callable[[], None]]:
-    """Yield a function to call once for every finished step of ``total``."""
+def progress_bar(description: str, *, total: int, unit: str) -> Iterator[Advance]:
+    """Yield a function to call with the number of finished steps out of ``total``, one by one or several together."""
     if sys.stderr.isatty():
         with _terminal(unit) as progress:
             task = progress.add_task(description, total=total)
-            yield lambda: progress.advance(task)
+            yield lambda steps=1: progress.advance(task, steps)
     else:
         yield _Lines(description, total, unit).advance
 
@@ -61,8 +69,8 @@ class _Lines:
         self._description, self._total, self._unit = description, total, unit
         self._done, self._started, self._last = 0, time.monotonic(), time.monotonic()
 
-    def advance(self) -> None:
-        self._done += 1
+    def advance(self, steps: int = 1) -> None:
+        self._done += steps
         now = time.monotonic()
         if now - self._last < SECONDS_BETWEEN_LINES:
             return

@@ -70,6 +70,8 @@ class EvaluationSettings:
     """Also look for what gives false robustness away; null: no."""
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """The device; auto takes a GPU where there is one."""
+    devices: Annotated[Whole, Field(ge=1, le=1024)] = 1
+    """So many processes of this machine share each evaluation: each on a GPU of its own, or on its share of the cores."""
 
 
 @configuration
@@ -118,6 +120,9 @@ class AblateConfig:
     """Directory of this ablation: what it consists of, its decomposition, its report."""
     resume: bool = True
     """Continue the ablation in that directory; false: refuse a directory that holds one."""
+    shared: bool = False
+    """Share the ablation with other processes: give this same command as often as you like, on all machines that see its directory.
+    Each takes jobs that nobody has, and at last parts of evaluations that others are at; one reports."""
     store: AnyPath | None = None
     """Directory of trained stages and evaluations, found again by what they were made from: experiments that share it share
     them. null: store/ in the directory of the ablation."""

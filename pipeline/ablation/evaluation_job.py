@@ -8,13 +8,14 @@ from typing import Any, ClassVar, Literal
 from pipeline.ablation.config import AblateConfig
 from pipeline.ablation.job import DataView, Fold, ImageCounts, Job, JobState, Materials, Passes
 from pipeline.ablation.passes import attack_passes
-from pipeline.ablation.results import checked_images, evaluation_line
+from pipeline.ablation.results import evaluation_line
 from pipeline.ablation.training_jobs import ClassifierJob, SegmenterJob
 from pipeline.attacks.specs import ClassAttack, ClassLoss, GradientPath
 from pipeline.attacks.suite import AttackSuite
 from pipeline.attacks.threat import Region
 from pipeline.evaluation.config import EvaluateConfig
 from pipeline.evaluation.evaluate import evaluate, order_of_attacks
+from pipeline.evaluation.summary import checked_images
 from pipeline.masks.config import MaskConfig, MaskSource
 from pipeline.masks.traits import MaskTraits
 from pipeline.runs.checkpoints import weights_digest
@@ -31,6 +32,7 @@ class AttackJob(Job):
     command: ClassVar[str] = "evaluate"
     result: ClassVar[str] = "summary.json"
     verb: ClassVar[str] = "attack"
+    divisible: ClassVar[bool] = True
 
     def is_finished(self, path: Path, config: EvaluateConfig) -> bool:
         """Records are there, and as many images were checked for false robustness as are asked for."""
@@ -59,6 +61,8 @@ def common_settings(materials: Materials, run: Path) -> dict[str, Any]:
         "sanity_images": 1 if settings.sanity is None else settings.sanity.images,
         "sanity_epsilon": materials.ablation.primary_epsilon,
         "accelerator": settings.accelerator,
+        "shared": materials.ablation.shared,
+        "devices": settings.devices,
     }
 
 

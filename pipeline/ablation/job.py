@@ -108,6 +108,8 @@ class Job(ABC):
     """The file that a finished run has."""
     verb: ClassVar[str]
     """What is done to it: train, attack, explain."""
+    divisible: ClassVar[bool] = False
+    """Several processes can do it together, where the ablation is shared."""
 
     @property
     @abstractmethod

@@ -11,14 +11,14 @@ import numpy as np
 from pipeline.ablation.config import AblateConfig
 from pipeline.ablation.evaluation_job import EvaluationJob, Role
 from pipeline.ablation.job import ImageCounts, Job, JobState, Materials, Passes
-from pipeline.ablation.results import checked_images, evaluation_line
+from pipeline.ablation.results import evaluation_line
 from pipeline.attacks.diagnostics import Check, Outcome
 from pipeline.config import to_plain
 from pipeline.evaluation.constant_predictor import modal_prediction
 from pipeline.evaluation.gallery import GALLERY
 from pipeline.evaluation.metrics import clean_accuracy, clean_mask_iou, curve
 from pipeline.evaluation.records import RECORDS, RecordStore, read_records
-from pipeline.evaluation.summary import SANITY, SUMMARY, SanityReport, Summary
+from pipeline.evaluation.summary import SANITY, SUMMARY, SanityReport, Summary, checked_images
 from pipeline.runs.directory import open_run
 from pipeline.runs.files import canonical_sha256, write_atomically
 

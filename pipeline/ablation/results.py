@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.evaluation.statistics import Estimate
-from pipeline.evaluation.summary import SANITY, SUMMARY, SanityReport, Summary, epsilon_text
+from pipeline.evaluation.summary import SUMMARY, Summary, epsilon_text
 from pipeline.training.result import RESULT, TrainingResult
 
 AGAIN = "delete it, and the same foreguard ablate command makes it again"
@@ -13,11 +13,6 @@ AGAIN = "delete it, and the same foreguard ablate command makes it again"
 def read_training(path: Path) -> TrainingResult:
     """What the training in a directory reached. Raises RunError where that cannot be read."""
     return TrainingResult.read(path / RESULT)
-
-
-def checked_images(path: Path) -> int:
-    """How many images the sanity checks of an evaluation were made on; 0 where there were none. Raises RunError: damaged."""
-    return SanityReport.read(path / SANITY).images if (path / SANITY).is_file() else 0
 
 
 def training_line(path: Path) -> str:

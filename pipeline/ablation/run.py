@@ -6,15 +6,20 @@ an ablation can be reported before it has come to its end.
 
 import contextlib
 import json
+import os
+import platform
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
 from typing import IO
 
 from pipeline.ablation.cache import RunCache
 from pipeline.ablation.config import AblateConfig
 from pipeline.ablation.grid import jobs
 from pipeline.ablation.job import ImageCounts, Job, JobState
+from pipeline.ablation.manifest import MANIFEST as MANIFEST_FILE
 from pipeline.ablation.manifest import write_manifest
 from pipeline.ablation.own_systems import build_systems, try_systems
 from pipeline.ablation.plan import Progress, estimate, lines, plan
@@ -27,14 +32,20 @@ from pipeline.data.synthetic.config import SyntheticConfig
 from pipeline.errors import DataError, OccupiedError, RunError, UserError
 from pipeline.interrupts import Interrupted
 from pipeline.runs.directory import check_run, open_run
-from pipeline.runs.locking import wait_until_free
+from pipeline.runs.locking import locked, wait_until_free
+from pipeline.runs.sharing import once
 
-LOG = "ablation.log"
-"""What the commands of the jobs print."""
+LOG = Path("ablation.log")
+"""What the commands of the jobs print; a file for each process that shares the ablation."""
+_REPORTED = ".reported"
+_LOOK_S = 2.0
+"""How often a process that finds nothing to do looks again."""
 
 
-def run_ablation(config: AblateConfig) -> bool:
+def run_ablation(config: AblateConfig, report: Callable[[], None] = lambda: None) -> bool:
     """Bring an ablation to its end, or continue it; False for a dry run, which says what would be done and changes nothing.
+
+    ``report`` is called at the end; where processes share the ablation, by the one that comes first.
 
     Raises UserError of the kind that fits, with the job where it happened, and KeyboardInterrupt with a message for the user.
     """
@@ -54,14 +65,36 @@ def run_ablation(config: AblateConfig) -> bool:
         fingerprint = prepared_fingerprint(config)
         try_systems(config, config.prepared)
     inputs = {"data set": fingerprint}
+    name = f"{LOG.stem}.{platform.node()}.{os.getpid()}{LOG.suffix}" if config.shared else str(LOG)
+    plain = to_plain(config)
     with (
-        open_run(config.run, command="ablate", config=to_plain(config), inputs=inputs, resume=config.resume),
-        (config.run / LOG).open("a", encoding="utf-8") as log,
+        open_run(config.run, command="ablate", config=plain, inputs=inputs, resume=config.resume, shared=config.shared),
+        (config.run / name).open("a", encoding="utf-8") as log,
     ):
-        cache = RunCache(config, fingerprint, systems)
-        _run_jobs(config, cache, log)
-        print("\n".join(["", *table(config, cache), ""]), flush=True)
+        cache = RunCache(config, fingerprint)
+        if not config.shared:
+            _run_jobs(config, cache, log)
+            _close(config, cache, report)
+        else:
+            _share_jobs(config, cache, log)
+            close = partial(_close, config, cache, report)
+            once(config.run / ".report.lock", config.run, done=partial(_is_reported, config), work=close)
     return True
+
+
+def _close(config: AblateConfig, cache: RunCache, report: Callable[[], None]) -> None:
+    if config.shared:  # whoever did the last job may have been killed before it wrote this
+        write_manifest(config, cache)
+    print("\n".join(["", *table(config, cache), ""]), flush=True)
+    report()
+    if config.shared:
+        (config.run / _REPORTED).touch()
+
+
+def _is_reported(config: AblateConfig) -> bool:
+    """Since the last job was finished."""
+    mark = config.run / _REPORTED
+    return mark.exists() and mark.stat().st_mtime >= (config.run / MANIFEST_FILE).stat().st_mtime
 
 
 def prepared_fingerprint(config: AblateConfig) -> str | None:
@@ -113,7 +146,7 @@ def _run_jobs(config: AblateConfig, cache: RunCache, log: IO[str]) -> None:
     write_manifest(config, cache)
     for number, job in enumerate(todo, start=1):
         position = f"[{number}/{len(todo)}]"
-        try:
+        with _told(position, job):
             if not _finished(cache, job):
                 left = [step for step in plan(config, cache, todo[number - 1 :], counts) if step.progress != Progress.REUSED]
                 print(f"{position} {job.verb} {job.title}; to the end: {estimate(left)}", file=sys.stderr, flush=True)
@@ -123,11 +156,50 @@ def _run_jobs(config: AblateConfig, cache: RunCache, log: IO[str]) -> None:
                         assert _finished(cache, job)
                 print(f"{position} {job.title}: {job.finding(state.path)}", flush=True)
                 write_manifest(config, cache)
-        except UserError as error:
-            raise type(error)(f"{position} {job.title}: {error}") from error
-        except KeyboardInterrupt as interrupt:
-            where = f"at {position} {job.title}; what is finished is kept, and the same command continues"
-            raise Interrupted.by(interrupt, where) from interrupt
+
+
+def _share_jobs(config: AblateConfig, cache: RunCache, log: IO[str]) -> None:
+    """Take jobs that can be done by now and that nobody has; where there is none, a share of one that others are at."""
+    todo = jobs(config)
+    while any(_finished(cache, job) is None for job in todo):
+        ready = [job for job in todo if _finished(cache, job) is None and all(_finished(cache, other) for other in job.needs)]
+        taken = (
+            _take(config, cache, log, todo, job, join=join) for join in (False, True) for job in ready if job.divisible or not join
+        )
+        if not any(taken):
+            time.sleep(_LOOK_S)
+
+
+def _take(config: AblateConfig, cache: RunCache, log: IO[str], todo: list[Job], job: Job, *, join: bool) -> bool:
+    """Whether a job could be done, alone or beside those who are at it."""
+    position = f"[{todo.index(job) + 1}/{len(todo)}]"
+    with _told(position, job), contextlib.suppress(OccupiedError):
+        state = _ready(config, cache, job)
+        claim = state.path.with_name(f".{state.path.name}.job")
+        claim.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.nullcontext() if join else locked(claim, busy=f"another process is to {job.verb} {job.title}"):
+            if _finished(cache, job):
+                return True
+            print(f"{position} {'help to ' * join}{job.verb} {job.title}", file=sys.stderr, flush=True)
+            _do(cache, state, log)
+            if not join:
+                print(f"{position} {job.title}: {job.finding(state.path)}", flush=True)
+        with locked(config.run / ".manifest.lock", busy=None):
+            write_manifest(config, cache)
+        return True
+    return False
+
+
+@contextlib.contextmanager
+def _told(position: str, job: Job) -> Iterator[None]:
+    """Errors and interruptions name the job that they happened in."""
+    try:
+        yield
+    except UserError as error:
+        raise type(error)(f"{position} {job.title}: {error}") from error
+    except KeyboardInterrupt as interrupt:
+        where = f"at {position} {job.title}; what is finished is kept, and the same command continues"
+        raise Interrupted.by(interrupt, where) from interrupt
 
 
 @contextlib.contextmanager
@@ -160,5 +232,5 @@ def _do(cache: RunCache, state: JobState, log: IO[str]) -> None:
         print(f"--- {state.job.title}", flush=True)
         state.job.run(state)
     log.flush()
-    if not state.begun:  # else it took longer than this
+    if not state.begun and not (state.materials.ablation.shared and state.job.divisible):  # else it was more work than this
         cache.record_duration(state, time.monotonic() - began)

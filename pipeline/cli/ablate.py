@@ -10,5 +10,4 @@ def ablate(config: AblateConfig) -> None:
     from pipeline.reporting.commands import report
     from pipeline.reporting.config import ReportConfig
 
-    if run_ablation(config):
-        report(ReportConfig(run=config.run))
+    run_ablation(config, report=lambda: report(ReportConfig(run=config.run)))

@@ -22,6 +22,9 @@ class EvaluateConfig:
     """Directory of this evaluation: its records, its summary, how it was made; it must not hold one, but for resume."""
     resume: bool = False
     """Continue the evaluation in that directory; begin it where there is none."""
+    shared: bool = False
+    """Share the evaluation with other processes: give this same command as often as you like, on all machines that see the
+    directory. Each takes parts that nobody has, those of a killed one included, until none is left; one sums up."""
     classifier_run: AnyPath | None = None
     """Run of the classifier, whose best checkpoint is meant, or the JSON of one of its checkpoints; or a directory of foreguard
     export, which has its masks and segmenter with it. Either this or system."""
@@ -62,10 +65,17 @@ class EvaluateConfig:
     """Epsilon that the sanity checks are made at, out of attack.threat.epsilons; null: the largest at which an image is robust."""
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """The device; auto takes a GPU where there is one. Verdicts are float32 on all of them."""
+    devices: Annotated[Whole, Field(ge=1, le=1024)] = 1
+    """So many processes of this machine share the evaluation: each on a GPU of its own, or on its share of the cores."""
     allow_other_data: bool = False
     """Evaluate on another data set than the stages were trained on. Classes are matched by name, whatever their order."""
     class_map: Mapping[str, str] = field(default_factory=dict)
     """With allow_other_data: for a class of this data set, the classifier's class that it is, e.g. class_map={mug: cup}."""
+
+    @property
+    def is_shared(self) -> bool:
+        """Several processes work in the directory of the run."""
+        return self.shared or self.devices > 1
 
     def __post_init__(self) -> None:
         if (self.system is None) == (self.classifier_run is None):

@@ -4,7 +4,12 @@ What only the work itself needs is imported when it begins: neither ``--help`` n
 """
 
 import dataclasses
-from contextlib import AbstractContextManager, nullcontext
+import os
+import platform
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,23 +25,51 @@ if TYPE_CHECKING:
     from pipeline.data.dataset import PreparedDataset
     from pipeline.evaluation.evaluator import EvaluationRun
     from pipeline.evaluation.loading import Subject
-    from pipeline.evaluation.records import RecordStore
 
 GUIDES = 256
 """Masks of the validation images that attacks with the goal ``steal`` choose from."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Evaluation:
+    """What is evaluated, loaded."""
+
+    config: EvaluateConfig
+    device: torch.device
+    subject: "Subject"
+    run: "EvaluationRun"
+    skipped: dict[str, str]
+
+
 def evaluate(config: EvaluateConfig) -> None:
     """Run an evaluation, or continue it, and print its figures. Raises ``UserError`` of the kind that fits."""
+    from pipeline.evaluation.devices import part_takers
+
+    evaluation = _load(config)
+    with part_takers(config, evaluation.device, take_parts) as start_others, _opened(evaluation):
+        if config.shared:
+            print(f"process {os.getpid()} on {platform.node()} takes parts of {config.run}", file=sys.stderr, flush=True)
+        start_others()
+        _record(evaluation, shown=True)
+        _sum_up(evaluation)
+        print(f"records, summary and how they were made: {config.run}")
+
+
+def take_parts(config: EvaluateConfig) -> None:
+    """Do a share of an evaluation that another process has begun, shows and sums up. Raises as ``evaluate``."""
+    evaluation = _load(config)
+    with _opened(evaluation):
+        _record(evaluation, shown=False)
+
+
+def _load(config: EvaluateConfig) -> _Evaluation:
     from pipeline.attacks.allocator import keep_freed_pages
     from pipeline.data.dataset import open_prepared
     from pipeline.data.substitutes import with_substitutes
     from pipeline.evaluation.chunks import choose_rows
     from pipeline.evaluation.evaluator import EvaluationRun, applicable
-    from pipeline.evaluation.records import RecordStore
-    from pipeline.runs.directory import open_run
 
-    device = choose_device(config.accelerator)
+    device = choose_device(config.accelerator, shared=config.is_shared)
     keep_freed_pages()
     dataset = open_prepared(config.prepared)
     subject = _subject(config, dataset, device)
@@ -57,15 +90,50 @@ def evaluate(config: EvaluateConfig) -> None:
     )
     suite, skipped = applicable(run, device=device)
     run = dataclasses.replace(run, suite=suite)
-    inputs = {"data set": dataset.fingerprint, **subject.inputs, **order_of_attacks(config.attack)}
+    return _Evaluation(config=config, device=device, subject=subject, run=run, skipped=skipped)
+
+
+@contextmanager
+def _opened(evaluation: _Evaluation) -> Iterator[None]:
+    from pipeline.runs.directory import open_run
+
+    config, subject = evaluation.config, evaluation.subject
+    inputs = {"data set": evaluation.run.dataset.fingerprint, **subject.inputs, **order_of_attacks(config.attack)}
+    plain, resume = to_plain(config), config.resume or config.shared
     with (
-        open_run(config.run, command="evaluate", config=to_plain(config), inputs=inputs, resume=config.resume),
-        tf32_disabled(device),
+        open_run(config.run, command="evaluate", config=plain, inputs=inputs, resume=resume, shared=config.is_shared),
+        tf32_disabled(evaluation.device),
     ):
-        store = RecordStore(config.run)
-        _attack(config, run, store, device)
-        _measure(config, run, device)
-        _report(config, run, subject, store, skipped, device)
+        yield
+
+
+def _record(evaluation: _Evaluation, *, shown: bool) -> None:
+    """Make what is missing of records and observations, or a share of it where others make it too."""
+    from pipeline.evaluation.evaluator import attack_images, missing_records
+    from pipeline.evaluation.measuring import MEASUREMENTS, measure_images, missing_observations
+    from pipeline.evaluation.records import RECORDS, RecordStore
+    from pipeline.evaluation.sharing import Show, progress_and_turns
+
+    config, run, device = evaluation.config, evaluation.run, evaluation.device
+    store, show = RecordStore(config.run), Show(run=config.run, shared=config.is_shared, shown=shown)
+
+    def missing() -> int:
+        return missing_records(run, store)
+
+    try:
+        with progress_and_turns(show, "attack", results=config.run / RECORDS, missing=missing, unit="records") as (advance, turns):
+            attack_images(run, store, device=device, advance=advance, turns=turns)
+    except KeyboardInterrupt as interrupt:
+        again = "shared=true" if config.shared else "resume=true"
+        where = f"with {missing()} records to go, none lost; continue with {again} run={config.run}"
+        raise Interrupted.by(interrupt, where) from interrupt
+
+    def unobserved() -> int:
+        return missing_observations(run, config.run)
+
+    results = config.run / MEASUREMENTS
+    with progress_and_turns(show, "measure", results=results, missing=unobserved, unit="observations") as (advance, turns):
+        measure_images(run, config.run, device=device, advance=advance, turns=turns)
 
 
 def _subject(config: EvaluateConfig, dataset: "PreparedDataset", device: torch.device) -> "Subject":
@@ -86,57 +154,37 @@ def _subject(config: EvaluateConfig, dataset: "PreparedDataset", device: torch.d
     )
 
 
-def _measure(config: EvaluateConfig, run: "EvaluationRun", device: torch.device) -> None:
-    from pipeline.evaluation.measuring import measure_images, missing_observations
-    from pipeline.progress import progress_bar
+def _sum_up(evaluation: _Evaluation) -> None:
+    """By the process that comes first, where several share the run: it comes when everything is recorded. One that was not told to
+    share sums up in any case, as with resume=true."""
+    from pipeline.evaluation.gallery import GALLERY
+    from pipeline.evaluation.measured import MEASURED
+    from pipeline.evaluation.sharing import CLAIMS
+    from pipeline.evaluation.summary import SUMMARY, checked_images
+    from pipeline.runs.sharing import once
 
-    with progress_bar("measure", total=missing_observations(run, config.run), unit="observations") as step:
+    config, run = evaluation.config, evaluation.run
+    if not config.is_shared:
+        _report(evaluation)
+        return
+    wanted = {SUMMARY: True, GALLERY: config.gallery_images > 0, MEASURED: bool(run.suite.measurements)}
 
-        def advance(finished: int) -> None:
-            for _ in range(finished):
-                step()
+    def done() -> bool:
+        there = all((config.run / name).is_file() for name, asked in wanted.items() if asked)
+        return config.shared and there and (not config.sanity or checked_images(config.run) >= config.sanity_images)
 
-        measure_images(run, config.run, device=device, advance=advance)
-
-
-def _attack(config: EvaluateConfig, run: "EvaluationRun", store: "RecordStore", device: torch.device) -> None:
-    from pipeline.evaluation.evaluator import attack_images
-    from pipeline.progress import progress_bar
-
-    recorded = store.units()
-    missing = {unit for chunk in range(run.num_chunks) for unit in run.units(chunk)} - recorded
-    total = sum(len(run.chunk_rows(unit.chunk)) for unit in missing)
-    done = 0
-    try:
-        with progress_bar("attack", total=total, unit="records") as step:
-
-            def advance(finished: int) -> None:
-                nonlocal done
-                done += finished
-                for _ in range(finished):
-                    step()
-
-            attack_images(run, store, device=device, advance=advance)
-    except KeyboardInterrupt as interrupt:
-        where = f"with {total - done} records to go, none lost; continue with resume=true run={config.run}"
-        raise Interrupted.by(interrupt, where) from interrupt
+    once(config.run / CLAIMS / "summary.lock", config.run, done=done, work=partial(_report, evaluation))
 
 
-def _report(
-    config: EvaluateConfig,
-    run: "EvaluationRun",
-    subject: "Subject",
-    store: "RecordStore",
-    skipped: dict[str, str],
-    device: torch.device,
-) -> None:
+def _report(evaluation: _Evaluation) -> None:
     from pipeline.evaluation.diagnostics import sanity_checks
     from pipeline.evaluation.gallery import write_gallery
     from pipeline.evaluation.measured import MEASURED, MeasurementReport, figures, measured_lines
     from pipeline.evaluation.measuring import read_observations
-    from pipeline.evaluation.records import read_records
+    from pipeline.evaluation.records import RecordStore, read_records
     from pipeline.evaluation.summary import SANITY, SUMMARY, SanityReport, check_lines, lines, summarise
 
+    config, run, subject, device = evaluation.config, evaluation.run, evaluation.subject, evaluation.device
     records = read_records(config.run)
     if config.gallery_images:
         write_gallery(config.run, run, records, per_outcome=config.gallery_images, device=device)
@@ -147,7 +195,7 @@ def _report(
         masks=subject.masks,
         trained_masks=subject.trained_masks,
         split=config.split,
-        skipped=skipped,
+        skipped=evaluation.skipped,
     )
     summary.write(config.run / SUMMARY)
     print("\n".join(lines(summary)))
@@ -157,10 +205,10 @@ def _report(
         MeasurementReport(figures=tuple(found)).write(config.run / MEASURED)
         print("\n".join(measured_lines(found)))
     if config.sanity:
+        store = RecordStore(config.run)
         checks = sanity_checks(run, store, records, num_images=config.sanity_images, device=device, epsilon=config.sanity_epsilon)
         SanityReport(images=config.sanity_images, checks=tuple(checks)).write(config.run / SANITY)
         print("\n".join(check_lines(checks)))
-    print(f"records, summary and how they were made: {config.run}")
 
 
 def order_of_attacks(suite: AttackSuite) -> dict[str, str]:
@@ -170,13 +218,17 @@ def order_of_attacks(suite: AttackSuite) -> dict[str, str]:
     return {"order of the attacks": ", ".join(suite.attacks), **measured}
 
 
-def choose_device(accelerator: str) -> torch.device:
-    """The device that attacks run on. Raises ConfigError where this machine has none of the kind."""
+def choose_device(accelerator: str, *, shared: bool = False, variables: Mapping[str, str] = os.environ) -> torch.device:
+    """The device that attacks run on. Of processes that share a run on one machine each takes another GPU, by the number that
+    torchrun or srun gave it. Raises ConfigError where this machine has none of the kind."""
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if accelerator == "auto":
-        return torch.device("cuda" if available["cuda"] else "cpu")
+        accelerator = "cuda" if available["cuda"] else "cpu"
     if not available[accelerator]:
         raise ConfigError(f"accelerator={accelerator}: there is none on this machine; foreguard doctor says what there is")
+    number = variables.get("LOCAL_RANK") or variables.get("SLURM_LOCALID") or "0"
+    if shared and accelerator == "cuda":
+        return torch.device("cuda", int(number) % torch.cuda.device_count())
     return torch.device(accelerator)
 
 

@@ -31,6 +31,7 @@ from pipeline.data.loader import read_rows
 from pipeline.evaluation.chunks import Chunk, attack_batch, norms
 from pipeline.evaluation.records import Unit
 from pipeline.masks.context import MaskContext
+from pipeline.runs.sharing import Turns, alone
 from pipeline.system import System
 
 _TOLERANCE = 1e-6
@@ -113,21 +114,40 @@ class Store(Protocol):
     def discard_images(self, units: Iterator[Unit]) -> None: ...
 
 
-def attack_images(run: EvaluationRun, store: Store, *, device: torch.device, advance: Callable[[int], None]) -> None:
-    """Make every record that is missing. ``advance`` is told of finished records.
+def missing_chunks(run: EvaluationRun, store: Store) -> list[int]:
+    """Chunks that lack a record."""
+    recorded = store.units()
+    return [number for number in range(run.num_chunks) if not recorded >= set(run.units(number))]
+
+
+def missing_records(run: EvaluationRun, store: Store) -> int:
+    """How many records are still to be made."""
+    recorded = store.units()
+    missing = (unit for number in range(run.num_chunks) for unit in run.units(number) if unit not in recorded)
+    return sum(len(run.chunk_rows(unit.chunk)) for unit in missing)
+
+
+def attack_images(
+    run: EvaluationRun, store: Store, *, device: torch.device, advance: Callable[[int], object], turns: Turns = alone
+) -> None:
+    """Make every record that is missing. ``advance`` is told of finished records; ``turns`` says which chunks this process does.
 
     Raises RunError where the store cannot be written or is damaged, ConfigError where no attack applies to the system, and what the
     attacks raise.
     """
-    recorded = store.units()
     first = run.batch(run.rows[:1], device)
     copy = copy_to_search(run.system, first.images, first.context, precision=run.precision)
-    for number in range(run.num_chunks):
+
+    def attack(number: int) -> None:
         units = run.units(number)
-        if not recorded >= set(units):
-            attack_chunk(run, store, run.chunk(run.chunk_rows(number), device), units, copy, recorded=recorded, advance=advance)
+        chunk = run.chunk(run.chunk_rows(number), device)
+        attack_chunk(run, store, chunk, units, copy, recorded=store.units(), advance=advance)
         if not run.save_images:
             store.discard_images(iter(units))
+
+    turns(lambda: missing_chunks(run, store), attack)
+    if not run.save_images:
+        store.discard_images(unit for number in range(run.num_chunks) for unit in run.units(number))
 
 
 def applicable(run: EvaluationRun, *, device: torch.device) -> tuple[AttackSuite, dict[str, str]]:
@@ -145,7 +165,7 @@ def attack_chunk(
     copy: System,
     *,
     recorded: AbstractSet[Unit] = frozenset(),
-    advance: Callable[[int], None],
+    advance: Callable[[int], object],
 ) -> None:
     """Every attack at every epsilon on some images, from the smallest epsilon on: the one loop over a suite.
 

@@ -26,6 +26,7 @@ from pipeline.evaluation.evaluator import EvaluationRun
 from pipeline.evaluation.records import Unit, read_tables, units_in, write_table
 from pipeline.masks.context import MaskContext
 from pipeline.randomness import derive_seeds
+from pipeline.runs.sharing import Turns, alone
 from pipeline.system import attacked, clean_context
 
 MEASUREMENTS = "measurements"
@@ -69,26 +70,34 @@ class _Part:
     condition: Condition
 
 
-def measure_images(plan: EvaluationRun, path: Path, *, device: torch.device, advance: Callable[[int], None]) -> None:
-    """Make every observation that is missing in the evaluation's directory. ``advance`` is told of finished ones.
+def measure_images(
+    plan: EvaluationRun, path: Path, *, device: torch.device, advance: Callable[[int], object], turns: Turns = alone
+) -> None:
+    """Make every observation that is missing in the evaluation's directory. ``advance`` is told of finished ones; ``turns`` says
+    which chunks this process does.
 
     Raises RunError where they cannot be written, and what the measurements raise.
     """
     directory = path / MEASUREMENTS
-    recorded = units_in(directory)
-    for chunk in range(plan.num_chunks):
-        missing = [part for part in _parts(plan, chunk) if part.unit not in recorded]
-        rows = plan.rows[chunk * plan.chunk_size : (chunk + 1) * plan.chunk_size]
-        for part in missing:
-            write_table(directory, part.unit, _observations(plan, part, rows, device))
-            advance(len(rows))
+
+    def measure(chunk: int) -> None:
+        rows = plan.chunk_rows(chunk)
+        for part in _missing_parts(plan, directory):
+            if part.unit.chunk == chunk:
+                write_table(directory, part.unit, _observations(plan, part, rows, device))
+                advance(len(rows))
+
+    turns(lambda: sorted({part.unit.chunk for part in _missing_parts(plan, directory)}), measure)
 
 
 def missing_observations(plan: EvaluationRun, path: Path) -> int:
     """How many observations are still to be made."""
-    recorded = units_in(path / MEASUREMENTS)
-    parts = (part for chunk in range(plan.num_chunks) for part in _parts(plan, chunk) if part.unit not in recorded)
-    return sum(len(plan.rows[part.unit.chunk * plan.chunk_size : (part.unit.chunk + 1) * plan.chunk_size]) for part in parts)
+    return sum(len(plan.chunk_rows(part.unit.chunk)) for part in _missing_parts(plan, path / MEASUREMENTS))
+
+
+def _missing_parts(plan: EvaluationRun, directory: Path) -> list[_Part]:
+    recorded = units_in(directory)
+    return [part for chunk in range(plan.num_chunks) for part in _parts(plan, chunk) if part.unit not in recorded]
 
 
 def read_observations(path: Path) -> pl.DataFrame | None:

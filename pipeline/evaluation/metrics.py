@@ -77,8 +77,12 @@ def _point(records: pl.DataFrame, epsilon: float, rng: np.random.Generator) -> C
     for number in range(len(names)):
         so_far = at.filter(pl.col("attack").is_in(names[: number + 1]) & _MISCLASSIFIED)
         misclassified = misclassified_below | set(so_far["sample_id"])
-        by_attack[names[number]] = _share(at.unique("sample_id").with_columns(claim=~pl.col("sample_id").is_in(misclassified)))
-    worst = at.sort("adversarial_margin", descending=True).unique("sample_id", keep="first", maintain_order=True)
+        by_attack[names[number]] = _share(
+            at.unique("sample_id").sort("sample_id").with_columns(claim=~pl.col("sample_id").is_in(misclassified))
+        )
+    worst = at.sort("adversarial_margin", descending=True, maintain_order=True).unique(
+        "sample_id", keep="first", maintain_order=True
+    )
     worst = worst.sort("sample_id")
     return CurvePoint(
         epsilon=epsilon,

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from fractions import Fraction
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -62,6 +63,11 @@ class SanityReport(JsonFile):
     images: int
     """How many were looked at."""
     checks: tuple[Check, ...]
+
+
+def checked_images(path: Path) -> int:
+    """How many images the sanity checks of an evaluation were made on; 0 where there were none. Raises RunError: damaged."""
+    return SanityReport.read(path / SANITY).images if (path / SANITY).is_file() else 0
 
 
 def summarise(

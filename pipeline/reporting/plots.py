@@ -5,6 +5,7 @@ differ between the light and the dark theme; in the files they are those of the 
 """
 
 import io
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ from pipeline.evaluation.statistics import Estimate
 from pipeline.evaluation.summary import epsilon_text
 from pipeline.reporting.figures import SystemFigures
 from pipeline.reporting.metrics import ACCURACY, MASK_IOU, Metric
+
+# Where a launcher shows all that is logged, it says of every PDF which tables of the font it keeps.
+logging.getLogger("fontTools").setLevel(logging.WARNING)
 
 WIDTH, HEIGHT, LEGEND_LINE = 4.4, 2.9, 0.19
 """Inches."""

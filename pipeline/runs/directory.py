@@ -5,7 +5,7 @@ import os
 import secrets
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,13 +14,22 @@ from typing import Any, ClassVar
 from pipeline.errors import RunError
 from pipeline.interrupts import told
 from pipeline.runs.files import JsonFile, canonical_sha256
-from pipeline.runs.locking import locked
+from pipeline.runs.locking import locked, locked_together
 from pipeline.runs.provenance import Provenance, provenance
 
 KEYS_OUTSIDE_FINGERPRINT = frozenset(
     {"run", "resume", "prepared", "segmenter_run", "trainer.num_workers", "trainer.checkpoint_every", "trainer.trackers"}
-    | {"classifier_run", "batch_size", "sanity", "sanity_images", "sanity_epsilon", "gallery_images"}  # of an evaluation
-    | {"store", "dry_run", "workers", "data.root", "data.download", "evaluation.batch_size"}  # of an ablation
+    | {
+        "classifier_run",
+        "shared",
+        "devices",
+        "batch_size",
+        "sanity",
+        "sanity_images",
+        "sanity_epsilon",
+        "gallery_images",
+    }  # of evaluate
+    | {"store", "dry_run", "workers", "data.root", "data.download", "evaluation.batch_size", "evaluation.devices"}  # of an ablation
     | {"evaluation.sanity", "evaluation.sanity.objectives", "evaluation.sanity.sources", "evaluation.sanity.images"}
     | {f"{stage}_trainer.{key}" for stage in ("segmenter", "classifier") for key in ("num_workers", "checkpoint_every", "trackers")}
 )
@@ -88,8 +97,10 @@ class Run:
 
 
 @contextmanager
-def open_run(path: Path, *, command: str, config: Mapping[str, Any], inputs: Mapping[str, str], resume: bool) -> Iterator[Run]:
-    """Begin a run, or continue one, and keep other processes out of its directory meanwhile.
+def open_run(
+    path: Path, *, command: str, config: Mapping[str, Any], inputs: Mapping[str, str], resume: bool, shared: bool = False
+) -> Iterator[Run]:
+    """Begin a run, or continue one, and keep other processes out of its directory meanwhile, but for those that share it too.
 
     ``config`` is JSON-able; ``inputs`` are fingerprints of what the run reads. Both go into ``run.json`` and have to be the same
     when the run is continued. Raises ``RunError``: the directory holds a run and ``resume`` is false, the configuration or an input
@@ -100,12 +111,20 @@ def open_run(path: Path, *, command: str, config: Mapping[str, Any], inputs: Map
         _make_directory(path)
     elif not resume:
         print(f"{path}: SLURM runs this job once more, so its run is continued", file=sys.stderr, flush=True)
-    with locked(path / ".lock", busy=f"{path}: another process is working in this directory"):
-        begun = (path / RUN).exists()  # by another process meanwhile
-        description = read_run(path) if begun else _begin(path, command=command, config=config, inputs=inputs)
+    with _occupied(path, shared=shared):
+        with locked(path / ".begin", busy=None):
+            begun = (path / RUN).exists()  # by another process meanwhile
+            description = read_run(path) if begun else _begin(path, command=command, config=config, inputs=inputs)
         _check_same(path, description, command=command, config=config, inputs=inputs)
         with told(f"with all that is finished kept in {path}; the same command with resume=true continues"):
             yield Run(path=path, run_id=description.id, resumed=begun)
+
+
+def _occupied(path: Path, *, shared: bool) -> AbstractContextManager[None]:
+    busy = f"{path}: another process is working in this directory"
+    if shared:
+        return locked_together(path / ".lock", busy=f"{busy} without shared=true")
+    return locked(path / ".lock", busy=busy)
 
 
 def check_run(path: Path, *, command: str, config: Mapping[str, Any], inputs: Mapping[str, str], resume: bool) -> None:
@@ -153,7 +172,8 @@ def _requeued(path: Path) -> bool:
 
 
 def _make_directory(path: Path) -> None:
-    if path.is_dir() and any(not entry.name.startswith((".", RUN)) for entry in path.iterdir()):
+    foreign = path.is_dir() and any(not entry.name.startswith((".", RUN)) for entry in path.iterdir())
+    if foreign and not (path / RUN).exists():  # else another process has begun meanwhile
         raise RunError(f"{path}: is not empty and holds no run; choose another directory")
     try:
         path.mkdir(parents=True, exist_ok=True)

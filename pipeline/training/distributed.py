@@ -1,5 +1,6 @@
 """Where a training runs: one process or several, on which device, how exact."""
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +22,9 @@ from pipeline.errors import ConfigError, UserError
 from pipeline.interrupts import interruption, signals_unhandled
 from pipeline.training.config import TrainerConfig
 from pipeline.workers import end_with_parent
+
+# In every process it greets all others.
+logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
 
 T = TypeVar("T")
 INTERACTIVE = ("bash", "interactive")

@@ -1,8 +1,8 @@
-"""Locks between processes. The oracle is a process of its own that holds one and is killed."""
+"""Locks between processes. The oracle is a process of its own that holds one (``hold``) and is killed."""
 
 import subprocess
-import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,22 +10,10 @@ import pytest
 from pipeline.errors import OccupiedError, RunError
 from pipeline.runs.locking import locked, wait_until_free
 
-HOLD = """
-import fcntl, sys, time
-file = open(sys.argv[1], "a")
-fcntl.flock(file, fcntl.LOCK_EX)
-print("held", flush=True)
-time.sleep(600)
-"""
+Hold = Callable[[Path], subprocess.Popen[str]]
 
 
-def hold(lock: Path) -> subprocess.Popen[str]:
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(lock)], stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "held\n"
-    return process
-
-
-def test_a_lock_that_another_process_holds_is_refused_waited_for_and_free_when_that_is_killed(tmp_path: Path) -> None:
+def test_a_lock_that_another_process_holds_is_refused_waited_for_and_free_when_that_is_killed(tmp_path: Path, hold: Hold) -> None:
     lock = tmp_path / "lock"
     with hold(lock) as other:
         with pytest.raises(OccupiedError, match="somebody is here") as raised, locked(lock, busy="somebody is here"):

@@ -3,6 +3,7 @@
 The module has no batch normalisation: on CPUs its statistics are per process, so there the two would differ for a good reason.
 """
 
+import logging
 import os
 import subprocess
 import sys
@@ -162,3 +163,7 @@ def test_an_srun_on_the_path_is_nothing_to_us(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     surroundings(monkeypatch, {})
     assert launch(TrainerConfig(accelerator="cpu")).world_size == 1  # Lightning's hint would be a warning, which fails a test
+
+
+def test_lightning_greets_nobody_in_the_logs():
+    assert not logging.getLogger("lightning.fabric.utilities.distributed").isEnabledFor(logging.INFO)

@@ -1,0 +1,64 @@
+"""One evaluation on several devices of this machine: processes that take parts of it, which begin and end with the command."""
+
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from multiprocessing.process import BaseProcess
+
+import torch
+
+from pipeline.errors import ConfigError, UserError, printable
+from pipeline.evaluation.config import EvaluateConfig
+from pipeline.workers import Workers, leave_to_parent
+
+
+@contextmanager
+def part_takers(
+    config: EvaluateConfig, device: torch.device, take_parts: Callable[[EvaluateConfig], None]
+) -> Iterator[Callable[[], None]]:
+    """While in here, ``config.devices`` - 1 processes run ``take_parts`` beside this one, after the function that is yielded was
+    called. However this process ends, they end as well. Raises ConfigError where there are not so many GPUs.
+
+    What one of them leaves, because it was killed or has failed, this process takes over.
+    """
+    if device.type == "cuda" and config.devices > torch.cuda.device_count():
+        raise ConfigError(f"devices={config.devices}: there are {torch.cuda.device_count()} GPUs on this machine")
+    before = torch.get_num_threads()
+    threads = max(1, before // config.devices)
+    workers = Workers()
+    alike = replace(config, devices=1, shared=True)
+    context = multiprocessing.get_context("spawn")  # forking a process that runs threads can deadlock
+    others: list[BaseProcess] = [
+        context.Process(target=_take_parts, args=(take_parts, alike, number, threads)) for number in range(1, config.devices)
+    ]
+
+    def start() -> None:
+        torch.set_num_threads(threads if others else before)
+        with workers.starting():
+            for other in others:
+                other.start()
+
+    try:
+        yield start
+        for number, other in enumerate(others, start=1):
+            other.join()
+            if other.exitcode:
+                left = f"process {number + 1} of {config.devices} ended with exit code {other.exitcode}; the others did its parts"
+                print(left, file=sys.stderr, flush=True)
+    finally:
+        torch.set_num_threads(before)
+        workers.kill()
+
+
+def _take_parts(take_parts: Callable[[EvaluateConfig], None], config: EvaluateConfig, number: int, threads: int) -> None:
+    leave_to_parent()
+    os.environ["LOCAL_RANK"] = str(number)
+    torch.set_num_threads(threads)
+    try:
+        take_parts(config)
+    except UserError as error:
+        print(f"foreguard: {printable(str(error))}", file=sys.stderr)
+        sys.exit(2)
