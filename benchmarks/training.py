@@ -7,7 +7,7 @@ Sides, all of them on the same weights, images and random starts, one after the 
 
 - recipe: the loop as it is commonly written: contiguous layout, the attack fills the parameters' gradients as well and drops them;
 - recipe, frozen / channels_last / compiled: the recipe with one change each, so that each one's worth is seen alone;
-- ours: ``pipeline.training.losses.adversarial`` with backward pass and optimizer step, as the engine runs it;
+- ours: ``AdversarialConfig.losses`` with backward pass and optimizer step, as the engine runs it;
 - ours, bfloat16: the same with ``trainer.attack_precision=bfloat16``; training passes too: and ``trainer.precision=bf16-mixed``;
 - bare: the passes that such a step contains and nothing else, in the layout of ours: ``steps`` x (forward + input gradient) of the
   frozen network in eval mode, one forward and backward pass in train mode, one optimizer step.
@@ -47,7 +47,7 @@ from pipeline.system import attacked
 from pipeline.training.commands import train_classifier
 from pipeline.training.config import TrainClassifierConfig, TrainerConfig
 from pipeline.training.logging import read_metrics
-from pipeline.training.losses import adversarial, worst_case_images
+from pipeline.training.losses import worst_case_images
 from pipeline.training.objectives import AdversarialConfig, RobustValidationConfig
 from pipeline.training.tasks import bind_classifier
 
@@ -146,7 +146,7 @@ class Ours(Side):
     def step(self) -> float:
         self.stage.network.train()
         with torch.autocast("cpu", torch.bfloat16, enabled=self.mixed):
-            losses = adversarial(self.stage, self.laid_out, attack=self.attack, seeds=self.batch.seeds)
+            losses = AdversarialConfig(attack=self.attack).losses(self.stage, self.laid_out, self.batch.seeds)
         return self.learn(losses)
 
 

@@ -115,7 +115,7 @@ def _circumstances(config: AblateConfig, data_fingerprint: str | None) -> dict[s
     """What decides how long a kind of job takes: the machine, the data, and the settings that all jobs share."""
     plain = to_plain(config)
     stages = {key: plain[key] for key in ("segmenter", "classifier", "augment", "adversarial", "trades")}
-    trainers = {key: plain[key] for key in ("segmenter_trainer", "classifier_trainer")}
+    trainers = {key: plain[key] for key in ("segmenter_trainer", "classifier_trainer", "joint_trainer")}
     settings = {"data set": data_fingerprint, **stages, **trainers, "attack": plain["attack"], "evaluation": plain["evaluation"]}
     return {"machine": [platform.node(), os.cpu_count()], "settings": settings}
 

@@ -39,12 +39,32 @@ class MaskPair:
 
 
 @configuration
+class JointSettings:
+    """How both stages are trained together, for arms that are trained with joint masks."""
+
+    classifier: Literal["oracle", "learned"] = "learned"
+    """The classifier that it continues from, by its masks in training; its objective and the segmenter are the arm's."""
+    mask_weight: Annotated[Number, Field(ge=0, le=1e6)] = 1.0
+    """Weight of the mask loss (BCE + Dice) beside the classification loss, 0 or more."""
+    attack_on: Literal["sum", "each"] = "sum"
+    """What attacks in training climb: both losses together, or each by itself at twice the cost."""
+    updates: Literal["together", "alternating"] = "together"
+    """Which stage a step updates: both, or the segmenter and the classifier in turn."""
+
+
+@configuration
 class SanitySettings:
     """Which main arms are searched for what gives false robustness away."""
 
     objectives: tuple[Objective, ...] = ("natural", "adversarial", "trades")
     """Of their classifiers."""
-    sources: tuple[MaskSource, ...] = (MaskSource.NONE, MaskSource.ORACLE, MaskSource.LEARNED, MaskSource.LEARNED_HARD)
+    sources: tuple[MaskSource, ...] = (
+        MaskSource.NONE,
+        MaskSource.ORACLE,
+        MaskSource.LEARNED,
+        MaskSource.LEARNED_HARD,
+        MaskSource.JOINT,
+    )
     """Of their masks in testing. An answer that compares an arm which was not checked is not trusted."""
     images: Count = 64
     """Images that the checks use, and as many again of those that the records leave standing."""
@@ -167,6 +187,10 @@ class AblateConfig:
     """The training loop of segmenters. Its seed is the arm's."""
     classifier_trainer: TrainerConfig = dataclasses.field(default_factory=TrainerConfig)
     """The training loop of classifiers. Its seed is the arm's."""
+    joint: JointSettings = dataclasses.field(default_factory=JointSettings)
+    """How both stages are trained together, for pairs {train: joint, test: joint}."""
+    joint_trainer: TrainerConfig = dataclasses.field(default_factory=TrainerConfig)
+    """The training loop of both stages together. Its seed is the arm's."""
     attack: AttackSuite
     """Threat model and attacks; an image counts only if it is classified right under all of them."""
     primary_epsilon: Annotated[Number, Field(gt=0, le=10_000)] | None = None
@@ -195,6 +219,12 @@ class AblateConfig:
                 raise ValueError(f"masks: segmenters={list(pair.segmenters or ())} names one that segmenter_objectives does not")
             if not set(pair.objectives or ()) <= set(self.classifier_objectives):
                 raise ValueError(f"masks: objectives={list(pair.objectives or ())} names one that classifier_objectives does not")
+            if (pair.train, pair.test) != (MaskSource.JOINT,) * 2 and (
+                pair.test == MaskSource.JOINT or (pair.train == MaskSource.JOINT and pair.test == MaskSource.LEARNED)
+            ):
+                raise ValueError(
+                    "masks: joint masks are those of stages that were trained together: say {train: joint, test: joint}"
+                )
         if any(number >= (self.folds or 0) for number in self.only_folds or ()):
             raise ValueError(f"only_folds: names a fold that there is not; folds={self.folds} are counted from 0")
         if self.folds and self.evaluation.split != "test":
@@ -202,7 +232,7 @@ class AblateConfig:
         self._check_systems()
         if self.primary_epsilon is not None and self.primary_epsilon not in self.attack.threat.epsilons:
             raise ValueError("primary_epsilon: is not one of attack.threat.epsilons")
-        for name in ("segmenter_trainer", "classifier_trainer"):
+        for name in ("segmenter_trainer", "classifier_trainer", "joint_trainer"):
             trainer = getattr(self, name)
             if trainer.seed:
                 raise ValueError(f"{name}.seed: the seed of an arm is one of seeds: say seeds=[{trainer.seed}]")

@@ -9,7 +9,7 @@ from pipeline.ablation.config import AblateConfig
 from pipeline.ablation.job import DataView, Fold, ImageCounts, Job, JobState, Materials, Passes
 from pipeline.ablation.passes import attack_passes
 from pipeline.ablation.results import evaluation_line
-from pipeline.ablation.training_jobs import ClassifierJob, SegmenterJob
+from pipeline.ablation.training_jobs import ClassifierJob, JointJob, SegmenterJob
 from pipeline.attacks.specs import ClassAttack, ClassLoss, GradientPath
 from pipeline.attacks.suite import AttackSuite
 from pipeline.attacks.threat import Region
@@ -70,15 +70,20 @@ def common_settings(materials: Materials, run: Path) -> dict[str, Any]:
 class EvaluationJob(AttackJob):
     """Attack a system of the grid."""
 
-    classifier: ClassifierJob
+    classifier: ClassifierJob | JointJob
     masks: MaskConfig
     segmenter: SegmenterJob | None
-    """Of the masks in testing."""
+    """Of the masks in testing; what it was before, where both stages were trained together."""
     role: Role = field(compare=False)
     diagnosis: GradientPath | None = None
     """The gradient that the one attack of the decomposition follows; None: the whole suite."""
     region: Region = Region.EVERYWHERE
     """Where the attacker may change the image, other than the threat model says."""
+
+    @property
+    def masked_by(self) -> SegmenterJob | JointJob | None:
+        """The training of the segmenter that makes the masks in testing."""
+        return self.classifier if self.segmenter and isinstance(self.classifier, JointJob) else self.segmenter
 
     @property
     def seed(self) -> int:
@@ -153,7 +158,7 @@ class EvaluationJob(AttackJob):
         return EvaluateConfig(
             **common_settings(materials, run),
             classifier_run=finished[self.classifier].path,
-            segmenter_run=None if self.segmenter is None else finished[self.segmenter].path,
+            segmenter_run=None if self.masked_by is None else finished[self.masked_by].path,
             masks=vars(self.masks),
             attack=self.suite(ablation),
             seed=self.seed,
@@ -166,8 +171,8 @@ class EvaluationJob(AttackJob):
     def inputs(self, materials: Materials) -> dict[str, str]:
         """Data set, weights of the stages, and the order of the attacks."""
         inputs = super().inputs(materials) | {"classifier": weights_digest(materials.finished[self.classifier].path, "classifier")}
-        if self.segmenter is not None:
-            inputs["segmenter"] = weights_digest(materials.finished[self.segmenter].path, "segmenter")
+        if self.masked_by is not None:
+            inputs["segmenter"] = weights_digest(materials.finished[self.masked_by].path, "segmenter")
         return inputs | order_of_attacks(self.suite(materials.ablation))
 
     def passes(self, ablation: AblateConfig, counts: ImageCounts) -> Passes:

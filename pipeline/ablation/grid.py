@@ -10,14 +10,14 @@ from pipeline.ablation.evaluation_job import EvaluationJob
 from pipeline.ablation.job import Fold, Job
 from pipeline.ablation.own_job import OwnJob
 from pipeline.ablation.pooled_job import PooledJob
-from pipeline.ablation.training_jobs import ClassifierJob, SegmenterJob, SilhouetteJob
+from pipeline.ablation.training_jobs import ClassifierJob, JointJob, SegmenterJob, SilhouetteJob
 from pipeline.attacks.specs import GradientPath
 from pipeline.attacks.threat import Region
 from pipeline.masks.config import MaskSource
 
 Family = Callable[[AblateConfig], Iterable[Job]]
 _MAIN = (
-    *(MaskSource.NONE, MaskSource.ORACLE, MaskSource.LEARNED, MaskSource.LEARNED_HARD),
+    *(MaskSource.NONE, MaskSource.ORACLE, MaskSource.LEARNED, MaskSource.LEARNED_HARD, MaskSource.JOINT),
     *(MaskSource.RANDOM, MaskSource.RANDOM_ALIKE, MaskSource.FOREIGN_SAME, MaskSource.FOREIGN_OTHER),
 )
 _DIAGNOSES = (GradientPath.BOTH, GradientPath.PIXELS, GradientPath.MASK)
@@ -129,15 +129,21 @@ def _segmenters(config: AblateConfig, pair: MaskPair, seed: int, fold: Fold | No
 def _arm(
     config: AblateConfig, objective: Objective, pair: MaskPair, segmenter: SegmenterJob | None, seed: int, fold: Fold | None
 ) -> EvaluationJob:
-    classifier = ClassifierJob(
+    source = MaskSource(config.joint.classifier) if pair.train == MaskSource.JOINT else pair.train
+    alone = ClassifierJob(
         objective=objective,
         seed=seed,
         fold=fold,
-        masks=config.mask_config(pair.train),
-        segmenter=segmenter if pair.train.needs_segmenter else None,
+        masks=config.mask_config(source),
+        segmenter=segmenter if source.needs_segmenter else None,
     )
+    joint = None
+    if pair.train == MaskSource.JOINT:
+        assert segmenter is not None
+        masks = config.mask_config(pair.train)
+        joint = JointJob(seed=seed, fold=fold, masks=masks, segmenter=segmenter, classifier=alone)
     return EvaluationJob(
-        classifier=classifier,
+        classifier=joint or alone,
         masks=config.mask_config(pair.test),
         segmenter=segmenter if pair.test.needs_segmenter else None,
         role="main" if pair.test in _MAIN else "diagnostic",

@@ -162,7 +162,7 @@ def _entry(config: AblateConfig, arm: EvaluationJob | PooledJob, states: dict[Jo
         "seed": one.seed,
         "evaluation": _relative(config, states[arm]),
         "classifier": _relative(config, states[one.classifier]),
-        "segmenter": _relative(config, states[segmenter]) if segmenter else None,
+        "segmenter": _relative(config, states[one.masked_by or segmenter]) if segmenter else None,
     }
 
 

@@ -8,7 +8,7 @@ from pipeline.ablation.cache import RunCache
 from pipeline.ablation.config import AblateConfig
 from pipeline.ablation.grid import arms
 from pipeline.ablation.job import ImageCounts, Job
-from pipeline.ablation.training_jobs import ClassifierJob, SegmenterJob
+from pipeline.ablation.training_jobs import ClassifierJob, JointJob, SegmenterJob
 
 
 class Progress(StrEnum):
@@ -53,7 +53,7 @@ def _progress(cache: RunCache, job: Job) -> Progress:
 def lines(config: AblateConfig, steps: Sequence[Step], *, prepared: bool) -> list[str]:
     """The plan for people."""
     systems, seeds = len(arms(config)), len(config.seeds)
-    stages = sum(isinstance(step.job, SegmenterJob | ClassifierJob) for step in steps)
+    stages = sum(isinstance(step.job, SegmenterJob | ClassifierJob | JointJob) for step in steps)
     epsilons = len(config.attack.threat.epsilons)
     own = f" and {len(config.systems)} of your own" if config.systems else ""
     text = [

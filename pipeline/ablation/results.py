@@ -23,8 +23,8 @@ def training_line(path: Path) -> str:
 
 
 def _score(scores: Mapping[str, float]) -> str:
-    """That of a segmenter is its IoU, that of a classifier its accuracy."""
-    name = "iou" if "iou" in scores else "accuracy"
+    """That of a segmenter is its IoU, that of a classifier, or of both together, the accuracy."""
+    name = "accuracy" if "accuracy" in scores else "iou"
     return f"{name} {scores[name]:.3f}"
 
 

@@ -11,8 +11,8 @@ from pipeline.ablation.passes import training_passes
 from pipeline.ablation.results import training_line
 from pipeline.masks.config import MaskConfig, MaskSource
 from pipeline.runs.checkpoints import weights_digest
-from pipeline.training.commands import train_classifier, train_segmenter
-from pipeline.training.config import TrainClassifierConfig, TrainSegmenterConfig
+from pipeline.training.commands import train_classifier, train_joint, train_segmenter
+from pipeline.training.config import TrainClassifierConfig, TrainJointConfig, TrainSegmenterConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +144,81 @@ class ClassifierJob(TrainingJob):
         """Of the whole training."""
         epochs, behind = ablation.classifier_trainer.epochs, self.segmenter is not None
         return training_passes(ablation.objective(self.objective), counts, epochs=epochs, behind_segmenter=behind)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointJob(TrainingJob):
+    """Train a segmenter and a classifier on, together."""
+
+    kind: ClassVar[str] = "joint"
+    command: ClassVar[str] = "train-joint"
+
+    masks: MaskConfig
+    """Those of the source joint."""
+    segmenter: SegmenterJob
+    """What the segmenter is before."""
+    classifier: ClassifierJob
+    """What the classifier is before, trained for the same objective."""
+
+    @property
+    def objective(self) -> Objective:
+        """Of the classifier, before and together."""
+        return self.classifier.objective
+
+    @property
+    def title(self) -> str:
+        """In words."""
+        before = f"{self.segmenter.objective} segmenter and classifier with masks {self.classifier.masks.source.value}"
+        return f"both stages, {self.objective} (from {before}){self._which}"
+
+    @property
+    def slug(self) -> str:
+        """The readable part of a directory name."""
+        return f"{self.objective}-{self.segmenter.objective}-{self.classifier.masks.source.value}{self._which_slug}"
+
+    @property
+    def needs(self) -> tuple[Job, ...]:
+        """Both stages as they are before."""
+        return tuple(dict.fromkeys((*self.classifier.needs, self.segmenter, self.classifier)))
+
+    @property
+    def alike(self) -> tuple[object, ...]:
+        """Seeds and beginnings take equally long."""
+        return (self.objective,)
+
+    def config(self, materials: Materials, run: Path) -> TrainJointConfig:
+        """Of ``foreguard train-joint``."""
+        ablation, finished = materials.ablation, materials.finished
+        return TrainJointConfig(
+            prepared=materials.prepared,
+            run=run,
+            resume=True,
+            segmenter_run=finished[self.segmenter].path,
+            classifier_run=finished[self.classifier].path,
+            mask_weight=ablation.joint.mask_weight,
+            attack_on=ablation.joint.attack_on,
+            updates=ablation.joint.updates,
+            label_smoothing=ablation.label_smoothing,
+            objective=ablation.objective(self.objective),
+            augment=ablation.augment,
+            trainer=dataclasses.replace(ablation.joint_trainer, seed=self.seed),
+        )
+
+    def inputs(self, materials: Materials) -> dict[str, str]:
+        """Data set, and weights of both stages before."""
+        segmenter = weights_digest(materials.finished[self.segmenter].path, "segmenter")
+        classifier = weights_digest(materials.finished[self.classifier].path, "classifier")
+        return super().inputs(materials) | {"segmenter": segmenter, "classifier": classifier}
+
+    def run(self, state: JobState) -> None:
+        """Train them."""
+        train_joint(state.config)
+
+    def passes(self, ablation: AblateConfig, counts: ImageCounts) -> Passes:
+        """Of the whole training, all of it through both stages; at most, where each loss has its own attack."""
+        epochs, attacks = ablation.joint_trainer.epochs, 2 if ablation.joint.attack_on == "each" else 1
+        own = training_passes(ablation.objective(self.objective), counts, epochs=epochs, behind_segmenter=False)
+        return Passes(forward=2 * attacks * own.forward, backward=2 * attacks * own.backward)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,7 +31,11 @@ KEYS_OUTSIDE_FINGERPRINT = frozenset(
     }  # of evaluate
     | {"store", "dry_run", "workers", "data.root", "data.download", "evaluation.batch_size", "evaluation.devices"}  # of an ablation
     | {"evaluation.sanity", "evaluation.sanity.objectives", "evaluation.sanity.sources", "evaluation.sanity.images"}
-    | {f"{stage}_trainer.{key}" for stage in ("segmenter", "classifier") for key in ("num_workers", "checkpoint_every", "trackers")}
+    | {
+        f"{name}_trainer.{key}"
+        for name in ("segmenter", "classifier", "joint")
+        for key in ("num_workers", "checkpoint_every", "trackers")
+    }
 )
 """Keys that a resumed run may have otherwise: paths (the content behind them is compared) and what changes no result."""
 

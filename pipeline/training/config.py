@@ -9,10 +9,17 @@ from classifier.config import ClassifierConfig
 from pipeline.config import AnyPath, BatchSize, Count, Number, Seed, Whole, Workers, configuration
 from pipeline.data.config import AugmentConfig
 from pipeline.masks.config import MaskConfig, MaskSource, OtherMasks
+from pipeline.training.awp import AwpConfig
+from pipeline.training.fast import FastConfig
+from pipeline.training.mart import MartConfig
+from pipeline.training.noise import NoiseConfig
 from pipeline.training.objectives import AdversarialConfig, NaturalConfig, TradesConfig
 from segmenter.config import SegmenterConfig
 
-ObjectiveConfig = Annotated[NaturalConfig | AdversarialConfig | TradesConfig, Field(discriminator="name")]
+ObjectiveConfig = Annotated[
+    NaturalConfig | AdversarialConfig | TradesConfig | FastConfig | MartConfig | AwpConfig | NoiseConfig,
+    Field(discriminator="name"),
+]
 """Every objective. Another one is a file of its own, and its name here."""
 Tracker = Literal["tensorboard", "wandb", "mlflow"]
 
@@ -84,11 +91,15 @@ class TrainSegmenterConfig:
     segmenter: SegmenterConfig = field(default_factory=SegmenterConfig)
     """What the segmenter is made of."""
     objective: ObjectiveConfig = field(default_factory=NaturalConfig)
-    """What a training step minimizes: natural, adversarial or trades."""
+    """What a training step minimizes: natural, adversarial, trades, fast, mart, awp or noise."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """How training images are varied."""
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     """The training loop."""
+
+    def __post_init__(self) -> None:
+        if not self.objective.for_segmenters:
+            raise ValueError(f"objective={self.objective.name}: its losses are of classes: choose another one for a segmenter")
 
 
 @configuration
@@ -110,7 +121,7 @@ class TrainClassifierConfig:
     label_smoothing: Annotated[Number, Field(ge=0, lt=1)] = 0.0
     """Share of the target that is spread over all classes, 0 to 1."""
     objective: ObjectiveConfig = field(default_factory=NaturalConfig)
-    """What a training step minimizes: natural, adversarial or trades."""
+    """What a training step minimizes: natural, adversarial, trades, fast, mart, awp or noise."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """How training images are varied."""
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
@@ -155,8 +166,12 @@ class TrainJointConfig:
     label_smoothing: Annotated[Number, Field(ge=0, lt=1)] = 0.0
     """Share of the class target that is spread over all classes, 0 to 1."""
     objective: ObjectiveConfig = field(default_factory=NaturalConfig)
-    """What a training step minimizes: natural, adversarial or trades."""
+    """What a training step minimizes: natural, adversarial, trades, fast, mart, awp or noise."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """How training images are varied."""
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     """The training loop."""
+
+    def __post_init__(self) -> None:
+        if self.attack_on == "each" and (self.objective.name == "awp" or not self.objective.for_segmenters):
+            raise ValueError(f"attack_on=each: objective={self.objective.name} has one loss for both stages: say attack_on=sum")

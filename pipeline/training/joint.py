@@ -5,7 +5,7 @@ objectives and the loop treat the two stages as they treat one.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -97,6 +97,8 @@ def bind_joint(stages: nn.Module, *, num_classes: int, mask_weight: float, label
         divergence=lambda outputs, others: classes.divergence(outputs, others) + mask_weight * masks.divergence(outputs, others),
         scores={"accuracy": classes.accuracy, "iou": masks.iou},
         validation_loss=classes.loss,
+        boosted_loss=lambda outputs, targets: classes.boosted(outputs, targets) + mask_weight * masks.loss(outputs, targets),
+        confidence=classes.confidence,
     )
 
 
@@ -121,6 +123,10 @@ class SeparatelyAttacked(Objective):
         """That of the objective."""
         return self.objective.validation_attack()
 
+    def collapsed(self, scores: Sequence[float]) -> bool:
+        """As of the objective."""
+        return self.objective.collapsed(scores)
+
 
 class _ClassPart(NamedTuple):
     """What is said of the classes in a row of outputs, by the names of ``BoundStage``."""
@@ -134,6 +140,12 @@ class _ClassPart(NamedTuple):
 
     def divergence(self, outputs: Tensor, others: Tensor) -> Tensor:
         return classifier_losses.kl_divergence(outputs[:, : self.num_classes], others[:, : self.num_classes])
+
+    def boosted(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return classifier_losses.boosted_cross_entropy(outputs[:, : self.num_classes], targets[:, 0].long())
+
+    def confidence(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return classifier_losses.confidence(outputs[:, : self.num_classes], targets[:, 0].long())
 
     def accuracy(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return classifier_metrics.correct(outputs[:, : self.num_classes], targets[:, 0].long()).float()

@@ -1,5 +1,7 @@
 """What a training step minimizes: one configuration for each objective, which knows its losses. No torch is needed to read one."""
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import field
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -27,18 +29,59 @@ class RobustValidationConfig:
 
 
 class Objective:
-    """What a training step minimizes. Another one is a configuration that is derived from this, listed in ``ObjectiveConfig``."""
+    """What a training step minimizes. Another one is a configuration that is derived from this, listed in ``ObjectiveConfig``.
+
+    A step finds the points that are trained on, and then minimizes losses at these points.
+    """
 
     name: str
     """What ``objective.name`` chooses it by."""
 
+    @property
+    def for_segmenters(self) -> bool:
+        """It is defined for masks, and not for classes alone."""
+        return True
+
+    def points(self, stage: "BoundStage", batch: "Batch", seeds: "Tensor") -> "Tensor":
+        """The images (B,3,H,W) that are trained on, detached: the batch's own. ``seeds`` (B,): for what is drawn for an image."""
+        del stage, seeds
+        return batch.images
+
+    def losses_at(self, stage: "BoundStage", batch: "Batch", points: "Tensor") -> "Tensor":
+        """One loss per image (B,), differentiable by the stage's parameters. The stage's loss at the points."""
+        return stage.loss(stage.training_outputs(points, stage.context(batch)), stage.targets(batch))
+
     def losses(self, stage: "BoundStage", batch: "Batch", seeds: "Tensor") -> "Tensor":
-        """One loss per image (B,), differentiable by the stage's parameters; ``seeds`` (B,) are for what is drawn for an image."""
-        raise NotImplementedError
+        """The losses at the points."""
+        return self.losses_at(stage, batch, self.points(stage, batch, seeds))
+
+    def losses_in_step(self, stage: "BoundStage", batch: "Batch", seeds: "Tensor") -> "AbstractContextManager[Tensor]":
+        """The losses, for as long as they are differentiated."""
+        return nullcontext(self.losses(stage, batch, seeds))
 
     def validation_attack(self) -> tuple[PgdConfig, int] | None:
         """The attack whose score chooses the best epoch, and on how many validation images; None: the score on clean ones."""
         return None
+
+    def collapsed(self, scores: Sequence[float]) -> bool:
+        """Whether training is to end, seeing the scores that chose the best epoch so far, one an epoch."""
+        del scores
+        return False
+
+
+class RobustObjective(Objective):
+    """An objective with an attack of several steps, whose last point is trained on."""
+
+    attack: PgdConfig
+    validation: RobustValidationConfig
+
+    def __post_init__(self) -> None:
+        if self.attack.restarts != 1:
+            raise ValueError(f"attack.restarts is {self.attack.restarts}: training takes the last point of one start, set it to 1")
+
+    def validation_attack(self) -> tuple[PgdConfig, int] | None:
+        """The one of the validation, else that of training."""
+        return self.validation.attack or self.attack, self.validation.max_images
 
 
 @configuration
@@ -48,14 +91,9 @@ class NaturalConfig(Objective):
     name: Literal["natural"] = "natural"
     """the stage's loss on the clean images"""
 
-    def losses(self, stage: "BoundStage", batch: "Batch", seeds: "Tensor") -> "Tensor":
-        """The stage's loss on the clean images."""
-        del seeds
-        return stage.loss(stage.training_outputs(batch.images, stage.context(batch)), stage.targets(batch))
-
 
 @configuration
-class AdversarialConfig(Objective):
+class AdversarialConfig(RobustObjective):
     """Training on attacked images (Madry et al. 2018, https://arxiv.org/abs/1706.06083)."""
 
     name: Literal["adversarial"] = "adversarial"
@@ -66,22 +104,15 @@ class AdversarialConfig(Objective):
     validation: RobustValidationConfig = field(default_factory=RobustValidationConfig)
     """How the best epoch is chosen."""
 
-    def __post_init__(self) -> None:
-        _check_one_start(self.attack)
+    def points(self, stage: "BoundStage", batch: "Batch", seeds: "Tensor") -> "Tensor":
+        """``losses.attacked_images``"""
+        from pipeline.training.losses import attacked_images
 
-    def losses(self, stage: "BoundStage", batch: "Batch", seeds: "Tensor") -> "Tensor":
-        """``losses.adversarial``"""
-        from pipeline.training.losses import adversarial
-
-        return adversarial(stage, batch, attack=self.attack, seeds=seeds)
-
-    def validation_attack(self) -> tuple[PgdConfig, int] | None:
-        """The one of the validation, else that of training."""
-        return self.validation.attack or self.attack, self.validation.max_images
+        return attacked_images(stage, batch, self.attack, seeds=seeds)
 
 
 @configuration
-class TradesConfig(Objective):
+class TradesConfig(RobustObjective):
     """Training on clean images, with the outputs on attacked ones held close (Zhang et al. 2019, https://arxiv.org/abs/1901.08573)."""
 
     name: Literal["trades"] = "trades"
@@ -94,20 +125,16 @@ class TradesConfig(Objective):
     validation: RobustValidationConfig = field(default_factory=RobustValidationConfig)
     """How the best epoch is chosen."""
 
-    def __post_init__(self) -> None:
-        _check_one_start(self.attack)
+    def points(self, stage: "BoundStage", batch: "Batch", seeds: "Tensor") -> "Tensor":
+        """``losses.diverging_images``"""
+        from pipeline.training.losses import diverging_images
 
-    def losses(self, stage: "BoundStage", batch: "Batch", seeds: "Tensor") -> "Tensor":
-        """``losses.trades``"""
-        from pipeline.training.losses import trades
+        return diverging_images(stage, batch, self.attack, seeds=seeds)
 
-        return trades(stage, batch, attack=self.attack, beta=self.beta, seeds=seeds)
-
-    def validation_attack(self) -> tuple[PgdConfig, int] | None:
-        """The one of the validation, else that of training."""
-        return self.validation.attack or self.attack, self.validation.max_images
-
-
-def _check_one_start(attack: PgdConfig) -> None:
-    if attack.restarts != 1:
-        raise ValueError(f"attack.restarts is {attack.restarts}: training takes the last point of one start, set it to 1")
+    def losses_at(self, stage: "BoundStage", batch: "Batch", points: "Tensor") -> "Tensor":
+        """Gradients flow through both arguments of the divergence. As in the authors' code, but that the clean outputs are computed
+        once and not twice."""
+        context = stage.context(batch)
+        clean = stage.training_outputs(batch.images, context)
+        divergence = stage.divergence(stage.training_outputs(points, context), clean)
+        return stage.loss(clean, stage.targets(batch)) + self.beta * divergence

@@ -59,6 +59,10 @@ class BoundStage:
     """Name -> (outputs, targets) -> (B,) in [0,1], higher is better. The first one selects the best epoch."""
     validation_loss: Score | None = None
     """What attacks of the validation maximise; None: the loss."""
+    boosted_loss: Score | None = None
+    """The loss of MART on attacked images, (outputs, targets) -> (B,): it also holds the likeliest wrong class down."""
+    confidence: Score | None = None
+    """(outputs, targets) -> (B,), the probability of the right class. Both are of classes: a segmenter has neither."""
     wrapper: nn.Module | None = None
     """Fabric's wrapper of the network: mixed precision and gradient exchange between processes. None: the network itself."""
     copies: FollowingCopies | None = None
@@ -68,6 +72,10 @@ class BoundStage:
     def score_name(self) -> str:
         """The score that selects the best epoch."""
         return next(iter(self.scores))
+
+    def attacked_network(self, images: Float[Tensor, "batch 3 height width"]) -> nn.Module:
+        """What an attack in training climbs on: the network, or a copy of it as it is now."""
+        return self.network if self.copies is None else self.copies.latest(images)
 
     def outputs(self, images: Float[Tensor, "batch 3 height width"], context: MaskContext | None) -> Tensor:
         """Outputs of the bare network, for validation and attacks."""
@@ -229,6 +237,8 @@ def bind_classifier(
         context=context,
         loss=loss,
         divergence=classifier_losses.kl_divergence,
+        boosted_loss=classifier_losses.boosted_cross_entropy,
+        confidence=classifier_losses.confidence,
         scores={"accuracy": lambda logits, labels: classifier_metrics.correct(logits, labels).float()},
     )
 

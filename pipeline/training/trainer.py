@@ -106,7 +106,7 @@ class Trainer:
         self._begin(run)
         counters, config = self.state.counters, self._config
         with held_back():
-            while counters.epoch < config.epochs and (config.patience is None or counters.epochs_without_gain < config.patience):
+            while not self._ended():
                 with self._progress() as advance:
                     for batch in self._train_loader.epoch(counters.epoch, counters.batch):
                         signal = self._step(batch.to(self._fabric.device))
@@ -148,9 +148,9 @@ class Trainer:
         torch.manual_seed(sample_seed(self._config.seed, counters.step, self._fabric.global_rank))
         self._stage.network.train()
         seeds = derive_seeds(batch.seeds, self._config.seed, counters.epoch)
-        losses = self._training.objective.losses(self._stage, batch, seeds)
-        self._optimizer.zero_grad()
-        self._fabric.backward(losses.mean())
+        with self._training.objective.losses_in_step(self._stage, batch, seeds) as losses:
+            self._optimizer.zero_grad()
+            self._fabric.backward(losses.mean())
         for parameter in self._training.resting(self._stage.module, counters.step):
             parameter.grad = None
         loss_sum, interrupted = self._checked_sum(batch, losses.detach(), self._clipped_norm())
@@ -214,6 +214,19 @@ class Trainer:
         shown = ", ".join(f"{name} {value:.4g}" for name, value in row.items() if name.endswith(("loss", self._stage.score_name)))
         note = " (best so far)" if better else ""
         _say(self._fabric, f"epoch {counters.epoch}/{self._config.epochs}: {shown}, {counters.seconds:.0f} s{note}")
+
+        if self._training.objective.collapsed(self._scores()):
+            _say(self._fabric, f"the robust {self._stage.score_name} has collapsed: training ends, and the best epoch is kept")
+
+    def _scores(self) -> list[float]:
+        """What has chosen the best epoch, epoch by epoch."""
+        return [row[f"val_{self._selector}"] for row in self.state.counters.history]
+
+    def _ended(self) -> bool:
+        """All epochs are done, patience has run out, or the objective has seen enough."""
+        counters, patience = self.state.counters, self._config.patience
+        impatient = patience is not None and counters.epochs_without_gain >= patience
+        return counters.epoch >= self._config.epochs or impatient or self._training.objective.collapsed(self._scores())
 
     def _finish(self) -> None:
         """Measure the best checkpoint on the validation and test images, and say how it went."""

@@ -8,7 +8,8 @@ from pipeline.ablation.config import AblateConfig
 from pipeline.ablation.decomposition import DecompositionJob
 from pipeline.ablation.evaluation_job import EvaluationJob
 from pipeline.ablation.grid import arms, decompositions, jobs
-from pipeline.ablation.training_jobs import ClassifierJob, SegmenterJob
+from pipeline.ablation.job import ImageCounts
+from pipeline.ablation.training_jobs import ClassifierJob, JointJob, SegmenterJob
 from pipeline.cli.composition import compose, group_choices, load_config
 from pipeline.config import CONFIG_DIR, to_plain, validate
 from pipeline.errors import ConfigError
@@ -123,6 +124,39 @@ def test_degraded_oracles_are_tested_on_the_classifier_of_the_oracle() -> None:
 def test_frozen_masks_are_a_diagnostic() -> None:
     roles = {(arm.masks.source.value, arm.role) for arm in arms(config()) if arm.role != "degradation"}
     assert roles == {("none", "main"), ("oracle", "main"), ("learned", "main"), ("frozen", "diagnostic")}
+
+
+JOINT = {"train": "joint", "test": "joint", "segmenters": ["adversarial"]}
+
+
+@pytest.mark.parametrize(("begins", "behind"), [("learned", "adversarial"), ("oracle", None)])
+def test_a_joint_arm_continues_from_a_segmenter_and_a_classifier(begins: str, behind: str | None) -> None:
+    found = config(masks=[JOINT], joint={"classifier": begins}, degradation=None, seeds=[3], classifier_objectives=["trades"])
+    (arm,) = arms(found)
+    assert (arm.role, arm.masks.source, arm.classifier.masks.source) == ("main", MaskSource.JOINT, MaskSource.JOINT)
+    assert arm.name == "trades classifier, masks joint to joint adversarial segmenter, seed 3"
+    assert arm.masked_by is arm.classifier
+    todo = jobs(found)
+    trained = [job for job in todo if isinstance(job, SegmenterJob | ClassifierJob | JointJob)]
+    segmenter, classifier, joint = trained
+    assert (segmenter.objective, classifier.objective, joint.objective) == ("adversarial", "trades", "trades")
+    assert classifier.masks.source == begins
+    assert (classifier.segmenter and classifier.segmenter.objective) == behind
+    assert joint.needs == (segmenter, classifier)
+    assert all(job.passes(found, ImageCounts(train=10, val=5, test=5, classes=3)).total > 0 for job in trained)
+
+
+def test_a_joint_arm_shares_its_beginnings_with_the_arms_of_stages_trained_apart() -> None:
+    pairs = [JOINT, {"train": "learned", "test": "learned", "segmenters": ["adversarial"]}]
+    both, alone = (jobs(config(masks=masks, degradation=None, decomposition=None)) for masks in (pairs, pairs[1:]))
+    assert set(alone) < set(both)
+    assert {type(job) for job in set(both) - set(alone)} == {JointJob, EvaluationJob}
+
+
+@pytest.mark.parametrize("pair", [("learned", "joint"), ("oracle", "joint"), ("joint", "learned")])
+def test_joint_masks_are_of_stages_that_were_trained_together(pair: tuple[str, str]) -> None:
+    with pytest.raises(ConfigError, match=r"masks: joint masks are those of stages that were trained together"):
+        config(masks=[{"train": pair[0], "test": pair[1]}], degradation=None)
 
 
 def test_every_job_comes_once_and_after_what_it_needs() -> None:

@@ -13,7 +13,7 @@ from pipeline.attacks.config import PgdConfig
 from pipeline.data.loader import Batch
 from pipeline.masks.config import MaskConfig, MaskSource
 from pipeline.system import attacked
-from pipeline.training.losses import adversarial
+from pipeline.training.objectives import AdversarialConfig
 from pipeline.training.tasks import bind_classifier, bind_segmenter
 from segmenter.config import SegmenterConfig
 from segmenter.model import build_segmenter
@@ -89,7 +89,7 @@ def test_points_are_nearly_as_bad_and_the_update_is_in_float32(make_stage):
     stage = make_stage()
     with attacked(stage.network), torch.no_grad():
         clean = stage.loss(stage.outputs(batch.images, stage.context(batch)), stage.targets(batch))
-    losses = [adversarial(one, batch, attack=ATTACK, seeds=batch.seeds) for one in (eval_mode(stage), in_bfloat16(stage))]
+    losses = [AdversarialConfig(attack=ATTACK).losses(one, batch, batch.seeds) for one in (eval_mode(stage), in_bfloat16(stage))]
     exact, rounded = (one.detach() - clean for one in losses)
     assert (exact > 0).all()
     assert rounded.sum() >= 0.9 * exact.sum()

@@ -14,7 +14,7 @@ from pipeline.attacks.config import PgdConfig
 from pipeline.data.loader import Batch
 from pipeline.masks.config import MaskConfig, MaskSource
 from pipeline.training.config import ObjectiveConfig
-from pipeline.training.losses import adversarial, trades, worst_case_images
+from pipeline.training.losses import worst_case_images
 from pipeline.training.objectives import AdversarialConfig, NaturalConfig, TradesConfig
 from pipeline.training.tasks import BoundStage, bind_classifier, bind_segmenter
 from segmenter.config import SegmenterConfig
@@ -37,6 +37,14 @@ def make_batch(size=4, seed=0, side=SIZE):
 
 def natural(stage, batch):
     return NaturalConfig().losses(stage, batch, batch.seeds)
+
+
+def adversarial(stage, batch, *, attack, seeds):
+    return AdversarialConfig(attack=attack).losses(stage, batch, seeds)
+
+
+def trades(stage, batch, *, attack, beta, seeds):
+    return TradesConfig(attack=attack, beta=beta).losses(stage, batch, seeds)
 
 
 class Linear(nn.Module):

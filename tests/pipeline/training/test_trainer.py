@@ -22,8 +22,10 @@ from pipeline.data.dataset import open_prepared
 from pipeline.errors import CheckpointError, ConfigError, RunError
 from pipeline.masks.config import MaskConfig, MaskSource
 from pipeline.runs.checkpoints import load_classifier, load_segmenter, read_checkpoint
+from pipeline.training.awp import AwpConfig
 from pipeline.training.commands import train_classifier, train_segmenter
 from pipeline.training.config import TrainClassifierConfig, TrainerConfig, TrainSegmenterConfig
+from pipeline.training.fast import FastConfig
 from pipeline.training.logging import read_metrics
 from pipeline.training.objectives import AdversarialConfig, NaturalConfig, RobustValidationConfig, TradesConfig
 from segmenter.config import SegmenterConfig
@@ -145,11 +147,11 @@ def stopped_after(config, num_steps, error):
     kind, left = type(config.objective), [num_steps]
 
     class Stopping(kind):
-        def losses(self, stage, batch, seeds):
+        def points(self, stage, batch, seeds):
             if not left[0]:
                 raise error
             left[0] -= 1
-            return kind.losses(self, stage, batch, seeds)
+            return kind.points(self, stage, batch, seeds)
 
     return replace(config, objective=Stopping(**vars(config.objective)))
 
@@ -160,6 +162,7 @@ def stopped_after(config, num_steps, error):
         (NaturalConfig(), {"optimizer": "adamw"}),
         (ROBUST, {"optimizer": "sgd"}),
         pytest.param(ROBUST, {"attack_precision": "bfloat16"}, marks=pytest.mark.slow),
+        pytest.param(AwpConfig(of=ROBUST), {}, marks=pytest.mark.slow),
         pytest.param(TradesConfig(attack=QUICK, validation=ROBUST.validation), {}, marks=pytest.mark.slow),
     ],
 )
@@ -173,6 +176,19 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(config, tmp_path, objecti
     train_classifier(replace(again, resume=True))
     assert_same_weights(config.run, again.run)
     assert without_seconds(config.run) == without_seconds(again.run)
+
+
+@pytest.mark.slow
+def test_a_collapse_ends_training_and_the_best_epoch_is_kept(config, capsys):
+    class Ending(FastConfig):
+        def collapsed(self, scores):
+            return len(scores) == 1
+
+    quick = Ending(epsilon=2 / 255, validation=RobustValidationConfig(max_images=8, attack=QUICK))
+    train_classifier(replace(config, objective=quick))
+    assert "the robust accuracy has collapsed: training ends, and the best epoch is kept" in capsys.readouterr().err
+    assert read_metrics(config.run / "metrics.csv")["epoch"] == [1]
+    assert json.loads((config.run / "result.json").read_text())["epoch"] == 1
 
 
 def test_a_kill_between_the_writings_of_an_epochs_end_changes_nothing(config, monkeypatch, tmp_path):
