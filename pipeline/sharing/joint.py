@@ -23,6 +23,8 @@ FILES: dict[Kind, str] = {"torch-export": "system.pt2", "onnx": "system.onnx"}
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 """What ONNX needs: the extra ``export``."""
 BATCH = 50
+SMALLEST = 16
+"""Pixels a side that a graph has to take, where training images were not smaller."""
 STEPS = (1, 8, 16, 32)
 """Of which a side may have to be a multiple: networks halve it again and again."""
 LOGITS, MASKS = 1e-3, 1e-4
@@ -41,7 +43,7 @@ class Joint(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits and masks."""
         if self.system.mask_config.source == MaskSource.NONE:
-            return self.system(images), images.new_ones(len(images), 1, *images.shape[2:])
+            return self.system(images), torch.ones_like(images[:, :1])  # its len() would fix the batch
         masks, logits = masks_and_logits(self.system, images)
         return logits, masks
 
@@ -78,10 +80,12 @@ def check_possible(system: TwoStage, files: tuple[Kind, ...]) -> None:
 def trace(joint: Joint, side: int) -> Traced:
     """The joint system as a graph, for any batch and, where the stages allow it, any size. Raises RunError where it has none."""
     example = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0))
-    batch, height, width = (torch.export.Dim(name, min=1) for name in ("batch", "height", "width"))
-    shapes: list[tuple[int | None, dict[int, Any]]] = [
-        (step, {0: batch, 2: step * height, 3: step * width}) for step in STEPS if _takes_more(joint, side, step)
-    ]
+    batch = torch.export.Dim("batch", min=1)
+    shapes: list[tuple[int | None, dict[int, Any]]] = []
+    for step in (step for step in STEPS if _takes_more(joint, side, step)):
+        least = max(1, min(side, SMALLEST) // step)
+        height, width = (torch.export.Dim(name, min=least) for name in ("height", "width"))
+        shapes.append((step, {0: batch, 2: step * height, 3: step * width}))
     shapes.append((None, {0: batch}))
     reason: Exception | None = None
     for kept, dynamic in shapes:

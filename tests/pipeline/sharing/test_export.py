@@ -168,9 +168,11 @@ def tiny(source: str = "learned", *, sides: bool = True) -> TwoStage:
     return TwoStage(classifier, segmenter=segmenter, masks=MaskConfig(source=source)).eval()
 
 
-@pytest.mark.parametrize(("sides", "step"), [(True, 8), (False, None)])
-def test_a_graph_takes_any_batch_and_the_sizes_that_the_stages_take(tmp_path: Path, sides: bool, step: int | None) -> None:
-    joint = Joint(tiny(sides=sides)).eval()
+@pytest.mark.parametrize(("source", "sides", "step"), [("learned", True, 8), ("learned", False, None), ("none", True, 1)])
+def test_a_graph_takes_any_batch_and_the_sizes_that_the_stages_take(
+    tmp_path: Path, source: str, sides: bool, step: int | None
+) -> None:
+    joint = Joint(tiny(source, sides=sides)).eval()
     traced = trace(joint, 16)
     assert traced.size_step == step
     function = write_file("torch-export", tmp_path / "system.pt2", traced, ("a", "b", "c"))
