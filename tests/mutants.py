@@ -6,8 +6,8 @@ score. A sample is drawn with a seed over all modules, so the score is an estima
 every survivor with its line. A mutant that hangs is stopped and counts as noticed.
 
 A mutant is shown to the tests that ran its line where nothing was changed (coverage.py saw them do it), those of the module's own
-file first, then the fastest; for what is computed at import, to all that ran a line of its module. After ``--budget`` seconds of
-them it counts as a survivor. Each mutant is tried in a fork of this process, which has imported what others wrote.
+file first; what runs at import, a default say, is shown to all tests. After ``--budget`` processor seconds of either, the fastest
+tests first, it counts as a survivor. Each mutant is tried in a fork of this process, which has imported what others wrote.
 """
 
 import argparse
@@ -136,19 +136,30 @@ class Baseline:
             raise SystemExit(f"{log.read_text()}the tests fail without a mutant, so every mutant would seem to be noticed")
         return json.loads(record.read_text())
 
-    def that_ran(self, spec: MutationSpec, budget_s: float) -> list[list[str]]:
-        """The tests that ran the line of a mutant in the order in which they are tried: the module's own, then the others."""
+    def order(self, spec: MutationSpec, budget_s: float) -> list[list[str]]:
+        """The tests of a mutant in the order in which they are tried, in groups: those of the module's own file, then the others.
+
+        For what runs at import, a default or a limit say, any test may be the one that looks: those that ran a line of the module
+        first, then the others.
+        """
         module = str(spec.module_path.relative_to(self._clone))
+        of_module = {test for (path, _), tests in self._tests.items() if path == module for test in tests}
         lines = lines_of_statement(spec.module_path, spec.start_pos[0])
-        chosen = {test for line in lines for test in self._tests.get((module, line), ())}
-        if not chosen:
-            chosen = {test for (path, _), tests in self._tests.items() if path == module for test in tests}
+        of_line = {test for line in lines for test in self._tests.get((module, line), ())}
         own = f"/test_{spec.module_path.stem}.py"
-        ordered = sorted(chosen or self.seconds, key=lambda test: (own not in test, self.seconds[test]))
+        groups = [
+            [test for test in of_line or of_module if own in test],
+            [test for test in of_line or of_module if own not in test],
+        ]
+        if not of_line:
+            groups.append([test for test in self.seconds if test not in of_module])
+        return [self._within(group, budget_s) for group in groups if group]
+
+    def _within(self, group: list[str], budget_s: float) -> list[str]:
+        """The fastest first, as many as the seconds are enough for."""
+        ordered = sorted(group, key=lambda test: self.seconds[test])
         spent = accumulate(self.seconds[test] for test in ordered)
-        tried = [test for test, seconds in zip(ordered, spent, strict=True) if seconds <= budget_s] or ordered[:1]
-        groups = [test for test in tried if own in test], [test for test in tried if own not in test]
-        return [group for group in groups if group]
+        return [test for test, seconds in zip(ordered, spent, strict=True) if seconds <= budget_s] or ordered[:1]
 
 
 def lines_of_statement(path: Path, line: int) -> range:
@@ -251,7 +262,7 @@ def is_killed(spec: MutationSpec, baseline: Baseline, clone: Path, budget_s: flo
     with use_mutation(spec.module_path, get_operator(spec.operator_name)(), spec.occurrence) as (before, after):
         if after is None:
             raise RuntimeError(f"there is no such mutant: {spec}")
-        for tests in baseline.that_ran(spec, budget_s):
+        for tests in baseline.order(spec, budget_s):
             if not killed:
                 files = sorted({clone / test.split("::")[0] for test in tests})
                 timeout_s = 300 + 20 * sum(baseline.seconds[test] for test in tests)  # of a busy machine

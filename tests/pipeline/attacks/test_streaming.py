@@ -1,5 +1,6 @@
 """The queue against plain PGD: the same points are visited, so the same images fall, whatever the batch."""
 
+import math
 from dataclasses import dataclass, field
 
 import pytest
@@ -174,6 +175,39 @@ def test_the_context_of_an_image_follows_it_through_the_queue() -> None:
             objective.select(one), linf_ball(images[one], 0.02), seeds=start_seeds(2)[:, one], batch_size=1, num_steps=4
         )
         torch.testing.assert_close(points[one], alone, rtol=0, atol=1e-9)
+
+
+@dataclass(frozen=True)
+class Sized:
+    """An objective that notes how many images it is asked about at a time."""
+
+    objective: SystemObjective
+    sizes: list[int]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return self.scores_and_margins(images)[0]
+
+    def scores_and_margins(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        self.sizes.append(len(images))
+        return self.objective.scores_and_margins(images)
+
+    def select(self, indices: Tensor) -> "Sized":
+        return Sized(self.objective.select(indices), self.sizes)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 24, 100])
+def test_batches_are_as_large_as_was_asked_for_as_long_as_images_are_waiting(batch_size: int) -> None:
+    network = model()
+    images, labels = images_of(network)
+    sized = Sized(SystemObjective(system=system(network), labels=labels, context=None, class_score=margin), [])
+    streamed_pgd(sized, linf_ball(images, 1e-6), seeds=start_seeds(2), batch_size=batch_size, num_steps=2)  # none is misclassified
+    judged = math.ceil(IMAGES / batch_size)
+    first, later = sized.sizes[:judged], sized.sizes[judged:]
+    assert sum(first) == IMAGES
+    assert sum(later) == IMAGES * 2 * 3  # two starts of two steps, and the last point of each
+    assert max(later) == min(batch_size, IMAGES)
+    full = [size == min(batch_size, IMAGES) for size in later]
+    assert full == sorted(full, reverse=True)  # smaller ones at the end alone
 
 
 def test_images_that_are_wrong_as_they_are_are_not_attacked() -> None:
