@@ -90,9 +90,13 @@ def trace(joint: Joint, side: int) -> Traced:
     reason: Exception | None = None
     for kept, dynamic in shapes:
         try:
-            return Traced(torch.export.export(joint, (example,), dynamic_shapes={"images": dynamic}), kept)
+            program = torch.export.export(joint, (example,), dynamic_shapes={"images": dynamic})
         except Exception as error:  # of somebody else's network: the next one asks for less
             reason = error
+            continue
+        for node in program.graph.nodes:
+            node.meta.pop("stack_trace", None)  # where the sources lie on this machine is nobody's business
+        return Traced(program, kept)
     said = " ".join(str(reason).split())[:300]
     raise RunError(f"files: torch.export finds no graph of this system: {said}; say files=[] for the weights alone") from reason
 

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -179,6 +180,9 @@ def test_a_graph_takes_any_batch_and_the_sizes_that_the_stages_take(
     parity = check_parity("system.pt2", function, joint, seeded_images(16, step))
     assert parity.images == (54 if sides else 51)
     assert parity.logits < 1e-5
+    with zipfile.ZipFile(tmp_path / "system.pt2") as written:
+        content = b"".join(written.read(name) for name in written.namelist())
+    assert b"pipeline/sharing" not in content
     logits, masks = function(torch.rand(7, 3, 16, 16))
     assert (tuple(logits.shape), tuple(masks.shape)) == ((7, 3), (7, 1, 16, 16))
 
@@ -229,6 +233,7 @@ def test_both_files_agree_with_the_system_on_the_test_images(runs: Path, synthet
     assert set(described.parity) == {"system.pt2", "system.onnx"}
     assert {one.images for one in described.parity.values()} == {54 + 32}
     assert described.size_step == (1 if source == "none" else 8)
+    assert b"pipeline/sharing" not in (tmp_path / "out" / "system.onnx").read_bytes()
     session = onnxruntime.InferenceSession(str(tmp_path / "out" / "system.onnx"), providers=["CPUExecutionProvider"])
     assert json.loads(session.get_modelmeta().custom_metadata_map["classes"]) == list(described.classes)
     system = load_system(tmp_path / "out")
