@@ -124,6 +124,8 @@ def command_line() -> None:
     With torch loaded the interpreter's last garbage collection takes seconds, and frees what ends with the process anyway. All
     else of an end takes place: threads are joined, exit handlers run, what was printed is flushed.
     """
+    # Read when torch is imported. Threads that spin while they wait for each other take the cores from those that they wait for.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # before and after the work Ctrl-C ends the process, without a traceback
     gc.disable()  # until the work begins nothing is left behind, and looking for it is a sixth of what an answer takes
     exit_codes: list[int] = []

@@ -101,10 +101,10 @@ def stopped(words: list[str], how: signal.Signals, moment: float, *, alone: bool
     """
     process = start(words)
     try:
-        process.communicate(timeout=moment)
+        _, said = process.communicate(timeout=moment)
     except subprocess.TimeoutExpired:
         return ended(process, how, alone=alone)
-    assert process.returncode == 0
+    assert process.returncode == 0, said
     return False
 
 

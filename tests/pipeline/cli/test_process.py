@@ -73,6 +73,20 @@ def test_a_process_ends_with_its_threads_handlers_and_output_but_without_a_last_
     assert done.stdout == "the work\nnot flusheda thread\nan exit handler\n"
 
 
+@pytest.mark.parametrize(("given", "kept"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")], ids=["none", "own"])
+def test_threads_wait_without_spinning_unless_the_user_says_otherwise(given: dict[str, str], kept: str) -> None:
+    code = """
+import os
+from pipeline.cli import main as cli
+os.environ.pop("OMP_WAIT_POLICY", None)
+os.environ |= GIVEN
+cli._dispatch = lambda words: print(os.environ["OMP_WAIT_POLICY"])
+cli.command_line()
+"""
+    done = python("-c", code.replace("GIVEN", repr(given)))
+    assert done.stdout == f"{kept}\n", done.stderr
+
+
 def test_a_bug_is_a_traceback_and_exit_code_1() -> None:
     done = python("-c", ENDS.format(outcome="raise AssertionError('a bug')"))
     assert done.returncode == 1
