@@ -9,7 +9,13 @@ import torch
 
 from pipeline.attacks.diagnostics import gradient_free, search
 from pipeline.attacks.diagnostics.check import Check, judged, skipped
-from pipeline.attacks.diagnostics.gradients import finite_numbers, gradients_against_differences, mask_saturation, zero_gradients
+from pipeline.attacks.diagnostics.gradients import (
+    finite_numbers,
+    gradients_against_differences,
+    gradients_reach,
+    mask_saturation,
+    zero_gradients,
+)
 from pipeline.attacks.diagnostics.masking import mask_follows_image, pixels_decide
 from pipeline.attacks.diagnostics.probing import Budget, climb, objective
 from pipeline.attacks.diagnostics.sameness import same_answers
@@ -115,6 +121,8 @@ def _of_the_search(examination: _Examination, batch: AttackBatch, budget: Budget
     num_steps = max(steps, default=search.NUM_STEPS)
     asked: dict[str, Callable[[], list[Check]]] = {
         "loss against steps": lambda: [search.loss_against_steps(batch, budget, num_steps=num_steps)],
+        "gradients reach": lambda: [gradients_reach(batch, budget)],
+        "search against verdict": lambda: [search.search_against_verdict(batch, budget)],
         "soft-to-hard transfer": lambda: [search.soft_to_hard_transfer(batch, budget)],
         "epsilon 0": lambda: [search.epsilon_zero(batch, norm=budget.norm)],
         "epsilon 1": lambda: [search.epsilon_one(batch, norm=budget.norm, region_everywhere=everywhere)],
@@ -149,12 +157,14 @@ def _second_opinions(examination: _Examination, rows: np.ndarray) -> list[Check]
         checks.append(skipped(name, reason))
     else:
         # Beside survivors some images that gradients fell: what Square reaches of them is its power.
-        mixed = np.concatenate([rows[: SQUARE_IMAGES * 3 // 4], _felled(examination)])[: min(SQUARE_IMAGES, examination.num_images)]
+        total = min(SQUARE_IMAGES, examination.num_images)
+        surviving = rows[: max(1, total * 3 // 4)]
+        mixed = np.concatenate([surviving, _felled(examination)[: total - len(surviving)]])
         few, few_budget = examination.batch(mixed)
         queries = min(MOST_QUERIES, QUERIES_PER_IMAGE * examination.num_images)
         queried = gradient_free.square_points(few, few_budget, num_queries=queries)
         checks.append(gradient_free.square_against_white_box(few, few_budget, queried, num_queries=queries))
-        found["Square"] = queried[: min(len(rows), SQUARE_IMAGES * 3 // 4)]
+        found["Square"] = queried[: len(surviving)]
     few, few_budget = examination.batch(rows[:DECISION_IMAGES])
     found["HopSkipJump"] = gradient_free.hop_skip_jump_points(few, few_budget, num_steps=DECISION_STEPS, max_probes=DECISION_PROBES)
     ids = examination.run.sample_ids(rows)
@@ -167,7 +177,7 @@ def _felled(examination: _Examination) -> np.ndarray:
     fallen = set(standing(records, examination.epsilon).filter(~pl.col("standing"))["sample_id"])
     right = set(records.filter(pl.col("clean_prediction") == pl.col("label"))["sample_id"])
     run = examination.run
-    return run.rows[[one in fallen & right for one in run.sample_ids(run.rows)]][:SQUARE_IMAGES]
+    return run.rows[[one in fallen & right for one in run.sample_ids(run.rows)]]
 
 
 def _numbers_or_failure(name: str, ask: Callable[[], list[Check]]) -> list[Check]:

@@ -35,6 +35,8 @@ class _Watched(nn.Module):
 
     def forward(self, images: Tensor, context: MaskContext | None = None) -> Tensor:
         logits: Tensor = self.system(images, context)
+        if not len(images):  # what is misclassified as it is, the library asks nothing about
+            return logits
         margins = margin(logits.detach(), self.label.expand(len(images)))
         largest = margins.argmax()
         if self.best is None:
@@ -64,8 +66,8 @@ def square_points(batch: AttackBatch, budget: Budget, *, num_queries: int) -> Im
             num_queries=num_queries,
             region=None if budget.region is None else budget.region[row],
         )
-        assert watched.best is not None
-        found.append(budget.select(row).ball(one.images).project(watched.best.points.to(one.images.dtype)))
+        points = one.images if watched.best is None else watched.best.points.to(one.images.dtype)
+        found.append(budget.select(row).ball(one.images).project(points))
     return torch.cat(found)
 
 

@@ -19,7 +19,8 @@ FEW = 0.05
 """Share of the images that may be out of line by accident."""
 MOST = 0.5
 """Share of values that may be without a gradient."""
-_DISAGREEMENT = 0.3  # 0 is a perfect prediction, 1 one of the opposite, or of a change where there is none
+_DISAGREEMENT = 0.2  # 0 is a perfect prediction, 1 one of the opposite, or of a change where there is none
+_REACH = 0.5  # of the promised rise of the margin, in the median image
 _DIRECTIONS = 8
 _STEPS = (3e-3, 3e-4)  # in [0,1]: at the better of the two neither curvature nor rounding hides an honest gradient
 _NOISE, _JUMP = 1e-5, 0.02  # of the spread of the logits: what rounding may do to a margin, and what a step of _STEPS may not
@@ -105,33 +106,62 @@ def gradients_against_differences(batch: AttackBatch, budget: Budget | None = No
     return judged(name, figures["disagreeing"] > FEW, finding, advice, figures)
 
 
+def gradients_reach(batch: AttackBatch, budget: Budget) -> Check:
+    """A step of an eighth of the budget has to keep half of what the gradient promises.
+
+    A gradient may be that of the function to the last digit and hold for a thousandth of a step: then descent climbs ripples.
+    """
+    name, traits = "gradients reach", traits_of(batch.system)
+    held = traits.follows_image and traits.hard_threshold is not None
+    if held and not isinstance(batch.system, StagedSystem):
+        return skipped(name, f"the hard gate of the source {traits.source} cannot be held fixed")
+    masks = _masks(batch, batch.images) if held else None
+    step = budget.epsilon / 8
+    with attacked(batch.system):
+        here, slope = _margins_and_slope(batch, batch.images, masks)
+        direction = budget.ball(batch.images).ascent(slope)
+        room = (batch.images + step * direction).clamp(0, 1) - batch.images
+        with torch.no_grad():
+            risen = _margins(batch, batch.images + room, masks) - here
+    promised = (slope * room).sum(dim=(1, 2, 3))
+    kept = torch.where(promised > 0, risen / promised.clamp_min(1e-30), torch.nan).nanmedian().nan_to_num(1)
+    finding = f"a step of {step:.2g} along the gradient raises the margin by {float(kept):.0%} of what it promises (median)"
+    advice = "the gradient holds at its point alone (ripples, noise fixed by the image): attack smoothed or without gradients"
+    return judged(name, float(kept) < _REACH, finding, advice, {"kept": float(kept)})
+
+
+def _margins(batch: AttackBatch, at: Tensor, masks: Tensor | None) -> Tensor:
+    """Of the system; with masks, of its classifier behind these."""
+    if masks is None:
+        return margin(batch.system(at, batch.context), batch.labels)
+    assert isinstance(batch.system, StagedSystem)
+    return margin(batch.system.classify(at, masks, batch.context), batch.labels)
+
+
+def _margins_and_slope(batch: AttackBatch, points: Tensor, masks: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The margins and their gradients, zero where they are cut or no number."""
+    with torch.enable_grad():
+        leaf = points.detach().requires_grad_()
+        scores = _margins(batch, leaf, masks)
+        slope = torch.autograd.grad(scores.sum(), leaf, allow_unused=True)[0] if scores.requires_grad else None
+    return scores.detach(), torch.zeros_like(points) if slope is None else slope.nan_to_num(0, 0, 0)
+
+
 def _disagreement(batch: AttackBatch, points: Tensor, masks: Tensor | None, size: float) -> Tensor:
     """Of predicted and measured changes of the margin, per image: |difference| / (|one| + |other|), 0 where both are rounding.
 
     1 where the margin jumps: an image that is answered otherwise than all its neighbors.
     """
 
-    def margins(at: Tensor) -> Tensor:
-        if masks is None:
-            logits = batch.system(at, batch.context)
-        else:
-            assert isinstance(batch.system, StagedSystem)
-            logits = batch.system.classify(at, masks, batch.context)
-        return margin(logits, batch.labels)
-
     with attacked(batch.system):
-        with torch.enable_grad():
-            leaf = points.detach().requires_grad_()
-            scores = margins(leaf)
-            slope = torch.autograd.grad(scores.sum(), leaf, allow_unused=True)[0] if scores.requires_grad else None
-        slope = torch.zeros_like(points) if slope is None else slope.nan_to_num(0, 0, 0)
+        _, slope = _margins_and_slope(batch, points, masks)
         inside = (points >= size) & (points <= 1 - size)  # where a model that clamps its images is smooth
         with torch.no_grad():
             scale = spread(batch.system(points, batch.context))
-            here, pairs, jump = margins(points), [], torch.zeros_like(points[:, 0, 0, 0])
+            here, pairs, jump = _margins(batch, points, masks), [], torch.zeros_like(points[:, 0, 0, 0])
             for number in range(_DIRECTIONS + 1):
                 direction = _direction(batch, slope, number) * inside
-                above, below = margins(points + size * direction), margins(points - size * direction)
+                above, below = (_margins(batch, points + sign * size * direction, masks) for sign in (1, -1))
                 pairs.append(((slope * direction).sum(dim=(1, 2, 3)), (above - below) / (2 * size)))
                 jump = torch.maximum(jump, ((above + below) / 2 - here).abs() - (above - below).abs())
     noise = _NOISE * scale / size

@@ -52,7 +52,8 @@ def same_answers(batch: AttackBatch, budget: Budget | None = None, *, company: i
             "keep the statistics and the size of the batch out of the answer; make masks and fills functions of the image's seed",
         ),
         "repeated calls": (
-            [_Asking(name="again", ask=_again), _Asking(name="after train() and eval()", ask=_after_training_mode)],
+            [_Asking(name="again", ask=logits_of)] * _REPEATS
+            + [_Asking(name="after train() and eval()", ask=_after_training_mode)],
             "what is random or counts calls hides from a search: fix its draws by the image, or attack the expectation",
         ),
         "gradients on and off": (
@@ -85,7 +86,7 @@ def _by_machine() -> list[_Asking]:
 def _compared(name: str, batch: AttackBatch, points: Mapping[str, Images], family: list[_Asking], advice: str) -> Check:
     """The largest change of a logit by each way of asking, over all points."""
     changes: dict[str, float] = {}
-    failed: list[str] = []
+    failed: dict[str, None] = {}  # in order, each once
     for place, some in points.items():
         asked = replace(batch, images=some)
         expected = logits_of(asked).double()
@@ -96,7 +97,7 @@ def _compared(name: str, batch: AttackBatch, points: Mapping[str, Images], famil
                 change = float(((found - expected).abs() / scale).nan_to_num(torch.inf, torch.inf).max())
                 changes[one.name] = max(changes.get(one.name, 0.0), change)
                 if change > one.tolerance:
-                    failed.append(f"{one.name} ({place})")
+                    failed[f"{one.name} ({place})"] = None
     if not changes:
         return skipped(name, "the system cannot be asked so")
     finding = "largest change of a logit, relative: " + ", ".join(f"{what} {change:.1e}" for what, change in changes.items())
@@ -146,13 +147,6 @@ def _in_company(batch: AttackBatch, size: int, ask: Callable[[AttackBatch], Tens
 
 def _reordered(batch: AttackBatch) -> Tensor:
     return logits_of(batch.select(torch.arange(len(batch), device=batch.labels.device).flip(0))).flip(0)
-
-
-def _again(batch: AttackBatch) -> Tensor:
-    """Of several calls the answer that differs most from the first."""
-    answers = torch.stack([logits_of(batch) for _ in range(_REPEATS)])
-    differences = (answers - answers[0]).abs().flatten(2).amax(dim=2)
-    return answers[differences.argmax(dim=0), torch.arange(len(batch), device=answers.device)]
 
 
 def _after_training_mode(batch: AttackBatch) -> Tensor:

@@ -79,6 +79,16 @@ def loss_against_steps(batch: AttackBatch, budget: Budget, *, num_steps: int = N
     return judged("loss against steps", stuck > FEW or least > _STILL_FALLING, finding, advice, figures)
 
 
+def search_against_verdict(batch: AttackBatch, budget: Budget) -> Check:
+    """The margins that a search saw have to be those that its points get when they are scored by themselves."""
+    best = climb(objective(batch), batch, budget, num_steps=_SMOOTH_STEPS)
+    logits = logits_of(batch, best.points)
+    moved = float((best.values - margin(logits, batch.labels)).abs().max()) / spread(logits)
+    finding = f"largest difference of a margin in the search and afresh, relative: {moved:.1e}"
+    advice = "the system tells who asks: what a search is shown is not what its points are judged by"
+    return judged("search against verdict", not moved <= _ROUNDING, finding, advice, {"moved": moved})
+
+
 def epsilon_zero(batch: AttackBatch, *, norm: Norm) -> Check:
     """An attack that may change nothing has to change nothing."""
     points = climb(objective(batch), batch, Budget(norm=norm, epsilon=0.0), num_steps=3).points

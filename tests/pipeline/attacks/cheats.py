@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -275,6 +276,13 @@ def noisy_gradients(system: Tricky, images: Tensor) -> Tensor:
     return system.honest(_Backwards.apply(images, lambda slope: slope + slope.abs().mean() * 5 * torch.randn_like(slope)))
 
 
+def watching_the_stack(system: Tricky, images: Tensor) -> Tensor:
+    """Another function where a search asks."""
+    logits: Tensor = system.honest(images)
+    asked_by = {frame.name for frame in traceback.extract_stack()}
+    return logits.roll(1, dims=1) if asked_by & {"pgd_linf", "pgd_l2", "apgd", "streamed_pgd"} else logits
+
+
 def random_choice(system: Tricky, images: Tensor) -> Tensor:
     return system.honest(images) if torch.rand(()) < 0.5 else system.honest(images.flip(3))
 
@@ -290,6 +298,12 @@ def winners_take_all(system: Tricky, images: Tensor) -> Tensor:
             least = flat.topk(flat.shape[1] // 20, dim=1).values[:, -1:]
             values = (flat * (flat >= least)).view(values.shape)
     return head(values)
+
+
+def ripples(system: Tricky, images: Tensor) -> Tensor:
+    """Steep waves on the logits that are not large: the gradient is true, and leads from one wave to the next."""
+    waves = torch.sin(3e3 * images.mean(dim=(2, 3)) @ torch.eye(3, CLASSES, dtype=images.dtype))
+    return system.honest(images) + waves / 2
 
 
 def nearest_known_image(_system: Tricky, images: Tensor) -> Tensor:

@@ -1,12 +1,21 @@
 """Every cheat fails the check that is there for it, in full and in a weak form, and honest systems fail none."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from types import ModuleType
 
 import pytest
+import torch
+from torch import nn
 
 from pipeline.attacks.diagnostics import Check, Outcome, gradient_free, search
-from pipeline.attacks.diagnostics.gradients import finite_numbers, gradients_against_differences, mask_saturation, zero_gradients
+from pipeline.attacks.diagnostics.gradients import (
+    finite_numbers,
+    gradients_against_differences,
+    gradients_reach,
+    mask_saturation,
+    zero_gradients,
+)
 from pipeline.attacks.diagnostics.masking import mask_follows_image, pixels_decide
 from pipeline.attacks.diagnostics.probing import Budget, climb, objective
 from pipeline.attacks.diagnostics.sameness import same_answers
@@ -32,10 +41,12 @@ def check_named(name: str, batch: AttackBatch) -> Check:
         "zero gradients, pixel path": lambda: zero_gradients(batch, GradientPath.PIXELS, BUDGET),
         "zero gradients, mask path": lambda: zero_gradients(batch, GradientPath.MASK, BUDGET),
         "gradients against differences": lambda: gradients_against_differences(batch, BUDGET),
+        "gradients reach": lambda: gradients_reach(batch, BUDGET),
         "mask saturation": lambda: mask_saturation(batch),
         "mask follows image": lambda: mask_follows_image(batch),
         "pixels decide": lambda: pixels_decide(batch),
         "loss against steps": lambda: search.loss_against_steps(batch, BUDGET, num_steps=20),
+        "search against verdict": lambda: search.search_against_verdict(batch, BUDGET),
         "epsilon 0": lambda: search.epsilon_zero(batch, norm="linf"),
         "epsilon 1": lambda: search.epsilon_one(batch, norm="linf", region_everywhere=True),
         "smoothed gradients": lambda: search.smoothed_gradients(batch, BUDGET)[0],
@@ -59,10 +70,12 @@ SYSTEM_CHECKS = [
     "zero gradients, pixel path",
     "zero gradients, mask path",
     "gradients against differences",
+    "gradients reach",
     "mask saturation",
     "mask follows image",
     "pixels decide",
     "loss against steps",
+    "search against verdict",
     "epsilon 0",
     "epsilon 1",
     "smoothed gradients",
@@ -75,6 +88,27 @@ def test_an_honest_system_fails_no_check(cheats: ModuleType, source: MaskSource)
     batch = cheats.honest_batch(source)
     checks = [*(check_named(name, batch) for name in SYSTEM_CHECKS), *same_answers(batch, BUDGET)]
     assert {check.name: check.finding for check in checks if check.outcome is Outcome.FAIL} == {}
+
+
+class Scaled(nn.Module):
+    def __init__(self, network: nn.Module, factor: float) -> None:
+        super().__init__()
+        self.network, self.factor = network, factor
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.network(images) * self.factor
+        return logits
+
+
+@pytest.mark.parametrize("factor", [1e-4, 1e4])
+def test_no_verdict_depends_on_the_scale_of_the_logits(cheats: ModuleType, factor: float) -> None:
+    batch = cheats.honest_batch(MaskSource.LEARNED)
+    batch.system.classifier = Scaled(batch.system.classifier, factor)
+    names = [name for name in SYSTEM_CHECKS if name not in ("Square against white-box", "epsilon 1")]
+    checks = [*(check_named(name, batch) for name in names), *same_answers(batch, BUDGET)]
+    assert {check.name: check.finding for check in checks if check.outcome is Outcome.FAIL} == {}
+    batch.system.classifier = Scaled(cheats.tricky_batch(cheats.flipped_gradients).system, factor)
+    assert check_named("gradients against differences", batch).outcome is Outcome.FAIL
 
 
 FULL = {
@@ -106,7 +140,9 @@ FULL = {
     "flipped_gradients": "gradients against differences",
     "clipped_gradients": "gradients against differences",
     "winners_take_all": "gradients against differences",
+    "ripples": "gradients reach",
     "nan_gradients": "finite numbers",
+    "watching_the_stack": "search against verdict",
     "other_in_float64": "threads, layout and types",
     "other_by_threads": "threads, layout and types",
     "other_by_layout": "threads, layout and types",
@@ -131,6 +167,7 @@ WEAK = [
     ("near_the_boundary", "noise_at_test_time", "repeated calls"),
     ("near_the_boundary", "noise_by_call", "repeated calls"),
     ("near_the_boundary", "random_choice", "repeated calls"),
+    ("near_the_boundary", "watching_the_stack", "search against verdict"),
     ("near_the_boundary", "noisy_gradients", "gradient invariance"),
     ("near_the_boundary", "blind_with_gradients", "gradients on and off"),
     ("near_the_boundary", "blind_copy", "copies"),
@@ -152,6 +189,7 @@ WEAK = [
     ("in_large_batches", "batch_statistics", "batch invariance"),
     ("in_large_batches", "detached_straight_through", "gradient invariance"),
     ("in_large_batches", "noise_at_test_time", "batch invariance"),
+    ("by_half", "ripples", "gradients reach"),
     ("by_half", "known_images", "gradients against differences"),
     ("by_half", "detector", "gradients against differences"),
     ("by_half", "batch_statistics", "batch invariance"),
@@ -203,3 +241,10 @@ def test_the_power_of_square_is_the_share_of_what_descent_fells_that_it_fells_to
     assert check.figures["power"] == pytest.approx(float((by_square & by_descent).sum() / by_descent.sum()))
     unmoved = gradient_free.square_against_white_box(batch, wide, batch.images, num_queries=QUERIES)
     assert (unmoved.outcome, unmoved.figures["power"]) == (Outcome.PASS, 0)
+
+
+def test_square_asks_nothing_about_what_is_misclassified_as_it_is(cheats: ModuleType) -> None:
+    batch = cheats.honest_batch(MaskSource.NONE)
+    wrong = replace(batch, labels=(batch.labels + 1) % cheats.CLASSES)
+    found = gradient_free.square_points(wrong.select(torch.arange(2)), BUDGET, num_queries=QUERIES)
+    assert verdict(wrong.system, found, wrong.labels[:2], None).misclassified.all()

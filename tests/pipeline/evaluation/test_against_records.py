@@ -153,6 +153,7 @@ def scaled(small: ModuleType, factor: float) -> System:
     return joined.eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [1e-4, 1e4])
 def test_verdicts_do_not_depend_on_the_scale_of_the_logits(small: ModuleType, factor: float) -> None:
     verdicts = []
