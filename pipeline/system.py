@@ -81,12 +81,17 @@ class FreezingSystem(System, Protocol):
 
 
 @runtime_checkable
-class SystemOfStages(System, Protocol):
-    """A system made of networks that may be replaced by faster ones: attacks then search on a copy (``attacks.acceleration``)."""
+class MadeOfStages(Protocol):
+    """A module made of networks that may be replaced by faster ones: attacks then search on a copy (``attacks.acceleration``)."""
 
     def map_stages(self, change: Callable[[nn.Module], nn.Module], /) -> None:
         """Replace every stage by what ``change`` makes of it: a module from images to the same outputs."""
         ...
+
+
+@runtime_checkable
+class SystemOfStages(System, MadeOfStages, Protocol):
+    """A system that is."""
 
 
 def traits_of(system: System) -> MaskTraits:

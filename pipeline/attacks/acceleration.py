@@ -18,7 +18,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from pipeline.attacks.depthwise import quicken_depthwise
 from pipeline.masks.context import MaskContext
-from pipeline.system import System, SystemOfStages, attacked
+from pipeline.system import MadeOfStages, System, SystemOfStages, attacked
 
 Precision = Literal["float32", "bf16"]
 
@@ -158,7 +158,7 @@ class FollowingCopies:
                 quicken_depthwise(stage)
             return _Stage(stage, "bf16")
 
-        if isinstance(fast, SystemOfStages):
+        if isinstance(fast, MadeOfStages):
             fast.map_stages(quicken)
         else:
             fast = quicken(fast)

@@ -170,6 +170,25 @@ def bars(name: str, title: str, rows: Sequence[tuple[str, Estimate]], *, xlabel:
         return _panel(figure, axes, name, title, f"Bars. {spoken}.")
 
 
+def gains(name: str, title: str, points: Sequence[tuple[float, Estimate]]) -> Panel:
+    """The oracle's gain with its interval over the share of background, from left to right."""
+    with mpl.rc_context(_RC):
+        figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
+        axes = figure.subplots()
+        shares = [100 * share for share, _ in points]
+        spread = list(zip(*(_reach(value, 100) for _, value in points), strict=True))
+        look = LOOKS["oracle"]
+        axes.axhline(0, color=INK["ink"], linewidth=0.8)
+        axes.errorbar(
+            shares, [100 * value.value for _, value in points], yerr=spread, color=look.colour, marker=look.marker, capsize=3
+        )
+        axes.set(xlabel="background (% of the image)", ylabel="oracle - none (points)")
+        spoken = "; ".join(
+            f"{share:.0f} % background: {100 * value.value:+.1f} points" for share, (_, value) in zip(shares, points, strict=True)
+        )
+        return _panel(figure, axes, name, title, f"Gain over background. {spoken}.")
+
+
 def themed(panel: Panel) -> str:
     """The figure to stand inside a page: only those identifiers that it refers to, colours as CSS variables, the size left to the
     page. Its description has to stand beside it."""

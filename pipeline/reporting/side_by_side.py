@@ -9,6 +9,7 @@ import polars as pl
 from pipeline.errors import RunError
 from pipeline.evaluation.summary import epsilon_text
 from pipeline.reporting import plots, tables, wording
+from pipeline.reporting.background import background_section
 from pipeline.reporting.citation import citation
 from pipeline.reporting.comparisons import Comparison, compare_systems, corrected
 from pipeline.reporting.data import Study
@@ -48,6 +49,7 @@ def compose_runs(studies: Sequence[Study], metrics: Sequence[Metric] = METRICS) 
             replace(failure, name=f"{name}: {failure.name}") for name, (study, _) in runs.items() for failure in failures(study)
         ),
         sections=(
+            *((background,) if (background := background_section(runs)) else ()),
             _between(runs),
             *(_metric_section(runs, metric) for metric in metrics),
         ),

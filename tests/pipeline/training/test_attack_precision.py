@@ -13,6 +13,7 @@ from pipeline.attacks.config import PgdConfig
 from pipeline.data.loader import Batch
 from pipeline.masks.config import MaskConfig, MaskSource
 from pipeline.system import attacked
+from pipeline.training.joint import JointStages, bind_joint
 from pipeline.training.objectives import AdversarialConfig
 from pipeline.training.tasks import bind_classifier, bind_segmenter
 from segmenter.config import SegmenterConfig
@@ -56,7 +57,15 @@ def in_bfloat16(stage):
     return replace(stage, copies=FollowingCopies(stage.network))
 
 
+def joint_stage():
+    segmenter = with_statistics(build_segmenter(SegmenterConfig(decoder_channels=(8, 8, 8)), seed=1))
+    classifier = with_statistics(build_classifier(SMALL, num_classes=3, seed=1))
+    stages = JointStages(segmenter, classifier, masks=MaskConfig(source=MaskSource.JOINT), mean_colour=(0.5, 0.5, 0.5))
+    return bind_joint(stages, num_classes=3, mask_weight=1.0)
+
+
 STAGES = [
+    joint_stage,
     classifier_stage,
     pytest.param(lambda: classifier_stage(DEPTHWISE), marks=pytest.mark.slow),
     lambda: classifier_stage(source=MaskSource.LEARNED),

@@ -1,0 +1,85 @@
+"""What the oracle's masks add over how much background there is: runs of one experiment at several context margins."""
+
+from collections.abc import Mapping
+
+import polars as pl
+
+from pipeline.evaluation.statistics import Estimate
+from pipeline.reporting import plots, tables, wording
+from pipeline.reporting.comparisons import Comparison
+from pipeline.reporting.data import Study
+from pipeline.reporting.figures import Figures
+from pipeline.reporting.metrics import MASK_AREA
+from pipeline.reporting.section import Section
+from pipeline.reporting.table import Cell, Column, Table, grouped
+
+TITLE = "How much background does it take?"
+_INTRO = (
+    "The same experiment with crops that show more or less around the object (data.context): the oracle's gain, robust accuracy "
+    "with its masks minus that without masks, over the mean share of the image that is background. Every margin is a data set of "
+    "its own with stages of its own, so the runs share no image: compare their intervals. A larger margin also shows a smaller "
+    "object."
+)
+
+
+def background_section(runs: Mapping[str, tuple[Study, Figures]]) -> Section | None:
+    """Of runs of an ablation that differ in ``data.context``; None where fewer than two of them have both arms."""
+    margins = {name: context for name, (study, _) in runs.items() if (context := _context(study)) is not None}
+    gains = {name: [one for one in runs[name][1].answers if one.oracle_none is not None] for name in margins}
+    shown = sorted((name for name in margins if gains[name]), key=lambda name: margins[name])
+    if len({margins[name] for name in shown}) < 2:
+        return None
+    points: dict[str, list[tuple[str, float, Comparison]]] = {}
+    for name in shown:
+        for answer in gains[name]:
+            assert answer.oracle_none is not None
+            share = _background(runs[name][1], answer.oracle_none)
+            points.setdefault(answer.classifier_objective, []).append((name, share, answer.oracle_none))
+    return Section(
+        name="background",
+        title=TITLE,
+        intro=_INTRO,
+        panels=tuple(_panel(objective, of_runs) for objective, of_runs in points.items()),
+        tables=(_table(points, margins),),
+    )
+
+
+def _context(study: Study) -> float | None:
+    value = study.about.get("config", {}).get("data", {}).get("context")
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _background(found: Figures, comparison: Comparison) -> float:
+    """Mean share of the image outside the oracle's masks, 0 to 1, on the images that were attacked."""
+    oracle = next(one for one in found.of_role("main") if one.condition == comparison.first)
+    return 1 - oracle.at(MASK_AREA, 0.0).value
+
+
+def _panel(objective: str, of_runs: list[tuple[str, float, Comparison]]) -> plots.Panel:
+    values: list[tuple[float, Estimate]] = [(share, comparison.difference) for _, share, comparison in of_runs]
+    return plots.gains(
+        f"background-{wording.slug(objective)}", wording.classifier(objective), sorted(values, key=lambda one: one[0])
+    )
+
+
+def _table(points: Mapping[str, list[tuple[str, float, Comparison]]], margins: Mapping[str, float]) -> Table:
+    groups: dict[str, list[tuple[Cell, ...]]] = {}
+    tidy = []
+    for objective, of_runs in points.items():
+        for name, share, comparison in of_runs:
+            cells = (Cell(text=name), Cell(text=f"{margins[name]:g}"), Cell(text=f"{100 * share:.1f}"))
+            groups.setdefault(wording.classifier(objective), []).append((*cells, *tables.comparison_cells(comparison)))
+            tidy.append({"run": name, "context": margins[name], "background": share, **tables.comparison_tidy(comparison)})
+    return Table(
+        name="background",
+        title=TITLE,
+        caption="Oracle minus none at the primary epsilon of each run; p is corrected within its run.",
+        columns=(
+            Column(label="Run"),
+            Column(label="data.context", numeric=True),
+            Column(label="Background", detail="% of the image", numeric=True),
+            *tables.COMPARISON_COLUMNS,
+        ),
+        groups=grouped(groups),
+        tidy=pl.DataFrame(tidy, infer_schema_length=None),
+    )
