@@ -7,7 +7,6 @@ import statistics
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from pipeline.ablation.config import AblateConfig
@@ -24,9 +23,7 @@ TIMINGS = "timings.jsonl"
 class RunCache:
     """Trained stages and evaluations, in one directory that experiments may share."""
 
-    def __init__(
-        self, config: AblateConfig, data_fingerprint: str | None, systems: Mapping[str, str] = MappingProxyType({})
-    ) -> None:
+    def __init__(self, config: AblateConfig, data_fingerprint: str | None, systems: Mapping[str, str]) -> None:
         """``data_fingerprint`` is None while there is no prepared data set: then nothing can be found. ``systems`` are the digests
         of the user's own ones (``own_systems.build_systems``)."""
         self._config = config

@@ -71,7 +71,7 @@ def run_ablation(config: AblateConfig, report: Callable[[], None] = lambda: None
         open_run(config.run, command="ablate", config=plain, inputs=inputs, resume=config.resume, shared=config.shared),
         (config.run / name).open("a", encoding="utf-8") as log,
     ):
-        cache = RunCache(config, fingerprint)
+        cache = RunCache(config, fingerprint, systems)
         if not config.shared:
             _run_jobs(config, cache, log)
             _close(config, cache, report)

@@ -35,7 +35,7 @@ def config(synthetic_set: Path, tmp_path: Path, **changes: object) -> AblateConf
 
 
 def store_of(config: AblateConfig) -> RunCache:
-    return RunCache(config, open_prepared(config.prepared).fingerprint)
+    return RunCache(config, open_prepared(config.prepared).fingerprint, {})
 
 
 def only(kind: type, config: AblateConfig) -> list[Job]:
@@ -77,7 +77,7 @@ def finish(config: AblateConfig, state: JobState, *, path: Path | None = None, s
 
 def test_nothing_is_known_before_there_are_data(synthetic_set: Path, tmp_path: Path) -> None:
     settings = config(synthetic_set, tmp_path)
-    steps = plan(settings, RunCache(settings, None), jobs(settings), None)
+    steps = plan(settings, RunCache(settings, None, {}), jobs(settings), None)
     assert {step.progress for step in steps} == {Progress.NEW}
     assert {(step.seconds, step.passes) for step in steps} == {(None, None)}
     assert estimate(steps) == "passes unknown until the data are prepared"
@@ -140,7 +140,7 @@ def test_other_data_reuse_nothing(synthetic_set: Path, tmp_path: Path) -> None:
     job = only(ClassifierJob, settings)[0]
     finish(settings, store_of(settings).find(job))
     assert store_of(settings).find(job).finished
-    assert not RunCache(settings, "f" * 64).find(job).finished
+    assert not RunCache(settings, "f" * 64, {}).find(job).finished
 
 
 def test_another_segmenter_under_the_same_recipe_makes_its_classifier_and_its_evaluation_anew(

@@ -85,7 +85,7 @@ def test_a_kind_of_job_is_a_class_and_a_line(synthetic_set: Path, tmp_path: Path
     config = validate(AblateConfig, compose("ablate", AblateConfig, []) | SMALL | paths)
     todo = jobs(config, (*FAMILIES, mistakes))
     assert [job.kind for job in todo] == ["classifier", "evaluation", "mistake"]
-    cache = RunCache(config, open_prepared(synthetic_set).fingerprint)
+    cache = RunCache(config, open_prepared(synthetic_set).fingerprint, {})
     assert "count    new        mistakes of natural classifier, masks none to none, seed 0  [at most 0 passes]" in "\n".join(
         lines(config, plan(config, cache, todo, COUNTS), prepared=True)
     )
@@ -93,7 +93,7 @@ def test_a_kind_of_job_is_a_class_and_a_line(synthetic_set: Path, tmp_path: Path
         state = cache.find(job)
         assert state is not None
         job.run(state)
-    again = RunCache(config, open_prepared(synthetic_set).fingerprint)
+    again = RunCache(config, open_prepared(synthetic_set).fingerprint, {})
     assert {step.progress for step in plan(config, again, todo, COUNTS)} == {Progress.REUSED}
     arm, found = again.find(todo[1]), again.find(todo[2])
     wrong = 12 - round(12 * json.loads((arm.path / "summary.json").read_text())["clean_accuracy"]["value"])

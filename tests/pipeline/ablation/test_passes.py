@@ -94,7 +94,7 @@ def test_real_training_passes_as_many_images_as_were_counted(
     changes = {"run": str(tmp_path / "run"), "prepared": str(synthetic_set), "classifier_objectives": [objective]}
     settings = config(**changes, classifier_trainer={"epochs": 2, "batch_size": 32})
     job = only(ClassifierJob, settings, objective, "none")
-    state = RunCache(settings, open_prepared(synthetic_set).fingerprint).find(job)
+    state = RunCache(settings, open_prepared(synthetic_set).fingerprint, {}).find(job)
     job.run(state)
     counted = job.passes(settings, SMALL)
     assert seen["backward"] == counted.backward
