@@ -1,5 +1,6 @@
 """The attacks that ``pyautoattack`` brings: what can be set of them. ``autoattack`` runs them; nothing here imports torch."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -53,18 +54,7 @@ class SquareAttack(AttackSpec):
         """One random search."""
         from pipeline.attacks.autoattack import square
 
-        batch = start.batch
-        return square(
-            batch.system,
-            batch.images,
-            batch.labels,
-            batch.context,
-            norm=start.norm,
-            epsilon=start.epsilon,
-            seeds=start.seeds,
-            num_queries=self.num_queries,
-            region=start.region,
-        )
+        return _run(square, start, num_queries=self.num_queries)
 
 
 @configuration
@@ -104,19 +94,20 @@ class AutoAttack(AttackSpec):
         """All its attacks, one after the other."""
         from pipeline.attacks.autoattack import autoattack
 
-        batch = start.batch
-        return autoattack(
-            batch.system,
-            batch.images,
-            batch.labels,
-            batch.context,
-            norm=start.norm,
-            epsilon=start.epsilon,
-            seeds=start.seeds,
-            attacks=self.attacks,
-            num_queries=self.num_queries,
-            region=start.region,
-        )
+        return _run(autoattack, start, attacks=self.attacks, num_queries=self.num_queries)
+
+
+def _run(attack: Callable[..., "Tensor"], start: "AttackStart", **settings: object) -> "Tensor":
+    """A function of ``autoattack`` on the batch of a start."""
+    batch = start.batch
+    return attack(
+        *(batch.system, batch.images, batch.labels, batch.context),
+        norm=start.norm,
+        epsilon=start.epsilon,
+        seeds=start.seeds,
+        region=start.region,
+        **settings,
+    )
 
 
 _ASKS_THE_SYSTEM = "it would ask the system itself, with the seeds that this attacker does not know"

@@ -155,7 +155,7 @@ def observe_certified(spec: Smoothing, batch: MeasuredBatch) -> Observation:
 
 
 def observe_attacked(spec: Smoothing, batch: MeasuredBatch, radius: float) -> Observation:
-    """The smoothed system under attack. An image whose answer cannot be told from a tie stands: nothing has shown that it fell."""
+    """The smoothed system under attack. An image whose answer cannot be told from a tie counts as robust."""
     objective = SmoothedObjective(
         model=batch.system,
         labels=batch.labels,
@@ -174,5 +174,5 @@ def observe_attacked(spec: Smoothing, batch: MeasuredBatch, radius: float) -> Ob
             num_draws=spec.num_draws,
             error_rate=spec.error_rate,
         )
-    stands = (answers == batch.labels) | (answers == ABSTAIN)
-    return replace(observed(batch, points), predictions=answers, correct=stands)
+    robust = (answers == batch.labels) | (answers == ABSTAIN)
+    return replace(observed(batch, points), predictions=answers, correct=robust)

@@ -97,11 +97,11 @@ class AttackSpec:
     """It counts on the system's own logits: it is never run on a faster copy."""
 
     def num_starts(self, num_classes: int) -> int:
-        """How often the attack begins on an image that it never fells."""
+        """How often the attack begins on an image for which it finds no adversarial example."""
         raise NotImplementedError
 
     def passes(self, num_classes: int) -> Passes:
-        """What all its starts cost for an image that it never fells."""
+        """What all its starts cost for an image for which it finds no adversarial example."""
         raise NotImplementedError
 
     def why_skipped(self, conditions: Conditions) -> str | None:
