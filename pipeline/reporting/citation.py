@@ -55,7 +55,7 @@ def _trainings(study: Study, seeds: int) -> str:
     own = dict.fromkeys(f"{arm.condition.classifier_objective} ({arm.summary.own})" for arm in study.arms if arm.condition.is_own)
     if not own:
         return f"Every system was trained {count}."
-    came = f"{_listed(list(own))} came trained{'' if seeds == 1 else f', and was attacked from {seeds} seeds'}."
+    came = f"{_listed(list(own))} came trained{'' if seeds == 1 else f', and the attacks start from {seeds} seeds'}."
     return f"Every other system was trained {count}. {came}" if study.classifier_objectives else came
 
 

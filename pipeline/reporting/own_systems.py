@@ -23,9 +23,9 @@ def own_section(study: Study, failed: Sequence[Failure]) -> tuple[Section, ...]:
     found = compared_with_own(study)
     if not found:
         return ()
-    names = {condition: condition.classifier_objective for condition in study.own}
-    doubts = [f"{names[one.condition]}: {one.name}" for one in failed if one.condition in names]
-    warning = f"These figures are not to be trusted, because a check failed ({'; '.join(doubts)})." if doubts else None
+    compared = {side for one in found for side in (one.first, one.second)}
+    doubts = [f"{wording.system_text(one.condition)}: {one.name}" for one in failed if one.condition in compared]
+    warning = f"Differences from these are not to be trusted, because a check failed. {'. '.join(doubts)}." if doubts else None
     return (
         Section(
             name="own-systems", title="How do systems of your own compare?", intro=_INTRO, tables=(_table(found),), warning=warning

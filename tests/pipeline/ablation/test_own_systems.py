@@ -161,6 +161,9 @@ def test_the_report_names_them_and_compares_them_apart_from_the_answer(ablation:
     found = compute_figures(study)
     assert not found.comparisons
     (section,) = own_section(study, failures(study))
+    failed = {wording.system_text(one.condition) for one in failures(study)}  # an untrained net answers all alike
+    assert failed
+    assert all(f"{text}: constant predictor" in str(section.warning) for text in failed)
     shown = [row[0].text for _, rows in section.tables[0].groups for row in rows]
     assert shown == 2 * ["our net - none"] + 2 * ["theirs - none", "theirs - our net"]
     assert [group for group, _ in tables.headline(study, found).groups] == [
