@@ -168,3 +168,12 @@ def test_what_makes_no_ball_is_refused(build: object) -> None:
         build(torch.full((1, 3, 1, 1), torch.nan), 0.1)
     with pytest.raises(ValueError, match="negative"):
         build(torch.rand(2, 3, 2, 2), torch.tensor([0.1, -0.1]))
+
+
+def test_a_point_on_the_sphere_is_in_the_ball_and_stays_to_the_bit() -> None:
+    deltas = torch.zeros(1, 3, 2, 2)
+    deltas[0, 0, 0] = torch.tensor([0.1875, 0.25])  # of length 0.3125, without rounding
+    assert torch.equal(project_l2(deltas, 0.3125), deltas)
+    assert not torch.equal(project_l2(deltas, 0.3124), deltas)
+    images = torch.full((1, 3, 2, 2), 0.5)
+    assert torch.equal(l2_ball(images, 0.3125).project(images + deltas), images + deltas)

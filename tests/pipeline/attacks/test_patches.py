@@ -29,6 +29,7 @@ from pipeline.attacks.suite import AttackSuite
 from pipeline.attacks.threat import Region, ThreatModel
 from pipeline.errors import ConfigError
 from pipeline.masks.config import Fill, MaskSource
+from pipeline.randomness import derive_seeds
 from pipeline.system import TwoStage, attacked
 
 
@@ -240,3 +241,14 @@ def test_an_images_places_do_not_depend_on_its_batch(
             one = torch.tensor([image])
             alone = start_corners(objective.select(one), images[one], None, seeds=seeds[one], **options)
             assert torch.equal(alone, together[one])
+
+
+def test_promising_places_are_tried_first_in_their_order_and_then_random_ones_by_the_number_of_the_start() -> None:
+    images, seeds = torch.rand(2, 3, 9, 10, generator=seeded(4)), torch.tensor([3, 4])
+    objective = Linear(torch.randn(3, 9, 10, generator=seeded(5)))
+    region = torch.rand(2, 1, 9, 10, generator=seeded(6)) < 0.98
+    allowed = allowed_corners(2, (9, 10), region, 2)
+    for start in range(5):
+        found = start_corners(objective, images, region, side=2, start=start, num_promising=2, seeds=seeds)
+        promising = promising_corners(objective, images, allowed, side=2, rank=start)
+        assert torch.equal(found, promising if start < 2 else random_corners(allowed, derive_seeds(seeds, start)))
