@@ -104,6 +104,12 @@ COMMANDS = {
         config="pipeline.sharing.config:ExportConfig",
         function="pipeline.sharing.export:export",
     ),
+    "list": Command(
+        summary="the runs below a directory: when, what, finished or not, what they found",
+        example="foreguard list path=runs",
+        config="pipeline.reporting.config:ListConfig",
+        function="pipeline.reporting.listing:list_runs",
+    ),
     "doctor": Command(
         summary="check this machine: versions, devices, disk, memory, what is missing",
         example="foreguard doctor",

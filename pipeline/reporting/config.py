@@ -1,5 +1,7 @@
 """What can be chosen of a report."""
 
+from pathlib import Path
+
 from pipeline.config import AnyPath, configuration
 
 
@@ -21,3 +23,13 @@ class ReportConfig:
             raise ValueError("runs: names fewer than two different directories; one alone is run=DIRECTORY")
         if self.runs and self.out is None:
             raise ValueError("out: a report on several runs belongs to none of them: say out=DIRECTORY")
+
+
+@configuration
+class ListConfig:
+    """Which runs are listed."""
+
+    path: AnyPath = Path("runs")
+    """Directory that they lie in, at any depth."""
+    inner: bool = False
+    """Also those inside of other runs: the stages and evaluations in the store of an ablation."""

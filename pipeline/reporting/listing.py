@@ -1,0 +1,83 @@
+"""The command ``foreguard list``: the runs below a directory, a line each.
+
+What only the work itself needs is imported when it begins: neither ``--help`` nor a typo should wait for it.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from pipeline.errors import RunError, UserError, printable
+from pipeline.reporting.config import ListConfig
+
+RUN = "run.json"
+_HEAD = ("begun (UTC)", "command", "state", "run", "headline")
+
+
+class Line(NamedTuple):
+    """What is said of one run."""
+
+    begun: str
+    """To the minute; - where it cannot be read."""
+    command: str
+    state: str
+    """finished, unfinished, or damaged."""
+    run: str
+    headline: str
+    """What it found, or what is wrong with it."""
+
+
+def list_runs(config: ListConfig) -> None:
+    """Print the runs below a directory, the newest last. Raises RunError where there is no directory or no run in it."""
+    if not config.path.is_dir():
+        raise RunError(f"{config.path}: no such directory; say path=DIRECTORY")
+    lines = sorted(_line(run) for run in _runs(config.path, inner=config.inner))
+    if not lines:
+        raise RunError(f"{config.path}: holds no run; say path=DIRECTORY")
+    rows = [_HEAD, *lines]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD) - 1)]
+    for row in rows:
+        padded = (printable(cell).ljust(width) for cell, width in zip(row, (*widths, 0), strict=True))
+        print("  ".join(padded).rstrip())
+
+
+def _runs(path: Path, *, inner: bool) -> Iterator[Path]:
+    """Directories with a run; those inside of another run, such as the store of an ablation, only if ``inner``."""
+    for directory, inside, files in os.walk(path):
+        inside[:] = sorted(name for name in inside if not name.startswith("."))
+        if RUN in files:
+            yield Path(directory)
+            if not inner:
+                inside.clear()
+
+
+def _line(run: Path) -> Line:
+    from pipeline.runs.directory import read_run
+
+    try:
+        begun = read_run(run)
+        headline = _headline(run, begun.command)
+    except UserError as error:
+        return Line("-", "-", "damaged", str(run), str(error))
+    time = begun.started_at[:16].replace("T", " ")
+    return Line(time, begun.command, "unfinished" if headline is None else "finished", str(run), headline or "")
+
+
+def _headline(run: Path, command: str) -> str | None:
+    """What a finished run found; None for one that has not come to its end, and of commands that leave nothing to tell nothing."""
+    from pipeline.ablation.manifest import MANIFEST, read_ablation
+    from pipeline.ablation.results import evaluation_line, training_line
+    from pipeline.evaluation.summary import SUMMARY
+    from pipeline.training.result import RESULT
+
+    if command == "ablate":
+        manifest = read_ablation(run)[0] if (run / MANIFEST).is_file() else None
+        return (
+            None if manifest is None or not manifest.finished else f"{len(manifest.arms) + len(manifest.systems)} systems attacked"
+        )
+    if command.startswith("train-"):
+        return training_line(run) if (run / RESULT).is_file() else None
+    if command in ("evaluate", "pool"):
+        return evaluation_line(run) if (run / SUMMARY).is_file() else None
+    return ""
