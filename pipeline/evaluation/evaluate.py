@@ -128,6 +128,9 @@ def _record(evaluation: _Evaluation, *, shown: bool) -> None:
         where = f"with {missing()} records to go, none lost; continue with {again} run={config.run}"
         raise Interrupted.by(interrupt, where) from interrupt
 
+    if not run.suite.measurements:
+        return
+
     def unobserved() -> int:
         return missing_observations(run, config.run)
 
