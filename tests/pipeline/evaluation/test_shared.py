@@ -247,6 +247,28 @@ def test_several_devices_are_one_command_and_find_what_one_finds(words: list[str
         time.sleep(0.05)
 
 
+def other_devices(command: int) -> list[int]:
+    """The processes that a command has started to take parts."""
+    listed = subprocess.run(["ps", "-A", "-ww", "-o", "ppid=,pid=,args="], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(maxsplit=2) for line in listed.splitlines()]
+    return [int(pid) for parent, pid, arguments in rows if int(parent) == command and "spawn_main" in arguments]
+
+
+@pytest.mark.slow
+def test_what_a_killed_process_of_a_command_leaves_is_done_by_the_command(words: list[str], by_one: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "pipeline", "evaluate", *words, f"run={run}", "devices=2"]
+    process = subprocess.Popen(command, cwd=TESTS, env=os.environ | ENVIRONMENT, text=True, **PIPES)
+    wait_for(lambda: len(other_devices(process.pid)) == 1, process)
+    (other,) = other_devices(process.pid)
+    os.kill(other, signal.SIGKILL)
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    assert out.count("clean accuracy") == 1
+    assert err.endswith("process 2 of 2 ended with exit code -9; the others did its parts\n")
+    assert_same(run, by_one)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
 def test_several_devices_end_together_however_the_command_ends(
