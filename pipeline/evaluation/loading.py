@@ -32,7 +32,8 @@ class Subject:
     trained_masks: MaskConfig | None
     """What the classifier was trained with; None likewise."""
     inputs: dict[str, str]
-    """Digests of the weights, by stage, or of the state of a system of the user's own."""
+    """Digests of the weights, by stage, and of an exported system's masks, which no configuration says; or of the state of a system
+    of the user's own."""
     dataset: PreparedDataset
     """The data, labelled with the classifier's classes."""
 
@@ -79,12 +80,13 @@ def load_subject(
     elif segmenter_run is not None:
         raise ConfigError(f"segmenter_run: masks.source={config.source.value} uses no segmenter: leave segmenter_run out")
     system = TwoStage(classifier, masks=config, segmenter=segmenter, mean_colour=checkpoint.mean_color)
+    of_export = {} if exported is None else {"mask configuration": canonical_sha256(to_plain(config))}
     return Subject(
         system=system.to(device=device, memory_format=torch.channels_last).eval(),  # type: ignore[call-overload]
         system_id=canonical_sha256({"weights": inputs, "masks": to_plain(config)})[:16],
         masks=config,
         trained_masks=trained,
-        inputs=inputs,
+        inputs=inputs | of_export,
         dataset=dataset.relabelled(checkpoint.classes, class_map or {}) if allow_other_data else dataset,
     )
 

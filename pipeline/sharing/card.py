@@ -10,6 +10,7 @@ from pipeline.attacks.diagnostics import Outcome
 from pipeline.data.dataset import read_manifest
 from pipeline.errors import DataError, RunError
 from pipeline.evaluation.summary import SANITY, SUMMARY, SanityReport, Summary, epsilon_text
+from pipeline.masks.config import MaskSource
 from pipeline.prediction.choice import ChosenSystem
 from pipeline.runs.checkpoints import Checkpoint
 from pipeline.runs.directory import read_run
@@ -33,7 +34,7 @@ class Evidence:
     """What is known of a system beside its weights."""
 
     data: str | None
-    """Name of the source of the data; None where nothing near says it."""
+    """Name of the source of the data of training; None where nothing near says it."""
     summary: Summary | None
     """Of its evaluation."""
     sanity: SanityReport | None
@@ -48,14 +49,16 @@ class Evidence:
 def gather(chosen: ChosenSystem, checkpoint: Checkpoint, prepared: Path | None) -> Evidence:
     """Look for the evaluation of the system, the end of its training, the name of its data. Raises RunError: a damaged file."""
     summary = sanity = attack = training = None
-    pooled, place = False, chosen.evaluation
+    pooled, place, data = False, chosen.evaluation, None
     if place is not None and (place / SUMMARY).is_file():
         summary, run = Summary.read(place / SUMMARY), read_run(place)
         sanity = SanityReport.read(place / SANITY) if (place / SANITY).is_file() else None
         attack, pooled = run.config["attack"], run.command == "pool"
+        if pooled or run.inputs.get("data set") == checkpoint.data_fingerprint:  # else it was evaluated on other data
+            data = summary.data
     elif (chosen.classifier_run / RESULT).is_file():
         training = TrainingResult.read(chosen.classifier_run / RESULT)
-    data = summary.data if summary is not None else _name_of_data(checkpoint, prepared)
+    data = data or _name_of_data(checkpoint, prepared)
     return Evidence(data=data, summary=summary, sanity=sanity, attack=attack, pooled=pooled, training=training)
 
 
@@ -88,6 +91,7 @@ def card(description: ExportedSystem, checkpoint: Checkpoint, segmenter: Checkpo
         classifier=checkpoint,
         segmenter=segmenter,
         evidence=evidence,
+        source=MaskSource(description.masks["source"]),
         checks=_checks(evidence.sanity),
         licence=LICENCES.get(evidence.data or "", NOT_RECORDED),
         torch_export=FILES["torch-export"],

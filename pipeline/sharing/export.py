@@ -69,7 +69,7 @@ def _write(
     from pipeline.sharing.card import CARD, card, gather
 
     evidence = gather(chosen, checkpoint, config.prepared)
-    segmenter = _write_stages(made, chosen, system, checkpoint)
+    classifier, segmenter = _write_stages(made, chosen, system, checkpoint)
     parity, size_step = _write_files(config, made, system, checkpoint)
     description = ExportedSystem(
         name=_name(chosen, system),
@@ -83,7 +83,7 @@ def _write(
         provenance=provenance(),
     )
     description.write(made / EXPORTED)
-    (made / CARD).write_text(card(description, checkpoint, segmenter, evidence), encoding="utf-8")
+    (made / CARD).write_text(card(description, classifier, segmenter, evidence), encoding="utf-8")
     return parity
 
 
@@ -98,8 +98,10 @@ def _names(directory: Path) -> list[str]:
     return sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
 
 
-def _write_stages(made: Path, chosen: "ChosenSystem", system: "TwoStage", checkpoint: "Checkpoint") -> "Checkpoint | None":
-    """Both stages as their runs have them, so that what reads those reads these. Returns the checkpoint of the segmenter."""
+def _write_stages(
+    made: Path, chosen: "ChosenSystem", system: "TwoStage", checkpoint: "Checkpoint"
+) -> "tuple[Checkpoint, Checkpoint | None]":
+    """Both stages as their runs have them, so that what reads those reads these. Returns what is said of the two."""
     from pipeline.evaluation.loading import trained_segmenter
     from pipeline.runs.checkpoints import SegmenterReference, read_checkpoint, save_checkpoint
     from pipeline.runs.exported import CLASSIFIER, MARK, SEGMENTER
@@ -107,24 +109,25 @@ def _write_stages(made: Path, chosen: "ChosenSystem", system: "TwoStage", checkp
     segmenter, reference = None, checkpoint.segmenter
     if system.segmenter is not None:
         source = system.mask_config.source
-        segmenter = read_checkpoint(
-            chosen.segmenter_run or trained_segmenter(chosen.classifier_run, checkpoint, source), "segmenter"
-        )
-        save_checkpoint(made / SEGMENTER / "checkpoints", "best", _shared(segmenter), system.segmenter.state_dict())
+        path = chosen.segmenter_run or trained_segmenter(chosen.classifier_run, checkpoint, source)
+        segmenter = _shared(read_checkpoint(path, "segmenter"))
+        save_checkpoint(made / SEGMENTER / "checkpoints", "best", segmenter, system.segmenter.state_dict())
     if reference is not None:
         reference = SegmenterReference(path=SEGMENTER, relative=f"../{SEGMENTER}", sha256=reference.sha256)
     shared = _shared(checkpoint)
     trained = dataclasses.replace(shared, segmenter=reference, config={**shared.config, MARK: True})
     save_checkpoint(made / CLASSIFIER / "checkpoints", "best", trained, system.classifier.state_dict())
-    return segmenter
+    return trained, segmenter
 
 
 def _shared(checkpoint: "Checkpoint") -> "Checkpoint":
+    """Without the paths of the machine: of a file with initial weights the name, which its SHA-256 stands beside."""
     config: dict[str, Any] = {key: checkpoint.config[key] for key in _RECIPE if key in checkpoint.config}
     if isinstance(config.get("trainer"), dict):
         config["trainer"] = {key: value for key, value in config["trainer"].items() if key != "trackers"}
-    weights = {key: None for key in checkpoint.architecture if "weights" in key}  # a path there, and needless: it is trained
-    return dataclasses.replace(checkpoint, config=config, architecture={**checkpoint.architecture, **weights})
+    initial = {key: checkpoint.architecture.get(key) for key in ("weights", "encoder_weights")}
+    names = {key: Path(value).name for key, value in initial.items() if value is not None}
+    return dataclasses.replace(checkpoint, config=config, architecture={**checkpoint.architecture, **names})
 
 
 def _write_files(

@@ -15,16 +15,22 @@ import torch
 from polars.testing import assert_frame_equal
 from torch import nn
 
+from classifier.config import ClassifierConfig
+from classifier.model import build_classifier
 from pipeline import TwoStage, load_system, predict
 from pipeline.cli.main import main
+from pipeline.config import to_plain
 from pipeline.data.dataset import open_prepared
 from pipeline.data.loader import read_rows
 from pipeline.errors import CheckpointError, ConfigError, RunError
 from pipeline.evaluation.chunks import choose_rows
 from pipeline.evaluation.records import read_records
-from pipeline.masks.config import MaskConfig
-from pipeline.runs.checkpoints import weights_digest
+from pipeline.masks.config import MaskConfig, MaskSource
+from pipeline.prediction.choice import choose_system, load_trained_system
+from pipeline.runs.checkpoints import read_checkpoint, save_checkpoint, weights_digest
+from pipeline.runs.directory import RunDescription
 from pipeline.runs.exported import ExportedSystem
+from pipeline.sharing.card import card, gather
 from pipeline.sharing.joint import Joint, check_parity, check_possible, seeded_images, trace, write_file
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -78,11 +84,42 @@ def test_weights_and_digests_are_those_of_the_runs_and_no_path_of_the_machine_is
     assert not [text for text in texts if str(runs) in text or str(exported.parent) in text]
 
 
+def test_of_a_file_with_initial_weights_the_name_and_the_digest_are_handed_on(runs: Path, tmp_path: Path) -> None:
+    config = ClassifierConfig(
+        architecture="timm", name="test_resnet", weights="/home/somebody/secret/start.safetensors", weights_sha256="ab" * 32
+    )
+    checkpoint = read_checkpoint(runs / "classifier", "classifier")
+    network = build_classifier(config.without_weights(), num_classes=len(checkpoint.classes), seed=0)
+    described = dataclasses.replace(checkpoint, architecture=to_plain(config), config={"masks": {"source": "none"}}, segmenter=None)
+    save_checkpoint(tmp_path / "run" / "checkpoints", "best", described, network.state_dict())
+    assert main(["export", f"run={tmp_path / 'run'}", f"out={tmp_path / 'out'}", "files=[]"]) == 0
+    for path in (tmp_path / "out" / "README.md", tmp_path / "out" / "classifier" / "checkpoints" / "best.json"):
+        text = path.read_text()
+        assert "somebody" not in text
+        assert "start.safetensors" in text
+        assert "ab" * 32 in text
+    assert load_system(tmp_path / "out").mask_config.source == "none"
+
+
 def test_it_is_scored_like_its_runs_to_the_bit(exported: Path, evaluation: Path, synthetic_set: Path, tmp_path: Path) -> None:
     again = tmp_path / "again"
     assert main(["evaluate", f"prepared={synthetic_set}", f"classifier_run={exported}", f"run={again}", *ATTACK]) == 0
     assert_frame_equal(read_records(again).drop("seconds"), read_records(evaluation).drop("seconds"), check_exact=True)
     assert load_system(again).mask_config == load_system(evaluation).mask_config
+
+
+def test_an_evaluation_is_not_continued_with_other_masks_of_an_export(
+    exported: Path, synthetic_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(exported, tmp_path / "system")
+    words = [f"prepared={synthetic_set}", f"classifier_run={tmp_path / 'system'}", f"run={tmp_path / 'run'}", *ATTACK]
+    words += ["max_images=1", "attack.threat.epsilons=[8/255]"]
+    assert main(["evaluate", *words]) == 0
+    assert main(["evaluate", *words, "resume=true"]) == 0
+    described = ExportedSystem.read(tmp_path / "system" / "system.json")
+    dataclasses.replace(described, masks={**described.masks, "threshold": 0.3}).write(tmp_path / "system" / "system.json")
+    assert main(["evaluate", *words, "resume=true"]) == 2
+    assert "the mask configuration is not the one that the run was begun with" in capsys.readouterr().err
 
 
 def test_the_card_says_data_recipe_figures_verdict_and_threat(exported: Path, evaluation: Path) -> None:
@@ -104,6 +141,43 @@ def test_the_card_says_data_recipe_figures_verdict_and_threat(exported: Path, ev
     failed = sum(check["outcome"] == "FAIL" for check in checks)
     assert ("Not to be trusted" in card) == bool(failed)
     assert ("checks passed (" in card) == (not failed)
+
+
+def card_of(exported: Path, evaluation: Path, **masks: str) -> str:
+    """The card of an exported system as if it had these masks, and the figures of an evaluation."""
+    chosen = choose_system(evaluation, None, {})
+    _, checkpoint = load_trained_system(chosen, device=torch.device("cpu"))
+    described = ExportedSystem.read(exported / "system.json")
+    described = dataclasses.replace(described, masks={**described.masks, **masks})
+    segmenter = read_checkpoint(exported, "segmenter") if MaskSource(described.masks["source"]).needs_segmenter else None
+    return card(described, checkpoint, segmenter, gather(chosen, checkpoint, None))
+
+
+@pytest.mark.parametrize("source", list(MaskSource))
+def test_only_masks_that_follow_the_attacked_image_are_a_defence_through_both_stages(
+    exported: Path, evaluation: Path, source: MaskSource
+) -> None:
+    text = card_of(exported, evaluation, source=source.value)
+    follows = source in ("learned", "learned-hard", "joint")
+    assert ("through both stages" in text) == follows
+    assert ("an upper bound, not a defence that can be deployed" in text) == (not follows and source != "none")
+    assert ("Mask IoU" in text) == (follows or source == "frozen")
+
+
+def test_data_that_a_system_was_only_evaluated_on_are_not_given_for_those_of_its_training(
+    exported: Path, evaluation: Path, synthetic_set: Path, tmp_path: Path
+) -> None:
+    assert "Trained on: synthetic, fingerprint" in card_of(exported, evaluation)
+    shutil.copytree(evaluation, tmp_path / "other")
+    run = RunDescription.read(tmp_path / "other" / "run.json")
+    dataclasses.replace(run, inputs={**run.inputs, "data set": "0" * 64}).write(tmp_path / "other" / "run.json")
+    text = card_of(exported, tmp_path / "other")
+    assert "test images of the data set synthetic" in text
+    assert "Trained on: not recorded, fingerprint" in text
+    assert "Terms: not recorded" in text
+    chosen = choose_system(tmp_path / "other", None, {})
+    _, checkpoint = load_trained_system(chosen, device=torch.device("cpu"))
+    assert gather(chosen, checkpoint, synthetic_set).data == "synthetic"
 
 
 def test_of_a_run_that_was_never_attacked_the_card_claims_nothing(runs: Path, tmp_path: Path) -> None:
@@ -329,9 +403,6 @@ def test_without_a_network_it_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 def test_text_of_the_data_is_no_mark_up_of_the_card(exported: Path) -> None:
-    from pipeline.prediction.choice import choose_system, load_trained_system
-    from pipeline.sharing.card import card, gather
-
     _, checkpoint = load_trained_system(choose_system(exported, None, {}), device=torch.device("cpu"))
     hostile = dataclasses.replace(ExportedSystem.read(exported / "system.json"), classes=("<b>x</b>", "a|b\n# c", "[d](e)"))
     text = card(hostile, checkpoint, None, gather(choose_system(exported, None, {}), checkpoint, None))
