@@ -62,6 +62,9 @@ def main() -> int:
     parser.add_argument("--budget", type=float, default=60.0, help="processor seconds of tests for one mutant")
     parser.add_argument("--cache", type=Path, help="a folder that keeps which tests run which lines, for the next call")
     chosen = parser.parse_args()
+    for module in chosen.modules:
+        if not any(Path(module).is_relative_to(one) for one in MODULES):
+            parser.error(f"{module}: the tests that run a line are known of {', '.join(MODULES)} alone")
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"  # else a mutant could be mistaken for another of the same second
     sys.dont_write_bytecode = True
     for name in IMPORTED_ONCE:
@@ -125,7 +128,7 @@ class Baseline:
                     self._tests.setdefault((module, int(line)), set()).update(tests)
 
     def _of_file(self, file: Path, record: Path) -> dict[str, dict]:
-        """From the last call, unless the tests or the modules that they run have changed."""
+        """From the last call, unless the tests, what lies beside them or the modules that they run have changed."""
         if record.is_file():
             seen: dict[str, dict] = json.loads(record.read_text())
             if all((self._clone / path).is_file() and sha(self._clone / path) == was for path, was in seen["files"].items()):
@@ -203,7 +206,8 @@ class Recorder:
             by_line = {line: sorted(set(tests) - {""}) for line, tests in data.contexts_by_lineno(path).items()}  # "": the import
             if any(by_line.values()):
                 lines[str(Path(path).relative_to(self._clone))] = by_line
-        files = {name: sha(self._clone / name) for name in (*lines, str(self._file.relative_to(self._clone)))}
+        beside = [path for path in sorted((self._clone / "tests").rglob("*.py")) if not path.name.startswith(("test_", "mutants"))]
+        files = {str(path.relative_to(self._clone)): sha(path) for path in (*map(self._clone.joinpath, lines), *beside, self._file)}
         self._record.write_text(json.dumps({"files": files, "seconds": self._seconds, "lines": lines}))
 
 
@@ -267,8 +271,8 @@ def is_killed(spec: MutationSpec, baseline: Baseline, clone: Path, budget_s: flo
                 files = sorted({clone / test.split("::")[0] for test in tests})
                 timeout_s = 300 + 20 * sum(baseline.seconds[test] for test in tests)  # of a busy machine
                 code = in_a_fork(lambda files=files, tests=tests: run_tests(clone, files, Chooser(tests)), timeout_s)
-                if code in (int(pytest.ExitCode.INTERNAL_ERROR), 70):
-                    raise RuntimeError(f"the mutant could not be tried: {spec}")
+                if code in (int(pytest.ExitCode.INTERNAL_ERROR), 70) or (code is not None and code < 0):  # killed, not failed
+                    raise RuntimeError(f"the mutant could not be tried, its tests ended with {code}: {spec}")
                 killed = code not in (int(pytest.ExitCode.OK), int(pytest.ExitCode.NO_TESTS_COLLECTED))
     changed = [new.strip() for old, new in zip(before.splitlines(), after.splitlines(), strict=False) if old != new]
     place = f"{spec.module_path.relative_to(clone)}:{spec.start_pos[0]}:{spec.start_pos[1]}"
