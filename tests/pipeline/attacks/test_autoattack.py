@@ -252,3 +252,14 @@ def test_images_on_which_the_euclidean_square_cannot_start_are_named(make_system
     system = make_system(MaskSource.NONE)
     with pytest.raises(ValueError, match="cannot start on images of 12 x 12 pixels"):
         square(system, torch.rand(1, 3, 12, 12), torch.zeros(1, dtype=torch.int64), None, norm="l2", epsilon=1.0, seeds=SEEDS[:1])
+
+
+def test_an_image_of_a_batch_is_attacked_through_its_own_context_as_it_is_alone(make_system: Make, make_batch: MakeBatch) -> None:
+    system = make_system(MaskSource.ORACLE)
+    images, labels, context = make_batch(system, 3)
+    options = {"norm": "linf", "epsilon": 0.1, "num_queries": 20}
+    together = square(system, images, labels, context, seeds=SEEDS[:3], **options)
+    for image in range(3):
+        row = torch.tensor([image])
+        alone = square(system, images[row], labels[row], context.select(row), seeds=SEEDS[row], **options)
+        assert torch.equal(alone, together[row])
