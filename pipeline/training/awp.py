@@ -28,6 +28,7 @@ class AwpConfig(Objective):
 
     The images are attacked at the weights as they are. Each matrix or kernel w then moves along the gradient g of the loss at these
     images by gamma |w| / |g| g, in one step; the gradient of the step is taken there, and the weights are put back, to the bit.
+    Other than in the authors' code no first epochs go without it; clipping and weight decay meet the weights that were put back.
     """
 
     name: Literal["awp"] = "awp"
@@ -41,6 +42,11 @@ class AwpConfig(Objective):
     def for_segmenters(self) -> bool:
         """As the objective."""
         return self.of.for_segmenters
+
+    @property
+    def smooths_labels(self) -> bool:
+        """As the objective."""
+        return self.of.smooths_labels
 
     def points(self, stage: "BoundStage", batch: "Batch", seeds: "Tensor") -> "Tensor":
         """Those of the objective."""

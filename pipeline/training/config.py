@@ -1,4 +1,4 @@
-"""What can be chosen of a training: the loop, what a step minimizes, and the two commands."""
+"""What can be chosen of a training: the loop, what a step minimizes, and the three commands."""
 
 from dataclasses import field
 from typing import Annotated, Literal
@@ -13,7 +13,7 @@ from pipeline.training.awp import AwpConfig
 from pipeline.training.fast import FastConfig
 from pipeline.training.mart import MartConfig
 from pipeline.training.noise import NoiseConfig
-from pipeline.training.objectives import AdversarialConfig, NaturalConfig, TradesConfig
+from pipeline.training.objectives import AdversarialConfig, NaturalConfig, Objective, TradesConfig
 from segmenter.config import SegmenterConfig
 
 ObjectiveConfig = Annotated[
@@ -91,7 +91,7 @@ class TrainSegmenterConfig:
     segmenter: SegmenterConfig = field(default_factory=SegmenterConfig)
     """What the segmenter is made of."""
     objective: ObjectiveConfig = field(default_factory=NaturalConfig)
-    """What a training step minimizes: natural, adversarial, trades, fast, mart, awp or noise."""
+    """What a training step minimizes: natural, adversarial, trades, fast, awp or noise; mart is of classes."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """How training images are varied."""
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
@@ -130,6 +130,7 @@ class TrainClassifierConfig:
     def __post_init__(self) -> None:
         if self.masks.source == MaskSource.JOINT:
             raise ValueError("masks.source=joint means a segmenter that is trained too: that is foreguard train-joint; say learned")
+        _check_smoothing(self.objective, self.label_smoothing)
         needs_segmenter = self.masks.source.needs_segmenter
         if needs_segmenter and self.segmenter_run is None:
             raise ValueError(
@@ -175,3 +176,9 @@ class TrainJointConfig:
     def __post_init__(self) -> None:
         if self.attack_on == "each" and (self.objective.name == "awp" or not self.objective.for_segmenters):
             raise ValueError(f"attack_on=each: objective={self.objective.name} has one loss for both stages: say attack_on=sum")
+        _check_smoothing(self.objective, self.label_smoothing)
+
+
+def _check_smoothing(objective: Objective, label_smoothing: float) -> None:
+    if label_smoothing and not objective.smooths_labels:
+        raise ValueError(f"label_smoothing: the loss of objective={objective.name} knows none: say label_smoothing=0")

@@ -22,7 +22,8 @@ class FastConfig(Objective):
     """Training on images after one gradient step from a random start in the maximum norm.
 
     With the defaults that of Wong et al. 2020 (https://arxiv.org/abs/2001.03994); with noise 2, step 1 and no clipping N-FGSM (de
-    Jorge et al. 2022, https://arxiv.org/abs/2202.01181). Both keep images in [0,1].
+    Jorge et al. 2022, https://arxiv.org/abs/2202.01181). Other than in their code, the gradient of the step is that of the stage in
+    eval mode, as of all attacks here, and the guard looks at validation images at the end of an epoch. Images stay in [0,1].
     """
 
     name: Literal["fast"] = "fast"
@@ -36,8 +37,8 @@ class FastConfig(Objective):
     clip: bool = True
     """Bring the point back into the ball, as Wong et al. do; N-FGSM does not."""
     guard: Annotated[Number, Field(ge=0, lt=1)] = 0.5
-    """End training where the robust validation score falls below this share of its best: catastrophic overfitting. The best epoch
-    is what is kept. 0: never."""
+    """End training where the robust validation score lies below this share of its best in two epochs in a row: catastrophic
+    overfitting. The best epoch is what is kept, and result.json says so. 0: never."""
     validation: RobustValidationConfig = field(default_factory=RobustValidationConfig)
     """How the best epoch is chosen and the collapse is seen; without an attack of its own PGD with 10 steps of epsilon / 4."""
 
@@ -64,5 +65,5 @@ class FastConfig(Objective):
         return self.validation.attack or several, self.validation.max_images
 
     def collapsed(self, scores: Sequence[float]) -> bool:
-        """The last score lies below ``guard`` times the best."""
-        return bool(scores) and scores[-1] < self.guard * max(scores)
+        """The last two scores lie below ``guard`` times the best: one alone may be the noise of a beginning."""
+        return len(scores) > 1 and max(scores[-2:]) < self.guard * max(scores)

@@ -21,7 +21,8 @@ class MartConfig(RobustObjective):
     """Training on attacked images, with more weight on those that the classifier is unsure of without attack.
 
     Wang et al. 2020, https://openreview.net/forum?id=rklOg6EFwS. For classifiers, and for both stages together: its boosted
-    cross-entropy is of classes.
+    cross-entropy is of classes, whose labels are not smoothed. Other than in the authors' code, the attack starts where ``attack``
+    says (there at Gaussian noise of deviation 0.001), and nothing is added to the probabilities in logarithms (there 1e-12).
     """
 
     name: Literal["mart"] = "mart"
@@ -36,6 +37,11 @@ class MartConfig(RobustObjective):
     @property
     def for_segmenters(self) -> bool:
         """Its losses are of classes."""
+        return False
+
+    @property
+    def smooths_labels(self) -> bool:
+        """Its formula has no place for it."""
         return False
 
     def points(self, stage: "BoundStage", batch: "Batch", seeds: "Tensor") -> "Tensor":

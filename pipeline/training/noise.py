@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 @configuration
 class NoiseConfig(Objective):
-    """Training on images plus Gaussian noise, for randomized smoothing (Cohen et al. 2019, https://arxiv.org/abs/1902.02918)."""
+    """Training on images plus Gaussian noise, for randomized smoothing (Cohen et al. 2019, https://arxiv.org/abs/1902.02918).
+
+    The best epoch is chosen by the score on validation images without noise.
+    """
 
     name: Literal["noise"] = "noise"
     """the stage's loss on images plus Gaussian noise"""

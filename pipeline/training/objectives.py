@@ -42,6 +42,11 @@ class Objective:
         """It is defined for masks, and not for classes alone."""
         return True
 
+    @property
+    def smooths_labels(self) -> bool:
+        """It uses the stage's own loss of classes, whose labels may be smoothed."""
+        return True
+
     def points(self, stage: "BoundStage", batch: "Batch", seeds: "Tensor") -> "Tensor":
         """The images (B,3,H,W) that are trained on, detached: the batch's own. ``seeds`` (B,): for what is drawn for an image."""
         del stage, seeds

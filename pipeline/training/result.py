@@ -1,11 +1,12 @@
 """How a training ended."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pipeline.runs.files import JsonFile
 
 RESULT = "result.json"
+EndedBy = Literal["epochs", "patience", "guard"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,8 @@ class TrainingResult(JsonFile):
     """The same on test images; None where the data set has none."""
     epochs: int
     """Epochs finished."""
+    ended_by: EndedBy
+    """epochs: all were done. patience: too many without a better score. guard: robustness had collapsed."""
     steps: int
     """Optimizer steps taken."""
     seconds: float

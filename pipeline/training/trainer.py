@@ -32,7 +32,7 @@ from pipeline.training.distributed import (
 )
 from pipeline.training.logging import RunLog
 from pipeline.training.optim import build_optimizer, learning_rate, moving_average, set_learning_rate
-from pipeline.training.result import TrainingResult
+from pipeline.training.result import EndedBy, TrainingResult
 from pipeline.training.state import Counters, TrainingState
 from pipeline.training.tasks import Training, check_batch
 from pipeline.training.validation import measure
@@ -106,7 +106,7 @@ class Trainer:
         self._begin(run)
         counters, config = self.state.counters, self._config
         with held_back():
-            while not self._ended():
+            while self._ended_by() is None:
                 with self._progress() as advance:
                     for batch in self._train_loader.epoch(counters.epoch, counters.batch):
                         signal = self._step(batch.to(self._fabric.device))
@@ -215,22 +215,26 @@ class Trainer:
         note = " (best so far)" if better else ""
         _say(self._fabric, f"epoch {counters.epoch}/{self._config.epochs}: {shown}, {counters.seconds:.0f} s{note}")
 
-        if self._training.objective.collapsed(self._scores()):
+        if self._ended_by() == "guard":
             _say(self._fabric, f"the robust {self._stage.score_name} has collapsed: training ends, and the best epoch is kept")
 
     def _scores(self) -> list[float]:
         """What has chosen the best epoch, epoch by epoch."""
         return [row[f"val_{self._selector}"] for row in self.state.counters.history]
 
-    def _ended(self) -> bool:
-        """All epochs are done, patience has run out, or the objective has seen enough."""
+    def _ended_by(self) -> EndedBy | None:
+        """Why no further epoch follows; None: one does."""
         counters, patience = self.state.counters, self._config.patience
-        impatient = patience is not None and counters.epochs_without_gain >= patience
-        return counters.epoch >= self._config.epochs or impatient or self._training.objective.collapsed(self._scores())
+        if counters.epoch >= self._config.epochs:
+            return "epochs"
+        if self._training.objective.collapsed(self._scores()):
+            return "guard"
+        return "patience" if patience is not None and counters.epochs_without_gain >= patience else None
 
     def _finish(self) -> None:
         """Measure the best checkpoint on the validation and test images, and say how it went."""
-        counters, run = self.state.counters, self._run
+        counters, run, ended_by = self.state.counters, self._run, self._ended_by()
+        assert ended_by is not None
         if (signal := agreed_interruption(self._fabric)) is not None:
             raise self._interrupted(signal)
         self._training.load_best(run.path, self._measured.module)
@@ -250,6 +254,7 @@ class Trainer:
             val=val,
             test=test,
             epochs=counters.epoch,
+            ended_by=ended_by,
             steps=counters.step,
             seconds=round(time.monotonic() - self._began, 1),
         )

@@ -46,6 +46,7 @@ RESULT = TrainingResult(
     selected_value=0.25,
     val={"loss": 1.0, "iou": 0.25},
     test={"loss": 1.0, "iou": 0.75},
+    ended_by="epochs",
     epochs=1,
     steps=3,
     seconds=3.4,

@@ -21,7 +21,15 @@ def runs(tmp_path: Path, simulated) -> Path:
     done = begin(tmp_path / "deep" / "er" / "trained", "train-classifier")
     scores = {"accuracy": 0.75, "loss": 1.0}
     TrainingResult(
-        checkpoint="c", epoch=1, selected_by="loss", selected_value=1.0, val=scores, epochs=1, steps=1, seconds=12.0
+        checkpoint="c",
+        epoch=1,
+        selected_by="loss",
+        selected_value=1.0,
+        val=scores,
+        ended_by="epochs",
+        epochs=1,
+        steps=1,
+        seconds=12.0,
     ).write(done / "result.json")
     begin(tmp_path / "begun", "train-segmenter")
     begin(done / "store" / "inside", "evaluate")

@@ -47,7 +47,7 @@ def test_an_objective_is_one_file_with_its_yaml_and_its_name_where_they_are_list
     (tmp_path / "configs" / "objective" / "flooding.yaml").write_text("name: flooding\nlevel: 5\n")
     listed = tmp_path / "pipeline" / "training" / "config.py"
     before = listed.read_text()
-    after = before.replace("AwpConfig | NoiseConfig, Field", "AwpConfig | NoiseConfig | FloodingConfig, Field")
+    after = before.replace("AwpConfig | NoiseConfig,", "AwpConfig | NoiseConfig | FloodingConfig,")
     after = after.replace(
         "from pipeline.training.objectives import",
         "from pipeline.training.flooding import FloodingConfig\nfrom pipeline.training.objectives import",

@@ -86,9 +86,11 @@ def test_fast_training_takes_one_step_of_five_quarters_epsilon_from_a_random_sta
 def test_fast_training_ends_when_robustness_collapses():
     guarded = FastConfig(guard=0.5)
     assert not guarded.collapsed([])
-    assert not guarded.collapsed([0.2, 0.5, 0.25])
-    assert guarded.collapsed([0.2, 0.5, 0.24])
-    assert not FastConfig(guard=0).collapsed([0.5, 0.0])
+    assert not guarded.collapsed([0.08, 0.03])  # one bad epoch is no collapse
+    assert not guarded.collapsed([0.2, 0.5, 0.24, 0.25])
+    assert guarded.collapsed([0.2, 0.5, 0.24, 0.2])
+    assert guarded.collapsed([0.5, 0.0, 0.0])
+    assert not FastConfig(guard=0).collapsed([0.5, 0.0, 0.0])
     attack, _ = guarded.validation_attack()
     assert (attack.epsilon, attack.num_steps) == (EPSILON, 10)  # a single step would see nothing
 
@@ -190,6 +192,17 @@ def test_every_recipe_has_its_yaml(objective):
     expected |= {"mart": MartConfig(attack=PgdConfig(step_size=2 / 255, num_steps=10))}
     expected |= {"awp": AwpConfig(of=AdversarialConfig(attack=PgdConfig(step_size=2 / 255, num_steps=7)))}
     assert config == expected[objective]
+
+
+def test_labels_are_not_smoothed_for_mart():
+    for objective in (MartConfig(), AwpConfig(of=MartConfig())):
+        line = rf"label_smoothing: the loss of objective={objective.name} knows none"
+        with pytest.raises(ValueError, match=line):
+            TrainClassifierConfig(prepared="data", run="run", objective=objective, label_smoothing=0.1)
+        both = {"prepared": "data", "run": "run", "segmenter_run": "a", "classifier_run": "b"}
+        with pytest.raises(ValueError, match=line):
+            TrainJointConfig(**both, objective=objective, label_smoothing=0.1)
+        assert TrainJointConfig(**both, objective=objective).label_smoothing == 0
 
 
 def test_what_is_of_classes_is_refused_for_a_segmenter():

@@ -76,6 +76,7 @@ def test_a_run_leaves_everything_that_says_how_it_went(config, capsys):
     assert result["selected_value"] == best == result["val"]["accuracy"]
     assert result["epoch"] == metrics["val_accuracy"].index(best) + 1
     assert result["checkpoint"] == "checkpoints/best.json"
+    assert result["ended_by"] == "epochs"
     assert str(config.run / "checkpoints" / "best.json") in shown.out
     assert "val accuracy" in shown.out
     assert "epoch 2/2: train_loss" in shown.err
@@ -188,7 +189,12 @@ def test_a_collapse_ends_training_and_the_best_epoch_is_kept(config, capsys):
     train_classifier(replace(config, objective=quick))
     assert "the robust accuracy has collapsed: training ends, and the best epoch is kept" in capsys.readouterr().err
     assert read_metrics(config.run / "metrics.csv")["epoch"] == [1]
-    assert json.loads((config.run / "result.json").read_text())["epoch"] == 1
+    result = json.loads((config.run / "result.json").read_text())
+    assert (result["epoch"], result["epochs"], result["ended_by"]) == (1, 1, "guard")
+    (config.run / "result.json").unlink()  # as if killed before it was written
+    train_classifier(replace(config, objective=quick, resume=True))
+    again = json.loads((config.run / "result.json").read_text())
+    assert (again["epochs"], again["ended_by"], again["val"]) == (1, "guard", result["val"])
 
 
 def test_a_kill_between_the_writings_of_an_epochs_end_changes_nothing(config, monkeypatch, tmp_path):
@@ -366,6 +372,7 @@ def test_patience_ends_a_run_that_no_longer_gains(config):
     train_classifier(replace(config, trainer=still, augment=AugmentConfig()))
     metrics, result = read_metrics(config.run / "metrics.csv"), json.loads((config.run / "result.json").read_text())
     assert len(metrics["epoch"]) == result["epoch"] + 2 < 9
+    assert result["ended_by"] == "patience"
 
 
 def test_a_damaged_state_is_refused_by_name(config):
