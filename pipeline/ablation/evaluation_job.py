@@ -15,7 +15,7 @@ from pipeline.attacks.suite import AttackSuite
 from pipeline.attacks.threat import Region
 from pipeline.evaluation.config import EvaluateConfig
 from pipeline.evaluation.evaluate import evaluate, order_of_attacks
-from pipeline.evaluation.summary import checked_images
+from pipeline.evaluation.summary import is_checked
 from pipeline.masks.config import MaskConfig, MaskSource
 from pipeline.masks.traits import MaskTraits
 from pipeline.runs.checkpoints import weights_digest
@@ -35,8 +35,9 @@ class AttackJob(Job):
     divisible: ClassVar[bool] = True
 
     def is_finished(self, path: Path, config: EvaluateConfig) -> bool:
-        """Records are there, and as many images were checked for false robustness as are asked for."""
-        return super().is_finished(path, config) and (not config.sanity or checked_images(path) >= config.sanity_images)
+        """Records are there, and what is asked for was checked for false robustness."""
+        images, epsilon = config.sanity_images, config.sanity_epsilon
+        return super().is_finished(path, config) and (not config.sanity or is_checked(path, images=images, epsilon=epsilon))
 
     def run(self, state: JobState) -> None:
         """Attack it."""

@@ -23,6 +23,7 @@ from pipeline.data.dataset import read_manifest
 from pipeline.errors import RunError
 from pipeline.masks.config import MaskConfig, MaskSource
 from pipeline.runs.files import parse_json, read_sealed, write_json, write_sealed
+from pipeline.runs.locking import locked
 from pipeline.runs.provenance import provenance
 
 MANIFEST, FORMAT = "ablation.json", 1
@@ -124,7 +125,13 @@ def read_ablation(run: Path) -> tuple[Manifest, dict[str, Any]]:
 
 
 def write_manifest(config: AblateConfig, cache: RunCache) -> None:
-    """Write down all that is finished. Paths are relative to the directory of the ablation. Raises RunError."""
+    """Write down all that is finished, one process after the other. Paths are relative to the directory of the ablation, which has
+    to be there. Raises RunError."""
+    with locked(config.run / ".manifest.lock", busy=None):
+        _write_manifest(config, cache)
+
+
+def _write_manifest(config: AblateConfig, cache: RunCache) -> None:
     todo = jobs(config)
     states = {job: state for job in todo if (state := cache.find(job)) is not None and state.finished}
     has_decomposition = _write_decomposition(config, states)

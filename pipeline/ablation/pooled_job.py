@@ -18,7 +18,7 @@ from pipeline.evaluation.constant_predictor import modal_prediction
 from pipeline.evaluation.gallery import GALLERY
 from pipeline.evaluation.metrics import clean_accuracy, clean_mask_iou, curve
 from pipeline.evaluation.records import RECORDS, RecordStore, read_records
-from pipeline.evaluation.summary import SANITY, SUMMARY, SanityReport, Summary, checked_images
+from pipeline.evaluation.summary import SANITY, SUMMARY, SanityReport, Summary, is_checked
 from pipeline.runs.directory import open_run
 from pipeline.runs.files import canonical_sha256, write_atomically
 
@@ -89,7 +89,8 @@ class PooledJob(Job):
 
     def is_finished(self, path: Path, config: dict[str, Any]) -> bool:
         """As of an evaluation."""
-        return super().is_finished(path, config) and (not config["sanity"] or checked_images(path) >= config["sanity_images"])
+        images, epsilon = config["sanity_images"], config["sanity_epsilon"]
+        return super().is_finished(path, config) and (not config["sanity"] or is_checked(path, images=images, epsilon=epsilon))
 
     def run(self, state: JobState) -> None:
         """Pool the folds."""
@@ -146,4 +147,5 @@ def _worst_checks(reports: list[SanityReport]) -> SanityReport:
             if other is None or _OUTCOMES.index(check.outcome) > _OUTCOMES.index(other.outcome):
                 finding = f"fold {number} of {len(reports)}: {check.finding}"
                 worst[check.name] = dataclasses.replace(check, finding=finding)
-    return SanityReport(images=min(report.images for report in reports), checks=tuple(worst.values()))
+    fewest = min(report.images for report in reports)
+    return dataclasses.replace(reports[0], images=fewest, checks=tuple(worst.values()))

@@ -19,7 +19,6 @@ from pipeline.ablation.cache import RunCache
 from pipeline.ablation.config import AblateConfig
 from pipeline.ablation.grid import jobs
 from pipeline.ablation.job import ImageCounts, Job, JobState
-from pipeline.ablation.manifest import MANIFEST as MANIFEST_FILE
 from pipeline.ablation.manifest import write_manifest
 from pipeline.ablation.own_systems import build_systems, try_systems
 from pipeline.ablation.plan import Progress, estimate, lines, plan
@@ -30,8 +29,10 @@ from pipeline.data.dataset import MANIFEST, read_manifest
 from pipeline.data.prepare import prepare
 from pipeline.data.synthetic.config import SyntheticConfig
 from pipeline.errors import DataError, OccupiedError, RunError, UserError
+from pipeline.evaluation.summary import SANITY
 from pipeline.interrupts import Interrupted
 from pipeline.runs.directory import check_run, open_run
+from pipeline.runs.files import canonical_sha256, file_sha256, read_bytes, write_atomically
 from pipeline.runs.locking import locked, wait_until_free
 from pipeline.runs.sharing import once
 
@@ -78,7 +79,7 @@ def run_ablation(config: AblateConfig, report: Callable[[], None] = lambda: None
         else:
             _share_jobs(config, cache, log)
             close = partial(_close, config, cache, report)
-            once(config.run / ".report.lock", config.run, done=partial(_is_reported, config), work=close)
+            once(config.run / ".report.lock", config.run, done=partial(_is_reported, config, cache), work=close)
     return True
 
 
@@ -88,13 +89,20 @@ def _close(config: AblateConfig, cache: RunCache, report: Callable[[], None]) ->
     print("\n".join(["", *table(config, cache), ""]), flush=True)
     report()
     if config.shared:
-        (config.run / _REPORTED).touch()
+        write_atomically(config.run / _REPORTED, _found(config, cache).encode())
 
 
-def _is_reported(config: AblateConfig) -> bool:
-    """Since the last job was finished."""
+def _is_reported(config: AblateConfig, cache: RunCache) -> bool:
+    """Whether the report was made of what is found by now."""
     mark = config.run / _REPORTED
-    return mark.exists() and mark.stat().st_mtime >= (config.run / MANIFEST_FILE).stat().st_mtime
+    return mark.is_file() and read_bytes(mark) == _found(config, cache).encode()
+
+
+def _found(config: AblateConfig, cache: RunCache) -> str:
+    """SHA-256 of what the finished jobs are, with the sanity checks that were made of them: these can be made anew."""
+    states = [state for job in jobs(config) if (state := _finished(cache, job)) is not None]
+    checks = [state.path / SANITY for state in states if (state.path / SANITY).is_file()]
+    return canonical_sha256([sorted(state.fingerprint for state in states), sorted(file_sha256(check) for check in checks)])
 
 
 def prepared_fingerprint(config: AblateConfig) -> str | None:
@@ -184,8 +192,7 @@ def _take(config: AblateConfig, cache: RunCache, log: IO[str], todo: list[Job], 
             _do(cache, state, log)
             if not join:
                 print(f"{position} {job.title}: {job.finding(state.path)}", flush=True)
-        with locked(config.run / ".manifest.lock", busy=None):
-            write_manifest(config, cache)
+                write_manifest(config, cache)
         return True
     return False
 

@@ -163,7 +163,7 @@ def _sum_up(evaluation: _Evaluation) -> None:
     from pipeline.evaluation.gallery import GALLERY
     from pipeline.evaluation.measured import MEASURED
     from pipeline.evaluation.sharing import CLAIMS
-    from pipeline.evaluation.summary import SUMMARY, checked_images
+    from pipeline.evaluation.summary import SUMMARY, is_checked
     from pipeline.runs.sharing import once
 
     config, run = evaluation.config, evaluation.run
@@ -174,7 +174,8 @@ def _sum_up(evaluation: _Evaluation) -> None:
 
     def done() -> bool:
         there = all((config.run / name).is_file() for name, asked in wanted.items() if asked)
-        return config.shared and there and (not config.sanity or checked_images(config.run) >= config.sanity_images)
+        images, epsilon = config.sanity_images, config.sanity_epsilon
+        return config.shared and there and (not config.sanity or is_checked(config.run, images=images, epsilon=epsilon))
 
     once(config.run / CLAIMS / "summary.lock", config.run, done=done, work=partial(_report, evaluation))
 
@@ -185,7 +186,7 @@ def _report(evaluation: _Evaluation) -> None:
     from pipeline.evaluation.measured import MEASURED, MeasurementReport, figures, measured_lines
     from pipeline.evaluation.measuring import read_observations
     from pipeline.evaluation.records import RecordStore, read_records
-    from pipeline.evaluation.summary import SANITY, SUMMARY, SanityReport, check_lines, lines, summarise
+    from pipeline.evaluation.summary import SANITY, SUMMARY, SanityReport, check_lines, lines, summarise, version_of_checks
 
     config, run, subject, device = evaluation.config, evaluation.run, evaluation.subject, evaluation.device
     records = read_records(config.run)
@@ -200,17 +201,18 @@ def _report(evaluation: _Evaluation) -> None:
         split=config.split,
         skipped=evaluation.skipped,
     )
-    summary.write(config.run / SUMMARY)
-    print("\n".join(lines(summary)))
     observations = read_observations(config.run)
+    measured = [] if observations is None else figures(observations, run.suite.measurements)
     if observations is not None:
-        found = figures(observations, run.suite.measurements)
-        MeasurementReport(figures=tuple(found)).write(config.run / MEASURED)
-        print("\n".join(measured_lines(found)))
+        MeasurementReport(figures=tuple(measured)).write(config.run / MEASURED)
+    summary.write(config.run / SUMMARY)  # after all that it stands for: an ablation takes an evaluation that has it for finished
+    print("\n".join([*lines(summary), *measured_lines(measured)]))
     if config.sanity:
         store = RecordStore(config.run)
-        checks = sanity_checks(run, store, records, num_images=config.sanity_images, device=device, epsilon=config.sanity_epsilon)
-        SanityReport(images=config.sanity_images, checks=tuple(checks)).write(config.run / SANITY)
+        images, epsilon = config.sanity_images, config.sanity_epsilon
+        checks = sanity_checks(run, store, records, num_images=images, device=device, epsilon=epsilon)
+        report = SanityReport(images=images, epsilon=epsilon, version=version_of_checks(), checks=tuple(checks))
+        report.write(config.run / SANITY)
         print("\n".join(check_lines(checks)))
 
 

@@ -9,6 +9,7 @@ import hashlib
 import io
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -202,8 +203,12 @@ def write_table(directory: Path, unit: Unit, table: pl.DataFrame) -> None:
 
 
 def read_tables(directory: Path, schema: Mapping[str, Any]) -> pl.DataFrame | None:
-    """All parts of a directory, in their order; None where there is none. Raises RunError for a damaged one."""
+    """All parts of a directory, in their order; None where there is none. Raises RunError for one damaged or there twice."""
     paths = sorted(directory.glob("*.parquet"))
+    for one, following in pairwise(paths):
+        if _unit_of(one) == _unit_of(following):  # locks that do not hold between machines let two of them make it
+            twice = f"{directory / _unit_of(one).name}.*.parquet"
+            raise RunError(f"{twice}: are there twice; delete these files and continue with resume=true, on one machine")
     return pl.concat([_table(path, schema) for path in paths]) if paths else None
 
 

@@ -1,6 +1,7 @@
 """What an evaluation found, in a few figures: ``summary.json`` and ``sanity.json``, and the same for the terminal."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -9,14 +10,16 @@ from typing import ClassVar
 import numpy as np
 import polars as pl
 
+from pipeline.attacks import diagnostics
 from pipeline.attacks.diagnostics import Check, Outcome
 from pipeline.attacks.threat import Budget
+from pipeline.errors import RunError
 from pipeline.evaluation.constant_predictor import ModalPrediction, modal_prediction
 from pipeline.evaluation.evaluator import EvaluationRun
 from pipeline.evaluation.metrics import CurvePoint, clean_accuracy, clean_mask_iou, curve
 from pipeline.evaluation.statistics import Estimate
 from pipeline.masks.config import MaskConfig
-from pipeline.runs.files import JsonFile
+from pipeline.runs.files import JsonFile, canonical_sha256, file_sha256
 
 SUMMARY, SANITY = "summary.json", "sanity.json"
 
@@ -58,16 +61,36 @@ class Summary(JsonFile):
 class SanityReport(JsonFile):
     """``sanity.json``: the diagnostics of one evaluation."""
 
+    FORMAT: ClassVar[int] = 2
     REMEDY: ClassVar[str] = Summary.REMEDY
 
     images: int
     """How many were looked at."""
+    epsilon: float | None
+    """That the checks were to be made at; None: the largest at which an image was robust."""
+    version: str
+    """Of the checks that were made: ``version_of_checks``."""
     checks: tuple[Check, ...]
 
 
-def checked_images(path: Path) -> int:
-    """How many images the sanity checks of an evaluation were made on; 0 where there were none. Raises RunError: damaged."""
-    return SanityReport.read(path / SANITY).images if (path / SANITY).is_file() else 0
+@functools.cache
+def version_of_checks() -> str:
+    """SHA-256 over the source of all sanity checks, which nobody has to remember to raise."""
+    package, here = Path(str(diagnostics.__file__)).parent, Path(__file__).parent
+    sources = [*sorted(package.glob("*.py")), here / "diagnostics.py", here / "against_records.py"]
+    return canonical_sha256([[source.name, file_sha256(source)] for source in sources])
+
+
+def is_checked(path: Path, *, images: int, epsilon: float | None) -> bool:
+    """Whether the checks of today were made of an evaluation, on so many images and at this epsilon.
+
+    A report that is damaged, or of a version that did not say what it had checked, vouches for nothing.
+    """
+    try:
+        report = SanityReport.read(path / SANITY)
+    except RunError:
+        return False
+    return report.images >= images and report.epsilon == epsilon and report.version == version_of_checks()
 
 
 def summarise(

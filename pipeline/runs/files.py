@@ -6,6 +6,8 @@ A JSON format is one class, ``JsonFile``: what writes it reads it.
 import hashlib
 import json
 import os
+import platform
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,15 +84,34 @@ def _unsealed(path: Path, raw: bytes, version: int) -> dict[str, Any]:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Replace a file so that a reader, or whoever comes after a crash, finds the old content or the new. Raises ``RunError``."""
-    temporary = path.with_name(f"{path.name}.tmp")
+    temporary = path.with_name(f"{path.name}.{platform.node()}.{os.getpid()}.tmp")  # others may write the same file
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_left_over(path)
         _write_and_flush(temporary, content)
         os.replace(temporary, path)
         _flush_directory(path.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True) if path.parent.is_dir() else None
         raise RunError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def _remove_left_over(path: Path) -> None:
+    """What killed processes of this machine had begun to write. Whether those of other machines live nobody here knows."""
+    pattern = re.compile(rf"{re.escape(f'{path.name}.{platform.node()}.')}(\d+)\.tmp")
+    for name in os.listdir(path.parent):
+        if (match := pattern.fullmatch(name)) is not None and not _lives(int(match[1])):
+            path.with_name(name).unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):  # somebody else's, or no process of ours
+        pass
+    return True
 
 
 def _write_and_flush(path: Path, content: bytes) -> None:

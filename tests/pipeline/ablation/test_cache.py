@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,15 +13,17 @@ from pipeline.ablation.config import AblateConfig
 from pipeline.ablation.evaluation_job import EvaluationJob
 from pipeline.ablation.grid import arms, jobs
 from pipeline.ablation.job import ImageCounts, Job, JobState
+from pipeline.ablation.manifest import read_ablation, write_manifest
 from pipeline.ablation.plan import Progress, Step, duration, estimate, lines, plan, quantity
 from pipeline.ablation.training_jobs import ClassifierJob, SegmenterJob
 from pipeline.cli.composition import compose
 from pipeline.config import to_plain, validate
 from pipeline.data.dataset import open_prepared
-from pipeline.evaluation.summary import SanityReport
+from pipeline.evaluation.summary import SanityReport, version_of_checks
 from pipeline.runs.checkpoints import Checkpoint, save_checkpoint
 from pipeline.runs.directory import open_run
-from pipeline.runs.files import write_json
+from pipeline.runs.files import write_json, write_sealed
+from pipeline.runs.locking import locked
 from pipeline.runs.provenance import provenance
 from segmenter.model import build_segmenter
 
@@ -47,7 +50,9 @@ def finish(config: AblateConfig, state: JobState, *, path: Path | None = None, s
     path = path or state.path
     with open_run(path, command=state.job.command, config=to_plain(state.config), inputs=state.inputs, resume=False):
         if isinstance(state.job, EvaluationJob):
-            SanityReport(images=state.config.sanity_images, checks=()).write(path / "sanity.json")
+            SanityReport(
+                images=state.config.sanity_images, epsilon=state.config.sanity_epsilon, version=version_of_checks(), checks=()
+            ).write(path / "sanity.json")
             write_json(path / "summary.json", {})
             return
         dataset = open_prepared(config.prepared)
@@ -181,6 +186,30 @@ def test_an_evaluation_without_the_wanted_sanity_checks_is_not_finished(syntheti
     assert store_of(without).find(arm).finished
 
 
+def test_sanity_checks_of_another_epsilon_of_other_code_or_of_an_old_form_vouch_for_nothing(
+    synthetic_set: Path, tmp_path: Path
+) -> None:
+    sanity = {"sanity": {"sources": ["oracle"], "objectives": ["natural"]}}
+    settings = config(synthetic_set, tmp_path, evaluation=sanity)
+    store = store_of(settings)
+    finish(settings, store.find(only(ClassifierJob, settings)[0]))
+    arm = arms(settings)[0]
+    finish(settings, store.find(arm))
+    path = store.find(arm).path
+    one, another, *_ = (epsilon for epsilon in settings.attack.threat.epsilons if epsilon > 0)
+    for epsilon in (one, another, None):
+        headline = config(synthetic_set, tmp_path, evaluation=sanity, primary_epsilon=epsilon)
+        state = store_of(headline).find(arm)
+        assert state.path == path
+        SanityReport(images=64, epsilon=one, version=version_of_checks(), checks=()).write(path / "sanity.json")
+        assert store_of(headline).find(arm).finished is (epsilon == one)
+    at_one = config(synthetic_set, tmp_path, evaluation=sanity, primary_epsilon=one)
+    SanityReport(images=64, epsilon=one, version="0" * 64, checks=()).write(path / "sanity.json")
+    assert not store_of(at_one).find(arm).finished
+    write_sealed(path / "sanity.json", {"images": 64, "checks": []}, version=1)
+    assert not store_of(at_one).find(arm).finished
+
+
 def test_an_evaluation_with_its_attacks_in_another_order_is_another_one(synthetic_set: Path, tmp_path: Path) -> None:
     """Parts are known by the position of their attack, and each attack meets what those before it left standing."""
     settings = config(synthetic_set, tmp_path)
@@ -264,3 +293,16 @@ def test_timings_are_lines_of_json(synthetic_set: Path, tmp_path: Path) -> None:
     (line,) = (tmp_path / "store" / "timings.jsonl").read_text().splitlines()
     assert json.loads(line)["seconds"] == 1.23
     assert json.loads(line)["fingerprint"] == state.fingerprint
+
+
+def test_processes_write_the_manifest_of_an_ablation_one_after_the_other(synthetic_set: Path, tmp_path: Path) -> None:
+    settings = config(synthetic_set, tmp_path)
+    settings.run.mkdir()
+    other = threading.Thread(target=write_manifest, args=(settings, store_of(settings)))
+    with locked(settings.run / ".manifest.lock", busy=None):
+        other.start()
+        other.join(0.5)  # far more than it takes
+        assert other.is_alive()
+        assert not (settings.run / "ablation.json").exists()
+    other.join()
+    assert not read_ablation(settings.run)[0].finished

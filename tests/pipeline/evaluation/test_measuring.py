@@ -1,5 +1,6 @@
 """Measurements from the plan to figures: every image once under every condition, resumed exactly, on every mask source."""
 
+import shutil
 from pathlib import Path
 from types import ModuleType
 
@@ -35,7 +36,7 @@ from pipeline.evaluation.measured import (
 )
 from pipeline.evaluation.measuring import MEASUREMENTS, measure_images, missing_observations, read_observations
 from pipeline.evaluation.metrics import clean_accuracy, robust_accuracy
-from pipeline.evaluation.records import RecordStore, read_records
+from pipeline.evaluation.records import RecordStore, Unit, read_records, read_tables, write_table
 from pipeline.masks.config import MaskSource
 
 CPU = torch.device("cpu")
@@ -206,6 +207,19 @@ def test_every_figure_says_what_it_claims(observations: pl.DataFrame) -> None:
     assert claims["corruptions", "fog: accuracy"] is Claim.ACCURACY
     assert claims["backgrounds", "BG-gap"] is Claim.ACCURACY
     assert figures(observations, SUITE) == found
+
+
+def test_a_part_that_two_machines_made_is_named_and_never_counted_twice(tmp_path: Path) -> None:
+    """Their seconds differ, and with them the digests in the names of the files."""
+    schema, unit = {"value": pl.Float64(), "seconds": pl.Float64()}, Unit(3, 1, 2)
+    for number, seconds in enumerate((0.5, 0.75)):
+        write_table(tmp_path / str(number), unit, pl.DataFrame({"value": [1.0], "seconds": [seconds]}))
+        write_table(tmp_path / str(number), Unit(4, 1, 2), pl.DataFrame({"value": [2.0], "seconds": [0.5]}))
+    (other,) = (tmp_path / "1").glob(f"{unit.name}.*.parquet")
+    shutil.copy(other, tmp_path / "0")
+    with pytest.raises(RunError, match=rf"0/{unit.name}\.\*\.parquet: are there twice; delete these files and .* resume=true"):
+        read_tables(tmp_path / "0", schema)
+    assert read_tables(tmp_path / "1", schema)["value"].to_list() == [1.0, 2.0]  # type: ignore[index]
 
 
 @pytest.mark.parametrize("source", list(MaskSource))

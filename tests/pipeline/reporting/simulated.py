@@ -176,7 +176,8 @@ def write_evaluation(
         provenance=Provenance(foreguard="0.1.0", python="3.11.2", torch="2.11.0", commit="0" * 40, dirty=False),
     ).write(path / "run.json")
     if role == "main":
-        SanityReport(images=16, checks=tuple(_checks(failing and test == "learned-hard"))).write(path / "sanity.json")
+        checks = tuple(_checks(failing and test == "learned-hard"))
+        SanityReport(images=16, epsilon=None, version="0" * 64, checks=checks).write(path / "sanity.json")
         if with_gallery:
             _write_gallery(path, rng, score, fell)
     return path

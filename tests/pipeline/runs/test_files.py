@@ -8,7 +8,7 @@ from typing import ClassVar
 import pytest
 
 from pipeline.errors import CheckpointError, RunError, UserError
-from pipeline.runs.files import JsonFile, canonical_sha256
+from pipeline.runs.files import JsonFile, canonical_sha256, write_atomically
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +93,52 @@ def test_no_cut_and_no_flipped_bit_goes_unnoticed(path):
 def test_the_errors_of_a_format_are_its_own(path):
     with pytest.raises(CheckpointError, match="format 1 is not format 2 of this version; write it again"):
         Claim.read(path)
+
+
+def in_another_process(action):
+    """Its exit code."""
+    child = os.fork()
+    if child == 0:
+        try:
+            action()
+        finally:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_two_processes_may_write_a_file_at_once(tmp_path, monkeypatch):
+    """The other one writes all of it between this one's writing and renaming."""
+    path, replacing = tmp_path / "note.json", os.replace
+
+    def other():
+        os.replace = replacing
+        write_atomically(path, b"the other's")
+        os._exit(0)
+
+    def replace_later(source, target):
+        assert in_another_process(other) == 0
+        assert path.read_bytes() == b"the other's"
+        replacing(source, target)
+
+    monkeypatch.setattr(os, "replace", replace_later)
+    write_atomically(path, b"mine")
+    assert path.read_bytes() == b"mine"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_process_had_begun_to_write_is_removed_by_the_next_that_writes_the_file(tmp_path):
+    path = tmp_path / "note.json"
+
+    def killed():
+        os.replace = lambda *_: os._exit(9)
+        write_atomically(path, b"half")
+
+    assert in_another_process(killed) == 9
+    (left_over,) = tmp_path.iterdir()
+    assert left_over.read_bytes() == b"half"
+    write_atomically(path, b"whole")
+    assert path.read_bytes() == b"whole"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_directory_and_a_pipe_are_no_files(tmp_path):
