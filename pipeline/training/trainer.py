@@ -108,7 +108,7 @@ class Trainer:
         with held_back():
             while self._ended_by() is None:
                 with self._progress() as advance:
-                    for batch in self._train_loader.epoch(counters.epoch, counters.batch):
+                    for batch in self._batches():
                         signal = self._step(batch.to(self._fabric.device))
                         advance()
                         if signal or counters.step % config.checkpoint_every == 0:
@@ -139,6 +139,20 @@ class Trainer:
             self._log = RunLog(self._training, run, self.state)
 
         on_rank_zero(self._fabric, open_log)
+
+    def _batches(self) -> Iterator[Batch]:
+        """What is left of the epoch. A signal that comes while the next batch is waited for does not wait for it."""
+        batches = self._train_loader.epoch(self.state.counters.epoch, self.state.counters.batch)
+        while True:
+            try:
+                with self._interruptible():
+                    batch = next(batches, None)
+            except Interrupted as error:
+                self._save_state()
+                raise self._interrupted(error.number) from error
+            if batch is None:
+                return
+            yield batch
 
     def _step(self, batch: Batch) -> Signals | None:
         """One step of the optimizer. Returns the signal that has arrived in one of the processes, if there is one."""
