@@ -15,6 +15,8 @@ from types import FrameType
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SAME_ACT_S = 0.2
 """Signals so close to each other are one: ``timeout`` and job systems send theirs to a process and to its group."""
+_WAKE = signal.SIGURG
+"""Makes the main thread look for what has arrived. By itself it means nothing, and is ignored where nobody handles it."""
 _NAMES = {signal.SIGINT: "Ctrl-C"}
 
 
@@ -39,6 +41,7 @@ class Interrupted(KeyboardInterrupt):
 class _Arrived:
     """What has arrived. Handlers are a property of the process, and so is this."""
 
+    handled: bool = False
     number: signal.Signals | None = None
     held: int = 0
 
@@ -89,18 +92,20 @@ def signals_handled() -> Iterator[None]:
 
     Does nothing outside the main thread, which alone gets signals, and inside itself.
     """
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) is _handle:
+    if threading.current_thread() is not threading.main_thread() or _Arrived.handled:
         yield
         return
-    _Arrived.number, _Arrived.held = None, 0
+    _Arrived.handled, _Arrived.number, held = True, None, _Arrived.held
     handled = [number for number in SIGNALS if number is signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN]
     previous = {number: signal.signal(number, _handle) for number in handled}
+    previous[_WAKE] = signal.signal(_WAKE, _woken)
     try:
         with _second_one_ends_at_once():
             yield
     finally:
         for number, handler in previous.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        _Arrived.handled, _Arrived.held = False, held
 
 
 @contextmanager
@@ -127,6 +132,23 @@ def _handle(number: int, frame: FrameType | None) -> None:
             raise Interrupted(_Arrived.number)
 
 
+def _woken(number: int, frame: FrameType | None) -> None:
+    del number, frame
+
+
+def _forked() -> None:
+    """A forked child is not the process whose work is brought to a safe place, and must not tell that one's thread either."""
+    if _Arrived.handled:
+        signal.set_wakeup_fd(-1)
+        for number in SIGNALS:
+            if signal.getsignal(number) is _handle:
+                signal.signal(number, signal.SIG_DFL)
+        _Arrived.handled = False
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
 @contextmanager
 def _second_one_ends_at_once() -> Iterator[None]:
     """By a thread, which hears of signals also while the main thread is in a long call of torch, where no handler runs."""
@@ -143,8 +165,7 @@ def _second_one_ends_at_once() -> Iterator[None]:
             if first is None:
                 first = time.monotonic()
                 # Another thread may have been told; and polars, once imported, lets a lock go on waiting after a SIGINT.
-                signal.siginterrupt(number, True)
-                signal.pthread_kill(main, number)
+                signal.pthread_kill(main, _WAKE)
             elif time.monotonic() - first > SAME_ACT_S:
                 os._exit(128 + number)
 

@@ -57,7 +57,7 @@ class Workers:
             for process in self._processes:
                 process.join(_PARENT_POLL_S / len(self._processes))
         finally:
-            signal.signal(signal.SIGCHLD, handler)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL if handler is None else handler)
 
 
 def leave_to_parent(worker: int = 0) -> None:

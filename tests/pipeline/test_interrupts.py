@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 MOST_WAITED = 120
-"""Seconds until a hang is a failure."""
+"""Seconds until a hang is a failure; no test says how fast anything has to be."""
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 HEAD = """
@@ -142,6 +142,62 @@ except Interrupted as error:
     process = start(script)
     process.terminate()
     assert ended(process) == (0, "interrupted by SIGTERM inside\n")
+
+
+STARTING = """
+from pipeline.workers import Workers
+try:
+    with signals_handled(), Workers().starting():
+        say("ready")
+        time.sleep(0.6)
+except Interrupted as error:
+    say(error)
+    sys.exit(error.exit_code)
+"""
+
+
+def test_one_signal_in_a_long_start_of_workers_is_not_taken_for_two() -> None:
+    process = start(STARTING)
+    process.terminate()
+    assert ended(process) == (143, "interrupted by SIGTERM\n")
+
+
+NESTED = """
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+try:
+    with signals_handled(), signals_handled():
+        say("ready")
+        wait()
+except Interrupted as error:
+    say(error)
+"""
+
+
+def test_handling_within_handling_changes_nothing_also_where_a_signal_is_ignored() -> None:
+    process = start(NESTED)
+    process.send_signal(signal.SIGINT)
+    assert ended(process) == (0, "interrupted by Ctrl-C\n")
+
+
+FORKED = """
+say("ready")
+sys.stdin.readline()
+reader, writer = os.pipe()
+with signals_handled(), held_back():
+    child = os.fork()
+    if not child:
+        os.write(writer, b".")
+        wait()
+    os.read(reader, 1)  # from here on it is a process of its own
+    os.kill(child, signal.SIGTERM)
+    _, status = os.waitpid(child, 0)
+    time.sleep(0.3)
+    say(os.WTERMSIG(status), interruption())
+"""
+
+
+def test_a_signal_to_a_forked_child_is_none_to_its_parent() -> None:
+    assert ended(start(FORKED)) == (0, "15 None\n")
 
 
 def test_nohup_is_respected() -> None:

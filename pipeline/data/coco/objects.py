@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -133,15 +134,9 @@ def load_image(item: ImageItem, *, root: Path, rules: ObjectRules) -> list[Sampl
     for index, annotation in enumerate(annotations):
         if annotation.label is not None:
             found[index] = _checked(annotation, names[index], item, rules)
-    squares = [_square(one.box, item, rules) for one in found.values() if isinstance(one, Checked)]
-    if squares:
-        smallest = min(side for _, _, side in squares)
-        try:
-            image = _read(root, item, shrink=smallest / rules.image_size)
-            scene = _Scene(item, image, [a if name else None for a, name in zip(annotations, names, strict=True)], rules)
-            found |= {index: scene.cut(index, one, names[index]) for index, one in found.items() if isinstance(one, Checked)}
-        except Rejected as error:
-            found = {index: error if isinstance(one, Checked) else one for index, one in found.items()}
+    if any(isinstance(one, Checked) for one in found.values()):
+        scene = _Scene(root, item, [a if name else None for a, name in zip(annotations, names, strict=True)], rules)
+        found |= {index: scene.cut(index, one, names[index]) for index, one in found.items() if isinstance(one, Checked)}
     return [_result(item, annotations[index], names[index], one) for index, one in found.items()]
 
 
@@ -174,10 +169,6 @@ def sample_ids(source_file: str, annotations: list[Annotation]) -> list[str]:
     return names
 
 
-def _square(box: Box, item: ImageItem, rules: ObjectRules) -> tuple[int, int, int]:
-    return square_around(box, context=rules.context, width=item.width, height=item.height)
-
-
 def _read(root: Path, item: ImageItem, *, shrink: float) -> Raster:
     if not (root / item.source_file).is_file():
         raise Rejected("annotation-without-image", f"no file {item.source_file}{item.hint}")
@@ -200,12 +191,25 @@ def _wrong_size(opened: ImageFile, item: ImageItem) -> Rejected:
 
 
 class _Scene:
-    """A decoded image with the outlines of all its annotations; None stands for one that repeats another."""
+    """An image with the outlines of all its annotations; None stands for one that repeats another."""
 
-    def __init__(self, item: ImageItem, image: Raster, annotations: list[Annotation | None], rules: ObjectRules) -> None:
-        self._item, self._image, self._annotations, self._rules = item, image, annotations, rules
-        self._outlines = [self._outline(annotation) for annotation in annotations]
-        self._owner = self._owners()
+    def __init__(self, root: Path, item: ImageItem, annotations: list[Annotation | None], rules: ObjectRules) -> None:
+        self._root, self._item, self._annotations, self._rules = root, item, annotations, rules
+        self._pictures: dict[int, Raster | Rejected] = {}
+
+    def _picture(self, side: int) -> Raster | Rejected:
+        """The image decoded as finely as a square of that side needs; what other objects need has no say in it."""
+        scale = next(scale for scale in (8, 4, 2, 1) if scale == 1 or side >= 2 * scale * self._rules.image_size)
+        if scale not in self._pictures:
+            try:
+                self._pictures[scale] = _read(self._root, self._item, shrink=2 * scale)
+            except Rejected as error:
+                self._pictures[scale] = error
+        return self._pictures[scale]
+
+    @cached_property
+    def _outlines(self) -> list[Outline | Rejected | None]:
+        return [self._outline(annotation) for annotation in self._annotations]
 
     def _outline(self, annotation: Annotation | None) -> Outline | Rejected | None:
         if annotation is None:
@@ -215,7 +219,8 @@ class _Scene:
         except Rejected as error:
             return error
 
-    def _owners(self) -> Int[np.ndarray, "height width"]:
+    @cached_property
+    def _owner(self) -> Int[np.ndarray, "height width"]:
         """Which annotation, by position, each pixel belongs to: the smallest that covers it; -1 where there is none.
 
         A smaller object is taken to be in front of a larger one. Annotations without a readable outline are left out.
@@ -229,7 +234,12 @@ class _Scene:
 
     def cut(self, index: int, checked: Checked, sample_id: str) -> Sample | Rejected:
         """The crop of one object, by position, or the rule that its mask breaks."""
-        item, rules, outline, annotation = self._item, self._rules, self._outlines[index], self._annotations[index]
+        item, rules, annotation = self._item, self._rules, self._annotations[index]
+        left, top, side = square_around(checked.box, context=rules.context, width=item.width, height=item.height)
+        image = self._picture(side)
+        if isinstance(image, Rejected):
+            return image
+        outline = self._outlines[index]
         if isinstance(outline, Rejected):
             return outline
         assert outline is not None
@@ -244,7 +254,6 @@ class _Scene:
         if overlap > rules.max_overlap:
             what = f"{overlap:.2f} of the box belongs to other objects, at most {rules.max_overlap:g} may"
             return Rejected("overlapped", what)
-        left, top, side = _square(checked.box, item, rules)
         return Sample(
             sample_id=sample_id,
             source_file=item.source_file,
@@ -253,7 +262,7 @@ class _Scene:
             split=item.split,
             box=(float(left), float(top), float(left + side), float(top + side)),
             mask_recipe=outline.recipe,
-            image=self._image.square(left, top, side, rules.image_size),
+            image=image.square(left, top, side, rules.image_size),
             mask=resize(crop(mask, left, top, side, replicate=False), rules.image_size),
-            notes=self._image.notes | checked.notes,
+            notes=image.notes | checked.notes,
         )

@@ -15,7 +15,7 @@ from pipeline.data.sample import NO_CLASS, Plan
 from pipeline.data.splits import Split, assign_splits
 from pipeline.errors import ConfigError, DataError
 
-RECIPE_VERSION = 2
+RECIPE_VERSION = 3
 
 # Sizes and SHA-256: TensorFlow Datasets, tensorflow_datasets/url_checksums/coco.txt (https://github.com/tensorflow/datasets).
 # The host's TLS certificate is not its own, hence http; the checksum is what vouches for the content.

@@ -439,7 +439,7 @@ def test_a_large_photograph_is_decoded_at_the_size_that_its_smallest_object_need
         monkeypatch.setattr(images, "EXACT_PIXELS", exact_pixels)
         samples, _ = made_up.load(context=0.0)
         found.append({sample.sample_id: sample for sample in samples if sample.sample_id in items})
-    assert decoded == [(125, 100)]
+    assert decoded == [(125, 100)]  # 20 and 31 pixels of the file become one: both squares are cut from one of 8
     whole, reduced = found
     assert whole.keys() == reduced.keys() == items
     for name in items:
