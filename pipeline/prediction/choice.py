@@ -102,13 +102,15 @@ def _found(run: Path, arm: str | None) -> ChosenSystem:
 
 def _of_export(path: Path) -> ChosenSystem:
     exported = ExportedSystem.read(path / EXPORTED)
+    exported.check_stages(path)
     segmenter = path / SEGMENTER if exported.has_segmenter else None
     return ChosenSystem(exported.name, path, segmenter, vars(validate(MaskConfig, exported.masks)))
 
 
 def _attacked(run: Path, kind: StageKind, recorded: Path, digest: str) -> Path:
     """The stage with these weights: where it was, or in the store that the evaluation lies in."""
-    for path in (recorded, *sorted((run.resolve().parent.parent / f"{kind}s").glob("*"))):
+    store = run.resolve().parent.parent
+    for path in (recorded, *sorted((store / f"{kind}s").glob("*")), *sorted((store / "joints").glob("*"))):
         try:
             if weights_digest(path, kind) == digest:
                 return path

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import RunError
 from pipeline.reporting.config import ReportConfig
-from pipeline.runs.replacing import new_directory
+from pipeline.runs.replacing import new_directory, writing
 
 if TYPE_CHECKING:
     from pipeline.reporting.document import Document
@@ -57,7 +57,7 @@ def files(document: "Document") -> dict[str, bytes]:
 
 def replace_directory(target: Path, contents: Mapping[str, bytes]) -> None:
     """Put files into a directory, all or none: see ``new_directory``. Raises RunError where it cannot be written."""
-    with new_directory(target) as made:
+    with new_directory(target) as made, writing(target):
         for name, content in contents.items():
             path = made / name
             path.parent.mkdir(exist_ok=True)

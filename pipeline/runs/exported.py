@@ -4,14 +4,14 @@ Beside it lie the stages, ``classifier/`` and ``segmenter/``, as in a run that t
 """
 
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import Field
 
 from pipeline.errors import CheckpointError, UserError
 from pipeline.runs.checkpoints import Checkpoint
-from pipeline.runs.files import JsonFile
+from pipeline.runs.files import JsonFile, file_sha256
 from pipeline.runs.provenance import Provenance
 
 EXPORTED, CLASSIFIER, SEGMENTER = "system.json", "classifier", "segmenter"
@@ -55,6 +55,20 @@ class ExportedSystem(JsonFile):
     provenance: Provenance
     """What exported it."""
 
+    def check_stages(self, path: Path) -> None:
+        """Raises CheckpointError where a file of the stages in the directory ``path`` is not the one that was exported: those of
+        two exports may each be whole."""
+        for name, sha256 in self.files.items():
+            parts = PurePosixPath(name).parts
+            if not parts or parts[0] not in (CLASSIFIER, SEGMENTER):
+                continue
+            if ".." in parts:
+                raise CheckpointError(f"{path / EXPORTED}: damaged (files: {name!r} lies elsewhere); {self.REMEDY}")
+            if not (path / name).is_file():
+                raise CheckpointError(f"{path / name}: is missing; {self.REMEDY}")
+            if file_sha256(path / name) != sha256:
+                raise CheckpointError(f"{path / name}: is not the file that {EXPORTED} names (its SHA-256 differs); {self.REMEDY}")
+
 
 class Exported(NamedTuple):
     """What an exported directory adds to its classifier."""
@@ -64,10 +78,12 @@ class Exported(NamedTuple):
 
 
 def read_exported(path: Path) -> Exported | None:
-    """What a directory says of masks and segmenter, if it is an exported one; else None. Raises CheckpointError: damaged."""
+    """What a directory says of masks and segmenter, if it is an exported one; else None. Raises CheckpointError: damaged, or mixed
+    from several."""
     if not (path / EXPORTED).is_file():
         return None
     found = ExportedSystem.read(path / EXPORTED)
+    found.check_stages(path)
     return Exported(found.masks, path / SEGMENTER if found.has_segmenter else None)
 
 

@@ -8,9 +8,11 @@ import re
 from pathlib import Path
 
 from pipeline.errors import ConfigError, RunError
-from pipeline.runs.exported import EXPORTED
+from pipeline.runs.exported import CLASSIFIER, EXPORTED, SEGMENTER
 
 SCHEME = "hf://"
+_OURS = ["system.*", f"{CLASSIFIER}/**", f"{SEGMENTER}/**"]
+"""What an earlier push has left in a repository and a later one may not have."""
 _ADDRESS = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^@\s]+))?")
 
 
@@ -34,12 +36,17 @@ def fetch(address: str) -> Path:
 
 
 def push(directory: Path, repository: str, *, public: bool) -> str:
-    """Upload a directory as a repository, which is made where there is none; returns its address. Raises RunError."""
+    """Upload a directory as a repository, which is made where there is none; returns its address. Raises RunError.
+
+    Of a repository that is there, the system is replaced, other files are kept, and ``public`` changes nothing.
+    """
     import huggingface_hub
 
     try:
         huggingface_hub.create_repo(repository, private=not public, exist_ok=True)
-        huggingface_hub.upload_folder(repo_id=repository, folder_path=directory, commit_message="foreguard export")
+        huggingface_hub.upload_folder(
+            repo_id=repository, folder_path=directory, commit_message="foreguard export", delete_patterns=_OURS
+        )
     except Exception as error:  # of a network, in many ways
         raise RunError(f"push={repository}: cannot be pushed, and {directory} is kept: {_said(error)}") from error
     return f"{SCHEME}{repository}"

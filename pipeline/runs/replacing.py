@@ -11,28 +11,39 @@ from pipeline.errors import RunError
 
 
 @contextmanager
-def new_directory(target: Path) -> Iterator[Path]:
+def new_directory(target: Path, *, replace: bool = True) -> Iterator[Path]:
     """An empty directory to be filled, which takes the place of ``target`` at the end; after an exception all is as before.
 
-    Between two renames there is no target for a moment, never half of one. Raises RunError where it cannot be written.
+    Between two renames there is no target for a moment, never half of one. Of a symbolic link what it points to is meant. Without
+    ``replace`` only an empty directory is replaced, whatever has appeared meanwhile. Raises RunError where the directory cannot be
+    made or cannot take its place; what is raised while it is filled is left as it is.
     """
-    made: Path | None = None
+    place = Path(os.path.realpath(target))
+    with writing(target):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-        made.chmod(0o777 & ~_umask())
+        with writing(target):
+            made.chmod(0o777 & ~_umask())
         yield made
-        _take_place(made, target)
+        with writing(target):
+            _take_place(made, place, replace=replace)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+@contextmanager
+def writing(target: Path) -> Iterator[None]:
+    """Raises RunError, in one line, for an operating system that does not let ``target`` be written."""
+    try:
+        yield
     except OSError as error:
         raise RunError(f"{target}: cannot be written: {error.strerror or error}") from error
-    finally:
-        if made is not None:
-            shutil.rmtree(made, ignore_errors=True)
 
 
-def _take_place(made: Path, target: Path) -> None:
-    if not target.exists():
-        os.replace(made, target)
+def _take_place(made: Path, target: Path, *, replace: bool) -> None:
+    if not (replace and target.exists()):
+        os.replace(made, target)  # the system refuses it where the target is a directory that is not empty
         return
     old = made.with_name(made.name + "-old")
     os.replace(target, old)
@@ -41,7 +52,7 @@ def _take_place(made: Path, target: Path) -> None:
     except OSError:
         old.rename(target)
         raise
-    shutil.rmtree(old)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _umask() -> int:

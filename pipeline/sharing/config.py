@@ -20,7 +20,7 @@ class ExportConfig:
     out: AnyPath
     """Directory to be written."""
     force: bool = False
-    """Replace an exported system that lies there."""
+    """Replace an exported system that lies there, unless it holds files that are not of it."""
     arm: str | None = None
     """Another system of the ablation, by its name in the report and in ablation.json."""
     segmenter_run: AnyPath | None = None
@@ -33,6 +33,7 @@ class ExportConfig:
     prepared: AnyPath | None = None
     """A prepared data set, on up to 200 of whose test images the files have to agree; null: on seeded images."""
     push: str | None = None
-    """Also upload the directory to the Hugging Face hub: user/name. Who you are, hf auth login or HF_TOKEN says."""
+    """Also upload the directory to the Hugging Face hub: user/name. Who you are, hf auth login or HF_TOKEN says. A system that was
+    pushed there before is replaced."""
     public: bool = False
-    """Whether everybody can see a repository that push makes."""
+    """Whether everybody can see a repository that push makes. One that is there already stays as private as it is."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import to_plain
-from pipeline.errors import ConfigError, RunError
+from pipeline.errors import CheckpointError, ConfigError, RunError
 from pipeline.sharing.config import ExportConfig
 
 if TYPE_CHECKING:
@@ -32,19 +32,19 @@ def export(config: ExportConfig) -> None:
     import torch
 
     from pipeline.prediction.choice import choose_system, load_trained_system
-    from pipeline.runs.exported import EXPORTED
     from pipeline.runs.hub import check_repository, push
     from pipeline.runs.replacing import new_directory
     from pipeline.sharing.joint import check_possible
 
     if config.push is not None:
         check_repository(config.push)
-    _check_target(config.out, EXPORTED, force=config.force)
+    _check_target(config.out, force=config.force)
     chosen = choose_system(config.run, config.segmenter_run, config.masks, arm=config.arm)
     system, checkpoint = load_trained_system(chosen, device=torch.device("cpu"), with_data=True)
     check_possible(system, config.files)
-    with new_directory(config.out) as made:
+    with new_directory(config.out, replace=config.force) as made:
         parity = _write(config, made, chosen, system, checkpoint)
+        _check_target(config.out, force=config.force)  # somebody may have put something there meanwhile
     for name, one in parity.items():
         print(f"{name}: the same prediction on {one.images} images, logits within {one.logits:.1e} of their size")
     print(f"system: {chosen.name}\nexported: {config.out}")
@@ -52,19 +52,30 @@ def export(config: ExportConfig) -> None:
         print(f"pushed: {push(config.out, config.push, public=config.public)}")
 
 
-def _check_target(out: Path, marker: str, *, force: bool) -> None:
+def _check_target(out: Path, *, force: bool) -> None:
+    from pipeline.runs.exported import EXPORTED, ExportedSystem
+    from pipeline.sharing.card import CARD
+
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
-    if not (out / marker).is_file():
+    if not (out / EXPORTED).is_file():
         raise RunError(f"{out}: holds something that is no exported system; choose another directory with out=...")
     if not force:
         raise RunError(f"{out}: holds an exported system; say force=true to replace it, or choose another directory with out=...")
+    try:
+        own = {*ExportedSystem.read(out / EXPORTED).files, EXPORTED, CARD}
+    except CheckpointError as error:
+        raise RunError(f"{error}, into another directory: which files here are of the system is not known any more") from error
+    foreign = sorted(set(_names(out)) - own)
+    if foreign:
+        raise RunError(f"{out / foreign[0]}: is not of the system that was exported there: move it away, or choose another out=...")
 
 
 def _write(
     config: ExportConfig, made: Path, chosen: "ChosenSystem", system: "TwoStage", checkpoint: "Checkpoint"
 ) -> "dict[str, Parity]":
     from pipeline.runs.exported import EXPORTED, ExportedSystem
+    from pipeline.runs.files import write_atomically
     from pipeline.runs.provenance import provenance
     from pipeline.sharing.card import CARD, card, gather
 
@@ -83,7 +94,7 @@ def _write(
         provenance=provenance(),
     )
     description.write(made / EXPORTED)
-    (made / CARD).write_text(card(description, classifier, segmenter, evidence), encoding="utf-8")
+    write_atomically(made / CARD, card(description, classifier, segmenter, evidence).encode())
     return parity
 
 
@@ -95,7 +106,7 @@ def _name(chosen: "ChosenSystem", system: "TwoStage") -> str:
 
 
 def _names(directory: Path) -> list[str]:
-    return sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
+    return sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_symlink() or not path.is_dir())
 
 
 def _write_stages(
@@ -133,6 +144,7 @@ def _shared(checkpoint: "Checkpoint") -> "Checkpoint":
 def _write_files(
     config: ExportConfig, made: Path, system: "TwoStage", checkpoint: "Checkpoint"
 ) -> "tuple[dict[str, Parity], int | None]":
+    from pipeline.runs.replacing import writing
     from pipeline.sharing.joint import FILES, Joint, check_parity, trace, write_file
 
     if not config.files:
@@ -141,7 +153,8 @@ def _write_files(
     traced = trace(joint, checkpoint.image_size)
     parity = {}
     for kind in dict.fromkeys(config.files):
-        function = write_file(kind, made / FILES[kind], traced, checkpoint.classes)
+        with writing(config.out / FILES[kind]):
+            function = write_file(kind, made / FILES[kind], traced, checkpoint.classes)
         parity[FILES[kind]] = check_parity(FILES[kind], function, joint, _images(config, checkpoint, traced.size_step))
     return parity, traced.size_step
 

@@ -238,6 +238,15 @@ def test_the_stages_of_an_evaluation_are_found_in_its_store_by_their_weights(run
     assert lines(tmp_path / "out") == lines(tmp_path / "expected")
 
 
+def test_stages_that_were_trained_together_are_found_in_the_store_too(runs: Path, tmp_path: Path) -> None:
+    joint = tmp_path / "store" / "joints" / "some-name"
+    for kind in ("classifier", "segmenter"):
+        shutil.copytree(runs / kind, joint / kind)
+    evaluation = write_evaluation(tmp_path / "store" / "evaluations" / "one", runs, Path("where/it/lay"))
+    chosen = choose_system(evaluation, None, {})
+    assert (chosen.classifier_run, chosen.segmenter_run) == (joint.resolve(), joint.resolve())
+
+
 def test_an_evaluation_stands_for_the_system_that_was_attacked(runs: Path, pictures: Path, tmp_path: Path) -> None:
     predict(runs, pictures, tmp_path / "learned")
     predict(runs, pictures, tmp_path / "none", "masks.source=none")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,7 @@ from pipeline.prediction.choice import choose_system, load_trained_system
 from pipeline.runs.checkpoints import read_checkpoint, save_checkpoint, weights_digest
 from pipeline.runs.directory import RunDescription
 from pipeline.runs.exported import ExportedSystem
+from pipeline.runs.hub import push
 from pipeline.sharing.card import card, gather
 from pipeline.sharing.joint import Joint, check_parity, check_possible, seeded_images, trace, write_file
 
@@ -211,6 +213,23 @@ def test_a_damaged_directory_is_one_line(
     assert str(path) in capsys.readouterr().err
 
 
+def test_a_directory_with_files_of_another_system_is_one_line(exported: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(exported, copy)
+    checkpoint = read_checkpoint(copy, "classifier")
+    other = build_classifier(ClassifierConfig(), num_classes=len(checkpoint.classes), seed=1)
+    save_checkpoint(copy / "classifier" / "checkpoints", "best", checkpoint, other.state_dict())
+    with pytest.raises(
+        CheckpointError, match=r"classifier/checkpoints/best.*: (is not the file that system\.json names|is missing)"
+    ):
+        load_system(copy)
+    described = ExportedSystem.read(exported / "system.json")
+    shutil.copytree(exported, tmp_path / "again")
+    dataclasses.replace(described, files={"classifier/../../secret": "0" * 64}).write(tmp_path / "again" / "system.json")
+    with pytest.raises(CheckpointError, match=r"system\.json: damaged \(files: 'classifier/\.\./\.\./secret' lies elsewhere\)"):
+        load_system(tmp_path / "again")
+
+
 def test_nothing_is_overwritten_and_nothing_half_written_is_left(
     exported: Path, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -223,7 +242,15 @@ def test_nothing_is_overwritten_and_nothing_half_written_is_left(
     there = tmp_path / "there"
     shutil.copytree(exported, there)
     assert "holds an exported system; say force=true to replace it" in refused(f"out={there}", "files=[]")
-    assert main(["export", f"run={runs / 'classifier'}", f"out={there}", "files=[]", "force=true"]) == 0
+    (there / "segmenter" / "notes.txt").write_text("mine")
+    force = (f"out={there}", "files=[]", "force=true")
+    assert "segmenter/notes.txt: is not of the system that was exported there" in refused(*force)
+    (there / "segmenter" / "notes.txt").unlink()
+    whole = (there / "system.json").read_bytes()
+    (there / "system.json").write_bytes(whole[:-20])
+    assert "which files here are of the system is not known any more" in refused(*force)
+    (there / "system.json").write_bytes(whole)
+    assert main(["export", f"run={runs / 'classifier'}", *force]) == 0
     assert load_system(there).mask_config.source == "learned"
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("")
@@ -329,10 +356,14 @@ class Hub:
         assert exist_ok
         self.private[repository] = private
 
-    def upload_folder(self, *, repo_id: str, folder_path: Path, commit_message: str) -> None:
+    def upload_folder(self, *, repo_id: str, folder_path: Path, commit_message: str, delete_patterns: list[str]) -> None:
         assert commit_message
         assert repo_id in self.private
-        shutil.copytree(folder_path, self.place / repo_id)
+        kept = self.place / repo_id
+        for path in [path for path in kept.rglob("*") if path.is_file()]:
+            if any(fnmatch(path.relative_to(kept).as_posix(), pattern) for pattern in delete_patterns):
+                path.unlink()
+        shutil.copytree(folder_path, kept, dirs_exist_ok=True)
 
     def snapshot_download(self, repository: str, *, revision: str | None, allow_patterns: list[str]) -> str:
         if not (self.place / repository).is_dir() or revision == "missing":
@@ -367,6 +398,23 @@ def test_a_pushed_system_comes_back_from_the_hub(
     fetched, original = load_system("hf://some-one/signs.v1@main"), load_system(evaluation)
     for one, other in zip(predict(fetched, images(synthetic_set)), predict(original, images(synthetic_set)), strict=True):
         assert torch.equal(one, other)
+
+
+def test_a_push_replaces_the_system_that_was_pushed_before_and_keeps_what_is_not_of_it(
+    runs: Path, exported: Path, tmp_path: Path, hub: Hub
+) -> None:
+    repository = hub.place / "some-one" / "signs"
+    repository.mkdir(parents=True)
+    (repository / "LICENSE").write_text("mine")
+    (repository / "system.onnx").write_text("of an earlier system")
+    push(exported, "some-one/signs", public=False)
+    assert (repository / "segmenter").is_dir()
+    words = ["masks.source=none", "files=[]", "push=some-one/signs"]
+    assert main(["export", f"run={runs / 'classifier'}", f"out={tmp_path / 'out'}", *words]) == 0
+    left = {path.relative_to(repository) for path in repository.rglob("*") if path.is_file()}
+    new = {path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert left == new | {Path("LICENSE")}
+    assert load_system("hf://some-one/signs").mask_config.source == "none"
 
 
 @pytest.mark.parametrize(
