@@ -9,6 +9,10 @@ from pipeline.evaluation.constant_predictor import CONSTANT, modal_prediction
 from pipeline.reporting.comparisons import Answer
 from pipeline.reporting.data import Arm, Condition, Study
 
+_STEPS = "loss against steps"
+_SEARCHES = (_STEPS, "survivors felled", "Square against white-box")
+"""Checks that attack the system, of which one at least has to say something."""
+
 
 class Verdict(StrEnum):
     """On a headline."""
@@ -37,6 +41,8 @@ class Trust:
     verdict: Verdict
     reasons: tuple[str, ...]
     """Systems with the checks that they failed, and those that were not checked; empty for ``TRUSTED``."""
+    images: int = 0
+    """On how many images searches were tried, of the system with the fewest."""
 
     def __str__(self) -> str:
         """``not trusted because of learned masks: Square against white-box``"""
@@ -72,12 +78,20 @@ def judge(answer: Answer, study: Study, failed: Sequence[Failure]) -> Trust:
         f"{condition.tested} masks: not checked" for condition in conditions if not all(map(_is_checked, arms[condition]))
     )
     verdict = Verdict.NOT_TRUSTED if reasons or unchecked else Verdict.TRUSTED
-    return Trust(verdict=verdict, reasons=(*reasons, *unchecked))
+    images = _images([arm for condition in conditions for arm in arms[condition]])
+    return Trust(verdict=verdict, reasons=(*reasons, *unchecked), images=images)
 
 
 def _is_checked(arm: Arm) -> bool:
-    """A report that consists of the constant answer alone checks nothing of the attack."""
-    return any(check.outcome != Outcome.SKIP and check.name != CONSTANT for check in arm.checks or ())
+    """Some search was tried: what can be told of a system without attacking it says little of an attack."""
+    return any(check.outcome != Outcome.SKIP and check.name in _SEARCHES for check in arm.checks or ())
+
+
+def _images(arms: Sequence[Arm]) -> int:
+    """On how many images searches were tried, of the arm with the fewest."""
+    return min(
+        (int(check.figures.get("images", 0)) for arm in arms for check in arm.checks or () if check.name == _STEPS), default=0
+    )
 
 
 def _constant_predictors(study: Study) -> list[Failure]:

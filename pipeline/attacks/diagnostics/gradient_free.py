@@ -5,8 +5,8 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from pipeline.attacks.autoattack import square
-from pipeline.attacks.diagnostics.check import Check, judged, share
-from pipeline.attacks.diagnostics.probing import STREAM, Budget, Images, climb, logits_of, misclassified, objective, spread
+from pipeline.attacks.diagnostics.check import Check, Outcome, judged, share
+from pipeline.attacks.diagnostics.probing import STREAM, Budget, Images, climb, logits_of, misclassified, objective, scale_of
 from pipeline.attacks.hop_skip_jump import hop_skip_jump
 from pipeline.attacks.objectives import margin
 from pipeline.attacks.start import AttackBatch
@@ -18,7 +18,7 @@ from pipeline.system import System, attacked
 
 _AHEAD = 0.1
 """Share of the images on which a search without gradients may lead further than one with."""
-_FURTHER = 0.02  # of the spread of the logits
+_FURTHER = 0.02  # of the scale of the logits
 
 
 class _Watched(nn.Module):
@@ -75,13 +75,13 @@ def square_against_white_box(batch: AttackBatch, budget: Budget, points: Images,
     """Square may not get further than descent: whoever knows the gradient finds the larger margin on nearly every image.
 
     ``points`` are ``square_points`` of the batch. Unlike successes, margins say something of every image.
+    Where it fells nothing that descent fells it has no power, and passing would say nothing: SKIP.
     """
     name = "Square against white-box"
     white = climb(objective(batch), batch, budget).values
     with attacked(batch.system), torch.no_grad():
         black = margin(batch.system(points, batch.context), batch.labels)
-    ahead = black - white > _FURTHER * spread(logits_of(batch))
-    failed = share(ahead) > _AHEAD
+    ahead = black - white > _FURTHER * scale_of(batch)
     clean = margin(logits_of(batch), batch.labels)
     rose, whole = (float((reached - clean).clamp_min(0).sum()) for reached in (black, white))
     both, by_gradients = int(((white > 0) & (black > 0)).sum()), int((white > 0).sum())
@@ -89,9 +89,10 @@ def square_against_white_box(batch: AttackBatch, budget: Budget, points: Images,
     finding += f" they fell {both} of {by_gradients} that gradients fell"
     finding += f", and raise margins by {rose / whole:.0%} of what gradients do" if whole > 0 else ""
     advice = "the gradients mislead: put square into the suite and find out what hides them"
-    return judged(
-        name, failed, finding, advice, {"ahead": share(ahead), "images": len(batch), "power": both / max(1, by_gradients)}
-    )
+    figures = {"ahead": share(ahead), "images": len(batch), "power": both / max(1, by_gradients)}
+    if share(ahead) <= _AHEAD and not both:
+        return Check(name=name, outcome=Outcome.SKIP, finding=f"without power here: {finding}", figures=figures)
+    return judged(name, share(ahead) > _AHEAD, finding, advice, figures)
 
 
 def hop_skip_jump_points(batch: AttackBatch, budget: Budget, *, num_steps: int, max_probes: int) -> Images:

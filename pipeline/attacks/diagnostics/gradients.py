@@ -8,7 +8,7 @@ from torch import Tensor
 
 from classifier.losses import cross_entropy
 from pipeline.attacks.diagnostics.check import Check, judged, share, skipped
-from pipeline.attacks.diagnostics.probing import STREAM, Budget, gradients, logits_of, objective, probe_points, spread
+from pipeline.attacks.diagnostics.probing import STREAM, Budget, gradients, logits_of, objective, probe_points, scale_of
 from pipeline.attacks.objectives import margin
 from pipeline.attacks.specs import GradientPath
 from pipeline.attacks.start import AttackBatch
@@ -20,13 +20,14 @@ FEW = 0.05
 MOST = 0.5
 """Share of values that may be without a gradient."""
 _DISAGREEMENT = 0.2  # 0 is a perfect prediction, 1 one of the opposite, or of a change where there is none
-_REACH = 0.5  # of the promised rise of the margin, in the median image
+_REACH = 0.5  # of the promised rise of the margin
+_SHORT = 0.25  # share of the images that may keep less: a margin has kinks
 _DIRECTIONS = 8
 _STEPS = (3e-3, 3e-4)  # in [0,1]: at the better of the two neither curvature nor rounding hides an honest gradient
-_NOISE, _JUMP = 1e-5, 0.02  # of the spread of the logits: what rounding may do to a margin, and what a step of _STEPS may not
+_NOISE, _JUMP = 1e-5, 0.02  # of the scale of the logits: what rounding may do to a margin, and what a step of _STEPS may not
 _FLAT = 1e-6  # of a gate's steepest slope, where float32 has nothing left of the sigmoid
 _GRID = 2001
-_DIGITS = 1e-4  # of the largest logit: float32 keeps seven digits, and a decision needs some of them
+_DIGITS = 1e-4  # of the largest of the two likeliest logits: float32 keeps seven digits, and a decision needs some of them
 
 
 def finite_numbers(batch: AttackBatch, budget: Budget | None, ids: Sequence[str]) -> Check:
@@ -40,9 +41,9 @@ def finite_numbers(batch: AttackBatch, budget: Budget | None, ids: Sequence[str]
             unfit |= (answers.isnan() | answers.isposinf()).any(dim=1)
             unfit |= ~gradients(objective(batch), points).isfinite().flatten(1).all(dim=1)
     named = ", ".join(ids[row] for row in unfit.nonzero().flatten().tolist())
-    digits = spread(logits) / max(float(logits.abs().max()), 1e-300)
+    digits = scale_of(batch) / max(float(logits.topk(2, dim=1).values.abs().max()), 1e-300)
     figures = {"unfit": share(unfit), "digits": digits}
-    finding = f"infinite or not a number: {named or 'none'}; classes differ by {digits:.1e} of the largest logit"
+    finding = f"infinite or not a number: {named or 'none'}; the likeliest classes differ by {digits:.1e} of the largest logit"
     advice = "a search that meets what is no number is blind: mend the system; and keep constants out of the logits"
     return judged("finite numbers", bool(unfit.any()) or not digits > _DIGITS, finding, advice, figures)
 
@@ -62,13 +63,13 @@ def zero_gradients(batch: AttackBatch, path: GradientPath, budget: Budget | None
     for place, points in probe_points(batch, budget).items():
         found = gradients(objective(batch, path=used), points)
         zero = (found == 0) | ~found.isfinite()
-        nothing = share(zero.flatten(1).all(dim=1) | ~found.isfinite().flatten(1).all(dim=1))
+        visible = _visible(batch, points, path).expand_as(zero)
+        # An empty mask shows nothing that could move.
+        lost = zero.flatten(1).all(dim=1) & visible.flatten(1).any(dim=1)
+        nothing = share(lost | ~found.isfinite().flatten(1).all(dim=1))
         if nothing > blind:
             blind, where = nothing, place
-        if path == GradientPath.PIXELS:
-            with torch.no_grad(), attacked(batch.system):
-                visible = (batch.system.masks(points, batch.context) > 0).expand_as(zero)
-            zero_values = max(zero_values, share(zero[visible]))
+        zero_values = max(zero_values, share(zero[visible]))
     figures = {"blind_images": blind}
     finding = f"{blind:.1%} of the images have none at all or not a number{f' ({where})' if blind else ''}"
     if path == GradientPath.PIXELS:
@@ -82,6 +83,13 @@ def zero_gradients(batch: AttackBatch, path: GradientPath, budget: Budget | None
     return judged(name, failed, finding, advice, figures)
 
 
+def _visible(batch: AttackBatch, points: Tensor, path: GradientPath) -> Tensor:
+    """Pixels that the classifier sees; along the mask path all of them, for the mask may let in what it hid."""
+    if path == GradientPath.MASK or not batch.system.mask_traits.hides_pixels:
+        return torch.ones_like(points[:, :1], dtype=torch.bool)
+    return _masks(batch, points) > 0
+
+
 def gradients_against_differences(batch: AttackBatch, budget: Budget | None = None) -> Check:
     """The margin's gradient has to predict how the margin changes: along its own sign and along random signs.
 
@@ -92,10 +100,11 @@ def gradients_against_differences(batch: AttackBatch, budget: Budget | None = No
     held = traits.follows_image and traits.hard_threshold is not None
     if held and not isinstance(batch.system, StagedSystem):
         return skipped(name, f"the hard gate of the source {traits.source} cannot be held fixed")
+    scale = scale_of(batch)
     worst, where = torch.zeros(len(batch), device=batch.images.device), dict.fromkeys(range(len(batch)), "clean")
     for place, points in probe_points(batch, budget).items():
         masks = _masks(batch, points) if held else None
-        found = torch.stack([_disagreement(batch, points, masks, size) for size in _STEPS]).amin(dim=0)
+        found = torch.stack([_disagreement(batch, points, masks, size, scale) for size in _STEPS]).amin(dim=0)
         where |= dict.fromkeys((found > worst).nonzero().flatten().tolist(), place)
         worst = torch.maximum(worst, found)
     wrong = (worst > _DISAGREEMENT).nonzero().flatten().tolist()
@@ -107,16 +116,18 @@ def gradients_against_differences(batch: AttackBatch, budget: Budget | None = No
 
 
 def gradients_reach(batch: AttackBatch, budget: Budget) -> Check:
-    """A step of an eighth of the budget has to keep half of what the gradient promises.
+    """A step of an eighth of the budget (at most 1/255 of every value) has to keep half of what the gradient promises.
 
-    A gradient may be that of the function to the last digit and hold for a thousandth of a step: then descent climbs ripples.
+    It fails in the median image, or on more than a quarter of the images. A gradient may be that of the function to the last digit
+    and hold for a thousandth of a step: then descent climbs ripples.
     """
     name, traits = "gradients reach", traits_of(batch.system)
     held = traits.follows_image and traits.hard_threshold is not None
     if held and not isinstance(batch.system, StagedSystem):
         return skipped(name, f"the hard gate of the source {traits.source} cannot be held fixed")
     masks = _masks(batch, batch.images) if held else None
-    step = budget.epsilon / 8
+    widest = 1.0 if budget.norm == "linf" else math.sqrt(batch.images[0].numel())
+    step = min(budget.epsilon / 8, widest / 255)
     with attacked(batch.system):
         here, slope = _margins_and_slope(batch, batch.images, masks)
         direction = budget.ball(batch.images).ascent(slope)
@@ -124,10 +135,12 @@ def gradients_reach(batch: AttackBatch, budget: Budget) -> Check:
         with torch.no_grad():
             risen = _margins(batch, batch.images + room, masks) - here
     promised = (slope * room).sum(dim=(1, 2, 3))
-    kept = torch.where(promised > 0, risen / promised.clamp_min(1e-30), torch.nan).nanmedian().nan_to_num(1)
-    finding = f"a step of {step:.2g} along the gradient raises the margin by {float(kept):.0%} of what it promises (median)"
+    parts = (risen / promised.clamp_min(1e-30))[promised > 0]
+    kept, short = (float(parts.median()), share(parts < _REACH)) if len(parts) else (1.0, 0.0)
+    finding = f"a step of {step:.2g} along the gradient raises the margin by {kept:.0%} of what it promises (median)"
+    finding += f"; by less than half on {short:.1%} of the images"
     advice = "the gradient holds at its point alone (ripples, noise fixed by the image): attack smoothed or without gradients"
-    return judged(name, float(kept) < _REACH, finding, advice, {"kept": float(kept)})
+    return judged(name, kept < _REACH or short > _SHORT, finding, advice, {"kept": kept, "short": short})
 
 
 def _margins(batch: AttackBatch, at: Tensor, masks: Tensor | None) -> Tensor:
@@ -147,7 +160,7 @@ def _margins_and_slope(batch: AttackBatch, points: Tensor, masks: Tensor | None)
     return scores.detach(), torch.zeros_like(points) if slope is None else slope.nan_to_num(0, 0, 0)
 
 
-def _disagreement(batch: AttackBatch, points: Tensor, masks: Tensor | None, size: float) -> Tensor:
+def _disagreement(batch: AttackBatch, points: Tensor, masks: Tensor | None, size: float, scale: float) -> Tensor:
     """Of predicted and measured changes of the margin, per image: |difference| / (|one| + |other|), 0 where both are rounding.
 
     1 where the margin jumps: an image that is answered otherwise than all its neighbors.
@@ -157,7 +170,6 @@ def _disagreement(batch: AttackBatch, points: Tensor, masks: Tensor | None, size
         _, slope = _margins_and_slope(batch, points, masks)
         inside = (points >= size) & (points <= 1 - size)  # where a model that clamps its images is smooth
         with torch.no_grad():
-            scale = spread(batch.system(points, batch.context))
             here, pairs, jump = _margins(batch, points, masks), [], torch.zeros_like(points[:, 0, 0, 0])
             for number in range(_DIRECTIONS + 1):
                 direction = _direction(batch, slope, number) * inside

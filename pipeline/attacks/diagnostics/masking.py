@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pipeline.attacks.diagnostics.check import Check, judged, share, skipped
-from pipeline.attacks.diagnostics.probing import logits_of, next_of_another_class, of_another_class, spread
+from pipeline.attacks.diagnostics.probing import floored, logits_of, next_of_another_class, of_another_class, scale_of
 from pipeline.attacks.start import AttackBatch
 from pipeline.masks.context import MaskContext
 from pipeline.system import StagedSystem, attacked, masks_and_logits, traits_of
@@ -41,10 +41,10 @@ def _parts_differ(batch: AttackBatch) -> float:
     """Largest difference of a logit between the system and its parts one after the other, relative; 0 where it has none."""
     if not isinstance(batch.system, StagedSystem):
         return 0.0
-    whole = logits_of(batch)
+    scale, whole = scale_of(batch), logits_of(batch)
     with attacked(batch.system):
         _, parts = masks_and_logits(batch.system, batch.images, batch.context)
-    return float((whole - parts).abs().max()) / spread(whole)
+    return float((floored(whole, scale) - floored(parts, scale)).abs().max()) / scale
 
 
 @torch.no_grad()

@@ -24,6 +24,7 @@ NUM_STEPS = 40
 STREAM = 0x53_41_4E
 """Keeps the draws apart from those of the attacks that are checked."""
 _HALVINGS = 12
+_FLOOR = 20  # of the scale of the logits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,11 +86,19 @@ def logits_of(batch: AttackBatch, points: Images | None = None) -> Float[Tensor,
     return logits
 
 
-def spread(logits: Float[Tensor, "batch classes"]) -> float:
-    """The scale of logits: the median over the images of the distance from the largest to the smallest. What is small is small
-    relative to it, so that a system whose logits are multiplied by anything gets the same verdicts."""
-    distances = logits.double().amax(dim=1) - logits.double().amin(dim=1)
-    return float(distances.median().clamp_min(torch.finfo(logits.dtype).tiny))
+def scale_of(batch: AttackBatch) -> float:
+    """The scale of the logits: the median over the clean images of the gap between the two likeliest classes.
+
+    What is small is small relative to it, so that a system whose logits are multiplied by anything gets the same verdicts. Classes
+    that are ruled out (by a constant of -1e9, by minus infinity) have no part in it.
+    """
+    likeliest = logits_of(batch).double().topk(2, dim=1).values
+    return float((likeliest[:, 0] - likeliest[:, 1]).median().clamp_min(torch.finfo(torch.float32).tiny))
+
+
+def floored(logits: Float[Tensor, "batch classes"], scale: float) -> Float[Tensor, "batch classes"]:
+    """The logits, those far below the likeliest raised to one floor: how far below decides nothing."""
+    return torch.maximum(logits, logits.amax(dim=1, keepdim=True) - _FLOOR * scale)
 
 
 def objective(batch: AttackBatch, *, score: Score = margin, path: GradientPath = GradientPath.BOTH) -> SystemObjective:

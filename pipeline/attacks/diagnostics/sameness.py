@@ -13,15 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.attacks.diagnostics.check import Check, judged, skipped
-from pipeline.attacks.diagnostics.probing import Budget, Images, gradients, logits_of, objective, probe_points, spread
+from pipeline.attacks.diagnostics.probing import Budget, Images, floored, gradients, logits_of, objective, probe_points, scale_of
 from pipeline.attacks.start import AttackBatch
 from pipeline.system import System, as_system, attacked
 
 COMPANY = 64
 """Images in the largest batch that is asked for, unless told otherwise."""
 _REPEATS = 8
-_ROUNDING = 1e-4  # of the spread of the logits
-_OTHER_TYPE = {"float64": 1e-2, "bf16": 0.5}  # likewise: what a type may change, which is less than what decides anything
+_ROUNDING = 1e-4  # of the scale of the logits
+_OTHER_TYPE = 1e-2  # likewise, in float64; what bfloat16 rounds off may be larger than the gap between classes
 _GRADIENT_ROUNDING = 0.1  # of the gradient's length
 _FEW = 0.05
 
@@ -41,7 +41,7 @@ class _Asking:
 def same_answers(batch: AttackBatch, budget: Budget | None = None, *, company: int = COMPANY) -> list[Check]:
     """One check for each kind of circumstance that must not matter: logits by the batch, the call, gradients, copies, and the
     machine; gradients by the batch and by copies. ``company`` is the largest batch of the evaluation."""
-    points = probe_points(batch, budget)
+    points, scale = probe_points(batch, budget), scale_of(batch)
     families: dict[str, tuple[list[_Asking], str]] = {
         "batch invariance": (
             [
@@ -70,7 +70,7 @@ def same_answers(batch: AttackBatch, budget: Budget | None = None, *, company: i
         ),
         "threads, layout and types": (_by_machine(), "the figure holds for one machine and one arrangement of memory alone"),
     }
-    checks = [_compared(name, batch, points, family, advice) for name, (family, advice) in families.items()]
+    checks = [_compared(name, batch, points, family, advice, scale) for name, (family, advice) in families.items()]
     return [*checks, _gradient_invariance(batch, points, company)]
 
 
@@ -78,22 +78,22 @@ def _by_machine() -> list[_Asking]:
     return [
         _Asking(name="other threads", ask=_other_threads),
         _Asking(name="channels last", ask=lambda some: logits_of(some, _channels_last(some.images))),
-        _Asking(name="in float64", ask=_in_float64, tolerance=_OTHER_TYPE["float64"], optional=True),
-        _Asking(name="in bf16", ask=_in_bf16, tolerance=_OTHER_TYPE["bf16"], optional=True),
+        _Asking(name="in float64", ask=_in_float64, tolerance=_OTHER_TYPE, optional=True),
     ]
 
 
-def _compared(name: str, batch: AttackBatch, points: Mapping[str, Images], family: list[_Asking], advice: str) -> Check:
+def _compared(
+    name: str, batch: AttackBatch, points: Mapping[str, Images], family: list[_Asking], advice: str, scale: float
+) -> Check:
     """The largest change of a logit by each way of asking, over all points."""
     changes: dict[str, float] = {}
     failed: dict[str, None] = {}  # in order, each once
     for place, some in points.items():
         asked = replace(batch, images=some)
-        expected = logits_of(asked).double()
-        scale = spread(expected)
+        expected = floored(logits_of(asked).double(), scale)
         for one in family:
             with suppress(Exception) if one.optional else nullcontext():
-                found = one.ask(asked).double()
+                found = floored(one.ask(asked).double(), scale)
                 change = float(((found - expected).abs() / scale).nan_to_num(torch.inf, torch.inf).max())
                 changes[one.name] = max(changes.get(one.name, 0.0), change)
                 if change > one.tolerance:
@@ -176,7 +176,8 @@ def _outside(batch: AttackBatch) -> Tensor:
     """In eval mode, but with weights that have gradients, as the system is deployed."""
     system = batch.system
     modes = [(part, part.training) for part in system.modules()]
-    needed = [(parameter, parameter.requires_grad) for parameter in system.parameters()]
+    weights = (one for one in system.parameters() if one.is_floating_point() or one.is_complex())
+    needed = [(parameter, parameter.requires_grad) for parameter in weights]
     try:
         system.eval()
         for parameter, _ in needed:
@@ -231,9 +232,3 @@ def _own_copy(system: System) -> nn.Module:
     if any(id(tensor) in held for tensor in (*copied.parameters(), *copied.buffers())):
         raise ValueError("the copy shares its weights with the system")
     return copied
-
-
-def _in_bf16(batch: AttackBatch) -> Tensor:
-    with attacked(batch.system), torch.no_grad(), torch.autocast(batch.images.device.type, torch.bfloat16):
-        logits: Tensor = batch.system(batch.images, batch.context)
-    return logits

@@ -17,7 +17,7 @@ from pipeline.attacks.diagnostics.probing import (
     misclassified,
     objective,
     of_another_class,
-    spread,
+    scale_of,
 )
 from pipeline.attacks.objectives import margin
 from pipeline.attacks.start import AttackBatch
@@ -34,7 +34,7 @@ _SMOOTH_STEPS, _DRAWS = 10, 8
 _AHEAD = 0.25
 """Share of the images on which smoothed gradients may lead further than those at a point."""
 _FURTHER = 1.5  # times the rise of the margin
-_ROUNDING = 1e-3  # of the spread of the logits
+_ROUNDING = 1e-3  # of the scale of the logits
 
 
 class _History:
@@ -59,9 +59,16 @@ class _History:
 def loss_against_steps(batch: AttackBatch, budget: Budget, *, num_steps: int = NUM_STEPS) -> Check:
     """The margin that descent reaches after more and more steps: it has to rise on every image, and to have levelled off.
 
-    It has levelled off where at most half a point of the images falls in the last quarter of the steps, as far as so few images can
-    tell (exact 95 % interval of the share). ``num_steps`` should be those of the suite whose figure is in question.
+    Only images count of which an attack may change something that is seen. It has levelled off where at most half a point of the
+    images falls in the last quarter of the steps, as far as so few images can tell (exact 95 % interval of the share).
+    ``num_steps`` should be those of the suite whose figure is in question.
     """
+    name = "loss against steps"
+    visible = _visible(batch, budget.region)
+    if not bool(visible.any()):
+        return skipped(name, "no image lets the classifier see a pixel that an attack may change")
+    rows = visible.nonzero().flatten()
+    batch, budget = batch.select(rows), budget.select(rows)
     history = _History(objective(batch))
     climb(history, batch, budget, num_steps=num_steps)
     reached = torch.stack(history.margins).cummax(dim=0).values  # the clean image, then one row for each step
@@ -76,14 +83,14 @@ def loss_against_steps(batch: AttackBatch, budget: Budget, *, num_steps: int = N
     finding = f"robust at epsilon {budget.epsilon:.4g}: {curve} steps; {100 * late / len(batch):.1f} points in the last quarter"
     finding += f" (n={len(batch)}); no rise on {stuck:.1%} of the images"
     advice = "raise num_steps and restarts until the figure no longer falls; where it does not rise, the gradients lead nowhere"
-    return judged("loss against steps", stuck > FEW or least > _STILL_FALLING, finding, advice, figures)
+    return judged(name, stuck > FEW or least > _STILL_FALLING, finding, advice, figures)
 
 
 def search_against_verdict(batch: AttackBatch, budget: Budget) -> Check:
     """The margins that a search saw have to be those that its points get when they are scored by themselves."""
     best = climb(objective(batch), batch, budget, num_steps=_SMOOTH_STEPS)
     logits = logits_of(batch, best.points)
-    moved = float((best.values - margin(logits, batch.labels)).abs().max()) / spread(logits)
+    moved = float((best.values - margin(logits, batch.labels)).abs().max()) / scale_of(batch)
     finding = f"largest difference of a margin in the search and afresh, relative: {moved:.1e}"
     advice = "the system tells who asks: what a search is shown is not what its points are judged by"
     return judged("search against verdict", not moved <= _ROUNDING, finding, advice, {"moved": moved})
@@ -173,18 +180,19 @@ def smoothed_gradients(batch: AttackBatch, budget: Budget) -> tuple[Check, Image
     )
     logits = logits_of(batch)
     rose, rose_smoothed = (best.values - margin(logits, batch.labels) for best in (plain, smooth))
-    ahead = share(rose_smoothed > _FURTHER * rose.clamp_min(0) + _ROUNDING * spread(logits))
+    ahead = share(rose_smoothed > _FURTHER * rose.clamp_min(0) + _ROUNDING * scale_of(batch))
     finding = f"averaged over {_DRAWS} points around, gradients lead {_FURTHER:g} times as far on {ahead:.1%} of the images"
     advice = "gradients are shattered: they say nothing beyond their point. Attack the expectation, and trust the lower figure"
     return judged("smoothed gradients", ahead > _AHEAD, finding, advice, {"ahead": ahead}), smooth.points
 
 
 @torch.no_grad()
-def _visible(batch: AttackBatch) -> Tensor:
-    """Images of which an attack could change something that the classifier sees."""
-    traits = batch.system.mask_traits
+def _visible(batch: AttackBatch, region: Tensor | None = None) -> Tensor:
+    """Images of which an attack (on the region) could change something that the classifier sees."""
+    traits, free = batch.system.mask_traits, torch.ones_like(batch.images[:, :1], dtype=torch.bool)
+    free = free if region is None else region
     if traits.follows_image or not traits.hides_pixels:
-        return torch.ones_like(batch.labels, dtype=torch.bool)
+        return free.flatten(1).any(dim=1)
     with attacked(batch.system):
         masks = batch.system.masks(batch.images, batch.context)
-    return masks.flatten(1).amax(dim=1) > 0
+    return ((masks > 0) & free).flatten(1).any(dim=1)

@@ -97,6 +97,26 @@ def by_half(trick: Trick) -> Trick:
     return lambda system, images: (trick(system, images) + system.honest(images)) / 2
 
 
+def with_a_dead_class(trick: Trick) -> Trick:
+    """One class more, which is ruled out by a constant."""
+    return _with_class(trick, -1e6)
+
+
+def with_a_forbidden_class(trick: Trick) -> Trick:
+    """The same by minus infinity."""
+    return _with_class(trick, -torch.inf)
+
+
+def _with_class(trick: Trick, value: float) -> Trick:
+    return lambda system, images: torch.cat([trick(system, images), images.new_full((len(images), 1), value)], dim=1)
+
+
+def nothing(system: Tricky, images: Tensor) -> Tensor:
+    """No trick at all."""
+    logits: Tensor = system.honest(images)
+    return logits
+
+
 def _where(trick: Trick, chosen: Callable[[Tensor], Tensor]) -> Trick:
     def mixed(system: Tricky, images: Tensor) -> Tensor:
         honest = system.honest(images)

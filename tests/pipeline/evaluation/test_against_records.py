@@ -8,11 +8,14 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from scipy.stats import beta
 from torch import Tensor, nn
 
-from pipeline.attacks.diagnostics import Outcome
+from pipeline.attacks.diagnostics import Check, Outcome
 from pipeline.attacks.runner import run_attack
 from pipeline.attacks.specs import ClassAttack, ClassLoss
+from pipeline.attacks.start import AttackStart
+from pipeline.attacks.tracker import verdict
 from pipeline.errors import NumberError
 from pipeline.evaluation.against_records import records_repeat, successes_stand, survivors_felled
 from pipeline.evaluation.diagnostics import sanity_checks
@@ -41,6 +44,19 @@ class Scaled(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.network(images) * self.factor
+        return logits
+
+
+class Steady(nn.Module):
+    """Says one class, whatever it sees."""
+
+    def __init__(self, label: int) -> None:
+        super().__init__()
+        self.label = label
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = images.mean(dim=(1, 2, 3))[:, None].repeat(1, 4)
+        logits[:, self.label] += 5
         return logits
 
 
@@ -79,30 +95,103 @@ def bare(small: ModuleType) -> nn.Module:
     return classifier
 
 
-def test_what_falls_of_the_recorded_survivors_is_named_and_worth_its_share_of_the_images(small: ModuleType) -> None:
-    plan = small.plan(MaskSource.NONE, attacks=STRONG, epsilons=(EPSILON,))
-    honest = recorded(plan)
-    fell = honest.filter((pl.col("clean_prediction") == pl.col("label")) & (pl.col("adversarial_prediction") != pl.col("label")))
-    hidden = fell["sample_id"].sort().to_list()[:3]
-    assert len(hidden) == 3
+def pretending(records: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
+    """Records that say of the images that fell that they stand, and which."""
+    fell = (pl.col("clean_prediction") == pl.col("label")) & (pl.col("adversarial_prediction") != pl.col("label"))
+    hidden = records.filter(fell)["sample_id"].sort().to_list()
     pretended = pl.when(pl.col("sample_id").is_in(hidden)).then(pl.col("label")).otherwise(pl.col("adversarial_prediction"))
-    records = honest.with_columns(adversarial_prediction=pretended)
+    return records.with_columns(adversarial_prediction=pretended), hidden
+
+
+def tried_again(plan: EvaluationRun, records: pl.DataFrame) -> tuple[Check, list[str], int]:
+    """The check of all recorded survivors by the attack that felled some, which fell, and how many were tried."""
     robust = set(standing(records, EPSILON).filter("standing")["sample_id"])
     rows = np.array([row for row, one in zip(plan.rows, plan.sample_ids(plan.rows), strict=True) if one in robust])
     batch, ids = plan.batch(rows, CPU), plan.sample_ids(rows)
     found = run_attack("again", STRONG["strong"], batch, threat=plan.suite.threat, epsilon=EPSILON, run_seed=9)
     felled = [one for one, wrong in zip(ids, found.misclassified.tolist(), strict=True) if wrong]
+    points = {"again": found.images, "none": batch.images[:2]}
+    return survivors_felled(ids, batch, points, records, EPSILON), felled, len(ids)
+
+
+def test_what_falls_of_the_recorded_survivors_is_named_and_worth_its_share_of_the_images(small: ModuleType) -> None:
+    plan = small.plan(MaskSource.NONE, attacks=STRONG, epsilons=(EPSILON,))
+    records, hidden = pretending(recorded(plan))
+    check, felled, tried = tried_again(plan, records)
+    assert len(hidden) > 5
     assert set(felled) >= set(hidden)
-    check = survivors_felled(ids, batch, {"again": found.images, "none": batch.images[:2]}, records, EPSILON)
     assert check.outcome is Outcome.FAIL
     assert check.figures["points"] == pytest.approx(100 * len(felled) / small.IMAGES)
     assert check.figures["points_extrapolated"] == pytest.approx(100 * len(felled) / small.IMAGES)  # all survivors were tried
+    # Clopper and Pearson, by the quantile of the beta distribution
+    least = beta.ppf(0.025, len(felled), tried - len(felled) + 1) * 100 * tried / small.IMAGES
+    assert check.figures["points_least"] == pytest.approx(least)
     assert f"{felled[0]} (again)" in check.finding
-    nothing = survivors_felled(ids, batch, {"none": batch.images}, records, EPSILON)
-    assert (nothing.outcome, nothing.figures["points"]) == (Outcome.PASS, 0)
-    by_name = {one.name: one for one in sanity_checks(plan, MemoryStore(), records, num_images=3, device=CPU)}
+    by_name = {one.name: one for one in sanity_checks(plan, MemoryStore(), records, num_images=8, device=CPU)}
     assert by_name["survivors felled"].outcome is Outcome.FAIL
-    assert by_name["survivors felled"].figures["tried"] == 3
+    assert by_name["survivors felled"].figures["tried"] == 8
+
+
+def test_a_single_survivor_that_falls_is_told_and_may_be_chance(small: ModuleType) -> None:
+    plan = small.plan(MaskSource.NONE, attacks=STRONG, epsilons=(0.004,))
+    records = recorded(plan)
+    robust = set(standing(records, 0.004).filter("standing")["sample_id"])
+    rows = np.array([row for row, one in zip(plan.rows, plan.sample_ids(plan.rows), strict=True) if one in robust])
+    batch, ids = plan.batch(rows, CPU), plan.sample_ids(rows)
+    points = batch.images.clone()
+    points[2] = batch.images[(batch.labels != batch.labels[2]).nonzero()[0, 0]]  # another image, of another class
+    check = survivors_felled(ids, batch, {"somewhere": points}, records, 0.004)
+    assert (check.outcome, check.figures["felled"]) == (Outcome.PASS, 1)
+    assert f"{ids[2]} (somewhere)" in check.finding
+    nothing = survivors_felled(ids, batch, {"none": batch.images}, records, 0.004)
+    assert (nothing.outcome, nothing.figures["points"]) == (Outcome.PASS, 0)
+
+
+class OntoTheBoundary(ClassAttack):
+    """Ends at the first misclassified number of the line to the point that was found, as FAB does."""
+
+    def run(self, start: AttackStart) -> Tensor:
+        found, batch = super().run(start), start.batch
+        low, high = torch.zeros(len(batch), 1, 1, 1), torch.ones(len(batch), 1, 1, 1)
+        for _ in range(24):
+            middle = (low + high) / 2
+            points = torch.lerp(batch.images, found, middle)
+            wrong = verdict(batch.system, points, batch.labels, batch.context).misclassified.view(-1, 1, 1, 1)
+            low, high = torch.where(wrong, low, middle), torch.where(wrong, middle, high)
+        return torch.lerp(batch.images, found, high)
+
+
+class RoundedAlone(nn.Module):
+    """Honest, but rounded otherwise in batches of one."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.network(images)
+        return logits + (1e-6 if len(images) == 1 else 0) * torch.linspace(-1, 1, logits.shape[1])
+
+
+def test_points_on_the_decision_boundary_stand_for_an_honest_system(small: ModuleType) -> None:
+    attacks = {"onto": OntoTheBoundary(loss=ClassLoss.MARGIN, num_steps=10)}
+    plan = small.plan(attacks=attacks, epsilons=(EPSILON,), joined=as_system(RoundedAlone(bare(small)).eval()))
+    records = recorded(plan)
+    fell = records.filter((pl.col("adversarial_prediction") != pl.col("label")) & (pl.col("clean_prediction") == pl.col("label")))
+    assert float(fell["adversarial_margin"].min()) < 1e-6 < 1e-3 * float(records["clean_margin"].abs().median())
+    check = successes_stand(plan, records, EPSILON, 20)
+    assert check.outcome is Outcome.PASS, check.finding
+    assert check.figures["claimed"] > 0
+
+
+def test_successes_that_do_not_recur_say_nothing(small: ModuleType) -> None:
+    plan = small.plan(MaskSource.NONE, attacks=STRONG, epsilons=(EPSILON,))
+    records = recorded(plan)
+    fell = records.filter((pl.col("adversarial_prediction") != pl.col("label")) & (pl.col("clean_prediction") == pl.col("label")))
+    steady = as_system(Steady(fell["label"][0]).eval())
+    one = records.filter(pl.col("sample_id") == fell["sample_id"][0])
+    check = successes_stand(replace(plan, system=steady), one, EPSILON, 4)
+    assert (check.outcome, check.finding) == (Outcome.SKIP, "none of 1 successes recurred when the attacks ran again")
 
 
 def test_what_the_suite_felled_stands_for_a_fresh_copy_of_an_honest_system_and_not_for_one_whose_copy_is_another(

@@ -80,6 +80,20 @@ def test_a_system_that_was_not_checked_is_named_and_takes_the_answer_away(study,
     assert (answer.sentences, answer.figures, answer.note) == ((), (), None)
 
 
+def test_checks_that_attack_nothing_are_no_check_of_the_attack(study):
+    passed = Check(name="batch invariance", outcome=Outcome.PASS, finding="largest change of a logit: 0")
+    powerless = Check(name="Square against white-box", outcome=Outcome.SKIP, finding="without power here")
+    answer = compose(changed(study, "oracle", "oracle", checks=(passed, powerless))).answers[0]
+    assert answer.trust.reasons == ("oracle masks: not checked",)
+
+
+def test_a_trusted_answer_says_on_how_many_images(study):
+    few = Check(name="loss against steps", outcome=Outcome.PASS, finding="61% after 20 steps", figures={"images": 5})
+    document = compose(changed(study, "oracle", "oracle", checks=(few,)))
+    assert document.answers[0].trust.images == 5
+    assert "was checked on 5 images or more" in files(document)["index.html"].decode()
+
+
 def test_that_the_answers_vary_is_no_check_of_the_attack(study):
     varied = Check(name="constant predictor", outcome=Outcome.PASS, finding="the commonest answer is that to 20% of the images")
     answer = compose(changed(study, "oracle", "oracle", checks=(varied,))).answers[0]
