@@ -1,7 +1,9 @@
 """Writing a prepared data set: several processes, bounded memory, all or nothing."""
 
+import errno
 import json
 import multiprocessing
+import os
 import shutil
 import time
 from collections import deque
@@ -192,6 +194,18 @@ def partial_directory(target: Path) -> Iterator[Path]:
             yield partial
             _put(partial, target)
         except OSError as error:
+            if not _forbids_writing(error, partial, target):
+                raise
             raise DataError(f"{target}: cannot be written ({error.strerror}); nothing was kept") from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def _forbids_writing(error: OSError, *places: Path) -> bool:
+    """Whether an error says that one of these directories cannot be written, and not that something else cannot be read."""
+    if isinstance(error.filename, str | os.PathLike):
+        return any(Path(error.filename).is_relative_to(place) for place in places)
+    return error.errno in _FULL  # what goes wrong with an open file names no file
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)

@@ -1,6 +1,7 @@
 """The writer is atomic, deterministic, and refuses what cannot be learned from."""
 
 import csv
+import errno
 import hashlib
 import json
 import os
@@ -17,7 +18,7 @@ import psutil
 import pytest
 
 from pipeline.data import builder as writer
-from pipeline.data.builder import write_prepared
+from pipeline.data.builder import partial_directory, write_prepared
 from pipeline.data.dataset import FILES, MANIFEST, open_prepared
 from pipeline.data.notes import note_lines
 from pipeline.data.sample import Plan, Reject, Sample
@@ -304,6 +305,25 @@ def test_the_fingerprint_tells_a_changed_label_and_ignores_the_path(tmp_path):
     write(made_plan(moved), tmp_path / "c")
     prints = [open_prepared(tmp_path / name).fingerprint for name in ("a", "elsewhere", "c")]
     assert prints[0] == prints[1] != prints[2]
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.EIO, errno.EACCES])
+def test_a_file_elsewhere_that_cannot_be_read_is_not_said_to_be_a_set_that_cannot_be_written(tmp_path, number):
+    elsewhere = str(tmp_path / "source" / "photo.png")
+    with pytest.raises(OSError, match=r"photo\.png") as raised, partial_directory(tmp_path / "set"):
+        raise OSError(number, os.strerror(number), elsewhere)
+    assert not isinstance(raised.value, DataError)
+    assert names(tmp_path) == {".set.lock"}
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_disk_that_is_full_is_said_to_be(tmp_path, inside):
+    with (
+        pytest.raises(DataError, match=r"set: cannot be written .*No space left"),
+        partial_directory(tmp_path / "set") as directory,
+    ):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), *([str(directory / "images.npy")] if inside else []))
+    assert names(tmp_path) == {".set.lock"}
 
 
 @pytest.mark.slow

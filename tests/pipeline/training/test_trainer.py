@@ -67,7 +67,7 @@ def test_a_run_leaves_everything_that_says_how_it_went(config, capsys):
     train_classifier(replace(config, trainer=replace(TRAINER, trackers=("tensorboard",))))
     shown = capsys.readouterr()
     names = {entry.name for entry in config.run.iterdir()}
-    expected = {"run.json", "result.json", "metrics.csv", "curve.png", "state.pt", "checkpoints", "tensorboard", ".lock"}
+    expected = {"run.json", "result.json", "metrics.csv", "curve.png", "state.pt", "checkpoints", "tensorboard", ".lock", ".begin"}
     assert names == expected
     metrics, result = read_metrics(config.run / "metrics.csv"), json.loads((config.run / "result.json").read_text())
     assert metrics["epoch"] == [1, 2]
