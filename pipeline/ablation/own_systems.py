@@ -6,19 +6,18 @@ from pipeline.ablation.config import AblateConfig
 from pipeline.data.dataset import open_prepared
 from pipeline.errors import ConfigError
 from pipeline.evaluation.evaluate import choose_device
-from pipeline.evaluation.own_system import build_own, load_own
-from pipeline.runs.checkpoints import state_digest
+from pipeline.evaluation.own_system import build_own, load_own, system_digest
 
 
 def build_systems(config: AblateConfig) -> dict[str, str]:
-    """Build every system, twice; by import path the digest of its state, which is what a finished evaluation is found again by.
+    """Build every system, twice; by import path its digest (``system_digest``), by which a finished evaluation is found again.
 
     Raises ConfigError, which names the system: its path leads nowhere, it cannot be built, or it is another one at every call.
     """
     digests = {}
     for own in config.systems:
         try:
-            digest, again = (state_digest(build_own(own.system)) for _ in range(2))
+            digest, again = (system_digest(own.system, build_own(own.system)) for _ in range(2))
         except ConfigError as error:
             raise ConfigError(f"systems: {own.name}: {error}") from error
         if digest != again:

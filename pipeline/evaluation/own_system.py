@@ -4,9 +4,11 @@ import importlib
 import inspect
 import os
 import sys
+import sysconfig
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -24,7 +26,7 @@ from pipeline.evaluation.inputs import checked_logits, checked_system, doubt_abo
 from pipeline.evaluation.loading import Subject
 from pipeline.masks.context import MaskContext
 from pipeline.runs.checkpoints import state_digest
-from pipeline.runs.files import canonical_sha256
+from pipeline.runs.files import canonical_sha256, file_sha256
 from pipeline.system import System
 
 FEW = 8
@@ -34,7 +36,7 @@ FEW = 8
 def load_own(path: str, *, dataset: PreparedDataset, device: torch.device) -> Subject:
     """Build the system that ``package.module:callable`` returns, and try it on the first images of the data.
 
-    Its class k is class k of the data set. What makes it the same when a run is continued is its import path and its state.
+    Its class k is class k of the data set. What makes it the same when a run is continued is its import path and its digest.
     Raises ConfigError in one line: a path that leads nowhere, a callable that needs arguments or raises, what is no module, outputs
     that are no logits of the data's classes.
     """
@@ -45,10 +47,10 @@ def load_own(path: str, *, dataset: PreparedDataset, device: torch.device) -> Su
         _check_outputs(system, _first(system, dataset, device), dataset)
     except InputError as error:
         raise ConfigError(f"system={path}: {error}") from error
-    digest = state_digest(module)
+    digest = system_digest(path, module)
     return Subject(
         system=system,
-        system_id=canonical_sha256({"system": path, "state": digest})[:16],
+        system_id=canonical_sha256({"system": path, "digest": digest})[:16],
         masks=None,
         trained_masks=None,
         inputs={"system": digest},
@@ -59,6 +61,33 @@ def load_own(path: str, *, dataset: PreparedDataset, device: torch.device) -> Su
 def build_own(path: str) -> nn.Module:
     """The module that ``package.module:callable`` returns, in eval mode, as it is built. Raises ConfigError in one line."""
     return _built(path, _found(path))
+
+
+def system_digest(path: str, module: nn.Module) -> str:
+    """What a system that was built from an import path is known by: SHA-256 over its state and the source files of its own code.
+
+    These are the file that the path names, that of the callable, and those of the classes of all its modules, but for classes of
+    this package and of installed ones. Functions that they call from other files are not looked at.
+    """
+    classes = {one for part in module.modules() for one in type(part).__mro__}
+    own = {one.__module__ for one in (*classes, _found(path)) if not _is_installed(_file_of(one.__module__))}
+    files = {name: _file_of(name) for name in own | {path.partition(":")[0]}}
+    sources = sorted([name, file_sha256(file)] for name, file in files.items() if file is not None)
+    return canonical_sha256({"state": state_digest(module), "sources": sources})
+
+
+def _file_of(module: str) -> Path | None:
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return Path(file) if file is not None and Path(file).is_file() else None
+
+
+def _is_installed(file: Path | None) -> bool:
+    """Of Python, of an installed package or of this one: what these compute, their versions say."""
+    if file is None:
+        return True
+    places = [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), Path(__file__).parents[1]]
+    installed = {"site-packages", "dist-packages"} & set(file.parts)
+    return bool(installed) or any(file.resolve().is_relative_to(Path(place).resolve()) for place in places)
 
 
 def _found(path: str) -> Callable[..., Any]:

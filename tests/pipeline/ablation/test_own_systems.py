@@ -1,8 +1,10 @@
 """Systems of the user's own as arms of an ablation: tried before anything is trained, attacked like the others, named, reused."""
 
 import json
+import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -213,6 +215,25 @@ def test_an_ablation_that_was_stopped_before_them_goes_on_with_them(ablation: Pa
     assert run_ablation(load_config("ablate", AblateConfig, words(SYSTEMS)))
     clock = pl.exclude("seconds")
     assert_frame_equal(read_records(path).select(clock), before.select(clock), check_exact=True)
+
+
+def test_a_shared_ablation_is_reported_once_for_what_was_found_whatever_the_clocks_say(
+    ablation: Path, words: Callable[..., list[str]]
+) -> None:
+    config = load_config("ablate", AblateConfig, words(SYSTEMS, "shared=true"))
+    reports: list[str] = []
+
+    def run() -> int:
+        assert run_ablation(config, report=lambda: reports.append("made"))
+        return len(reports)
+
+    assert run() == 1
+    assert run() == 1
+    late = time.time() + 100  # a helper, or the clock of another machine, wrote it after the report
+    os.utime(ablation / "ablation.json", (late, late))
+    assert run() == 1
+    (ablation / ".reported").write_text("of what was found before")
+    assert run() == 2
 
 
 @pytest.mark.parametrize("sanity", ["null", "{images: 3, objectives: []}"])

@@ -13,9 +13,10 @@ from pipeline import evaluate, load_system
 from pipeline.cli.main import main
 from pipeline.data.dataset import open_prepared
 from pipeline.errors import RunError
-from pipeline.evaluation.own_system import load_own
+from pipeline.evaluation.own_system import build_own, load_own, system_digest
 from pipeline.evaluation.records import read_records
 from pipeline.evaluation.summary import Summary
+from pipeline.runs.checkpoints import state_digest
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 MODELS = """
@@ -172,6 +173,36 @@ def test_weights_and_path_decide_what_it_is(models: Path, synthetic_set: Path) -
     assert one.system_id == again.system_id
     assert one.inputs["system"] != other.inputs["system"]
     assert not any(module.training for module in one.system.modules())
+
+
+@pytest.mark.parametrize("changed", ["builder", "layers"])
+def test_code_that_computes_something_else_with_the_same_state_is_another_system(
+    models: Path, synthetic_set: Path, monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
+    """The forward pass of a layer, or how the builder puts layers together."""
+    (models / "layers.py").write_text(
+        "from torch import nn\n\nclass Scaled(nn.Linear):\n"
+        "    def forward(self, images):\n        return 2.0 * super().forward(images)\n"
+    )
+    (models / "builder.py").write_text(
+        "import torch\nfrom torch import nn\nfrom layers import Scaled\n\ndef build():\n    torch.manual_seed(0)\n"
+        f"    return nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), Scaled(12, {open_prepared(synthetic_set).num_classes}))\n"
+    )
+
+    def digest() -> str:
+        for name in ("builder", "layers"):
+            monkeypatch.delitem(sys.modules, name, raising=False)
+        module = build_own("builder:build")
+        assert state_digest(module) == states.setdefault("first", state_digest(module))
+        return system_digest("builder:build", module)
+
+    states: dict[str, str] = {}
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    before = digest()
+    assert digest() == before
+    source = models / f"{changed}.py"
+    source.write_text(source.read_text().replace("AdaptiveAvgPool2d", "AdaptiveMaxPool2d").replace("2.0", "3.0"))
+    assert digest() != before
 
 
 @pytest.mark.parametrize(
