@@ -58,8 +58,8 @@ class RunError(UserError):
 class OccupiedError(RunError):
     """A directory that another process is working in. The message names it."""
 
-    def __init__(self, message: str, lock: Path) -> None:
-        """``lock`` is the file that the other process holds: who wants to wait, waits for that."""
+    def __init__(self, message: str, lock: Path | None = None) -> None:
+        """``lock`` is the file that the other process holds: who wants to wait, waits for that. None: nobody can wait."""
         super().__init__(message, lock)
         self.lock = lock
 

@@ -169,31 +169,41 @@ def _run_jobs(config: AblateConfig, cache: RunCache, log: IO[str]) -> None:
 def _share_jobs(config: AblateConfig, cache: RunCache, log: IO[str]) -> None:
     """Take jobs that can be done by now and that nobody has; where there is none, a share of one that others are at."""
     todo = jobs(config)
+    said: set[Job] = set()
     while any(_finished(cache, job) is None for job in todo):
         ready = [job for job in todo if _finished(cache, job) is None and all(_finished(cache, other) for other in job.needs)]
         taken = (
-            _take(config, cache, log, todo, job, join=join) for join in (False, True) for job in ready if job.divisible or not join
+            _take(config, cache, log, todo, job, join=join, said=said)
+            for join in (False, True)
+            for job in ready
+            if job.divisible or not join
         )
         if not any(taken):
             time.sleep(_LOOK_S)
 
 
-def _take(config: AblateConfig, cache: RunCache, log: IO[str], todo: list[Job], job: Job, *, join: bool) -> bool:
-    """Whether a job could be done, alone or beside those who are at it."""
+def _take(config: AblateConfig, cache: RunCache, log: IO[str], todo: list[Job], job: Job, *, join: bool, said: set[Job]) -> bool:
+    """Whether a job could be done, alone or beside those who are at it. Of the jobs in ``said`` was told why they have to wait."""
     position = f"[{todo.index(job) + 1}/{len(todo)}]"
-    with _told(position, job), contextlib.suppress(OccupiedError):
-        state = _ready(config, cache, job)
-        claim = state.path.with_name(f".{state.path.name}.job")
-        claim.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.nullcontext() if join else locked(claim, busy=f"another process is to {job.verb} {job.title}"):
-            if _finished(cache, job):
-                return True
-            print(f"{position} {'help to ' * join}{job.verb} {job.title}", file=sys.stderr, flush=True)
-            _do(cache, state, log)
-            if not join:
-                print(f"{position} {job.title}: {job.finding(state.path)}", flush=True)
-                write_manifest(config, cache)
-        return True
+    claim: Path | None = None
+    with _told(position, job):
+        try:
+            state = _ready(config, cache, job)
+            claim = state.path.with_name(f".{state.path.name}.job")
+            claim.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.nullcontext() if join else locked(claim, busy=f"another process is to {job.verb} {job.title}"):
+                if _finished(cache, job):
+                    return True
+                print(f"{position} {'help to ' * join}{job.verb} {job.title}", file=sys.stderr, flush=True)
+                _do(cache, state, log)
+                if not join:
+                    print(f"{position} {job.title}: {job.finding(state.path)}", flush=True)
+                    write_manifest(config, cache)
+            return True
+        except OccupiedError as busy:
+            if busy.lock != claim and job not in said:  # by a process that shares nothing, and may be at it for long
+                said.add(job)
+                print(f"{position} {job.title}: waiting: {busy}", file=sys.stderr, flush=True)
     return False
 
 
@@ -215,6 +225,8 @@ def _after_others(what: str) -> Iterator[None]:
     try:
         yield
     except OccupiedError as busy:
+        if busy.lock is None:
+            raise
         print(f"waiting for another process {what}", file=sys.stderr, flush=True)
         wait_until_free(busy.lock)
 

@@ -169,6 +169,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"foreguard: {printable(str(error))}", file=sys.stderr, flush=True)
         return error.exit_code
     except SystemExit as error:  # the other processes of a training end in silence
+        if not isinstance(error.code, int | None):  # what Python does with it: code of the user's own has ended the process
+            print(error.code, file=sys.stderr)
+            return 1
         return int(error.code or 0)
     except BrokenPipeError:  # the reader of our output has gone (| head)
         sys.stderr.close()

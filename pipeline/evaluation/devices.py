@@ -20,12 +20,19 @@ def part_takers(
     config: EvaluateConfig, device: torch.device, take_parts: Callable[[EvaluateConfig], None]
 ) -> Iterator[Callable[[], None]]:
     """While in here, ``config.devices`` - 1 processes run ``take_parts`` beside this one, after the function that is yielded was
-    called. However this process ends, they end as well. Raises ConfigError where there are not so many GPUs.
+    called. However this process ends, they end as well. Raises ConfigError where there are not so many GPUs, and where
+    torchrun or srun has started several of this process on the machine.
 
     What one of them leaves, because it was killed or has failed, this process takes over.
     """
     if device.type == "cuda" and config.devices > torch.cuda.device_count():
         raise ConfigError(f"devices={config.devices}: there are {torch.cuda.device_count()} GPUs on this machine")
+    for name in ("LOCAL_RANK", "SLURM_LOCALID"):
+        if config.devices > 1 and os.environ.get(name, "0").strip() not in ("", "0"):
+            raise ConfigError(
+                f"devices={config.devices}: {name}={os.environ[name]} says that torchrun or srun has started several processes on"
+                " this machine, of which each would start as many: say shared=true without devices"
+            )
     before = torch.get_num_threads()
     threads = max(1, before // config.devices)
     workers = Workers()

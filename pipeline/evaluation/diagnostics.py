@@ -176,8 +176,8 @@ def _felled(examination: _Examination) -> np.ndarray:
     records = examination.records
     fallen = set(standing(records, examination.epsilon).filter(~pl.col("standing"))["sample_id"])
     right = set(records.filter(pl.col("clean_prediction") == pl.col("label"))["sample_id"])
-    run = examination.run
-    return run.rows[[one in fallen & right for one in run.sample_ids(run.rows)]]
+    run, felled = examination.run, fallen & right
+    return run.rows[[one in felled for one in run.sample_ids(run.rows)]]
 
 
 def _numbers_or_failure(name: str, ask: Callable[[], list[Check]]) -> list[Check]:

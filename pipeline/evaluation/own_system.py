@@ -85,9 +85,9 @@ def _is_installed(file: Path | None) -> bool:
     """Of Python, of an installed package or of this one: what these compute, their versions say."""
     if file is None:
         return True
-    places = [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), Path(__file__).parents[1]]
+    places = [Path(sysconfig.get_path("stdlib")), Path(sysconfig.get_path("platstdlib")), Path(__file__).parents[1]]
     installed = {"site-packages", "dist-packages"} & set(file.parts)
-    return bool(installed) or any(file.resolve().is_relative_to(Path(place).resolve()) for place in places)
+    return bool(installed) or any(file.resolve().is_relative_to(place.resolve()) for place in places)
 
 
 def _found(path: str) -> Callable[..., Any]:
@@ -116,7 +116,7 @@ def _imported(path: str, name: str) -> ModuleType:
                 f"system={path}: there is no module {error.name}, neither in {os.getcwd()} nor in this environment"
             ) from error
         raise ConfigError(f"system={path}: importing {name} fails: {_said(error)}") from error
-    except Exception as error:  # of the user's own code, which may raise anything
+    except (Exception, SystemExit) as error:  # of the user's own code, which may raise anything
         raise ConfigError(f"system={path}: importing {name} fails: {_said(error)}") from error
 
 
@@ -144,7 +144,7 @@ def _built(path: str, build: Callable[..., Any]) -> nn.Module:
     try:
         with _working_directory_first():
             module = build()
-    except Exception as error:  # of the user's own code, which may raise anything
+    except (Exception, SystemExit) as error:  # of the user's own code, which may raise anything
         raise ConfigError(f"system={path}: fails: {_said(error)}") from error
     if not isinstance(module, nn.Module):
         raise ConfigError(f"system={path}: returns a {type(module).__name__}; expected a torch.nn.Module from images to logits")
@@ -170,5 +170,5 @@ def _check_outputs(system: System, batch: AttackBatch, dataset: PreparedDataset)
         raise InputError(doubt)
 
 
-def _said(error: Exception) -> str:
+def _said(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]

@@ -59,7 +59,7 @@ class Together:
                 work(part)
                 return True
         except OccupiedError as busy:
-            if busy.lock.parent != self._claims:  # of the work, not of the claim
+            if busy.lock is None or busy.lock.parent != self._claims:  # of the work, not of the claim
                 raise
             return False
 

@@ -60,8 +60,11 @@ def launch(config: TrainerConfig) -> Fabric:
         raise ConfigError(f"{where}: {' '.join(str(error).split())}") from error
     if not isinstance(environment, SLURMEnvironment):
         _end_with_first(environment)
-    with signals_unhandled():
-        fabric.launch()
+    try:
+        with signals_unhandled():
+            fabric.launch()
+    finally:
+        os.environ.pop(FIRST_PROCESS, None)  # whatever this process starts later is none of these
     return fabric
 
 

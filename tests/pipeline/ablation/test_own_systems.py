@@ -6,6 +6,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import polars as pl
@@ -31,6 +32,7 @@ from pipeline.reporting.figures import compute_figures
 from pipeline.reporting.own_systems import own_section
 from pipeline.reporting.reading import read_study
 from pipeline.reporting.trust import failures
+from pipeline.runs.locking import locked
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 MODELS = """
@@ -217,10 +219,35 @@ def test_an_ablation_that_was_stopped_before_them_goes_on_with_them(ablation: Pa
     assert_frame_equal(read_records(path).select(clock), before.select(clock), check_exact=True)
 
 
+def test_a_process_without_sharing_that_holds_a_job_is_named_once_and_waited_for(
+    ablation: Path, words: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = (ablation / str(entries(ablation)["theirs"]["evaluation"])).resolve()
+    (path / "summary.json").unlink()
+    looks: list[float] = []
+    with ExitStack() as other:
+        other.enter_context(locked(path / ".lock", busy="-"))
+
+        def wait(seconds: float) -> None:
+            looks.append(seconds)
+            if len(looks) == 3:
+                other.close()
+
+        monkeypatch.setattr(time, "sleep", wait)
+        assert run_ablation(load_config("ablate", AblateConfig, words(SYSTEMS, "shared=true")))
+    assert len(looks) == 3
+    assert (path / "summary.json").is_file()
+    lines = [line for line in capsys.readouterr().err.splitlines() if "another process is working in this directory" in line]
+    assert len(lines) == 1
+    assert "theirs (own_arms:two_stage), seed 0: waiting: " in lines[0]
+    assert lines[0].endswith("another process is working in this directory without shared=true")
+
+
 def test_a_shared_ablation_is_reported_once_for_what_was_found_whatever_the_clocks_say(
     ablation: Path, words: Callable[..., list[str]]
 ) -> None:
     config = load_config("ablate", AblateConfig, words(SYSTEMS, "shared=true"))
+    (ablation / ".reported").unlink(missing_ok=True)
     reports: list[str] = []
 
     def run() -> int:

@@ -80,6 +80,10 @@ def failing():
     raise FileNotFoundError("no weights at weights.pth\\nsorry")
 
 
+def leaving():
+    raise SystemExit("my module wants DATA_DIR")
+
+
 def lazy():
     return nn.Sequential(nn.Flatten(), nn.LazyLinear(NUM_CLASSES))
 
@@ -175,6 +179,15 @@ def test_weights_and_path_decide_what_it_is(models: Path, synthetic_set: Path) -
     assert not any(module.training for module in one.system.modules())
 
 
+def test_what_a_forward_pass_says_when_it_ends_the_process_is_shown(
+    command: Callable[..., int], models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (models / "own_models.py").open("a") as file:
+        file.write("\n\nimport sys\n\ndef late():\n    return changed(lambda logits: sys.exit('my module wants DATA_DIR'))\n")
+    assert command("system=own_models:late") == 1
+    assert capsys.readouterr().err == "my module wants DATA_DIR\n"
+
+
 @pytest.mark.parametrize("changed", ["builder", "layers"])
 def test_code_that_computes_something_else_with_the_same_state_is_another_system(
     models: Path, synthetic_set: Path, monkeypatch: pytest.MonkeyPatch, changed: str
@@ -218,6 +231,7 @@ def test_code_that_computes_something_else_with_the_same_state_is_another_system
         ("own_models:instance", "is a Net; expected a function or class that returns the module"),
         ("own_models:with_arguments", "needs arguments (path); name a function that needs none and calls it"),
         ("own_models:failing", "fails: FileNotFoundError: no weights at weights.pth sorry"),
+        ("own_models:leaving", "fails: SystemExit: my module wants DATA_DIR"),
         ("own_models:no_module", "returns a function; expected a torch.nn.Module from images to logits"),
         ("own_models:lazy", "its 1.weight has no values yet: run it on an image, or load its weights"),
         ("own_models:on_meta", "its body.2.weight has no values yet: run it on an image, or load its weights"),

@@ -22,9 +22,13 @@ import pytest
 import torch
 from polars.testing import assert_frame_equal
 
+from pipeline.cli.composition import load_config
 from pipeline.cli.main import main
 from pipeline.data.builder import write_prepared
 from pipeline.data.sample import Plan, Sample
+from pipeline.errors import ConfigError
+from pipeline.evaluation.config import EvaluateConfig
+from pipeline.evaluation.devices import part_takers
 from pipeline.evaluation.evaluate import choose_device
 from pipeline.evaluation.evaluator import attack_images, missing_chunks, missing_records
 from pipeline.evaluation.gallery import read_gallery
@@ -347,3 +351,14 @@ def test_processes_that_share_take_the_gpu_of_their_number(
     assert choose_device("auto", shared=True, variables=variables) == torch.device("cuda", index)
     assert choose_device("auto", variables=variables) == torch.device("cuda")
     assert choose_device("cpu", shared=True, variables=variables) == CPU
+
+
+@pytest.mark.parametrize("name", ["LOCAL_RANK", "SLURM_LOCALID"])
+def test_processes_of_torchrun_or_srun_do_not_start_more_of_them_each(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    words = ["prepared=p", "run=r", "system=my_package:build", "attack=quickstart"]
+    several, one = (load_config("evaluate", EvaluateConfig, [*words, f"devices={number}"]) for number in (2, 1))
+    monkeypatch.setenv(name, "1")
+    with pytest.raises(ConfigError, match=rf"devices=2: {name}=1 says that torchrun or srun has started several"):
+        part_takers(several, CPU, lambda _: None).__enter__()
+    with part_takers(one, CPU, lambda _: None):  # as those are that the command itself has started
+        pass

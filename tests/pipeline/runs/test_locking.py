@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import OccupiedError, RunError
+from pipeline.errors import OccupiedError, RunError, UserError
 from pipeline.runs.locking import locked, wait_until_free
 
 Hold = Callable[[Path], subprocess.Popen[str]]
@@ -27,6 +27,17 @@ def test_a_lock_that_another_process_holds_is_refused_waited_for_and_free_when_t
     waiting.join()
     with locked(lock, busy="-"):
         pass
+
+
+def test_every_error_of_ours_can_be_raised_again_with_more_to_say() -> None:
+    """As an ablation does it, which names the job."""
+    kinds, found = [UserError], []
+    while kinds:
+        found.append(kind := kinds.pop())
+        kinds += kind.__subclasses__()
+    assert OccupiedError in found
+    for kind in found:
+        assert str(kind("[1/2] attack: it is occupied")) == "[1/2] attack: it is occupied"
 
 
 def test_nobody_waits_for_a_lock_that_is_not_there(tmp_path: Path) -> None:

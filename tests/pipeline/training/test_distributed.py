@@ -167,3 +167,10 @@ def test_an_srun_on_the_path_is_nothing_to_us(monkeypatch, tmp_path):
 
 def test_lightning_greets_nobody_in_the_logs():
     assert not logging.getLogger("lightning.fabric.utilities.distributed").isEnabledFor(logging.INFO)
+
+
+def test_a_training_leaves_nothing_in_the_environment_of_what_its_process_starts_later(monkeypatch):
+    surroundings(monkeypatch, {})
+    before = dict(os.environ)
+    launch(TrainerConfig(accelerator="cpu"))
+    assert dict(os.environ) == before
