@@ -23,7 +23,10 @@ MARK = "exported"
 class Parity:
     """How far a file of the joint system is from the module, over some images."""
 
-    images: int
+    test_images: int
+    """Compared on so many images of a test split."""
+    seeded_images: int
+    """And on so many of seeded noise."""
     logits: float
     """Largest difference of a logit, as a share of the largest logit (at least of 1)."""
     masks: float
@@ -48,6 +51,8 @@ class ExportedSystem(JsonFile):
     """Height and width of the training images, in pixels."""
     size_step: Annotated[int, Field(ge=1)] | None
     """The files of the joint system take images whose height and width are a multiple of it; None: of ``image_size`` alone."""
+    smallest: Annotated[int, Field(ge=1)] | None
+    """And not less than so many pixels; None likewise."""
     parity: dict[str, Parity]
     """Of the files of the joint system, by name."""
     files: dict[str, str]

@@ -1,5 +1,6 @@
 """The model card: what a system was made of, what it was shown to do, and under which attacks."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline.attacks.diagnostics import Outcome
 from pipeline.data.dataset import read_manifest
-from pipeline.errors import DataError, RunError
+from pipeline.errors import DataError, RunError, printable
 from pipeline.evaluation.summary import SANITY, SUMMARY, SanityReport, Summary, epsilon_text
 from pipeline.masks.config import MaskSource
 from pipeline.prediction.choice import ChosenSystem
@@ -19,6 +20,8 @@ from pipeline.sharing.joint import FILES
 from pipeline.training.result import RESULT, TrainingResult
 
 CARD = "README.md"
+_ADDRESS = re.compile(r":(?=//)|www(?=\.)", re.IGNORECASE)
+"""Where a space takes away the beginning of an address, which is made a link though it is escaped."""
 LICENCES = {
     "synthetic": "drawn by foreguard itself, whose licence is MIT",
     "gtsrb": "German Traffic Sign Recognition Benchmark (Stallkamp et al. 2012): this program knows of no licence; its authors at "
@@ -111,6 +114,6 @@ def _checks(sanity: SanityReport | None) -> dict[str, list[str]] | None:
 
 
 def harmless(text: str) -> str:
-    """Text from data as Markdown prints it: on one line, with no mark-up of its own."""
-    one_line = " ".join(text.split())
-    return "".join(f"\\{letter}" if letter in "\\`*_{}[]<>#|!" else letter for letter in one_line)
+    """Text from data as Markdown prints it: on one line, with no mark-up, entity, mention or address of its own."""
+    one_line = _ADDRESS.sub(r"\g<0> ", printable(" ".join(text.split())))
+    return "".join(f"\\{letter}" if letter in "\\`*_{}[]<>#|!~$&@" else letter for letter in one_line)

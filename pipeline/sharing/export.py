@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 IMAGES = 200
 """Test images that a file has to agree on."""
-_RECIPE = ("masks", "objective", "label_smoothing", "augment", "trainer")
+_RECIPE = ("masks", "objective", "label_smoothing", "augment", "trainer", "mask_weight", "attack_on", "updates")
 """What is handed on of the configuration of a training: its recipe, and no path of the machine that it was trained on."""
 
 
@@ -46,7 +46,8 @@ def export(config: ExportConfig) -> None:
         parity = _write(config, made, chosen, system, checkpoint)
         _check_target(config.out, force=config.force)  # somebody may have put something there meanwhile
     for name, one in parity.items():
-        print(f"{name}: the same prediction on {one.images} images, logits within {one.logits:.1e} of their size")
+        compared = f"{one.test_images} test images and {one.seeded_images} of seeded noise"
+        print(f"{name}: the same prediction on {compared}, logits within {one.logits:.1e} of their size")
     print(f"system: {chosen.name}\nexported: {config.out}")
     if config.push is not None:
         print(f"pushed: {push(config.out, config.push, public=config.public)}")
@@ -81,7 +82,7 @@ def _write(
 
     evidence = gather(chosen, checkpoint, config.prepared)
     classifier, segmenter = _write_stages(made, chosen, system, checkpoint)
-    parity, size_step = _write_files(config, made, system, checkpoint)
+    parity, size_step, smallest = _write_files(config, made, system, checkpoint)
     description = ExportedSystem(
         name=_name(chosen, system),
         masks=to_plain(system.mask_config),
@@ -89,6 +90,7 @@ def _write(
         classes=checkpoint.classes,
         image_size=checkpoint.image_size,
         size_step=size_step,
+        smallest=smallest,
         parity=parity,
         files={name: hashlib.sha256((made / name).read_bytes()).hexdigest() for name in _names(made)},
         provenance=provenance(),
@@ -143,30 +145,30 @@ def _shared(checkpoint: "Checkpoint") -> "Checkpoint":
 
 def _write_files(
     config: ExportConfig, made: Path, system: "TwoStage", checkpoint: "Checkpoint"
-) -> "tuple[dict[str, Parity], int | None]":
+) -> "tuple[dict[str, Parity], int | None, int | None]":
     from pipeline.runs.replacing import writing
-    from pipeline.sharing.joint import FILES, Joint, check_parity, trace, write_file
+    from pipeline.sharing.joint import FILES, Joint, check_parity, seeded_images, trace, write_file
 
     if not config.files:
-        return {}, None
+        return {}, None, None
     joint = Joint(system).eval()
     traced = trace(joint, checkpoint.image_size)
     parity = {}
     for kind in dict.fromkeys(config.files):
         with writing(config.out / FILES[kind]):
             function = write_file(kind, made / FILES[kind], traced, checkpoint.classes)
-        parity[FILES[kind]] = check_parity(FILES[kind], function, joint, _images(config, checkpoint, traced.size_step))
-    return parity, traced.size_step
+        seeded = seeded_images(checkpoint.image_size, traced.size_step)
+        parity[FILES[kind]] = check_parity(FILES[kind], function, joint, seeded=seeded, test=_test_images(config, checkpoint))
+    return parity, traced.size_step, traced.smallest
 
 
-def _images(config: ExportConfig, checkpoint: "Checkpoint", size_step: int | None) -> "Iterator[Tensor]":
-    """What a file is compared on."""
+def _test_images(config: ExportConfig, checkpoint: "Checkpoint") -> "Iterator[Tensor]":
+    """What a file is compared on beside noise."""
     from pipeline.data.dataset import open_prepared
     from pipeline.data.loader import read_rows
     from pipeline.evaluation.chunks import choose_rows
-    from pipeline.sharing.joint import BATCH, seeded_images
+    from pipeline.sharing.joint import BATCH
 
-    yield from seeded_images(checkpoint.image_size, size_step)
     if config.prepared is None:
         return
     dataset = open_prepared(config.prepared)

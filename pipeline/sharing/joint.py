@@ -5,7 +5,8 @@ A file is kept only if it agrees with the module that it was made from.
 
 import importlib.util
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,6 +56,8 @@ class Traced(NamedTuple):
     """``torch.export.ExportedProgram``."""
     size_step: int | None
     """Images may have any height and width that are multiples of it; None: only the size of training."""
+    smallest: int | None
+    """And at least so many pixels; None likewise."""
 
 
 def check_possible(system: TwoStage, files: tuple[Kind, ...]) -> None:
@@ -81,14 +84,14 @@ def trace(joint: Joint, side: int) -> Traced:
     """The joint system as a graph, for any batch and, where the stages allow it, any size. Raises RunError where it has none."""
     example = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0))
     batch = torch.export.Dim("batch", min=1)
-    shapes: list[tuple[int | None, dict[int, Any]]] = []
+    shapes: list[tuple[int | None, int | None, dict[int, Any]]] = []
     for step in (step for step in STEPS if _takes_more(joint, side, step)):
         least = max(1, min(side, SMALLEST) // step)
         height, width = (torch.export.Dim(name, min=least) for name in ("height", "width"))
-        shapes.append((step, {0: batch, 2: step * height, 3: step * width}))
-    shapes.append((None, {0: batch}))
+        shapes.append((step, least * step, {0: batch, 2: step * height, 3: step * width}))
+    shapes.append((None, None, {0: batch}))
     reason: Exception | None = None
-    for kept, dynamic in shapes:
+    for kept, smallest, dynamic in shapes:
         try:
             program = torch.export.export(joint, (example,), dynamic_shapes={"images": dynamic})
         except Exception as error:  # of somebody else's network: the next one asks for less
@@ -96,7 +99,7 @@ def trace(joint: Joint, side: int) -> Traced:
             continue
         for node in program.graph.nodes:
             node.meta.pop("stack_trace", None)  # where the sources lie on this machine is nobody's business
-        return Traced(program, kept)
+        return Traced(program, kept, smallest)
     said = " ".join(str(reason).split())[:300]
     raise RunError(f"files: torch.export finds no graph of this system: {said}; say files=[] for the weights alone") from reason
 
@@ -129,12 +132,15 @@ def _onnx_function(path: Path) -> Function:
 
 
 @torch.no_grad()
-def check_parity(name: str, function: Function, joint: Joint, batches: Iterator[Tensor]) -> Parity:
-    """Compare a file with the module it was made from. Raises RunError: another prediction, or figures that are too far off."""
-    images, logits_off, masks_off = 0, 0.0, 0.0
-    for batch in batches:
+def check_parity(name: str, function: Function, joint: Joint, *, seeded: Iterable[Tensor], test: Iterable[Tensor] = ()) -> Parity:
+    """Compare a file with the module it was made from, on batches of seeded noise and of a test split.
+
+    Raises RunError: another prediction, or figures that are too far off.
+    """
+    images, logits_off, masks_off = {"seeded": 0, "test": 0}, 0.0, 0.0
+    for kind, batch in chain(zip(repeat("seeded"), seeded), zip(repeat("test"), test)):
         (expected, expected_masks), (found, masks) = joint(batch), function(batch)
-        images += len(batch)
+        images[kind] += len(batch)
         off = float((found - expected).abs().max()) / max(1.0, float(expected.abs().max()))
         logits_off = max(logits_off, off)
         masks_off = max(masks_off, float((masks - expected_masks).abs().mean()))
@@ -144,7 +150,7 @@ def check_parity(name: str, function: Function, joint: Joint, batches: Iterator[
                 f"{name}: differs from the system that it was made from ({changed} of {len(batch)} predictions, logits by {off:.2g}"
                 f" of their size, masks by {masks_off:.2g}), so it is not kept; leave it out of files"
             )
-    return Parity(images=images, logits=logits_off, masks=masks_off)
+    return Parity(test_images=images["test"], seeded_images=images["seeded"], logits=logits_off, masks=masks_off)
 
 
 def seeded_images(side: int, size_step: int | None) -> Iterator[Float[Tensor, "batch 3 height width"]]:

@@ -32,7 +32,7 @@ from pipeline.runs.checkpoints import read_checkpoint, save_checkpoint, weights_
 from pipeline.runs.directory import RunDescription
 from pipeline.runs.exported import ExportedSystem
 from pipeline.runs.hub import push
-from pipeline.sharing.card import card, gather
+from pipeline.sharing.card import card, gather, harmless
 from pipeline.sharing.joint import Joint, check_parity, check_possible, seeded_images, trace, write_file
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -186,7 +186,7 @@ def test_of_a_run_that_was_never_attacked_the_card_claims_nothing(runs: Path, tm
     assert main(["export", f"run={runs / 'classifier'}", f"out={tmp_path / 'out'}", "files=[]"]) == 0
     card = (tmp_path / "out" / "README.md").read_text()
     assert "nothing is known of its accuracy" in card
-    assert "No diagnostics were made" in card
+    assert "No diagnostics were made." in card
     assert "Terms: not recorded: whoever hands this on has to say it." in card
 
 
@@ -278,8 +278,10 @@ def test_a_graph_takes_any_batch_and_the_sizes_that_the_stages_take(
     traced = trace(joint, 16)
     assert traced.size_step == step
     function = write_file("torch-export", tmp_path / "system.pt2", traced, ("a", "b", "c"))
-    parity = check_parity("system.pt2", function, joint, seeded_images(16, step))
-    assert parity.images == (54 if sides else 51)
+    assert traced.smallest == (step and 16)
+    test = (torch.rand(count, 3, 16, 16) for count in (4, 3))
+    parity = check_parity("system.pt2", function, joint, seeded=seeded_images(16, step), test=test)
+    assert (parity.seeded_images, parity.test_images) == (54 if sides else 51, 7)
     assert parity.logits < 1e-5
     with zipfile.ZipFile(tmp_path / "system.pt2") as written:
         content = b"".join(written.read(name) for name in written.namelist())
@@ -292,7 +294,7 @@ def test_a_file_that_says_something_else_is_not_kept() -> None:
     joint = Joint(tiny()).eval()
     for change in (lambda logits, masks: (logits.roll(1, 1), masks), lambda logits, masks: (logits, 1 - masks)):
         with pytest.raises(RunError, match=r"^system\.onnx: differs from the system .* so it is not kept"):
-            check_parity("system.onnx", lambda images, change=change: change(*joint(images)), joint, seeded_images(16, None))
+            check_parity("system.onnx", lambda images, change=change: change(*joint(images)), joint, seeded=seeded_images(16, None))
 
 
 @pytest.mark.parametrize(
@@ -332,7 +334,7 @@ def test_both_files_agree_with_the_system_on_the_test_images(runs: Path, synthet
     assert done.returncode == 0, done.stderr
     described = ExportedSystem.read(tmp_path / "out" / "system.json")
     assert set(described.parity) == {"system.pt2", "system.onnx"}
-    assert {one.images for one in described.parity.values()} == {54 + 32}
+    assert {(one.seeded_images, one.test_images) for one in described.parity.values()} == {(54, 32)}
     assert described.size_step == (1 if source == "none" else 8)
     assert b"pipeline/sharing" not in (tmp_path / "out" / "system.onnx").read_bytes()
     session = onnxruntime.InferenceSession(str(tmp_path / "out" / "system.onnx"), providers=["CPUExecutionProvider"])
@@ -343,7 +345,9 @@ def test_both_files_agree_with_the_system_on_the_test_images(runs: Path, synthet
         found = predict(system, pictures)
         assert torch.equal(torch.from_numpy(logits).argmax(1), found.labels)
         assert float((torch.from_numpy(masks) - found.masks).abs().mean()) < 1e-4
-    assert "system.onnx` takes `images` and gives `logits` and `masks`" in (tmp_path / "out" / "README.md").read_text()
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "system.onnx` takes `images` and gives `logits` and `masks`" in text
+    assert "from 16 px on. It agrees with the system: the same prediction on 32 test images and 54 images of seeded noise" in text
 
 
 class Hub:
@@ -455,3 +459,30 @@ def test_text_of_the_data_is_no_mark_up_of_the_card(exported: Path) -> None:
     hostile = dataclasses.replace(ExportedSystem.read(exported / "system.json"), classes=("<b>x</b>", "a|b\n# c", "[d](e)"))
     text = card(hostile, checkpoint, None, gather(choose_system(exported, None, {}), checkpoint, None))
     assert "\\<b\\>x\\</b\\>, a\\|b \\# c, \\[d\\](e)." in text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("red\x1b[31m", r"red\\x1b\[31m"),
+        ("gpj\u202eexe", r"gpj\\u202eexe"),
+        ("~~a~~ $b$ @c &lt;", r"\~\~a\~\~ \$b\$ \@c \&lt;"),
+        ("see https://a.example/b", "see https: //a.example/b"),
+        ("see WWW.a.example", "see WWW .a.example"),
+        ("50 km/h: no", "50 km/h: no"),
+    ],
+)
+def test_text_of_the_data_is_printed_and_nothing_else(text: str, shown: str) -> None:
+    assert harmless(text) == shown
+
+
+def test_the_recipe_of_stages_that_were_trained_together_is_handed_on(runs: Path, tmp_path: Path) -> None:
+    for kind in ("segmenter", "classifier"):
+        shutil.copytree(runs / kind, tmp_path / "joint" / kind)
+    place = tmp_path / "joint" / "classifier" / "checkpoints" / "best.json"
+    checkpoint = read_checkpoint(runs / "classifier", "classifier")
+    recipe = {"mask_weight": 0.25, "attack_on": "each", "updates": "alternating"}
+    dataclasses.replace(checkpoint, config={**checkpoint.config, **recipe, "run": str(tmp_path)}).write(place)
+    assert main(["export", f"run={tmp_path / 'joint'}", f"out={tmp_path / 'out'}", "files=[]"]) == 0
+    assert read_checkpoint(tmp_path / "out", "classifier").config == {**checkpoint.config, **recipe, "exported": True}
+    assert "mask\\_weight 0.25, attack\\_on each, updates alternating |" in (tmp_path / "out" / "README.md").read_text()
