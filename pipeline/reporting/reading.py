@@ -82,13 +82,20 @@ def _read_ablation(run: Path) -> Study:
     study = Study(
         name=manifest.experiment,
         path=run,
-        arms=tuple(arms),
+        arms=tuple(_checked_at(arm, manifest.config.primary_epsilon) for arm in arms),
         about=about,
         silhouette=None if manifest.silhouette is None else tuple(vars(entry) for entry in manifest.silhouette),
         gain=manifest.gain,
         missing=tuple(missing),
     )
     return study if manifest.decomposition is None else _with_decomposition(study, run / manifest.decomposition)
+
+
+def _checked_at(arm: Arm, epsilon: float | None) -> Arm:
+    """Without the checks that another experiment of the same store has made at its own epsilon since."""
+    if arm.checks is None or SanityReport.read(arm.path / SANITY).epsilon == epsilon:
+        return arm
+    return replace(arm, checks=None)
 
 
 def _with_decomposition(study: Study, path: Path) -> Study:

@@ -38,7 +38,8 @@ def first_evaluation(run: Path) -> Path:
 
 def change(path: Path, **changes: object) -> None:
     """Change a file as our own code would have written it."""
-    write_sealed(path, json.loads(path.read_text()) | changes, version=1)
+    content = json.loads(path.read_text())
+    write_sealed(path, content | changes, version=content["format"])
 
 
 SILHOUETTE = {"seed": 0, "split": "test", "accuracy": 0.5, "n": 20}
@@ -95,6 +96,16 @@ def test_how_an_evaluation_was_made_is_whole(run: Path, changes: dict[str, objec
     change(evaluation / "run.json", **changes)
     for path in (run, evaluation):
         assert f"run.json: {line}" in refusal(path)
+
+
+def test_sanity_checks_at_another_epsilon_than_the_headline_are_none(run: Path) -> None:
+    """Another experiment has made them anew, of an evaluation that both share."""
+    before = read_study(run).arms
+    change(first_evaluation(run) / "sanity.json", epsilon=4 / 255)
+    after = read_study(run).arms
+    assert [arm.checks is None for arm in before] == [False] * 4
+    assert [arm.checks is None for arm in after] == [True, False, False, False]
+    assert read_study(first_evaluation(run)).arms[0].checks == before[0].checks
 
 
 def test_sanity_checks_have_an_outcome(run: Path) -> None:
