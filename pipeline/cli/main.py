@@ -118,8 +118,8 @@ COMMANDS = {
     ),
 }
 
-_NOT_OURS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
-"""A full disk and missing rights, wherever they are met: what the machine refuses is no bug."""
+_NOT_OURS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR)
+"""A full disk, missing rights, a directory in the place of a file, wherever they are met: what the machine refuses is no bug."""
 HELP = ("-h", "--help", "help")
 MULTIRUN = ("-m", "--multirun")
 
