@@ -183,7 +183,7 @@ def test_given_masks_are_the_functions_they_name() -> None:
         MaskSource.SHIFTED: shift(oracle, pixels=5, direction="up"),
         MaskSource.INVERTED: 1 - oracle,
     }
-    assert {*expected, MaskSource.LEARNED, MaskSource.LEARNED_HARD} == set(MaskSource)
+    assert {*expected, MaskSource.LEARNED, MaskSource.LEARNED_HARD, MaskSource.JOINT} == set(MaskSource)
     for source, masks in expected.items():
         config = MaskConfig(source=source, radius=3, shift=5, direction="up")
         assert torch.equal(given_masks(config, images_like(oracle), context), masks)

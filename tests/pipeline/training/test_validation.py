@@ -3,6 +3,7 @@
 import pytest
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.plugins.environments import LightningEnvironment
 from torch import nn
 
 from pipeline.attacks.config import PgdConfig
@@ -52,7 +53,7 @@ def loader(path, *, batch_size=32, rank=0, world_size=1):
 
 @pytest.fixture(scope="module")
 def fabric():
-    return Fabric(accelerator="cpu", devices=1)
+    return Fabric(accelerator="cpu", devices=1, plugins=[LightningEnvironment()])  # whatever is on the PATH
 
 
 def margins(stage, path, epsilon=0.0):
