@@ -148,6 +148,7 @@ def entries(run: Path) -> dict[str, dict[str, object]]:
     return {entry["name"]: entry for entry in json.loads((run / "ablation.json").read_text())["systems"]}
 
 
+@pytest.mark.slow
 def test_they_are_attacked_on_the_same_images_with_the_same_suite(ablation: Path) -> None:
     arm = json.loads((ablation / "ablation.json").read_text())["arms"][0]
     trained = read_records(ablation / arm["evaluation"])

@@ -199,6 +199,7 @@ WEAK = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("weakened", "trick", "caught_by"), WEAK)
 def test_a_cheat_in_a_weak_form_fails_it_as_well(cheats: ModuleType, weakened: str, trick: str, caught_by: str) -> None:
     weak = getattr(cheats, weakened)(getattr(cheats, trick))

@@ -91,6 +91,7 @@ def every_check(found: AttackBatch) -> dict[str, Check]:
     return {check.name: check for check in checks}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "source", [MaskSource.LEARNED, MaskSource.LEARNED_HARD, MaskSource.ORACLE, MaskSource.NONE, MaskSource.RANDOM]
 )
@@ -105,6 +106,7 @@ def test_an_honest_system_fails_no_check(source: MaskSource) -> None:
         assert check.finding
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cheat", "source", "caught_by"),
     [

@@ -197,6 +197,7 @@ def test_a_packed_annotation_is_unpacked_unchanged() -> None:
 # --- masks
 
 
+@pytest.mark.slow
 @official_reader
 def test_masks_are_those_of_the_official_reader(coco_mini: Path) -> None:
     with contextlib.redirect_stdout(io.StringIO()):

@@ -229,6 +229,7 @@ def test_a_process_pool_draws_what_this_process_draws() -> None:
 # The two knobs
 
 
+@pytest.mark.slow
 def test_background_correlation_ties_the_texture_to_the_class_in_training_only() -> None:
     tied = scenes(SyntheticConfig(background_correlation=1.0), "train", 300)
     assert len({(scene.label, scene.background) for scene in tied}) == 10
@@ -253,6 +254,7 @@ def test_background_correlation_leaves_the_sign_as_it_is() -> None:
         np.testing.assert_array_equal(one.image[one.mask == 255], other.image[one.mask == 255])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("background_correlation", "split"), [(0.0, "train"), (1.0, "val"), (1.0, "train")])
 def test_background_colour_names_the_class_only_where_it_is_tied(background_correlation: float, split: str) -> None:
     def background_colour(images: np.ndarray, masks: np.ndarray) -> np.ndarray:
@@ -271,6 +273,7 @@ def test_background_colour_names_the_class_only_where_it_is_tied(background_corr
         assert is_chance(hits, 200)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape_leak", [0.0, 1.0])
 def test_the_mask_alone_names_the_class_only_with_shape_leak(shape_leak: float) -> None:
     def centred(masks: np.ndarray) -> np.ndarray:

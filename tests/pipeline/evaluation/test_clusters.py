@@ -110,6 +110,7 @@ def test_intervals_of_grouped_images_hold_the_truth_as_often_as_they_say() -> No
     assert 0.93 < np.mean(kept) < 0.975
 
 
+@pytest.mark.slow
 def test_a_sign_flip_test_over_groups_rejects_as_seldom_as_it_says_where_mcnemar_does_not() -> None:
     generator = rng(12)
     groups = np.repeat(alone(50), 4)

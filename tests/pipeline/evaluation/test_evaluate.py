@@ -162,6 +162,7 @@ MEASURED = (
 )
 
 
+@pytest.mark.slow
 def test_measurements_are_printed_written_and_resumed_beside_the_attacks(
     evaluate: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -275,7 +275,8 @@ def uninterrupted(small: ModuleType, tmp_path_factory: pytest.TempPathFactory) -
     return evaluate(small.plan(), tmp_path_factory.mktemp("uninterrupted"))
 
 
-@pytest.mark.parametrize("attempt", [0, *(pytest.param(number, marks=pytest.mark.slow) for number in range(1, 6))])
+@pytest.mark.slow
+@pytest.mark.parametrize("attempt", range(6))
 def test_after_sigkill_nothing_is_lost_or_repeated(
     small: ModuleType, uninterrupted: pl.DataFrame, tmp_path: Path, attempt: int
 ) -> None:

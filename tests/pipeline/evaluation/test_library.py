@@ -117,6 +117,7 @@ def trained(synthetic_set: Path, runs: Path, words: list[str]) -> pl.DataFrame:
     return read_records(next(Path(word.removeprefix("run=")) for word in words if word.startswith("run=")))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_on_a_run_the_outcomes_are_those_of_the_command_to_the_bit(synthetic_set: Path, runs: Path, tmp_path: Path) -> None:
     words = ["attack=quickstart", "attack.threat.epsilons=[2/255,8/255]", f"run={tmp_path / 'run'}", "seed=3", "gallery_images=0"]

@@ -65,6 +65,7 @@ def observations(small: ModuleType, tmp_path_factory: pytest.TempPathFactory) ->
     return measure(small.plan(measurements=SUITE), tmp_path_factory.mktemp("measured"))
 
 
+@pytest.mark.slow
 def test_every_image_is_observed_once_under_every_condition(small: ModuleType, observations: pl.DataFrame) -> None:
     assert len(observations) == small.IMAGES * sum(CONDITIONS.values())
     counted = observations.group_by("measurement").agg(pl.struct("condition", "level").n_unique(), pl.col("sample_id").n_unique())

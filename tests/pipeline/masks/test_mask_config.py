@@ -46,6 +46,7 @@ print(seen.tolist())
 """
 
 
+@pytest.mark.slow
 def test_a_new_mask_source_is_one_file_and_one_line(tmp_path: Path) -> None:
     """Trained and tested with, and offered by the command line, in a copy of the package with that file and that line."""
     package = Path(pipeline.__file__).parent

@@ -35,7 +35,7 @@ from pipeline.runs.hub import push
 from pipeline.sharing.card import card, gather, harmless
 from pipeline.sharing.joint import Joint, check_parity, check_possible, seeded_images, trace, write_file
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")]
 ATTACK = ["attack=quickstart", "attack.threat.epsilons=[2/255,8/255]", "gallery_images=0", "max_images=12", "accelerator=cpu"]
 onnx = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxruntime", "onnxscript")),

@@ -212,6 +212,7 @@ def assert_same_outcome(one, other):
     ) == 2
 
 
+@pytest.mark.slow
 def test_a_joint_run_stands_for_both_of_its_stages(config, runs, capsys):
     train_joint(replace(config, trainer=replace(TRAINER, epochs=1)))
     assert str(config.run / "classifier" / "checkpoints" / "best.json") in capsys.readouterr().out
