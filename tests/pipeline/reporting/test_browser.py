@@ -27,7 +27,7 @@ document.getElementById("frame").addEventListener("load", () => {
   const shown = name => visible().filter(card => card.dataset.outcome === name).length;
   const cards = () => ["misclassified", "robust", "wrong-clean"].map(shown);
   const before = cards();
-  page.getElementById("outcome-stands").click();
+  page.getElementById("outcome-robust").click();
   const after = cards();
   const wide = [...page.querySelectorAll("body *")].filter(one => !one.closest(".scroll, pre, svg, details:not([open])")
     && one.getBoundingClientRect().right > root.clientWidth + 1).map(one => one.tagName + "." + one.className);
