@@ -146,7 +146,7 @@ class FollowingCopies:
 
     def latest(self, images: Float[Tensor, "batch 3 height width"]) -> nn.Module:
         """A copy of the network as it is now, in the state of ``system.attacked``; the network itself is left as it is."""
-        fast = copy.deepcopy(self._network).eval().requires_grad_(False)
+        fast = copy.deepcopy(self._network).eval().requires_grad_(False)  # only in eval mode is folding exact
         known, number = list(self._pairs), itertools.count()
 
         def quicken(stage: nn.Module) -> nn.Module:
@@ -162,6 +162,7 @@ class FollowingCopies:
             fast.map_stages(quicken)
         else:
             fast = quicken(fast)
+        # Modules that took another's place come in training mode.
         return fast.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 

@@ -43,7 +43,7 @@ def load_own(path: str, *, dataset: PreparedDataset, device: torch.device) -> Su
     module = build_own(path)
     try:
         system = checked_system(module.to(device))
-        system.eval()
+        system.eval()  # what it may have been wrapped in comes in training mode
         _check_outputs(system, _first(system, dataset, device), dataset)
     except InputError as error:
         raise ConfigError(f"system={path}: {error}") from error

@@ -150,6 +150,7 @@ def _reordered(batch: AttackBatch) -> Tensor:
 
 
 def _after_training_mode(batch: AttackBatch) -> Tensor:
+    """A system that overrides ``train`` can tell by it that it is looked at; modes are put back one by one, whatever it did."""
     module = batch.system
     if isinstance(module, nn.Module):
         modes = [(part, part.training) for part in module.modules()]
