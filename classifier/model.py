@@ -1,7 +1,7 @@
 """The classifier: a ResNet or a network of timm with its normalisation inside."""
 
 import difflib
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence, Set
 from typing import Any
 
 import timm
@@ -79,6 +79,8 @@ def build_classifier(
         elif config.architecture == "timm":
             network = _timm_network(config, num_classes)
             published |= _published(network)
+            if config.weights is not None:
+                _draw_again(network, published["classifier"])
         else:
             network = _torchvision_resnet(config, num_classes)
     if initialise is not None:
@@ -162,6 +164,18 @@ def _timm_network(config: ClassifierConfig, num_classes: int) -> nn.Module:
     except Exception as error:  # somebody else's code on a name of the user's choice: every network fails in its own way
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"timm does not make {config.name} with weights {config.weights or 'null'}: {reason}") from error
+
+
+def _draw_again(network: nn.Module, last: str | Sequence[str]) -> None:
+    """Draw the last layer on published features as torch does, within 1/sqrt(features) of zero.
+
+    timm draws that of its EfficientNets within 1/sqrt(classes), which is meant for a thousand: with nine, the logits begin at
+    plus and minus seven, and the first epochs undo that at the price of the features.
+    """
+    for name in (last,) if isinstance(last, str) else last:
+        layer = network.get_submodule(name)
+        if isinstance(layer, nn.Linear):
+            layer.reset_parameters()
 
 
 def _published(network: nn.Module) -> dict[str, Any]:

@@ -177,6 +177,15 @@ def test_a_network_of_timm_is_what_timm_makes_of_the_name_and_the_seed() -> None
     assert classifier(images).shape == (2, 7)
 
 
+def test_a_new_last_layer_on_published_features_is_drawn_within_their_number_and_not_within_that_of_the_classes() -> None:
+    config = ClassifierConfig(architecture="timm", name="tf_efficientnet_lite0", weights="a.pth", weights_sha256="0" * 64)
+    last = build_classifier(config, num_classes=9, seed=0, initialise=lambda *_: None).network.get_submodule("classifier")
+    assert isinstance(last, torch.nn.Linear)
+    assert last.weight.detach().abs().max() == pytest.approx(1 / last.in_features**0.5, rel=1e-3)  # the draws nearly fill the range
+    untouched = build_classifier(TIMM, num_classes=9, seed=0).network.get_submodule("classifier")
+    assert untouched.weight.detach().abs().max() == pytest.approx(1 / 9**0.5, rel=1e-3)  # timm's own, where nothing was published
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [
