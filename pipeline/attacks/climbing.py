@@ -42,6 +42,7 @@ def climb_guided(spec: GuidedAttack, start: AttackStart) -> Points:
         class_steps=spec.class_steps,
         region=start.region,
         seeds=start.seeds,
+        observer=start.observer,
     )
 
 
@@ -91,7 +92,7 @@ class Confirmed:
 
 
 def _climb(start: AttackStart, objective: SystemObjective, search: Search, num_steps: int) -> Tensor:
-    best = BestPoint(start.batch.images)
+    best = BestPoint(start.batch.images, start.observer)
     tracked = best.track(as_known(objective, start))
     images, region, seeds = start.batch.images, start.region, start.seeds
     if search == "apgd":

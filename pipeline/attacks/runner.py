@@ -15,7 +15,7 @@ from pipeline.attacks.specs import AttackSpec
 from pipeline.attacks.start import AttackBatch, AttackStart, clean_logits
 from pipeline.attacks.suite import AttackSuite
 from pipeline.attacks.threat import ThreatModel
-from pipeline.attacks.tracker import BestPoint, Verdict, of_batch, verdict
+from pipeline.attacks.tracker import BestPoint, Observer, Verdict, of_batch, verdict
 from pipeline.errors import ConfigError
 from pipeline.system import System, attacked
 
@@ -44,6 +44,7 @@ def run_attack(
     stop_at_success: bool = True,
     warm_start: Float[Tensor, "batch 3 height width"] | None = None,
     copy: System | None = None,
+    observer: Observer | None = None,
 ) -> AttackResult:
     """The worst case of each image over all starts of one attack.
 
@@ -59,6 +60,8 @@ def run_attack(
             the largest margin is kept, for galleries and transfer.
         warm_start: a point of a smaller ball for each image: descent with a fixed step tries it as one more start.
         copy: what gradients are taken of in place of the system (``acceleration.attacked_copy``). Success is decided by the system.
+        observer: told of the points that searches of a gradient visit start by start, a batch at a time; of the queue that images
+            leave at their first success, of attacks without a gradient and of other libraries it hears nothing.
 
     A success is counted by the point that is returned, scored afresh. Raises what the attacks raise: ValueError for one that does
     not apply, FloatingPointError for a NaN score.
@@ -69,7 +72,14 @@ def run_attack(
     num_classes = clean_logits(batch.select(torch.zeros_like(batch.seeds[:1]))).shape[1]
     searched = batch if copy is None or spec.needs_exact_logits else replace(batch, system=copy)
     start = AttackStart(
-        batch=searched, threat=threat, epsilon=epsilon, number=0, num_classes=num_classes, run_seed=run_seed, name=name
+        batch=searched,
+        threat=threat,
+        epsilon=epsilon,
+        number=0,
+        num_classes=num_classes,
+        run_seed=run_seed,
+        name=name,
+        observer=observer,
     )
     if stop_at_success:
         points = spec.run_over_a_queue(start, batch, batch_size=size, warm_start=warm_start)

@@ -16,6 +16,7 @@ from pipeline.attacks.norms import Ball, l2_ball, linf_ball
 from pipeline.attacks.regions import region_masks
 from pipeline.attacks.specs import Conditions
 from pipeline.attacks.threat import Norm, Region, ThreatModel
+from pipeline.attacks.tracker import Observer
 from pipeline.attacks.two_stage import GuideMasks
 from pipeline.masks.context import MaskContext
 from pipeline.randomness import derive_seeds
@@ -91,6 +92,8 @@ class AttackStart:
     run_seed: int
     name: str
     """Of the attack in its suite."""
+    observer: Observer | None = None
+    """Told of the points that a search of a gradient visits."""
 
     @property
     def seeds(self) -> Int64[Tensor, " batch"]:

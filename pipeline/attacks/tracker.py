@@ -5,7 +5,7 @@ So objectives of a system give a margin beside the score, from the same forward 
 with the largest one, whatever the search itself returns.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -31,6 +31,11 @@ class MarginObjective(Objective, Protocol):
     def select(self, indices: Int64[Tensor, " kept"], /) -> "MarginObjective": ...
 
 
+Observer = Callable[[Float[Tensor, "some 3 height width"], Float[Tensor, " some"]], None]
+"""Told of every point of a batch that a search asks about, in order, and of the margins that the search saw. It changes neither;
+what it raises ends the search."""
+
+
 class BestPoint:
     """Per image of one batch the point with the largest value so far: a score in a search, a margin over one search or several.
 
@@ -38,7 +43,9 @@ class BestPoint:
     such an image robust would be a false claim.
     """
 
-    def __init__(self, images: Float[Tensor, "batch 3 height width"]) -> None:
+    def __init__(self, images: Float[Tensor, "batch 3 height width"], observer: Observer | None = None) -> None:
+        """``observer`` is told of what a tracked objective is asked about."""
+        self.observer = observer
         self.unchecked = images.detach().clone()
         """The best points, whether or not a value was NaN: for a search that goes on from there."""
         self.values = images.new_full((len(images),), -torch.inf)
@@ -103,6 +110,8 @@ class Tracked:
         scores, margins = self._objective.scores_and_margins(images)
         self.margins = torch.where(scores.detach().isnan(), torch.nan, margins.detach())
         self._best.update(images.detach(), self.margins, self._rows)
+        if self._best.observer is not None:
+            self._best.observer(images.detach(), self.margins)
         return scores
 
     def select(self, indices: Tensor) -> Objective:

@@ -20,7 +20,7 @@ from pipeline.attacks.objectives import Score, margin
 from pipeline.attacks.pgd import PerImage, RegionMasks, pgd_l2, pgd_linf
 from pipeline.attacks.specs import GradientPath, MaskGoal
 from pipeline.attacks.threat import Norm
-from pipeline.attacks.tracker import BestPoint, MarginObjective
+from pipeline.attacks.tracker import BestPoint, MarginObjective, Observer
 from pipeline.masks.context import MaskContext
 from pipeline.masks.gates import soft_gate
 from pipeline.system import StagedSystem, System, masks_and_logits, with_attackable_mask
@@ -225,14 +225,16 @@ def guided(
     class_steps: int,
     region: RegionMasks | None = None,
     seeds: Int64[Tensor, " batch"],
+    observer: Observer | None = None,
 ) -> Float[Tensor, "batch 3 height width"]:
     """First the mask, then the class from there: two searches, the second beginning at the best point of the first.
 
     Both are projected gradient descent with a step of 2.5 * epsilon / steps; the first starts at random. Returned is, of all
-    points that either has visited, the one with the largest margin. Raises what ``pgd_linf`` raises.
+    points that either has visited, the one with the largest margin; ``observer`` is told of all of them. Raises what ``pgd_linf``
+    raises.
     """
     search = pgd_linf if norm == "linf" else pgd_l2
-    best = BestPoint(images)
+    best = BestPoint(images, observer)
     masked = search(best.track(mask_objective), images, epsilon=epsilon, num_steps=mask_steps, region=region, seeds=seeds)
     search(best.track(class_objective), images, epsilon=epsilon, num_steps=class_steps, region=region, start=masked)
     return best.points

@@ -23,6 +23,7 @@ from pipeline.attacks.specs import AttackSpec
 from pipeline.attacks.start import AttackBatch
 from pipeline.attacks.suite import AttackSuite
 from pipeline.attacks.threat import Norm, ThreatModel
+from pipeline.attacks.tracker import Observer
 from pipeline.config import parse_number
 from pipeline.data.dataset import PreparedDataset, open_prepared
 from pipeline.data.splits import Split
@@ -177,6 +178,7 @@ def attack(
     threat: ThreatModel | None = None,
     batch_size: int = 64,
     seed: int = 0,
+    observer: Observer | None = None,
 ) -> Float[Tensor, "batch 3 height width"]:
     """Adversarial images: for each image the point of the ball with the largest margin that one attack found.
 
@@ -194,6 +196,7 @@ def attack(
         threat: in place of the norm, for regions and hidden seeds; its epsilons play no part.
         batch_size: images that are attacked together. Changes speed and memory.
         seed: decides the random starts.
+        observer: called with every batch of points that a search of a gradient visits, and their margins: to look on.
 
     Returns:
         Images in the ball and in [0,1], on the images' device.
@@ -237,6 +240,7 @@ def attack(
             batch_size=batch_size,
             stop_at_success=False,
             copy=copy,
+            observer=observer,
         )
     return found.images.to(checked.images.device)
 
