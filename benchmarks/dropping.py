@@ -27,7 +27,7 @@ from pipeline.attacks.suite import AttackSuite
 from pipeline.data.dataset import open_prepared
 from pipeline.evaluation.chunks import choose_rows
 from pipeline.evaluation.evaluator import EvaluationRun, attack_again
-from pipeline.evaluation.loading import load_subject
+from pipeline.evaluation.loading import load_from_runs
 
 SIDES = ("without", "dropping")
 
@@ -35,7 +35,7 @@ SIDES = ("without", "dropping")
 def measure(arguments: argparse.Namespace, side: str) -> dict[str, object]:
     """One evaluation: seconds, peak memory and the verdict of every image."""
     dataset, device = open_prepared(arguments.prepared, verify=False), torch.device("cpu")
-    subject = load_subject(
+    loaded = load_from_runs(
         classifier_run=arguments.classifier_run,
         segmenter_run=None,
         masks={},
@@ -46,8 +46,8 @@ def measure(arguments: argparse.Namespace, side: str) -> dict[str, object]:
     rows = choose_rows(dataset, "test", arguments.images)
     spec = ClassAttack(search=arguments.search, loss=ClassLoss.MARGIN, num_steps=arguments.steps, restarts=arguments.restarts)
     run = EvaluationRun(
-        system=subject.system,
-        system_id=subject.system_id,
+        system=loaded.system,
+        system_id=loaded.system_id,
         suite=AttackSuite(attacks={"benchmark": spec}),
         seed=0,
         batch_size=arguments.batch_size,

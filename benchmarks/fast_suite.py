@@ -23,8 +23,8 @@ from pipeline.attacks.threat import ThreatModel
 from pipeline.data.dataset import open_prepared
 from pipeline.evaluation.chunks import choose_rows
 from pipeline.evaluation.evaluator import EvaluationRun, applicable, attack_images
-from pipeline.evaluation.loading import load_subject
-from pipeline.evaluation.metrics import standing
+from pipeline.evaluation.loading import load_from_runs
+from pipeline.evaluation.metrics import robust_images
 from pipeline.evaluation.records import MemoryStore
 
 CPU = torch.device("cpu")
@@ -48,7 +48,7 @@ def measure(run: EvaluationRun, attacks: dict[str, AttackSpec], epsilon: float, 
     run = replace(run, suite=applicable(run, device=CPU)[0])
     store, began = MemoryStore(), time.process_time()
     attack_images(run, store, device=CPU, advance=lambda _: None)
-    return time.process_time() - began, int(standing(store.records(), epsilon)["standing"].sum())
+    return time.process_time() - began, int(robust_images(store.records(), epsilon)["robust"].sum())
 
 
 def compare(run: EvaluationRun, epsilon: float, rounds: int) -> None:
@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     dataset = open_prepared(arguments.prepared, verify=False)
-    subject = load_subject(
+    loaded = load_from_runs(
         classifier_run=arguments.classifier_run,
         segmenter_run=None,
         masks={},
@@ -81,8 +81,8 @@ def main() -> None:
         device=CPU,
     )
     run = EvaluationRun(
-        system=subject.system,
-        system_id=subject.system_id,
+        system=loaded.system,
+        system_id=loaded.system_id,
         suite=suites()["fast"],
         seed=0,
         batch_size=50,

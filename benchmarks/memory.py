@@ -35,7 +35,7 @@ COCO += ["data.val_fraction=0.25", "data.test_fraction=0.25", "data.min_size=4"]
 
 
 def photograph(width: int, height: int) -> Image.Image:
-    """Smooth colours with fine noise, so that a JPEG of it is as large as one of a camera."""
+    """Smooth colors with fine noise, so that a JPEG of it is as large as one of a camera."""
     random = np.random.default_rng(0)
     coarse = Image.fromarray(random.integers(0, 256, (height // 50 + 1, width // 50 + 1, 3), dtype=np.uint8))
     image = coarse.resize((width, height), Image.Resampling.BICUBIC)

@@ -131,7 +131,7 @@ class Ours(Side):
     def __init__(self, *arguments: object, bfloat16: bool = False, mixed: bool = False, **options: bool) -> None:
         super().__init__(*arguments, **options)  # type: ignore[arg-type]
         masks = MaskConfig(source=MaskSource.NONE)
-        stage = bind_classifier(self.module, masks=masks, segmenter=None, mean_colour=(0.5, 0.5, 0.5))
+        stage = bind_classifier(self.module, masks=masks, segmenter=None, mean_color=(0.5, 0.5, 0.5))
         self.stage = replace(stage, copies=FollowingCopies(stage.network) if bfloat16 else None)
         self.mixed = mixed
         self.attack = PgdConfig(epsilon=EPSILON, step_size=STEP, num_steps=self.num_steps)
@@ -195,7 +195,7 @@ def _accuracy(run: Path, prepared: Path) -> tuple[float, float]:
     module, _ = load_classifier(run)
     dataset = open_prepared(prepared)
     batches = Loader(dataset, "test", batch_size=100, seed=0, augment=None, shuffle=False, drop_last=False, num_workers=0)
-    stage = bind_classifier(module, masks=MaskConfig(source=MaskSource.NONE), segmenter=None, mean_colour=(0.5, 0.5, 0.5))
+    stage = bind_classifier(module, masks=MaskConfig(source=MaskSource.NONE), segmenter=None, mean_color=(0.5, 0.5, 0.5))
     attack = PgdConfig(epsilon=EPSILON, num_steps=20)
     right = torch.zeros(2)
     for batch in batches.epoch(0):

@@ -22,7 +22,7 @@ from pipeline.masks.gates import soft_gate
 from pipeline.masks.sources import given_masks
 from pipeline.masks.traits import MaskTraits
 
-_CONSTANT_COLOURS = {Fill.BLACK: (0.0, 0.0, 0.0), Fill.GREY: (0.5, 0.5, 0.5)}
+_CONSTANT_COLORS = {Fill.BLACK: (0.0, 0.0, 0.0), Fill.GREY: (0.5, 0.5, 0.5)}
 _NO_CONTEXT = MaskContext()
 
 
@@ -175,7 +175,7 @@ class TwoStage(nn.Module):
     (torch.Size([4, 10]), torch.Size([4, 1, 8, 8]))
     """
 
-    colour: Tensor
+    color: Tensor
 
     def __init__(
         self,
@@ -184,13 +184,13 @@ class TwoStage(nn.Module):
         segmenter: nn.Module | None = None,
         masks: MaskConfig | MaskSource | str = MaskSource.LEARNED,
         fill: Fill | str | None = None,
-        mean_colour: tuple[float, float, float] | None = None,
+        mean_color: tuple[float, float, float] | None = None,
     ) -> None:
         """Join two stages, classifier (B,3,H,W) -> (B,K) and segmenter (B,3,H,W) -> (B,1,H,W) logits.
 
         ``masks`` is a configuration or the name of a mask source alone; ``fill``, if given, takes the place of the configuration's.
-        ``mean_colour`` is the mean of the training images, red, green and blue in [0,1]: what the fill ``mean`` fills with.
-        Raises ValueError for an unknown name, and where the mask source needs a segmenter or the fill a mean colour and there is
+        ``mean_color`` is the mean of the training images, red, green and blue in [0,1]: what the fill ``mean`` fills with.
+        Raises ValueError for an unknown name, and where the mask source needs a segmenter or the fill a mean color and there is
         none.
         """
         super().__init__()
@@ -199,14 +199,14 @@ class TwoStage(nn.Module):
             config = validate(MaskConfig, {**vars(config), "fill": fill})
         if config.source.is_learned and segmenter is None:
             raise ValueError(f"the mask source {config.source.value!r} needs a segmenter")
-        if config.fill == Fill.MEAN and mean_colour is None:
-            raise ValueError("the fill 'mean' needs the mean colour of the training images")
+        if config.fill == Fill.MEAN and mean_color is None:
+            raise ValueError("the fill 'mean' needs the mean color of the training images")
         self.classifier = classifier
         self.segmenter = segmenter.eval().requires_grad_(False) if segmenter is not None else None
         self.mask_config = config
         self.mask_traits = MaskTraits.of(config)
-        colour = mean_colour if config.fill == Fill.MEAN else _CONSTANT_COLOURS.get(config.fill, (0.0, 0.0, 0.0))
-        self.register_buffer("colour", torch.tensor(colour).view(1, 3, 1, 1), persistent=False)
+        color = mean_color if config.fill == Fill.MEAN else _CONSTANT_COLORS.get(config.fill, (0.0, 0.0, 0.0))
+        self.register_buffer("color", torch.tensor(color).view(1, 3, 1, 1), persistent=False)
 
     def train(self, mode: bool = True) -> "TwoStage":
         """Set the mode of the classifier; the segmenter stays in eval mode."""
@@ -253,7 +253,7 @@ class TwoStage(nn.Module):
         context: MaskContext | None = None,
     ) -> Float[Tensor, "batch 3 height width"]:
         """What the classifier sees: the images where the masks are 1, the fill where they are 0."""
-        fills = fill_images(self.mask_config, images, context or _NO_CONTEXT, colour=self.colour.to(images.dtype))
+        fills = fill_images(self.mask_config, images, context or _NO_CONTEXT, color=self.color.to(images.dtype))
         return apply_mask(images, masks, fills)
 
     def classify(

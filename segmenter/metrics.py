@@ -41,7 +41,7 @@ def boundary_f(
     """F-measure of the boundaries: harmonic mean of the shares of each boundary that lie near the other.
 
     A boundary pixel is a foreground pixel with background above, below, left or right of it; the edge of the image is no boundary.
-    Near means that some pixel of the other boundary is at most ``tolerance`` pixels away (Euclidean, between pixel centres, at
+    Near means that some pixel of the other boundary is at most ``tolerance`` pixels away (Euclidean, between pixel centers, at
     least 0). IoU forgives a ragged outline on a large object, this does not.
 
     If neither mask has a boundary (empty, or the whole image) the score is 1 where the masks agree and 0 where they do not;

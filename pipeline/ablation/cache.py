@@ -105,7 +105,7 @@ class RunCache:
 
     def _cost(self, job: Job) -> str:
         """Equal for jobs that should take equally long on this machine."""
-        return canonical_sha256({**self._circumstances, "work": [job.kind, *job.alike]})[:16]
+        return canonical_sha256({**self._circumstances, "job": [job.kind, *job.alike]})[:16]
 
 
 def _circumstances(config: AblateConfig, data_fingerprint: str | None) -> dict[str, object]:

@@ -29,9 +29,9 @@ from pipeline.system import StagedSystem, attacked
 class Attribution(StrEnum):
     """What became of one image between the arm with the oracle and the arm with learned masks, at one epsilon, and why."""
 
-    STANDS = "stands"
+    ROBUST = "robust"
     """Right under attack in both."""
-    FALLS = "falls"
+    MISCLASSIFIED = "misclassified"
     """Wrong in both."""
     GAINED = "gained"
     """Wrong with the oracle, right with the learned mask."""
@@ -78,19 +78,19 @@ def path_margins(
         )
 
 
-def attribute(*, oracle_stands: bool, stands: bool, clean_correct: bool, pixels_fall: bool, mask_falls: bool) -> Attribution:
-    """Why one image is lost, if it is. ``pixels_fall`` and ``mask_falls``: that path of its adversarial image alone is enough."""
-    if stands:
-        return Attribution.STANDS if oracle_stands else Attribution.GAINED
-    if not oracle_stands:
-        return Attribution.FALLS
+def attribute(*, oracle_robust: bool, robust: bool, clean_correct: bool, pixels_wrong: bool, mask_wrong: bool) -> Attribution:
+    """Why one image is lost, if it is. ``pixels_wrong`` and ``mask_wrong``: that path of its adversarial image alone is enough."""
+    if robust:
+        return Attribution.ROBUST if oracle_robust else Attribution.GAINED
+    if not oracle_robust:
+        return Attribution.MISCLASSIFIED
     if not clean_correct:
         return Attribution.LOST_CLEAN
-    if pixels_fall and mask_falls:
+    if pixels_wrong and mask_wrong:
         return Attribution.LOST_EITHER
-    if pixels_fall:
+    if pixels_wrong:
         return Attribution.LOST_PIXELS
-    return Attribution.LOST_MASK if mask_falls else Attribution.LOST_TOGETHER
+    return Attribution.LOST_MASK if mask_wrong else Attribution.LOST_TOGETHER
 
 
 def rescored_margins(
@@ -131,22 +131,22 @@ def _rescored(
 def decompose_arm(arm: pl.DataFrame, oracle: pl.DataFrame, margins: pl.DataFrame, paths: dict[str, pl.DataFrame]) -> pl.DataFrame:
     """One row for each image and epsilon: what became of it, and why.
 
-    ``arm`` and ``oracle`` are verdicts (sample_id, epsilon, stands) of the two arms, ``arm`` with ``group`` and ``clean_correct``
+    ``arm`` and ``oracle`` are verdicts (sample_id, epsilon, robust) of the two arms, ``arm`` with ``group`` and ``clean_correct``
     too; ``margins`` comes from ``rescored_margins``; ``paths`` are verdicts under one attack each, by the paths that its gradient
-    follows. Columns: those of ``arm``, oracle_stands, the margins, PATH_attack_stands for each path, and attribution.
+    follows. Columns: those of ``arm``, oracle_robust, the margins, PATH_attack_robust for each path, and attribution.
     """
-    joined = arm.join(oracle.rename({"stands": "oracle_stands"}), on=["sample_id", "epsilon"])
+    joined = arm.join(oracle.rename({"robust": "oracle_robust"}), on=["sample_id", "epsilon"])
     joined = joined.join(margins, on=["sample_id", "epsilon"])
     for path, verdicts in paths.items():
-        joined = joined.join(verdicts.rename({"stands": f"{path}_attack_stands"}), on=["sample_id", "epsilon"])
+        joined = joined.join(verdicts.rename({"robust": f"{path}_attack_robust"}), on=["sample_id", "epsilon"])
     attributions = [
         str(
             attribute(
-                oracle_stands=row["oracle_stands"],
-                stands=row["stands"],
+                oracle_robust=row["oracle_robust"],
+                robust=row["robust"],
                 clean_correct=row["clean_correct"],
-                pixels_fall=row["pixels_margin"] > 0,
-                mask_falls=row["mask_margin"] > 0,
+                pixels_wrong=row["pixels_margin"] > 0,
+                mask_wrong=row["mask_margin"] > 0,
             )
         )
         for row in joined.iter_rows(named=True)
@@ -155,7 +155,7 @@ def decompose_arm(arm: pl.DataFrame, oracle: pl.DataFrame, margins: pl.DataFrame
 
 
 def shares(rows: pl.DataFrame) -> dict[str, Estimate]:
-    """The share of images of each attribution among the rows of one epsilon, and of images that stand with one path undone.
+    """The share of images of each attribution among the rows of one epsilon, and of images that are right with one path undone.
 
     The unit is the image; intervals are for independent groups. The attributions add up to 1, and the lost minus the gained are the
     difference of the two arms' robust accuracy.
@@ -166,8 +166,8 @@ def shares(rows: pl.DataFrame) -> dict[str, Estimate]:
     claims["right-through-oracle-mask"] = right & (rows["oracle_mask_margin"] <= 0)
     claims["right-on-clean-pixels"] = right & (rows["mask_margin"] <= 0)
     for name in rows.columns:
-        if name.endswith("_attack_stands"):
-            claims[name.removesuffix("_stands").replace("_", "-") + "-stands"] = rows[name]
+        if name.endswith("_attack_robust"):
+            claims[name.removesuffix("_robust").replace("_", "-") + "-robust"] = rows[name]
     groups = rows["group"].to_numpy()
     return {name: share(claim.to_numpy(), groups) for name, claim in claims.items()}
 

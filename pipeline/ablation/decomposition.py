@@ -18,8 +18,8 @@ from pipeline.data.dataset import open_prepared
 from pipeline.errors import RunError
 from pipeline.evaluation.config import EvaluateConfig
 from pipeline.evaluation.evaluate import choose_device, tf32_disabled
-from pipeline.evaluation.loading import load_subject
-from pipeline.evaluation.metrics import standing
+from pipeline.evaluation.loading import load_from_runs
+from pipeline.evaluation.metrics import robust_images
 from pipeline.evaluation.records import read_records
 from pipeline.evaluation.summary import epsilon_text
 from pipeline.runs.directory import open_run
@@ -27,10 +27,10 @@ from pipeline.runs.files import write_atomically
 from pipeline.system import StagedSystem
 
 ROWS = "rows.parquet"
-_RECORDED = {"version": 3}
+_RECORDED = {"version": 4}
 """What a decomposition records as its configuration: raised when the code comes to another result."""
 _TEXT = ("arm", "oracle_arm", "classifier_objective", "segmenter_objective", "train_masks", "test_masks", "oracle_train_masks")
-_TRUTH = ("stands", "oracle_stands", "clean_correct", "both_attack_stands", "pixels_attack_stands", "mask_attack_stands")
+_TRUTH = ("robust", "oracle_robust", "clean_correct", "both_attack_robust", "pixels_attack_robust", "mask_attack_robust")
 _COLUMNS: dict[str, set[type[pl.DataType]]] = {
     **{key: {pl.String} for key in (*_TEXT, "sample_id", "group", "attribution")},
     **{key: {pl.Boolean} for key in _TRUTH},
@@ -47,7 +47,7 @@ class DecompositionJob(Job):
     kind: ClassVar[str] = "decomposition"
     command: ClassVar[str] = "decompose"
     result: ClassVar[str] = ROWS
-    verb: ClassVar[str] = "explain"
+    verb: ClassVar[str] = "decompose"
 
     arm: EvaluationJob
     oracle: EvaluationJob
@@ -167,10 +167,10 @@ def read_table(path: Path, *, remedy: str) -> pl.DataFrame:
 
 
 def _verdicts(run: Path, *, clean: bool = False) -> pl.DataFrame:
-    """Which images stand at each epsilon: sample_id, epsilon, stands and, if wanted, clean_correct."""
+    """Which images are robust at each epsilon: sample_id, epsilon, robust and, if wanted, clean_correct."""
     records = read_records(run)
     tables = [
-        standing(records, epsilon).select("sample_id", epsilon=pl.lit(epsilon), stands="standing")
+        robust_images(records, epsilon).select("sample_id", epsilon=pl.lit(epsilon), robust="robust")
         for epsilon in records["epsilon"].unique().sort().to_list()
     ]
     table = pl.concat(tables)
@@ -185,7 +185,7 @@ def _margins(config: EvaluateConfig, runs: list[Path]) -> pl.DataFrame:
     device = choose_device(config.accelerator)
     dataset = open_prepared(config.prepared, verify=False)
     assert config.classifier_run is not None
-    subject = load_subject(
+    loaded = load_from_runs(
         classifier_run=config.classifier_run,
         segmenter_run=config.segmenter_run,
         masks=config.masks,
@@ -193,6 +193,6 @@ def _margins(config: EvaluateConfig, runs: list[Path]) -> pl.DataFrame:
         allow_other_data=False,
         device=device,
     )
-    assert isinstance(subject.system, StagedSystem)
+    assert isinstance(loaded.system, StagedSystem)
     with tf32_disabled(device):
-        return rescored_margins(subject.system, dataset, runs, batch_size=config.batch_size, device=device)
+        return rescored_margins(loaded.system, dataset, runs, batch_size=config.batch_size, device=device)

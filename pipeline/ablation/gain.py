@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float, Shaped
 
-from pipeline.evaluation.metrics import standing
+from pipeline.evaluation.metrics import robust_images
 from pipeline.evaluation.records import read_records
 from pipeline.evaluation.statistics import Estimate, pooled_over_seeds
 
@@ -54,7 +54,7 @@ def gain_rows(runs: Mapping[str, Sequence[Path]], about: Mapping[str, Any]) -> l
     epsilons = records[NONE][0]["epsilon"].unique().sort().to_list()
     rows: list[dict[str, Any]] = []
     for epsilon in [epsilon for epsilon in epsilons if epsilon > 0]:
-        tables = {name: [standing(one, epsilon) for one in of_seeds] for name, of_seeds in records.items()}
+        tables = {name: [robust_images(one, epsilon) for one in of_seeds] for name, of_seeds in records.items()}
         robust, groups = _aligned(tables)
         rows += [{**about, "epsilon": epsilon, "part": part, **vars(value)} for part, value in split_gain(robust, groups).items()]
     return rows
@@ -67,5 +67,5 @@ def _aligned(tables: Mapping[str, Sequence[pl.DataFrame]]) -> tuple[Robust, Shap
     def column(table: pl.DataFrame, name: str) -> np.ndarray:
         return table.filter(pl.col("sample_id").is_in(shared)).sort("sample_id")[name].to_numpy()
 
-    robust = {name: np.stack([column(one, "standing") for one in of_seeds]).astype(np.float64) for name, of_seeds in tables.items()}
+    robust = {name: np.stack([column(one, "robust") for one in of_seeds]).astype(np.float64) for name, of_seeds in tables.items()}
     return robust, column(every[0], "group")

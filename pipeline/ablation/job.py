@@ -107,7 +107,7 @@ class Job(ABC):
     result: ClassVar[str]
     """The file that a finished run has."""
     verb: ClassVar[str]
-    """What is done to it: train, attack, explain."""
+    """What is done to it: train, attack, decompose."""
     divisible: ClassVar[bool] = False
     """Several processes can do it together, where the ablation is shared."""
 

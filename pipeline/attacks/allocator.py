@@ -17,7 +17,7 @@ def keep_freed_pages() -> bool:
 
     By default glibc returns every freed block of more than 32 MiB at once (an activation of 32 images, 64 channels and 64 x 64
     pixels is that large), and in the next step the kernel clears the same pages again. The price: until it ends, the process
-    holds the most memory that it ever needed, which matters to its neighbours on the machine and to no result.
+    holds the most memory that it ever needed, which matters to its neighbors on the machine and to no result.
 
     It acts on the whole process from now on, so it is for programs to call and not for libraries. Other C libraries (macOS, musl)
     are left alone, and so are users who have set glibc's own variables (``MALLOC_TRIM_THRESHOLD_`` ...). To repeat it is harmless.

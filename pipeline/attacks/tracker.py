@@ -121,7 +121,7 @@ class Tracked:
 
 
 class NotANumber(FloatingPointError):  # noqa: N818
-    """A score that is no number: the search was blind there."""
+    """A NaN score: the search was blind there."""
 
     def __init__(self, rows: Sequence[int]) -> None:
         """``rows`` are the images, by their position in the batch."""
@@ -131,7 +131,7 @@ class NotANumber(FloatingPointError):  # noqa: N818
 
 @contextmanager
 def of_batch(rows: Int64[Tensor, " some"]) -> Iterator[None]:
-    """What is no number within is told by its position in the whole batch, of which ``rows`` are looked at."""
+    """A NaN score within is told by its position in the whole batch, of which ``rows`` are looked at."""
     try:
         yield
     except NotANumber as error:

@@ -39,7 +39,7 @@ class PreparedDataset:
     fingerprint: str
     """SHA-256 over pixels, masks, labels, ids, groups, splits and classes: equal fingerprints mean equal data on any machine."""
     mean: tuple[float, float, float] | None
-    """Mean colour of the training images in [0,1]: the fill ``mean``. None for a set without training images."""
+    """Mean color of the training images in [0,1]: the fill ``mean``. None for a set without training images."""
     recipe: dict[str, Any]
     images: UInt8[np.ndarray, "samples side side 3"] = field(repr=False)
     masks: UInt8[np.ndarray, "samples side side"] = field(repr=False)
@@ -60,7 +60,7 @@ class PreparedDataset:
         return len(self.classes)
 
     def train_mean(self) -> tuple[float, float, float]:
-        """Mean colour of the training images. Raises DataError for a set without any."""
+        """Mean color of the training images. Raises DataError for a set without any."""
         if self.mean is None:
             raise DataError(
                 f"{self.path}: no sample is in the train split: it is a set for testing (evaluate ... allow_other_data=true)"

@@ -26,7 +26,7 @@ from pipeline.data.rules import Rejected
 Box = tuple[float, float, float, float]
 
 LIMIT = 200 * 2**20
-"""Bytes that one decoded picture may take: 52 million pixels in colour, 209 million in grey."""
+"""Bytes that one decoded picture may take: 52 million pixels in color, 209 million in grey."""
 EXACT_PIXELS = 2**24
 """Squares up to this size are cut and resized in one piece."""
 STRIP_PIXELS = 2**21
@@ -68,7 +68,7 @@ class Raster:
 
     image: Image.Image
     kind: Literal["RGB", "L"]
-    """What its pixels are read as: pictures in colour, masks as foreground share."""
+    """What its pixels are read as: pictures in color, masks as foreground share."""
     scale: int
     """Pixels of the file, along each side, in one pixel of ``image``. One at the end of the stored lines may have fewer."""
     width: int
@@ -137,7 +137,7 @@ class ImageFile:
         return (self.height, self.width) if self.turn >= 5 else (self.width, self.height)
 
     def picture(self, *, shrink: float = 1.0) -> Raster:
-        """The picture in 8-bit colour. ``shrink``: pixels of the file, along each side, that become one pixel in the end.
+        """The picture in 8-bit color. ``shrink``: pixels of the file, along each side, that become one pixel in the end.
 
         Transparent pixels are laid on white; 16-bit and floating-point pixels are scaled by their range. Raises ``Rejected``.
         """
@@ -151,7 +151,7 @@ class ImageFile:
                 image, composited = _on_paper(image)
                 notes |= {"composited"} if composited else set()
             elif image.mode not in ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr"):
-                raise Rejected("unsupported-mode", f"mode {image.mode} has no agreed meaning as 8-bit colour")
+                raise Rejected("unsupported-mode", f"mode {image.mode} has no agreed meaning as 8-bit color")
             kept = image if image.mode in ("L", "RGB") else image.convert("L" if image.mode == "1" else "RGB")
             return Raster(kept, "RGB", scale, self.width, self.height, self.turn, frozenset(notes))
 
@@ -235,11 +235,11 @@ def _on_paper(image: Image.Image) -> tuple[Image.Image, bool]:
     least, most = clear.getchannel("A").getextrema()
     if most == 0:
         raise Rejected("transparent-image", "every pixel is transparent")
-    colours = clear.convert("RGB")
+    colors = clear.convert("RGB")
     if least == 255:
-        return colours, False
+        return colors, False
     paper = Image.new("RGB", image.size, PAPER)
-    paper.paste(colours, mask=clear.getchannel("A"))
+    paper.paste(colors, mask=clear.getchannel("A"))
     return paper, True
 
 
@@ -272,7 +272,7 @@ def square_around(box: Box, *, context: float, width: int, height: int) -> tuple
 
 
 def _shift_inside(start: int, side: int, length: int) -> int:
-    if side > length:  # larger than the image: centre it, so that both borders are padded alike
+    if side > length:  # larger than the image: center it, so that both borders are padded alike
         return (length - side) // 2
     return min(max(start, 0), length - side)
 

@@ -2,9 +2,9 @@
 
 The rules, in this order:
 
-1. An alpha channel that varies is the mask, unless its opaque pixels show 2 to 16 flat colours: then it is a map of classes.
-2. A palette is an index, unless all its colours in use are grey: then it is a grey picture.
-3. Channels that differ are colours of classes (``colour-mask``). Lossy formats may differ by a little.
+1. An alpha channel that varies is the mask, unless its opaque pixels show 2 to 16 flat colors: then it is a map of classes.
+2. A palette is an index, unless all its colors in use are grey: then it is a grey picture.
+3. Channels that differ are colors of classes (``color-mask``). Lossy formats may differ by a little.
 4. Exactly two values, 0 and any other, are background and object. One value other than 0 is foreground throughout.
 5. 16-bit and floating-point masks are scaled by the range of their mode.
 6. More values are a foreground share if the largest reaches half of the range (``faint-mask``) and if they are no index
@@ -32,7 +32,7 @@ EXTREME = 32
 """Noise of lossy compression at both ends of the range."""
 FEW = 32
 MIN_FLAT, FLAT_SHARE, ABRUPT_SHARE = 4, 0.25, 0.8
-"""A plateau: so many pixels whose four neighbours have their value, that share of all its pixels, so many of its borders abrupt."""
+"""A plateau: so many pixels whose four neighbors have their value, that share of all its pixels, so many of its borders abrupt."""
 DARK = 2**13
 """A 16-bit picture that is darker throughout holds pictures of 8 or 12 bits: scaled by its mode it would be black."""
 _STRIP = 2**22
@@ -57,7 +57,7 @@ def read_weights(image: Image.Image, *, lossy: bool) -> StoredMask:
         if alpha.getextrema() == (0, 0):
             raise Rejected("empty-mask", "every pixel is transparent")
         if alpha.getextrema()[0] != alpha.getextrema()[1]:
-            _check_one_colour(clear, alpha)
+            _check_one_color(clear, alpha)
             return _grey_mask(alpha, lossy=lossy, recipe="file-alpha")
         image = image if image.mode == "P" else clear.convert("RGB")
     if image.mode == "P":
@@ -69,17 +69,17 @@ def read_weights(image: Image.Image, *, lossy: bool) -> StoredMask:
     return _grey_mask(_grey_channel(image.convert("RGB"), LOSSY_CHANNELS if lossy else 0), lossy=lossy)
 
 
-def _check_one_colour(clear: Image.Image, alpha: Image.Image) -> None:
-    """A cut-out shows a picture, of many colours, or one flat colour; a few flat colours are classes."""
+def _check_one_color(clear: Image.Image, alpha: Image.Image) -> None:
+    """A cut-out shows a picture, of many colors, or one flat color; a few flat colors are classes."""
     opaque = alpha.point([0] * 255 + [255], "1")
     shown = Image.new("RGB", clear.size)
     shown.paste(clear.convert("RGB"), mask=opaque)
-    found = {colour for _, colour in shown.getcolors(18) or ()}
+    found = {color for _, color in shown.getcolors(18) or ()}
     if not _any_black(clear, opaque):
         found.discard((0, 0, 0))  # the canvas, and no opaque pixel
     if 2 <= len(found) <= 16:
-        names = ", ".join(str(colour) for colour in sorted(found))
-        raise Rejected("colour-mask", f"its opaque pixels have {len(found)} colours, as for several classes: {names}")
+        names = ", ".join(str(color) for color in sorted(found))
+        raise Rejected("color-mask", f"its opaque pixels have {len(found)} colors, as for several classes: {names}")
 
 
 def _any_black(clear: Image.Image, opaque: Image.Image) -> bool:
@@ -91,11 +91,11 @@ def _any_black(clear: Image.Image, opaque: Image.Image) -> bool:
 def _palette_mask(image: Image.Image, *, lossy: bool) -> StoredMask:
     palette = image.getpalette("RGB") or []
     used = [index for index, count in enumerate(image.histogram()[:256]) if count]
-    colours = {index: tuple(palette[3 * index : 3 * index + 3]) for index in used}
-    if all(len(set(colour)) == 1 for colour in colours.values()):
+    colors = {index: tuple(palette[3 * index : 3 * index + 3]) for index in used}
+    if all(len(set(color)) == 1 for color in colors.values()):
         return _grey_mask(image.convert("L"), lossy=lossy)
     if len(used) > 2 or (len(used) == 2 and used[0] != 0):
-        shown = ", ".join(f"{index} {colours[index]}" for index in used[:FEW])
+        shown = ", ".join(f"{index} {colors[index]}" for index in used[:FEW])
         raise Rejected("index-mask", f"palette indices {shown}: more than background (0) and one object")
     return _grey_mask(Image.fromarray(np.asarray(image)), lossy=lossy, recipe="file-index")
 
@@ -105,9 +105,9 @@ def _grey_channel(image: Image.Image, tolerance: int) -> Image.Image:
     red, green, blue = image.split()
     apart = max(int(np.flatnonzero(ImageChops.difference(red, other).histogram())[-1]) for other in (green, blue))
     if apart > tolerance:
-        colours = sorted(image.getcolors(2**16) or [], reverse=True)
-        shown = ", ".join(str(colour) for _, colour in colours[:6]) if colours else "more than 65,536"
-        raise Rejected("colour-mask", f"its channels differ, so it is no grey mask; colours, the commonest first: {shown}")
+        colors = sorted(image.getcolors(2**16) or [], reverse=True)
+        shown = ", ".join(str(color) for _, color in colors[:6]) if colors else "more than 65,536"
+        raise Rejected("color-mask", f"its channels differ, so it is no grey mask; colors, the commonest first: {shown}")
     return image.convert("L") if apart else green
 
 

@@ -28,7 +28,7 @@ REMEDIES: Mapping[str, str] = {
     # masks
     "empty-mask": "a mask needs foreground: leave the sample out or draw it again",
     "faint-mask": "scale the mask so that its foreground reaches the largest value",
-    "colour-mask": "write one grey mask an object: 0 is background, 255 the object",
+    "color-mask": "write one grey mask an object: 0 is background, 255 the object",
     "index-mask": "write one mask an object: 0 is background, any one other value the object",
     # folder
     "image-without-mask": "give mask and image the same name, but for the ending",

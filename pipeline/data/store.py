@@ -174,7 +174,7 @@ def check_samples(samples: pl.DataFrame, classes: Sequence[str], why: Callable[[
 
 
 def train_mean(images_path: Path, samples: pl.DataFrame) -> list[float] | None:
-    """Mean colour of the training images, 0 to 1, read in blocks so that memory stays bounded; None without any."""
+    """Mean color of the training images, 0 to 1, read in blocks so that memory stays bounded; None without any."""
     images = np.load(images_path, mmap_mode="r")
     rows = np.flatnonzero((samples["split"] == "train").to_numpy())
     if not len(rows):

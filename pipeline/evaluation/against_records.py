@@ -17,7 +17,7 @@ from pipeline.attacks.objectives import margin
 from pipeline.attacks.start import AttackBatch
 from pipeline.attacks.tracker import verdict
 from pipeline.evaluation.evaluator import EvaluationRun, attack_again
-from pipeline.evaluation.metrics import standing
+from pipeline.evaluation.metrics import robust_images
 from pipeline.evaluation.own import OwnImages
 from pipeline.system import System
 
@@ -28,7 +28,7 @@ _TOO_HIGH = 1.0
 _SHOWN = 5
 
 
-def survivors_felled(
+def survivors_misclassified(
     ids: Sequence[str], batch: AttackBatch, points: Mapping[str, Tensor], records: pl.DataFrame, epsilon: float
 ) -> Check:
     """Images that the records leave standing and a diagnostic search fells: robust accuracy that is not there.
@@ -37,7 +37,7 @@ def survivors_felled(
 
     ``batch`` are survivors at this epsilon, ``ids`` their sample ids, ``points`` what each search found for the first of them.
     """
-    name = "survivors felled"
+    name = "survivors misclassified"
     if not len(batch):
         return skipped(name, f"no image is robust to the suite at epsilon {epsilon:.4g}")
     by: dict[str, list[str]] = {}
@@ -46,11 +46,17 @@ def survivors_felled(
         wrong = verdict(some.system, found, some.labels, some.context).misclassified
         for row in wrong.nonzero().flatten().tolist():
             by.setdefault(ids[row], []).append(search)
-    robust = standing(records, epsilon)["standing"]
+    robust = robust_images(records, epsilon)["robust"]
     worth, standing_share = 100 * len(by) / len(robust), 100 * int(robust.sum()) / len(robust)
     least = standing_share * float(binomtest(len(by), len(batch)).proportion_ci(method="exact").low)
     extrapolated = standing_share * len(by) / len(batch)
-    figures = {"felled": len(by), "tried": len(batch), "points": worth, "points_extrapolated": extrapolated, "points_least": least}
+    figures = {
+        "misclassified": len(by),
+        "tried": len(batch),
+        "points": worth,
+        "points_extrapolated": extrapolated,
+        "points_least": least,
+    }
     finding = f"{len(by)} of {len(batch)} images that are recorded as robust at epsilon {epsilon:.4g} are not"
     if by:
         examples = ", ".join(f"{one} ({', '.join(searches)})" for one, searches in list(by.items())[:_SHOWN])
@@ -75,21 +81,23 @@ def records_repeat(ids: Sequence[str], batch: AttackBatch, records: pl.DataFrame
 
 
 def successes_stand(run: EvaluationRun | OwnImages, records: pl.DataFrame, epsilon: float, num_images: int) -> Check:
-    """What the suite claims to have felled has to be misclassified for a fresh copy, one at a time and without gradients.
+    """What the suite claims to have found has to be misclassified for a fresh copy, one at a time and without gradients.
 
-    The attacks that were recorded run once more on the first of the images that they felled.
+    The attacks that were recorded run once more on the first of the images that they had succeeded on.
     """
     name = "successes stand"
     right = records.filter((pl.col("clean_prediction") == pl.col("label")) & (pl.col("adversarial_prediction") != pl.col("label")))
     order = dict(zip(run.sample_ids(run.rows), run.rows.tolist(), strict=True))
-    felled = right.filter(pl.col("found_by").is_not_null() & (pl.col("epsilon") <= epsilon)).unique("sample_id", keep="first")
-    felled = felled.sort("sample_id").head(num_images)
-    if not len(felled):
-        return skipped(name, f"no image fell to the suite at epsilon {epsilon:.4g}")
+    misclassified = right.filter(pl.col("found_by").is_not_null() & (pl.col("epsilon") <= epsilon)).unique(
+        "sample_id", keep="first"
+    )
+    misclassified = misclassified.sort("sample_id").head(num_images)
+    if not len(misclassified):
+        return skipped(name, f"no image is misclassified under the suite at epsilon {epsilon:.4g}")
     device = next((part.device for part in run.system.parameters()), torch.device("cpu"))
     claimed, lost = 0, []
     tolerance = _ROUNDING * _typical_margin(records)
-    for (attack, found_epsilon), part in felled.group_by("found_by", "found_epsilon", maintain_order=True):
+    for (attack, found_epsilon), part in misclassified.group_by("found_by", "found_epsilon", maintain_order=True):
         ids = part["sample_id"].to_list()
         batch = run.batch(np.array([order[one] for one in ids]), device)
         found = attack_again(run, str(attack), float(str(found_epsilon)), batch)
@@ -99,9 +107,9 @@ def successes_stand(run: EvaluationRun | OwnImages, records: pl.DataFrame, epsil
             if float(_margins(fresh.select(row))[0]) < -tolerance:
                 lost.append(ids[int(row)])
     if not claimed:
-        return skipped(name, f"none of {len(felled)} successes recurred when the attacks ran again")
+        return skipped(name, f"none of {len(misclassified)} successes recurred when the attacks ran again")
     points = 100 * len(lost) / records["sample_id"].n_unique()
-    finding = f"{claimed} of {len(felled)} successes recurred"
+    finding = f"{claimed} of {len(misclassified)} successes recurred"
     finding += f", of which {len(lost)} do not stand when they are scored afresh{_named(lost)}"
     finding += f": {points:.2f} points of robust accuracy at least" if lost else ""
     advice = "the system answers a search and its verdict differently: no figure of this run can be trusted"

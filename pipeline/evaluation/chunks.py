@@ -97,12 +97,12 @@ class Chunk:
 
     @contextmanager
     def naming(self) -> Iterator[None]:
-        """What is no number within is told by the images' sample ids. Raises NumberError, in one line."""
+        """A NaN or infinite value within is told by the images' sample ids. Raises NumberError, in one line."""
         try:
             yield
         except NotANumber as error:
             named = ", ".join(self.sample_ids[position] for position in error.rows)
-            raise NumberError(f"the system answers with what is no number (NaN or infinite) near these images: {named}") from error
+            raise NumberError(f"the system answers with NaN or infinite values near these images: {named}") from error
 
     @torch.no_grad()
     def measure(self, images: Float[Tensor, "some 3 height width"], positions: Int64[Tensor, " some"]) -> Measured:
@@ -190,7 +190,7 @@ class Chunk:
             elif found is None:
                 statuses.append(Status.EPSILON_ZERO)
             else:
-                statuses.append(Status.FELL_BELOW if found[1] < epsilon else Status.FELL_EARLIER)
+                statuses.append(Status.MISCLASSIFIED_BELOW if found[1] < epsilon else Status.MISCLASSIFIED_EARLIER)
         return [str(status) for status in statuses]
 
 

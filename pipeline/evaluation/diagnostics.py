@@ -23,10 +23,10 @@ from pipeline.attacks.outside import SquareAttack
 from pipeline.attacks.specs import ClassAttack, GradientPath
 from pipeline.attacks.start import AttackBatch
 from pipeline.attacks.threat import Norm, Region
-from pipeline.evaluation.against_records import records_repeat, successes_stand, survivors_felled
+from pipeline.evaluation.against_records import records_repeat, successes_stand, survivors_misclassified
 from pipeline.evaluation.constant_predictor import CONSTANT, modal_prediction
 from pipeline.evaluation.evaluator import EvaluationRun, Store
-from pipeline.evaluation.metrics import standing
+from pipeline.evaluation.metrics import robust_images
 from pipeline.evaluation.own import OwnImages
 from pipeline.evaluation.rescoring import rescore
 
@@ -54,7 +54,7 @@ class _Examination:
 
     def survivors(self) -> np.ndarray:
         """The first of the images that the records leave standing."""
-        robust = set(standing(self.records, self.epsilon).filter("standing")["sample_id"])
+        robust = set(robust_images(self.records, self.epsilon).filter("robust")["sample_id"])
         return self.run.rows[[one in robust for one in self.run.sample_ids(self.run.rows)]][: self.num_images]
 
 
@@ -95,7 +95,7 @@ def sanity_checks(
 
 
 def _largest_with_survivors(records: pl.DataFrame, epsilons: Sequence[float]) -> float:
-    return next((one for one in sorted(epsilons, reverse=True) if standing(records, one)["standing"].any()), max(epsilons))
+    return next((one for one in sorted(epsilons, reverse=True) if robust_images(records, one)["robust"].any()), max(epsilons))
 
 
 def _of_the_system(batch: AttackBatch, budget: Budget | None, ids: Sequence[str], batch_size: int) -> list[Check]:
@@ -131,9 +131,9 @@ def _of_the_search(examination: _Examination, batch: AttackBatch, budget: Budget
 
 
 def _of_the_records(examination: _Examination) -> list[Check]:
-    """What other searches find on the images that the suite has not felled, and whether what it felled is felled."""
+    """What other searches find on the images that are robust under the suite, and whether its successes hold."""
     run = examination.run
-    names = ["smoothed gradients", "Square against white-box", "survivors felled"]
+    names = ["smoothed gradients", "Square against white-box", "survivors misclassified"]
     rows = examination.survivors()
     stand = _numbers_or_failure(
         "successes stand",
@@ -143,7 +143,7 @@ def _of_the_records(examination: _Examination) -> list[Check]:
         return [*(skipped(name, "it would know the seeds that the attacker does not") for name in names), *stand]
     if not len(rows):
         return [*(skipped(name, f"no image is robust at epsilon {examination.epsilon:.4g}") for name in names), *stand]
-    return [*_numbers_or_failure("survivors felled", lambda: _second_opinions(examination, rows)), *stand]
+    return [*_numbers_or_failure("survivors misclassified", lambda: _second_opinions(examination, rows)), *stand]
 
 
 def _second_opinions(examination: _Examination, rows: np.ndarray) -> list[Check]:
@@ -156,10 +156,10 @@ def _second_opinions(examination: _Examination, rows: np.ndarray) -> list[Check]
     if reason is not None:
         checks.append(skipped(name, reason))
     else:
-        # Beside survivors some images that gradients fell: what Square reaches of them is its power.
+        # Beside survivors some images that gradients mislead: what Square reaches of them is its power.
         total = min(SQUARE_IMAGES, examination.num_images)
         surviving = rows[: max(1, total * 3 // 4)]
-        mixed = np.concatenate([surviving, _felled(examination)[: total - len(surviving)]])
+        mixed = np.concatenate([surviving, _misclassified(examination)[: total - len(surviving)]])
         few, few_budget = examination.batch(mixed)
         queries = min(MOST_QUERIES, QUERIES_PER_IMAGE * examination.num_images)
         queried = gradient_free.square_points(few, few_budget, num_queries=queries)
@@ -168,20 +168,20 @@ def _second_opinions(examination: _Examination, rows: np.ndarray) -> list[Check]
     few, few_budget = examination.batch(rows[:DECISION_IMAGES])
     found["HopSkipJump"] = gradient_free.hop_skip_jump_points(few, few_budget, num_steps=DECISION_STEPS, max_probes=DECISION_PROBES)
     ids = examination.run.sample_ids(rows)
-    return [*checks, survivors_felled(ids, batch, found, examination.records, examination.epsilon)]
+    return [*checks, survivors_misclassified(ids, batch, found, examination.records, examination.epsilon)]
 
 
-def _felled(examination: _Examination) -> np.ndarray:
-    """The first of the images that are right clean and fell at the epsilon."""
+def _misclassified(examination: _Examination) -> np.ndarray:
+    """The first of the images that are right clean and misclassified at the epsilon."""
     records = examination.records
-    fallen = set(standing(records, examination.epsilon).filter(~pl.col("standing"))["sample_id"])
+    misled = set(robust_images(records, examination.epsilon).filter(~pl.col("robust"))["sample_id"])
     right = set(records.filter(pl.col("clean_prediction") == pl.col("label"))["sample_id"])
-    run, felled = examination.run, fallen & right
-    return run.rows[[one in felled for one in run.sample_ids(run.rows)]]
+    run, misclassified = examination.run, misled & right
+    return run.rows[[one in misclassified for one in run.sample_ids(run.rows)]]
 
 
 def _numbers_or_failure(name: str, ask: Callable[[], list[Check]]) -> list[Check]:
-    """The checks, or that they met what is no number: which images, ``finite numbers`` says."""
+    """The checks, or that they met NaN or infinite values: which images, ``finite numbers`` says."""
     try:
         return ask()
     except FloatingPointError as error:

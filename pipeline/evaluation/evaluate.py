@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pipeline.attacks.two_stage import GuideMasks
     from pipeline.data.dataset import PreparedDataset
     from pipeline.evaluation.evaluator import EvaluationRun
-    from pipeline.evaluation.loading import Subject
+    from pipeline.evaluation.loading import LoadedSystem
 
 GUIDES = 256
 """Masks of the validation images that attacks with the goal ``steal`` choose from."""
@@ -36,7 +36,7 @@ class _Evaluation:
 
     config: EvaluateConfig
     device: torch.device
-    subject: "Subject"
+    loaded: "LoadedSystem"
     run: "EvaluationRun"
     skipped: dict[str, str]
 
@@ -72,11 +72,11 @@ def _load(config: EvaluateConfig) -> _Evaluation:
     device = choose_device(config.accelerator, shared=config.is_shared)
     keep_freed_pages()
     dataset = open_prepared(config.prepared)
-    subject = _subject(config, dataset, device)
-    dataset = with_substitutes(subject.dataset, subject.masks.source.substitute if subject.masks else None)
+    loaded = _loaded_system(config, dataset, device)
+    dataset = with_substitutes(loaded.dataset, loaded.masks.source.substitute if loaded.masks else None)
     run = EvaluationRun(
-        system=subject.system,
-        system_id=subject.system_id,
+        system=loaded.system,
+        system_id=loaded.system_id,
         dataset=dataset,
         rows=choose_rows(dataset, config.split, config.max_images),
         suite=config.attack,
@@ -90,15 +90,15 @@ def _load(config: EvaluateConfig) -> _Evaluation:
     )
     suite, skipped = applicable(run, device=device)
     run = dataclasses.replace(run, suite=suite)
-    return _Evaluation(config=config, device=device, subject=subject, run=run, skipped=skipped)
+    return _Evaluation(config=config, device=device, loaded=loaded, run=run, skipped=skipped)
 
 
 @contextmanager
 def _opened(evaluation: _Evaluation) -> Iterator[None]:
     from pipeline.runs.directory import open_run
 
-    config, subject = evaluation.config, evaluation.subject
-    inputs = {"data set": evaluation.run.dataset.fingerprint, **subject.inputs, **order_of_attacks(config.attack)}
+    config, loaded = evaluation.config, evaluation.loaded
+    inputs = {"data set": evaluation.run.dataset.fingerprint, **loaded.inputs, **order_of_attacks(config.attack)}
     plain, resume = to_plain(config), config.resume or config.shared
     with (
         open_run(config.run, command="evaluate", config=plain, inputs=inputs, resume=resume, shared=config.is_shared),
@@ -139,14 +139,14 @@ def _record(evaluation: _Evaluation, *, shown: bool) -> None:
         measure_images(run, config.run, device=device, advance=advance, turns=turns)
 
 
-def _subject(config: EvaluateConfig, dataset: "PreparedDataset", device: torch.device) -> "Subject":
-    from pipeline.evaluation.loading import load_subject
+def _loaded_system(config: EvaluateConfig, dataset: "PreparedDataset", device: torch.device) -> "LoadedSystem":
+    from pipeline.evaluation.loading import load_from_runs
     from pipeline.evaluation.own_system import load_own
 
     if config.system is not None:
         return load_own(config.system, dataset=dataset, device=device)
     assert config.classifier_run is not None
-    return load_subject(
+    return load_from_runs(
         classifier_run=config.classifier_run,
         segmenter_run=config.segmenter_run,
         masks=config.masks,
@@ -188,7 +188,7 @@ def _report(evaluation: _Evaluation) -> None:
     from pipeline.evaluation.records import RecordStore, read_records
     from pipeline.evaluation.summary import SANITY, SUMMARY, SanityReport, check_lines, lines, summarise, version_of_checks
 
-    config, run, subject, device = evaluation.config, evaluation.run, evaluation.subject, evaluation.device
+    config, run, loaded, device = evaluation.config, evaluation.run, evaluation.loaded, evaluation.device
     records = read_records(config.run)
     if config.gallery_images:
         write_gallery(config.run, run, records, per_outcome=config.gallery_images, device=device)
@@ -196,8 +196,8 @@ def _report(evaluation: _Evaluation) -> None:
         records,
         run,
         own=config.system,
-        masks=subject.masks,
-        trained_masks=subject.trained_masks,
+        masks=loaded.masks,
+        trained_masks=loaded.trained_masks,
         split=config.split,
         skipped=evaluation.skipped,
     )

@@ -147,10 +147,10 @@ def evaluate(
     >>> result.outcomes.shape
     (80, 24)
     """
-    subject = checked_system(system)
+    wrapped = checked_system(system)
     model = threat if threat is not None else ThreatModel(norm=norm, epsilons=tuple(epsilons))  # type: ignore[arg-type]
     settings = EvaluationSettings(
-        system=subject,
+        system=wrapped,
         system_id=state_digest(system)[:16],
         suite=AttackSuite(threat=model, attacks=attacks_by_name(attacks)),
         seed=seed,
@@ -158,7 +158,7 @@ def evaluate(
         attack_all=False,
         save_images=False,
     )
-    device = device_of(subject)
+    device = device_of(wrapped)
     with tf32_disabled(device):
         if isinstance(data, PreparedDataset | Path | str):
             dataset = data if isinstance(data, PreparedDataset) else open_prepared(Path(data))
@@ -216,20 +216,20 @@ def attack(
     >>> (model(adversarial).argmax(1) == labels).tolist()
     [False, False, False, False]
     """
-    subject = checked_system(system)
+    wrapped = checked_system(system)
     number = float(parse_number(epsilon))
     model = ThreatModel(norm=norm, epsilons=(number,)) if threat is None else replace(threat, epsilons=(number,))
     named = {attack: spec_by_name(attack)} if isinstance(attack, str) else {attack.kind: attack}
     suite = AttackSuite(threat=model, attacks=named)
     checked = checked_batch(images, labels, masks)
-    device = device_of(subject)
+    device = device_of(wrapped)
     with tf32_disabled(device):
-        batch = attack_batch_of(subject, checked, positions=range(len(checked.labels)), device=device, batch_size=batch_size)
+        batch = attack_batch_of(wrapped, checked, positions=range(len(checked.labels)), device=device, batch_size=batch_size)
         num_classes = _num_classes(batch.select(torch.arange(min(len(batch), FEW), device=device)))
         checked_labels(checked.labels, count=len(checked.labels), num_classes=num_classes)
         skipped_attacks(suite, batch)
         (name, spec), *_ = suite.attacks.items()
-        copy = copy_to_search(subject, batch.images, batch.context)
+        copy = copy_to_search(wrapped, batch.images, batch.context)
         found = run_attack(
             name,
             spec,

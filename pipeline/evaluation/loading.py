@@ -20,7 +20,7 @@ from segmenter.model import Segmenter
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Subject:
+class LoadedSystem:
     """A system ready to be attacked, and what it is made of."""
 
     system: System
@@ -38,7 +38,7 @@ class Subject:
     """The data, labelled with the classifier's classes."""
 
 
-def load_subject(
+def load_from_runs(
     *,
     classifier_run: Path,
     segmenter_run: Path | None,
@@ -47,7 +47,7 @@ def load_subject(
     allow_other_data: bool,
     device: torch.device,
     class_map: Mapping[str, str] | None = None,
-) -> Subject:
+) -> LoadedSystem:
     """Join the best checkpoints of two runs. Without ``segmenter_run`` it is the segmenter that the classifier was trained with.
     Where ``classifier_run`` is a directory of ``foreguard export``, it is the system that was exported.
 
@@ -79,9 +79,9 @@ def load_subject(
         inputs["segmenter"] = described.sha256
     elif segmenter_run is not None:
         raise ConfigError(f"segmenter_run: masks.source={config.source.value} uses no segmenter: leave segmenter_run out")
-    system = TwoStage(classifier, masks=config, segmenter=segmenter, mean_colour=checkpoint.mean_color)
+    system = TwoStage(classifier, masks=config, segmenter=segmenter, mean_color=checkpoint.mean_color)
     of_export = {} if exported is None else {"mask configuration": canonical_sha256(to_plain(config))}
-    return Subject(
+    return LoadedSystem(
         system=system.to(device=device, memory_format=torch.channels_last).eval(),  # type: ignore[call-overload]
         system_id=canonical_sha256({"weights": inputs, "masks": to_plain(config)})[:16],
         masks=config,

@@ -23,7 +23,7 @@ from pipeline.attacks.measurements import (
     Patches,
     Smoothing,
 )
-from pipeline.evaluation.metrics import standing
+from pipeline.evaluation.metrics import robust_images
 from pipeline.evaluation.statistics import Estimate, mean_estimate, paired_difference, share
 from pipeline.evaluation.summary import Summary
 from pipeline.runs.files import JsonFile
@@ -98,15 +98,17 @@ def robust_beyond(observations: pl.DataFrame, epsilon: float) -> Estimate:
 
 
 def robust_to_both(records: pl.DataFrame, observations: pl.DataFrame, epsilon: float) -> Estimate:
-    """Share of images that neither the suite nor the search for the nearest point felled at ``epsilon``.
+    """Share of images that neither the suite nor the search for the nearest point makes misclassified at ``epsilon``.
 
     Never above either, and never rising over epsilon. Records and observations have to be of the same images, norm and region;
     raises ValueError for other images, and where the evaluation is not finished.
     """
-    both = standing(records, epsilon).join(observations.select("sample_id", "value"), on="sample_id", how="full", coalesce=True)
-    if both["standing"].null_count() or both["value"].null_count():
+    both = robust_images(records, epsilon).join(
+        observations.select("sample_id", "value"), on="sample_id", how="full", coalesce=True
+    )
+    if both["robust"].null_count() or both["value"].null_count():
         raise ValueError("records and observations are not of the same images")
-    return share((both["standing"] & (both["value"] > epsilon)).to_numpy(), both["group"].to_numpy())
+    return share((both["robust"] & (both["value"] > epsilon)).to_numpy(), both["group"].to_numpy())
 
 
 def median_distance(observations: pl.DataFrame) -> Estimate:
@@ -169,7 +171,7 @@ def certified_accuracy(observations: pl.DataFrame, radius: float) -> Estimate:
 
 
 def patched_accuracy(observations: pl.DataFrame, region: str, size: float) -> Estimate:
-    """Of the images that have room for a patch of that share of the image in the region, those that no patch up to it felled."""
+    """Of the images that have room in the region for a patch of that share of the image, those robust to every patch up to it."""
     here = observations.filter((pl.col("condition") == region) & (pl.col("level") <= size) & pl.col("counted"))
     room = here.filter(pl.col("level") == size).select("sample_id")
     worst = here.join(room, on="sample_id", how="semi").group_by("sample_id").agg(pl.col("group").first(), pl.col("correct").all())

@@ -71,7 +71,7 @@ class _Part:
 
 
 def measure_images(
-    plan: EvaluationRun, path: Path, *, device: torch.device, advance: Callable[[int], object], turns: Turns = alone
+    run: EvaluationRun, path: Path, *, device: torch.device, advance: Callable[[int], object], turns: Turns = alone
 ) -> None:
     """Make every observation that is missing in the evaluation's directory. ``advance`` is told of finished ones; ``turns`` says
     which chunks this process does.
@@ -81,23 +81,23 @@ def measure_images(
     directory = path / MEASUREMENTS
 
     def measure(chunk: int) -> None:
-        rows = plan.chunk_rows(chunk)
-        for part in _missing_parts(plan, directory):
+        rows = run.chunk_rows(chunk)
+        for part in _missing_parts(run, directory):
             if part.unit.chunk == chunk:
-                write_table(directory, part.unit, _observations(plan, part, rows, device))
+                write_table(directory, part.unit, _observations(run, part, rows, device))
                 advance(len(rows))
 
-    turns(lambda: sorted({part.unit.chunk for part in _missing_parts(plan, directory)}), measure)
+    turns(lambda: sorted({part.unit.chunk for part in _missing_parts(run, directory)}), measure)
 
 
-def missing_observations(plan: EvaluationRun, path: Path) -> int:
+def missing_observations(run: EvaluationRun, path: Path) -> int:
     """How many observations are still to be made."""
-    return sum(len(plan.chunk_rows(part.unit.chunk)) for part in _missing_parts(plan, path / MEASUREMENTS))
+    return sum(len(run.chunk_rows(part.unit.chunk)) for part in _missing_parts(run, path / MEASUREMENTS))
 
 
-def _missing_parts(plan: EvaluationRun, directory: Path) -> list[_Part]:
+def _missing_parts(run: EvaluationRun, directory: Path) -> list[_Part]:
     recorded = units_in(directory)
-    return [part for chunk in range(plan.num_chunks) for part in _parts(plan, chunk) if part.unit not in recorded]
+    return [part for chunk in range(run.num_chunks) for part in _parts(run, chunk) if part.unit not in recorded]
 
 
 def read_observations(path: Path) -> pl.DataFrame | None:
@@ -105,26 +105,26 @@ def read_observations(path: Path) -> pl.DataFrame | None:
     return read_tables(path / MEASUREMENTS, OBSERVATIONS)
 
 
-def _parts(plan: EvaluationRun, chunk: int) -> Iterator[_Part]:
-    for number, (name, spec) in enumerate(plan.suite.measurements.items()):
+def _parts(run: EvaluationRun, chunk: int) -> Iterator[_Part]:
+    for number, (name, spec) in enumerate(run.suite.measurements.items()):
         for position, condition in enumerate(spec.conditions()):
             yield _Part(unit=Unit(chunk, position, number), name=name, spec=spec, condition=condition)
 
 
-def _observations(plan: EvaluationRun, part: _Part, rows: Int64[np.ndarray, " images"], device: torch.device) -> pl.DataFrame:
+def _observations(run: EvaluationRun, part: _Part, rows: Int64[np.ndarray, " images"], device: torch.device) -> pl.DataFrame:
     began = time.monotonic()
     seen = [
-        part.spec.observe(_batch(plan, part.name, rows[begin : begin + plan.batch_size], device), part.condition)
-        for begin in range(0, len(rows), plan.batch_size)
+        part.spec.observe(_batch(run, part.name, rows[begin : begin + run.batch_size], device), part.condition)
+        for begin in range(0, len(rows), run.batch_size)
     ]
-    samples = plan.dataset.samples
+    samples = run.dataset.samples
     values = _joined(seen, "values").astype(np.float64)
     columns: dict[str, object] = {
         "sample_id": samples["sample_id"].gather(rows),
         "group": samples["group"].gather(rows),
-        "label": plan.dataset.labels[rows],
-        "system": plan.system_id,
-        "mask_source": plan.system.mask_traits.source,
+        "label": run.dataset.labels[rows],
+        "system": run.system_id,
+        "mask_source": run.system.mask_traits.source,
         "measurement": part.name,
         "kind": part.spec.kind,
         "threat": part.spec.threat,
@@ -137,7 +137,7 @@ def _observations(plan: EvaluationRun, part: _Part, rows: Int64[np.ndarray, " im
         "value": pl.Series(values).fill_nan(None),
         "mask_iou": _joined(seen, "mask_iou"),
         "seconds": (time.monotonic() - began) / len(rows),
-        "seed": plan.seed,
+        "seed": run.seed,
     }
     return pl.DataFrame(columns, schema_overrides=OBSERVATIONS).select(list(OBSERVATIONS))
 
@@ -146,24 +146,24 @@ def _joined(seen: list[Observation], column: str) -> np.ndarray:
     return np.concatenate([getattr(one, column).cpu().numpy() for one in seen])
 
 
-def _batch(plan: EvaluationRun, name: str, rows: Int64[np.ndarray, " images"], device: torch.device) -> MeasuredBatch:
-    batch = read_rows(plan.dataset, rows).to(device)
+def _batch(run: EvaluationRun, name: str, rows: Int64[np.ndarray, " images"], device: torch.device) -> MeasuredBatch:
+    batch = read_rows(run.dataset, rows).to(device)
     context = MaskContext(oracle_masks=batch.masks, substitutes=batch.substitutes, sample_seeds=batch.seeds)
-    with attacked(plan.system), torch.no_grad():
-        context = clean_context(plan.system, batch.images, context)
+    with attacked(run.system), torch.no_grad():
+        context = clean_context(run.system, batch.images, context)
     return MeasuredBatch(
-        system=plan.system,
+        system=run.system,
         images=batch.images,
         labels=batch.labels,
         context=context,
-        seeds=derive_seeds(batch.seeds, plan.seed, zlib.crc32(name.encode())),
-        donors=lambda same_class: _donors(plan, batch, rows, same_class),
+        seeds=derive_seeds(batch.seeds, run.seed, zlib.crc32(name.encode())),
+        donors=lambda same_class: _donors(run, batch, rows, same_class),
     )
 
 
-def _donors(plan: EvaluationRun, batch: Batch, rows: Int64[np.ndarray, " images"], same_class: bool) -> Donors:
+def _donors(run: EvaluationRun, batch: Batch, rows: Int64[np.ndarray, " images"], same_class: bool) -> Donors:
     """From the split of the images, so that the number of images that are evaluated changes no donor."""
-    dataset, samples = plan.dataset, plan.dataset.samples
+    dataset, samples = run.dataset, run.dataset.samples
     ids = samples["sample_id"].gather(rows).to_list()
     candidates = np.flatnonzero((samples["split"] == samples["split"][int(rows[0])]).to_numpy())
     chosen = choose_donors(

@@ -43,8 +43,8 @@ def clean_mask_iou(records: pl.DataFrame, rng: np.random.Generator) -> Estimate:
     return mean_estimate(images["clean_mask_iou"].to_numpy(), images["group"].to_numpy(), rng)
 
 
-def standing(records: pl.DataFrame, epsilon: float) -> pl.DataFrame:
-    """Which images no attack up to this epsilon makes misclassified: ``sample_id``, ``group`` and ``standing``, sorted by id.
+def robust_images(records: pl.DataFrame, epsilon: float) -> pl.DataFrame:
+    """Which images no attack up to this epsilon makes misclassified: ``sample_id``, ``group`` and ``robust``, sorted by id.
 
     What two systems are compared by, image by image. Raises ValueError where an image lacks a record of an attack at that
     epsilon: the evaluation is not finished, and what was not attacked must not count as robust.
@@ -56,12 +56,12 @@ def standing(records: pl.DataFrame, epsilon: float) -> pl.DataFrame:
         raise ValueError(f"at epsilon {epsilon:g} some images lack the record of an attack: the evaluation is not finished")
     wrong = _MISCLASSIFIED | (pl.col("clean_prediction") != pl.col("label"))
     up_to = records.filter(pl.col("epsilon") <= epsilon)
-    return up_to.group_by("sample_id").agg(pl.col("group").first(), standing=~wrong.any()).sort("sample_id")
+    return up_to.group_by("sample_id").agg(pl.col("group").first(), robust=~wrong.any()).sort("sample_id")
 
 
 def robust_accuracy(records: pl.DataFrame, epsilon: float) -> Estimate:
-    """Share of images that stand at this epsilon. Raises ValueError as ``standing`` does."""
-    return _share(standing(records, epsilon).rename({"standing": "claim"}))
+    """Share of images that stand at this epsilon. Raises ValueError as ``robust`` does."""
+    return _share(robust_images(records, epsilon).rename({"robust": "claim"}))
 
 
 def curve(records: pl.DataFrame, rng: np.random.Generator) -> list[CurvePoint]:

@@ -23,7 +23,7 @@ from pipeline.data.loader import read_rows
 from pipeline.errors import ConfigError, InputError
 from pipeline.evaluation.chunks import attack_batch
 from pipeline.evaluation.inputs import checked_logits, checked_system, doubt_about_logits
-from pipeline.evaluation.loading import Subject
+from pipeline.evaluation.loading import LoadedSystem
 from pipeline.masks.context import MaskContext
 from pipeline.runs.checkpoints import state_digest
 from pipeline.runs.files import canonical_sha256, file_sha256
@@ -33,7 +33,7 @@ FEW = 8
 """Images of the data that a system is tried on."""
 
 
-def load_own(path: str, *, dataset: PreparedDataset, device: torch.device) -> Subject:
+def load_own(path: str, *, dataset: PreparedDataset, device: torch.device) -> LoadedSystem:
     """Build the system that ``package.module:callable`` returns, and try it on the first images of the data.
 
     Its class k is class k of the data set. What makes it the same when a run is continued is its import path and its digest.
@@ -48,7 +48,7 @@ def load_own(path: str, *, dataset: PreparedDataset, device: torch.device) -> Su
     except InputError as error:
         raise ConfigError(f"system={path}: {error}") from error
     digest = system_digest(path, module)
-    return Subject(
+    return LoadedSystem(
         system=system,
         system_id=canonical_sha256({"system": path, "digest": digest})[:16],
         masks=None,

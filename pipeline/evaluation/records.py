@@ -32,9 +32,9 @@ class Status(StrEnum):
     """The clean image is misclassified: it is its own adversarial image, and nothing was run."""
     EPSILON_ZERO = "epsilon-zero"
     """The ball holds the clean image alone."""
-    FELL_EARLIER = "fell-earlier"
+    MISCLASSIFIED_EARLIER = "misclassified-earlier"
     """Another attack of the suite, run before at this epsilon, had found one: it is taken over."""
-    FELL_BELOW = "fell-below"
+    MISCLASSIFIED_BELOW = "misclassified-below"
     """One had been found at a smaller epsilon, in whose ball it lies: it is taken over."""
 
 

@@ -249,8 +249,8 @@ def pooled_over_seeds(
 def score_interval(value: float, n: float) -> tuple[float, float]:
     """The ends of Wilson's interval of a share of n images; n need not be a whole number."""
     z = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
-    centre, reach = 2 * n * value + z**2, z * math.sqrt(4 * n * value * (1 - value) + z**2)
-    low, high = (centre - reach) / (2 * (n + z**2)), (centre + reach) / (2 * (n + z**2))
+    center, reach = 2 * n * value + z**2, z * math.sqrt(4 * n * value * (1 - value) + z**2)
+    low, high = (center - reach) / (2 * (n + z**2)), (center + reach) / (2 * (n + z**2))
     return (0.0 if value == 0 else low), (1.0 if value == 1 else high)
 
 

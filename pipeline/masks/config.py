@@ -97,9 +97,9 @@ class Fill(Choice):
 
     BLACK = "black", "0 everywhere"
     GREY = "grey", "0.5 everywhere"
-    MEAN = "mean", "one colour: the mean of the training images"
+    MEAN = "mean", "one color: the mean of the training images"
     NOISE = "noise", "uniform noise in [0,1], fixed per image by its seed"
-    BLUR = "blur", "the image itself, blurred; leaks the background: colours and coarse shapes stay visible and open to attack"
+    BLUR = "blur", "the image itself, blurred; leaks the background: colors and coarse shapes stay visible and open to attack"
 
 
 @configuration

@@ -20,15 +20,15 @@ def fill_images(
     images: Float[Tensor, "batch 3 height width"],
     context: MaskContext,
     *,
-    colour: Float[Tensor, "1 3 1 1"],
+    color: Float[Tensor, "1 3 1 1"],
 ) -> Float[Tensor, "#batch 3 #height #width"]:
-    """What stands where the mask is 0: the constant ``colour`` for black, grey and mean, else one fill per image."""
+    """What stands where the mask is 0: the constant ``color`` for black, grey and mean, else one fill per image."""
     if config.fill == Fill.NOISE:
         seeds = required(context.sample_seeds, "the fill 'noise'", "sample seeds")
         return randomness.uniform(randomness.derive_seeds(seeds, FILL_STREAM), tuple(images.shape[1:]), dtype=images.dtype)
     if config.fill == Fill.BLUR:
         return blur(images, config.blur_sigma)
-    return colour
+    return color
 
 
 def blur(images: Float[Tensor, "batch 3 height width"], sigma: float) -> Float[Tensor, "batch 3 height width"]:

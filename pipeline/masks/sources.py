@@ -30,12 +30,12 @@ def _between(marks: Tensor) -> Tensor:
 
 
 def dilate(masks: Masks, radius: int) -> Masks:
-    """Each pixel becomes the largest of its (2 radius + 1) x (2 radius + 1) neighbourhood inside the image."""
+    """Each pixel becomes the largest of its (2 radius + 1) x (2 radius + 1) neighborhood inside the image."""
     return functional.max_pool2d(masks, 2 * radius + 1, stride=1, padding=radius)
 
 
 def erode(masks: Masks, radius: int) -> Masks:
-    """Each pixel becomes the smallest of its neighbourhood inside the image: an object is not eroded at the image's border."""
+    """Each pixel becomes the smallest of its neighborhood inside the image: an object is not eroded at the image's border."""
     return -dilate(-masks, radius)
 
 

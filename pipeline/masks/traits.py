@@ -18,7 +18,7 @@ class MaskTraits:
     uses_seeds: bool = False
     """The mask or what stands in its place is drawn by the image's seed (``MaskContext.sample_seeds``)."""
     hides_pixels: bool = True
-    """A pixel whose mask is 0 has no influence on the logits; not so where it is blurred into its neighbours."""
+    """A pixel whose mask is 0 has no influence on the logits; not so where it is blurred into its neighbors."""
     has_logits: bool = True
     """The mask's logits can be had and attacked by themselves; ``traits_of`` finds out whether they can (``StagedSystem``)."""
 

@@ -178,5 +178,5 @@ def load_trained_system(chosen: ChosenSystem, *, device: torch.device, with_data
         segmenter, _ = load_segmenter(segmenter_run or trained_segmenter(classifier_run, checkpoint, config.source))
     elif segmenter_run is not None:
         raise ConfigError(f"segmenter_run: masks.source={config.source.value} uses no segmenter: leave segmenter_run out")
-    system = TwoStage(classifier, masks=config, segmenter=segmenter, mean_colour=checkpoint.mean_color)
+    system = TwoStage(classifier, masks=config, segmenter=segmenter, mean_color=checkpoint.mean_color)
     return system.to(device=device).eval(), checkpoint

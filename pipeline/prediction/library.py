@@ -85,15 +85,15 @@ def predict(
     >>> found.labels.shape, found.masks.shape
     (torch.Size([4]), torch.Size([4, 1, 8, 8]))
     """
-    subject, pictures = checked_system(system), checked_images(images)
-    device = device_of(subject)
+    wrapped, pictures = checked_system(system), checked_images(images)
+    device = device_of(wrapped)
     seeds = torch.tensor([sample_seed(f"{position:06d}") for position in range(len(pictures))])
     oracle = None if masks is None else checked_masks(masks, pictures).to(device)
     context = MaskContext(oracle_masks=oracle, sample_seeds=seeds.to(device))
     on_device = pictures.to(device)
-    with attacked(subject):
-        known = clean_context(subject, on_device, context)
-        checked_logits(subject, on_device[:1], known.select(torch.zeros_like(seeds[:1]).to(device)))
-        seen, logits = masks_and_logits(subject, on_device, known)
+    with attacked(wrapped):
+        known = clean_context(wrapped, on_device, context)
+        checked_logits(wrapped, on_device[:1], known.select(torch.zeros_like(seeds[:1]).to(device)))
+        seen, logits = masks_and_logits(wrapped, on_device, known)
     confidences, labels = logits.softmax(dim=1).max(dim=1)
     return Predictions(*(values.to(pictures.device) for values in (labels, confidences, seen)))

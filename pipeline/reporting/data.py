@@ -11,7 +11,7 @@ from jaxtyping import Bool, Shaped
 
 from pipeline.ablation.manifest import GainEntry
 from pipeline.attacks.diagnostics import Check
-from pipeline.evaluation.metrics import standing
+from pipeline.evaluation.metrics import robust_images
 from pipeline.evaluation.primary_comparison import Rank, primary_rank
 from pipeline.evaluation.summary import Summary
 from pipeline.masks.config import MaskSource
@@ -165,7 +165,7 @@ class Study:
 
 def verdicts(arms: Sequence[Arm], epsilon: float) -> tuple[Bool[np.ndarray, "seeds images"], Shaped[np.ndarray, " images"]]:
     """Whether each image stands at an epsilon under each seed, and the group of each. Only images that all seeds have met."""
-    values, groups = on_shared_images([standing(arm.records, epsilon).rename({"standing": "value"}) for arm in arms])
+    values, groups = on_shared_images([robust_images(arm.records, epsilon).rename({"robust": "value"}) for arm in arms])
     return values.astype(bool), groups
 
 

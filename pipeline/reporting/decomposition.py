@@ -24,17 +24,17 @@ LOST = {
 }
 """What an image was lost by, in words."""
 
-_PATHS = {"both_attack_stands": "both", "pixels_attack_stands": "the pixels only", "mask_attack_stands": "the mask only"}
+_PATHS = {"both_attack_robust": "both", "pixels_attack_robust": "the pixels only", "mask_attack_robust": "the mask only"}
 """What the gradient of each attack of the decomposition goes through."""
 
-_ARMS = {"oracle_arm_stands": "oracle_stands", "arm_stands": "stands"}
+_ARMS = {"oracle_arm_robust": "oracle_robust", "arm_robust": "robust"}
 """Robust accuracy of the two arms by its name as a measure, which is not that of an attribution, and its column."""
 
 _KEY = ["classifier_objective", "segmenter_objective", "train_masks", "test_masks"]
 
 
 def decomposition_section(study: Study) -> Section:
-    """Images that stand with the oracle and fall with learned masks, by what they were lost by."""
+    """Images that are robust with the oracle and not with learned masks, by what they were lost by."""
     title = "Where did the robustness go?"
     rows = study.decomposition
     if rows is None:
@@ -45,10 +45,10 @@ def decomposition_section(study: Study) -> Section:
     epsilon = study.primary_epsilon
     other = any((part["oracle_train_masks"] != part["train_masks"]).any() for _, part in parts)
     intro = (
-        f"Images that stand with oracle masks at {epsilon_text(epsilon)} and fall with learned ones, in percent of all images, by "
-        "which part of the attacked image is enough to fool the system: its mask on the clean pixels, its pixels through the clean "
-        "mask, either, or neither alone. The image is the strongest that the decomposition's own attack found, which does not stop "
-        "at its first success, or the suite's where that attack fails. Lost minus gained is the difference of the two systems."
+        f"Images robust with oracle masks at {epsilon_text(epsilon)} and not with learned ones, in percent of all images, by which "
+        "part of the attacked image is enough to fool the system: its mask on the clean pixels, its pixels through the clean mask, "
+        "either, or neither alone. The image is the strongest that the decomposition's own attack found, which does not stop at "
+        "its first success, or the suite's where that attack fails. Lost minus gained is the difference of the two systems."
     )
     return Section(
         name="decomposition",
@@ -106,7 +106,7 @@ def _by_condition(rows: pl.DataFrame) -> list[tuple[Condition, pl.DataFrame]]:
 
 
 def _shares(key: Condition, rows: pl.DataFrame) -> dict[float, dict[str, Estimate]]:
-    """By epsilon, the share of images of each attribution and of those that stand, pooled over seeds."""
+    """By epsilon, the share of images of each attribution and of those that are robust, pooled over seeds."""
     found = {}
     for epsilon in sorted(set(rows["epsilon"])):
         at = rows.filter(pl.col("epsilon") == epsilon)
@@ -126,9 +126,9 @@ def _matrix(rows: pl.DataFrame, claim: pl.Expr) -> tuple[np.ndarray, np.ndarray]
 
 def _overlooked(rows: pl.DataFrame) -> str | None:
     """Images that count as robust though they are misclassified under an attack of the decomposition, where there are any."""
-    overlooked = pl.col("stands") & ~pl.all_horizontal(*_PATHS)
+    overlooked = pl.col("robust") & ~pl.all_horizontal(*_PATHS)
     counted = rows.group_by("arm", "epsilon", maintain_order=True).agg(
-        overlooked.sum().alias("overlooked"), most=(pl.col("stands") & ~overlooked).mean()
+        overlooked.sum().alias("overlooked"), most=(pl.col("robust") & ~overlooked).mean()
     )
     found: dict[str, list[str]] = {}
     for row in counted.filter(pl.col("overlooked") > 0).iter_rows(named=True):
@@ -146,12 +146,12 @@ def _panel(number: int, key: Condition, values: dict[str, Estimate]) -> Panel:
         wording.system_text(key),
         [(text, values[each.value]) for each, text in LOST.items()],
         xlabel="lost (% of all images)",
-        colour=LOOKS["learned"].colour,
+        color=LOOKS["learned"].color,
     )
 
 
 def _table(study: Study, figures: dict[Condition, dict[float, dict[str, Estimate]]], parts: dict[Condition, pl.DataFrame]) -> Table:
-    measures = {"oracle_arm_stands": "Stands with oracle", "arm_stands": "Stands with learned"}
+    measures = {"oracle_arm_robust": "Robust with oracle", "arm_robust": "Robust with learned"}
     measures |= {each.value: f"Lost {text}" for each, text in LOST.items()} | {Attribution.GAINED.value: "Gained"}
     trained = {key: Cell(text=key.trained, detail=_other_training(part)) for key, part in parts.items()}
     return _measured(
@@ -162,7 +162,7 @@ def _table(study: Study, figures: dict[Condition, dict[float, dict[str, Estimate
         name="decomposition",
         title="Where did the robustness go?",
         caption=f"In percent of all images, with 95 % interval, at {epsilon_text(study.primary_epsilon)}. "
-        "Stands: under the whole suite.",
+        "Robust: under the whole suite.",
     )
 
 
@@ -176,7 +176,7 @@ def _paths_table(study: Study, figures: dict[Condition, dict[float, dict[str, Es
         {name: f"Gradient through {path}" for name, path in _PATHS.items()},
         name="decomposition-paths",
         title="One attack, three gradients",
-        caption=f"Images that stand at {epsilon_text(study.primary_epsilon)} under one attack (Auto-PGD on the margin, {budget}), "
+        caption=f"Images robust at {epsilon_text(study.primary_epsilon)} under one attack (Auto-PGD on the margin, {budget}), "
         "by what its gradient goes through, in percent with 95 % interval. Whichever it is, the mask still follows the attacked "
         "image.",
     )

@@ -45,7 +45,7 @@ def gain_section(study: Study) -> Section:
             wording.classifier(objective),
             [(LABELS[level], values[level]) for level in LEVELS],
             xlabel="robust accuracy (%)",
-            colour=LOOKS["oracle"].colour,
+            color=LOOKS["oracle"].color,
         )
         for objective, values in figures.items()
     ]

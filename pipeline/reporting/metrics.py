@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from pipeline.evaluation.metrics import standing
+from pipeline.evaluation.metrics import robust_images
 from pipeline.evaluation.statistics import Estimate
 from pipeline.reporting.data import Condition
 
@@ -71,7 +71,7 @@ def of_worst_image(records: pl.DataFrame, epsilon: float, *, clean: str, attacke
 
 def _right(records: pl.DataFrame, epsilon: float) -> pl.DataFrame:
     if epsilon:
-        return standing(records, epsilon).rename({"standing": "value"})
+        return robust_images(records, epsilon).rename({"robust": "value"})
     right = pl.col("clean_prediction") == pl.col("label")
     return records.unique("sample_id").select("sample_id", "group", value=right)
 

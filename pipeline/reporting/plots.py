@@ -1,6 +1,6 @@
 """Figures: one panel a file, so that each can be read on a phone; SVG and PDF with the same bytes for the same run.
 
-Colours, line styles and markers go together, so nothing is said by colour alone. In the page the colours are CSS variables that
+Colors, line styles and markers go together, so nothing is said by color alone. In the page the colors are CSS variables that
 differ between the light and the dark theme; in the files they are those of the light one, on white.
 """
 
@@ -59,7 +59,7 @@ _RC: Any = {
 class Look(NamedTuple):
     """How a mask source is drawn."""
 
-    colour: str
+    color: str
     marker: str
     dashes: str
 
@@ -78,7 +78,7 @@ LOOKS = {
     "box": Look("#4d7a00", "p", "-."),
     "inverted": Look("#b0363f", "*", ":"),
 }
-"""Colours with a contrast of at least 4.5 to white; their partners of the dark theme are in ``templates/style.css``."""
+"""Colors with a contrast of at least 4.5 to white; their partners of the dark theme are in ``templates/style.css``."""
 
 
 class Variant(NamedTuple):
@@ -134,7 +134,7 @@ def degradation(name: str, title: str, systems: Sequence[SystemFigures], *, epsi
                 axes.plot(
                     [one.clean_iou.value for one in chain],
                     [100 * one.robust(epsilon).value for one in chain],
-                    color=look.colour,
+                    color=look.color,
                     linestyle=look.dashes,
                     linewidth=1,
                 )
@@ -152,7 +152,7 @@ def degradation(name: str, title: str, systems: Sequence[SystemFigures], *, epsi
         return _panel(figure, axes, name, title, f"Robust accuracy over mask IoU. {spoken}.")
 
 
-def bars(name: str, title: str, rows: Sequence[tuple[str, Estimate]], *, xlabel: str, colour: str) -> Panel:
+def bars(name: str, title: str, rows: Sequence[tuple[str, Estimate]], *, xlabel: str, color: str) -> Panel:
     """Shares with intervals as horizontal bars, in the given order from the top."""
     with mpl.rc_context(_RC):
         figure = Figure(figsize=(WIDTH, 0.75 + 0.36 * len(rows)), layout="constrained")
@@ -160,7 +160,7 @@ def bars(name: str, title: str, rows: Sequence[tuple[str, Estimate]], *, xlabel:
         places = list(range(len(rows)))
         values = [100 * value.value for _, value in rows]
         spread = [_reach(value, 100) for _, value in rows]
-        axes.barh(places, values, height=0.6, color=colour)
+        axes.barh(places, values, height=0.6, color=color)
         axes.errorbar(values, places, xerr=list(zip(*spread, strict=True)), fmt="none", ecolor=INK["ink"], elinewidth=1)
         axes.set_yticks(places, [label for label, _ in rows])
         axes.invert_yaxis()
@@ -180,7 +180,7 @@ def gains(name: str, title: str, points: Sequence[tuple[float, Estimate]]) -> Pa
         look = LOOKS["oracle"]
         axes.axhline(0, color=INK["ink"], linewidth=0.8)
         axes.errorbar(
-            shares, [100 * value.value for _, value in points], yerr=spread, color=look.colour, marker=look.marker, capsize=3
+            shares, [100 * value.value for _, value in points], yerr=spread, color=look.color, marker=look.marker, capsize=3
         )
         axes.set(xlabel="background (% of the image)", ylabel="oracle - none (points)")
         spoken = "; ".join(
@@ -190,7 +190,7 @@ def gains(name: str, title: str, points: Sequence[tuple[float, Estimate]]) -> Pa
 
 
 def themed(panel: Panel) -> str:
-    """The figure to stand inside a page: only those identifiers that it refers to, colours as CSS variables, the size left to the
+    """The figure to stand inside a page: only those identifiers that it refers to, colors as CSS variables, the size left to the
     page. Its description has to stand beside it."""
     svg = panel.svg.decode()
     svg = svg[svg.index("<svg") :]
@@ -203,10 +203,10 @@ def themed(panel: Panel) -> str:
     referred = set(re.findall(r'(?:url\(#|href="#)([^")]+)', svg))
     svg = re.sub(r' id="([^"]*)"', lambda found: f' id="{panel.name}-{found[1]}"' if found[1] in referred else "", svg)
     svg = re.sub(r"url\(#", f"url(#{panel.name}-", svg).replace('href="#', f'href="#{panel.name}-')
-    colours = {look.colour: f"var(--mask-{kind})" for kind, look in LOOKS.items()} | {
+    colors = {look.color: f"var(--mask-{kind})" for kind, look in LOOKS.items()} | {
         hexa: f"var(--{key})" for key, hexa in INK.items()
     }
-    for hexa, variable in colours.items():
+    for hexa, variable in colors.items():
         svg = svg.replace(hexa, variable)
     return svg.replace("#ffffff", "var(--paper)").replace("<svg", '<svg aria-hidden="true" focusable="false"', 1)
 
@@ -247,10 +247,10 @@ def _lines(axes: Axes, series: Series, *, scale: float) -> None:
             [epsilon + dodge for epsilon in values],
             [scale * value.value for value in values.values()],
             yerr=list(zip(*(_reach(value, scale) for value in values.values()), strict=True)),
-            color=look.colour,
+            color=look.color,
             marker=look.marker if not variant else VARIANTS[(variant - 1) % len(VARIANTS)].marker,
             linestyle=look.dashes if not variant else VARIANTS[(variant - 1) % len(VARIANTS)].dashes,
-            markerfacecolor=look.colour if not variant else "#ffffff",
+            markerfacecolor=look.color if not variant else "#ffffff",
             elinewidth=1,
             label=label_of(figures),
         )
@@ -262,7 +262,7 @@ def _placed(axes: Axes, figures: SystemFigures, epsilon: float, look: Look, *, l
         [at],
         [100 * value.value],
         yerr=[[reach] for reach in _reach(value, 100)],
-        color=look.colour,
+        color=look.color,
         marker=look.marker,
         markersize=8 if figures.condition.uses_segmenter else 5,
         linestyle="none",
@@ -270,7 +270,7 @@ def _placed(axes: Axes, figures: SystemFigures, epsilon: float, look: Look, *, l
         label=label,
     )
     if figures.condition.uses_segmenter:
-        arrow = {"arrowstyle": "->", "color": look.colour, "linewidth": 1, "shrinkA": 5, "shrinkB": 0}
+        arrow = {"arrowstyle": "->", "color": look.color, "linewidth": 1, "shrinkA": 5, "shrinkB": 0}
         height = 100 * value.value
         axes.annotate("", xy=(figures.at(MASK_IOU, epsilon).value, height), xytext=(at, height), arrowprops=arrow)
         axes.plot([figures.at(MASK_IOU, epsilon).value], [height], alpha=0)  # so that the axis reaches there

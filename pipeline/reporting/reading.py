@@ -8,7 +8,7 @@ from pipeline.ablation.decomposition import read_table
 from pipeline.ablation.manifest import MANIFEST as ABLATION
 from pipeline.ablation.manifest import ArmEntry, read_ablation
 from pipeline.errors import RunError
-from pipeline.evaluation.metrics import standing
+from pipeline.evaluation.metrics import robust_images
 from pipeline.evaluation.records import read_records
 from pipeline.evaluation.summary import SANITY, SUMMARY, SanityReport, Summary, epsilon_text
 from pipeline.reporting.data import Arm, Condition, Role, Study
@@ -189,7 +189,7 @@ def _check_alike(arms: list[Arm]) -> None:
             raise RunError(f"{arm.path}: shares no image with {first.path}: they cannot be compared")
         try:
             for epsilon in epsilons:
-                standing(arm.records, epsilon)
+                robust_images(arm.records, epsilon)
         except ValueError as error:
             raise RunError(f"{arm.path}: {error}; continue it with resume=true") from error
 

@@ -10,7 +10,7 @@ from pipeline.reporting.comparisons import Answer
 from pipeline.reporting.data import Arm, Condition, Study
 
 _STEPS = "loss against steps"
-_SEARCHES = (_STEPS, "survivors felled", "Square against white-box")
+_SEARCHES = (_STEPS, "survivors misclassified", "Square against white-box")
 """Checks that attack the system, of which one at least has to say something."""
 
 

@@ -68,7 +68,7 @@ class Checkpoint(JsonFile):
     provenance: Provenance
     """Versions and the commit of the code."""
     step: int
-    """Optimiser steps taken."""
+    """Optimizer steps taken."""
     epoch: int
     """Epochs finished."""
     metrics: dict[str, float]

@@ -33,14 +33,14 @@ class JointStages(nn.Module):
     """
 
     def __init__(
-        self, segmenter: nn.Module, classifier: nn.Module, *, masks: MaskConfig, mean_colour: tuple[float, float, float]
+        self, segmenter: nn.Module, classifier: nn.Module, *, masks: MaskConfig, mean_color: tuple[float, float, float]
     ) -> None:
         """Join two stages. Raises ValueError for a mask source that does not follow the image."""
         if not masks.source.is_learned:
             raise ValueError(f"masks of the source {masks.source.value!r} do not follow the image: there is nothing to train")
         super().__init__()
         trained = [parameter for parameter in segmenter.parameters() if parameter.requires_grad]
-        self.system = TwoStage(classifier, segmenter=segmenter, masks=masks, mean_colour=mean_colour)
+        self.system = TwoStage(classifier, segmenter=segmenter, masks=masks, mean_color=mean_color)
         for parameter in trained:  # the system has frozen them
             parameter.requires_grad_(True)
 

@@ -212,7 +212,7 @@ def bind_classifier(
     *,
     masks: MaskConfig,
     segmenter: nn.Module | None,
-    mean_colour: tuple[float, float, float],
+    mean_color: tuple[float, float, float],
     label_smoothing: float = 0.0,
 ) -> BoundStage:
     """A classifier behind a mask source: cross-entropy against the labels, selected by accuracy.
@@ -220,7 +220,7 @@ def bind_classifier(
     The segmenter is frozen for good, and attacks run end to end through it where the masks are learned. Raises ValueError where the
     source needs a segmenter and there is none.
     """
-    system = TwoStage(module, masks=masks, segmenter=segmenter, mean_colour=mean_colour)
+    system = TwoStage(module, masks=masks, segmenter=segmenter, mean_color=mean_color)
 
     def context(batch: Batch) -> MaskContext:
         return system.freeze(

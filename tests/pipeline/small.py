@@ -79,7 +79,7 @@ def dataset(joined: System) -> PreparedDataset:
     )
 
 
-def plan(
+def evaluation_run(
     source: MaskSource = MaskSource.LEARNED,
     *,
     attacks: dict[str, object] | None = None,
@@ -117,7 +117,7 @@ def main(directory: str) -> None:
         print(f"finished {finished}", flush=True)
         time.sleep(0.05)  # so that the signal can fall between two parts as well as inside one
 
-    attack_images(plan(), store, device=torch.device("cpu"), advance=advance)
+    attack_images(evaluation_run(), store, device=torch.device("cpu"), advance=advance)
 
 
 if __name__ == "__main__":

@@ -87,8 +87,8 @@ KINDS = ["bare", "two-stage", "foreign", "foreign with logits"]
 
 
 def evaluated(small: ModuleType, path: Path, system: System) -> pl.DataFrame:
-    plan = small.plan(attacks={"pgd": ATTACKS["pgd"], "apgd": ATTACKS["apgd"]}, joined=system)
-    attack_images(plan, RecordStore(path), device=CPU, advance=[].append)
+    run = small.evaluation_run(attacks={"pgd": ATTACKS["pgd"], "apgd": ATTACKS["apgd"]}, joined=system)
+    attack_images(run, RecordStore(path), device=CPU, advance=[].append)
     return read_records(path).sort("sample_id", "epsilon", "attack").drop("seconds")
 
 
@@ -115,14 +115,14 @@ def test_a_suite_runs_on_every_kind_of_system_and_leaves_out_what_it_does_not_of
 def test_evaluation_and_diagnostics_take_every_kind_of_system(small: ModuleType, tmp_path: Path, kind: str) -> None:
     system = built(small.system(), kind)
     # At the larger epsilon nothing is left standing, so the sanity report needs no search without gradients, which takes its time.
-    plan = small.plan(attacks=ATTACKS, epsilons=(0.01, 0.9), joined=system, save_images=True)
-    plan = replace(plan, suite=applicable(plan, device=CPU)[0])
+    run = small.evaluation_run(attacks=ATTACKS, epsilons=(0.01, 0.9), joined=system, save_images=True)
+    run = replace(run, suite=applicable(run, device=CPU)[0])
     store = RecordStore(tmp_path)
-    attack_images(plan, store, device=CPU, advance=[].append)
+    attack_images(run, store, device=CPU, advance=[].append)
     records = read_records(tmp_path)
     assert set(records["mask_source"]) == {{"bare": "none", "two-stage": "learned"}.get(kind, "spotlight")}
     assert (records["adversarial_prediction"] != records["label"]).sum() > (records["clean_prediction"] != records["label"]).sum()
-    checks = {check.name: check for check in sanity_checks(plan, store, records, num_images=8, device=CPU, epsilon=0.9)}
+    checks = {check.name: check for check in sanity_checks(run, store, records, num_images=8, device=CPU, epsilon=0.9)}
     assert checks["batch invariance"].outcome is Outcome.PASS
     assert checks["re-scoring of saved images"].outcome is Outcome.PASS
     attackable = kind in ("two-stage", "foreign with logits")

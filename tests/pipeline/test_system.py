@@ -32,7 +32,7 @@ def classifier() -> nn.Module:
 
 def system(source: MaskSource, *, fill: Fill = Fill.GREY, surrogate: str = "identity") -> TwoStage:
     config = MaskConfig(source=source, fill=fill, surrogate=surrogate, radius=1, shift=2, blur_sigma=1.0)
-    return TwoStage(classifier(), masks=config, segmenter=segmenter(), mean_colour=(0.3, 0.4, 0.6)).eval()
+    return TwoStage(classifier(), masks=config, segmenter=segmenter(), mean_color=(0.3, 0.4, 0.6)).eval()
 
 
 def batch(size: int = BATCH, *, dtype: torch.dtype = torch.float32) -> tuple[Tensor, MaskContext]:
@@ -61,10 +61,10 @@ def test_every_source_and_fill_is_the_parts_put_together_by_hand(source: MaskSou
     seen = joined.masked_images(images, masks, context)
     torch.testing.assert_close(joined(images, context), joined.classifier(seen), rtol=0, atol=1e-6)
     assert ((masks >= 0) & (masks <= 1)).all()
-    colours = {Fill.BLACK: (0.0, 0.0, 0.0), Fill.GREY: (0.5, 0.5, 0.5), Fill.MEAN: (0.3, 0.4, 0.6)}
-    if fill in colours:
-        colour = torch.tensor(colours[fill]).view(1, 3, 1, 1)
-        torch.testing.assert_close(seen, masks * images + (1 - masks) * colour, rtol=0, atol=2e-7)
+    colors = {Fill.BLACK: (0.0, 0.0, 0.0), Fill.GREY: (0.5, 0.5, 0.5), Fill.MEAN: (0.3, 0.4, 0.6)}
+    if fill in colors:
+        color = torch.tensor(colors[fill]).view(1, 3, 1, 1)
+        torch.testing.assert_close(seen, masks * images + (1 - masks) * color, rtol=0, atol=2e-7)
 
 
 def test_learned_frozen_and_hard_masks_are_the_segmenters_probability_and_its_threshold() -> None:
@@ -180,7 +180,7 @@ def test_other_sources_need_no_segmenter_and_say_so_only_when_asked_for_mask_log
 
 
 def test_a_mean_fill_without_a_mean_and_a_frozen_mask_that_was_not_taken_are_refused() -> None:
-    with pytest.raises(ValueError, match="mean colour of the training images"):
+    with pytest.raises(ValueError, match="mean color of the training images"):
         TwoStage(classifier(), masks=MaskConfig(source=MaskSource.ORACLE, fill=Fill.MEAN))
     with pytest.raises(ValueError, match="'frozen' needs frozen masks"):
         system(MaskSource.FROZEN)(*batch())

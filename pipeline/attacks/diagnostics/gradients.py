@@ -44,7 +44,7 @@ def finite_numbers(batch: AttackBatch, budget: Budget | None, ids: Sequence[str]
     digits = scale_of(batch) / max(float(logits.topk(2, dim=1).values.abs().max()), 1e-300)
     figures = {"unfit": share(unfit), "digits": digits}
     finding = f"infinite or not a number: {named or 'none'}; the likeliest classes differ by {digits:.1e} of the largest logit"
-    advice = "a search that meets what is no number is blind: mend the system; and keep constants out of the logits"
+    advice = "a search that meets NaN is blind: mend the system; and keep constants out of the logits"
     return judged("finite numbers", bool(unfit.any()) or not digits > _DIGITS, finding, advice, figures)
 
 
@@ -152,7 +152,7 @@ def _margins(batch: AttackBatch, at: Tensor, masks: Tensor | None) -> Tensor:
 
 
 def _margins_and_slope(batch: AttackBatch, points: Tensor, masks: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The margins and their gradients, zero where they are cut or no number."""
+    """The margins and their gradients, zero where they are cut or NaN."""
     with torch.enable_grad():
         leaf = points.detach().requires_grad_()
         scores = _margins(batch, leaf, masks)

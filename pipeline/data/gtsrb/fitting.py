@@ -15,18 +15,18 @@ from pipeline.data.gtsrb.shapes import Outline, Shape, shape_of, unit_shape
 Roi = tuple[int, int, int, int]
 """x1, y1, x2, y2 as the annotation files give them: pixel indices, the last column and row included."""
 
-Colour = Literal["red", "blue", "yellow"]
+Color = Literal["red", "blue", "yellow"]
 Params = Float64[np.ndarray, "candidates 5"]
 """Shift in x and y, log scale, log aspect, turn; each in units of its ``_spread``."""
 
 # Gap between the ROI's outer edge and the plate: a constant in pixels and a share of the shorter side of the ROI.
 MARGIN, MARGIN_SHARE = 0.5, 0.02
 
-# Where a colour begins and ends on the plate, as a share of the shorter side inwards of the outer edge.
+# Where a color begins and ends on the plate, as a share of the shorter side inwards of the outer edge.
 RIM: dict[Shape, float] = {"circle": 0.028, "triangle": 0.033, "inverted-triangle": 0.031, "octagon": 0.06, "diamond": 0.157}
 RING: dict[Shape, float] = {"circle": 0.147, "triangle": 0.1225, "inverted-triangle": 0.1225}
 INWARD = 0.2
-"""Pixels that blur moves those colour edges further inwards, whatever the size of the sign."""
+"""Pixels that blur moves those color edges further inwards, whatever the size of the sign."""
 
 BLUR = 0.5
 """Standard deviation of the smoothing, pixels."""
@@ -59,7 +59,7 @@ def refined_outline(image: UInt8[np.ndarray, "height width 3"], roi: Roi, class_
     """Move, scale, stretch and turn the plain outline to where the image has the sign's edges; None where it shows none.
 
     Maximises, over five parameters with a Gaussian prior around the plain outline: the contrast across the outer edge in any
-    colour, plus the fall of the sign's own colour (red, blue, yellow) at its known distance inside the edge, plus, for signs with a
+    color, plus the fall of the sign's own color (red, blue, yellow) at its known distance inside the edge, plus, for signs with a
     red ring, its rise at the ring's inner edge. Pattern search from the three best points of a coarse grid; no randomness.
     """
     plain = plain_outline(roi, class_number)
@@ -68,8 +68,8 @@ def refined_outline(image: UInt8[np.ndarray, "height width 3"], roi: Roi, class_
     return None if score < MIN_EVIDENCE * len(evidence.edges) else evidence.outline(params)
 
 
-def _colour_of(class_number: int) -> Colour | None:
-    """The chromatic colour that ends near the sign's edge; None for the white signs with grey bars."""
+def _color_of(class_number: int) -> Color | None:
+    """The chromatic color that ends near the sign's edge; None for the white signs with grey bars."""
     if class_number in (6, 32, 41, 42):
         return None
     if class_number == 12:
@@ -79,7 +79,7 @@ def _colour_of(class_number: int) -> Colour | None:
 
 def _has_ring(class_number: int) -> bool:
     """A red ring around a white field: neither the stop sign nor no-entry, which are red throughout."""
-    return _colour_of(class_number) == "red" and class_number not in (14, 17)
+    return _color_of(class_number) == "red" and class_number not in (14, 17)
 
 
 class _Evidence:
@@ -89,14 +89,14 @@ class _Evidence:
         self.plain = plain
         self.side = min(plain.width, plain.height)
         self.reach = max(REACH, REACH_SHARE * self.side)
-        self.colour = _colour_of(class_number)
-        self.features = _features(image, roi, self.colour)
+        self.color = _color_of(class_number)
+        self.features = _features(image, roi, self.color)
         self.unit = unit_shape(plain.shape, NUM_POINTS) * (plain.width, plain.height)
         along = np.roll(self.unit, -1, axis=0) - np.roll(self.unit, 1, axis=0)
         self.normals = np.stack([along[:, 1], -along[:, 0]], axis=1)
-        # Each edge: how far inside the outline in pixels, and whether the colour falls (+1) or rises (-1) outwards there.
+        # Each edge: how far inside the outline in pixels, and whether the color falls (+1) or rises (-1) outwards there.
         self.edges = [(0.0, 0.0)]
-        if self.colour is not None:
+        if self.color is not None:
             self.edges.append((RIM[plain.shape] * self.side + INWARD, 1.0))
         if _has_ring(class_number):
             self.edges.append((RING[plain.shape] * self.side + INWARD, -1.0))
@@ -198,8 +198,8 @@ def _saturate(difference: np.ndarray) -> np.ndarray:
     return np.asarray(difference / (1 + np.abs(difference)))
 
 
-def _features(image: UInt8[np.ndarray, "height width 3"], roi: Roi, colour: Colour | None) -> Float32[np.ndarray, "height width 4"]:
-    """Square-root RGB and the share of the sign's colour, smoothed, each in units of its spread in the ROI."""
+def _features(image: UInt8[np.ndarray, "height width 3"], roi: Roi, color: Color | None) -> Float32[np.ndarray, "height width 4"]:
+    """Square-root RGB and the share of the sign's color, smoothed, each in units of its spread in the ROI."""
     linear = image.astype(np.float32) / 255
     red, green, blue = np.moveaxis(linear, -1, 0)
     share = {
@@ -207,7 +207,7 @@ def _features(image: UInt8[np.ndarray, "height width 3"], roi: Roi, colour: Colo
         "blue": blue - 0.5 * (red + green),
         "yellow": 0.5 * (red + green) - blue,
         None: np.zeros_like(red),
-    }[colour] / (red + green + blue + 0.06)
+    }[color] / (red + green + blue + 0.06)
     features = cv2.GaussianBlur(np.dstack([np.sqrt(linear + 0.002), share]), (0, 0), BLUR, borderType=cv2.BORDER_REPLICATE)
     x1, y1, x2, y2 = roi
     inside = features[y1 : y2 + 1, x1 : x2 + 1]

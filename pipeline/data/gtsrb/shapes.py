@@ -30,7 +30,7 @@ def shape_of(class_number: int) -> Shape:
 
 @dataclass(frozen=True, kw_only=True)
 class Outline:
-    """A shape placed in an image: centre and size of its upright box in pixels, turned about the centre."""
+    """A shape placed in an image: center and size of its upright box in pixels, turned about the center."""
 
     shape: Shape
     x: float
@@ -76,11 +76,11 @@ def _round_corners(corners: Float64[np.ndarray, "corners 2"], radius: float) -> 
     if radius == 0:
         return corners
     half_turn = np.pi / len(corners)
-    centres = corners * (1 - radius / np.cos(half_turn) / np.linalg.norm(corners[0]))
+    centers = corners * (1 - radius / np.cos(half_turn) / np.linalg.norm(corners[0]))
     arcs = []
-    for corner, centre in zip(corners, centres, strict=True):
+    for corner, center in zip(corners, centers, strict=True):
         turn = np.arctan2(corner[1], corner[0]) + np.linspace(-half_turn, half_turn, 7)
-        arcs.append(centre + radius * np.stack([np.cos(turn), np.sin(turn)], axis=1))
+        arcs.append(center + radius * np.stack([np.cos(turn), np.sin(turn)], axis=1))
     return np.concatenate(arcs)
 
 

@@ -14,7 +14,7 @@ SUPERSAMPLING = 2
 """Canvas pixels per image pixel, along each axis, where backgrounds are painted."""
 
 Tone = Float32[np.ndarray, "size size"]
-"""0 is the dark colour of a background, 1 its light colour; values outside are cut off."""
+"""0 is the dark color of a background, 1 its light color; values outside are cut off."""
 
 
 def paint_background(
@@ -22,27 +22,27 @@ def paint_background(
 ) -> UInt8[np.ndarray, "side side 3"]:
     """A cluttered background.
 
-    ``kind`` is one of ``KINDS``; ``hue`` in [0, 1] (a colour circle) is that of the texture. Distractors take the colours, outlines
+    ``kind`` is one of ``KINDS``; ``hue`` in [0, 1] (a color circle) is that of the texture. Distractors take the colors, outlines
     and glyphs of signs, whatever kind and hue are.
     """
     size = side * SUPERSAMPLING
     tone = KINDS[kind](size, generator) + _noise(size, 5, 0.12, generator) + _noise(size, size // 3, 0.08, generator)
     np.clip(tone, 0, 1, out=tone)
-    dark, light = _colours(hue, generator)
+    dark, light = _colors(hue, generator)
     canvas: np.ndarray = (dark + tone[:, :, None] * (light - dark)).astype(np.uint8)
     for _ in range(num_distractors):
         _add_distractor(canvas, side, generator)
     return cv2.resize(canvas, (side, side), interpolation=cv2.INTER_AREA)
 
 
-def _colours(hue: float, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _colors(hue: float, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     saturation, value, contrast, drift = generator.random(4)
     middle, spread = 0.35 + 0.3 * value, 0.12 + 0.18 * contrast
-    colours = (
+    colors = (
         colorsys.hsv_to_rgb((hue + sign * 0.04 * (drift - 0.5)) % 1, 0.3 + 0.4 * saturation, middle + sign * spread)
         for sign in (-1, 1)
     )
-    dark, light = (np.array(colour, np.float32) * 255 for colour in colours)
+    dark, light = (np.array(color, np.float32) * 255 for color in colors)
     return dark, light
 
 
@@ -98,11 +98,11 @@ def _blobs(size: int, generator: np.random.Generator) -> Tone:
 def _leaves(size: int, generator: np.random.Generator) -> Tone:
     canvas = np.full((size, size), 40, np.uint8)
     count = 28
-    centres = generator.integers(0, size, (count, 2)).tolist()
+    centers = generator.integers(0, size, (count, 2)).tolist()
     lengths = (generator.uniform(0.05, 0.13, count) * size).astype(int).tolist()
     angles, shades = generator.uniform(0, 180, count).tolist(), generator.integers(0, 256, count).tolist()
-    for centre, length, angle, shade in zip(centres, lengths, angles, shades, strict=True):
-        cv2.ellipse(canvas, centre, (length, length // 3 + 1), angle, 0, 360, shade, -1)
+    for center, length, angle, shade in zip(centers, lengths, angles, shades, strict=True):
+        cv2.ellipse(canvas, center, (length, length // 3 + 1), angle, 0, 360, shade, -1)
     return canvas.astype(np.float32) / np.float32(255)
 
 
@@ -119,19 +119,19 @@ def _add_distractor(canvas: Canvas, side: int, generator: np.random.Generator) -
     """One part of a sign: an outline with or without filling, a lone glyph, a pole, or an arc of a rim."""
     what, style, outline, glyph = (int(number) for number in generator.integers(0, (5, len(STYLES), len(SILHOUETTES), len(GLYPHS))))
     x, y, size, turn = generator.random(4).tolist()
-    colours = STYLES[style]
+    colors = STYLES[style]
     pose = Pose(x=x * side, y=y * side, unit=(0.1 + 0.14 * size) * side, turn=360 * turn)
     placed = pose.place(list(SILHOUETTES.values())[outline].outline)
     if what == 0:
-        fill(canvas, placed, colours.rim, scale=SUPERSAMPLING)
-        fill(canvas, pose.place(list(SILHOUETTES.values())[outline].outline * 0.7), colours.fill, scale=SUPERSAMPLING)
+        fill(canvas, placed, colors.rim, scale=SUPERSAMPLING)
+        fill(canvas, pose.place(list(SILHOUETTES.values())[outline].outline * 0.7), colors.fill, scale=SUPERSAMPLING)
     elif what == 1:
-        draw(canvas, placed, colours.rim, width=0.03 * side, closed=True, scale=SUPERSAMPLING)
+        draw(canvas, placed, colors.rim, width=0.03 * side, closed=True, scale=SUPERSAMPLING)
     elif what == 2:
-        draw_glyph(canvas, list(GLYPHS)[glyph], pose, colours.glyph, scale=SUPERSAMPLING)
+        draw_glyph(canvas, list(GLYPHS)[glyph], pose, colors.glyph, scale=SUPERSAMPLING)
     elif what == 3:
         pole = np.array([[-6.0, 0.0], [6.0, 0.0]])
-        draw(canvas, pose.place(pole), colours.fill, width=pose.unit / 4, closed=False, scale=SUPERSAMPLING)
+        draw(canvas, pose.place(pole), colors.fill, width=pose.unit / 4, closed=False, scale=SUPERSAMPLING)
     else:
         arc = SILHOUETTES["circle"].outline[:24] * 3
-        draw(canvas, pose.place(arc), colours.rim, width=0.05 * side, closed=False, scale=SUPERSAMPLING)
+        draw(canvas, pose.place(arc), colors.rim, width=0.05 * side, closed=False, scale=SUPERSAMPLING)

@@ -1,4 +1,4 @@
-"""The figures of the synthetic set: convex silhouettes of unit area, stroke glyphs, colour styles, and how they are painted.
+"""The figures of the synthetic set: convex silhouettes of unit area, stroke glyphs, color styles, and how they are painted.
 
 Coordinates are x to the right and y downwards; pixel (row, column) covers [column, column + 1] x [row, row + 1].
 """
@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 """RGB, 0 to 255."""
 Points = Float[np.ndarray, "points 2"]
 Canvas = UInt8[np.ndarray, "size size 3"]
@@ -40,11 +40,11 @@ class Stroke:
 
 @dataclass(frozen=True, kw_only=True)
 class Style:
-    """Colours of a sign; fill and glyph always differ strongly in brightness."""
+    """Colors of a sign; fill and glyph always differ strongly in brightness."""
 
-    rim: Colour
-    fill: Colour
-    glyph: Colour
+    rim: Color
+    fill: Color
+    glyph: Color
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,26 +70,26 @@ def area(outline: Points) -> float:
     return float(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2)
 
 
-def fill(canvas: Canvas, outline: Points, colour: Colour, *, scale: int) -> None:
+def fill(canvas: Canvas, outline: Points, color: Color, *, scale: int) -> None:
     """Fill a convex outline; ``scale`` is canvas pixels per unit of the outline's coordinates."""
-    cv2.fillConvexPoly(canvas, _fixed_point(outline, scale), colour, cv2.LINE_8, _SHIFT)
+    cv2.fillConvexPoly(canvas, _fixed_point(outline, scale), color, cv2.LINE_8, _SHIFT)
 
 
-def draw(canvas: Canvas, points: Points, colour: Colour, *, width: float, closed: bool, scale: int) -> None:
+def draw(canvas: Canvas, points: Points, color: Color, *, width: float, closed: bool, scale: int) -> None:
     """Draw a polyline of ``width``, at least one canvas pixel; ``scale`` as in ``fill``."""
-    cv2.polylines(canvas, [_fixed_point(points, scale)], closed, colour, max(1, round(width * scale)), cv2.LINE_8, _SHIFT)
+    cv2.polylines(canvas, [_fixed_point(points, scale)], closed, color, max(1, round(width * scale)), cv2.LINE_8, _SHIFT)
 
 
-def draw_glyph(canvas: Canvas, name: str, pose: Pose, colour: Colour, *, scale: int) -> None:
+def draw_glyph(canvas: Canvas, name: str, pose: Pose, color: Color, *, scale: int) -> None:
     """Draw a glyph of ``GLYPHS``; the pose's unit is the radius of the circle that holds it."""
     for stroke in GLYPHS[name]:
-        draw(canvas, pose.place(stroke.points), colour, width=stroke.width * pose.unit, closed=stroke.closed, scale=scale)
+        draw(canvas, pose.place(stroke.points), color, width=stroke.width * pose.unit, closed=stroke.closed, scale=scale)
 
 
 def paint_sign(silhouette: str, glyph: str, style: Style, pose: Pose, *, rim: float, side: int) -> UInt8[np.ndarray, "side side 3"]:
-    """Colours of a sign, to be laid over a background with ``coverage`` of its outline as opacity.
+    """Colors of a sign, to be laid over a background with ``coverage`` of its outline as opacity.
 
-    The rim's colour reaches beyond the outline, so that no other colour bleeds into edge pixels. The pose's unit is the
+    The rim's color reaches beyond the outline, so that no other color bleeds into edge pixels. The pose's unit is the
     square root of the sign's area; ``rim`` is the rim's width in inner radii of the silhouette.
     """
     figure = SILHOUETTES[silhouette]
@@ -102,7 +102,7 @@ def paint_sign(silhouette: str, glyph: str, style: Style, pose: Pose, *, rim: fl
 
 
 def _fixed_point(points: Points, scale: int) -> np.ndarray:
-    # OpenCV counts from pixel centres, we count from pixel corners.
+    # OpenCV counts from pixel centers, we count from pixel corners.
     return np.rint((points * scale - 0.5) * (1 << _SHIFT)).astype(np.int32)
 
 
@@ -112,18 +112,18 @@ def _regular(corners: int, first: float) -> Points:
 
 
 def _silhouette(points: Points) -> Silhouette:
-    """Scale a mirror-symmetric outline to area 1 and centre it on its largest inscribed circle."""
+    """Scale a mirror-symmetric outline to area 1 and center it on its largest inscribed circle."""
     points = points / np.sqrt(area(points))
     edges = np.roll(points, -1, axis=0) - points
     normals = np.stack([-edges[:, 1], edges[:, 0]], axis=1) / np.linalg.norm(edges, axis=1, keepdims=True)
     if np.dot(normals[0], points.mean(axis=0) - points[0]) < 0:
         normals = -normals
-    # Mirror symmetry puts the circle's centre on the vertical axis, where the distance to the nearest edge is concave.
+    # Mirror symmetry puts the circle's center on the vertical axis, where the distance to the nearest edge is concave.
     heights = np.linspace(points[:, 1].min(), points[:, 1].max(), 2001)
-    centres = np.stack([np.zeros_like(heights), heights], axis=1)
-    radii = ((centres[:, None] - points) * normals).sum(axis=2).min(axis=1)
+    centers = np.stack([np.zeros_like(heights), heights], axis=1)
+    radii = ((centers[:, None] - points) * normals).sum(axis=2).min(axis=1)
     best = int(radii.argmax())
-    return Silhouette(outline=points - centres[best], inner_radius=float(radii[best]))
+    return Silhouette(outline=points - centers[best], inner_radius=float(radii[best]))
 
 
 def _arch() -> Points:
@@ -195,4 +195,4 @@ STYLES: tuple[Style, ...] = (
     Style(rim=_BLACK, fill=(246, 190, 40), glyph=_BLACK),
     Style(rim=_BLACK, fill=_WHITE, glyph=_BLACK),
 )
-"""Drawn independently of the class: colours never give it away."""
+"""Drawn independently of the class: colors never give it away."""

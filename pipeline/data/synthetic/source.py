@@ -1,6 +1,6 @@
 """The embedded source: procedural traffic-sign-like figures with exact masks on cluttered backgrounds.
 
-A class is a glyph. Colours say nothing about it; ``shape_leak`` decides what the silhouette says about it, and
+A class is a glyph. Colors say nothing about it; ``shape_leak`` decides what the silhouette says about it, and
 ``background_correlation`` what the background says about it in the training split.
 """
 
@@ -16,7 +16,7 @@ from pipeline.data.sample import Plan, Reject, Sample
 from pipeline.data.splits import SPLITS, Split
 from pipeline.data.synthetic.backgrounds import KINDS, paint_background
 from pipeline.data.synthetic.config import SyntheticConfig
-from pipeline.data.synthetic.glyphs import GLYPHS, SILHOUETTES, STYLES, Colour, Points, Pose, Style, paint_sign
+from pipeline.data.synthetic.glyphs import GLYPHS, SILHOUETTES, STYLES, Color, Points, Pose, Style, paint_sign
 
 VERSION = 1
 _CHUNK = 64
@@ -154,8 +154,8 @@ def _pose(silhouette: str, unit: float, turn: float, share: tuple[float, float],
 
 
 def _jittered(style: Style, offsets: np.ndarray) -> Style:
-    def shifted(colour: Colour, offset: np.ndarray) -> Colour:
-        red, green, blue = np.clip(np.array(colour) + offset, 0, 255).tolist()
+    def shifted(color: Color, offset: np.ndarray) -> Color:
+        red, green, blue = np.clip(np.array(color) + offset, 0, 255).tolist()
         return red, green, blue
 
     return Style(rim=shifted(style.rim, offsets[0]), fill=shifted(style.fill, offsets[1]), glyph=shifted(style.glyph, offsets[2]))

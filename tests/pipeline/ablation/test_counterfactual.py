@@ -14,7 +14,7 @@ from pipeline.ablation.counterfactual import Attribution, attribute, decompose_a
 from pipeline.attacks.objectives import margin
 from pipeline.data.loader import read_rows
 from pipeline.evaluation.evaluator import attack_images
-from pipeline.evaluation.metrics import robust_accuracy, standing
+from pipeline.evaluation.metrics import robust_accuracy, robust_images
 from pipeline.evaluation.records import RecordStore, Status, read_records
 from pipeline.masks.config import Fill, MaskConfig, MaskSource
 from pipeline.masks.context import MaskContext
@@ -64,11 +64,11 @@ def test_each_path_of_a_system_computed_by_hand() -> None:
 
 
 def test_the_attributions_split_the_images_without_remainder() -> None:
-    names = ("oracle_stands", "stands", "clean_correct", "pixels_fall", "mask_falls")
+    names = ("oracle_robust", "robust", "clean_correct", "pixels_wrong", "mask_wrong")
     found = {values: attribute(**dict(zip(names, values, strict=True))) for values in product((False, True), repeat=5)}
-    for (oracle_stands, stands, *_), given in found.items():
-        assert (given in (Attribution.STANDS, Attribution.GAINED)) == stands
-        assert given.startswith("lost-") == (oracle_stands and not stands)
+    for (oracle_robust, robust, *_), given in found.items():
+        assert (given in (Attribution.ROBUST, Attribution.GAINED)) == robust
+        assert given.startswith("lost-") == (oracle_robust and not robust)
     lost = {values[2:]: given for values, given in found.items() if values[:2] == (True, False)}
     assert {lost[False, pixels, mask] for pixels in (False, True) for mask in (False, True)} == {Attribution.LOST_CLEAN}
     assert lost[True, True, False] == Attribution.LOST_PIXELS
@@ -79,16 +79,16 @@ def test_the_attributions_split_the_images_without_remainder() -> None:
 
 def verdicts(records: pl.DataFrame) -> pl.DataFrame:
     return pl.concat(
-        standing(records, epsilon).select("sample_id", epsilon=pl.lit(epsilon), stands="standing")
+        robust_images(records, epsilon).select("sample_id", epsilon=pl.lit(epsilon), robust="robust")
         for epsilon in records["epsilon"].unique().sort().to_list()
     )
 
 
 def test_saved_images_are_scored_by_the_paths_of_the_system_that_they_fooled(small: ModuleType, tmp_path: Path) -> None:
-    plan = small.plan(save_images=True)
-    attack_images(plan, RecordStore(tmp_path), device=CPU, advance=[].append)
+    run = small.evaluation_run(save_images=True)
+    attack_images(run, RecordStore(tmp_path), device=CPU, advance=[].append)
     records = read_records(tmp_path)
-    found = rescored_margins(plan.system, plan.dataset, [tmp_path], batch_size=7, device=CPU)
+    found = rescored_margins(run.system, run.dataset, [tmp_path], batch_size=7, device=CPU)
     assert len(found) == small.IMAGES * len(small.EPSILONS)
     # Brute force over the parts: every image and epsilon has the margins of one of its saved images of the largest margin.
     store = RecordStore(tmp_path)
@@ -97,28 +97,30 @@ def test_saved_images_are_scored_by_the_paths_of_the_system_that_they_fooled(sma
         table = store.read(unit).filter(pl.col("status") == Status.ATTACKED)
         for row, image in zip(table.iter_rows(named=True), store.read_images(unit), strict=True):
             saved[row["sample_id"], row["attack"], row["epsilon"]] = image
-    ids = plan.dataset.samples["sample_id"].to_list()
+    ids = run.dataset.samples["sample_id"].to_list()
     for row in found.iter_rows(named=True):
         of_image = records.filter((pl.col("sample_id") == row["sample_id"]) & (pl.col("epsilon") == row["epsilon"]))
         worst = of_image.sort("adversarial_margin", descending=True).row(0, named=True)
-        batch = read_rows(plan.dataset, np.array([ids.index(row["sample_id"])]))
+        batch = read_rows(run.dataset, np.array([ids.index(row["sample_id"])]))
         points = batch.images
         if worst["found_by"] is not None:
             points = torch.from_numpy(saved[row["sample_id"], worst["found_by"], worst["found_epsilon"]])[None]
         with torch.no_grad():
-            logits = plan.system.classify(points, plan.system.masks(batch.images), None)
+            logits = run.system.classify(points, run.system.masks(batch.images), None)
         assert row["pixels_margin"] == pytest.approx(margin(logits, batch.labels).item(), abs=1e-4)
 
 
 @pytest.mark.slow
 def test_of_several_evaluations_the_strongest_image_is_scored(small: ModuleType, tmp_path: Path) -> None:
     """One that stops at the first success, and one that runs to its end: its images are deeper beyond the boundary."""
-    plans = {name: small.plan(save_images=True, attack_all=name == "to the end") for name in ("first success", "to the end")}
+    runs = {
+        name: small.evaluation_run(save_images=True, attack_all=name == "to the end") for name in ("first success", "to the end")
+    }
     alone = {}
-    for name, plan in plans.items():
-        attack_images(plan, RecordStore(tmp_path / name), device=CPU, advance=[].append)
-        alone[name] = rescored_margins(plan.system, plan.dataset, [tmp_path / name], batch_size=8, device=CPU)
-    both = rescored_margins(plan.system, plan.dataset, [tmp_path / name for name in plans], batch_size=8, device=CPU)
+    for name, run in runs.items():
+        attack_images(run, RecordStore(tmp_path / name), device=CPU, advance=[].append)
+        alone[name] = rescored_margins(run.system, run.dataset, [tmp_path / name], batch_size=8, device=CPU)
+    both = rescored_margins(run.system, run.dataset, [tmp_path / name for name in runs], batch_size=8, device=CPU)
     keys = ["sample_id", "epsilon"]
     joined = both.join(alone["first success"], on=keys, suffix="_first").join(alone["to the end"], on=keys, suffix="_end")
     assert len(joined) == len(both) == small.IMAGES * len(small.EPSILONS)
@@ -132,13 +134,13 @@ def test_of_several_evaluations_the_strongest_image_is_scored(small: ModuleType,
 def test_lost_minus_gained_is_the_difference_of_the_robust_accuracies(small: ModuleType, tmp_path: Path) -> None:
     tables = {}
     for source in (MaskSource.LEARNED, MaskSource.ORACLE):
-        plan = small.plan(source, attacks={"pgd": small.ATTACKS["pgd"]}, save_images=True)
-        attack_images(plan, RecordStore(tmp_path / source), device=CPU, advance=[].append)
+        run = small.evaluation_run(source, attacks={"pgd": small.ATTACKS["pgd"]}, save_images=True)
+        attack_images(run, RecordStore(tmp_path / source), device=CPU, advance=[].append)
         tables[source] = read_records(tmp_path / source)
     learned, oracle = tables[MaskSource.LEARNED], tables[MaskSource.ORACLE]
     right = learned.unique("sample_id").select("sample_id", "group", clean_correct=pl.col("clean_prediction") == pl.col("label"))
-    plan = small.plan(MaskSource.LEARNED, save_images=True)
-    margins = rescored_margins(plan.system, plan.dataset, [tmp_path / MaskSource.LEARNED], batch_size=8, device=CPU)
+    run = small.evaluation_run(MaskSource.LEARNED, save_images=True)
+    margins = rescored_margins(run.system, run.dataset, [tmp_path / MaskSource.LEARNED], batch_size=8, device=CPU)
     arm = verdicts(learned).join(right, on="sample_id")
     rows = decompose_arm(arm, verdicts(oracle), margins, {"pixels": verdicts(learned)})
     assert rows.columns[:2] == ["sample_id", "epsilon"]
@@ -150,4 +152,4 @@ def test_lost_minus_gained_is_the_difference_of_the_robust_accuracies(small: Mod
         lost = sum(estimates[str(each)].value for each in Attribution if each.startswith("lost-"))
         difference = robust_accuracy(oracle, epsilon).value - robust_accuracy(learned, epsilon).value
         assert lost - estimates["gained"].value == pytest.approx(difference)
-        assert estimates["pixels-attack-stands"].value == pytest.approx(robust_accuracy(learned, epsilon).value)
+        assert estimates["pixels-attack-robust"].value == pytest.approx(robust_accuracy(learned, epsilon).value)

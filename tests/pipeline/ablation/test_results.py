@@ -61,12 +61,12 @@ def job_of(kind: type) -> Job:
 
 def rows() -> pl.DataFrame:
     text = ("arm", "oracle_arm", "classifier_objective", "segmenter_objective", "train_masks", "test_masks", "oracle_train_masks")
-    truth = ("stands", "oracle_stands", "clean_correct", *(f"{path}_attack_stands" for path in ("both", "pixels", "mask")))
+    truth = ("robust", "oracle_robust", "clean_correct", *(f"{path}_attack_robust" for path in ("both", "pixels", "mask")))
     columns: dict[str, Any] = {name: ["learned"] * 4 for name in (*text, "group")}
     columns |= {name: [True] * 4 for name in truth}
     columns |= {name: [0.5] * 4 for name in ("margin", "pixels_margin", "mask_margin", "oracle_mask_margin")}
     columns |= {"sample_id": list("abcd"), "seed": [0] * 4, "epsilon": [2 / 255, 8 / 255, 8 / 255, 8 / 255]}
-    return pl.DataFrame(columns | {"attribution": ["lost-mask", "lost-mask", "gained", "stands"]})
+    return pl.DataFrame(columns | {"attribution": ["lost-mask", "lost-mask", "gained", "robust"]})
 
 
 def test_a_line_tells_what_a_job_found(tmp_path: Path) -> None:
@@ -108,8 +108,8 @@ def test_a_damaged_summary_is_one_line_with_the_remedy(tmp_path: Path) -> None:
         (lambda path: rows().drop("attribution").write_parquet(path), "of another version or damaged (columns attribution)"),
         (lambda path: rows().cast({"epsilon": pl.String}).write_parquet(path), "of another version or damaged (columns epsilon)"),
         (
-            lambda path: rows().with_columns(stands=pl.lit(None, pl.Boolean)).write_parquet(path),
-            "of another version or damaged (columns stands)",
+            lambda path: rows().with_columns(robust=pl.lit(None, pl.Boolean)).write_parquet(path),
+            "of another version or damaged (columns robust)",
         ),
     ],
 )

@@ -38,7 +38,7 @@ def make_system() -> Callable[..., TwoStage]:
             segmenter = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Tanh(), nn.Conv2d(4, 1, 3, padding=1))
             sample = torch.rand(64, 3, SIDE, SIDE)
         masking = MaskConfig(source=source, fill=fill, surrogate=surrogate)  # type: ignore[arg-type]
-        system = TwoStage(classifier, masks=masking, segmenter=segmenter, mean_colour=(0.4, 0.5, 0.6))
+        system = TwoStage(classifier, masks=masking, segmenter=segmenter, mean_color=(0.4, 0.5, 0.6))
         with torch.no_grad():
             segmenter[2].weight.mul_(4)
             classifier[4].weight.mul_(30)

@@ -66,8 +66,8 @@ def main(small: str, directory: str) -> None:
     from pipeline.evaluation.records import RecordStore
 
     suite = validate(AttackSuite, {"attacks": {"toy": {"kind": "one-step", "share": "1/2"}}})
-    plan = runpy.run_path(small)["plan"](attacks=suite.attacks, epsilons=(0.0, 0.02), save_images=True)
-    attack_images(plan, RecordStore(Path(directory)), device=torch.device("cpu"), advance=[].append)
+    run = runpy.run_path(small)["evaluation_run"](attacks=suite.attacks, epsilons=(0.0, 0.02), save_images=True)
+    attack_images(run, RecordStore(Path(directory)), device=torch.device("cpu"), advance=[].append)
     words = [
         "prepared=p",
         "run=r",

@@ -56,7 +56,7 @@ def stages() -> tuple[nn.Module, nn.Module]:
 
 def system(stages: tuple[nn.Module, nn.Module], source: MaskSource = MaskSource.LEARNED, fill: Fill = Fill.GREY) -> TwoStage:
     config = MaskConfig(source=source, fill=fill)
-    return TwoStage(stages[1], masks=config, segmenter=stages[0], mean_colour=(0.3, 0.4, 0.6)).eval()
+    return TwoStage(stages[1], masks=config, segmenter=stages[0], mean_color=(0.3, 0.4, 0.6)).eval()
 
 
 def batch(size: int = 4) -> tuple[Tensor, MaskContext]:

@@ -138,7 +138,7 @@ def test_random_points_are_uniform_in_the_ball(region: Tensor | None) -> None:
     cube = (linf_ball(images, 0.1, region).random_points(seeds) - images).double()
     free = 12 if region is None else 9
     assert stats.kstest(cube[cube != 0].numpy(), stats.uniform(-0.1, 0.2).cdf).pvalue > 1e-3
-    # In d dimensions the share of the volume within r of the centre is (r / epsilon)^d.
+    # In d dimensions the share of the volume within r of the center is (r / epsilon)^d.
     lengths = norms(l2_ball(images, 0.1, region).random_points(seeds) - images)
     assert stats.kstest(((lengths / 0.1) ** free).numpy(), "uniform").pvalue > 1e-3
 

@@ -278,7 +278,7 @@ def test_a_background_attack_on_the_oracle_system_with_a_fill_of_its_own_changes
     images = torch.rand(4, 3, 8, 8, generator=seeded(13))
     oracle = torch.rand(4, 1, 8, 8, generator=seeded(14)).sub(0.5).clamp_min(0)  # soft edges and true background
     context = MaskContext(oracle_masks=oracle, substitutes=oracle, sample_seeds=torch.arange(4))
-    system = TwoStage(network(), masks=MaskConfig(source=MaskSource.ORACLE, fill=fill), mean_colour=(0.2, 0.5, 0.7)).eval()
+    system = TwoStage(network(), masks=MaskConfig(source=MaskSource.ORACLE, fill=fill), mean_color=(0.2, 0.5, 0.7)).eval()
     labels = torch.tensor([0, 1, 2, 3])
     objective = ModelObjective(model=system, score=cross_entropy, targets=(labels,), context=context)
     background = region_masks(Region.BACKGROUND, oracle, radius=1)
@@ -378,7 +378,7 @@ def test_restarts_begin_at_different_points() -> None:
     assert len({tuple(points.flatten().tolist()) for points in begins}) == 3
 
 
-# Behaviour around the search
+# Behavior around the search
 
 
 @BOTH

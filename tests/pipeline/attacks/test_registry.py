@@ -25,7 +25,7 @@ def run(*command: str) -> str:
 @pytest.mark.slow
 def test_an_attack_of_another_file_goes_through_suite_evaluation_and_configuration(small: ModuleType, tmp_path: Path) -> None:
     assert run(str(HERE / "one_step.py"), small.__file__, str(tmp_path)) == "True\n"
-    plan = small.plan(epsilons=(0.0, 0.02))
+    evaluation = small.evaluation_run(epsilons=(0.0, 0.02))
     store, attacked = RecordStore(tmp_path), 0
     for unit in sorted(store.units()):
         part = store.read(unit, attack="toy").filter(pl.col("status") == Status.ATTACKED)
@@ -33,7 +33,7 @@ def test_an_attack_of_another_file_goes_through_suite_evaluation_and_configurati
             assert (part["linf"] <= 0.01 + 1e-7).all(), "half of epsilon"
             images = store.read_images(unit)
             rows = [int(sample_id[1:]) for sample_id in part["sample_id"]]
-            clean = plan.dataset.images[rows].transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
+            clean = evaluation.dataset.images[rows].transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
             moved = np.abs(np.abs(images - clean) - 0.01) < 1e-6
             assert (moved | (images == 0) | (images == 1)).mean() > 0.99, "one step along the sign, to the border of [0,1] at most"
             attacked += len(part)

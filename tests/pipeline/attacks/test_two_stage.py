@@ -117,7 +117,7 @@ def test_mask_likeness_is_minus_the_cross_entropy_of_its_pixels_and_climbs_where
 
 
 class Brightness(nn.Module):
-    """Mask logits 20 * (mean of the colours - 0.5): what the image is where, and a closed form of every attack on it."""
+    """Mask logits 20 * (mean of the colors - 0.5): what the image is where, and a closed form of every attack on it."""
 
     def forward(self, images: Tensor) -> Tensor:
         return 20 * (images.mean(dim=1, keepdim=True) - 0.5)

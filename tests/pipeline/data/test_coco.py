@@ -724,7 +724,7 @@ def plain_and_odd(made_up: MadeUp, **changes: Any) -> tuple[Sample, Sample, list
         {"bbox": None},
         {"bbox": []},
         {"bbox": [13.0, 43.0, 37.0, 67.0]},  # x0, y0, x1, y1
-        {"bbox": [25.0, 55.0, 24.0, 24.0]},  # centre and size
+        {"bbox": [25.0, 55.0, 24.0, 24.0]},  # center and size
         {"iscrowd": "0"},
         {"iscrowd": 0.0},
         {"iscrowd": None},

@@ -113,7 +113,7 @@ def test_a_deep_picture_of_another_range_is_refused_with_its_mode(tmp_path: Path
     assert detail in caught.value.detail
 
 
-def test_transparent_pixels_are_laid_on_white_whatever_colour_they_hide(tmp_path: Path) -> None:
+def test_transparent_pixels_are_laid_on_white_whatever_color_they_hide(tmp_path: Path) -> None:
     alpha = np.zeros((HEIGHT, WIDTH), np.uint8)
     alpha[5:10, 5:20], alpha[12:16] = 255, 100
     Image.fromarray(np.dstack([photo(), alpha])).save(tmp_path / "a.png")
@@ -151,13 +151,13 @@ def test_an_opaque_alpha_channel_changes_nothing_and_a_clear_one_is_refused(tmp_
 
 
 @pytest.mark.parametrize(("mode", "name"), [("1", "a.png"), ("P", "a.gif"), ("CMYK", "a.jpg"), ("YCbCr", "a.jpg"), ("L", "a.bmp")])
-def test_other_modes_are_the_colours_that_viewers_show(tmp_path: Path, mode: str, name: str) -> None:
+def test_other_modes_are_the_colors_that_viewers_show(tmp_path: Path, mode: str, name: str) -> None:
     stored = Image.fromarray(photo()).convert(mode)
     stored.save(tmp_path / name, **({"subsampling": 0, "quality": 98} if name.endswith("jpg") else {}))
     np.testing.assert_allclose(picture(tmp_path / name).array(), np.asarray(stored.convert("RGB")).astype(int), atol=9)
 
 
-def test_colours_without_an_agreed_meaning_are_refused(tmp_path: Path) -> None:
+def test_colors_without_an_agreed_meaning_are_refused(tmp_path: Path) -> None:
     Image.new("LAB", (4, 4)).save(tmp_path / "a.tif")
     with pytest.raises(Rejected, match="mode LAB"):
         picture(tmp_path / "a.tif")

@@ -38,9 +38,9 @@ def fault(path: Path) -> Rejected:
     return caught.value
 
 
-def palette(index: np.ndarray, colours: list[tuple[int, int, int]]) -> Image.Image:
+def palette(index: np.ndarray, colors: list[tuple[int, int, int]]) -> Image.Image:
     image = Image.fromarray(index.astype(np.uint8)).convert("P")
-    image.putpalette([value for colour in colours for value in colour] + [0] * (768 - 3 * len(colours)))
+    image.putpalette([value for color in colors for value in color] + [0] * (768 - 3 * len(colors)))
     return image
 
 
@@ -59,7 +59,7 @@ RIGHT: list[tuple[str, Callable[[], Image.Image], str]] = [
     ("m.png", lambda: palette(DISC, [(0, 0, 0), (128, 0, 0)]), "file-index"),
     ("m.png", lambda: palette(DISC, [(0, 0, 0), (50, 205, 90)]), "file-index"),
     ("m.png", lambda: palette(DISC * 7, [(255, 255, 255)] + [(9, 9, 9)] * 6 + [(255, 0, 255)]), "file-index"),
-    ("m.png", lambda: palette(~DISC, [(255, 255, 255), (0, 0, 0)]), "file-0-255"),  # grey colours: white is the object
+    ("m.png", lambda: palette(~DISC, [(255, 255, 255), (0, 0, 0)]), "file-0-255"),  # grey colors: white is the object
     ("m.tif", lambda: array(DISC.astype(np.uint16)), "file-16-bit"),
     ("m.png", lambda: array(DISC.astype(np.uint16) * 65535), "file-16-bit"),
     ("m.png", lambda: array(DISC.astype(np.uint16) * 300), "file-16-bit"),
@@ -167,21 +167,21 @@ WRONG: list[tuple[str, Callable[[], Image.Image], str, str]] = [
         "0 (0, 0, 0), 1 (128, 0, 0)",
     ),
     ("m.png", lambda: palette(np.where(DISC, 2, 1), [(0, 0, 0), (128, 0, 0), (0, 128, 0)]), "index-mask", "palette indices 1"),
-    ("m.png", lambda: array(np.where(DISC[..., None], (51, 221, 255), 0).astype(np.uint8)), "colour-mask", "(51, 221, 255)"),
-    ("m.jpg", lambda: array(np.where(DISC[..., None], (51, 221, 255), 0).astype(np.uint8)), "colour-mask", "channels differ"),
+    ("m.png", lambda: array(np.where(DISC[..., None], (51, 221, 255), 0).astype(np.uint8)), "color-mask", "(51, 221, 255)"),
+    ("m.jpg", lambda: array(np.where(DISC[..., None], (51, 221, 255), 0).astype(np.uint8)), "color-mask", "channels differ"),
     (
         "m.tif",
         lambda: array(np.where(DISC[..., None], (250, 50, 83), 9).astype(np.uint8)).convert("CMYK"),
-        "colour-mask",
+        "color-mask",
         "channels",
     ),
-    ("m.png", lambda: coloured_cut_out(), "colour-mask", "(51, 221, 255), (250, 50, 83)"),
+    ("m.png", lambda: colored_cut_out(), "color-mask", "(51, 221, 255), (250, 50, 83)"),
 ]
 
 
-def coloured_cut_out() -> Image.Image:
-    colours = np.where(DISC[..., None], (51, 221, 255), (250, 50, 83)).astype(np.uint8)
-    return array(np.dstack([colours, (DISC | OTHER).astype(np.uint8) * 255]))
+def colored_cut_out() -> Image.Image:
+    colors = np.where(DISC[..., None], (51, 221, 255), (250, 50, 83)).astype(np.uint8)
+    return array(np.dstack([colors, (DISC | OTHER).astype(np.uint8) * 255]))
 
 
 @pytest.mark.parametrize(("name", "make", "rule", "words"), WRONG, ids=[f"{n}-{case[2]}" for n, case in enumerate(WRONG)])

@@ -129,7 +129,7 @@ def test_the_plain_outline_is_centred_on_an_inclusive_box_and_stays_inside_it() 
 
 
 def painted(placed: Outline, *, seed: int) -> np.ndarray:
-    """A sign in its colours on a noisy grey background, edges anti-aliased."""
+    """A sign in its colors on a noisy grey background, edges anti-aliased."""
     background = np.full((60, 64, 3), (90.0, 95.0, 88.0)) + np.random.default_rng(seed).normal(0, 4, (60, 64, 3))
     red_ring: list[tuple[float, tuple[int, int, int]]] = [
         (0, (235, 235, 235)),
@@ -145,10 +145,10 @@ def painted(placed: Outline, *, seed: int) -> np.ndarray:
         "inverted-triangle": np.sqrt(1 / 12),
     }
     image, polygon = background, placed.points()
-    for inside, colour in layers.get(placed.shape, red_ring):
+    for inside, color in layers.get(placed.shape, red_ring):
         layer = polygon.mean(axis=0) + (1 - inside / inradius[placed.shape]) * (polygon - polygon.mean(axis=0))
         alpha = coverage(layer, width=64, height=60)[..., None]
-        image = alpha * np.array(colour, dtype=float) + (1 - alpha) * image
+        image = alpha * np.array(color, dtype=float) + (1 - alpha) * image
     return np.clip(np.rint(image), 0, 255).astype(np.uint8)
 
 
@@ -156,7 +156,7 @@ def painted(placed: Outline, *, seed: int) -> np.ndarray:
 def test_refining_finds_a_painted_sign_that_the_box_misses_by_pixels(shape: Shape) -> None:
     height = 33.0 if "triangle" in shape else 37.0  # upright plates: an equilateral triangle is wider than high
     truth = outline(shape, x=32.0, y=29.0, width=38.0, height=height, angle=0.0 if shape == "circle" else 0.05)
-    roi = (11, 12, 53, round(height) + 13)  # off centre by more than a pixel, and too large
+    roi = (11, 12, 53, round(height) + 13)  # off center by more than a pixel, and too large
     target = coverage(truth.points(), width=64, height=60)
     for seed in range(3):
         refined = refined_outline(painted(truth, seed=seed), roi, CLASS_OF[shape])

@@ -109,7 +109,7 @@ def test_a_silhouette_has_area_one_and_touches_its_inscribed_circle(name: str) -
 
 
 def turned_pictures_are_nearest_to_themselves(picture: Callable[[str, float], np.ndarray], names: list[str]) -> bool:
-    """Nearest neighbour over all turns up to 20 degrees: the figure itself in another turn must be nearer than any other figure."""
+    """Nearest neighbor over all turns up to 20 degrees: the figure itself in another turn must be nearer than any other figure."""
     references = [(name, picture(name, turn)) for name in names for turn in np.arange(-20.0, 20.1, 5.0).tolist()]
     return all(
         min(references, key=lambda reference: np.square(reference[1] - picture(name, turn)).sum())[0] == name
@@ -256,17 +256,17 @@ def test_background_correlation_leaves_the_sign_as_it_is() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("background_correlation", "split"), [(0.0, "train"), (1.0, "val"), (1.0, "train")])
-def test_background_colour_names_the_class_only_where_it_is_tied(background_correlation: float, split: str) -> None:
-    def background_colour(images: np.ndarray, masks: np.ndarray) -> np.ndarray:
-        colour = (images * (masks == 0)[..., None]).sum(axis=(1, 2)) / (masks == 0).sum(axis=(1, 2))[:, None]
-        return colour / colour.mean(axis=1, keepdims=True)
+def test_background_color_names_the_class_only_where_it_is_tied(background_correlation: float, split: str) -> None:
+    def background_color(images: np.ndarray, masks: np.ndarray) -> np.ndarray:
+        color = (images * (masks == 0)[..., None]).sum(axis=(1, 2)) / (masks == 0).sum(axis=(1, 2))[:, None]
+        return color / color.mean(axis=1, keepdims=True)
 
     config = SyntheticConfig(background_correlation=background_correlation)
     images, masks, labels = arrays(config, "train", 700)
-    centroids = background_colour(images[:500], masks[:500]), labels[:500]
+    centroids = background_color(images[:500], masks[:500]), labels[:500]
     if split == "val":
         images, masks, labels = arrays(config, "val", 200)
-    hits = nearest_centroid_hits(*centroids, background_colour(images[-200:], masks[-200:]), labels[-200:])
+    hits = nearest_centroid_hits(*centroids, background_color(images[-200:], masks[-200:]), labels[-200:])
     if background_correlation == 1 and split == "train":
         assert hits > 100
     else:
@@ -310,11 +310,11 @@ def test_the_other_silhouettes_are_drawn_uniformly_for_all_classes(shape_leak: f
     assert chisquare(table.ravel(), expected.ravel(), ddof=9).pvalue > 1e-3
 
 
-def test_colours_say_nothing_about_the_class() -> None:
+def test_colors_say_nothing_about_the_class() -> None:
     images, masks, labels = arrays(SyntheticConfig(shape_leak=1.0), "train", 700)
     weights = (masks == 1)[..., None] / (masks == 1).sum(axis=(1, 2))[:, None, None, None]
-    colour = (images * weights).sum(axis=(1, 2))
-    chroma = colour - colour.mean(axis=1, keepdims=True)
+    color = (images * weights).sum(axis=(1, 2))
+    chroma = color - color.mean(axis=1, keepdims=True)
     assert is_chance(nearest_centroid_hits(chroma[:500], labels[:500], chroma[500:], labels[500:]), 200)
 
 

@@ -7,16 +7,16 @@ from pipeline.data.config import AugmentConfig
 from pipeline.data.transforms import Augmentation
 
 
-def disc(side=64, centre=(32, 32), radius=14):
+def disc(side=64, center=(32, 32), radius=14):
     y, x = np.mgrid[:side, :side] + 0.5
-    inside = (x - centre[0]) ** 2 + (y - centre[1]) ** 2 < radius**2
+    inside = (x - center[0]) ** 2 + (y - center[1]) ** 2 < radius**2
     mask = np.where(inside, 255, 0).astype(np.uint8)
     return np.repeat(mask[:, :, None], 3, axis=2), mask
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_an_image_that_is_its_own_mask_stays_so(seed):
-    image, mask = disc(centre=(28, 36))
+    image, mask = disc(center=(28, 36))
     varied, varied_mask = Augmentation(AugmentConfig(shift=0.1, scale=0.2, rotation=30, horizontal_flip=True))(
         image, mask, seed=seed
     )

@@ -17,10 +17,10 @@ from pipeline.attacks.specs import ClassAttack, ClassLoss
 from pipeline.attacks.start import AttackStart
 from pipeline.attacks.tracker import verdict
 from pipeline.errors import NumberError
-from pipeline.evaluation.against_records import records_repeat, successes_stand, survivors_felled
+from pipeline.evaluation.against_records import records_repeat, successes_stand, survivors_misclassified
 from pipeline.evaluation.diagnostics import sanity_checks
 from pipeline.evaluation.evaluator import EvaluationRun, attack_images
-from pipeline.evaluation.metrics import standing
+from pipeline.evaluation.metrics import robust_images
 from pipeline.evaluation.records import MemoryStore
 from pipeline.masks.config import MaskSource
 from pipeline.system import System, as_system
@@ -31,9 +31,9 @@ STRONG = {"strong": ClassAttack(search="pgd", loss=ClassLoss.MARGIN, num_steps=4
 WEAK = {"one step": ClassAttack(search="pgd", loss=ClassLoss.MARGIN, num_steps=1)}
 
 
-def recorded(plan: EvaluationRun) -> pl.DataFrame:
+def recorded(run: EvaluationRun) -> pl.DataFrame:
     store = MemoryStore()
-    attack_images(plan, store, device=CPU, advance=lambda _: None)
+    attack_images(run, store, device=CPU, advance=lambda _: None)
     return store.records()
 
 
@@ -103,47 +103,49 @@ def pretending(records: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
     return records.with_columns(adversarial_prediction=pretended), hidden
 
 
-def tried_again(plan: EvaluationRun, records: pl.DataFrame) -> tuple[Check, list[str], int]:
-    """The check of all recorded survivors by the attack that felled some, which fell, and how many were tried."""
-    robust = set(standing(records, EPSILON).filter("standing")["sample_id"])
-    rows = np.array([row for row, one in zip(plan.rows, plan.sample_ids(plan.rows), strict=True) if one in robust])
-    batch, ids = plan.batch(rows, CPU), plan.sample_ids(rows)
-    found = run_attack("again", STRONG["strong"], batch, threat=plan.suite.threat, epsilon=EPSILON, run_seed=9)
-    felled = [one for one, wrong in zip(ids, found.misclassified.tolist(), strict=True) if wrong]
+def tried_again(run: EvaluationRun, records: pl.DataFrame) -> tuple[Check, list[str], int]:
+    """The check of all recorded survivors by the attack that finds some, which, and how many were tried."""
+    robust = set(robust_images(records, EPSILON).filter("robust")["sample_id"])
+    rows = np.array([row for row, one in zip(run.rows, run.sample_ids(run.rows), strict=True) if one in robust])
+    batch, ids = run.batch(rows, CPU), run.sample_ids(rows)
+    found = run_attack("again", STRONG["strong"], batch, threat=run.suite.threat, epsilon=EPSILON, run_seed=9)
+    misclassified = [one for one, wrong in zip(ids, found.misclassified.tolist(), strict=True) if wrong]
     points = {"again": found.images, "none": batch.images[:2]}
-    return survivors_felled(ids, batch, points, records, EPSILON), felled, len(ids)
+    return survivors_misclassified(ids, batch, points, records, EPSILON), misclassified, len(ids)
 
 
 def test_what_falls_of_the_recorded_survivors_is_named_and_worth_its_share_of_the_images(small: ModuleType) -> None:
-    plan = small.plan(MaskSource.NONE, attacks=STRONG, epsilons=(EPSILON,))
-    records, hidden = pretending(recorded(plan))
-    check, felled, tried = tried_again(plan, records)
+    run = small.evaluation_run(MaskSource.NONE, attacks=STRONG, epsilons=(EPSILON,))
+    records, hidden = pretending(recorded(run))
+    check, misclassified, tried = tried_again(run, records)
     assert len(hidden) > 5
-    assert set(felled) >= set(hidden)
+    assert set(misclassified) >= set(hidden)
     assert check.outcome is Outcome.FAIL
-    assert check.figures["points"] == pytest.approx(100 * len(felled) / small.IMAGES)
-    assert check.figures["points_extrapolated"] == pytest.approx(100 * len(felled) / small.IMAGES)  # all survivors were tried
+    assert check.figures["points"] == pytest.approx(100 * len(misclassified) / small.IMAGES)
+    assert check.figures["points_extrapolated"] == pytest.approx(
+        100 * len(misclassified) / small.IMAGES
+    )  # all survivors were tried
     # Clopper and Pearson, by the quantile of the beta distribution
-    least = beta.ppf(0.025, len(felled), tried - len(felled) + 1) * 100 * tried / small.IMAGES
+    least = beta.ppf(0.025, len(misclassified), tried - len(misclassified) + 1) * 100 * tried / small.IMAGES
     assert check.figures["points_least"] == pytest.approx(least)
-    assert f"{felled[0]} (again)" in check.finding
-    by_name = {one.name: one for one in sanity_checks(plan, MemoryStore(), records, num_images=8, device=CPU)}
-    assert by_name["survivors felled"].outcome is Outcome.FAIL
-    assert by_name["survivors felled"].figures["tried"] == 8
+    assert f"{misclassified[0]} (again)" in check.finding
+    by_name = {one.name: one for one in sanity_checks(run, MemoryStore(), records, num_images=8, device=CPU)}
+    assert by_name["survivors misclassified"].outcome is Outcome.FAIL
+    assert by_name["survivors misclassified"].figures["tried"] == 8
 
 
 def test_a_single_survivor_that_falls_is_told_and_may_be_chance(small: ModuleType) -> None:
-    plan = small.plan(MaskSource.NONE, attacks=STRONG, epsilons=(0.004,))
-    records = recorded(plan)
-    robust = set(standing(records, 0.004).filter("standing")["sample_id"])
-    rows = np.array([row for row, one in zip(plan.rows, plan.sample_ids(plan.rows), strict=True) if one in robust])
-    batch, ids = plan.batch(rows, CPU), plan.sample_ids(rows)
+    run = small.evaluation_run(MaskSource.NONE, attacks=STRONG, epsilons=(0.004,))
+    records = recorded(run)
+    robust = set(robust_images(records, 0.004).filter("robust")["sample_id"])
+    rows = np.array([row for row, one in zip(run.rows, run.sample_ids(run.rows), strict=True) if one in robust])
+    batch, ids = run.batch(rows, CPU), run.sample_ids(rows)
     points = batch.images.clone()
     points[2] = batch.images[(batch.labels != batch.labels[2]).nonzero()[0, 0]]  # another image, of another class
-    check = survivors_felled(ids, batch, {"somewhere": points}, records, 0.004)
-    assert (check.outcome, check.figures["felled"]) == (Outcome.PASS, 1)
+    check = survivors_misclassified(ids, batch, {"somewhere": points}, records, 0.004)
+    assert (check.outcome, check.figures["misclassified"]) == (Outcome.PASS, 1)
     assert f"{ids[2]} (somewhere)" in check.finding
-    nothing = survivors_felled(ids, batch, {"none": batch.images}, records, 0.004)
+    nothing = survivors_misclassified(ids, batch, {"none": batch.images}, records, 0.004)
     assert (nothing.outcome, nothing.figures["points"]) == (Outcome.PASS, 0)
 
 
@@ -175,33 +177,33 @@ class RoundedAlone(nn.Module):
 
 def test_points_on_the_decision_boundary_stand_for_an_honest_system(small: ModuleType) -> None:
     attacks = {"onto": OntoTheBoundary(loss=ClassLoss.MARGIN, num_steps=10)}
-    plan = small.plan(attacks=attacks, epsilons=(EPSILON,), joined=as_system(RoundedAlone(bare(small)).eval()))
-    records = recorded(plan)
+    run = small.evaluation_run(attacks=attacks, epsilons=(EPSILON,), joined=as_system(RoundedAlone(bare(small)).eval()))
+    records = recorded(run)
     fell = records.filter((pl.col("adversarial_prediction") != pl.col("label")) & (pl.col("clean_prediction") == pl.col("label")))
     assert float(fell["adversarial_margin"].min()) < 1e-6 < 1e-3 * float(records["clean_margin"].abs().median())
-    check = successes_stand(plan, records, EPSILON, 20)
+    check = successes_stand(run, records, EPSILON, 20)
     assert check.outcome is Outcome.PASS, check.finding
     assert check.figures["claimed"] > 0
 
 
 def test_successes_that_do_not_recur_say_nothing(small: ModuleType) -> None:
-    plan = small.plan(MaskSource.NONE, attacks=STRONG, epsilons=(EPSILON,))
-    records = recorded(plan)
+    run = small.evaluation_run(MaskSource.NONE, attacks=STRONG, epsilons=(EPSILON,))
+    records = recorded(run)
     fell = records.filter((pl.col("adversarial_prediction") != pl.col("label")) & (pl.col("clean_prediction") == pl.col("label")))
     steady = as_system(Steady(fell["label"][0]).eval())
     one = records.filter(pl.col("sample_id") == fell["sample_id"][0])
-    check = successes_stand(replace(plan, system=steady), one, EPSILON, 4)
+    check = successes_stand(replace(run, system=steady), one, EPSILON, 4)
     assert (check.outcome, check.finding) == (Outcome.SKIP, "none of 1 successes recurred when the attacks ran again")
 
 
-def test_what_the_suite_felled_stands_for_a_fresh_copy_of_an_honest_system_and_not_for_one_whose_copy_is_another(
+def test_what_the_suite_found_holds_for_a_fresh_copy_of_an_honest_system_and_not_for_one_whose_copy_is_another(
     small: ModuleType,
 ) -> None:
-    honest = small.plan(MaskSource.NONE, attacks=WEAK, epsilons=(EPSILON,))
+    honest = small.evaluation_run(MaskSource.NONE, attacks=WEAK, epsilons=(EPSILON,))
     check = successes_stand(honest, recorded(honest), EPSILON, 6)
     assert check.outcome is Outcome.PASS
     assert check.figures["claimed"] == 6
-    other = small.plan(attacks=WEAK, epsilons=(EPSILON,), joined=as_system(OtherCopy(bare(small)).eval()))
+    other = small.evaluation_run(attacks=WEAK, epsilons=(EPSILON,), joined=as_system(OtherCopy(bare(small)).eval()))
     records = recorded(other)
     check = successes_stand(other, records, EPSILON, 6)
     repeated = records_repeat(other.sample_ids(other.rows), other.batch(other.rows, CPU), records)
@@ -212,8 +214,8 @@ def test_what_the_suite_felled_stands_for_a_fresh_copy_of_an_honest_system_and_n
 
 
 def test_records_repeat_of_an_honest_system_and_not_where_one_margin_is_another(small: ModuleType) -> None:
-    plan = small.plan(epsilons=(0.004,), attacks=WEAK)
-    records, ids, batch = recorded(plan), plan.sample_ids(plan.rows), plan.batch(plan.rows, CPU)
+    run = small.evaluation_run(epsilons=(0.004,), attacks=WEAK)
+    records, ids, batch = recorded(run), run.sample_ids(run.rows), run.batch(run.rows, CPU)
     assert records_repeat(ids, batch, records).outcome is Outcome.PASS
     moved = records.with_columns(pl.col("clean_margin") + pl.when(pl.col("sample_id") == "s07").then(1.0).otherwise(0.0))
     check = records_repeat(ids, batch, moved)
@@ -226,12 +228,12 @@ def test_what_is_no_number_is_told_by_the_ids_of_the_images(small: ModuleType, v
     images, _ = small.pictures()
     brightest = images.mean(dim=(1, 2, 3))
     numberless = Numberless(bare(small), float(brightest.topk(2).values.min()), value)
-    plan = small.plan(joined=small.system(MaskSource.NONE), attacks=WEAK, epsilons=(EPSILON,))
-    plan = replace(plan, system=as_system(numberless.eval()))
+    run = small.evaluation_run(joined=small.system(MaskSource.NONE), attacks=WEAK, epsilons=(EPSILON,))
+    run = replace(run, system=as_system(numberless.eval()))
     with pytest.raises(NumberError) as caught:
-        recorded(plan)
-    first = plan.sample_ids(plan.rows[: plan.chunk_size])
-    expected = {one for one, row in zip(first, plan.rows, strict=False) if row in brightest.topk(2).indices}
+        recorded(run)
+    first = run.sample_ids(run.rows[: run.chunk_size])
+    expected = {one for one, row in zip(first, run.rows, strict=False) if row in brightest.topk(2).indices}
     assert expected
     assert set(str(caught.value).rsplit(": ", 1)[1].split(", ")) == expected
 
@@ -247,8 +249,8 @@ def scaled(small: ModuleType, factor: float) -> System:
 def test_verdicts_do_not_depend_on_the_scale_of_the_logits(small: ModuleType, factor: float) -> None:
     verdicts = []
     for times in (1.0, factor):
-        plan = small.plan(joined=scaled(small, times), attacks=WEAK, epsilons=(0.01,), batch_size=16)
-        checks = sanity_checks(plan, MemoryStore(), recorded(plan), num_images=4, device=CPU)
+        run = small.evaluation_run(joined=scaled(small, times), attacks=WEAK, epsilons=(0.01,), batch_size=16)
+        checks = sanity_checks(run, MemoryStore(), recorded(run), num_images=4, device=CPU)
         verdicts.append({check.name: check.outcome for check in checks})
     assert verdicts[0] == verdicts[1]
     assert verdicts[0]["gradients against differences"] is Outcome.PASS

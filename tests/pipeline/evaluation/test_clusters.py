@@ -11,7 +11,7 @@ from scipy import stats
 
 from pipeline.evaluation import statistics
 from pipeline.evaluation.clusters import effective_size
-from pipeline.evaluation.metrics import clean_accuracy, clean_mask_iou, curve, standing
+from pipeline.evaluation.metrics import clean_accuracy, clean_mask_iou, curve, robust_images
 from pipeline.evaluation.statistics import Estimate, compare, mean_estimate, pooled_over_seeds, share, wilson
 
 
@@ -193,7 +193,7 @@ def test_every_figure_of_an_evaluation_knows_its_groups() -> None:
     records = pl.concat(attacks)
     (point,) = curve(records, rng())
     fallen = np.arange(12) // 3 < 2
-    assert standing(records, 0.1).columns == ["sample_id", "group", "standing"]
+    assert robust_images(records, 0.1).columns == ["sample_id", "group", "robust"]
     assert point.robust_accuracy == point.by_attack["second"] == share(~fallen, np.arange(12) // 3)
     assert point.by_attack["first"] == clean_accuracy(records) == share(~fallen | True, np.arange(12) // 3)
     assert {point.mask_iou.groups, clean_mask_iou(records, rng()).groups} == {4}

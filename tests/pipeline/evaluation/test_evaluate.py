@@ -92,7 +92,7 @@ def test_it_prints_and_writes_the_figures_of_its_records(
     assert about["config"]["attack"]["threat"]["epsilons"] == [0, 2 / 255, 8 / 255]
     assert {"torch", "commit"} <= set(about["provenance"])
     checks = {check["name"]: check for check in json.loads((run / "sanity.json").read_text())["checks"]}
-    assert {"zero gradients, pixel path", "survivors felled", "successes stand", "records repeat", "copies"} <= set(checks)
+    assert {"zero gradients, pixel path", "survivors misclassified", "successes stand", "records repeat", "copies"} <= set(checks)
     assert checks["re-scoring of saved images"]["outcome"] == "PASS"
     for check in checks.values():
         assert f"{check['outcome']}  {check['name']}" in printed

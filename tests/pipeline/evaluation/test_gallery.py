@@ -16,16 +16,16 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def evaluated(small, tmp_path_factory):
     run = tmp_path_factory.mktemp("evaluation")
-    plan = small.plan()
-    attack_images(plan, RecordStore(run), device=CPU, advance=lambda _: None)
-    write_gallery(run, plan, read_records(run), per_outcome=4, device=CPU)
-    return run, plan, read_records(run)
+    evaluation = small.evaluation_run()
+    attack_images(evaluation, RecordStore(run), device=CPU, advance=lambda _: None)
+    write_gallery(run, evaluation, read_records(run), per_outcome=4, device=CPU)
+    return run, evaluation, read_records(run)
 
 
 def test_a_gallery_holds_the_first_images_of_each_outcome_as_the_records_tell_them(evaluated):
-    run, plan, records = evaluated
+    run, evaluation, records = evaluated
     gallery = read_gallery(run)
-    last = records.filter(pl.col("epsilon") == max(plan.suite.threat.epsilons))
+    last = records.filter(pl.col("epsilon") == max(evaluation.suite.threat.epsilons))
     for outcome in ("misclassified", "robust", "wrong-clean"):
         shown = gallery.sample_id[gallery.outcome == outcome].tolist()
         by_image = last.group_by("sample_id").agg(
@@ -37,19 +37,19 @@ def test_a_gallery_holds_the_first_images_of_each_outcome_as_the_records_tell_th
             "misclassified": by_image.filter(pl.col("fell") & ~pl.col("wrong")),
             "robust": by_image.filter(~pl.col("fell")),
         }[outcome]["sample_id"].sort()
-        assert shown == expected.to_list()[:4]  # ids of the small set are in the order of the plan
+        assert shown == expected.to_list()[:4]  # ids of the small set are in the order of the evaluation
 
 
 def test_what_is_shown_is_what_was_recorded(evaluated):
     """The recorded image itself, but where descent went on from a point of a smaller ball: then one of the same outcome."""
-    run, plan, records = evaluated
+    run, evaluation, records = evaluated
     gallery = read_gallery(run)
-    index = {sample_id: row for row, sample_id in enumerate(plan.dataset.samples["sample_id"])}
-    last = records.filter(pl.col("epsilon") == max(plan.suite.threat.epsilons))
+    index = {sample_id: row for row, sample_id in enumerate(evaluation.dataset.samples["sample_id"])}
+    last = records.filter(pl.col("epsilon") == max(evaluation.suite.threat.epsilons))
     for row in range(len(gallery)):
         stored = index[gallery.sample_id[row]]
-        assert np.array_equal(gallery.image[row], plan.dataset.images[stored])
-        assert np.array_equal(gallery.oracle_mask[row], plan.dataset.masks[stored])
+        assert np.array_equal(gallery.image[row], evaluation.dataset.images[stored])
+        assert np.array_equal(gallery.oracle_mask[row], evaluation.dataset.masks[stored])
         worst = last.filter(sample_id=gallery.sample_id[row]).sort("adversarial_margin").row(-1, named=True)
         assert gallery.clean_prediction[row] == worst["clean_prediction"]
         is_right = gallery.adversarial_prediction[row] == gallery.label[row]
@@ -64,8 +64,8 @@ def test_what_is_shown_is_what_was_recorded(evaluated):
 
 
 def test_the_same_records_give_the_same_file(evaluated, tmp_path):
-    run, plan, records = evaluated
-    write_gallery(tmp_path, plan, records, per_outcome=4, device=CPU)
+    run, evaluation, records = evaluated
+    write_gallery(tmp_path, evaluation, records, per_outcome=4, device=CPU)
     assert (tmp_path / GALLERY).read_bytes() == (run / GALLERY).read_bytes()
 
 

@@ -1,4 +1,4 @@
-"""Measurements from the plan to figures: every image once under every condition, resumed exactly, on every mask source."""
+"""Measurements from the run to figures: every image once under every condition, resumed exactly, on every mask source."""
 
 import shutil
 from pathlib import Path
@@ -53,8 +53,8 @@ SUITE = {
 CONDITIONS = {"nearest": 1, "nearest-l2": 1, "patches": 6, "corruptions": 5, "backgrounds": 5, "smoothing": 3}
 
 
-def measure(plan: object, path: Path) -> pl.DataFrame:
-    measure_images(plan, path, device=CPU, advance=lambda _: None)  # type: ignore[arg-type]
+def measure(run: object, path: Path) -> pl.DataFrame:
+    measure_images(run, path, device=CPU, advance=lambda _: None)  # type: ignore[arg-type]
     observations = read_observations(path)
     assert observations is not None
     return observations
@@ -62,7 +62,7 @@ def measure(plan: object, path: Path) -> pl.DataFrame:
 
 @pytest.fixture(scope="module")
 def observations(small: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> pl.DataFrame:
-    return measure(small.plan(measurements=SUITE), tmp_path_factory.mktemp("measured"))
+    return measure(small.evaluation_run(measurements=SUITE), tmp_path_factory.mktemp("measured"))
 
 
 @pytest.mark.slow
@@ -84,7 +84,7 @@ def test_every_image_is_observed_once_under_every_condition(small: ModuleType, o
 def test_what_nobody_has_changed_is_judged_as_the_attacks_records_judge_it(
     small: ModuleType, observations: pl.DataFrame, tmp_path: Path
 ) -> None:
-    attack_images(small.plan(epsilons=(0.0,)), RecordStore(tmp_path), device=CPU, advance=lambda _: None)
+    attack_images(small.evaluation_run(epsilons=(0.0,)), RecordStore(tmp_path), device=CPU, advance=lambda _: None)
     records = read_records(tmp_path).unique("sample_id").sort("sample_id")
     for measurement, condition in (("corruptions", "clean"), ("backgrounds", "original")):
         clean = observations.filter((pl.col("measurement") == measurement) & (pl.col("condition") == condition)).sort("sample_id")
@@ -98,7 +98,7 @@ def test_neither_batch_nor_chunk_changes_an_observation(
     small: ModuleType, observations: pl.DataFrame, tmp_path: Path, batch_size: int, chunk_size: int
 ) -> None:
     suite = {name: SUITE[name] for name in ("nearest", "patches", "corruptions", "backgrounds")}
-    other = measure(small.plan(measurements=suite, batch_size=batch_size, chunk_size=chunk_size), tmp_path)
+    other = measure(small.evaluation_run(measurements=suite, batch_size=batch_size, chunk_size=chunk_size), tmp_path)
     key = ["measurement", "condition", "level", "sample_id"]
     first = observations.filter(pl.col("measurement").is_in(list(suite))).sort(key)
     rounded = ("value", "mask_iou", "seconds")
@@ -110,27 +110,27 @@ def test_neither_batch_nor_chunk_changes_an_observation(
 def test_what_was_finished_is_not_made_again_and_the_rest_is_made_as_it_would_have_been(
     small: ModuleType, observations: pl.DataFrame, tmp_path: Path
 ) -> None:
-    plan = small.plan(measurements=SUITE)
-    measure(plan, tmp_path)
+    run = small.evaluation_run(measurements=SUITE)
+    measure(run, tmp_path)
     parts = sorted((tmp_path / MEASUREMENTS).glob("*.parquet"))
     kept = {path: path.read_bytes() for path in parts[::3]}
     for path in set(parts) - set(kept):
         path.unlink()
     finished: list[int] = []
-    missing = missing_observations(plan, tmp_path)
-    measure_images(plan, tmp_path, device=CPU, advance=finished.append)
+    missing = missing_observations(run, tmp_path)
+    measure_images(run, tmp_path, device=CPU, advance=finished.append)
     assert sum(finished) == missing == len(observations) - sum(len(pl.read_parquet(content)) for content in kept.values())
     assert all(path.read_bytes() == content for path, content in kept.items())
     again = read_observations(tmp_path)
     assert again is not None
     key = ["measurement", "condition", "level", "sample_id"]
     assert_frame_equal(again.sort(key).drop("seconds"), observations.sort(key).drop("seconds"))
-    assert missing_observations(plan, tmp_path) == 0
+    assert missing_observations(run, tmp_path) == 0
 
 
 def test_a_damaged_part_is_named_and_no_part_is_none(small: ModuleType, tmp_path: Path) -> None:
     assert read_observations(tmp_path) is None
-    measure(small.plan(measurements={"nearest": MinimumNorm(num_steps=1)}), tmp_path)
+    measure(small.evaluation_run(measurements={"nearest": MinimumNorm(num_steps=1)}), tmp_path)
     part = next((tmp_path / MEASUREMENTS).glob("*.parquet"))
     part.write_bytes(part.read_bytes()[:-1])
     with pytest.raises(RunError, match=rf"{part.name}: damaged"):
@@ -141,7 +141,7 @@ def test_distances_give_robust_accuracy_that_agrees_with_the_attacks(
     small: ModuleType, observations: pl.DataFrame, tmp_path: Path
 ) -> None:
     epsilons = (0.0, 0.004, 0.01, 0.03)
-    attack_images(small.plan(epsilons=epsilons), RecordStore(tmp_path), device=CPU, advance=lambda _: None)
+    attack_images(small.evaluation_run(epsilons=epsilons), RecordStore(tmp_path), device=CPU, advance=lambda _: None)
     records = read_records(tmp_path)
     nearest = observations.filter(pl.col("measurement") == "nearest")
     assert robust_beyond(nearest, 0.0).value == clean_accuracy(records).value
@@ -177,7 +177,9 @@ def test_a_larger_patch_never_counts_for_less_and_beside_an_oracle_with_a_consta
         assert large_patch.value <= small_patch.value
         assert large_patch.n == small.IMAGES  # a square of 3 pixels fits on the object and beside it
     assert patched_accuracy(patched, "everywhere", 9 / 144).value < clean(observations)
-    oracle = measure(small.plan(MaskSource.ORACLE, measurements={"patches": SUITE["patches"], "b": Backgrounds()}), tmp_path)
+    oracle = measure(
+        small.evaluation_run(MaskSource.ORACLE, measurements={"patches": SUITE["patches"], "b": Backgrounds()}), tmp_path
+    )
     assert patched_accuracy(oracle.filter(pl.col("measurement") == "patches"), "background", 9 / 144).value == clean(oracle)
 
 
@@ -188,7 +190,7 @@ def clean(observations: pl.DataFrame) -> float:
 def test_an_image_without_room_for_the_patch_is_not_counted(small: ModuleType, tmp_path: Path) -> None:
     """The object is 6 x 8 pixels: no square of 7 lies on it, and none is beside it in an image of 12 pixels."""
     suite = {"patches": Patches(shares=(1 / 144, 49 / 144), attack=PatchAttack(num_promising=0, num_random=1, num_steps=1))}
-    found = measure(small.plan(measurements=suite), tmp_path)
+    found = measure(small.evaluation_run(measurements=suite), tmp_path)
     counted = found.group_by("condition", "level").agg(pl.col("counted").sum()).sort("condition", "level")
     assert counted["counted"].to_list() == [20, 0, 20, 20, 20, 0]
     assert {figure.label for figure in figures(found, suite)} == {
@@ -233,7 +235,7 @@ def test_every_measurement_is_made_on_every_mask_source(small: ModuleType, tmp_p
         "backgrounds": Backgrounds(),
         "smoothing": Smoothing(num_selection=1, num_draws=2, radii=(0.1,), num_steps=1, attack_draws=1),
     }
-    found = measure(small.plan(source, measurements=suite), tmp_path)
+    found = measure(small.evaluation_run(source, measurements=suite), tmp_path)
     assert set(found["mask_source"]) == {source.value}
     assert len(found) == small.IMAGES * (1 + 1 + 3 + 2 + 5 + 2)
     if source is MaskSource.ORACLE:  # whatever happens to the object, the oracle knows where it is
@@ -241,18 +243,20 @@ def test_every_measurement_is_made_on_every_mask_source(small: ModuleType, tmp_p
 
 
 def test_an_oracle_sees_the_corrupted_object_through_its_own_warped_mask(small: ModuleType, tmp_path: Path) -> None:
-    plan = small.plan(MaskSource.ORACLE, measurements={"c": Corruptions(corruptions=(Corruption.ELASTIC,), severities=(5,))})
-    found = measure(plan, tmp_path).filter(pl.col("level") == 5).sort("sample_id")
+    run = small.evaluation_run(
+        MaskSource.ORACLE, measurements={"c": Corruptions(corruptions=(Corruption.ELASTIC,), severities=(5,))}
+    )
+    found = measure(run, tmp_path).filter(pl.col("level") == 5).sort("sample_id")
     images, context = small.pictures()
     from pipeline.data.loader import read_rows
     from pipeline.evaluation.measuring import _batch
 
-    batch = _batch(plan, "c", np.arange(small.IMAGES), CPU)
-    assert torch.equal(batch.images, read_rows(plan.dataset, np.arange(small.IMAGES)).images)
+    batch = _batch(run, "c", np.arange(small.IMAGES), CPU)
+    assert torch.equal(batch.images, read_rows(run.dataset, np.arange(small.IMAGES)).images)
     warped: Tensor
     changed, warped = corrupt(Corruption.ELASTIC, 5, images, context.oracle_masks, batch.seeds)
     with torch.no_grad():
-        expected = plan.system(changed, context._replace(oracle_masks=warped)).argmax(dim=1)
+        expected = run.system(changed, context._replace(oracle_masks=warped)).argmax(dim=1)
     assert found["prediction"].to_list() == expected.tolist()
 
 
@@ -260,7 +264,7 @@ def test_in_front_of_the_object_alone_the_oracle_system_sees_the_same_whatever_t
     small: ModuleType, tmp_path: Path
 ) -> None:
     """Through the true mask and a constant fill other backgrounds change nothing: the gap is exactly 0."""
-    found = measure(small.plan(MaskSource.ORACLE, measurements={"b": Backgrounds()}), tmp_path)
+    found = measure(small.evaluation_run(MaskSource.ORACLE, measurements={"b": Backgrounds()}), tmp_path)
     counted = found.filter(pl.col("counted"))
     answers = {
         condition: dict(counted.filter(pl.col("condition") == condition).select("sample_id", "prediction").iter_rows())

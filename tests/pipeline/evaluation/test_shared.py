@@ -312,18 +312,22 @@ def test_those_who_come_late_or_with_another_configuration_change_nothing(
 
 def test_the_records_of_chunks_that_several_make_are_those_of_one(small: ModuleType, tmp_path: Path) -> None:
     only = {"pgd": small.ATTACKS["pgd"]}
-    plan, stores = (
-        small.plan(chunk_size=7, epsilons=(0.01,), attacks=only),
+    evaluation, stores = (
+        small.evaluation_run(chunk_size=7, epsilons=(0.01,), attacks=only),
         [RecordStore(tmp_path / name) for name in ("one", "shared")],
     )
-    attack_images(plan, stores[0], device=CPU, advance=lambda _: None)
+    attack_images(evaluation, stores[0], device=CPU, advance=lambda _: None)
     made: list[set[str]] = []
 
     def take_part() -> None:
         mine: list[int] = []
         turns = Together(tmp_path / "claims", tmp_path / "shared" / RECORDS, waiting=lambda: None)
         attack_images(
-            small.plan(chunk_size=7, epsilons=(0.01,), attacks=only), stores[1], device=CPU, advance=mine.append, turns=turns
+            small.evaluation_run(chunk_size=7, epsilons=(0.01,), attacks=only),
+            stores[1],
+            device=CPU,
+            advance=mine.append,
+            turns=turns,
         )
         made.append(set(map(str, mine)))
 
@@ -333,8 +337,8 @@ def test_the_records_of_chunks_that_several_make_are_those_of_one(small: ModuleT
     for thread in threads:
         thread.join()
     assert len(made) == 2
-    assert missing_chunks(plan, stores[1]) == []
-    assert missing_records(plan, stores[1]) == 0
+    assert missing_chunks(evaluation, stores[1]) == []
+    assert missing_records(evaluation, stores[1]) == 0
     one, shared = records_of(tmp_path / "one"), records_of(tmp_path / "shared")
     assert_frame_equal(shared, one, check_exact=True)
 

@@ -128,7 +128,7 @@ def test_a_random_mask_is_the_highest_part_of_a_field_of_random_numbers_smoothed
 
 def test_masks_and_fills_are_drawn_apart_though_they_share_the_images_seed() -> None:
     seeds, images = torch.tensor([3, 4]), torch.rand(2, 3, 4, 4)
-    noise = fill_images(MaskConfig(fill="noise"), images, MaskContext(sample_seeds=seeds), colour=torch.zeros(1, 3, 1, 1))
+    noise = fill_images(MaskConfig(fill="noise"), images, MaskContext(sample_seeds=seeds), color=torch.zeros(1, 3, 1, 1))
     assert torch.equal(noise, randomness.uniform(randomness.derive_seeds(seeds, 2), (3, 4, 4), dtype=images.dtype))
     assert sources.MASK_STREAM != fills.FILL_STREAM
 
@@ -197,7 +197,7 @@ def test_given_masks_are_the_functions_they_name() -> None:
 def test_mask_zero_is_the_fill_and_mask_one_the_image_to_the_bit(masks: Tensor, fill: Fill) -> None:
     images = images_like(masks)
     context = MaskContext(sample_seeds=torch.arange(len(masks)))
-    fills = fill_images(MaskConfig(fill=fill), images, context, colour=torch.tensor([0.1, 0.2, 0.7]).view(1, 3, 1, 1))
+    fills = fill_images(MaskConfig(fill=fill), images, context, color=torch.tensor([0.1, 0.2, 0.7]).view(1, 3, 1, 1))
     seen = apply_mask(images, masks, fills)
     whole = fills.expand_as(images)
     assert torch.equal(torch.where(masks == 0, seen, whole), whole)
@@ -208,12 +208,12 @@ def test_mask_zero_is_the_fill_and_mask_one_the_image_to_the_bit(masks: Tensor, 
 def test_a_noise_fill_belongs_to_the_image_and_not_to_its_batch() -> None:
     images = torch.rand(BATCH, 3, HEIGHT, WIDTH)
     seeds = torch.tensor([7, 8, 9])
-    noise = fill_images(MaskConfig(fill=Fill.NOISE), images, MaskContext(sample_seeds=seeds), colour=torch.zeros(1, 3, 1, 1))
+    noise = fill_images(MaskConfig(fill=Fill.NOISE), images, MaskContext(sample_seeds=seeds), color=torch.zeros(1, 3, 1, 1))
     alone = MaskContext(sample_seeds=seeds).select(torch.tensor([1]))
-    again = fill_images(MaskConfig(fill=Fill.NOISE), images[1:2] / 2, alone, colour=torch.zeros(1, 3, 1, 1))
+    again = fill_images(MaskConfig(fill=Fill.NOISE), images[1:2] / 2, alone, color=torch.zeros(1, 3, 1, 1))
     assert torch.equal(noise[1], again[0])
     with pytest.raises(ValueError, match="the fill 'noise' needs sample seeds"):
-        fill_images(MaskConfig(fill=Fill.NOISE), images, MaskContext(), colour=torch.zeros(1, 3, 1, 1))
+        fill_images(MaskConfig(fill=Fill.NOISE), images, MaskContext(), color=torch.zeros(1, 3, 1, 1))
 
 
 @pytest.mark.parametrize("sigma", [0.5, 2.0, 5.0])

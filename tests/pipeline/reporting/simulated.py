@@ -116,23 +116,27 @@ def _groups(num_images: int, per_group: int) -> list[str]:
 
 def _decomposed(seed: int, num_images: int, per_group: int, overlooked: int) -> pl.DataFrame:
     rng = np.random.default_rng([seed, 99])
-    attributions = ["stands", "falls", "gained", "lost-clean", "lost-mask", "lost-pixels", "lost-either", "lost-together"]
+    attributions = ["robust", "misclassified", "gained", "lost-clean", "lost-mask", "lost-pixels", "lost-either", "lost-together"]
     parts = []
     for epsilon in EPSILONS:
         attribution = rng.choice(attributions, size=num_images, p=[0.3, 0.25, 0.03, 0.04, 0.12, 0.08, 0.08, 0.1])
-        stands = np.isin(attribution, ["stands", "gained"])
+        robust = np.isin(attribution, ["robust", "gained"])
         about = {"arm": f"arm, seed {seed}", "oracle_arm": "oracle", "seed": seed, "classifier_objective": "adversarial"}
         about |= {"segmenter_objective": "natural", "train_masks": "learned", "test_masks": "learned"}
         about |= {"oracle_train_masks": "oracle"}
         columns = {"sample_id": [f"image-{row:04d}" for row in range(num_images)], "epsilon": np.full(num_images, epsilon)}
-        columns |= {"group": _groups(num_images, per_group), "clean_correct": attribution != "falls"}
-        columns |= {"stands": stands, "oracle_stands": ~np.isin(attribution, ["falls", "gained"]), "attribution": attribution}
+        columns |= {"group": _groups(num_images, per_group), "clean_correct": attribution != "misclassified"}
         columns |= {
-            "pixels_attack_stands": stands | (attribution == "lost-mask"),
-            "mask_attack_stands": stands | (attribution == "lost-pixels"),
+            "robust": robust,
+            "oracle_robust": ~np.isin(attribution, ["misclassified", "gained"]),
+            "attribution": attribution,
+        }
+        columns |= {
+            "pixels_attack_robust": robust | (attribution == "lost-mask"),
+            "mask_attack_robust": robust | (attribution == "lost-pixels"),
         }
         columns |= {f"{name}margin": rng.normal(size=num_images) for name in ("", "pixels_", "mask_", "oracle_mask_")}
-        columns |= {"both_attack_stands": stands & (np.cumsum(stands) > overlooked)}
+        columns |= {"both_attack_robust": robust & (np.cumsum(robust) > overlooked)}
         parts.append(pl.DataFrame(columns).with_columns(*(pl.lit(value).alias(name) for name, value in about.items())))
     return pl.concat(parts)
 
@@ -202,7 +206,7 @@ def _records(
     clean_iou = np.clip(iou[0] + spread * rng.normal(size=count), 0, 1)
     share = epsilon / EPSILONS[-1]
     attacked_iou = np.clip(clean_iou - share * (iou[0] - iou[1]), 0, 1)
-    status = np.where(wrong_clean, Status.WRONG_CLEAN, np.where(fell, Status.FELL_BELOW, Status.ATTACKED))
+    status = np.where(wrong_clean, Status.WRONG_CLEAN, np.where(fell, Status.MISCLASSIFIED_BELOW, Status.ATTACKED))
     columns = {
         "sample_id": [f"image-{row:04d}" for row in range(count)],
         "group": _groups(count, per_group),
@@ -283,8 +287,8 @@ def _write_gallery(path: Path, rng: np.random.Generator, score: np.ndarray, fell
     across, down = np.meshgrid(np.arange(SIDE), np.arange(SIDE))
     disc = ((across - 16) ** 2 + (down - 15) ** 2 < 90)[None].repeat(count, 0)
     texture = rng.integers(60, 160, (count, SIDE, SIDE, 3))
-    colour = rng.integers(120, 255, (count, 1, 1, 3))
-    image = np.where(disc[..., None], colour, texture).astype(np.uint8)
+    color = rng.integers(120, 255, (count, 1, 1, 3))
+    image = np.where(disc[..., None], color, texture).astype(np.uint8)
     wobble = rng.normal(size=(count, SIDE, SIDE)) > 1.2
     was_attacked = outcome[rows] != "wrong-clean"
     change = np.where(was_attacked[:, None, None, None], rng.choice([-127, 127], image.shape), 0).astype(np.int8)

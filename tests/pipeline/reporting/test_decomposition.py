@@ -26,16 +26,16 @@ def test_the_fates_of_every_arm_and_strength_add_up_to_all_images(study):
 
 
 def test_the_robust_accuracies_of_the_arms_are_not_named_like_a_fate(study):
-    """Lost minus gained is their difference, and the attribution "stands" is less than either."""
+    """Lost minus gained is their difference, and the attribution "robust" is less than either."""
     tidy = decomposition_section(study).tables[0].tidy
-    assert {"arm_stands", "oracle_arm_stands"} <= set(tidy["measure"])
+    assert {"arm_robust", "oracle_arm_robust"} <= set(tidy["measure"])
     parts = [part for _, part in tidy.group_by(KEY)]
     assert len(parts) == 3  # epsilons
     for part in parts:
         value = dict(zip(part["measure"], part["value"], strict=True))
         lost = sum(share for name, share in value.items() if name.startswith("lost-"))
-        assert value["oracle_arm_stands"] - value["arm_stands"] == pytest.approx(lost - value["gained"])
-        assert value["arm_stands"] == pytest.approx(value["stands"] + value["gained"])
+        assert value["oracle_arm_robust"] - value["arm_robust"] == pytest.approx(lost - value["gained"])
+        assert value["arm_robust"] == pytest.approx(value["robust"] + value["gained"])
         assert set(part["groups"]) == {20}
 
 
@@ -44,10 +44,10 @@ def test_images_that_the_suite_overlooked_are_counted_for_each_arm(study):
     rows = study.decomposition
     for arm, epsilon in (("arm, seed 0", 2 / 255), ("arm, seed 1", 8 / 255)):
         at = rows.filter((pl.col("arm") == arm) & (pl.col("epsilon") == epsilon))
-        most = 100 * (at["stands"].sum() - 2) / 60
+        most = 100 * (at["robust"].sum() - 2) / 60
         of_arm = next(part for part in warning.split("; ") if f"{arm}: " in part)
         assert f"{most:.1f} % at {round(255 * epsilon)}/255 (2 overlooked)" in of_arm
-    sound = rows.with_columns(both_attack_stands="stands")
+    sound = rows.with_columns(both_attack_robust="robust")
     assert decomposition_section(type(study)(**{**vars(study), "decomposition": sound})).warning is None
 
 

@@ -191,9 +191,9 @@ def test_what_a_run_lacks_is_said_with_the_remedy(simulated, tmp_path):
         assert remedy in missing
 
 
-def luminance(colour: str) -> float:
+def luminance(color: str) -> float:
     """Relative luminance as WCAG 2.2 defines it."""
-    values = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    values = [int(color[at : at + 2], 16) / 255 for at in (1, 3, 5)]
     linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in values]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
@@ -210,7 +210,7 @@ def test_text_and_figures_have_contrast_in_both_themes():
     style = (Path(pipeline.reporting.__file__).parent / "templates" / "style.css").read_text()
     light, dark = (dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6});", block)) for block in style.split("@media")[:2])
     dark = {name: dark[name] for name in light}
-    assert {f"mask-{name}": look.colour for name, look in LOOKS.items()} == {
+    assert {f"mask-{name}": look.color for name, look in LOOKS.items()} == {
         name: light[name] for name in light if name.startswith("mask-")
     }
     assert {name: light[name] for name in INK} == INK

@@ -119,8 +119,8 @@ def test_sanity_checks_have_an_outcome(run: Path) -> None:
         (lambda rows: rows.head(0), "damaged (it holds no image)"),
         (lambda rows: rows.cast({"epsilon": pl.String}), "of another version or damaged (columns epsilon)"),
         (
-            lambda rows: rows.drop("group", "both_attack_stands"),
-            "of another version or damaged (columns both_attack_stands, group)",
+            lambda rows: rows.drop("group", "both_attack_robust"),
+            "of another version or damaged (columns both_attack_robust, group)",
         ),
         (lambda rows: rows.filter(pl.col("epsilon") < 0.03), "damaged (it holds nothing at 8/255 of arm, seed 0)"),
     ],

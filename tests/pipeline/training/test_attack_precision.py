@@ -46,7 +46,7 @@ def with_statistics(module: nn.Module) -> nn.Module:
 def classifier_stage(config=SMALL, source=MaskSource.NONE):
     module = with_statistics(build_classifier(config, num_classes=3, seed=1))
     segmenter = with_statistics(build_segmenter(SegmenterConfig(decoder_channels=(8, 8, 8)), seed=1))
-    return bind_classifier(module, masks=MaskConfig(source=source), segmenter=segmenter, mean_colour=(0.5, 0.5, 0.5))
+    return bind_classifier(module, masks=MaskConfig(source=source), segmenter=segmenter, mean_color=(0.5, 0.5, 0.5))
 
 
 def segmenter_stage():
@@ -60,7 +60,7 @@ def in_bfloat16(stage):
 def joint_stage():
     segmenter = with_statistics(build_segmenter(SegmenterConfig(decoder_channels=(8, 8, 8)), seed=1))
     classifier = with_statistics(build_classifier(SMALL, num_classes=3, seed=1))
-    stages = JointStages(segmenter, classifier, masks=MaskConfig(source=MaskSource.JOINT), mean_colour=(0.5, 0.5, 0.5))
+    stages = JointStages(segmenter, classifier, masks=MaskConfig(source=MaskSource.JOINT), mean_color=(0.5, 0.5, 0.5))
     return bind_joint(stages, num_classes=3, mask_weight=1.0)
 
 

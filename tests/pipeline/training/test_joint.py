@@ -19,7 +19,7 @@ from pipeline.config import to_plain
 from pipeline.data.dataset import open_prepared
 from pipeline.data.loader import Batch
 from pipeline.errors import CheckpointError, RunError
-from pipeline.evaluation.loading import load_subject
+from pipeline.evaluation.loading import load_from_runs
 from pipeline.masks.config import MaskConfig, MaskSource
 from pipeline.runs.checkpoints import load_classifier, load_segmenter, save_checkpoint
 from pipeline.system import TwoStage
@@ -45,7 +45,7 @@ def smooth_stages(seed=0):
     segmenter = nn.Sequential(nn.Conv2d(3, 2, 3, padding=1), nn.Tanh(), nn.Conv2d(2, 1, 3, padding=1))
     classifier = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Tanh(), nn.Flatten(), nn.Linear(8, CLASSES))
     masks = MaskConfig(source=MaskSource.JOINT, fill="grey")
-    return JointStages(segmenter, classifier, masks=masks, mean_colour=(0.5, 0.5, 0.5)).double().train()
+    return JointStages(segmenter, classifier, masks=masks, mean_color=(0.5, 0.5, 0.5)).double().train()
 
 
 def make_batch(size=3):
@@ -173,7 +173,7 @@ def test_the_system_in_training_is_the_system_that_is_attacked():
 def test_masks_that_do_not_follow_the_image_are_refused():
     stages = smooth_stages()
     with pytest.raises(ValueError, match="'oracle' do not follow the image: there is nothing to train"):
-        JointStages(stages.segmenter, stages.classifier, masks=MaskConfig(source="oracle"), mean_colour=(0, 0, 0))
+        JointStages(stages.segmenter, stages.classifier, masks=MaskConfig(source="oracle"), mean_color=(0, 0, 0))
 
 
 def test_joint_masks_are_made_by_joint_training_alone():
@@ -228,7 +228,7 @@ def test_a_joint_run_stands_for_both_of_its_stages(config, runs, capsys):
         "one": (config.run, None),
         "folders": tuple(config.run / kind for kind in ("classifier", "segmenter")),
     }.items():
-        subject = load_subject(
+        loaded = load_from_runs(
             classifier_run=given[0],
             segmenter_run=given[1],
             masks={},
@@ -236,8 +236,8 @@ def test_a_joint_run_stands_for_both_of_its_stages(config, runs, capsys):
             allow_other_data=False,
             device=torch.device("cpu"),
         )
-        assert subject.masks == MaskConfig(source=MaskSource.JOINT, fill="black")  # the fill of the classifier that it began with
-        trained[name] = subject.system(images)
+        assert loaded.masks == MaskConfig(source=MaskSource.JOINT, fill="black")  # the fill of the classifier that it began with
+        trained[name] = loaded.system(images)
     assert torch.equal(trained["both"], trained["one"])
     assert torch.equal(trained["both"], trained["folders"])
     torch.testing.assert_close(load_system(config.run)(images), trained["both"])

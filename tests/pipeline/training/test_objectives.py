@@ -135,7 +135,7 @@ def segmenter_stage():
 def classifier_stage(source=MaskSource.LEARNED):
     segmenter = build_segmenter(SegmenterConfig(decoder_channels=(8, 8, 8)), seed=1)
     module = build_classifier(ClassifierConfig(width=2), num_classes=3, seed=2)
-    return bind_classifier(module, masks=MaskConfig(source=source), segmenter=segmenter, mean_colour=(0.5, 0.5, 0.5))
+    return bind_classifier(module, masks=MaskConfig(source=source), segmenter=segmenter, mean_color=(0.5, 0.5, 0.5))
 
 
 STAGES = [segmenter_stage, classifier_stage]
@@ -243,7 +243,7 @@ def test_the_worst_point_of_a_linear_stage_is_the_corner_of_the_ball():
 def test_label_smoothing_is_that_of_the_definition():
     module = build_classifier(ClassifierConfig(width=2), num_classes=3, seed=2)
     stage = bind_classifier(
-        module, masks=MaskConfig(source=MaskSource.NONE), segmenter=None, mean_colour=(0, 0, 0), label_smoothing=0.3
+        module, masks=MaskConfig(source=MaskSource.NONE), segmenter=None, mean_color=(0, 0, 0), label_smoothing=0.3
     )
     logits = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
     labels = torch.tensor([0, 1, 2, 0, 1])

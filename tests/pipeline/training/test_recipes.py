@@ -42,7 +42,7 @@ def network(outputs=CLASSES):
 
 
 def classifier_stage():
-    return bind_classifier(network(), masks=MaskConfig(source=MaskSource.NONE), segmenter=None, mean_colour=(0.5, 0.5, 0.5))
+    return bind_classifier(network(), masks=MaskConfig(source=MaskSource.NONE), segmenter=None, mean_color=(0.5, 0.5, 0.5))
 
 
 def segmenter():
@@ -51,7 +51,7 @@ def segmenter():
 
 
 def joint_stage():
-    stages = JointStages(segmenter(), network(), masks=MaskConfig(source=MaskSource.JOINT), mean_colour=(0.5, 0.5, 0.5))
+    stages = JointStages(segmenter(), network(), masks=MaskConfig(source=MaskSource.JOINT), mean_color=(0.5, 0.5, 0.5))
     return bind_joint(stages.train(), num_classes=CLASSES, mask_weight=0.5)
 
 
