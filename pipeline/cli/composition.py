@@ -3,7 +3,6 @@
 import re
 import unicodedata
 from collections.abc import Sequence
-from functools import cache
 from typing import Any, TypeVar
 
 import hydra
@@ -13,6 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from pipeline.cli.groups import group_choices, group_names
 from pipeline.config import CONFIG_DIR, dotted_keys, validate
 from pipeline.errors import ConfigError, shortened
 from pipeline.schema import did_you_mean, inside_mapping
@@ -108,17 +108,6 @@ def _check_choice(group: str, override: Override) -> None:
     choices, choice = group_choices(group), override.value()
     if choice not in choices:
         raise ConfigError(f"{group}={shortened(str(choice))}: unknown choice; choose one of {', '.join(choices)}")
-
-
-@cache
-def group_names() -> tuple[str, ...]:
-    """The configuration groups, such as ``data`` and ``attack/training``."""
-    return tuple(sorted({path.parent.relative_to(CONFIG_DIR).as_posix() for path in CONFIG_DIR.glob("*/**/*.yaml")}))
-
-
-def group_choices(group: str) -> list[str]:
-    """The files of a configuration group: what may stand behind ``group=``."""
-    return sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml"))
 
 
 def one_line(error: BaseException) -> str:

@@ -195,10 +195,15 @@ def _dispatch(words: list[str]) -> None:
         print(f"foreguard {version('foreguard')}")
         return
     name, *rest = words
+    if name == "completion":
+        from pipeline.cli.completion import USAGE, completion
+
+        print(USAGE if any(word in HELP for word in rest[:1]) else completion(rest, COMMANDS))
+        return
     if name not in COMMANDS:
         from difflib import get_close_matches
 
-        near = get_close_matches(name, COMMANDS, n=1)
+        near = get_close_matches(name, [*COMMANDS, "completion"], n=1)
         hint = f"did you mean {near[0]}?" if near else "foreguard --help lists the commands"
         raise ConfigError(f"{shortened(repr(name))} is no command; {hint}")
     command = COMMANDS[name]
@@ -231,6 +236,7 @@ def _overview() -> str:
         "",
         "foreguard COMMAND --help    every key with its meaning, unit and default",
         "foreguard COMMAND --multirun key=a,b,c    one job for every combination (Hydra sweeps and launchers)",
+        "foreguard completion bash|zsh|fish    what a shell loads to complete all of this",
         "foreguard --version",
         "",
         "Exit codes: 0 done, 2 a mistake in the call or its input (one line says which); Ctrl-C 130, SIGTERM 143, SIGHUP 129.",

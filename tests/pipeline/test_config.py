@@ -18,7 +18,8 @@ import pipeline
 import segmenter
 from pipeline.attacks.config import PgdConfig
 from pipeline.attacks.threat import Knowledge, Region, ThreatModel
-from pipeline.cli.composition import check_overrides, group_choices, load_config
+from pipeline.cli.composition import check_overrides, load_config
+from pipeline.cli.groups import group_choices
 from pipeline.config import Number, dotted_keys, to_plain, validate
 from pipeline.data.config import PrepareConfig
 from pipeline.errors import ConfigError

@@ -10,7 +10,8 @@ from pipeline.ablation.evaluation_job import EvaluationJob
 from pipeline.ablation.grid import arms, decompositions, jobs
 from pipeline.ablation.job import ImageCounts
 from pipeline.ablation.training_jobs import ClassifierJob, JointJob, SegmenterJob
-from pipeline.cli.composition import compose, group_choices, load_config
+from pipeline.cli.composition import compose, load_config
+from pipeline.cli.groups import group_choices
 from pipeline.config import CONFIG_DIR, to_plain, validate
 from pipeline.errors import ConfigError
 from pipeline.masks.config import MaskSource
