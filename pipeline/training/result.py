@@ -34,3 +34,9 @@ class TrainingResult(JsonFile):
     """Optimizer steps taken."""
     seconds: float
     """Time spent, over all sessions of the run."""
+
+    def in_words(self, score: str) -> str:
+        """One line: the score on both splits, and which epoch had it."""
+        splits = {"val": self.val, "test": self.test}
+        measured = ", ".join(f"{split} {score} {scores[score]:.4f}" for split, scores in splits.items() if scores is not None)
+        return f"{measured}: epoch {self.epoch} of {self.epochs}, best by {self.selected_by}, {self.seconds:.0f} s"

@@ -1,5 +1,6 @@
 """Everything that a training step changes, and nothing else: what is saved is exactly what a resume needs."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -47,6 +48,18 @@ class Counters:
     """Time spent, over all sessions of the run."""
     history: list[dict[str, float]] = field(default_factory=list)
     """What ``metrics.csv`` says: one row an epoch."""
+
+    def end_epoch(self, measured: Mapping[str, float], *, selector: str, learning_rate: float) -> bool:
+        """Close the running epoch with what its validation ``measured``; whether its ``selector`` is the best so far."""
+        train_loss = self.loss_sum / self.num_images
+        self.epoch, self.batch, self.loss_sum, self.num_images = self.epoch + 1, 0, 0.0, 0
+        better = self.best_value is None or measured[selector] > self.best_value
+        if better:
+            self.best_value, self.best_epoch = measured[selector], self.epoch
+        self.epochs_without_gain = 0 if better else self.epochs_without_gain + 1
+        row = {"epoch": self.epoch, "step": self.step, "learning_rate": learning_rate, "train_loss": train_loss}
+        self.history.append(row | {f"val_{name}": value for name, value in measured.items()} | {"seconds": round(self.seconds, 1)})
+        return better
 
 
 @dataclass(kw_only=True)

@@ -3,13 +3,12 @@
 Objectives and the loop see nothing else, so they do not know whether a segmenter or a classifier is trained.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from copy import deepcopy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -31,12 +30,15 @@ from pipeline.runs.checkpoints import (
     save_checkpoint,
     weights_digest,
 )
+from pipeline.runs.directory import Run, open_run
 from pipeline.runs.provenance import provenance
 from pipeline.system import TwoStage
 from pipeline.training.config import TrainerConfig
 from pipeline.training.objectives import Objective
 from segmenter import losses as segmenter_losses
 from segmenter import metrics as segmenter_metrics
+
+MAX_NAMED_SAMPLES = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +136,10 @@ class Training:
     turns: tuple[str, ...] = ()
     """Parts of the module that are updated in turn, one a step; empty: all of it in every step."""
 
+    def opened(self) -> AbstractContextManager[Run]:
+        """Its directory, begun or continued: see ``open_run``."""
+        return open_run(self.run, command=self.command, config=self.config, inputs=self.inputs, resume=self.resume)
+
     def resting(self, module: nn.Module, step: int) -> Iterator[nn.Parameter]:
         """The parameters that this step of the optimizer leaves alone."""
         for turn in self.turns:
@@ -184,6 +190,11 @@ class Training:
         """What trackers are told."""
         begun = {"command": self.command, "config": dict(self.config), "inputs": dict(self.inputs)}
         return begun | {"provenance": asdict(provenance())}
+
+    def named(self, rows: Sequence[int]) -> str:
+        """Images of the data set by their sample ids, the first of many."""
+        ids = ", ".join(self.dataset.samples["sample_id"][row] for row in rows[:MAX_NAMED_SAMPLES])
+        return f"samples {ids}" + (f" and {len(rows) - MAX_NAMED_SAMPLES} more" if len(rows) > MAX_NAMED_SAMPLES else "")
 
     def has_test_split(self) -> bool:
         """A data set may have none."""
@@ -241,24 +252,6 @@ def bind_classifier(
         confidence=classifier_losses.confidence,
         scores={"accuracy": lambda logits, labels: classifier_metrics.correct(logits, labels).float()},
     )
-
-
-def check_batch(module: nn.Module, num_images: int, image_size: int) -> None:
-    """Raise ValueError where a module cannot train on so many images at a time: batch normalization needs two values a channel.
-
-    Nothing is computed, and the module is not touched.
-    """
-    shape = deepcopy(module).to("meta").train()
-    try:
-        with torch.no_grad():
-            shape(torch.empty(num_images, 3, image_size, image_size, device="meta"))
-    except (ValueError, RuntimeError) as error:  # RuntimeError: a layer that cannot do without numbers
-        if "more than 1 value per channel" in str(error):
-            images = f"{num_images} image{'s' * (num_images > 1)} of {image_size} px"
-            raise ValueError(
-                f"batch normalization cannot train on {images} at a time, where one value a channel is left of them; raise it,"
-                " prepare more or larger training images, or choose a network that halves them less often"
-            ) from error
 
 
 def _no_context(batch: Batch) -> None:

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from signal import Signals
@@ -16,12 +16,11 @@ from torch import Tensor, nn
 from pipeline.attacks.acceleration import FollowingCopies
 from pipeline.data.loader import Batch, Loader
 from pipeline.data.seeds import sample_seed
-from pipeline.data.splits import Split
-from pipeline.errors import ConfigError, RunError
+from pipeline.errors import RunError
 from pipeline.interrupts import Interrupted, held_back, interruption, let_through, signals_handled
 from pipeline.progress import progress_bar
 from pipeline.randomness import derive_seeds
-from pipeline.runs.directory import Run, open_run
+from pipeline.runs.directory import Run
 from pipeline.training.distributed import (
     agreed_interruption,
     determinism,
@@ -30,14 +29,13 @@ from pipeline.training.distributed import (
     share_buffers,
     synchronize_statistics,
 )
+from pipeline.training.loaders import check_batches, split_loader
 from pipeline.training.logging import RunLog
 from pipeline.training.optim import build_optimizer, learning_rate, moving_average, set_learning_rate
 from pipeline.training.result import EndedBy, TrainingResult
 from pipeline.training.state import Counters, TrainingState
-from pipeline.training.tasks import Training, check_batch
+from pipeline.training.tasks import Training
 from pipeline.training.validation import measure
-
-MAX_NAMED_SAMPLES = 8
 
 
 def train(training: Training) -> Path:
@@ -54,15 +52,7 @@ def train(training: Training) -> Path:
         stack.enter_context(signals_handled())
         stack.enter_context(determinism(enforced=training.trainer.deterministic, device=fabric.device))
         trainer = Trainer(training, fabric)
-
-        def open_directory() -> Run:
-            return stack.enter_context(
-                open_run(
-                    training.run, command=training.command, config=training.config, inputs=training.inputs, resume=training.resume
-                )
-            )
-
-        run = on_rank_zero(fabric, open_directory)
+        run = on_rank_zero(fabric, lambda: stack.enter_context(training.opened()))
         if run.finished:
             _say(fabric, f"{run.path}: the run is finished, so there is nothing to resume; its result is {run.result_path.name}")
             return training.checkpoint_path(run.path, "best")
@@ -83,8 +73,8 @@ class Trainer:
 
     def __init__(self, training: Training, fabric: Fabric) -> None:
         self._training, self._fabric, self._config = training, fabric, training.trainer
-        self._train_loader, self._val_loader = self._loader("train"), self._loader("val")
-        self._check_batch_size()
+        self._train_loader, self._val_loader = (split_loader(training, fabric, split) for split in ("train", "val"))
+        check_batches(training, fabric, self._train_loader)
         self._layout = torch.channels_last if training.trainer.channels_last else torch.contiguous_format
         stage = training.bind(training.module)
         _place(synchronize_statistics(stage.network, fabric), fabric, self._layout)
@@ -200,10 +190,8 @@ class Trainer:
             return loss_sum, num_interrupted > 0
         bad = ~losses.isfinite()
         what = f"the loss of {int(bad.sum())} of {len(bad)} images is not finite" if bad.any() else "the gradient is not finite"
-        rows = batch.indices[bad | ~bad.any()].tolist()
-        ids = ", ".join(self._training.dataset.samples["sample_id"][row] for row in rows[:MAX_NAMED_SAMPLES])
-        more = f" and {len(rows) - MAX_NAMED_SAMPLES} more" if len(rows) > MAX_NAMED_SAMPLES else ""
-        raise RunError(f"{self._run.path}: step {self.state.counters.step}: {what} (samples {ids}{more}); try a lower trainer.lr")
+        samples = self._training.named(batch.indices[bad | ~bad.any()].tolist())
+        raise RunError(f"{self._run.path}: step {self.state.counters.step}: {what} ({samples}); try a lower trainer.lr")
 
     def _end_epoch(self) -> None:
         """Validate, and record the epoch. A signal that comes meanwhile leaves the validation to the resumed run."""
@@ -214,34 +202,23 @@ class Trainer:
         except Interrupted as error:
             self._save_state()
             raise self._interrupted(error.number) from error
-        train_loss = counters.loss_sum / counters.num_images
-        counters.epoch, counters.batch, counters.loss_sum, counters.num_images = counters.epoch + 1, 0, 0.0, 0
         counters.seconds = time.monotonic() - self._began
-        better = counters.best_value is None or measured[self._selector] > counters.best_value
-        if better:
-            counters.best_value, counters.best_epoch = measured[self._selector], counters.epoch
-        counters.epochs_without_gain = 0 if better else counters.epochs_without_gain + 1
-        row = {"epoch": counters.epoch, "step": counters.step, "learning_rate": self._learning_rate(counters.step - 1)}
-        row |= {"train_loss": train_loss} | {f"val_{name}": value for name, value in measured.items()}
-        counters.history.append(row | {"seconds": round(counters.seconds, 1)})
+        better = counters.end_epoch(measured, selector=self._selector, learning_rate=self._learning_rate(counters.step - 1))
         on_rank_zero(self._fabric, lambda: self._log.end_epoch(self._measured.module, better=better))
-        shown = ", ".join(f"{name} {value:.4g}" for name, value in row.items() if name.endswith(("loss", self._stage.score_name)))
+        row = counters.history[-1].items()
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in row if name.endswith(("loss", self._stage.score_name)))
         note = " (best so far)" if better else ""
         _say(self._fabric, f"epoch {counters.epoch}/{self._config.epochs}: {shown}, {counters.seconds:.0f} s{note}")
 
         if self._ended_by() == "guard":
             _say(self._fabric, f"the robust {self._stage.score_name} has collapsed: training ends, and the best epoch is kept")
 
-    def _scores(self) -> list[float]:
-        """What has chosen the best epoch, epoch by epoch."""
-        return [row[f"val_{self._selector}"] for row in self.state.counters.history]
-
     def _ended_by(self) -> EndedBy | None:
         """Why no further epoch follows; None: one does."""
         counters, patience = self.state.counters, self._config.patience
         if counters.epoch >= self._config.epochs:
             return "epochs"
-        if self._training.objective.collapsed(self._scores()):
+        if self._training.objective.collapsed([row[f"val_{self._selector}"] for row in counters.history]):
             return "guard"
         return "patience" if patience is not None and counters.epochs_without_gain >= patience else None
 
@@ -256,7 +233,9 @@ class Trainer:
         try:
             with self._interruptible():
                 val = self._measure(self._val_loader)
-                test = self._measure(self._loader("test")) if self._training.has_test_split() else None
+                test = (
+                    self._measure(split_loader(self._training, self._fabric, "test")) if self._training.has_test_split() else None
+                )
         except Interrupted as error:
             raise self._interrupted(error.number) from error
         assert counters.best_value is not None
@@ -274,21 +253,13 @@ class Trainer:
         )
         on_rank_zero(self._fabric, lambda: self._log.finish(result))
         if self._fabric.is_global_zero:
-            _summarize(result, self._stage.score_name, best)
+            print(result.in_words(self._stage.score_name), best, sep="\n")
 
     def _measure(self, loader: Loader, *, attacked: bool = False) -> dict[str, float]:
         share_buffers(self._measured.module, self._fabric)
-        chosen = self._training.objective.validation_attack() if attacked else None
-        attack, max_attacked = chosen or (None, 0)
+        attack = self._training.objective.validation_attack() if attacked else None
         try:
-            return measure(
-                self._measured,
-                loader,
-                self._fabric,
-                batch_size=self._config.eval_batch_size,
-                attack=attack,
-                max_attacked=max_attacked,
-            )
+            return measure(self._measured, loader, self._fabric, batch_size=self._config.eval_batch_size, attack=attack)
         except FloatingPointError as error:
             where = f"{self._run.path}: validation after step {self.state.counters.step}"
             raise RunError(f"{where}: {error}; try a lower trainer.lr") from error
@@ -309,42 +280,10 @@ class Trainer:
     def _learning_rate(self, step: int) -> float:
         return learning_rate(self._config, step, steps_per_epoch=len(self._train_loader))
 
-    def _check_batch_size(self) -> None:
-        """Refuse batches that cannot be shared, or that batch normalization has no variance of."""
-        config, dataset, num_processes = self._config, self._training.dataset, self._fabric.world_size
-        num_images = min(config.batch_size, self._train_loader.num_samples)
-        if num_processes > 1 and num_images < config.batch_size:
-            raise ConfigError(f"trainer.batch_size: larger than the train split ({num_images} images)")
-        share = num_images // (num_processes if self._fabric.device.type == "cpu" else 1)
-        try:
-            check_batch(self._training.module, share, dataset.image_size)
-        except ValueError as error:
-            raise ConfigError(f"trainer.batch_size: {error}") from error
-
-    def _loader(self, split: Split) -> Loader:
-        trains = split == "train"
-        return Loader(
-            self._training.dataset,
-            split,
-            batch_size=self._config.batch_size if trains else self._config.eval_batch_size,
-            seed=self._config.seed,
-            augment=self._training.augment if trains else None,
-            shuffle=True,  # also for measuring: the first images are then a fair choice
-            drop_last=trains,
-            num_workers=self._config.num_workers if trains else 0,
-            rank=self._fabric.global_rank,
-            world_size=self._fabric.world_size,
-        )
-
-    @contextmanager
-    def _progress(self) -> Iterator[Callable[[], None]]:
-        if not self._fabric.is_global_zero:
-            yield lambda: None
-            return
-        counters = self.state.counters
-        left = len(self._train_loader) - counters.batch
-        with progress_bar(f"epoch {counters.epoch + 1}/{self._config.epochs}", total=left, unit="steps") as advance:
-            yield advance
+    def _progress(self) -> AbstractContextManager[Callable[[], None]]:
+        counters, left = self.state.counters, len(self._train_loader) - self.state.counters.batch
+        bar = progress_bar(f"epoch {counters.epoch + 1}/{self._config.epochs}", total=left, unit="steps")
+        return bar if self._fabric.is_global_zero else nullcontext(lambda: None)
 
 
 def _place(network: nn.Module, fabric: Fabric, layout: torch.memory_format) -> None:
@@ -355,10 +294,3 @@ def _place(network: nn.Module, fabric: Fabric, layout: torch.memory_format) -> N
 def _say(fabric: Fabric, line: str) -> None:
     if fabric.is_global_zero:
         print(line, file=sys.stderr, flush=True)
-
-
-def _summarize(result: TrainingResult, score: str, path: Path) -> None:
-    splits = {"val": result.val, "test": result.test}
-    measured = ", ".join(f"{split} {score} {scores[score]:.4f}" for split, scores in splits.items() if scores is not None)
-    print(f"{measured}: epoch {result.epoch} of {result.epochs}, best by {result.selected_by}, {result.seconds:.0f} s")
-    print(path)

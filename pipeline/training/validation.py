@@ -18,13 +18,13 @@ _ATTACK_STREAM = 0x7661_6C69  # sets these starting points apart from those of t
 
 
 def measure(
-    stage: BoundStage, loader: Loader, fabric: Fabric, *, batch_size: int, attack: PgdConfig | None = None, max_attacked: int = 0
+    stage: BoundStage, loader: Loader, fabric: Fabric, *, batch_size: int, attack: tuple[PgdConfig, int] | None = None
 ) -> dict[str, float]:
     """Means over the images of a loader's split: ``loss``, every score of the stage and, with an attack, ``robust_<score>``.
 
-    The robust score of an image is the lower one of the clean and the attacked image; it is averaged over the first
-    ``max_attacked`` images, in the loader's order of epoch 0. ``batch_size`` is the loader's. All processes get the same
-    result. Raises FloatingPointError where a mean is not a finite number, or the attack meets a NaN loss.
+    The robust score of an image is the lower one of the clean and the attacked image; it is averaged over so many images as
+    ``attack`` names beside the attack, the first in the loader's order of epoch 0. ``batch_size`` is the loader's. All processes
+    get the same result. Raises FloatingPointError where a mean is not a finite number, or the attack meets a NaN loss.
     """
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
@@ -34,8 +34,8 @@ def measure(
         if attack is not None:
             # Rank r holds the elements r, r + world size, ... of each global batch.
             own = range(position, position + len(batch) * fabric.world_size, fabric.world_size)
-            chosen = sum(place < max_attacked for place in own)
-            values |= _robust_values(stage, batch[:chosen].to(fabric.device), attack) if chosen else {}
+            chosen = sum(place < attack[1] for place in own)
+            values |= _robust_values(stage, batch[:chosen].to(fabric.device), attack[0]) if chosen else {}
         position += batch_size
         for name, value in values.items():
             sums[name] = sums.get(name, torch.zeros((), device=fabric.device)) + value.sum()

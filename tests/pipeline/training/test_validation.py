@@ -78,7 +78,7 @@ def test_means_are_over_images_whatever_the_batches(stage, fabric, synthetic_set
 @pytest.mark.parametrize("batch_size", [5, 32])
 def test_robust_accuracy_counts_images_that_no_point_of_the_ball_turns(stage, fabric, synthetic_set, max_attacked, batch_size):
     found = measure(
-        stage, loader(synthetic_set, batch_size=batch_size), fabric, batch_size=batch_size, attack=ATTACK, max_attacked=max_attacked
+        stage, loader(synthetic_set, batch_size=batch_size), fabric, batch_size=batch_size, attack=(ATTACK, max_attacked)
     )
     left = margins(stage, synthetic_set, epsilon=ATTACK.epsilon)[:max_attacked]
     assert found["robust_accuracy"] == pytest.approx((left > 0).float().mean().item())
@@ -89,6 +89,6 @@ def test_measuring_leaves_modes_and_random_numbers_alone(stage, fabric, syntheti
     stage.network.train()
     torch.manual_seed(5)
     expected = torch.random.get_rng_state()
-    measure(stage, loader(synthetic_set), fabric, batch_size=32, attack=ATTACK, max_attacked=4)
+    measure(stage, loader(synthetic_set), fabric, batch_size=32, attack=(ATTACK, 4))
     assert torch.equal(torch.random.get_rng_state(), expected)
     assert stage.network.training
