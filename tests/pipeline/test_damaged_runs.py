@@ -5,6 +5,7 @@ import random
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from runpy import run_path
 from typing import Any, NamedTuple
 
 import pytest
@@ -15,21 +16,13 @@ from pipeline.evaluation.records import read_records
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 TINY = [
-    "data.image_size=16",
-    "data.num_train=24",
-    "data.num_val=12",
-    "data.num_test=12",
-    "data.num_classes=3",
-    "workers=0",
-    "segmenter.decoder_channels=[8,8,8]",
-    "classifier.width=4",
+    *run_path(str(Path(__file__).with_name("tiny.py")))["WORDS"],
     "masks=[{train: learned, test: learned}]",
     "classifier_objectives=[natural]",
     "segmenter_trainer.epochs=1",
     "classifier_trainer.epochs=1",
     "attack.attacks.pgd.num_steps=1",
     "attack.attacks.apgd.num_steps=1",
-    "evaluation.max_images=12",
     "evaluation.sanity.images=4",
     "degradation=null",
     "decomposition=null",

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from runpy import run_path
 from typing import Any, NamedTuple
 
 import pytest
@@ -23,21 +24,13 @@ SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL)
 TRAINER = ["epochs=12", "batch_size=16", "ema_decay=0.9", "trackers=[]", "accelerator=cpu", "num_workers=1"]
 TWO = ["trainer.devices=2", "trainer.num_workers=0"]
 TINY = [
-    "data.image_size=16",
-    "data.num_train=24",
-    "data.num_val=12",
-    "data.num_test=12",
-    "data.num_classes=3",
-    "workers=0",
-    "segmenter.decoder_channels=[8,8,8]",
-    "classifier.width=4",
+    *run_path(str(Path(__file__).with_name("tiny.py")))["WORDS"],
     "masks=[{train: none, test: none}, {train: learned, test: learned}]",
     "classifier_objectives=[natural]",
     "segmenter_trainer.epochs=2",
     "classifier_trainer.epochs=2",
     "attack.attacks.pgd.num_steps=2",
     "attack.attacks.apgd.num_steps=2",
-    "evaluation.max_images=12",
     "evaluation.part_size=6",
     "evaluation.sanity=null",
     "degradation=null",

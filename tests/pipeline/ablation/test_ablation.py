@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from runpy import run_path
 
 import polars as pl
 import pytest
@@ -22,15 +23,7 @@ from pipeline.runs.directory import fingerprint_of, open_run
 from pipeline.runs.locking import locked
 
 TINY = [
-    "data.image_size=16",
-    "data.num_train=24",
-    "data.num_val=12",
-    "data.num_test=12",
-    "data.num_classes=3",
-    "workers=0",
-    "segmenter.encoder_depth=3",
-    "segmenter.decoder_channels=[8,8,8]",
-    "classifier.width=4",
+    *run_path(str(Path(__file__).parents[1] / "tiny.py"))["WORDS"],
     "masks=[{train: none, test: none}, {train: oracle, test: oracle}, {train: oracle, test: learned}]",
     "classifier_objectives=[adversarial]",
     "adversarial.validation.max_images=12",
@@ -41,7 +34,6 @@ TINY = [
     "attack.attacks.pgd.num_steps=2",
     "attack.attacks.apgd.num_steps=2",
     "attack.attacks.joint-collapse.num_steps=2",
-    "evaluation.max_images=12",
     "evaluation.part_size=6",
     "evaluation.sanity=null",
     "degradation={kinds: [eroded], pixels: [1]}",

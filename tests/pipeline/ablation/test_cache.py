@@ -4,6 +4,7 @@ import json
 import shutil
 import threading
 from pathlib import Path
+from runpy import run_path
 
 import pytest
 
@@ -20,13 +21,12 @@ from pipeline.cli.composition import compose
 from pipeline.config import to_plain, validate
 from pipeline.data.dataset import open_prepared
 from pipeline.evaluation.summary import SanityReport, version_of_checks
-from pipeline.runs.checkpoints import Checkpoint, save_checkpoint
 from pipeline.runs.directory import open_run
 from pipeline.runs.files import write_json, write_sealed
 from pipeline.runs.locking import locked
-from pipeline.runs.provenance import provenance
 from segmenter.model import build_segmenter
 
+save_untrained = run_path(str(Path(__file__).parents[1] / "tiny.py"))["save_untrained"]
 MASKS = [{"train": "oracle", "test": "oracle"}, {"train": "learned", "test": "learned"}]
 
 
@@ -63,20 +63,15 @@ def finish(config: AblateConfig, state: JobState, *, path: Path | None = None, s
             if is_segmenter
             else build_classifier(config.classifier, num_classes=dataset.num_classes, seed=seed)
         )
-        checkpoint = Checkpoint(
-            kind="segmenter" if is_segmenter else "classifier",
-            architecture=to_plain(architecture),
-            config={},
+        save_untrained(
+            path,
+            module,
+            architecture,
             classes=dataset.classes,
             image_size=dataset.image_size,
             data_fingerprint=dataset.fingerprint,
             mean_color=dataset.mean,
-            provenance=provenance(),
-            step=0,
-            epoch=0,
-            metrics={},
         )
-        save_checkpoint(path / "checkpoints", "best", checkpoint, module.state_dict())
         write_json(path / "result.json", {})
 
 

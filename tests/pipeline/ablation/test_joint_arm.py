@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from runpy import run_path
 
 import pytest
 
@@ -13,15 +14,7 @@ from pipeline.reporting.reading import read_study
 from pipeline.runs.checkpoints import weights_digest
 
 TINY = [
-    "data.image_size=16",
-    "data.num_train=24",
-    "data.num_val=12",
-    "data.num_test=12",
-    "data.num_classes=3",
-    "workers=0",
-    "segmenter.encoder_depth=3",
-    "segmenter.decoder_channels=[8,8,8]",
-    "classifier.width=4",
+    *run_path(str(Path(__file__).parents[1] / "tiny.py"))["WORDS"],
     "masks=[{train: none, test: none}, {train: oracle, test: oracle}, {train: joint, test: joint}]",
     "classifier_objectives=[adversarial]",
     "adversarial.validation.max_images=12",
@@ -32,7 +25,6 @@ TINY = [
     "attack.threat.epsilons=[4/255]",
     "primary_epsilon=null",
     "attack.attacks={pgd: {kind: class, num_steps: 1}}",
-    "evaluation.max_images=12",
     "evaluation.sanity=null",
     "degradation=null",
     "decomposition.num_steps=1",

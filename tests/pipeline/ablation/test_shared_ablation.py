@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from runpy import run_path
 
 import pytest
 from polars.testing import assert_frame_equal
@@ -15,16 +16,8 @@ from pipeline.evaluation.records import read_records
 
 ROOT = Path(__file__).parents[3]
 WORDS = [
+    *run_path(str(Path(__file__).parents[1] / "tiny.py"))["WORDS"],
     "experiment=quickstart",
-    "data.image_size=16",
-    "data.num_train=24",
-    "data.num_val=12",
-    "data.num_test=12",
-    "data.num_classes=3",
-    "workers=0",
-    "segmenter.encoder_depth=3",
-    "segmenter.decoder_channels=[8,8,8]",
-    "classifier.width=4",
     "masks=[{train: none, test: none}, {train: oracle, test: learned}]",
     "classifier_objectives=[natural]",
     "segmenter_trainer.epochs=1",
@@ -33,7 +26,6 @@ WORDS = [
     "primary_epsilon=null",
     "~attack.attacks",
     "+attack.attacks={pgd: {kind: class, search: pgd, num_steps: 3}}",
-    "evaluation.max_images=12",
     "evaluation.part_size=3",
     "evaluation.sanity=null",
     "degradation=null",

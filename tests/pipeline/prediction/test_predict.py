@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from pipeline.data.images import resize
 from pipeline.masks.config import MaskConfig, MaskSource
 from pipeline.prediction.choice import choose_system
 from pipeline.reporting.data import Condition
-from pipeline.runs.checkpoints import Checkpoint, save_checkpoint, weights_digest
+from pipeline.runs.checkpoints import weights_digest
 from pipeline.runs.directory import RunDescription
 from pipeline.runs.files import write_sealed
 from pipeline.runs.provenance import provenance
@@ -31,28 +32,11 @@ SIZE = 32
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def runs(tmp_path_factory: pytest.TempPathFactory, tiny: ModuleType) -> Path:
     """Stages with their initial weights; the classifier was "trained" on the oracle."""
     path = tmp_path_factory.mktemp("runs")
-    stages = {
-        "segmenter": (SegmenterConfig(), build_segmenter(SegmenterConfig(), seed=0)),
-        "classifier": (ClassifierConfig(), build_classifier(ClassifierConfig(), num_classes=len(CLASSES), seed=0)),
-    }
-    for kind, (architecture, module) in stages.items():
-        checkpoint = Checkpoint(
-            kind=kind,
-            architecture=to_plain(architecture),
-            config={"masks": {"source": "oracle"}, "prepared": "nowhere", "segmenter_run": None},
-            classes=CLASSES,
-            image_size=SIZE,
-            data_fingerprint="0" * 64,
-            mean_color=(0.5, 0.5, 0.5),
-            provenance=provenance(),
-            step=0,
-            epoch=0,
-            metrics={},
-        )
-        save_checkpoint(path / kind / "checkpoints", "best", checkpoint, module.state_dict())
+    config = {"masks": {"source": "oracle"}, "prepared": "nowhere", "segmenter_run": None}
+    tiny.save_stages(path, config=config, classes=CLASSES, image_size=SIZE)
     return path
 
 

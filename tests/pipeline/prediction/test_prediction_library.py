@@ -1,6 +1,7 @@
 """``load_system`` and ``predict`` from Python: the systems and the answers of the commands."""
 
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -12,9 +13,7 @@ from pipeline import TwoStage, load_system, predict
 from pipeline.config import to_plain
 from pipeline.errors import CheckpointError, ConfigError, InputError
 from pipeline.masks.config import MaskConfig, MaskSource
-from pipeline.runs.checkpoints import Checkpoint, save_checkpoint
 from pipeline.runs.files import write_sealed
-from pipeline.runs.provenance import provenance
 from segmenter.config import SegmenterConfig
 from segmenter.model import build_segmenter
 
@@ -24,28 +23,11 @@ MASKS[:, :, 8:24, 4:20] = 1
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def runs(tmp_path_factory: pytest.TempPathFactory, tiny: ModuleType) -> Path:
     """Two stages with their initial weights, the classifier "trained" on the oracle, and an ablation of two arms."""
     path = tmp_path_factory.mktemp("runs")
-    stages = {
-        "segmenter": (SegmenterConfig(), build_segmenter(SegmenterConfig(), seed=0)),
-        "classifier": (ClassifierConfig(), build_classifier(ClassifierConfig(), num_classes=3, seed=0)),
-    }
-    for kind, (architecture, module) in stages.items():
-        checkpoint = Checkpoint(
-            kind=kind,  # type: ignore[arg-type]
-            architecture=to_plain(architecture),
-            config={"masks": {"source": "oracle", "fill": "black"}, "prepared": "nowhere"},
-            classes=("a", "b", "c"),
-            image_size=32,
-            data_fingerprint="0" * 64,
-            mean_color=(0.5, 0.5, 0.5),
-            provenance=provenance(),
-            step=0,
-            epoch=0,
-            metrics={},
-        )
-        save_checkpoint(path / kind / "checkpoints", "best", checkpoint, module.state_dict())
+    config = {"masks": {"source": "oracle", "fill": "black"}, "prepared": "nowhere"}
+    tiny.save_stages(path, config=config, classes=("a", "b", "c"))
     arms = [
         {
             "name": f"natural {source}",

@@ -1,0 +1,34 @@
+"""What tests of whole commands share: the words of a tiny ablation, and stages as a training leaves them but for their weights."""
+
+from pathlib import Path
+from typing import Any
+
+from classifier.config import ClassifierConfig
+from classifier.model import build_classifier
+from pipeline.config import to_plain
+from pipeline.runs.checkpoints import Checkpoint, refer_to_segmenter, save_checkpoint, weights_digest
+from pipeline.runs.provenance import provenance
+from segmenter.config import SegmenterConfig
+from segmenter.model import build_segmenter
+
+DATA = ["data.image_size=16", "data.num_train=24", "data.num_val=12", "data.num_test=12", "data.num_classes=3", "workers=0"]
+STAGES = ["segmenter.encoder_depth=3", "segmenter.decoder_channels=[8,8,8]", "classifier.width=4"]
+WORDS = [*DATA, *STAGES, "evaluation.max_images=12"]
+
+
+def save_untrained(path: Path, module: Any, architecture: Any, **described: Any) -> None:
+    """A checkpoint ``best`` of a stage in the run ``path``."""
+    kind = "classifier" if isinstance(architecture, ClassifierConfig) else "segmenter"
+    of_data = {"image_size": 32, "data_fingerprint": "0" * 64, "mean_color": (0.5, 0.5, 0.5)}
+    of_training = {"config": {}, "provenance": provenance(), "step": 0, "epoch": 0, "metrics": {}}
+    checkpoint = Checkpoint(kind=kind, architecture=to_plain(architecture), **{**of_data, **of_training, **described})
+    save_checkpoint(path / "checkpoints", "best", checkpoint, module.state_dict())
+
+
+def save_stages(path: Path, *, config: dict[str, Any], refers: bool = False, **described: Any) -> None:
+    """``segmenter`` and ``classifier`` in a directory, of default architectures and seed 0; ``refers``: trained with that one."""
+    save_untrained(path / "segmenter", build_segmenter(SegmenterConfig(), seed=0), SegmenterConfig(), config=config, **described)
+    network = build_classifier(ClassifierConfig(), num_classes=len(described["classes"]), seed=0)
+    digest = weights_digest(path / "segmenter", "segmenter")
+    segmenter = refer_to_segmenter(path / "segmenter", sha256=digest, run=path / "classifier") if refers else None
+    save_untrained(path / "classifier", network, ClassifierConfig(), config=config, segmenter=segmenter, **described)
