@@ -46,11 +46,11 @@ json_schema_of: Callable[[Any], Any] = cache(lambda config_class: adapter_of(con
 
 def _documented_schema(config_class: type[Any], source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
     """Give every field the docstring under it, for --help, first. pydantic can, but parses the module again for every class."""
-    body = _classes_of(config_class.__module__).get(config_class.__name__, [])
-    for statement, below in pairwise(body):
-        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and isinstance(below, ast.Expr):
-            text = inspect.cleandoc(ast.literal_eval(below.value))
-            config_class.__dataclass_fields__[statement.target.id].metadata = {"description": text}
+    for one in reversed([base for base in config_class.__mro__ if "__dataclass_fields__" in vars(base)]):
+        for statement, below in pairwise(_classes_of(one.__module__).get(one.__name__, [])):
+            if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and isinstance(below, ast.Expr):
+                text = inspect.cleandoc(ast.literal_eval(below.value))
+                config_class.__dataclass_fields__[statement.target.id].metadata = {"description": text}
     return handler(source)
 
 
@@ -91,6 +91,7 @@ def configuration(config_class: type[Config]) -> type[Config]:
         except ValidationError as error:
             raise ConfigError(f"{made.__name__}: {_first_of(error, values, made)}") from error
 
+    made.__signature__ = None  # not that of a configuration that it extends
     made.__signature__ = inspect.signature(made)
     made.__init__ = construct
     validated: type[Config] = made
@@ -204,6 +205,18 @@ Share = Annotated[Number, Field(ge=0, le=1)]
 """A share of a whole."""
 AnyPath = Annotated[Path, BeforeValidator(parse_path)]
 """A file or directory, as ``parse_path`` has it."""
+
+
+@configuration
+class PreparedRun:
+    """What commands share that keep a run in a directory and read a prepared data set."""
+
+    prepared: AnyPath
+    """Directory of the prepared data set."""
+    run: AnyPath
+    """Directory that the run is kept in; it must not hold one, but for resume."""
+    resume: bool = False
+    """Continue the run in that directory; begin it where there is none."""
 
 
 def validate(config_class: type[Config], values: Mapping[str, Any]) -> Config:

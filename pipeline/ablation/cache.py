@@ -68,6 +68,11 @@ class RunCache:
             self._finished[job] = state
         return state
 
+    def finished(self, job: Job) -> JobState | None:
+        """The job, if it is finished."""
+        state = self.find(job)
+        return state if state is not None and state.finished else None
+
     def record_duration(self, state: JobState, seconds: float) -> None:
         """Remember how long a job took from its beginning to its end, for later plans and the report. Raises RunError."""
         cost = self._cost(state.job)
@@ -91,8 +96,7 @@ class RunCache:
     def _materials(self, job: Job, datasets: DataSets) -> Materials | None:
         finished: dict[Job, JobState] = {}
         for other in job.needs:
-            state = self.find(other)
-            if state is None or not state.finished:
+            if (state := self.finished(other)) is None:
                 return None
             finished[other] = state
         fingerprint = datasets.fingerprint(job.data)

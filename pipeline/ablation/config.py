@@ -9,9 +9,9 @@ from pydantic import Field
 
 from classifier.config import ClassifierConfig
 from pipeline.attacks.suite import AttackSuite
-from pipeline.config import AnyPath, BatchSize, Changes, Count, Images, Number, Seed, Whole, Workers, configuration
+from pipeline.config import AnyPath, Changes, Count, Number, Seed, Whole, Workers, configuration
 from pipeline.data.config import AnySource, AugmentConfig
-from pipeline.data.splits import Split
+from pipeline.evaluation.config import EvaluationBasics
 from pipeline.masks.config import MaskConfig, MaskSource
 from pipeline.training.config import TrainerConfig
 from pipeline.training.objectives import AdversarialConfig, NaturalConfig, TradesConfig
@@ -71,27 +71,13 @@ class SanitySettings:
 
 
 @configuration
-class EvaluationSettings:
-    """How every arm is evaluated."""
+class EvaluationSettings(EvaluationBasics):
+    """How every arm is evaluated; the gallery is that of main arms."""
 
-    split: Split = "test"
-    """Images that are attacked: train, val or test."""
-    max_images: Images | None = None
-    """Attack only so many images, with the class shares of the split, the same for every arm; null: all."""
-    batch_size: BatchSize = 64
-    """Images in a batch. Changes speed and memory, and results no more than rounding does."""
-    part_size: Count = 256
-    """Images whose records are written together. What a killed evaluation repeats is one attack on so many images."""
     save_images: bool = True
     """Keep the adversarial images of arms with learned masks, float32: the decomposition scores them again."""
-    gallery_images: Annotated[Whole, Field(ge=0, le=1000)] = 6
-    """Images of each outcome that a main arm keeps for the gallery of the report; 0: none."""
     sanity: SanitySettings | None = dataclasses.field(default_factory=SanitySettings)
     """Also look for what gives false robustness away; null: no."""
-    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """The device; auto takes a GPU where there is one."""
-    devices: Annotated[Whole, Field(ge=1, le=1024)] = 1
-    """So many processes of this machine share each evaluation: each on a GPU of its own, or on its share of the cores."""
 
 
 @configuration

@@ -7,7 +7,6 @@ restricted to one path could have done: for that there are attacks whose gradien
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
@@ -47,18 +46,6 @@ class Attribution(StrEnum):
     """Lost, and neither of the two alone is enough."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class PathMargins:
-    """Largest other logit minus the label's, one value per image: above 0 is misclassified."""
-
-    pixels: Float[Tensor, " batch"]
-    """Of the adversarial image seen through the clean image's mask."""
-    mask: Float[Tensor, " batch"]
-    """Of the clean image seen through the adversarial image's mask."""
-    oracle: Float[Tensor, " batch"]
-    """Of the adversarial image seen through the oracle."""
-
-
 @torch.no_grad()
 def path_margins(
     system: StagedSystem,
@@ -66,16 +53,22 @@ def path_margins(
     adversarial: Float[Tensor, "batch 3 height width"],
     labels: Int64[Tensor, " batch"],
     context: MaskContext,
-) -> PathMargins:
-    """Score images with the mask of their counterpart. The context holds oracle masks, and what the system needs beside."""
+) -> dict[str, Float[Tensor, " batch"]]:
+    """The largest other logit minus the label's of each image, above 0 is misclassified, with the mask of its counterpart:
+    ``pixels_margin`` of the adversarial image seen through the clean image's mask, ``mask_margin`` of the clean image seen through
+    the adversarial image's, ``oracle_mask_margin`` of the adversarial image seen through the oracle's.
+
+    The context holds oracle masks, and what the system needs beside.
+    """
     assert context.oracle_masks is not None
     with attacked(system):
         clean_masks, adversarial_masks = system.masks(clean, context), system.masks(adversarial, context)
-        return PathMargins(
-            pixels=margin(system.classify(adversarial, clean_masks, context), labels),
-            mask=margin(system.classify(clean, adversarial_masks, context), labels),
-            oracle=margin(system.classify(adversarial, context.oracle_masks.to(adversarial.dtype), context), labels),
-        )
+        oracle_masks = context.oracle_masks.to(adversarial.dtype)
+        return {
+            "pixels_margin": margin(system.classify(adversarial, clean_masks, context), labels),
+            "mask_margin": margin(system.classify(clean, adversarial_masks, context), labels),
+            "oracle_mask_margin": margin(system.classify(adversarial, oracle_masks, context), labels),
+        }
 
 
 def attribute(*, oracle_robust: bool, robust: bool, clean_correct: bool, pixels_wrong: bool, mask_wrong: bool) -> Attribution:
@@ -198,5 +191,4 @@ def _of_chunk(store: RecordStore, units: list[Unit]) -> tuple[pl.DataFrame, dict
 def _margins(system: StagedSystem, batch: Batch, adversarial: Tensor) -> list[pl.Series]:
     context = MaskContext(oracle_masks=batch.masks, substitutes=batch.substitutes, sample_seeds=batch.seeds)
     margins = path_margins(system, batch.images, adversarial, batch.labels, context)
-    names = {"pixels_margin": margins.pixels, "mask_margin": margins.mask, "oracle_mask_margin": margins.oracle}
-    return [pl.Series(name, values.double().cpu().numpy()) for name, values in names.items()]
+    return [pl.Series(name, values.double().cpu().numpy()) for name, values in margins.items()]

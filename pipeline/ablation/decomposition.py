@@ -57,17 +57,14 @@ class DecompositionJob(Job):
 
     @property
     def title(self) -> str:
-        """In words."""
         return f"decomposition of {self.arm.title}"
 
     @property
     def slug(self) -> str:
-        """The readable part of a directory name."""
         return self.arm.slug
 
     @property
     def data(self) -> DataView:
-        """That of the arm."""
         return self.arm.data
 
     @property
@@ -77,7 +74,6 @@ class DecompositionJob(Job):
 
     @property
     def alike(self) -> tuple[object, ...]:
-        """All of them."""
         return ()
 
     def config(self, materials: Materials, run: Path) -> dict[str, Any]:  # noqa: ARG002
@@ -85,7 +81,6 @@ class DecompositionJob(Job):
         return dict(_RECORDED)
 
     def inputs(self, materials: Materials) -> dict[str, str]:
-        """Data set and evaluations."""
         return super().inputs(materials) | {job.title: materials.finished[job].fingerprint for job in self.needs}
 
     def run(self, state: JobState) -> None:

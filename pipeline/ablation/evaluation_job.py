@@ -1,6 +1,7 @@
 """Jobs that attack a system: an arm of the grid, or the same under one attack of the decomposition."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -13,12 +14,12 @@ from pipeline.ablation.training_jobs import ClassifierJob, JointJob, SegmenterJo
 from pipeline.attacks.specs import ClassAttack, ClassLoss, GradientPath
 from pipeline.attacks.suite import AttackSuite
 from pipeline.attacks.threat import Region
-from pipeline.evaluation.config import EvaluateConfig
+from pipeline.evaluation.config import EvaluateConfig, EvaluationBasics
 from pipeline.evaluation.evaluate import evaluate, order_of_attacks
 from pipeline.evaluation.summary import is_checked
 from pipeline.masks.config import MaskConfig, MaskSource
 from pipeline.masks.traits import MaskTraits
-from pipeline.runs.checkpoints import weights_digest
+from pipeline.runs.checkpoints import StageKind
 
 _ALONG = {GradientPath.BOTH: "both paths", GradientPath.PIXELS: "the pixel path only", GradientPath.MASK: "the mask path only"}
 Role = Literal["main", "degradation", "diagnostic"]
@@ -40,11 +41,9 @@ class AttackJob(Job):
         return super().is_finished(path, config) and (not config.sanity or is_checked(path, images=images, epsilon=epsilon))
 
     def run(self, state: JobState) -> None:
-        """Attack it."""
         evaluate(state.config)
 
     def finding(self, path: Path) -> str:
-        """Clean and robust accuracy."""
         return evaluation_line(path)
 
 
@@ -52,18 +51,13 @@ def common_settings(materials: Materials, run: Path) -> dict[str, Any]:
     """What the evaluations of an ablation share, whatever system they attack."""
     settings = materials.ablation.evaluation
     return {
+        **{field.name: getattr(settings, field.name) for field in dataclasses.fields(EvaluationBasics)},
         "prepared": materials.prepared,
         "run": run,
         "resume": True,
-        "split": settings.split,
-        "max_images": settings.max_images,
-        "batch_size": settings.batch_size,
-        "part_size": settings.part_size,
         "sanity_images": 1 if settings.sanity is None else settings.sanity.images,
         "sanity_epsilon": materials.ablation.primary_epsilon,
-        "accelerator": settings.accelerator,
         "shared": materials.ablation.shared,
-        "devices": settings.devices,
     }
 
 
@@ -98,7 +92,6 @@ class EvaluationJob(AttackJob):
 
     @property
     def data(self) -> DataView:
-        """The splits of its fold."""
         return DataView(fold=self.fold)
 
     @property
@@ -120,20 +113,19 @@ class EvaluationJob(AttackJob):
 
     @property
     def title(self) -> str:
-        """In words."""
         return f"{self.name}{self.fold.title if self.fold else ''}"
 
     @property
     def slug(self) -> str:
-        """The readable part of a directory name."""
         how = (f"-along-{self.diagnosis}" if self.diagnosis else "") + (f"-on-{self.region}" if self.is_confined else "")
         fold = self.fold.slug if self.fold else ""
         return f"{self.classifier.objective}-{self._masks('-')}-seed{self.seed}{how}{fold}".replace(" ", "-")
 
     @property
-    def needs(self) -> tuple[Job, ...]:
-        """Both stages, and the segmenter of the classifier's training."""
-        return tuple(dict.fromkeys((*self.classifier.needs, *((self.segmenter,) if self.segmenter else ()), self.classifier)))
+    def stages(self) -> Mapping[StageKind, Job]:
+        """Both, as far as there are two."""
+        masked_by: dict[StageKind, Job] = {"segmenter": self.masked_by} if self.masked_by else {}
+        return {**masked_by, "classifier": self.classifier}
 
     @property
     def alike(self) -> tuple[object, ...]:
@@ -150,31 +142,26 @@ class EvaluationJob(AttackJob):
         return dataclasses.replace(ablation.attack, threat=dataclasses.replace(ablation.attack.threat, region=self.region))
 
     def config(self, materials: Materials, run: Path) -> EvaluateConfig:
-        """Of ``foreguard evaluate``."""
         ablation, finished = materials.ablation, materials.finished
-        settings, sanity = ablation.evaluation, ablation.evaluation.sanity
+        sanity = ablation.evaluation.sanity
         main = self.role == "main" and self.diagnosis is None and not self.is_confined
         strongest = self.diagnosis == GradientPath.BOTH  # run to its end: its images are scored again
         checked = sanity is not None and self.classifier.objective in sanity.objectives and self.masks.source in sanity.sources
+        settings = common_settings(materials, run) | ({} if main else {"gallery_images": 0})
         return EvaluateConfig(
-            **common_settings(materials, run),
+            **settings,
             classifier_run=finished[self.classifier].path,
             segmenter_run=None if self.masked_by is None else finished[self.masked_by].path,
             masks=vars(self.masks),
             attack=self.suite(ablation),
             seed=self.seed,
             attack_all=strongest,
-            save_images=settings.save_images and (strongest or (main and self.masks.source.is_learned)),
-            gallery_images=settings.gallery_images if main else 0,
+            save_images=ablation.evaluation.save_images and (strongest or (main and self.masks.source.is_learned)),
             sanity=main and checked,
         )
 
     def inputs(self, materials: Materials) -> dict[str, str]:
-        """Data set, weights of the stages, and the order of the attacks."""
-        inputs = super().inputs(materials) | {"classifier": weights_digest(materials.finished[self.classifier].path, "classifier")}
-        if self.masked_by is not None:
-            inputs["segmenter"] = weights_digest(materials.finished[self.masked_by].path, "segmenter")
-        return inputs | order_of_attacks(self.suite(materials.ablation))
+        return super().inputs(materials) | order_of_attacks(self.suite(materials.ablation))
 
     def passes(self, ablation: AblateConfig, counts: ImageCounts) -> Passes:
         """Of the whole suite, if nothing falls."""

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from pipeline.ablation.config import AblateConfig
 from pipeline.config import to_plain
+from pipeline.runs.checkpoints import StageKind, weights_digest
 
 
 class ImageCounts(NamedTuple):
@@ -122,9 +123,14 @@ class Job(ABC):
         """The readable part of a directory name."""
 
     @property
+    def stages(self) -> "Mapping[StageKind, Job]":
+        """The trainings whose weights it reads."""
+        return {}
+
+    @property
     def needs(self) -> "tuple[Job, ...]":
-        """What has to be finished before, in order, with what that needs."""
-        return ()
+        """What has to be finished before, in order: the stages, each after what it needs itself."""
+        return tuple(dict.fromkeys(job for stage in self.stages.values() for job in (*stage.needs, stage)))
 
     @property
     def data(self) -> DataView:
@@ -141,8 +147,9 @@ class Job(ABC):
         """The configuration of its run in the directory ``run``: for a command, what a person would have typed."""
 
     def inputs(self, materials: Materials) -> dict[str, str]:
-        """Fingerprints of what it reads, as its run records them."""
-        return {"data set": materials.data_fingerprint}
+        """Fingerprints of what it reads, as its run records them: of the data set and of the stages' weights."""
+        weights: dict[str, str] = {kind: weights_digest(materials.finished[job].path, kind) for kind, job in self.stages.items()}
+        return {"data set": materials.data_fingerprint, **weights}
 
     def is_finished(self, path: Path, config: Any) -> bool:  # noqa: ARG002  for kinds to which it matters
         """Whether the run in a directory came to the end that this configuration asks for."""

@@ -17,7 +17,7 @@ from pipeline.ablation.gain import gain_rows
 from pipeline.ablation.grid import arms, confined, decompositions, jobs, own_systems, silhouettes
 from pipeline.ablation.job import Job, JobState
 from pipeline.ablation.pooled_job import PooledJob
-from pipeline.ablation.results import AGAIN, read_training
+from pipeline.ablation.results import AGAIN
 from pipeline.config import to_plain
 from pipeline.data.dataset import read_manifest
 from pipeline.errors import RunError
@@ -25,6 +25,7 @@ from pipeline.masks.config import MaskConfig, MaskSource
 from pipeline.runs.files import parse_json, read_sealed, write_json, write_sealed
 from pipeline.runs.locking import locked
 from pipeline.runs.provenance import provenance
+from pipeline.training.result import RESULT, TrainingResult
 
 MANIFEST, FORMAT = "ablation.json", 1
 _REMEDY = "run ablate again with resume=true"
@@ -128,14 +129,13 @@ def write_manifest(config: AblateConfig, cache: RunCache) -> None:
     """Write down all that is finished, one process after the other. Paths are relative to the directory of the ablation, which has
     to be there. Raises RunError."""
     with locked(config.run / ".manifest.lock", busy=None):
-        _write_manifest(config, cache)
+        write_sealed(config.run / MANIFEST, _content(config, cache), version=FORMAT)
 
 
-def _write_manifest(config: AblateConfig, cache: RunCache) -> None:
+def _content(config: AblateConfig, cache: RunCache) -> dict[str, Any]:
     todo = jobs(config)
-    states = {job: state for job in todo if (state := cache.find(job)) is not None and state.finished}
-    has_decomposition = _write_decomposition(config, states)
-    content = {
+    states = {job: state for job in todo if (state := cache.finished(job)) is not None}
+    return {
         "experiment": config.experiment,
         "prepared": str(config.prepared),
         "finished": len(states) == len(todo),
@@ -147,12 +147,11 @@ def _write_manifest(config: AblateConfig, cache: RunCache) -> None:
         ],
         "silhouette": _silhouettes(config, states),
         "gain": _gain(config, states),
-        "decomposition": DECOMPOSITION if has_decomposition else None,
+        "decomposition": _write_decomposition(config, states),
         "config": to_plain(config),
         "seconds": _seconds(cache, states),
         "provenance": dataclasses.asdict(provenance()),
     }
-    write_sealed(config.run / MANIFEST, content, version=FORMAT)
 
 
 def _entry(config: AblateConfig, arm: EvaluationJob | PooledJob, states: dict[Job, JobState]) -> dict[str, Any]:
@@ -183,7 +182,7 @@ def _silhouettes(config: AblateConfig, states: dict[Job, JobState]) -> list[dict
     for seed in config.seeds:
         of_seed = [job for job in silhouettes(config) if job.seed == seed]
         if of_seed and all(job in states for job in of_seed):
-            results = [read_training(states[job].path) for job in of_seed]
+            results = [TrainingResult.read(states[job].path / RESULT) for job in of_seed]
             split = "test" if all(result.test for result in results) else "val"
             counts = [read_manifest(states[job].materials.prepared)["counts"][split] for job in of_seed]
             sizes = [sum(count.values()) for count in counts]
@@ -213,15 +212,15 @@ def _gain(config: AblateConfig, states: dict[Job, JobState]) -> list[dict[str, A
     return rows or None
 
 
-def _write_decomposition(config: AblateConfig, states: dict[Job, JobState]) -> bool:
-    """Put the decompositions of all arms into one table, with its shares beside it."""
+def _write_decomposition(config: AblateConfig, states: dict[Job, JobState]) -> str | None:
+    """Put the decompositions of all arms into one table, with its shares beside it; the name of its file, if there are any."""
     tables = [read_table(states[job].path / ROWS, remedy=AGAIN) for job in decompositions(config) if job in states]
     if not tables:
-        return False
+        return None
     rows = pl.concat(tables, how="vertical_relaxed")
     write_table(config.run / DECOMPOSITION, rows)
     write_json(config.run / DECOMPOSITION_SUMMARY, {"decomposition": summary(rows)})
-    return True
+    return DECOMPOSITION
 
 
 def _seconds(cache: RunCache, states: dict[Job, JobState]) -> dict[str, float]:

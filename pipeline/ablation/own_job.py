@@ -26,12 +26,10 @@ class OwnJob(AttackJob):
 
     @property
     def title(self) -> str:
-        """In words."""
         return f"{self.name} ({self.system}), seed {self.seed}"
 
     @property
     def slug(self) -> str:
-        """The readable part of a directory name."""
         return f"{self.name}-seed{self.seed}".replace(" ", "-")
 
     @property
@@ -40,15 +38,12 @@ class OwnJob(AttackJob):
         return ("own", self.system)
 
     def config(self, materials: Materials, run: Path) -> EvaluateConfig:
-        """Of ``foreguard evaluate``."""
-        settings = materials.ablation.evaluation
         return EvaluateConfig(
             **common_settings(materials, run),
             system=self.system,
             attack=materials.ablation.attack,
             seed=self.seed,
-            gallery_images=settings.gallery_images,
-            sanity=settings.sanity is not None,
+            sanity=materials.ablation.evaluation.sanity is not None,
         )
 
     def inputs(self, materials: Materials) -> dict[str, str]:

@@ -58,22 +58,18 @@ class PooledJob(Job):
 
     @property
     def title(self) -> str:
-        """In words."""
         return f"{self.name}, {len(self.folds)} fold{'s' * (len(self.folds) > 1)}"
 
     @property
     def slug(self) -> str:
-        """The readable part of a directory name."""
         return self.example.slug.rsplit("-fold", 1)[0]
 
     @property
     def needs(self) -> tuple[Job, ...]:
-        """The evaluations."""
         return self.folds
 
     @property
     def alike(self) -> tuple[object, ...]:
-        """All of them."""
         return ()
 
     def config(self, materials: Materials, run: Path) -> dict[str, Any]:
@@ -88,12 +84,10 @@ class PooledJob(Job):
         return super().inputs(materials) | weights | {part.job.title: part.fingerprint for part in parts}
 
     def is_finished(self, path: Path, config: dict[str, Any]) -> bool:
-        """As of an evaluation."""
         images, epsilon = config["sanity_images"], config["sanity_epsilon"]
         return super().is_finished(path, config) and (not config["sanity"] or is_checked(path, images=images, epsilon=epsilon))
 
     def run(self, state: JobState) -> None:
-        """Pool the folds."""
         with open_run(state.path, command=self.command, config=state.config, inputs=state.inputs, resume=True):
             parts = [state.materials.finished[job].path for job in self.folds]
             _pool_records(parts, state.path)
@@ -104,7 +98,6 @@ class PooledJob(Job):
             _summary(state.path, parts).write(state.path / self.result)
 
     def finding(self, path: Path) -> str:
-        """Clean and robust accuracy."""
         return evaluation_line(path)
 
     def passes(self, ablation: AblateConfig, counts: ImageCounts) -> Passes:  # noqa: ARG002

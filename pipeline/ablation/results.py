@@ -10,14 +10,9 @@ from pipeline.training.result import RESULT, TrainingResult
 AGAIN = "delete it, and the same foreguard ablate command makes it again"
 
 
-def read_training(path: Path) -> TrainingResult:
-    """What the training in a directory reached. Raises RunError where that cannot be read."""
-    return TrainingResult.read(path / RESULT)
-
-
 def training_line(path: Path) -> str:
     """``val accuracy 0.812, test accuracy 0.790, 12 s``"""
-    result = read_training(path)
+    result = TrainingResult.read(path / RESULT)
     tested = f", test {_score(result.test)}" if result.test else ""
     return f"val {_score(result.val)}{tested}, {result.seconds:.0f} s"
 

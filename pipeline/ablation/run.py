@@ -100,7 +100,7 @@ def _is_reported(config: AblateConfig, cache: RunCache) -> bool:
 
 def _found(config: AblateConfig, cache: RunCache) -> str:
     """SHA-256 of what the finished jobs are, with the sanity checks that were made of them: these can be made anew."""
-    states = [state for job in jobs(config) if (state := _finished(cache, job)) is not None]
+    states = [state for job in jobs(config) if (state := cache.finished(job)) is not None]
     checks = [state.path / SANITY for state in states if (state.path / SANITY).is_file()]
     return canonical_sha256([sorted(state.fingerprint for state in states), sorted(file_sha256(check) for check in checks)])
 
@@ -155,13 +155,13 @@ def _run_jobs(config: AblateConfig, cache: RunCache, log: IO[str]) -> None:
     for number, job in enumerate(todo, start=1):
         position = f"[{number}/{len(todo)}]"
         with _told(position, job):
-            if not _finished(cache, job):
+            if not cache.finished(job):
                 left = [step for step in plan(config, cache, todo[number - 1 :], counts) if step.progress != Progress.REUSED]
                 print(f"{position} {job.verb} {job.title}; to the end: {estimate(left)}", file=sys.stderr, flush=True)
-                while (state := _finished(cache, job)) is None:
+                while (state := cache.finished(job)) is None:
                     with _after_others(f"to {job.verb} {job.title}"):
                         _do(cache, _ready(config, cache, job), log)
-                        assert _finished(cache, job)
+                        assert cache.finished(job)
                 print(f"{position} {job.title}: {job.finding(state.path)}", flush=True)
                 write_manifest(config, cache)
 
@@ -170,8 +170,8 @@ def _share_jobs(config: AblateConfig, cache: RunCache, log: IO[str]) -> None:
     """Take jobs that can be done by now and that nobody has; where there is none, a share of one that others are at."""
     todo = jobs(config)
     said: set[Job] = set()
-    while any(_finished(cache, job) is None for job in todo):
-        ready = [job for job in todo if _finished(cache, job) is None and all(_finished(cache, other) for other in job.needs)]
+    while any(cache.finished(job) is None for job in todo):
+        ready = [job for job in todo if cache.finished(job) is None and all(cache.finished(other) for other in job.needs)]
         taken = (
             _take(config, cache, log, todo, job, join=join, said=said)
             for join in (False, True)
@@ -192,7 +192,7 @@ def _take(config: AblateConfig, cache: RunCache, log: IO[str], todo: list[Job], 
             claim = state.path.with_name(f".{state.path.name}.job")
             claim.parent.mkdir(parents=True, exist_ok=True)
             with contextlib.nullcontext() if join else locked(claim, busy=f"another process is to {job.verb} {job.title}"):
-                if _finished(cache, job):
+                if cache.finished(job):
                     return True
                 print(f"{position} {'help to ' * join}{job.verb} {job.title}", file=sys.stderr, flush=True)
                 _do(cache, state, log)
@@ -229,11 +229,6 @@ def _after_others(what: str) -> Iterator[None]:
             raise
         print(f"waiting for another process {what}", file=sys.stderr, flush=True)
         wait_until_free(busy.lock)
-
-
-def _finished(cache: RunCache, job: Job) -> JobState | None:
-    state = cache.find(job)
-    return state if state is not None and state.finished else None
 
 
 def _ready(config: AblateConfig, cache: RunCache, job: Job) -> JobState:

@@ -22,8 +22,7 @@ def table(config: AblateConfig, cache: RunCache) -> list[str]:
     rows: list[Sequence[str]] = [[*_HEAD, *map(epsilon_text, config.attack.threat.epsilons)]]
     counted = "no images"
     for arm in arms(config):
-        state = cache.find(arm)
-        if arm.role != "main" or state is None or not state.finished:
+        if arm.role != "main" or (state := cache.finished(arm)) is None:
             continue
         result = Summary.read(state.path / SUMMARY)
         one = arm.example
@@ -34,8 +33,7 @@ def table(config: AblateConfig, cache: RunCache) -> list[str]:
         row += [one.classifier.masks.source.value, one.masks.source.value, str(one.seed)]
         rows.append([*row, *_figures(result)])
     for own in own_systems(config):
-        state = cache.find(own)
-        if state is not None and state.finished:
+        if (state := cache.finished(own)) is not None:
             result = Summary.read(state.path / SUMMARY)
             rows.append([own.name, "-", "-", result.mask_source, str(own.seed), *_figures(result)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -1,26 +1,30 @@
 """The jobs that train a stage."""
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pipeline.ablation.config import AblateConfig, Objective
 from pipeline.ablation.job import DataView, Fold, ImageCounts, Job, JobState, Materials, Passes
 from pipeline.ablation.passes import training_passes
 from pipeline.ablation.results import training_line
 from pipeline.masks.config import MaskConfig, MaskSource
-from pipeline.runs.checkpoints import weights_digest
+from pipeline.runs.checkpoints import StageKind
 from pipeline.training.commands import train_classifier, train_joint, train_segmenter
 from pipeline.training.config import TrainClassifierConfig, TrainJointConfig, TrainSegmenterConfig
+from pipeline.training.result import RESULT
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingJob(Job):
     """Train a stage."""
 
-    result: ClassVar[str] = "result.json"
+    result: ClassVar[str] = RESULT
     verb: ClassVar[str] = "train"
+    trained_by: ClassVar[Callable[[Any], None]]
+    """The command, which takes the configuration."""
 
     seed: int
     fold: Fold | None = None
@@ -28,7 +32,6 @@ class TrainingJob(Job):
 
     @property
     def data(self) -> DataView:
-        """The splits of its fold."""
         return DataView(fold=self.fold)
 
     @property
@@ -38,6 +41,9 @@ class TrainingJob(Job):
     @property
     def _which_slug(self) -> str:
         return f"-seed{self.seed}{self.fold.slug if self.fold else ''}"
+
+    def run(self, state: JobState) -> None:
+        type(self).trained_by(state.config)
 
     def finding(self, path: Path) -> str:
         """What it reaches on the splits that it is not trained on."""
@@ -50,17 +56,16 @@ class SegmenterJob(TrainingJob):
 
     kind: ClassVar[str] = "segmenter"
     command: ClassVar[str] = "train-segmenter"
+    trained_by = train_segmenter
 
     objective: Objective
 
     @property
     def title(self) -> str:
-        """In words."""
         return f"segmenter, {self.objective}{self._which}"
 
     @property
     def slug(self) -> str:
-        """The readable part of a directory name."""
         return f"{self.objective}{self._which_slug}"
 
     @property
@@ -69,7 +74,6 @@ class SegmenterJob(TrainingJob):
         return (self.objective,)
 
     def config(self, materials: Materials, run: Path) -> TrainSegmenterConfig:
-        """Of ``foreguard train-segmenter``."""
         ablation = materials.ablation
         return TrainSegmenterConfig(
             prepared=materials.prepared,
@@ -81,12 +85,7 @@ class SegmenterJob(TrainingJob):
             trainer=dataclasses.replace(ablation.segmenter_trainer, seed=self.seed),
         )
 
-    def run(self, state: JobState) -> None:
-        """Train it."""
-        train_segmenter(state.config)
-
     def passes(self, ablation: AblateConfig, counts: ImageCounts) -> Passes:
-        """Of the whole training."""
         epochs, seen = ablation.segmenter_trainer.epochs, counts._replace(train=counts.train + counts.for_segmenters)
         return training_passes(ablation.objective(self.objective), seen, epochs=epochs, behind_segmenter=False)
 
@@ -97,6 +96,7 @@ class ClassifierJob(TrainingJob):
 
     kind: ClassVar[str] = "classifier"
     command: ClassVar[str] = "train-classifier"
+    trained_by = train_classifier
 
     objective: Objective
     masks: MaskConfig
@@ -105,20 +105,18 @@ class ClassifierJob(TrainingJob):
 
     @property
     def title(self) -> str:
-        """In words."""
         behind = f" ({self.segmenter.objective} segmenter)" if self.segmenter else ""
         return f"classifier, {self.objective}, masks {self.masks.source.value}{behind}{self._which}"
 
     @property
     def slug(self) -> str:
-        """The readable part of a directory name."""
         behind = f"-{self.segmenter.objective}" if self.segmenter else ""
         return f"{self.objective}-{self.masks.source.value}{behind}{self._which_slug}"
 
     @property
-    def needs(self) -> tuple[Job, ...]:
+    def stages(self) -> Mapping[StageKind, Job]:
         """The segmenter of the masks in training."""
-        return (self.segmenter,) if self.segmenter else ()
+        return {"segmenter": self.segmenter} if self.segmenter else {}
 
     @property
     def alike(self) -> tuple[object, ...]:
@@ -126,22 +124,10 @@ class ClassifierJob(TrainingJob):
         return (self.objective, self.segmenter is not None)
 
     def config(self, materials: Materials, run: Path) -> TrainClassifierConfig:
-        """Of ``foreguard train-classifier``."""
         segmenter_run = None if self.segmenter is None else materials.finished[self.segmenter].path
         return classifier_config(materials, run, self.objective, self.seed, masks=self.masks, segmenter_run=segmenter_run)
 
-    def inputs(self, materials: Materials) -> dict[str, str]:
-        """Data set, and weights of the segmenter."""
-        if self.segmenter is None:
-            return super().inputs(materials)
-        return super().inputs(materials) | {"segmenter": weights_digest(materials.finished[self.segmenter].path, "segmenter")}
-
-    def run(self, state: JobState) -> None:
-        """Train it."""
-        train_classifier(state.config)
-
     def passes(self, ablation: AblateConfig, counts: ImageCounts) -> Passes:
-        """Of the whole training."""
         epochs, behind = ablation.classifier_trainer.epochs, self.segmenter is not None
         return training_passes(ablation.objective(self.objective), counts, epochs=epochs, behind_segmenter=behind)
 
@@ -152,6 +138,7 @@ class JointJob(TrainingJob):
 
     kind: ClassVar[str] = "joint"
     command: ClassVar[str] = "train-joint"
+    trained_by = train_joint
 
     masks: MaskConfig
     """Those of the source joint."""
@@ -167,19 +154,17 @@ class JointJob(TrainingJob):
 
     @property
     def title(self) -> str:
-        """In words."""
         before = f"{self.segmenter.objective} segmenter and classifier with masks {self.classifier.masks.source.value}"
         return f"both stages, {self.objective} (from {before}){self._which}"
 
     @property
     def slug(self) -> str:
-        """The readable part of a directory name."""
         return f"{self.objective}-{self.segmenter.objective}-{self.classifier.masks.source.value}{self._which_slug}"
 
     @property
-    def needs(self) -> tuple[Job, ...]:
-        """Both stages as they are before."""
-        return tuple(dict.fromkeys((*self.classifier.needs, self.segmenter, self.classifier)))
+    def stages(self) -> Mapping[StageKind, Job]:
+        """Both as they are before."""
+        return {"segmenter": self.segmenter, "classifier": self.classifier}
 
     @property
     def alike(self) -> tuple[object, ...]:
@@ -187,7 +172,6 @@ class JointJob(TrainingJob):
         return (self.objective,)
 
     def config(self, materials: Materials, run: Path) -> TrainJointConfig:
-        """Of ``foreguard train-joint``."""
         ablation, finished = materials.ablation, materials.finished
         return TrainJointConfig(
             prepared=materials.prepared,
@@ -204,16 +188,6 @@ class JointJob(TrainingJob):
             trainer=dataclasses.replace(ablation.joint_trainer, seed=self.seed),
         )
 
-    def inputs(self, materials: Materials) -> dict[str, str]:
-        """Data set, and weights of both stages before."""
-        segmenter = weights_digest(materials.finished[self.segmenter].path, "segmenter")
-        classifier = weights_digest(materials.finished[self.classifier].path, "classifier")
-        return super().inputs(materials) | {"segmenter": segmenter, "classifier": classifier}
-
-    def run(self, state: JobState) -> None:
-        """Train them."""
-        train_joint(state.config)
-
     def passes(self, ablation: AblateConfig, counts: ImageCounts) -> Passes:
         """Of the whole training, all of it through both stages; at most, where each loss has its own attack."""
         epochs, attacks = ablation.joint_trainer.epochs, 2 if ablation.joint.attack_on == "each" else 1
@@ -227,20 +201,18 @@ class SilhouetteJob(TrainingJob):
 
     kind: ClassVar[str] = "silhouette"
     command: ClassVar[str] = "train-classifier"
+    trained_by = train_classifier
 
     @property
     def title(self) -> str:
-        """In words."""
         return f"classifier of silhouettes{self._which}"
 
     @property
     def slug(self) -> str:
-        """The readable part of a directory name."""
         return f"silhouettes{self._which_slug}"
 
     @property
     def alike(self) -> tuple[object, ...]:
-        """All of them."""
         return ()
 
     @property
@@ -252,12 +224,7 @@ class SilhouetteJob(TrainingJob):
         """Of ``foreguard train-classifier``, on the data set of silhouettes."""
         return classifier_config(materials, run, "natural", self.seed, masks=MaskConfig(source=MaskSource.NONE), segmenter_run=None)
 
-    def run(self, state: JobState) -> None:
-        """Train it."""
-        train_classifier(state.config)
-
     def passes(self, ablation: AblateConfig, counts: ImageCounts) -> Passes:
-        """Of the whole training."""
         epochs = ablation.classifier_trainer.epochs
         return training_passes(ablation.objective("natural"), counts, epochs=epochs, behind_segmenter=False)
 

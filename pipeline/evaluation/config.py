@@ -7,21 +7,37 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pipeline.attacks.suite import AttackSuite
-from pipeline.config import AnyPath, BatchSize, Count, Images, Number, Seed, Whole, configuration
+from pipeline.config import AnyPath, BatchSize, Count, Images, Number, PreparedRun, Seed, Whole, configuration
 from pipeline.data.splits import Split
 from pipeline.masks.config import MaskChanges
 
 
 @configuration
-class EvaluateConfig:
+class EvaluationBasics:
+    """What an evaluation by itself and those of an ablation share."""
+
+    split: Split = "test"
+    """Images that are attacked: train, val or test."""
+    max_images: Images | None = None
+    """Attack only so many images, with the class shares of the split, the same for every system; null: all."""
+    batch_size: BatchSize = 64
+    """Images in a batch. Changes speed and memory, and results no more than rounding does."""
+    part_size: Count = 256
+    """Images whose records are written together. What a killed evaluation repeats is one attack on so many images."""
+    gallery_images: Annotated[Whole, Field(ge=0, le=1000)] = 6
+    """Images of each outcome that are kept for the gallery of the report, with their masks and perturbations; 0 is none."""
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """The device; auto takes a GPU where there is one. Verdicts are float32 on all of them."""
+    devices: Annotated[Whole, Field(ge=1, le=1024)] = 1
+    """So many processes of this machine share the evaluation: each on a GPU of its own, or on its share of the cores."""
+
+
+@configuration
+class EvaluateConfig(EvaluationBasics, PreparedRun):
     """Attack a trained system and record the outcome for every image."""
 
-    prepared: AnyPath
-    """Directory of the prepared data set."""
     run: AnyPath
     """Directory of this evaluation: its records, its summary, how it was made; it must not hold one, but for resume."""
-    resume: bool = False
-    """Continue the evaluation in that directory; begin it where there is none."""
     shared: bool = False
     """Share the evaluation with other processes: give this same command as often as you like, on all machines that see the
     directory. Each takes parts that nobody has, those of a killed one included, until none is left; one sums up."""
@@ -38,14 +54,6 @@ class EvaluateConfig:
     """What of the masks is other than in training; null is as in training."""
     attack: AttackSuite
     """Threat model and attacks; an image counts only if none of them has it misclassified."""
-    split: Split = "test"
-    """Images that are attacked: train, val or test."""
-    max_images: Images | None = None
-    """Attack only so many images, with the class shares of the split, the same for every system; null: all."""
-    batch_size: BatchSize = 64
-    """Images in a batch. Changes speed and memory, and results no more than rounding does."""
-    part_size: Count = 256
-    """Images whose records are written together. What a killed evaluation repeats is one attack on so many images."""
     seed: Seed = 0
     """Decides the random starts of the attacks."""
     precision: Literal["float32", "bf16"] = "float32"
@@ -55,18 +63,12 @@ class EvaluateConfig:
     """Run every attack to its end on every image that is right clean, also on misclassified ones: for galleries and transfer."""
     save_images: bool = False
     """Keep the adversarial images, float32, beside the records."""
-    gallery_images: Annotated[Whole, Field(ge=0, le=1000)] = 6
-    """Images of each outcome that are kept for the gallery of the report, with their masks and perturbations; 0 is none."""
     sanity: bool = False
     """Also look for what gives false robustness away, and write sanity.json."""
     sanity_images: Count = 64
     """Images that the sanity checks use, and as many again of those that the records leave standing."""
     sanity_epsilon: Annotated[Number, Field(gt=0, le=10_000)] | None = None
     """Epsilon that the sanity checks are made at, out of attack.threat.epsilons; null: the largest at which an image is robust."""
-    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """The device; auto takes a GPU where there is one. Verdicts are float32 on all of them."""
-    devices: Annotated[Whole, Field(ge=1, le=1024)] = 1
-    """So many processes of this machine share the evaluation: each on a GPU of its own, or on its share of the cores."""
     allow_other_data: bool = False
     """Evaluate on another data set than the stages were trained on. Classes are matched by name, whatever their order."""
     class_map: Mapping[str, str] = field(default_factory=dict)

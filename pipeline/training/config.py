@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from classifier.config import ClassifierConfig
-from pipeline.config import AnyPath, BatchSize, Count, Number, Seed, Whole, Workers, configuration
+from pipeline.config import AnyPath, BatchSize, Count, Number, PreparedRun, Seed, Whole, Workers, configuration
 from pipeline.data.config import AugmentConfig
 from pipeline.masks.config import MaskConfig, MaskSource, OtherMasks
 from pipeline.training.awp import AwpConfig
@@ -79,23 +79,23 @@ class TrainerConfig:
 
 
 @configuration
-class TrainSegmenterConfig:
-    """Train the stage that predicts the foreground mask."""
+class TrainConfig(PreparedRun):
+    """What all trainings share."""
 
-    prepared: AnyPath
-    """Directory of the prepared data set."""
-    run: AnyPath
-    """Directory that the run is kept in; it must not hold one, but for resume."""
-    resume: bool = False
-    """Continue the run in that directory; begin it where there is none."""
-    segmenter: SegmenterConfig = field(default_factory=SegmenterConfig)
-    """What the segmenter is made of."""
     objective: ObjectiveConfig = field(default_factory=NaturalConfig)
-    """What a training step minimizes: natural, adversarial, trades, fast, awp or noise; mart is of classes."""
+    """What a training step minimizes: natural, adversarial, trades, fast, awp or noise; of classes also mart."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """How training images are varied."""
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     """The training loop."""
+
+
+@configuration
+class TrainSegmenterConfig(TrainConfig):
+    """Train the stage that predicts the foreground mask."""
+
+    segmenter: SegmenterConfig = field(default_factory=SegmenterConfig)
+    """What the segmenter is made of."""
 
     def __post_init__(self) -> None:
         if not self.objective.for_segmenters:
@@ -103,15 +103,9 @@ class TrainSegmenterConfig:
 
 
 @configuration
-class TrainClassifierConfig:
+class TrainClassifierConfig(TrainConfig):
     """Train the stage that classifies the masked image."""
 
-    prepared: AnyPath
-    """Directory of the prepared data set."""
-    run: AnyPath
-    """Directory that the run is kept in; it must not hold one, but for resume."""
-    resume: bool = False
-    """Continue the run in that directory; begin it where there is none."""
     classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
     """What the classifier is made of."""
     masks: MaskConfig = field(default_factory=lambda: MaskConfig(source=MaskSource.NONE))
@@ -120,12 +114,6 @@ class TrainClassifierConfig:
     """Run of a segmenter (or the JSON of one of its checkpoints): for the mask sources learned, learned-hard and frozen."""
     label_smoothing: Annotated[Number, Field(ge=0, lt=1)] = 0.0
     """Share of the target that is spread over all classes, 0 to 1."""
-    objective: ObjectiveConfig = field(default_factory=NaturalConfig)
-    """What a training step minimizes: natural, adversarial, trades, fast, mart, awp or noise."""
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
-    """How training images are varied."""
-    trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    """The training loop."""
 
     def __post_init__(self) -> None:
         if self.masks.source == MaskSource.JOINT:
@@ -141,7 +129,7 @@ class TrainClassifierConfig:
 
 
 @configuration
-class TrainJointConfig:
+class TrainJointConfig(TrainConfig):
     """Train both stages on, end to end: the classification loss of the masked image and the loss of the mask."""
 
     prepared: AnyPath
@@ -149,8 +137,6 @@ class TrainJointConfig:
     run: AnyPath
     """Directory that the run is kept in; it must not hold one, but for resume. Its folders segmenter and classifier hold one stage
     each, and it stands for either: segmenter_run=RUN, classifier_run=RUN, run=RUN."""
-    resume: bool = False
-    """Continue the run in that directory; begin it where there is none."""
     segmenter_run: AnyPath
     """Run of the segmenter that it begins with, or the JSON of one of its checkpoints."""
     classifier_run: AnyPath
@@ -166,12 +152,6 @@ class TrainJointConfig:
     """Which stage a step updates: both, or the segmenter and the classifier in turn (each on the whole loss)."""
     label_smoothing: Annotated[Number, Field(ge=0, lt=1)] = 0.0
     """Share of the class target that is spread over all classes, 0 to 1."""
-    objective: ObjectiveConfig = field(default_factory=NaturalConfig)
-    """What a training step minimizes: natural, adversarial, trades, fast, mart, awp or noise."""
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
-    """How training images are varied."""
-    trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    """The training loop."""
 
     def __post_init__(self) -> None:
         if self.attack_on == "each" and (self.objective.name == "awp" or not self.objective.for_segmenters):

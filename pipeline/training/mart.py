@@ -1,13 +1,11 @@
 """Misclassification-aware adversarial training."""
 
-from dataclasses import field
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from pipeline.attacks.config import PgdConfig
 from pipeline.config import Number, configuration
-from pipeline.training.objectives import RobustObjective, RobustValidationConfig
+from pipeline.training.objectives import RobustObjective
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,10 +27,6 @@ class MartConfig(RobustObjective):
     """boosted cross-entropy of attacked images + weight * divergence from clean outputs * (1 - clean probability of the label)"""
     weight: Annotated[Number, Field(ge=0, le=1e6)] = 5.0
     """Weight of the divergence, 0 or more (the paper's lambda)."""
-    attack: PgdConfig = field(default_factory=PgdConfig)
-    """The attack on training images, which climbs the stage's loss: its last point is trained on, so restarts is 1."""
-    validation: RobustValidationConfig = field(default_factory=RobustValidationConfig)
-    """How the best epoch is chosen."""
 
     @property
     def for_segmenters(self) -> bool:
@@ -43,12 +37,6 @@ class MartConfig(RobustObjective):
     def smooths_labels(self) -> bool:
         """Its formula has no place for it."""
         return False
-
-    def points(self, stage: "BoundStage", batch: "Batch", seeds: "Tensor") -> "Tensor":
-        """The last point of the attack."""
-        from pipeline.training.losses import attacked_images
-
-        return attacked_images(stage, batch, self.attack, seeds=seeds)
 
     def losses_at(self, stage: "BoundStage", batch: "Batch", points: "Tensor") -> "Tensor":
         """Gradients flow through both outputs and through the weight of an image, as in the authors' code."""

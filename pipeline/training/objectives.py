@@ -74,15 +74,25 @@ class Objective:
         return False
 
 
+@configuration
 class RobustObjective(Objective):
     """An objective with an attack of several steps, whose last point is trained on."""
 
-    attack: PgdConfig
-    validation: RobustValidationConfig
+    attack: PgdConfig = field(default_factory=PgdConfig)
+    """The attack on training images, which climbs the stage's loss: its last point is trained on, so restarts is 1. Ready-made ones
+    are in configs/attack/training: attack/training@objective.attack=pgd7_l2."""
+    validation: RobustValidationConfig = field(default_factory=RobustValidationConfig)
+    """How the best epoch is chosen."""
 
     def __post_init__(self) -> None:
         if self.attack.restarts != 1:
             raise ValueError(f"attack.restarts is {self.attack.restarts}: training takes the last point of one start, set it to 1")
+
+    def points(self, stage: "BoundStage", batch: "Batch", seeds: "Tensor") -> "Tensor":
+        """``losses.attacked_images``"""
+        from pipeline.training.losses import attacked_images
+
+        return attacked_images(stage, batch, self.attack, seeds=seeds)
 
     def validation_attack(self) -> tuple[PgdConfig, int] | None:
         """The one of the validation, else that of training."""
@@ -103,17 +113,6 @@ class AdversarialConfig(RobustObjective):
 
     name: Literal["adversarial"] = "adversarial"
     """the stage's loss at the last point of an attack"""
-    attack: PgdConfig = field(default_factory=PgdConfig)
-    """The attack on training images: its last point is trained on, so restarts is 1. Ready-made ones are in
-    configs/attack/training: attack/training@objective.attack=pgd7_l2."""
-    validation: RobustValidationConfig = field(default_factory=RobustValidationConfig)
-    """How the best epoch is chosen."""
-
-    def points(self, stage: "BoundStage", batch: "Batch", seeds: "Tensor") -> "Tensor":
-        """``losses.attacked_images``"""
-        from pipeline.training.losses import attacked_images
-
-        return attacked_images(stage, batch, self.attack, seeds=seeds)
 
 
 @configuration
@@ -127,8 +126,6 @@ class TradesConfig(RobustObjective):
     attack: PgdConfig = field(default_factory=PgdConfig)
     """The attack on training images, which climbs the divergence: its last point is trained on, so restarts is 1. random_start
     has no effect, it starts at the image plus Gaussian noise of deviation 0.001."""
-    validation: RobustValidationConfig = field(default_factory=RobustValidationConfig)
-    """How the best epoch is chosen."""
 
     def points(self, stage: "BoundStage", batch: "Batch", seeds: "Tensor") -> "Tensor":
         """``losses.diverging_images``"""
