@@ -117,6 +117,10 @@ def _circumstances(config: AblateConfig, data_fingerprint: str | None) -> dict[s
     plain = to_plain(config)
     stages = {key: plain[key] for key in ("segmenter", "classifier", "augment", "adversarial", "trades")}
     trainers = {key: plain[key] for key in ("segmenter_trainer", "classifier_trainer", "joint_trainer")}
+    if named := [
+        entry for key in ("segmenter_objectives", "classifier_objectives") for entry in plain[key] if not isinstance(entry, str)
+    ]:
+        stages["objectives"] = named
     settings = {"data set": data_fingerprint, **stages, **trainers, "attack": plain["attack"], "evaluation": plain["evaluation"]}
     return {"machine": [platform.node(), os.cpu_count()], "settings": settings}
 

@@ -3,21 +3,22 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from classifier.config import ClassifierConfig
+from pipeline.ablation import recipes
+from pipeline.ablation.evaluation_settings import EvaluationSettings
+from pipeline.ablation.recipes import Labels, Recipe
 from pipeline.attacks.suite import AttackSuite
 from pipeline.config import AnyPath, Changes, Count, Number, Seed, Whole, Workers, configuration
 from pipeline.data.config import AnySource, AugmentConfig
-from pipeline.evaluation.config import EvaluationBasics
 from pipeline.masks.config import MaskConfig, MaskSource
-from pipeline.training.config import TrainerConfig
-from pipeline.training.objectives import AdversarialConfig, NaturalConfig, TradesConfig
+from pipeline.training.config import ObjectiveConfig, TrainerConfig, check_attack_on, check_for_segmenters, check_smoothing
+from pipeline.training.objectives import AdversarialConfig, TradesConfig
 from segmenter.config import SegmenterConfig
 
-Objective = Literal["natural", "adversarial", "trades"]
 GAIN_NEEDS = (MaskSource.NONE, MaskSource.ORACLE, MaskSource.FOREIGN_SAME, MaskSource.RANDOM_ALIKE)
 """Pairs of masks, alike in training and in testing, that the split of the gain is made of."""
 Degraded = Literal["eroded", "dilated", "shifted"]
@@ -32,9 +33,9 @@ class MaskPair:
     """Mask source in training."""
     test: MaskSource
     """Mask source in testing. A pair of two learned sources uses one segmenter for both."""
-    segmenters: Annotated[tuple[Objective, ...], Field(min_length=1)] | None = None
+    segmenters: Labels | None = None
     """Objectives of the segmenters that make the masks, out of segmenter_objectives; null: all of these, one arm each."""
-    objectives: Annotated[tuple[Objective, ...], Field(min_length=1)] | None = None
+    objectives: Labels | None = None
     """Objectives of the classifiers, out of classifier_objectives; null: all of these, one arm each."""
 
 
@@ -53,34 +54,6 @@ class JointSettings:
 
 
 @configuration
-class SanitySettings:
-    """Which main arms are searched for what gives false robustness away."""
-
-    objectives: tuple[Objective, ...] = ("natural", "adversarial", "trades")
-    """Of their classifiers."""
-    sources: tuple[MaskSource, ...] = (
-        MaskSource.NONE,
-        MaskSource.ORACLE,
-        MaskSource.LEARNED,
-        MaskSource.LEARNED_HARD,
-        MaskSource.JOINT,
-    )
-    """Of their masks in testing. An answer that compares an arm which was not checked is not trusted."""
-    images: Count = 64
-    """Images that the checks use, and as many again of those that the records leave standing."""
-
-
-@configuration
-class EvaluationSettings(EvaluationBasics):
-    """How every arm is evaluated; the gallery is that of main arms."""
-
-    save_images: bool = True
-    """Keep the adversarial images of arms with learned masks, float32: the decomposition scores them again."""
-    sanity: SanitySettings | None = dataclasses.field(default_factory=SanitySettings)
-    """Also look for what gives false robustness away; null: no."""
-
-
-@configuration
 class DegradationConfig:
     """How good must the mask be: classifiers trained on the oracle, tested with oracles that were made worse on purpose."""
 
@@ -88,7 +61,7 @@ class DegradationConfig:
     """In which ways: eroded, dilated, shifted (to the right)."""
     pixels: Annotated[tuple[Annotated[Whole, Field(ge=1, le=1024)], ...], Field(min_length=1)] = (1, 2, 4)
     """By how many pixels, each at least 1."""
-    objectives: Annotated[tuple[Objective, ...], Field(min_length=1)] = ("adversarial",)
+    objectives: Labels = ("adversarial",)
     """Classifiers that are tested, by objective."""
 
 
@@ -96,8 +69,8 @@ class DegradationConfig:
 class DecompositionConfig:
     """Where did the robustness go: from the oracle to learned masks, through the mask or through the pixels."""
 
-    objectives: tuple[Objective, ...] = ("natural", "adversarial", "trades")
-    """Of the classifiers whose arms are decomposed."""
+    objectives: Labels | None = None
+    """Of the classifiers whose arms are decomposed, out of classifier_objectives; null: all of these."""
     num_steps: Count = 50
     """Gradient steps of the three attacks (Auto-PGD on the margin, alike but for the paths of their gradient), at least 1."""
     restarts: Annotated[Whole, Field(ge=1, le=1000)] = 1
@@ -151,12 +124,13 @@ class AblateConfig:
     """What the segmenter is made of."""
     classifier: ClassifierConfig = dataclasses.field(default_factory=ClassifierConfig)
     """What the classifier is made of."""
-    segmenter_objectives: Annotated[tuple[Objective, ...], Field(min_length=1)] = ("natural",)
-    """How segmenters are trained: natural, adversarial, trades."""
-    classifier_objectives: Annotated[tuple[Objective, ...], Field(min_length=1)] = ("natural", "adversarial")
-    """How classifiers are trained: natural, adversarial, trades."""
+    segmenter_objectives: Annotated[tuple[Recipe, ...], Field(min_length=1)] = ("natural",)
+    """How segmenters are trained: names of files in configs/objective, or mappings such as {name: awp, gamma: 0.01, label: awp-1}
+    with the keys that are other than there. Where an entry has none, attack, epsilon and validation are those of adversarial."""
+    classifier_objectives: Annotated[tuple[Recipe, ...], Field(min_length=1)] = ("natural", "adversarial")
+    """How classifiers are trained, likewise. Tables and other keys call an entry by its label, else by its name."""
     adversarial: AdversarialConfig = dataclasses.field(default_factory=AdversarialConfig)
-    """Adversarial training, of either stage."""
+    """Adversarial training, of either stage, and what the attack is in that of all other robust objectives but trades."""
     trades: TradesConfig = dataclasses.field(default_factory=TradesConfig)
     """TRADES, for either stage."""
     masks: Annotated[tuple[MaskPair, ...], Field(min_length=1)]
@@ -196,14 +170,15 @@ class AblateConfig:
     """Also train a classifier that sees the oracle mask and nothing else: what the outline alone gives away."""
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "segmenter_objectives", "classifier_objectives", "masks", "only_folds"):
+        for name in ("seeds", "masks", "only_folds"):
             values = getattr(self, name) or ()
             if len(set(values)) < len(values):
                 raise ValueError(f"{name}: names the same thing twice")
+        self._check_objectives()
         for pair in self.masks:
-            if not set(pair.segmenters or ()) <= set(self.segmenter_objectives):
+            if not set(pair.segmenters or ()) <= set(self.segmenter_labels):
                 raise ValueError(f"masks: segmenters={list(pair.segmenters or ())} names one that segmenter_objectives does not")
-            if not set(pair.objectives or ()) <= set(self.classifier_objectives):
+            if not set(pair.objectives or ()) <= set(self.classifier_labels):
                 raise ValueError(f"masks: objectives={list(pair.objectives or ())} names one that classifier_objectives does not")
             if (pair.train, pair.test) != (MaskSource.JOINT,) * 2 and (
                 pair.test == MaskSource.JOINT or (pair.train == MaskSource.JOINT and pair.test == MaskSource.LEARNED)
@@ -234,8 +209,33 @@ class AblateConfig:
                 raise ValueError(f"gain: needs the pairs {needed} in masks, all of them for one classifier objective at least")
             if self.attack.threat.region.value != "everywhere":
                 raise ValueError("gain: confines the attacker itself: attack.threat.region has to be everywhere")
-        if self.degradation is not None and not set(self.degradation.objectives) <= set(self.classifier_objectives):
+        if self.degradation is not None and not set(self.degradation.objectives) <= set(self.classifier_labels):
             raise ValueError("degradation.objectives: names a classifier that classifier_objectives does not")
+
+    def _check_objectives(self) -> None:
+        together = any(pair.train == MaskSource.JOINT for pair in self.masks)
+        for key, labels in (("segmenter_objectives", self.segmenter_labels), ("classifier_objectives", self.classifier_labels)):
+            for number, name in enumerate(labels):
+                if name in labels[:number]:
+                    raise ValueError(f"{key}: two are called {name}: give one a label")
+                try:
+                    chosen = self.objective(name)
+                    if key == "segmenter_objectives":
+                        check_for_segmenters(chosen)
+                    else:
+                        check_smoothing(chosen, self.label_smoothing)
+                        check_attack_on(chosen, self.joint.attack_on if together else "sum")
+                except ValueError as error:
+                    raise ValueError(f"{key}.{number}.{error}") from error
+        both = {name for name in self.segmenter_labels if name in self.classifier_labels}
+        if unlike := [name for name in both if len(set(map(repr, self._entries(name)))) > 1]:
+            raise ValueError(f"classifier_objectives: {min(unlike)} is another one in segmenter_objectives: give one a label")
+        known = {*recipes.names(), *self.classifier_labels}
+        for key, settings in (("evaluation.sanity", self.evaluation.sanity), ("decomposition", self.decomposition)):
+            if strange := set(settings.objectives or () if settings else ()) - known:
+                raise ValueError(
+                    f"{key}.objectives: {min(strange)} is neither in classifier_objectives nor the name of an objective"
+                )
 
     def _check_systems(self) -> None:
         if self.systems and self.folds:
@@ -246,31 +246,47 @@ class AblateConfig:
             values = [getattr(own, key) for own in self.systems]
             if len(set(values)) < len(values):
                 raise ValueError(f"systems: two have the same {key}")
-        taken = {own.name for own in self.systems} & {*get_args(Objective), *(source.value for source in MaskSource)}
+        taken = {own.name for own in self.systems} & {
+            *recipes.names(),
+            *self.classifier_labels,
+            *(source.value for source in MaskSource),
+        }
         if taken:
             raise ValueError(f"systems: {min(taken)} is the name of an objective or a mask source: choose another name")
 
     @property
-    def gain_objectives(self) -> list[Objective]:
+    def segmenter_labels(self) -> tuple[str, ...]:
+        """What the entries of segmenter_objectives are called."""
+        return tuple(map(recipes.label, self.segmenter_objectives))
+
+    @property
+    def classifier_labels(self) -> tuple[str, ...]:
+        """What the entries of classifier_objectives are called."""
+        return tuple(map(recipes.label, self.classifier_objectives))
+
+    @property
+    def gain_objectives(self) -> list[str]:
         """Classifier objectives that have all arms that the split of the oracle's gain is made of."""
         arms = {
             (objective, pair.train)
             for pair in self.masks
             if pair.train == pair.test
-            for objective in pair.objectives or self.classifier_objectives
+            for objective in pair.objectives or self.classifier_labels
         }
-        return [one for one in self.classifier_objectives if all((one, source) in arms for source in GAIN_NEEDS)]
+        return [one for one in self.classifier_labels if all((one, source) in arms for source in GAIN_NEEDS)]
 
     def mask_config(self, source: MaskSource, *, pixels: int | None = None) -> MaskConfig:
         """Masks from a source; ``pixels`` is how far eroded, dilated and shifted ones are changed, in place of what all share."""
         masks = MaskConfig(source=source, **self.masking)
         return masks if pixels is None else dataclasses.replace(masks, radius=pixels, shift=pixels)
 
-    def objective(self, name: Objective) -> NaturalConfig | AdversarialConfig | TradesConfig:
-        """The objective of that name."""
-        choices: dict[Objective, NaturalConfig | AdversarialConfig | TradesConfig]
-        choices = {"natural": NaturalConfig(), "adversarial": self.adversarial, "trades": self.trades}
-        return choices[name]
+    def objective(self, name: str) -> ObjectiveConfig:
+        """The objective of that label, or else of that name."""
+        entry = next(iter(self._entries(name)), name)
+        return recipes.objective(entry, adversarial=self.adversarial, trades=self.trades)
+
+    def _entries(self, name: str) -> list[Recipe]:
+        return [entry for entry in (*self.segmenter_objectives, *self.classifier_objectives) if recipes.label(entry) == name]
 
     @property
     def store_path(self) -> Path:

@@ -146,7 +146,11 @@ class EvaluationJob(AttackJob):
         sanity = ablation.evaluation.sanity
         main = self.role == "main" and self.diagnosis is None and not self.is_confined
         strongest = self.diagnosis == GradientPath.BOTH  # run to its end: its images are scored again
-        checked = sanity is not None and self.classifier.objective in sanity.objectives and self.masks.source in sanity.sources
+        checked = (
+            sanity is not None
+            and self.masks.source in sanity.sources
+            and self.classifier.objective in (sanity.objectives or ablation.classifier_labels)
+        )
         settings = common_settings(materials, run) | ({} if main else {"gallery_images": 0})
         return EvaluateConfig(
             **settings,

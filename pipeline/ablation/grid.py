@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from itertools import product
 
-from pipeline.ablation.config import AblateConfig, MaskPair, Objective
+from pipeline.ablation.config import AblateConfig, MaskPair
 from pipeline.ablation.decomposition import DecompositionJob
 from pipeline.ablation.evaluation_job import EvaluationJob
 from pipeline.ablation.job import Fold, Job
@@ -55,12 +55,13 @@ def decompositions(config: AblateConfig) -> list[DecompositionJob]:
     """One for every main arm that is tested with learned masks and has an arm with the oracle to be compared with."""
     if config.decomposition is None:
         return []
+    wanted_objectives = config.decomposition.objectives or config.classifier_labels
     found = []
     for seed, fold in product(config.seeds, folds(config)):
         main = [arm for arm in evaluations(config, seed, fold) if arm.role == "main"]
         for arm in main:
             oracle = _compared_with(arm, main)
-            wanted = arm.masks.source.is_learned and arm.classifier.objective in config.decomposition.objectives
+            wanted = arm.masks.source.is_learned and arm.classifier.objective in wanted_objectives
             if wanted and oracle is not None:
                 diagnoses = tuple(dataclasses.replace(arm, role="diagnostic", diagnosis=path) for path in _DIAGNOSES)
                 found.append(DecompositionJob(arm=arm, oracle=oracle, diagnoses=diagnoses))
@@ -114,8 +115,8 @@ def _before(job: Job) -> Iterator[Job]:
 
 
 def _of_pairs(config: AblateConfig, seed: int, fold: Fold | None) -> Iterator[EvaluationJob]:
-    for objective in config.classifier_objectives:
-        for pair in (pair for pair in config.masks if objective in (pair.objectives or config.classifier_objectives)):
+    for objective in config.classifier_labels:
+        for pair in (pair for pair in config.masks if objective in (pair.objectives or config.classifier_labels)):
             for segmenter in _segmenters(config, pair, seed, fold):
                 yield _arm(config, objective, pair, segmenter, seed, fold)
 
@@ -123,11 +124,11 @@ def _of_pairs(config: AblateConfig, seed: int, fold: Fold | None) -> Iterator[Ev
 def _segmenters(config: AblateConfig, pair: MaskPair, seed: int, fold: Fold | None) -> list[SegmenterJob | None]:
     if not (pair.train.needs_segmenter or pair.test.needs_segmenter):
         return [None]
-    return [SegmenterJob(objective=objective, seed=seed, fold=fold) for objective in pair.segmenters or config.segmenter_objectives]
+    return [SegmenterJob(objective=objective, seed=seed, fold=fold) for objective in pair.segmenters or config.segmenter_labels]
 
 
 def _arm(
-    config: AblateConfig, objective: Objective, pair: MaskPair, segmenter: SegmenterJob | None, seed: int, fold: Fold | None
+    config: AblateConfig, objective: str, pair: MaskPair, segmenter: SegmenterJob | None, seed: int, fold: Fold | None
 ) -> EvaluationJob:
     source = MaskSource(config.joint.classifier) if pair.train == MaskSource.JOINT else pair.train
     alone = ClassifierJob(

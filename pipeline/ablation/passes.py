@@ -5,21 +5,20 @@ from pipeline.ablation.job import ImageCounts, Passes
 from pipeline.attacks.specs import Conditions
 from pipeline.attacks.suite import AttackSuite
 from pipeline.masks.traits import MaskTraits
-from pipeline.training.objectives import AdversarialConfig, NaturalConfig, TradesConfig
+from pipeline.training.objectives import Objective
 
 
-def training_passes(
-    objective: NaturalConfig | AdversarialConfig | TradesConfig, counts: ImageCounts, *, epochs: int, behind_segmenter: bool
-) -> Passes:
+def training_passes(objective: Objective, counts: ImageCounts, *, epochs: int, behind_segmenter: bool) -> Passes:
     """Of one training, exact but for a last batch that is not full and for those tried first. Behind a segmenter: of both."""
-    train, val = counts.train, counts.val
-    trained, scored, attacked = epochs * train, epochs * val + val + counts.test, 0
-    if not isinstance(objective, NaturalConfig):
-        robust, checked = objective.validation.attack or objective.attack, min(val, objective.validation.max_images)
-        attacked = epochs * (train * objective.attack.num_steps + checked * robust.num_steps * robust.restarts)
-        scored += epochs * (train + checked)  # the last points of the attacks
-    if isinstance(objective, TradesConfig):
-        trained, scored = 2 * trained, scored + epochs * train  # clean and attacked; the clean logits that are climbed away from
+    step, train, val = objective.step_passes, epochs * counts.train, counts.val
+    trained, attacked = train * step.trained, train * step.attacked
+    scored = train * step.scored + epochs * val + val + counts.test
+    if (validation := objective.validation_attack()) is not None:
+        robust, most = validation
+        checked = epochs * min(val, most)
+        attacked += checked * robust.num_steps * robust.restarts
+        scored += checked * (robust.restarts + robust.random_start)  # the points that no step begins at
+        scored += 2 * checked  # the answers to the clean and to the worst image
     own = Passes(forward=trained + scored + attacked, backward=trained + attacked)
     if not behind_segmenter:
         return own

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pipeline.ablation.config import AblateConfig, Objective
+from pipeline.ablation.config import AblateConfig
 from pipeline.ablation.job import DataView, Fold, ImageCounts, Job, JobState, Materials, Passes
 from pipeline.ablation.passes import training_passes
 from pipeline.ablation.results import training_line
@@ -58,7 +58,7 @@ class SegmenterJob(TrainingJob):
     command: ClassVar[str] = "train-segmenter"
     trained_by = train_segmenter
 
-    objective: Objective
+    objective: str
 
     @property
     def title(self) -> str:
@@ -98,7 +98,7 @@ class ClassifierJob(TrainingJob):
     command: ClassVar[str] = "train-classifier"
     trained_by = train_classifier
 
-    objective: Objective
+    objective: str
     masks: MaskConfig
     segmenter: SegmenterJob | None
     """Of the masks in training."""
@@ -148,7 +148,7 @@ class JointJob(TrainingJob):
     """What the classifier is before, trained for the same objective."""
 
     @property
-    def objective(self) -> Objective:
+    def objective(self) -> str:
         """Of the classifier, before and together."""
         return self.classifier.objective
 
@@ -230,7 +230,7 @@ class SilhouetteJob(TrainingJob):
 
 
 def classifier_config(
-    materials: Materials, run: Path, objective: Objective, seed: int, *, masks: MaskConfig, segmenter_run: Path | None
+    materials: Materials, run: Path, objective: str, seed: int, *, masks: MaskConfig, segmenter_run: Path | None
 ) -> TrainClassifierConfig:
     """What all classifiers of an ablation share."""
     ablation = materials.ablation

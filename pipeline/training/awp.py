@@ -11,7 +11,7 @@ from pipeline.attacks.config import PgdConfig
 from pipeline.config import Number, configuration
 from pipeline.training.fast import FastConfig
 from pipeline.training.mart import MartConfig
-from pipeline.training.objectives import AdversarialConfig, Objective, TradesConfig
+from pipeline.training.objectives import AdversarialConfig, Objective, StepPasses, TradesConfig
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -47,6 +47,11 @@ class AwpConfig(Objective):
     def smooths_labels(self) -> bool:
         """As the objective."""
         return self.of.smooths_labels
+
+    @property
+    def step_passes(self) -> StepPasses:
+        """The losses of the objective twice: for the perturbation, and at it."""
+        return self.of.step_passes._replace(trained=2 * self.of.step_passes.trained)
 
     def points(self, stage: "BoundStage", batch: "Batch", seeds: "Tensor") -> "Tensor":
         """Those of the objective."""

@@ -98,8 +98,7 @@ class TrainSegmenterConfig(TrainConfig):
     """What the segmenter is made of."""
 
     def __post_init__(self) -> None:
-        if not self.objective.for_segmenters:
-            raise ValueError(f"objective={self.objective.name}: its losses are of classes: choose another one for a segmenter")
+        check_for_segmenters(self.objective)
 
 
 @configuration
@@ -118,7 +117,7 @@ class TrainClassifierConfig(TrainConfig):
     def __post_init__(self) -> None:
         if self.masks.source == MaskSource.JOINT:
             raise ValueError("masks.source=joint means a segmenter that is trained too: that is foreguard train-joint; say learned")
-        _check_smoothing(self.objective, self.label_smoothing)
+        check_smoothing(self.objective, self.label_smoothing)
         needs_segmenter = self.masks.source.needs_segmenter
         if needs_segmenter and self.segmenter_run is None:
             raise ValueError(
@@ -154,11 +153,23 @@ class TrainJointConfig(TrainConfig):
     """Share of the class target that is spread over all classes, 0 to 1."""
 
     def __post_init__(self) -> None:
-        if self.attack_on == "each" and (self.objective.name == "awp" or not self.objective.for_segmenters):
-            raise ValueError(f"attack_on=each: objective={self.objective.name} has one loss for both stages: say attack_on=sum")
-        _check_smoothing(self.objective, self.label_smoothing)
+        check_attack_on(self.objective, self.attack_on)
+        check_smoothing(self.objective, self.label_smoothing)
 
 
-def _check_smoothing(objective: Objective, label_smoothing: float) -> None:
+def check_for_segmenters(objective: Objective) -> None:
+    """Raises ValueError for an objective that is of classes alone."""
+    if not objective.for_segmenters:
+        raise ValueError(f"objective={objective.name}: its losses are of classes: choose another one for a segmenter")
+
+
+def check_attack_on(objective: Objective, attack_on: str) -> None:
+    """Raises ValueError where each loss of a joint training is to be attacked by itself, and the objective has one for both."""
+    if attack_on == "each" and (objective.name == "awp" or not objective.for_segmenters):
+        raise ValueError(f"attack_on=each: objective={objective.name} has one loss for both stages: say attack_on=sum")
+
+
+def check_smoothing(objective: Objective, label_smoothing: float) -> None:
+    """Raises ValueError where labels are to be smoothed that the objective has no place for."""
     if label_smoothing and not objective.smooths_labels:
         raise ValueError(f"label_smoothing: the loss of objective={objective.name} knows none: say label_smoothing=0")

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from pipeline.attacks.config import PgdConfig
 from pipeline.config import Number, configuration
-from pipeline.training.objectives import Objective, RobustValidationConfig
+from pipeline.training.objectives import Objective, RobustValidationConfig, StepPasses
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,6 +41,11 @@ class FastConfig(Objective):
     overfitting. The best epoch is what is kept, and result.json says so. 0: never."""
     validation: RobustValidationConfig = field(default_factory=RobustValidationConfig)
     """How the best epoch is chosen and the collapse is seen; without an attack of its own PGD with 10 steps of epsilon / 4."""
+
+    @property
+    def step_passes(self) -> StepPasses:
+        """One gradient step."""
+        return StepPasses(attacked=1)
 
     def points(self, stage: "BoundStage", batch: "Batch", seeds: "Tensor") -> "Tensor":
         """One step up the stage's loss from uniform noise."""

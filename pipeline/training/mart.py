@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from pipeline.config import Number, configuration
-from pipeline.training.objectives import RobustObjective
+from pipeline.training.objectives import RobustObjective, StepPasses
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,6 +37,11 @@ class MartConfig(RobustObjective):
     def smooths_labels(self) -> bool:
         """Its formula has no place for it."""
         return False
+
+    @property
+    def step_passes(self) -> StepPasses:
+        """Clean and attacked images are trained on."""
+        return super().step_passes._replace(trained=2)
 
     def losses_at(self, stage: "BoundStage", batch: "Batch", points: "Tensor") -> "Tensor":
         """Gradients flow through both outputs and through the weight of an image, as in the authors' code."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import field
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -28,6 +28,17 @@ class RobustValidationConfig:
     """How many validation images are attacked, at least 1: a random choice, the same in every epoch."""
 
 
+class StepPasses(NamedTuple):
+    """How often a training image goes through the stage in one step."""
+
+    trained: int = 1
+    """Forwards, and backwards to the weights."""
+    scored: int = 0
+    """Forwards alone."""
+    attacked: int = 0
+    """Forwards, and backwards to the image."""
+
+
 class Objective:
     """What a training step minimizes. Another one is a configuration that is derived from this, listed in ``ObjectiveConfig``.
 
@@ -46,6 +57,11 @@ class Objective:
     def smooths_labels(self) -> bool:
         """It uses the stage's own loss of classes, whose labels may be smoothed."""
         return True
+
+    @property
+    def step_passes(self) -> StepPasses:
+        """What a step costs: one pass each way."""
+        return StepPasses()
 
     def points(self, stage: "BoundStage", batch: "Batch", seeds: "Tensor") -> "Tensor":
         """The images (B,3,H,W) that are trained on, detached: the batch's own. ``seeds`` (B,): for what is drawn for an image."""
@@ -88,6 +104,11 @@ class RobustObjective(Objective):
         if self.attack.restarts != 1:
             raise ValueError(f"attack.restarts is {self.attack.restarts}: training takes the last point of one start, set it to 1")
 
+    @property
+    def step_passes(self) -> StepPasses:
+        """The steps of the attack, whose last point is not scored."""
+        return StepPasses(attacked=self.attack.num_steps)
+
     def points(self, stage: "BoundStage", batch: "Batch", seeds: "Tensor") -> "Tensor":
         """``losses.attacked_images``"""
         from pipeline.training.losses import attacked_images
@@ -126,6 +147,11 @@ class TradesConfig(RobustObjective):
     attack: PgdConfig = field(default_factory=PgdConfig)
     """The attack on training images, which climbs the divergence: its last point is trained on, so restarts is 1. random_start
     has no effect, it starts at the image plus Gaussian noise of deviation 0.001."""
+
+    @property
+    def step_passes(self) -> StepPasses:
+        """Clean and attacked images are trained on; the attack climbs away from clean outputs."""
+        return StepPasses(trained=2, scored=1, attacked=self.attack.num_steps)
 
     def points(self, stage: "BoundStage", batch: "Batch", seeds: "Tensor") -> "Tensor":
         """``losses.diverging_images``"""

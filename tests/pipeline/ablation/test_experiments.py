@@ -217,7 +217,7 @@ def test_without_an_arm_of_the_oracle_nothing_is_decomposed() -> None:
             r"masks: objectives=\['adversarial'\] names one that classifier_objectives does not",
         ),
         (["masks=[{train: oracle, test: learned, segmenters: []}]"], r"masks\.0\.segmenters: .* at least 1 item"),
-        (["masks=[{train: oracle, test: learned, segmenters: [robust]}]"], r"masks\.0\.segmenters\.0: Input should be 'natural'"),
+        (["masks=[{train: oracle, test: learned, segmenters: [robust]}]"], r"masks: segmenters=\['robust'\] names one that"),
         (["primary_epsilon=5/255"], r"primary_epsilon: is not one of attack\.threat\.epsilons"),
         (["primary_epsilon=0"], r"primary_epsilon: Input should be greater than 0"),
         (["experiment=quikstart"], r"experiment=quikstart: unknown choice; choose one of coco, "),

@@ -47,14 +47,22 @@ def test_passes_of_training_are_those_counted_by_hand() -> None:
     natural = only(ClassifierJob, config(), "natural", "none").passes(config(), COUNTS)
     assert natural == (3 * 1000 + measured, 3 * 1000)
     steps = 3 * (1000 + 60) * 4
-    own = (3 * 1000 + measured + 3 * (1000 + 60) + steps, 3 * 1000 + steps)
+    checked = (1 + 1) + 2  # the image and the last point of the attack on it; both answers
+    own = (3 * 1000 + measured + 3 * 60 * checked + steps, 3 * 1000 + steps)
     assert only(ClassifierJob, config(), "adversarial", "none").passes(config(), COUNTS) == own
     # Behind a segmenter every image passes that too, and every attack goes back through it, but it is not trained.
     learned = only(ClassifierJob, config(), "adversarial", "learned").passes(config(), COUNTS)
     assert learned == (2 * own[0], own[1] + steps)
     segmenter = only(SegmenterJob, config(), "adversarial").passes(config(), COUNTS)
     steps = 2 * (1000 + 60) * 4
-    assert segmenter == (2 * 1000 + 2 * 100 + 100 + 50 + 2 * (1000 + 60) + steps, 2 * 1000 + steps)
+    assert segmenter == (2 * 1000 + 2 * 100 + 100 + 50 + 2 * 60 * checked + steps, 2 * 1000 + steps)
+    # Two losses a step under MART; one gradient step in fast training, validated with ten; AWP takes its losses twice.
+    recipes = config(classifier_objectives=["mart", "fast", "awp", "noise"])
+    counted = {name: only(ClassifierJob, recipes, name, "none").passes(recipes, COUNTS) for name in recipes.classifier_labels}
+    assert counted["mart"] == (own[0] + 3 * 1000, own[1] + 3 * 1000) == counted["awp"]
+    steps = 3 * (1000 + 60 * 10)
+    assert counted["fast"] == (3 * 1000 + measured + 3 * 60 * checked + steps, 3 * 1000 + steps)
+    assert counted["noise"] == natural
     # Images that train segmenters alone count for these alone.
     more = COUNTS._replace(for_segmenters=300)
     assert only(SegmenterJob, config(), "adversarial").passes(config(), more).backward == 2 * 1300 + 2 * (1300 + 60) * 4
@@ -86,19 +94,20 @@ def count_passes(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("objective", ["natural", "adversarial", "trades"])
+@pytest.mark.parametrize("objective", ["natural", "adversarial", "trades", "n_fgsm", "mart", "awp", "noise"])
 def test_real_training_passes_as_many_images_as_were_counted(
     synthetic_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objective: str
 ) -> None:
     seen = count_passes(monkeypatch)
     changes = {"run": str(tmp_path / "run"), "prepared": str(synthetic_set), "classifier_objectives": [objective]}
+    changes["adversarial"] = {"attack": {"num_steps": 4}, "validation": {"max_images": 20}}
     settings = config(**changes, classifier_trainer={"epochs": 2, "batch_size": 32})
     job = only(ClassifierJob, settings, objective, "none")
     state = RunCache(settings, open_prepared(synthetic_set).fingerprint, {}).find(job)
     job.run(state)
     counted = job.passes(settings, SMALL)
     assert seen["backward"] == counted.backward
-    assert 0 <= seen["forward"] - counted.forward <= 2 * 32  # two batches that are tried before the first step
+    assert seen["forward"] == counted.forward + 32 + 1  # a batch and an image that are tried before the first step
     assert counted == training_passes(settings.objective(objective), SMALL, epochs=2, behind_segmenter=False)
 
 
