@@ -28,6 +28,8 @@ class PredictConfig:
     square: Literal["crop", "pad"] = "crop"
     """How an image becomes a square. crop: its largest centred square. pad: the whole image, its border repeated, as the source
     folder prepares images by default. Either is then resized to the size of training: objects should fill it as they did there."""
+    overlays: bool = True
+    """Whether each image is also drawn with its mask, 256 to 512 pixels wide, into overlays/: most of what a small image costs."""
     batch_size: BatchSize = 64
     """Images in a batch. Changes speed and memory, and results no more than rounding does."""
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"

@@ -25,9 +25,9 @@ def overlay(
     ``mask`` is in [0,1], of any resolution. The drawing is 256 to 512 pixels wide.
     """
     side = drawn_side(square.shape[0])
-    image = resize(square, side).astype(np.float32)
     weights = cv2.resize(np.ascontiguousarray(mask, dtype=np.float32), (side, side), interpolation=cv2.INTER_LINEAR)
-    drawn = np.rint(image * (_BACKGROUND + (1 - _BACKGROUND) * weights[:, :, None])).clip(0, 255).astype(np.uint8)
+    brightness = cv2.merge([_BACKGROUND + (1 - _BACKGROUND) * weights] * 3)
+    drawn = cv2.multiply(resize(square, side), brightness, dtype=cv2.CV_8U)
     contours, _ = cv2.findContours((weights >= 0.5).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(drawn, contours, -1, OUTLINE_EDGE, thickness=3)
     cv2.drawContours(drawn, contours, -1, OUTLINE, thickness=1)

@@ -17,6 +17,7 @@ from pipeline.config import to_plain
 from pipeline.data.images import resize
 from pipeline.masks.config import MaskConfig, MaskSource
 from pipeline.prediction.choice import choose_system
+from pipeline.prediction.overlay import overlay
 from pipeline.reporting.data import Condition
 from pipeline.runs.checkpoints import weights_digest
 from pipeline.runs.directory import RunDescription
@@ -248,6 +249,28 @@ def test_no_file_name_reaches_the_disk(runs: Path, pictures: Path, tmp_path: Pat
     written = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()}
     numbers = ("000001", "000002", "000004", "000005")
     assert written == {"predictions.jsonl", *(f"{kind}/{number}.png" for kind in ("masks", "overlays") for number in numbers)}
+
+
+def test_without_overlays_the_rest_is_the_same_and_none_is_drawn(runs: Path, pictures: Path, tmp_path: Path) -> None:
+    learned = ("masks.source=learned", f"segmenter_run={runs / 'segmenter'}")
+    predict(runs, pictures, tmp_path / "with")
+    predict(runs, pictures, tmp_path / "without", *learned, "overlays=false")
+    drawn, plain = lines(tmp_path / "with"), lines(tmp_path / "without")
+    assert plain == [line if "error" in line else line | {"overlay": None} for line in drawn]
+    assert sorted(path.name for path in (tmp_path / "without").iterdir()) == ["masks", "predictions.jsonl"]
+    masks = [line["mask"] for line in plain if "mask" in line]
+    assert len(masks) == 4
+    for mask in masks:
+        assert (tmp_path / "without" / str(mask)).read_bytes() == (tmp_path / "with" / str(mask)).read_bytes()
+
+
+def test_an_overlay_darkens_each_pixel_by_what_the_mask_leaves_out() -> None:
+    random = np.random.default_rng(0)
+    square = random.integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    mask = random.uniform(0, 0.49, (256, 256)).astype(np.float32)  # nowhere one half: no outline
+    left = 0.3 + 0.7 * mask.astype(np.float64)
+    exact = square * left[:, :, None]
+    assert np.abs(overlay(square, mask) - exact).max() <= 0.5 + 1e-4
 
 
 def test_the_whole_image_can_be_padded_instead(runs: Path, pictures: Path, tmp_path: Path) -> None:
