@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 def run_many(name: str, command: "Command", overrides: list[str]) -> None:
     """Run a command once for every combination of the swept values. Raises UserError."""
     parent, config_class = os.getpid(), command.config_class()
+    if any(word.startswith("hydra/launcher=ray") for word in overrides):
+        from pipeline.cli.ray_launcher import register
+
+        register()
 
     def task(composed: Any) -> None:
         if os.getpid() != parent:  # a worker of a launcher

@@ -44,6 +44,8 @@ ALGORITHMS: dict[str, int] = {}
 older version is neither continued nor reused."""
 
 RUN = "run.json"
+JOB_VARIABLE = "FOREGUARD_JOB"
+"""In the environment of a job that may begin again: its name, which is then the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +66,8 @@ class RunDescription(JsonFile):
     provenance: Provenance
     started_at: str
     """ISO 8601, UTC."""
-    slurm_job: str | None = None
-    """The job of SLURM that began it: when that is requeued, it continues the run without being told."""
+    job: str | None = None
+    """The job of SLURM, or of a sweep on Ray, that began it: when that begins again, it continues the run without being told."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +116,7 @@ def open_run(
     if not (path / RUN).exists():
         _make_directory(path)
     elif not resume:
-        print(f"{path}: SLURM runs this job once more, so its run is continued", file=sys.stderr, flush=True)
+        print(f"{path}: this job is run once more, so its run is continued", file=sys.stderr, flush=True)
     with _occupied(path, shared=shared):
         with locked(path / ".begin", busy=None):
             begun = (path / RUN).exists()  # by another process meanwhile
@@ -134,13 +136,13 @@ def _occupied(path: Path, *, shared: bool) -> AbstractContextManager[None]:
 def check_run(path: Path, *, command: str, config: Mapping[str, Any], inputs: Mapping[str, str], resume: bool) -> None:
     """Refuse a directory that a run can be neither begun nor continued in, without touching it. Raises ``RunError``.
 
-    A job that SLURM has requeued continues its run as if ``resume`` were true.
+    A job that SLURM or Ray has begun again continues its run as if ``resume`` were true.
     """
     if path.exists() and not path.is_dir():
         raise RunError(f"{path}: is a file; expected the directory of a run")
     if not (path / RUN).exists():
         return
-    if not (resume or _requeued(path)):
+    if not (resume or _begins_again(path)):
         raise RunError(f"{path}: holds a run already; continue it with resume=true, or choose another directory")
     _check_same(path, read_run(path), command=command, config=config, inputs=inputs)
 
@@ -170,9 +172,14 @@ def read_run(directory: Path) -> RunDescription:
     return RunDescription.read(directory / RUN)
 
 
-def _requeued(path: Path) -> bool:
-    job, restarts = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_RESTART_COUNT", "0")
-    return restarts.strip("0").isdigit() or (job is not None and read_run(path).slurm_job == job)
+def _begins_again(path: Path) -> bool:
+    job, restarts = _job(), os.environ.get("SLURM_RESTART_COUNT", "0")
+    return restarts.strip("0").isdigit() or (job is not None and read_run(path).job == job)
+
+
+def _job() -> str | None:
+    """What a cluster calls the job that this process is."""
+    return os.environ.get(JOB_VARIABLE) or os.environ.get("SLURM_JOB_ID")
 
 
 def _make_directory(path: Path) -> None:
@@ -194,7 +201,7 @@ def _begin(path: Path, *, command: str, config: Mapping[str, Any], inputs: Mappi
         inputs=dict(inputs),
         provenance=provenance(),
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        slurm_job=os.environ.get("SLURM_JOB_ID"),
+        job=_job(),
     )
     description.write(path / RUN)
     return description

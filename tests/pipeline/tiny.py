@@ -14,6 +14,20 @@ from segmenter.model import build_segmenter
 DATA = ["data.image_size=16", "data.num_train=24", "data.num_val=12", "data.num_test=12", "data.num_classes=3", "workers=0"]
 STAGES = ["segmenter.encoder_depth=3", "segmenter.decoder_channels=[8,8,8]", "classifier.width=4"]
 WORDS = [*DATA, *STAGES, "evaluation.max_images=12"]
+ABLATION = [
+    *WORDS,
+    "experiment=quickstart",
+    "masks=[{train: none, test: none}, {train: oracle, test: learned}]",
+    "classifier_objectives=[natural]",
+    "segmenter_trainer.epochs=1",
+    "classifier_trainer.epochs=1",
+    "attack.threat.epsilons=[4/255,8/255]",
+    "primary_epsilon=null",
+    "~attack.attacks",
+    "+attack.attacks={pgd: {kind: class, search: pgd, num_steps: 3}}",
+    *("evaluation.part_size=3", "evaluation.sanity=null", "degradation=null", "decomposition=null", "silhouette=false"),
+]
+"""Two arms of three stages, whose evaluations have four parts."""
 
 
 def save_untrained(path: Path, module: Any, architecture: Any, **described: Any) -> None:

@@ -15,23 +15,7 @@ from pipeline.cli.main import main
 from pipeline.evaluation.records import read_records
 
 ROOT = Path(__file__).parents[3]
-WORDS = [
-    *run_path(str(Path(__file__).parents[1] / "tiny.py"))["WORDS"],
-    "experiment=quickstart",
-    "masks=[{train: none, test: none}, {train: oracle, test: learned}]",
-    "classifier_objectives=[natural]",
-    "segmenter_trainer.epochs=1",
-    "classifier_trainer.epochs=1",
-    "attack.threat.epsilons=[4/255,8/255]",
-    "primary_epsilon=null",
-    "~attack.attacks",
-    "+attack.attacks={pgd: {kind: class, search: pgd, num_steps: 3}}",
-    "evaluation.part_size=3",
-    "evaluation.sanity=null",
-    "degradation=null",
-    "decomposition=null",
-    "silhouette=false",
-]
+WORDS = run_path(str(Path(__file__).parents[1] / "tiny.py"))["ABLATION"]
 
 
 def words(directory: Path) -> list[str]:

@@ -151,11 +151,13 @@ def test_a_read_only_directory_is_one_clear_line(tmp_path):
         ({"SLURM_JOB_ID": "7"}, {"SLURM_JOB_ID": "8"}, False),
         ({"SLURM_JOB_ID": "7"}, {"SLURM_JOB_ID": "8", "SLURM_RESTART_COUNT": "0"}, False),
         ({}, {"SLURM_JOB_ID": "8"}, False),
+        ({"FOREGUARD_JOB": "a-0"}, {"FOREGUARD_JOB": "a-0"}, True),  # of a sweep on Ray, which may itself be a job of SLURM
+        ({"FOREGUARD_JOB": "a-0", "SLURM_JOB_ID": "7"}, {"FOREGUARD_JOB": "b-0", "SLURM_JOB_ID": "7"}, False),
         ({}, {}, False),
     ],
 )
 def test_a_requeued_job_continues_its_run_without_being_told(tmp_path, monkeypatch, capsys, first, second, continued):
-    for name in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT"):
+    for name in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT", "FOREGUARD_JOB"):
         monkeypatch.delenv(name, raising=False)
     with monkeypatch.context() as patch:
         for name, value in first.items():
@@ -166,7 +168,7 @@ def test_a_requeued_job_continues_its_run_without_being_told(tmp_path, monkeypat
         monkeypatch.setenv(name, value)
     if continued:
         assert begin(tmp_path).resumed
-        assert capsys.readouterr().err == f"{tmp_path}: SLURM runs this job once more, so its run is continued\n"
+        assert capsys.readouterr().err == f"{tmp_path}: this job is run once more, so its run is continued\n"
         with pytest.raises(RunError, match=r"was begun with trainer\.epochs=3, not 4"):
             begin(tmp_path, config=changed(epochs=4))
     else:
