@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup quickstart test test-slow mutants check format lock clean
+.PHONY: help setup quickstart demo test test-slow mutants check format lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -34,6 +34,10 @@ $(STAMP): requirements.lock pyproject.toml
 
 quickstart: $(STAMP) ## everything once on generated signs: train, attack end to end, report
 	@$(BIN)/foreguard ablate experiment=quickstart
+
+demo: $(STAMP) ## after the quickstart: watch attacks on its systems live, in a page of this machine
+	@test -f runs/quickstart/ablation.json || { echo "demo: runs/quickstart is not there yet; say make quickstart first" >&2; exit 2; }
+	@$(BIN)/foreguard lab run=runs/quickstart
 
 test: $(STAMP) ## the fast tests
 	@$(BIN)/python -m pytest -q -n auto

@@ -22,9 +22,8 @@ from PIL import Image
 from pipeline.data.sample import Sample
 from pipeline.data.synthetic.config import SyntheticConfig
 from pipeline.data.synthetic.source import load
-from pipeline.prediction.config import PredictConfig
 from pipeline.prediction.overlay import overlay
-from pipeline.prediction.predict import _cut, _save
+from pipeline.prediction.predict import _save, cut_square
 
 SIZE = 64
 
@@ -46,13 +45,12 @@ def command_s(*words: str) -> float:
 
 def split_ms(images: Path, scratch: Path) -> dict[str, float]:
     """Processor milliseconds an image of what is done beside the stages."""
-    config = PredictConfig(images=images, run=images)
     files = sorted(images.iterdir())[:200]
     mask = np.linspace(0, 1, 32 * 32, dtype=np.float32).reshape(32, 32)
     spent = dict.fromkeys(("read, cut and resize", "draw the overlay", "write the overlay", "write the mask"), 0.0)
     for path in files:
         marks = [time.process_time()]
-        square = _cut(config, 1, path.name, path, 32)
+        square = cut_square(1, path.name, path, 32)
         marks.append(time.process_time())
         assert square.shown is not None
         drawn = overlay(square.shown, mask)

@@ -53,22 +53,23 @@ def path_margins(
     adversarial: Float[Tensor, "batch 3 height width"],
     labels: Int64[Tensor, " batch"],
     context: MaskContext,
+    *,
+    masks: tuple[Tensor, Tensor] | None = None,
 ) -> dict[str, Float[Tensor, " batch"]]:
     """The largest other logit minus the label's of each image, above 0 is misclassified, with the mask of its counterpart:
     ``pixels_margin`` of the adversarial image seen through the clean image's mask, ``mask_margin`` of the clean image seen through
-    the adversarial image's, ``oracle_mask_margin`` of the adversarial image seen through the oracle's.
+    the adversarial image's and, where the context holds oracle masks, ``oracle_mask_margin`` of the adversarial image seen through
+    the oracle's.
 
-    The context holds oracle masks, and what the system needs beside.
+    The context holds what the system needs beside. ``masks`` are those that it sees the clean and the adversarial images through,
+    where they are known already.
     """
-    assert context.oracle_masks is not None
     with attacked(system):
-        clean_masks, adversarial_masks = system.masks(clean, context), system.masks(adversarial, context)
-        oracle_masks = context.oracle_masks.to(adversarial.dtype)
-        return {
-            "pixels_margin": margin(system.classify(adversarial, clean_masks, context), labels),
-            "mask_margin": margin(system.classify(clean, adversarial_masks, context), labels),
-            "oracle_mask_margin": margin(system.classify(adversarial, oracle_masks, context), labels),
-        }
+        clean_masks, adversarial_masks = masks or (system.masks(clean, context), system.masks(adversarial, context))
+        seen = {"pixels_margin": (adversarial, clean_masks), "mask_margin": (clean, adversarial_masks)}
+        if context.oracle_masks is not None:
+            seen["oracle_mask_margin"] = (adversarial, context.oracle_masks.to(adversarial.dtype))
+        return {name: margin(system.classify(images, through, context), labels) for name, (images, through) in seen.items()}
 
 
 def attribute(*, oracle_robust: bool, robust: bool, clean_correct: bool, pixels_wrong: bool, mask_wrong: bool) -> Attribution:

@@ -104,6 +104,12 @@ COMMANDS = {
         config="pipeline.sharing.config:ExportConfig",
         function="pipeline.sharing.export:export",
     ),
+    "lab": Command(
+        summary="watch an attack live in a page of this machine: image, mask, classes and margin over the steps",
+        example="foreguard lab run=runs/quickstart",
+        config="pipeline.lab.config:LabConfig",
+        function="pipeline.lab.lab:lab",
+    ),
     "list": Command(
         summary="the runs below a directory: when, what, finished or not, what they found",
         example="foreguard list path=runs",

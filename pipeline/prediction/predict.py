@@ -6,7 +6,7 @@ What only the work itself needs is imported when it begins: neither ``--help`` n
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -109,7 +109,7 @@ def _batches(config: PredictConfig, files: list[tuple[str, Path]], image_size: i
     batch: list[Square | tuple[str, str]] = []
     for number, (name, path) in enumerate(files, start=1):
         try:
-            batch.append(_cut(config, number, name, path, image_size))
+            batch.append(cut_square(number, name, path, image_size, square=config.square, drawn=config.overlays))
         except Rejected as error:
             batch.append((name, error.detail))
         if len(batch) == config.batch_size:
@@ -119,23 +119,26 @@ def _batches(config: PredictConfig, files: list[tuple[str, Path]], image_size: i
         yield batch
 
 
-def _cut(config: PredictConfig, number: int, name: str, path: Path, image_size: int) -> Square:
+def cut_square(
+    number: int, name: str, path: Path, image_size: int, *, square: Literal["crop", "pad"] = "crop", drawn: bool = True
+) -> Square:
+    """The square of a file that a system sees, and if ``drawn`` the one that is shown to people. Raises ``Rejected``."""
     from pipeline.prediction.overlay import drawn_side
 
     with open_image(path) as opened:
         width, height = opened.width, opened.height
-        if config.square == "crop":
+        if square == "crop":
             side = min(height, width)
             left, top = (width - side) // 2, (height - side) // 2
         else:
             left, top, side = square_around((0, 0, width, height), context=0.0, width=width, height=height)
-        drawn = drawn_side(side)
-        picture = opened.picture(shrink=side / max(drawn, image_size))
+        shown_side = drawn_side(side)
+        picture = opened.picture(shrink=side / max(shown_side, image_size))
         return Square(
             number=number,
             name=name,
             pixels=picture.square(left, top, side, image_size),
-            shown=picture.square(left, top, side, drawn) if config.overlays else None,
+            shown=picture.square(left, top, side, shown_side) if drawn else None,
             box=(float(left), float(top), float(left + side), float(top + side)),
         )
 

@@ -1,0 +1,279 @@
+"""A trial as a person sees it: the HTML of one frame, and the same in a sentence."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from pipeline.ablation.counterfactual import Attribution
+from pipeline.evaluation.summary import epsilon_text
+from pipeline.lab.chart import Chart, around_zero, chart
+from pipeline.lab.config import Settings
+from pipeline.lab.frames import Frame, Phase
+from pipeline.lab.pictures import grey, magnified, picture
+from pipeline.lab.trial import Trial, View
+from pipeline.masks.config import MaskSource
+from pipeline.reporting.decomposition import LOST
+from pipeline.reporting.gallery import Picture, png_uri
+from pipeline.reporting.wording import NORMS
+
+BARS = 4
+"""Classes that are shown."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bar:
+    """What a system says of one class."""
+
+    name: str
+    share: float
+    """Softmax of its logit, 0 to 1."""
+    clean: float
+    """The same of the clean image."""
+    is_label: bool
+    is_prediction: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Path:
+    """One of the two ways from the image to the class, by itself."""
+
+    name: str
+    margin: float
+    enough: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """One system in one frame."""
+
+    title: str
+    detail: str
+    source: str
+    note: str | None
+    verdict: str
+    """In a few words; empty where nothing was seen."""
+    tone: str
+    """good, bad or neutral."""
+    says: str
+    pictures: tuple[Picture, ...]
+    has_mask: bool
+    bars: tuple[Bar, ...]
+    charts: tuple[Chart, ...]
+    paths: tuple[Path, ...]
+    cause: str
+    """By what the image was lost; empty where it was not."""
+
+
+@cache
+def environment() -> Environment:
+    """The templates: every value is escaped."""
+    made = Environment(
+        autoescape=True,
+        loader=PackageLoader("pipeline.lab", "templates"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters["signed"] = lambda value: f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")
+    return made
+
+
+def style(*, follows_system: bool) -> Markup:
+    """The style sheet: dark where the system is, or where Gradio says so. Our own file; nothing from data goes into it."""
+    return Markup(environment().get_template("scene.css").render(follows_system=follows_system))
+
+
+def scene(trial: Trial, position: int | None = None) -> str:
+    """The HTML of the trial at one of its frames; None: the newest."""
+    newest = trial.num_frames - 1
+    at = newest if position is None else min(max(position, 0), newest)
+    last = max(trial.settings.num_points - 1, 1)
+    return (
+        environment()
+        .get_template("scene.html")
+        .render(
+            cards=[_card(trial, view, at) for view in trial.views],
+            sample=trial.sample,
+            label=None if trial.sample.label is None else trial.bench.classes[trial.sample.label],
+            settings=describe(trial.settings),
+            moment=_moment(trial, at),
+            progress=min(1.0, at / last),
+        )
+    )
+
+
+def empty_scene(title: str, text: str) -> str:
+    """What stands there while there is nothing to see."""
+    return environment().get_template("empty.html").render(title=title, text=text)
+
+
+def describe(settings: Settings) -> str:
+    """``apgd-margin, L-infinity up to 8/255, 20 steps``"""
+    where = "" if settings.region == "everywhere" else f" on the {settings.region.value}"
+    steps = f"{settings.steps} step{'s' if settings.steps != 1 else ''}"
+    return f"{settings.attack}, {NORMS[settings.norm]} up to {epsilon_text(settings.epsilon)}{where}, {steps}"
+
+
+def spoken(trial: Trial) -> str:
+    """What a screen reader is told: the newest frame of every system in a sentence."""
+    parts = []
+    for view in trial.views:
+        frame = view.at(None)
+        if frame is None:
+            parts.append(f"{view.arm.title}: {view.note}")
+            continue
+        verdict, _ = _verdict(trial, view, frame)
+        parts.append(f"{view.arm.title}: {verdict}, {_says(trial, frame)}{_cause(view, frame)}".rstrip(".") + ".")
+    done = any(view.finished for view in trial.views)
+    return f"{'The attack is over' if done else 'Not attacked yet'}. {' '.join(parts)}"
+
+
+def _moment(trial: Trial, at: int) -> str:
+    frames = [frame for view in trial.views if (frame := view.at(at)) is not None]
+    if not frames:
+        return "Nothing to see"
+    if any(frame.phase == Phase.RESULT for frame in frames):
+        return "Result: the strongest point that was visited"
+    latest = max(frame.number for frame in frames)
+    if latest == 0:
+        return "Clean image"
+    return "Random start" if latest == 1 else f"Step {latest - 1} of {trial.settings.num_points - 2}"
+
+
+def _card(trial: Trial, view: View, at: int) -> Card:
+    frame = view.at(at)
+    common: dict[str, Any] = {
+        "title": view.arm.title,
+        "detail": view.arm.detail,
+        "source": view.arm.source.value,
+        "note": view.note,
+        "has_mask": view.arm.source != MaskSource.NONE,
+    }
+    if frame is None:
+        nothing: Mapping[str, Any] = dict.fromkeys(("pictures", "bars", "charts", "paths"), ())
+        return Card(**common, verdict="", tone="neutral", says="", cause="", **nothing)
+    verdict, tone = _verdict(trial, view, frame)
+    return Card(
+        **common,
+        verdict=verdict,
+        tone=tone,
+        says=_says(trial, frame),
+        pictures=_pictures(trial, view, frame),
+        bars=_bars(trial, view, frame),
+        charts=_charts(trial, view, at),
+        paths=_paths(frame) if frame.phase != Phase.CLEAN else (),
+        cause=_cause(view, frame),
+    )
+
+
+def _verdict(trial: Trial, view: View, frame: Frame) -> tuple[str, str]:
+    if view.frames[0].misclassified:
+        return "Wrong without attack", "neutral"
+    unknown = trial.sample.label is None
+    if frame.misclassified:
+        return ("Answer changed" if unknown else "Fooled"), "bad"
+    if frame.phase == Phase.CLEAN:
+        return ("Its answer" if unknown else "Right"), "good"
+    return ("Answer holds" if unknown else "Still right"), "good"
+
+
+def _says(trial: Trial, frame: Frame) -> str:
+    return f"says {trial.bench.classes[frame.prediction]} ({100 * float(frame.probabilities[frame.prediction]):.0f} %)"
+
+
+def _cause(view: View, frame: Frame) -> str:
+    if frame.phase != Phase.RESULT or view.attribution is None or view.attribution == Attribution.LOST_CLEAN:
+        return ""
+    return f" Lost {LOST[view.attribution]}."
+
+
+def _pictures(trial: Trial, view: View, frame: Frame) -> tuple[Picture, ...]:
+    clean, name = view.frames[0], trial.sample.name
+    limit = trial.settings.epsilon if trial.settings.norm == "linf" else None
+    change, factor = magnified(frame.image, clean.image, limit)
+    pictures = [
+        Picture(caption="image", uri=png_uri(picture(frame.image)), alt=f"{name} as this system gets it"),
+        Picture(
+            caption=f"change \N{MULTIPLICATION SIGN}{factor:.0f}" if frame.phase != Phase.CLEAN else "no change",
+            uri=png_uri(change),
+            alt="What the attack changed, magnified; grey is no change",
+        ),
+    ]
+    if view.arm.source == MaskSource.NONE:
+        return tuple(pictures)
+    return (
+        *pictures,
+        Picture(caption="mask before", uri=png_uri(grey(clean.mask)), alt="Mask of the clean image; white is let through"),
+        Picture(
+            caption="mask now" if view.follows_image else "mask, fixed",
+            uri=png_uri(grey(frame.mask)),
+            alt=f"Mask now; overlap {frame.mask_iou:.2f}",
+        ),
+    )
+
+
+def _bars(trial: Trial, view: View, frame: Frame) -> tuple[Bar, ...]:
+    """The label first, then the classes that were most likely in any frame."""
+    assert view.label is not None
+    largest = [max(float(one.probabilities[index]) for one in view.frames) for index in range(len(trial.bench.classes))]
+    others = sorted((index for index in range(len(largest)) if index != view.label), key=lambda index: (-largest[index], index))
+    return tuple(
+        Bar(
+            name=trial.bench.classes[index],
+            share=float(frame.probabilities[index]),
+            clean=float(view.frames[0].probabilities[index]),
+            is_label=index == view.label,
+            is_prediction=index == frame.prediction,
+        )
+        for index in [view.label, *others][:BARS]
+    )
+
+
+def _charts(trial: Trial, view: View, at: int) -> tuple[Chart, ...]:
+    until, frames = trial.settings.num_points, view.frames
+    now = min(at, len(frames) - 1)
+    margins = [frame.margin for frame in frames]
+    series = [("attacked image", "whole", margins)]
+    if view.follows_image:
+        series.append(("its pixels alone", "pixels", [float(frame.pixels_margin or 0) for frame in frames]))
+        series.append(("its mask alone", "mask", [float(frame.mask_margin or 0) for frame in frames]))
+    everywhere = [
+        value for one in trial.views for frame in one.frames for value in (frame.margin, frame.pixels_margin, frame.mask_margin)
+    ]
+    shown = [
+        chart(
+            "Margin",
+            f"Margin over the attack: {margins[0]:.2f} clean, {margins[now]:.2f} now; above 0 is misclassified.",
+            series,
+            until=until,
+            now=now,
+            bounds=around_zero(value for value in everywhere if value is not None),
+            height=120,
+            has_zero=True,
+        )
+    ]
+    if view.arm.source != MaskSource.NONE:
+        overlaps = [frame.mask_iou for frame in frames]
+        against = "true outline" if trial.sample.mask is not None else "clean mask"
+        shown.append(
+            chart(
+                f"Mask overlap (IoU) with the {against}",
+                f"Overlap of the mask with the {against}: {overlaps[0]:.2f} clean, {overlaps[now]:.2f} now.",
+                [("overlap", "whole", overlaps)],
+                until=until,
+                now=now,
+                bounds=(0.0, 1.0),
+                height=64,
+                has_zero=False,
+            )
+        )
+    return tuple(shown)
+
+
+def _paths(frame: Frame) -> tuple[Path, ...]:
+    both = (("its pixels alone", frame.pixels_margin), ("its mask alone", frame.mask_margin))
+    return tuple(Path(name=name, margin=margin, enough=margin > 0) for name, margin in both if margin is not None)
