@@ -1,14 +1,16 @@
 """Auto-PGD: projected gradient descent, upwards, that chooses its own step.
 
 Croce and Hein 2020, https://arxiv.org/abs/2003.01690, algorithm 1. The step begins at twice the radius; at checkpoints that become
-denser it is halved for every image whose score has stopped to rise, and the search goes on from that image's best point.
+denser it is halved for every image whose score has stopped to rise, and the search goes on from that image's best point. In the L1
+ball steps are sparse: see ``apgd_l1``.
 """
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from pipeline.attacks.norms import Ball, l2_ball, linf_ball
+from pipeline.attacks.apgd_l1 import begin_l1, climb_l1
+from pipeline.attacks.norms import Ball, L1Ball, ball_of
 from pipeline.attacks.objectives import Objective, scores_and_gradients, scores_without_gradients
 from pipeline.attacks.pgd import Images, PerImage, RegionMasks
 from pipeline.attacks.threat import Norm
@@ -32,13 +34,14 @@ def apgd(
     region: RegionMasks | None = None,
     start: Images | None = None,
     seeds: Int64[Tensor, " batch"] | None = None,
+    explored: Objective | None = None,
 ) -> Images:
     """Climb the objective inside the ball, without a step size to choose.
 
     Args:
         objective: what is climbed; its model should be in the state of ``system.attacked``.
         images: (B,3,H,W) in [0,1]; their memory layout is kept.
-        norm: of the ball, linf or l2.
+        norm: of the ball, linf, l2 or l1.
         epsilon: radius of the ball, for all images or for each (B,); 0 returns the images, to the bit.
         num_steps: gradient steps of each start, at least 1; the published attack takes 100.
         restarts: number of starts, each at a random point of the ball.
@@ -46,6 +49,8 @@ def apgd(
         start: (B,3,H,W), brought into the ball: where the first start begins instead. The first step is as long as the ball is
             wide, so little of a start outlives it: a search that builds on one is better done by ``pgd``.
         seeds: (B,), int64, one for each image: they decide the random starts, so an image's result does not depend on its batch.
+        explored: in the L1 ball, what is climbed in balls of three and two times the radius, where a random start is searched first
+            (of 10 steps or more): for whoever records the points that ``objective`` is asked about. None is the objective.
 
     Returns:
         (B,3,H,W), detached: the best of all points visited, the image itself and the last point of every start included. It lies in
@@ -60,18 +65,24 @@ def apgd(
     """
     if num_steps < 1 or restarts < 1:
         raise ValueError(f"num_steps and restarts are at least 1, not {num_steps} and {restarts}")
-    ball = (linf_ball if norm == "linf" else l2_ball)(images.detach(), epsilon, region)
+    ball = ball_of(norm, images.detach(), epsilon, region)
     if seeds is None and (start is None or restarts > 1):
         raise ValueError("a random start needs seeds, one for each image")
     best = BestPoint(ball.images)
     best.update(ball.images, scores_without_gradients(objective, ball.images))
     for restart in range(restarts):
+        steps = num_steps
         if restart == 0 and start is not None:
             begin = ball.project(start.detach())
         else:
             assert seeds is not None
-            begin = ball.random_points(derive_seeds(seeds.to(ball.images.device), restart))
-        best.merge(_climb(objective, ball, begin, num_steps))
+            of_restart = derive_seeds(seeds.to(ball.images.device), restart)
+            if isinstance(ball, L1Ball):
+                begin, steps = begin_l1(explored or objective, ball, of_restart, num_steps)
+            else:
+                begin = ball.random_points(of_restart)
+        found = climb_l1(objective, ball, begin, steps) if isinstance(ball, L1Ball) else _climb(objective, ball, begin, steps)
+        best.merge(found)
     return best.points
 
 
@@ -100,7 +111,7 @@ def _climb(objective: Objective, ball: Ball, point: Tensor, num_steps: int) -> B
     previous, rises, last_check = point, torch.zeros_like(scores), 0
     checks = checkpoints(num_steps)
     for move in range(1, num_steps + 1):
-        previous, point = point, _moved(ball, point, previous, ball.ascent(gradients), step, first=move == 1)
+        previous, point = point, _moved(ball, point, previous, gradients, step, first=move == 1)
         if move == num_steps:  # nothing steps from the last point
             best.update(point, scores_without_gradients(objective, point))
             return best
@@ -116,9 +127,9 @@ def _climb(objective: Objective, ball: Ball, point: Tensor, num_steps: int) -> B
     raise AssertionError("the last move returns")
 
 
-def _moved(ball: Ball, point: Tensor, previous: Tensor, direction: Tensor, step: Tensor, *, first: bool) -> Tensor:
+def _moved(ball: Ball, point: Tensor, previous: Tensor, gradients: Tensor, step: Tensor, *, first: bool) -> Tensor:
     """A step, and part of the last move once more; both ends are in the ball."""
-    stepped = ball.project(torch.addcmul(point, direction, step))
+    stepped = ball.project(ball.move(point, gradients, step))
     if first:
         return stepped
     return ball.project(point + _INERTIA * (stepped - point) + (1 - _INERTIA) * (point - previous))

@@ -21,15 +21,14 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from pipeline.attacks.norms import l2_ball, linf_ball
+from pipeline.attacks.norms import ball_of
 from pipeline.attacks.objectives import DLR_CLASSES, margin, targeted_margin
 from pipeline.attacks.outside import STANDARD, Member, square_fits
 from pipeline.attacks.threat import Norm
 from pipeline.masks.context import MaskContext
 from pipeline.system import System, attacked
 
-_NORMS = {"linf": "Linf", "l2": "L2"}
-_TARGETS = 9  # of the published standard version
+_NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 _SQUARE_P = 0.8  # share of the image that the first squares cover, likewise
 
 Images = Float[Tensor, "batch 3 height width"]
@@ -52,9 +51,10 @@ def autoattack(
 ) -> Images:
     """The standard version of AutoAttack: an adversarial image where one was found, else the image itself.
 
-    The number of target classes is 9, or all others where there are fewer. Below 4 classes the difference-of-logits ratio is
-    undefined; the margin is climbed in its place, and a UserWarning says so. ``num_queries`` is Square's. Results lie in the ball
-    and in [0,1] exactly, as those of ``pgd_linf``. Raises ValueError where Square is among the attacks and does not fit.
+    The number of target classes is 9 (in l1 5 for APGD, which starts 5 times instead), or all others where there are fewer.
+    Below 4 classes the difference-of-logits ratio is undefined; the margin is climbed in its place, and a UserWarning says so.
+    ``num_queries`` is Square's. Results lie in the ball and in [0,1] exactly, as those of ``pgd_linf``. Raises ValueError where
+    Square is among the attacks and does not fit.
     """
     from pyautoattack import AutoAttack  # only here: whoever trains need not load it
 
@@ -66,7 +66,8 @@ def autoattack(
         runner.attacks_to_run = list(attacks)
         runner.square.n_queries = num_queries
         num_classes = model(image).shape[1]
-        runner.apgd_targeted.n_target_classes = runner.fab.n_target_classes = min(_TARGETS, num_classes - 1)
+        for targeted in (runner.apgd_targeted, runner.fab):
+            targeted.n_target_classes = min(targeted.n_target_classes, num_classes - 1)
         if num_classes < DLR_CLASSES:
             _climb_margins(runner, num_classes)
         found: Tensor = runner.run_standard_evaluation(image, label, batch_size=1)[0]
@@ -137,8 +138,7 @@ def _one_by_one(
             # The library flattens by view, so it gets plain memory order, and it computes in single precision.
             image = images[row].float().contiguous()
             found[row] = attack(model, image, labels[row], int(seeds[row])).detach().to(images.dtype)
-    ball = (linf_ball if norm == "linf" else l2_ball)(images, epsilon, region)
-    return ball.project(found)  # it rounds to nearest, we inwards
+    return ball_of(norm, images, epsilon, region).project(found)  # it rounds to nearest, we inwards
 
 
 def _model(system: System, image: Tensor, context: MaskContext | None, region: Tensor | None) -> Model:

@@ -9,7 +9,7 @@ from torch import Tensor
 from pipeline.attacks.apgd import apgd
 from pipeline.attacks.eot import over_hidden_seeds
 from pipeline.attacks.objectives import class_score
-from pipeline.attacks.pgd import pgd_l2, pgd_linf
+from pipeline.attacks.pgd import PGD
 from pipeline.attacks.specs import ClassAttack, GuidedAttack, MaskAttack, Search
 from pipeline.attacks.start import AttackBatch, AttackStart, clean_logits
 from pipeline.attacks.streaming import streamed_pgd
@@ -92,14 +92,13 @@ class Confirmed:
 
 
 def _climb(start: AttackStart, objective: SystemObjective, search: Search, num_steps: int) -> Tensor:
-    best = BestPoint(start.batch.images, start.observer)
-    tracked = best.track(as_known(objective, start))
-    images, region, seeds = start.batch.images, start.region, start.seeds
+    best, known = BestPoint(start.batch.images, start.observer), as_known(objective, start)
+    tracked, images, region, seeds = best.track(known), start.batch.images, start.region, start.seeds
+    epsilon = start.epsilon
     if search == "apgd":
-        apgd(tracked, images, norm=start.norm, epsilon=start.epsilon, num_steps=num_steps, region=region, seeds=seeds)
+        apgd(tracked, images, norm=start.norm, epsilon=epsilon, num_steps=num_steps, region=region, seeds=seeds, explored=known)
     else:
-        pgd = pgd_linf if start.norm == "linf" else pgd_l2
-        pgd(tracked, images, epsilon=start.epsilon, num_steps=num_steps, region=region, seeds=seeds)
+        PGD[start.norm](tracked, images, epsilon=epsilon, num_steps=num_steps, region=region, seeds=seeds)
     return best.points
 
 

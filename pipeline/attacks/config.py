@@ -13,7 +13,8 @@ class PgdConfig:
     """Projected gradient descent with a fixed step."""
 
     norm: Norm = "linf"
-    """Norm of the perturbation: linf (largest change of a channel value) or l2 (Euclidean, over the whole image)."""
+    """Norm of the perturbation: linf (largest change of a channel value), l2 (Euclidean, over the whole image) or l1 (sum of all
+    changes of channel values)."""
     epsilon: Epsilon = 8 / 255
     """Largest norm of the perturbation of an image in [0,1], 0 or more: 8/255, never 8."""
     step_size: Annotated[Number, Field(gt=0, le=10_000)] | None = None

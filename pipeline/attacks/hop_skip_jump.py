@@ -16,6 +16,7 @@ from torch import Tensor
 from pipeline.attacks.measurements import DecisionBased
 from pipeline.attacks.measuring import MeasuredBatch, Observation, observed_distances
 from pipeline.attacks.minimum_norm import Nearest
+from pipeline.attacks.norms import ball_of, length
 from pipeline.attacks.objectives import margin
 from pipeline.attacks.pgd import Images, RegionMasks
 from pipeline.attacks.threat import Norm
@@ -97,10 +98,14 @@ def _to_boundary(misclassified: Decision, images: Tensor, points: Tensor, norm: 
 
 
 def _between(images: Tensor, points: Tensor, share: Tensor, norm: Norm) -> Tensor:
-    """Part of the way to the points: along the line, or as far as a cube of that radius reaches."""
-    if norm == "l2":
-        return torch.lerp(images, points, _wide(share))
-    return images + (points - images).clamp(-_wide(share), _wide(share))
+    """Part of the way to the points: along the line, or as far as a cube or an L1 ball of that radius reaches."""
+    match norm:
+        case "l2":
+            return torch.lerp(images, points, _wide(share))
+        case "linf":
+            return images + (points - images).clamp(-_wide(share), _wide(share))
+        case "l1":
+            return ball_of(norm, images, share).project(points)
 
 
 def _direction(misclassified: Decision, point: Tensor, free: Tensor, reach: Tensor, seeds: Tensor, probes: int) -> Tensor:
@@ -118,16 +123,16 @@ def _direction(misclassified: Decision, point: Tensor, free: Tensor, reach: Tens
     return torch.where(_wide(share == 1), _unit(total), torch.where(_wide(share == 0), -_unit(total), _unit(centered)))
 
 
-def _jump(misclassified: Decision, point: Tensor, direction: Tensor, length: Tensor) -> Tensor:
+def _jump(misclassified: Decision, point: Tensor, direction: Tensor, stride: Tensor) -> Tensor:
     """A step that is halved until it ends at a misclassified point; the point itself where none does."""
-    waiting, moved = torch.ones_like(length, dtype=torch.bool), point
+    waiting, moved = torch.ones_like(stride, dtype=torch.bool), point
     for _ in range(_HALVINGS * 2):
-        candidate = (point + _wide(length) * direction).clamp(0, 1)
+        candidate = (point + _wide(stride) * direction).clamp(0, 1)
         good = misclassified(candidate) & waiting
         moved, waiting = torch.where(_wide(good), candidate, moved), waiting & ~good
         if not waiting.any():
             break
-        length = length / 2
+        stride = stride / 2
     return moved
 
 
@@ -151,9 +156,7 @@ def observe_decisions(spec: DecisionBased, batch: MeasuredBatch) -> Observation:
 
 
 def _distance(points: Tensor, images: Tensor, norm: Norm) -> Tensor:
-    changes = (points - images).flatten(1)
-    lengths: Tensor = torch.linalg.vector_norm(changes, ord=torch.inf if norm == "linf" else 2, dim=1)
-    return lengths
+    return length(points - images, norm)
 
 
 def _unit(values: Tensor) -> Tensor:

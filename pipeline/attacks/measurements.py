@@ -77,7 +77,7 @@ class MinimumNorm(Measurement):
     search: Literal["fmn", "ddn"] = "fmn"
     """fmn (fast minimum norm) or ddn (decoupled direction and norm, l2 alone)."""
     norm: Norm = "linf"
-    """Norm of the distance: linf or l2."""
+    """Norm of the distance: linf, l2 or l1."""
     num_steps: Count = 100
     """Gradient steps, at least 1."""
     epsilons: tuple[Epsilon, ...] = ()
@@ -122,7 +122,7 @@ class DecisionBased(Measurement):
     kind: Literal["decision-based"] = "decision-based"
     """Distances of the nearest misclassified points, by HopSkipJump: it asks for the class and for nothing else."""
     norm: Norm = "l2"
-    """Norm of the distance: linf or l2."""
+    """Norm of the distance: linf, l2 or l1."""
     num_steps: Count = 20
     """Steps along the boundary, at least 1."""
     max_probes: Count = 500

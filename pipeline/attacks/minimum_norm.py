@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pipeline.attacks.measurements import MinimumNorm
 from pipeline.attacks.measuring import MeasuredBatch, Observation, observed_distances
-from pipeline.attacks.norms import L2Ball, LinfBall, l2_ball, linf_ball
+from pipeline.attacks.norms import ball_of, dual_length, length
 from pipeline.attacks.objectives import ModelObjective, Objective, margin, scores_and_gradients, scores_without_gradients
 from pipeline.attacks.pgd import Images, RegionMasks
 from pipeline.attacks.threat import Norm
@@ -61,11 +61,11 @@ def fmn(
         fooled = closest.record(point, scores)
         share = (1 + math.cos(math.pi * step / num_steps)) / 2
         change = 0.001 + (0.05 - 0.001) * share
-        linear = _length(point - images, norm) + scores.abs() / _dual_length(gradients, norm).clamp_min(1e-12)
+        linear = length(point - images, norm) + scores.abs() / dual_length(gradients, norm).clamp_min(1e-12)
         grown = (1 + change) * torch.where(closest.found, radius, linear)
         radius = torch.where(fooled, torch.minimum(radius * (1 - change), closest.lengths), grown).minimum(far)
-        length = step_size * (0.01 + 0.99 * share)
-        point = _ball(images, norm, radius, region).project(point + length * _direction(gradients))
+        stride = step_size * (0.01 + 0.99 * share)
+        point = ball_of(norm, images, radius, region).project(point + stride * _direction(gradients))
     closest.record(point, scores_without_gradients(objective, point))
     return closest.nearest()
 
@@ -94,11 +94,11 @@ def ddn(
         gradients = torch.where(_wide(flat), drawn, gradients)
         gradients = gradients if region is None else gradients * (region > 0)
         fooled = closest.record(point, scores)
-        length = 0.01 + 0.99 * (1 + math.cos(math.pi * step / num_steps)) / 2
-        moved = point - images + length * _direction(gradients)
+        stride = 0.01 + 0.99 * (1 + math.cos(math.pi * step / num_steps)) / 2
+        moved = point - images + stride * _direction(gradients)
         radius = torch.where(fooled, 0.95 * radius, 1.05 * radius).minimum(far)
-        on_sphere = images + moved * _wide(radius / _length(moved, "l2").clamp_min(1e-12))
-        point = _ball(images, "l2", radius, region).project(on_sphere)
+        on_sphere = images + moved * _wide(radius / length(moved, "l2").clamp_min(1e-12))
+        point = ball_of("l2", images, radius, region).project(on_sphere)
     closest.record(point, scores_without_gradients(objective, point))
     return closest.nearest()
 
@@ -129,7 +129,7 @@ class _Closest:
             where = ", ".join(map(str, scores.isnan().nonzero().flatten().tolist()))
             raise FloatingPointError(f"the objective gave a NaN score for these images of the batch: {where}")
         fooled = scores > 0
-        distances = _length(points.double() - self._images.double(), self._norm)
+        distances = length(points.double() - self._images.double(), self._norm)
         nearer = fooled & (distances < self._distances)
         self._points = torch.where(_wide(nearer), points, self._points)
         self._distances = torch.where(nearer, distances, self._distances)
@@ -147,31 +147,16 @@ class _Closest:
         return Nearest(points=self._points, distances=self._distances)
 
 
-def _ball(images: Tensor, norm: Norm, radius: Tensor, region: RegionMasks | None) -> LinfBall | L2Ball:
-    return (linf_ball if norm == "linf" else l2_ball)(images, radius, region)
-
-
 def _farthest(images: Tensor, norm: Norm) -> Tensor:
     """The distance of the farthest image of [0,1]: no radius needs to be larger."""
-    return _length(torch.maximum(images, 1 - images), norm)
-
-
-def _length(deltas: Tensor, norm: Norm) -> Tensor:
-    lengths: Tensor = torch.linalg.vector_norm(deltas.flatten(1), ord=torch.inf if norm == "linf" else 2, dim=1)
-    return lengths
-
-
-def _dual_length(gradients: Tensor, norm: Norm) -> Tensor:
-    """How fast a linear function with that gradient rises along the best direction of length 1."""
-    lengths: Tensor = torch.linalg.vector_norm(gradients.flatten(1), ord=1 if norm == "linf" else 2, dim=1)
-    return lengths
+    return length(torch.maximum(images, 1 - images), norm)
 
 
 def _direction(gradients: Tensor) -> Tensor:
     """At Euclidean length 1; 0 where it is 0."""
     tiny = torch.finfo(gradients.dtype).tiny
     scaled = gradients / gradients.abs().amax(dim=(1, 2, 3), keepdim=True).clamp_min(tiny)
-    return scaled / _wide(_length(scaled, "l2")).clamp_min(tiny)
+    return scaled / _wide(length(scaled, "l2")).clamp_min(tiny)
 
 
 def _wide(values: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ the way back into it. All are per image: no image's result depends on the others
 """
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -14,8 +15,29 @@ from torch import Tensor
 from pipeline import randomness
 from pipeline.attacks.threat import Norm as Norm
 
-# The L2 projection aims this much (relative) below the radius, so that rounding leaves the result inside.
-_L2_SHRINK = 2.0**-20
+# The L2 and L1 projections aim this much (relative) below the radius, so that rounding leaves the result inside.
+_SHRINK = 2.0**-20
+_SPARSE_SHARE = 0.01
+"""Share of the values that a step of fixed length in the L1 ball changes, as Tramer and Boneh 2019 have it."""
+_ORDERS: Mapping[Norm, float] = {"linf": math.inf, "l2": 2, "l1": 1}
+_DUALS: Mapping[Norm, float] = {"linf": 1, "l2": 2, "l1": math.inf}
+
+
+def length(deltas: Float[Tensor, "batch ..."], norm: Norm) -> Float[Tensor, " batch"]:
+    """The norm of each perturbation."""
+    lengths: Tensor = torch.linalg.vector_norm(deltas.flatten(1), ord=_ORDERS[norm], dim=1)
+    return lengths
+
+
+def dual_length(gradients: Float[Tensor, "batch ..."], norm: Norm) -> Float[Tensor, " batch"]:
+    """How fast a linear function with that gradient rises along the best direction of length 1."""
+    lengths: Tensor = torch.linalg.vector_norm(gradients.flatten(1), ord=_DUALS[norm], dim=1)
+    return lengths
+
+
+def widest(norm: Norm, num_values: int) -> float:
+    """The norm of a change of every value by 1: no perturbation of an image in [0,1] is larger."""
+    return float(num_values ** (1 / _ORDERS[norm]))
 
 
 def project_linf(
@@ -55,6 +77,15 @@ class LinfBall:
         """The sign of the gradient; 0 where there is none. Outside the region the bounds leave no room for it."""
         return gradients.sign()
 
+    def move(
+        self,
+        points: Float[Tensor, "batch 3 height width"],
+        gradients: Float[Tensor, "batch 3 height width"],
+        step: Float[Tensor, "#batch 1 1 1"],
+    ) -> Float[Tensor, "batch 3 height width"]:
+        """A step along steepest ascent, which may leave the ball."""
+        return torch.addcmul(points, self.ascent(gradients), step)
+
     def random_points(self, seeds: Int64[Tensor, " batch"]) -> Float[Tensor, "batch 3 height width"]:
         """Uniform in the cube around the image, then clamped to [0,1] and the region; the same for the same seed."""
         drawn = randomness.uniform(seeds, tuple(self.images.shape[1:]), dtype=self.images.dtype).mul_(2).sub_(1)
@@ -91,6 +122,15 @@ class L2Ball:
         scaled = gradients / gradients.abs().amax(dim=(1, 2, 3), keepdim=True).clamp_min(tiny)
         return scaled / _l2_norms(scaled).clamp_min(tiny)
 
+    def move(
+        self,
+        points: Float[Tensor, "batch 3 height width"],
+        gradients: Float[Tensor, "batch 3 height width"],
+        step: Float[Tensor, "#batch 1 1 1"],
+    ) -> Float[Tensor, "batch 3 height width"]:
+        """A step along steepest ascent, which may leave the ball."""
+        return torch.addcmul(points, self.ascent(gradients), step)
+
     def random_points(self, seeds: Int64[Tensor, " batch"]) -> Float[Tensor, "batch 3 height width"]:
         """Uniform in the ball, restricted to the region, then clamped to [0,1]; the same for the same seed."""
         shape = tuple(self.images.shape[1:])
@@ -101,7 +141,77 @@ class L2Ball:
         return self.project(torch.addcmul(self.images, directions, share * self.radius))
 
 
-Ball = LinfBall | L2Ball
+@dataclass(frozen=True, kw_only=True)
+class L1Ball:
+    """All points of [0,1] within a sum of absolute changes. Built by ``l1_ball``.
+
+    Croce and Hein 2021, https://arxiv.org/abs/2103.01208: the ball and the box together, because for this norm almost nothing of
+    a ball in many dimensions lies in the box.
+    """
+
+    images: Float[Tensor, "batch 3 height width"]
+    radius: Float[Tensor, "#batch 1 1 1"]
+    region: Bool[Tensor, "batch 1 height width"] | None
+
+    def project(self, points: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:
+        """The nearest point (Euclidean) of ball, [0,1] and region together; points of all three stay as they are, to the bit."""
+        if self.region is not None:
+            points = torch.where(self.region, points, self.images)
+        # In double precision: the sum over all values decides, and a stored point must not be outside by its rounding.
+        deltas = points.double() - self.images.double()
+        too_far = deltas.abs().sum(dim=(1, 2, 3), keepdim=True) > self.radius
+        outside = too_far | ((points < 0) | (points > 1)).flatten(1).any(dim=1).view(-1, 1, 1, 1)
+        nearest = _like(_shrunk(deltas, self.images, self.radius.double() * (1 - _SHRINK)).to(points.dtype), self.images)
+        return torch.where(outside, _add_inwards(self.images, nearest).clamp_(0, 1), points)
+
+    def move(
+        self,
+        points: Float[Tensor, "batch 3 height width"],
+        gradients: Float[Tensor, "batch 3 height width"],
+        step: Float[Tensor, "#batch 1 1 1"],
+    ) -> Float[Tensor, "batch 3 height width"]:
+        """A step along steepest ascent among sparse ones, which may leave the ball but not [0,1].
+
+        The largest entries of the gradient come first; each value moves by a hundredth part of the values' share of the step at
+        most (Tramer and Boneh 2019, https://arxiv.org/abs/1904.13000), and as far as [0,1] has room; what is left goes to the next.
+        """
+        room = torch.where(gradients > 0, 1 - points, points) * (gradients != 0)
+        room = (room if self.region is None else room * self.region).flatten(1)
+        length = step.flatten(1)
+        order = gradients.abs().flatten(1).argsort(dim=1, descending=True, stable=True)
+        room = room.gather(1, order).minimum(length / max(1, round(_SPARSE_SHARE * room.shape[1])))
+        taken = (length - (room.cumsum(dim=1) - room)).clamp_min(0).minimum(room)
+        moves = torch.zeros_like(taken).scatter(1, order, taken).view_as(points) * gradients.sign()
+        return points + _like(moves, points)
+
+    def random_points(self, seeds: Int64[Tensor, " batch"]) -> Float[Tensor, "batch 3 height width"]:
+        """Noise of a normal distribution with variance 1, projected, as the authors begin; the same for the same seed."""
+        drawn = randomness.normal(randomness.derive_seeds(seeds, 0), tuple(self.images.shape[1:]), dtype=self.images.dtype)
+        return self.project(self.images + _like(drawn, self.images))
+
+
+Ball = LinfBall | L2Ball | L1Ball
+
+
+def sparse_signs(
+    gradients: Float[Tensor, "batch channels height width"], counts: Int64[Tensor, " batch"]
+) -> Float[Tensor, "batch channels height width"]:
+    """The signs of the so many largest entries of each gradient (more where entries are equal), at L1 length 1."""
+    sizes = gradients.abs().flatten(1)
+    place = (sizes.shape[1] - counts).clamp(0, sizes.shape[1] - 1)
+    least = sizes.sort(dim=1).values.gather(1, place[:, None]).view(-1, 1, 1, 1)
+    signs = torch.where(gradients.abs() >= least, gradients.sign(), 0)
+    return signs / signs.abs().sum(dim=(1, 2, 3), keepdim=True).clamp_min(1)
+
+
+def ball_of(
+    norm: Norm,
+    images: Float[Tensor, "batch 3 height width"],
+    epsilon: float | Float[Tensor, " batch"],
+    region: Float[Tensor, "batch 1 height width"] | Bool[Tensor, "batch 1 height width"] | None = None,
+) -> Ball:
+    """The ball of that norm. Raises ValueError for images outside [0,1] and a negative epsilon."""
+    return _BALLS[norm](images, epsilon, region)
 
 
 def linf_ball(
@@ -133,6 +243,44 @@ def l2_ball(
     """
     _check(images, epsilon)
     return L2Ball(images=images, radius=_radii(epsilon, images), region=None if region is None else region > 0)
+
+
+def l1_ball(
+    images: Float[Tensor, "batch 3 height width"],
+    epsilon: float | Float[Tensor, " batch"],
+    region: Float[Tensor, "batch 1 height width"] | Bool[Tensor, "batch 1 height width"] | None = None,
+) -> L1Ball:
+    """The ball of the sum of absolute changes, also when both are stored in float32.
+
+    Raises ValueError for images outside [0,1] and a negative epsilon.
+    """
+    _check(images, epsilon)
+    return L1Ball(images=images, radius=_radii(epsilon, images), region=None if region is None else region > 0)
+
+
+_BALLS: Mapping[Norm, Callable[..., Ball]] = {"linf": linf_ball, "l2": l2_ball, "l1": l1_ball}
+
+
+def _shrunk(deltas: Tensor, images: Tensor, radius: Tensor) -> Tensor:
+    """The nearest perturbation to a point of [0,1] whose absolute values sum up to at most ``radius`` (B,1,1,1 or 1,1,1,1).
+
+    Each value is lowered by the same amount (to 0 at most) and then cut off at the box: the amount is found exactly, where the sum,
+    piecewise linear in it, meets the radius.
+    """
+    sizes = deltas.abs().flatten(1)
+    room = torch.where(deltas > 0, 1 - images.double(), images.double()).flatten(1)
+    # Lowered by t, the sum is that of (size - t)+ minus that of (size - room - t)+ over the values.
+    kinks = torch.cat([sizes, sizes - room], dim=1)
+    signs = torch.cat([torch.ones_like(sizes), -torch.ones_like(sizes)], dim=1)
+    kinks, order = kinks.sort(dim=1, descending=True)
+    signs = signs.gather(1, order)
+    slopes, moments = signs.cumsum(dim=1), (signs * kinks).cumsum(dim=1)
+    radius = radius.flatten(1)
+    reached = moments - slopes * kinks > radius  # the sum where it is lowered by exactly this kink
+    first = (~reached).sum(dim=1, keepdim=True).clamp(1, kinks.shape[1]) - 1
+    amount = ((moments.gather(1, first) - radius) / slopes.gather(1, first).clamp_min(1)).clamp_min(0)
+    lowered = (sizes - amount).clamp_min(0).minimum(room)
+    return torch.copysign(lowered, deltas.flatten(1)).view_as(deltas)
 
 
 def _check(images: Tensor, epsilon: float | Tensor) -> None:
@@ -167,7 +315,7 @@ def _l2_norms(deltas: Tensor) -> Tensor:
 
 
 def _l2_factors(norms: Tensor, radius: Tensor) -> Tensor:
-    return radius / norms.clamp_min(torch.finfo(norms.dtype).tiny) * (1 - _L2_SHRINK)
+    return radius / norms.clamp_min(torch.finfo(norms.dtype).tiny) * (1 - _SHRINK)
 
 
 def _like(values: Tensor, images: Tensor) -> Tensor:

@@ -4,15 +4,16 @@ Madry et al. 2018, https://arxiv.org/abs/1706.06083.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from pipeline.attacks.config import PgdConfig
-from pipeline.attacks.norms import Ball, l2_ball, linf_ball
+from pipeline.attacks.norms import Ball, ball_of
 from pipeline.attacks.objectives import Objective, scores_and_gradients, scores_without_gradients
+from pipeline.attacks.threat import Norm
 from pipeline.attacks.tracker import BestPoint
 from pipeline.randomness import derive_seeds
 
@@ -31,9 +32,8 @@ def pgd(
     keep_best: bool = True,
     seeds: Int64[Tensor, " batch"] | None = None,
 ) -> Images:
-    """Run a configuration. Arguments, result and errors are those of ``pgd_linf`` and ``pgd_l2``."""
-    attack = pgd_linf if config.norm == "linf" else pgd_l2
-    return attack(
+    """Run a configuration. Arguments, result and errors are those of ``pgd_linf``, ``pgd_l2`` and ``pgd_l1``."""
+    return PGD[config.norm](
         objective,
         images,
         epsilon=config.epsilon,
@@ -90,7 +90,7 @@ def pgd_linf(
     """
     return _search(
         objective,
-        linf_ball(images.detach(), epsilon, region),
+        ball_of("linf", images.detach(), epsilon, region),
         step_size=step_size,
         num_steps=num_steps,
         restarts=restarts,
@@ -123,7 +123,7 @@ def pgd_l2(
     """
     return _search(
         objective,
-        l2_ball(images.detach(), epsilon, region),
+        ball_of("l2", images.detach(), epsilon, region),
         step_size=step_size,
         num_steps=num_steps,
         restarts=restarts,
@@ -132,6 +132,42 @@ def pgd_l2(
         keep_best=keep_best,
         seeds=seeds,
     )
+
+
+def pgd_l1(
+    objective: Objective,
+    images: Images,
+    *,
+    epsilon: PerImage,
+    step_size: PerImage | None = None,
+    num_steps: int,
+    restarts: int = 1,
+    random_start: bool = True,
+    region: RegionMasks | None = None,
+    start: Images | None = None,
+    keep_best: bool = True,
+    seeds: Int64[Tensor, " batch"] | None = None,
+) -> Images:
+    """Climb the objective inside the L1 ball: sparse steps (``norms.L1Ball.ascent``), then the nearest point of ball and box.
+
+    Arguments, result and errors are those of ``pgd_linf``, but for the norm: epsilon and the step are sums over all values of the
+    image. For a figure take ``apgd``, which chooses how many values it changes.
+    """
+    return _search(
+        objective,
+        ball_of("l1", images.detach(), epsilon, region),
+        step_size=step_size,
+        num_steps=num_steps,
+        restarts=restarts,
+        random_start=random_start,
+        start=start,
+        keep_best=keep_best,
+        seeds=seeds,
+    )
+
+
+PGD: Mapping[Norm, Callable[..., Images]] = {"linf": pgd_linf, "l2": pgd_l2, "l1": pgd_l1}
+"""By the norm of the ball."""
 
 
 def _search(
@@ -175,7 +211,7 @@ def _begins(ball: Ball, start: Tensor | None, restarts: int, seeds: Tensor | Non
 
 def ascended(ball: Ball, points: Images, gradients: Images, step: Float[Tensor, "#batch 1 1 1"]) -> Images:
     """The step of projected gradient descent: along steepest ascent in the ball's norm, then back into the ball."""
-    return ball.project(torch.addcmul(points, ball.ascent(gradients), step))
+    return ball.project(ball.move(points, gradients, step))
 
 
 def _climb(objective: Objective, ball: Ball, point: Tensor, step: Tensor, num_steps: int) -> Iterator[tuple[Tensor, Tensor | None]]:

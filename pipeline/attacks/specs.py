@@ -91,7 +91,7 @@ class AttackSpec:
     """An attack of a suite. A subclass is a ``configuration`` with a ``kind`` of its own."""
 
     kind: str
-    budgets: ClassVar[tuple[Budget, ...]] = ("linf", "l2")
+    budgets: ClassVar[tuple[Budget, ...]] = ("linf", "l2", "l1")
     """What the epsilons may limit that it keeps to."""
     needs_exact_logits: ClassVar[bool] = False
     """It counts on the system's own logits: it is never run on a faster copy."""

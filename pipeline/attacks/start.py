@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from pipeline.attacks.eot import made_up_seeds
-from pipeline.attacks.norms import Ball, l2_ball, linf_ball
+from pipeline.attacks.norms import Ball, ball_of
 from pipeline.attacks.regions import region_masks
 from pipeline.attacks.specs import Conditions
 from pipeline.attacks.threat import Norm, Region, ThreatModel
@@ -115,7 +115,7 @@ class AttackStart:
     @property
     def ball(self) -> Ball:
         """Where the attacker may search."""
-        return (linf_ball if self.norm == "linf" else l2_ball)(self.batch.images, self.epsilon, self.region)
+        return ball_of(self.norm, self.batch.images, self.epsilon, self.region)
 
     @property
     def hides_seeds(self) -> bool:

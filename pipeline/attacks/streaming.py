@@ -8,12 +8,13 @@ Not for images that are kept for training or for transfer: a point that only jus
 """
 
 from collections import deque
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from pipeline.attacks.norms import Ball, L2Ball, LinfBall
+from pipeline.attacks.norms import Ball, LinfBall
 from pipeline.attacks.objectives import scores_and_gradients
 from pipeline.attacks.pgd import ascended
 from pipeline.attacks.tracker import BestPoint, MarginObjective, of_batch
@@ -35,11 +36,11 @@ def streamed_pgd(
     step_size: float | None = None,
     warm_start: Images | None = None,
 ) -> Images:
-    """Run ``pgd_linf`` or ``pgd_l2`` on any number of images until each is misclassified or has used up its starts.
+    """Run projected gradient descent on any number of images until each is misclassified or has used up its starts.
 
     Args:
         objective: what is climbed, with its margins, for all the images: ``two_stage.SystemObjective`` for a system.
-        ball: ``linf_ball`` or ``l2_ball`` of all the images, with their regions.
+        ball: of all the images, with their regions.
         seeds: one for each random start of each image; start r begins where ``pgd`` with one restart and the seeds of row r does.
         batch_size: images in a batch, at least 1; fewer only when no more are waiting.
         num_steps: gradient steps of each start, at least 1.
@@ -142,4 +143,4 @@ def _select(ball: Ball, indices: Tensor) -> Ball:
     if isinstance(ball, LinfBall):
         return LinfBall(images=ball.images[indices], radius=radius, lower=ball.lower[indices], upper=ball.upper[indices])
     region = None if ball.region is None else ball.region[indices]
-    return L2Ball(images=ball.images[indices], radius=radius, region=region)
+    return replace(ball, images=ball.images[indices], radius=radius, region=region)

@@ -7,11 +7,12 @@ from pydantic import Field
 
 from pipeline.config import Number, Whole, configuration
 
-Norm = Literal["linf", "l2"]
+Norm = Literal["linf", "l2", "l1"]
 Budget = Norm | Literal["patch"]
 """What an epsilon limits: a norm of the perturbation, or the share of the image that one square may cover."""
 Epsilon = Annotated[Number, Field(ge=0, le=10_000)]
-"""Largest norm of the perturbation of an image in [0,1]. The bound is the Euclidean diagonal of an image of 5,773 pixels a side."""
+"""Largest norm of the perturbation of an image in [0,1]. The bound is the Euclidean diagonal of an image of 5,773 pixels a
+side."""
 
 
 def check_epsilon(norm: Budget, epsilon: float) -> None:
@@ -54,8 +55,8 @@ class ThreatModel:
     """
 
     norm: Budget = "linf"
-    """Norm of the perturbation: linf (largest change of a channel value) or l2 (Euclidean, over the whole image). Or patch: any
-    change inside one square."""
+    """Norm of the perturbation: linf (largest change of a channel value), l2 (Euclidean, over the whole image) or l1 (sum of all
+    changes of channel values). Or patch: any change inside one square."""
     epsilons: Annotated[tuple[Epsilon, ...], Field(min_length=1)] = (8 / 255,)
     """Largest norms of the perturbation of an image in [0,1], rising: [2/255, 4/255, 8/255]. Of a patch: shares of the image that
     the square may cover. What is misclassified at one is so at all after it."""

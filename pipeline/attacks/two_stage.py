@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from classifier.losses import cross_entropy
 from pipeline.attacks.objectives import Score, margin
-from pipeline.attacks.pgd import PerImage, RegionMasks, pgd_l2, pgd_linf
+from pipeline.attacks.pgd import PGD, PerImage, RegionMasks
 from pipeline.attacks.specs import GradientPath, MaskGoal
 from pipeline.attacks.threat import Norm
 from pipeline.attacks.tracker import BestPoint, MarginObjective, Observer
@@ -233,7 +233,7 @@ def guided(
     points that either has visited, the one with the largest margin; ``observer`` is told of all of them. Raises what ``pgd_linf``
     raises.
     """
-    search = pgd_linf if norm == "linf" else pgd_l2
+    search = PGD[norm]
     best = BestPoint(images, observer)
     masked = search(best.track(mask_objective), images, epsilon=epsilon, num_steps=mask_steps, region=region, seeds=seeds)
     search(best.track(class_objective), images, epsilon=epsilon, num_steps=class_steps, region=region, start=masked)

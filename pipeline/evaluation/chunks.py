@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 import polars as pl
@@ -10,8 +11,10 @@ import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
+from pipeline.attacks.norms import length
 from pipeline.attacks.runner import in_batches
 from pipeline.attacks.start import AttackBatch
+from pipeline.attacks.threat import Norm
 from pipeline.attacks.tracker import NotANumber, of_batch, verdict
 from pipeline.attacks.two_stage import GuideMasks
 from pipeline.data.dataset import PreparedDataset
@@ -74,7 +77,7 @@ class Chunk:
         self.clean_correct = self.clean.prediction == self._labels
         self._misclassified = ~self.clean_correct
         self._adversarial = {name: getattr(self.clean, name).copy() for name in _MEASURED}
-        self._norms = {"linf": np.zeros(len(batch)), "l2": np.zeros(len(batch))}
+        self._norms = {name: np.zeros(len(batch)) for name in get_args(Norm)}
         self._found_by: list[tuple[str, float] | None] = [None] * len(batch)
         self._best: dict[str, tuple[Tensor, np.ndarray]] = {}
 
@@ -137,7 +140,7 @@ class Chunk:
     ) -> pl.DataFrame:
         """A record of every image of the chunk; ``images`` are what the attack found for those at ``positions``."""
         where = positions.cpu().numpy()
-        new, (linf, l2) = self.measure(images, positions), norms(images, self.batch.images[positions])
+        new, lengths = self.measure(images, positions), norms(images, self.batch.images[positions])
         adversarial = {name: _put(self._adversarial[name], where, getattr(new, name)) for name in _MEASURED}
         found_by = list(self._found_by)
         for position in where:
@@ -153,8 +156,7 @@ class Chunk:
             "found_epsilon": [found and found[1] for found in found_by],
             **{f"clean_{name}": getattr(self.clean, name) for name in _MEASURED},
             **{f"adversarial_{name}": values for name, values in adversarial.items()},
-            "linf": _put(self._norms["linf"], where, linf),
-            "l2": _put(self._norms["l2"], where, l2),
+            **{name: _put(self._norms[name], where, values) for name, values in lengths.items()},
             "seconds": _put(np.zeros(len(self)), where, np.full(len(where), seconds / max(1, len(where)))),
         }
         return pl.DataFrame({**columns, **about}, schema_overrides=SCHEMA).select(list(SCHEMA))
@@ -196,11 +198,10 @@ class Chunk:
 
 def norms(
     images: Float[Tensor, "some 3 height width"], clean: Float[Tensor, "some 3 height width"]
-) -> tuple[Float[np.ndarray, " some"], Float[np.ndarray, " some"]]:
-    """Maximum and Euclidean norm of the perturbation of each image, exact to double precision."""
-    changes = (images.double() - clean.double()).flatten(1)
-    linf = changes.abs().amax(dim=1) if len(changes) else changes.new_zeros(0)
-    return linf.cpu().numpy(), torch.linalg.vector_norm(changes, dim=1).cpu().numpy()
+) -> dict[Norm, Float[np.ndarray, " some"]]:
+    """Every norm of the perturbation of each image, exact to double precision."""
+    changes = images.double() - clean.double()
+    return {norm: length(changes, norm).cpu().numpy() for norm in get_args(Norm)}
 
 
 def attack_batch(

@@ -247,8 +247,7 @@ def _largest(points: Tensor, images: Tensor, norm: Budget) -> float:
     """What the perturbations take of the budget, at most."""
     if norm == "patch":
         return float(patch_share(points, images).max())
-    linf, l2 = norms(points, images)
-    return float((linf if norm == "linf" else l2).max())
+    return float(norms(points, images)[norm].max())
 
 
 def _check_inside(name: str, points: Tensor, batch: AttackBatch, threat: ThreatModel, epsilon: float) -> None:

@@ -115,7 +115,7 @@ def evaluate(
         data: batches of (images, labels) or (images, labels, masks), such as a ``DataLoader`` that does not shuffle; or a prepared
             data set or its path. Masks are foreground shares (B,1,H,W) in [0,1]. Images of a loader are known by their position,
             and taken to be independent of each other.
-        norm: of the perturbation, linf or l2.
+        norm: of the perturbation, linf, l2 or l1.
         epsilons: largest norms of the perturbation, rising; ``8 / 255`` or ``"8/255"``.
         attacks: the attacks of a shipped suite (configs/attack: standard, autoattack, fast ...), names of attacks in them, or
             attacks by a name of yours.
@@ -191,7 +191,7 @@ def attack(
         labels: (B,), class indices.
         attack: the name of an attack of a shipped suite (configs/attack, standard first), or a specification.
         epsilon: largest norm of the perturbation; ``8 / 255`` or ``"8/255"``.
-        norm: linf or l2.
+        norm: linf, l2 or l1.
         masks: (B,1,H,W) foreground shares in [0,1]: for oracle masks, regions, and attacks that invert them.
         threat: in place of the norm, for regions and hidden seeds; its epsilons play no part.
         batch_size: images that are attacked together. Changes speed and memory.

@@ -61,6 +61,7 @@ SCHEMA = {
     "adversarial_mask_mean": pl.Float64(),
     "linf": pl.Float64(),
     "l2": pl.Float64(),
+    "l1": pl.Float64(),
     "seconds": pl.Float64(),
     "seed": pl.Int64(),
 }
@@ -69,7 +70,7 @@ SCHEMA = {
 ``group`` says which images are not independent of each other: those cut from one photograph, those of one track. ``system`` is a
 digest of weights and mask settings. Margins are the largest other logit minus the label's: above 0 is misclassified.
 ``found_by`` and ``found_epsilon`` say which run found the adversarial image (null: it is the clean image). Masks are compared
-with the oracle; means are shares of the image. ``linf`` and ``l2`` are norms of the perturbation of an image in [0,1].
+with the oracle; means are shares of the image. ``linf``, ``l2`` and ``l1`` are norms of the perturbation of an image in [0,1].
 ``seconds`` is the image's share of the time that the attack took for its chunk. ``seed`` is the evaluation's.
 """
 

@@ -44,7 +44,7 @@ def _compare(chunk: Chunk, store: Store, unit: Unit) -> tuple[np.ndarray, list[s
     recorded = recorded.filter(pl.col("status") == Status.ATTACKED)
     where = torch.from_numpy(positions).to(chunk.batch.labels.device)
     images = torch.empty_like(chunk.batch.images[where]).copy_(torch.from_numpy(store.read_images(unit)))
-    measured, (linf, l2) = chunk.measure(images, where), norms(images, chunk.batch.images[where])
+    measured, lengths = chunk.measure(images, where), norms(images, chunk.batch.images[where])
     margins = recorded["adversarial_margin"].to_numpy()
     differences = np.abs(measured.margin - margins)
     scale = float(np.median(np.abs(recorded["clean_margin"].to_numpy()))) if len(recorded) else 1.0
@@ -52,5 +52,5 @@ def _compare(chunk: Chunk, store: Store, unit: Unit) -> tuple[np.ndarray, list[s
     label = recorded["label"].to_numpy()
     turned = ((measured.prediction != label) != (recorded["adversarial_prediction"].to_numpy() != label)) & ~near
     moved = differences > ROUNDING * np.maximum(scale, np.abs(margins))
-    strayed = (linf != recorded["linf"].to_numpy()) | (np.abs(l2 - recorded["l2"].to_numpy()) > 1e-9)
+    strayed = np.any([np.abs(values - recorded[norm].to_numpy()) > 1e-9 for norm, values in lengths.items()], axis=0)
     return differences, recorded["sample_id"].filter(pl.Series(turned | moved | strayed)).to_list()

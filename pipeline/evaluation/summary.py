@@ -166,9 +166,9 @@ def check_lines(checks: Sequence[Check]) -> list[str]:
 
 
 def epsilon_text(epsilon: float) -> str:
-    """``8/255`` where it is a multiple of 1/255 or half of one, else the number."""
+    """``8/255`` where it is at most 1 and a multiple of 1/255 or half of one, else the number."""
     doubled = Fraction(epsilon * 510).limit_denominator(10**6)
-    if doubled.denominator != 1:
+    if doubled.denominator != 1 or epsilon > 1:
         return f"{epsilon:.4g}"
     return f"{doubled.numerator / 2:g}/255" if doubled else "0"
 

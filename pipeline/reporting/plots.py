@@ -281,6 +281,7 @@ def _epsilon_axis(axes: Axes, systems: Sequence[SystemFigures], norm: str) -> No
     names = {
         "linf": "largest change of a value",
         "l2": "Euclidean length of the change",
+        "l1": "sum of all changes of values",
         "patch": "share of the image that a patch covers",
     }
     axes.set_xticks(epsilons, ["0 (clean)", *(epsilon_text(epsilon) for epsilon in epsilons[1:])])

@@ -12,7 +12,7 @@ FLOOR = 0.05
 """Robust accuracy up to which nearly nothing stands, so that systems can hardly differ."""
 
 TRAINED = {"natural": "Naturally trained classifier", "adversarial": "Adversarially trained classifier"}
-NORMS = {"linf": "L-infinity", "l2": "L2", "patch": "square-patch"}
+NORMS = {"linf": "L-infinity", "l2": "L2", "l1": "L1", "patch": "square-patch"}
 
 
 def classifier(objective: str) -> str:

@@ -9,6 +9,7 @@ from torch import Tensor
 from classifier.losses import cross_entropy
 from pipeline.attacks.diagnostics.check import Check, judged, share, skipped
 from pipeline.attacks.diagnostics.probing import STREAM, Budget, gradients, logits_of, objective, probe_points, scale_of
+from pipeline.attacks.norms import widest
 from pipeline.attacks.objectives import margin
 from pipeline.attacks.specs import GradientPath
 from pipeline.attacks.start import AttackBatch
@@ -126,12 +127,11 @@ def gradients_reach(batch: AttackBatch, budget: Budget) -> Check:
     if held and not isinstance(batch.system, StagedSystem):
         return skipped(name, f"the hard gate of the source {traits.source} cannot be held fixed")
     masks = _masks(batch, batch.images) if held else None
-    widest = 1.0 if budget.norm == "linf" else math.sqrt(batch.images[0].numel())
-    step = min(budget.epsilon / 8, widest / 255)
+    step = min(budget.epsilon / 8, widest(budget.norm, batch.images[0].numel()) / 255)
     with attacked(batch.system):
         here, slope = _margins_and_slope(batch, batch.images, masks)
-        direction = budget.ball(batch.images).ascent(slope)
-        room = (batch.images + step * direction).clamp(0, 1) - batch.images
+        moved = budget.ball(batch.images).move(batch.images, slope, batch.images.new_full((1, 1, 1, 1), step))
+        room = moved.clamp(0, 1) - batch.images
         with torch.no_grad():
             risen = _margins(batch, batch.images + room, masks) - here
     promised = (slope * room).sum(dim=(1, 2, 3))

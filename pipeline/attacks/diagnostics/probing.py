@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from pipeline.attacks.norms import Ball, l2_ball, linf_ball
+from pipeline.attacks.norms import Ball, ball_of
 from pipeline.attacks.objectives import Objective, Score, margin
-from pipeline.attacks.pgd import pgd_l2, pgd_linf
+from pipeline.attacks.pgd import PGD
 from pipeline.attacks.specs import GradientPath
 from pipeline.attacks.start import AttackBatch
 from pipeline.attacks.threat import Norm
@@ -38,7 +38,7 @@ class Budget:
 
     def ball(self, images: Images) -> Ball:
         """Around the images of the batch."""
-        return (linf_ball if self.norm == "linf" else l2_ball)(images, self.epsilon, self.region)
+        return ball_of(self.norm, images, self.epsilon, self.region)
 
     def select(self, rows: Tensor) -> "Budget":
         """That of some images of the batch."""
@@ -137,11 +137,10 @@ def climb(
     start: Images | None = None,
 ) -> BestPoint:
     """The points with the largest margins of one start of projected gradient descent."""
-    search = pgd_linf if budget.norm == "linf" else pgd_l2
     best = BestPoint(batch.images)
     step = max(budget.epsilon / 4, 1e-6)  # across the ball in 8 steps, so that the later ones show whether it has levelled off
     with attacked(batch.system):
-        search(
+        PGD[budget.norm](
             _Connected(best.track(climbed)),
             batch.images,
             epsilon=budget.epsilon,

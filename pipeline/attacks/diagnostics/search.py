@@ -19,6 +19,7 @@ from pipeline.attacks.diagnostics.probing import (
     of_another_class,
     scale_of,
 )
+from pipeline.attacks.norms import widest
 from pipeline.attacks.objectives import margin
 from pipeline.attacks.start import AttackBatch
 from pipeline.attacks.threat import Norm
@@ -116,7 +117,7 @@ def epsilon_one(batch: AttackBatch, *, norm: Norm, region_everywhere: bool) -> C
     if not bool(visible.any()):
         return skipped(name, "no image lets the classifier see a pixel")
     batch = batch.select(visible.nonzero().flatten())
-    budget = Budget(norm=norm, epsilon=1.0 if norm == "linf" else float(batch.images[0].numel()) ** 0.5)
+    budget = Budget(norm=norm, epsilon=widest(norm, batch.images[0].numel()))
     wrong = misclassified(batch, climb(objective(batch), batch, budget).points)
     wrong |= misclassified(batch, climb(objective(batch), batch, budget, start=of_another_class(batch)).points)
     robust = 1 - share(wrong)

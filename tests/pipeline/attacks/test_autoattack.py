@@ -61,7 +61,7 @@ def _compare(system: TwoStage, make_batch: MakeBatch, norm: str, epsilon: float,
     )
     for row in range(size):
         one = torch.tensor([row])
-        name = {"linf": "Linf", "l2": "L2"}[norm]
+        name = {"linf": "Linf", "l2": "L2", "l1": "L1"}[norm]
         theirs = directly(
             lambda points, one=one: system(points, context.select(one.expand(len(points)))),  # type: ignore[misc]
             images[one],
@@ -75,13 +75,14 @@ def _compare(system: TwoStage, make_batch: MakeBatch, norm: str, epsilon: float,
         both = [verdict(system, points, labels[one], context.select(one)).misclassified for points in (found[one], theirs)]
         assert torch.equal(*both)
     deltas = found.double() - images.double()
-    lengths = deltas.abs().flatten(1).amax(1) if norm == "linf" else deltas.flatten(1).norm(dim=1)
+    order = {"linf": torch.inf, "l2": 2, "l1": 1}[norm]
+    lengths = torch.linalg.vector_norm(deltas.flatten(1), ord=order, dim=1)
     assert (lengths <= epsilon).all()
     assert found.min() >= 0
     assert found.max() <= 1
 
 
-@pytest.mark.parametrize(("norm", "epsilon"), [("linf", 0.02), ("l2", 0.3)])
+@pytest.mark.parametrize(("norm", "epsilon"), [("linf", 0.02), ("l2", 0.3), ("l1", 4.0)])
 @pytest.mark.parametrize("source", [MaskSource.NONE, MaskSource.ORACLE, MaskSource.LEARNED_HARD])
 def test_it_finds_what_pyautoattack_called_directly_finds(
     norm: str, epsilon: float, source: MaskSource, make_system: Make, make_batch: MakeBatch
@@ -98,18 +99,18 @@ def test_the_whole_standard_version_finds_what_pyautoattack_called_directly_find
     _compare(make_system(source), make_batch, norm, epsilon, STANDARD, size=2)
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_square_is_pyautoattacks(norm: str, make_system: Make, make_batch: MakeBatch) -> None:
     system = make_system(MaskSource.ORACLE)
     images, labels, context = make_batch(system, 3)
-    epsilon = {"linf": 0.02, "l2": 0.4}[norm]
+    epsilon = {"linf": 0.02, "l2": 0.4, "l1": 4.0}[norm]
     found = square(system, images, labels, context, norm=norm, epsilon=epsilon, seeds=SEEDS[:3], num_queries=60)  # type: ignore[arg-type]
     for row in range(3):
         one = torch.tensor([row])
         with torch.random.fork_rng([]):
             search = SquareAttack(
                 lambda points, one=one: system(points, context.select(one.expand(len(points)))),  # type: ignore[misc]
-                norm={"linf": "Linf", "l2": "L2"}[norm],
+                norm={"linf": "Linf", "l2": "L2", "l1": "L1"}[norm],
                 n_queries=60,
                 eps=epsilon,
                 seed=int(SEEDS[row]),
@@ -164,14 +165,14 @@ def test_below_four_classes_the_margin_is_climbed_and_it_says_so(
     assert verdict(system, targeted, labels, None).misclassified.all()
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 @pytest.mark.parametrize("region", [Region.FOREGROUND, Region.BACKGROUND, Region.BOUNDARY])
 def test_nothing_changes_outside_the_region(norm: str, region: Region, make_system: Make, make_batch: MakeBatch) -> None:
     system = make_system(MaskSource.NONE)
     images, labels, context = make_batch(system, 2)
     assert context.oracle_masks is not None
     allowed = region_masks(region, context.oracle_masks, radius=2)
-    epsilon = {"linf": 0.1, "l2": 2.0}[norm]
+    epsilon = {"linf": 0.1, "l2": 2.0, "l1": 30.0}[norm]
     shared = {"norm": norm, "epsilon": epsilon, "seeds": SEEDS[:2], "num_queries": 30, "region": allowed}
     found = [
         square(system, images, labels, context, **shared),  # type: ignore[arg-type]

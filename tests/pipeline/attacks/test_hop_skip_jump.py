@@ -17,7 +17,9 @@ from pipeline.randomness import derive_seeds, normal, uniform
 from pipeline.system import TwoStage, attacked
 
 SIDE = 4
-NORMS = pytest.mark.parametrize("norm", ["l2", "linf"])
+ORDERS = {"linf": torch.inf, "l2": 2, "l1": 1}
+DUALS = {"linf": 1, "l2": 2, "l1": torch.inf}
+NORMS = pytest.mark.parametrize("norm", ["l2", "linf", "l1"])
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -25,7 +27,7 @@ def seeded(seed: int) -> torch.Generator:
 
 
 def length(deltas: Tensor, norm: str) -> Tensor:
-    return torch.linalg.vector_norm(deltas.double().flatten(1), ord=torch.inf if norm == "linf" else 2, dim=1)
+    return torch.linalg.vector_norm(deltas.double().flatten(1), ord=ORDERS[norm], dim=1)
 
 
 @NORMS
@@ -45,9 +47,9 @@ def test_on_a_hyperplane_the_distance_is_found_to_a_few_percent(norm: str, with_
         max_probes=300,
         region=region,
     )
-    expected = torch.tensor([0.1, 0.2, 0.3, 0.4]) / torch.linalg.vector_norm(free.flatten(1), ord=1 if norm == "linf" else 2, dim=1)
+    expected = torch.tensor([0.1, 0.2, 0.3, 0.4]) / torch.linalg.vector_norm(free.flatten(1), ord=DUALS[norm], dim=1)
     assert (found.distances >= expected * (1 - 1e-9)).all()  # nothing lies on this side of the hyperplane
-    assert (found.distances <= expected * (1.5 if norm == "linf" else 1.1)).all()
+    assert (found.distances <= expected * {"linf": 1.5, "l2": 1.1, "l1": 3}[norm]).all()
     assert torch.equal(found.distances, length(found.points - images, norm))
     if region is not None:
         assert torch.equal(torch.where(region, images, found.points), images)

@@ -1,5 +1,8 @@
 """Projections and random points: fixed points, radii measured in float64, distributions."""
 
+from functools import partial
+from typing import get_args
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,7 +10,10 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
-from pipeline.attacks.norms import LinfBall, l2_ball, linf_ball, project_l2, project_linf
+from pipeline.attacks.norms import LinfBall, ball_of, l2_ball, linf_ball, project_l2, project_linf
+from pipeline.attacks.threat import Norm
+
+NORMS: tuple[Norm, ...] = get_args(Norm)
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -62,7 +68,7 @@ def test_a_projected_perturbation_is_within_the_radius_in_double_precision_for_o
 @given(
     side=st.integers(1, 8),
     epsilon=st.one_of(st.floats(0, 2), st.sampled_from([0.0, 1e-9, 1e-4, 8 / 255, 1.0])),
-    kind=st.sampled_from(["linf", "l2"]),
+    kind=st.sampled_from(["linf", "l2", "l1"]),
     region=st.sampled_from([None, "none", "all", "half"]),
     seed=st.integers(0, 1000),
 )
@@ -74,19 +80,16 @@ def test_points_brought_into_a_ball_are_in_it_exactly_and_stay_when_brought_agai
     allowed = torch.rand(2, 1, side, side, generator=seeded(seed + 1)) > {"none": 1.0, "all": -1.0, "half": 0.5}.get(
         region or "all", 0
     )
-    build = linf_ball if kind == "linf" else l2_ball
-    ball = build(images, epsilon, None if region is None else allowed)
+    ball = ball_of(kind, images, epsilon, None if region is None else allowed)  # type: ignore[arg-type]
     far = images + torch.randn(images.shape, generator=seeded(seed + 2)) * 0.3
     for points in (ball.project(far), ball.random_points(torch.tensor([seed, seed + 1]))):
         assert ((points >= 0) & (points <= 1)).all()
         if region is not None:
             assert torch.equal(torch.where(allowed, images, points), images)
         distance = (points.double() - images.double()).abs()
-        length = distance.amax(dim=(1, 2, 3)) if kind == "linf" else norms(distance)
-        assert (length <= epsilon * (1 + 1e-7)).all()
-        assert (
-            (points - images).abs().amax() if kind == "linf" else (points - images).flatten(1).norm(dim=1).amax()
-        ).item() <= epsilon
+        order = {"linf": torch.inf, "l2": 2, "l1": 1}[kind]
+        assert (torch.linalg.vector_norm(distance.flatten(1), ord=order, dim=1) <= epsilon * (1 + 1e-7)).all()
+        assert torch.linalg.vector_norm((points - images).flatten(1), ord=order, dim=1).amax().item() <= epsilon
         if epsilon == 0:
             assert torch.equal(points, images)
         assert torch.equal(ball.project(points), points)
@@ -122,14 +125,15 @@ def test_the_ascent_direction_is_the_sign_or_the_unit_gradient_inside_the_region
 @pytest.mark.parametrize("scale", [1e-37, 1e-30, 1.0, 1e30])
 def test_the_unit_gradient_does_not_depend_on_the_gradients_scale(scale: float) -> None:
     gradients = torch.randn(2, 3, 4, 4, generator=seeded(7))
-    ball = l2_ball(torch.full((2, 3, 4, 4), 0.5), 0.1)
+    images = torch.full((2, 3, 4, 4), 0.5)
+    ball = l2_ball(images, 0.1)
     torch.testing.assert_close(ball.ascent(gradients * scale), ball.ascent(gradients), rtol=1e-4, atol=1e-6)
 
 
 def test_a_zero_gradient_has_no_direction_and_no_nan() -> None:
     images = torch.full((2, 3, 4, 4), 0.5)
-    for ball in (linf_ball(images, 0.1), l2_ball(images, 0.1), l2_ball(images, 0.1, torch.zeros(2, 1, 4, 4))):
-        assert torch.equal(ball.ascent(torch.zeros_like(images)), torch.zeros_like(images))
+    for ball in (*(ball_of(norm, images, 0.1) for norm in NORMS), l2_ball(images, 0.1, torch.zeros(2, 1, 4, 4))):
+        assert torch.equal(ball.move(images, torch.zeros_like(images), torch.full((1, 1, 1, 1), 0.1)), images)
 
 
 @pytest.mark.parametrize("region", [None, torch.ones(400, 1, 2, 2).triu()])
@@ -145,23 +149,27 @@ def test_random_points_are_uniform_in_the_ball(region: Tensor | None) -> None:
 
 def test_a_random_point_belongs_to_the_image_and_not_to_its_batch() -> None:
     images, seeds = torch.rand(5, 3, 4, 4, generator=seeded(8)), torch.arange(5) * 31
-    for build in (linf_ball, l2_ball):
-        together = build(images, 0.1).random_points(seeds)
-        torch.testing.assert_close(build(images[2:3], 0.1).random_points(seeds[2:3])[0], together[2], rtol=0, atol=1e-7)
+    for norm in NORMS:
+        together = ball_of(norm, images, 0.1).random_points(seeds)
+        torch.testing.assert_close(ball_of(norm, images[2:3], 0.1).random_points(seeds[2:3])[0], together[2], rtol=0, atol=1e-7)
 
 
 def test_layout_is_kept() -> None:
     images = torch.rand(2, 3, 8, 8).contiguous(memory_format=torch.channels_last)
     region = torch.rand(2, 1, 8, 8)
-    for ball in (linf_ball(images, 0.1), l2_ball(images, 0.1), linf_ball(images, 0.1, region), l2_ball(images, 0.1, region)):
-        for points in (ball.project(images + 1), ball.random_points(torch.arange(2)), ball.ascent(images)):
+    for ball in (ball_of(norm, images, 0.1, where) for norm in NORMS for where in (None, region)):
+        for points in (
+            ball.project(images + 1),
+            ball.random_points(torch.arange(2)),
+            ball.move(images, images, torch.full((1, 1, 1, 1), 0.1)),
+        ):
             assert points.is_contiguous(memory_format=torch.channels_last)
         assert not isinstance(ball, LinfBall) or ball.upper.is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize("build", [linf_ball, l2_ball])
-def test_what_makes_no_ball_is_refused(build: object) -> None:
-    assert callable(build)
+@pytest.mark.parametrize("norm", NORMS)
+def test_what_makes_no_ball_is_refused(norm: Norm) -> None:
+    build = partial(ball_of, norm)
     with pytest.raises(ValueError, match=r"images in \[0,1\], these are in \[0, 255\]"):
         build(torch.tensor([0.0, 255.0, 3.0]).view(1, 3, 1, 1), 0.1)
     with pytest.raises(ValueError, match=r"images in \[0,1\], these are in \[nan, nan\]"):

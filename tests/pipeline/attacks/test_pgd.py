@@ -472,6 +472,6 @@ def test_shipped_configurations_were_found() -> None:
 def test_a_configuration_takes_fractions_and_refuses_what_cannot_be() -> None:
     adapter = TypeAdapter(PgdConfig)
     assert adapter.validate_python({"epsilon": "8/255", "norm": "l2"}) == PgdConfig(epsilon=8 / 255, norm="l2")
-    for wrong in ({"epsilon": -1}, {"eps": 0.1}, {"norm": "l1"}, {"restarts": 2, "random_start": False}, {"step_size": 0}):
+    for wrong in ({"epsilon": -1}, {"eps": 0.1}, {"norm": "l0"}, {"restarts": 2, "random_start": False}, {"step_size": 0}):
         with pytest.raises(ValidationError):
             adapter.validate_python(wrong)

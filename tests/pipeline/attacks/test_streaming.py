@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.attacks.norms import Ball, l2_ball, linf_ball
+from pipeline.attacks.norms import Ball, ball_of, linf_ball
 from pipeline.attacks.objectives import Score, cross_entropy, margin
-from pipeline.attacks.pgd import pgd_l2, pgd_linf
+from pipeline.attacks.pgd import pgd_l1, pgd_l2, pgd_linf
 from pipeline.attacks.streaming import streamed_pgd
+from pipeline.attacks.threat import Norm
 from pipeline.attacks.two_stage import SystemObjective
 from pipeline.masks.config import MaskConfig, MaskSource
 from pipeline.masks.context import MaskContext
@@ -112,17 +113,17 @@ class Spy:
 
 @pytest.mark.parametrize("batch_size", [5, 64])
 @pytest.mark.parametrize("score", [cross_entropy, margin])
-@pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_the_images_that_fall_are_those_that_plain_pgd_ever_misclassifies(norm: str, score: Score, batch_size: int) -> None:
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_the_images_that_fall_are_those_that_plain_pgd_ever_misclassifies(norm: Norm, score: Score, batch_size: int) -> None:
     network = model()
     images, labels = images_of(network)
-    plain, make_ball, epsilon = (pgd_linf, linf_ball, 0.008) if norm == "linf" else (pgd_l2, l2_ball, 0.07)
+    plain, epsilon = {"linf": (pgd_linf, 0.008), "l2": (pgd_l2, 0.07), "l1": (pgd_l1, 0.4)}[norm]
     spy = Spy(network=network, score=score, labels=labels)
     for seeds in start_seeds(4):
         plain(spy, images, epsilon=epsilon, num_steps=6, seeds=seeds)
     wrong = spy.margins > 0
     assert 0 < wrong.sum() < IMAGES
-    found = search(network, score, make_ball(images, epsilon), labels, batch_size=batch_size, num_steps=6, restarts=4)
+    found = search(network, score, ball_of(norm, images, epsilon), labels, batch_size=batch_size, num_steps=6, restarts=4)
     assert torch.equal(found.misclassified, wrong)
     margins = margin(network(found.points), labels)
     torch.testing.assert_close(margins[~wrong], spy.margins[~wrong], rtol=0, atol=1e-9)

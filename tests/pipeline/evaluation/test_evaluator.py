@@ -168,6 +168,7 @@ def test_norms_are_those_of_the_saved_images(small: ModuleType, tmp_path: Path) 
         change = store.read_images(unit).astype(np.float64) - clean
         np.testing.assert_allclose(part["linf"], np.abs(change).max(axis=(1, 2, 3)), rtol=1e-12)
         np.testing.assert_allclose(part["l2"], np.sqrt((change**2).sum(axis=(1, 2, 3))), rtol=1e-12)
+        np.testing.assert_allclose(part["l1"], np.abs(change).sum(axis=(1, 2, 3)), rtol=1e-12)
         assert part["linf"].max() <= 0.01
 
 

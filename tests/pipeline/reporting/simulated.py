@@ -230,6 +230,7 @@ def _records(
         "adversarial_mask_mean": np.full(count, 0.3),
         "linf": np.where(wrong_clean, 0.0, epsilon),
         "l2": np.where(wrong_clean, 0.0, epsilon * 20),
+        "l1": np.where(wrong_clean, 0.0, epsilon * 400),
         "seconds": np.where(status == Status.ATTACKED, 0.05, 0.0),
         "seed": np.full(count, seed),
     }
