@@ -11,6 +11,7 @@ from classifier.config import ClassifierConfig
 from pipeline.ablation import recipes
 from pipeline.ablation.evaluation_settings import EvaluationSettings
 from pipeline.ablation.recipes import Labels, Recipe
+from pipeline.ablation.selection import SurfaceConfig, TransferConfig
 from pipeline.attacks.suite import AttackSuite
 from pipeline.config import AnyPath, Changes, Count, Number, Seed, Whole, Workers, configuration
 from pipeline.data.config import AnySource, AugmentConfig
@@ -166,6 +167,11 @@ class AblateConfig:
     gain: bool = False
     """Also split what the oracle's masks add to none, with attackers confined to foreground and background on the arm without masks
     and with controls; for objectives with the pairs none, oracle, foreign-same and random-alike, trained and tested alike."""
+    surface: SurfaceConfig | None = None
+    """Also attack arms confined to foreground, to background, and to equal L2 lengths in the foreground: how much of what masks add
+    is surface taken from the attacker; null: no. surface={} takes what it does by default."""
+    transfer: TransferConfig | None = None
+    """Also show adversarial images of every arm to all others, across seeds; null: no. transfer={} is as it does by default."""
     silhouette: bool = False
     """Also train a classifier that sees the oracle mask and nothing else: what the outline alone gives away."""
 
@@ -199,16 +205,17 @@ class AblateConfig:
                 raise ValueError(f"{name}.seed: the seed of an arm is one of seeds: say seeds=[{trainer.seed}]")
             if trainer.devices * trainer.num_nodes > 1:
                 raise ValueError(f"{name}: an ablation trains on one device; spread its seeds over several with --multirun")
-        if self.decomposition is not None and self.attack.threat.norm == "patch":
-            raise ValueError("decomposition: its attack climbs inside a norm ball, and attack.threat.norm is patch; say null")
-        if self.decomposition is not None and not self.evaluation.save_images:
-            raise ValueError("decomposition: scores the adversarial images again: it needs evaluation.save_images=true")
-        if self.gain:
-            if not self.gain_objectives:
-                needed = ", ".join(f"{{train: {source}, test: {source}}}" for source in GAIN_NEEDS)
-                raise ValueError(f"gain: needs the pairs {needed} in masks, all of them for one classifier objective at least")
-            if self.attack.threat.region.value != "everywhere":
-                raise ValueError("gain: confines the attacker itself: attack.threat.region has to be everywhere")
+        for name in ("decomposition", "transfer"):
+            if getattr(self, name) is not None and self.attack.threat.norm == "patch":
+                raise ValueError(f"{name}: its attack climbs inside a norm ball, and attack.threat.norm is patch; say null")
+            if getattr(self, name) is not None and not self.evaluation.save_images:
+                raise ValueError(f"{name}: scores the adversarial images again: it needs evaluation.save_images=true")
+        if self.gain and not self.gain_objectives:
+            needed = ", ".join(f"{{train: {source}, test: {source}}}" for source in GAIN_NEEDS)
+            raise ValueError(f"gain: needs the pairs {needed} in masks, all of them for one classifier objective at least")
+        for name in ("gain", "surface"):
+            if getattr(self, name) and self.attack.threat.region.value != "everywhere":
+                raise ValueError(f"{name}: confines the attacker itself: attack.threat.region has to be everywhere")
         if self.degradation is not None and not set(self.degradation.objectives) <= set(self.classifier_labels):
             raise ValueError("degradation.objectives: names a classifier that classifier_objectives does not")
 
@@ -231,7 +238,8 @@ class AblateConfig:
         if unlike := [name for name in both if len(set(map(repr, self._entries(name)))) > 1]:
             raise ValueError(f"classifier_objectives: {min(unlike)} is another one in segmenter_objectives: give one a label")
         known = {*recipes.names(), *self.classifier_labels}
-        for key, settings in (("evaluation.sanity", self.evaluation.sanity), ("decomposition", self.decomposition)):
+        choices = {key: getattr(self, key) for key in ("decomposition", "surface", "transfer")}
+        for key, settings in {"evaluation.sanity": self.evaluation.sanity, **choices}.items():
             if strange := set(settings.objectives or () if settings else ()) - known:
                 raise ValueError(
                     f"{key}.objectives: {min(strange)} is neither in classifier_objectives nor the name of an objective"

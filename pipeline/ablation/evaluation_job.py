@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pipeline.ablation.config import AblateConfig
+from pipeline.ablation.budgets import equal_l2, mean_foreground
+from pipeline.ablation.config import AblateConfig, DecompositionConfig
 from pipeline.ablation.job import DataView, Fold, ImageCounts, Job, JobState, Materials, Passes
 from pipeline.ablation.passes import attack_passes
 from pipeline.ablation.results import evaluation_line
+from pipeline.ablation.selection import TransferConfig
 from pipeline.ablation.training_jobs import ClassifierJob, JointJob, SegmenterJob
 from pipeline.attacks.specs import ClassAttack, ClassLoss, GradientPath
 from pipeline.attacks.suite import AttackSuite
@@ -74,6 +76,10 @@ class EvaluationJob(AttackJob):
     """The gradient that the one attack of the decomposition follows; None: the whole suite."""
     region: Region = Region.EVERYWHERE
     """Where the attacker may change the image, other than the threat model says."""
+    equal_l2: bool = False
+    """The attacker has, in place of the largest changes of the threat model, L2 lengths: see ``budgets.equal_l2``."""
+    transfers: bool = False
+    """One attack, run to its end: its images are shown to other arms."""
 
     @property
     def masked_by(self) -> SegmenterJob | JointJob | None:
@@ -99,6 +105,8 @@ class EvaluationJob(AttackJob):
         """The arm's, which all folds share."""
         how = f", one attack along {_ALONG[self.diagnosis]}" if self.diagnosis else ""
         how += f", attacker confined to the {self.region}" if self.is_confined else ""
+        how += " at equal L2" if self.equal_l2 else ""
+        how += ", one attack to show its images to others" if self.transfers else ""
         return f"{self.classifier.objective} classifier, masks {self._masks(' to ')}, seed {self.seed}{how}"
 
     @property
@@ -118,6 +126,7 @@ class EvaluationJob(AttackJob):
     @property
     def slug(self) -> str:
         how = (f"-along-{self.diagnosis}" if self.diagnosis else "") + (f"-on-{self.region}" if self.is_confined else "")
+        how += "-l2" * self.equal_l2 + "-shown" * self.transfers
         fold = self.fold.slug if self.fold else ""
         return f"{self.classifier.objective}-{self._masks('-')}-seed{self.seed}{how}{fold}".replace(" ", "-")
 
@@ -130,34 +139,44 @@ class EvaluationJob(AttackJob):
     @property
     def alike(self) -> tuple[object, ...]:
         """Robust systems take longer than others, those with learned masks have two stages, and main arms are looked at closer."""
-        attack = (self.diagnosis and self.diagnosis.value, self.region.value)
+        attack = (self.diagnosis and self.diagnosis.value, self.region.value, self.equal_l2, self.transfers)
         return (self.classifier.objective, self.masks.source.is_learned, self.role, *attack)
 
-    def suite(self, ablation: AblateConfig) -> AttackSuite:
-        """What the system is attacked with."""
+    def suite(self, ablation: AblateConfig, foreground: float = 1.0) -> AttackSuite:
+        """What the system is attacked with. ``foreground`` is the mean share of the image that L2 lengths are reckoned with."""
+        if self.transfers:
+            assert ablation.transfer is not None
+            return one_attack(ablation, GradientPath.BOTH, ablation.transfer)
         if self.diagnosis is not None:
-            return diagnosis_suite(ablation, self.diagnosis)
+            assert ablation.decomposition is not None
+            return one_attack(ablation, self.diagnosis, ablation.decomposition)
         if not self.is_confined:
             return ablation.attack
-        return dataclasses.replace(ablation.attack, threat=dataclasses.replace(ablation.attack.threat, region=self.region))
+        threat = dataclasses.replace(ablation.attack.threat, region=self.region)
+        if self.equal_l2:
+            lengths = equal_l2(threat.epsilons, side=ablation.data.image_size, foreground=foreground)
+            threat = dataclasses.replace(threat, norm="l2", epsilons=lengths)
+        return dataclasses.replace(ablation.attack, threat=threat, measurements={})
 
     def config(self, materials: Materials, run: Path) -> EvaluateConfig:
         ablation, finished = materials.ablation, materials.finished
         sanity = ablation.evaluation.sanity
-        main = self.role == "main" and self.diagnosis is None and not self.is_confined
-        strongest = self.diagnosis == GradientPath.BOTH  # run to its end: its images are scored again
+        main = self.role == "main"
+        strongest = self.transfers or self.diagnosis == GradientPath.BOTH  # run to its end: its images are scored again
         checked = (
             sanity is not None
             and self.masks.source in sanity.sources
             and self.classifier.objective in (sanity.objectives or ablation.classifier_labels)
         )
         settings = common_settings(materials, run) | ({} if main else {"gallery_images": 0})
+        settings |= {"sanity_epsilon": None} if self.equal_l2 else {}
+        foreground = mean_foreground(materials.prepared, materials.data_fingerprint) if self.equal_l2 else 1.0
         return EvaluateConfig(
             **settings,
             classifier_run=finished[self.classifier].path,
             segmenter_run=None if self.masked_by is None else finished[self.masked_by].path,
             masks=vars(self.masks),
-            attack=self.suite(ablation),
+            attack=self.suite(ablation, foreground),
             seed=self.seed,
             attack_all=strongest,
             save_images=ablation.evaluation.save_images and (strongest or (main and self.masks.source.is_learned)),
@@ -181,10 +200,7 @@ class EvaluationJob(AttackJob):
         return f"{self.classifier.masks.source.value}{trained}{to}{source.value}{size}{behind}"
 
 
-def diagnosis_suite(ablation: AblateConfig, path: GradientPath) -> AttackSuite:
-    """The threat model of the experiment with the one attack of the decomposition: the same for every path but for its gradient."""
-    assert ablation.decomposition is not None
-    attack = ClassAttack(
-        loss=ClassLoss.MARGIN, path=path, num_steps=ablation.decomposition.num_steps, restarts=ablation.decomposition.restarts
-    )
+def one_attack(ablation: AblateConfig, path: GradientPath, settings: DecompositionConfig | TransferConfig) -> AttackSuite:
+    """The threat model of the experiment with one attack: the same for every path but for its gradient."""
+    attack = ClassAttack(loss=ClassLoss.MARGIN, path=path, num_steps=settings.num_steps, restarts=settings.restarts)
     return AttackSuite(threat=ablation.attack.threat, attacks={f"along-{path.value}": attack})

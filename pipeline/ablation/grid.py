@@ -10,7 +10,9 @@ from pipeline.ablation.evaluation_job import EvaluationJob
 from pipeline.ablation.job import Fold, Job
 from pipeline.ablation.own_job import OwnJob
 from pipeline.ablation.pooled_job import PooledJob
+from pipeline.ablation.selection import SurfaceConfig, TransferConfig
 from pipeline.ablation.training_jobs import ClassifierJob, JointJob, SegmenterJob, SilhouetteJob
+from pipeline.ablation.transfer_job import TransferJob
 from pipeline.attacks.specs import GradientPath
 from pipeline.attacks.threat import Region
 from pipeline.masks.config import MaskSource
@@ -69,22 +71,49 @@ def decompositions(config: AblateConfig) -> list[DecompositionJob]:
 
 
 def confined(config: AblateConfig) -> list[EvaluationJob | PooledJob]:
-    """The arms without masks under attackers that are confined to foreground or background, for the split of the oracle's gain."""
-    if not config.gain:
+    """Arms under attackers who may change a part of the image: for the split of the oracle's gain those without masks, under
+    attackers who keep to foreground or background; for ``surface`` all that it names, also at equal L2 lengths."""
+    found = []
+    for arm in arms(config):
+        one = arm.example
+        of_gain = (
+            config.gain
+            and one.masks.source == one.classifier.masks.source == MaskSource.NONE
+            and one.classifier.objective in config.gain_objectives
+        )
+        asked = config.surface is not None and _selected(config, arm, config.surface)
+        if of_gain or asked:
+            found += [_confined(arm, region=region) for region in (Region.FOREGROUND, Region.BACKGROUND)]
+        if asked and config.attack.threat.norm == "linf":
+            found.append(_confined(arm, region=Region.FOREGROUND, equal_l2=True))
+    return found
+
+
+def transfers(config: AblateConfig) -> list[TransferJob]:
+    """One for every arm that takes part, seed by seed and fold by fold. Its images are shown to the arms of all seeds."""
+    if config.transfer is None:
         return []
-    return [
-        _confined(arm, region)
-        for arm in arms(config)
-        if arm.example.masks.source == arm.example.classifier.masks.source == MaskSource.NONE
-        and arm.example.classifier.objective in config.gain_objectives
-        for region in (Region.FOREGROUND, Region.BACKGROUND)
-    ]
+    found = []
+    for fold in folds(config):
+        taking = [
+            arm for seed in config.seeds for arm in evaluations(config, seed, fold) if _selected(config, arm, config.transfer)
+        ]
+        for arm in taking:
+            attack = dataclasses.replace(arm, role="diagnostic", transfers=True)
+            found.append(TransferJob(arm=arm, attack=attack, targets=tuple(taking)))
+    return found
 
 
-def _confined(arm: EvaluationJob | PooledJob, region: Region) -> EvaluationJob | PooledJob:
+def _selected(config: AblateConfig, arm: EvaluationJob | PooledJob, selection: SurfaceConfig | TransferConfig) -> bool:
+    one, objectives = arm.example, selection.objectives or config.classifier_labels
+    return one.role == "main" and one.classifier.objective in objectives and one.masks.source in selection.sources
+
+
+def _confined(arm: EvaluationJob | PooledJob, *, region: Region, equal_l2: bool = False) -> EvaluationJob | PooledJob:
     if isinstance(arm, PooledJob):
-        return PooledJob(folds=tuple(dataclasses.replace(one, role="diagnostic", region=region) for one in arm.folds))
-    return dataclasses.replace(arm, role="diagnostic", region=region)
+        parts = (dataclasses.replace(one, role="diagnostic", region=region, equal_l2=equal_l2) for one in arm.folds)
+        return PooledJob(folds=tuple(parts))
+    return dataclasses.replace(arm, role="diagnostic", region=region, equal_l2=equal_l2)
 
 
 def silhouettes(config: AblateConfig) -> list[SilhouetteJob]:
@@ -94,7 +123,7 @@ def silhouettes(config: AblateConfig) -> list[SilhouetteJob]:
     return [SilhouetteJob(seed=seed, fold=fold) for seed, fold in product(config.seeds, folds(config))]
 
 
-FAMILIES: tuple[Family, ...] = (arms, own_systems, confined, decompositions, silhouettes)
+FAMILIES: tuple[Family, ...] = (arms, own_systems, confined, transfers, decompositions, silhouettes)
 """What an ablation consists of: the jobs of a family, and whatever these need, are done in this order."""
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import os
 from collections import defaultdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import polars as pl
 from pydantic import Field
@@ -14,10 +14,12 @@ from pipeline.ablation.config import GAIN_NEEDS, AblateConfig
 from pipeline.ablation.decomposition import ROWS, read_table, summary, write_table
 from pipeline.ablation.evaluation_job import EvaluationJob, Role
 from pipeline.ablation.gain import gain_rows
-from pipeline.ablation.grid import arms, confined, decompositions, jobs, own_systems, silhouettes
+from pipeline.ablation.grid import arms, confined, decompositions, jobs, own_systems, silhouettes, transfers
 from pipeline.ablation.job import Job, JobState
 from pipeline.ablation.pooled_job import PooledJob
 from pipeline.ablation.results import AGAIN
+from pipeline.ablation.transfer_job import TRANSFER
+from pipeline.attacks.threat import Region
 from pipeline.config import to_plain
 from pipeline.data.dataset import read_manifest
 from pipeline.errors import RunError
@@ -91,6 +93,27 @@ class GainEntry:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ConfinedEntry:
+    """A finished evaluation of an arm under an attacker who may change a part of the image. Paths are relative, as of arms."""
+
+    arm: str
+    """Its name."""
+    budget: Literal["foreground", "background", "foreground-l2"]
+    """Where the attacker may change the image; the last one at L2 lengths in place of largest changes, one for each epsilon."""
+    evaluation: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TransferEntry:
+    """What all arms make of an arm's adversarial images."""
+
+    arm: str
+    """Its name."""
+    rows: str
+    """File of ``transfer_job.read_transfer``."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class RecordedConfig:
     """What others than the ablation itself read of its configuration."""
 
@@ -111,6 +134,8 @@ class Manifest:
     decomposition: str | None = None
     """File of the table, relative too."""
     gain: tuple[GainEntry, ...] | None = None
+    confined: tuple[ConfinedEntry, ...] = ()
+    transfers: tuple[TransferEntry, ...] = ()
     config: RecordedConfig
 
 
@@ -147,6 +172,12 @@ def _content(config: AblateConfig, cache: RunCache) -> dict[str, Any]:
         ],
         "silhouette": _silhouettes(config, states),
         "gain": _gain(config, states),
+        "confined": _confined(config, states),
+        "transfers": [
+            {"arm": job.arm.name, "rows": f"{_relative(config, states[job])}/{TRANSFER}"}
+            for job in transfers(config)
+            if job in states
+        ],
         "decomposition": _write_decomposition(config, states),
         "config": to_plain(config),
         "seconds": _seconds(cache, states),
@@ -210,6 +241,21 @@ def _gain(config: AblateConfig, states: dict[Job, JobState]) -> list[dict[str, A
             runs = {name: [states[job].path for job in of_seeds] for name, of_seeds in systems.items()}
             rows += gain_rows(runs, {"classifier_objective": objective})
     return rows or None
+
+
+def _confined(config: AblateConfig, states: dict[Job, JobState]) -> list[dict[str, Any]]:
+    """Of the arms that ``surface`` names."""
+    if config.surface is None:
+        return []
+    names = {arm.example: arm.name for arm in arms(config)}
+    found = []
+    for job in confined(config):
+        one = job.example
+        arm = names[dataclasses.replace(one, region=Region.EVERYWHERE, equal_l2=False)]
+        if job in states:
+            budget = f"{one.region}{'-l2' * one.equal_l2}"
+            found.append({"arm": arm, "budget": budget, "evaluation": _relative(config, states[job])})
+    return found
 
 
 def _write_decomposition(config: AblateConfig, states: dict[Job, JobState]) -> str | None:

@@ -40,6 +40,8 @@ class MeasuredBatch:
     """One per image, from its identity and the run's seed."""
     donors: Callable[[bool], Donors]
     """Of the own class (True) or another one (False), by the image's identity alone."""
+    copy: System | None = None
+    """What gradients are taken of in place of the system (``acceleration.copy_to_search``); success is decided by the system."""
 
     @property
     def masks(self) -> Float[Tensor, "batch 1 height width"]:
@@ -70,6 +72,10 @@ class Observation:
     """Distance or radius; NaN where a measurement has none."""
     counted: Bool[Tensor, " batch"]
     """False where nothing can be said of the image: it counts in no figure."""
+    images: Float[Tensor, "batch 3 height width"]
+    """What the system was shown."""
+    masks: Float[Tensor, "batch 1 height width"]
+    """What it saw that through."""
 
 
 @torch.no_grad()
@@ -98,6 +104,8 @@ def observed(
         mask_iou=intersection_over_union(seen_through, batch.masks.to(seen_through.dtype)).double(),
         values=torch.full_like(scored.margins.double(), torch.nan) if values is None else values,
         counted=everything if counted is None else counted,
+        images=images.detach(),
+        masks=seen_through,
     )
 
 

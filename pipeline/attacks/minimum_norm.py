@@ -9,7 +9,7 @@ as the authors of the first have it.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Float64, Int64
@@ -23,6 +23,9 @@ from pipeline.attacks.pgd import Images, RegionMasks
 from pipeline.attacks.threat import Norm
 from pipeline.randomness import derive_seeds, normal
 from pipeline.system import attacked
+
+_ROUNDING = 1e-6
+"""Of the largest logit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,14 +108,42 @@ def ddn(
 
 def observe_nearest(spec: MinimumNorm, batch: MeasuredBatch) -> Observation:
     """The distance of each image, scored afresh."""
-    objective = ModelObjective(model=batch.system, score=margin, targets=(batch.labels,), context=batch.context)
+    objective: Objective = ModelObjective(model=batch.system, score=margin, targets=(batch.labels,), context=batch.context)
+    if batch.copy is not None and batch.copy is not batch.system:
+        judge = ModelObjective(model=batch.system, score=_sure_margin, targets=(batch.labels,), context=batch.context)
+        objective = _Judged(climbed=replace(judge, model=batch.copy, score=margin), judge=judge)
     region = batch.region(spec.region, spec.region_radius)
-    with attacked(batch.system):
+    with attacked(batch.system), attacked(batch.copy or batch.system):
         if spec.search == "ddn":
             found = ddn(objective, batch.images, seeds=batch.seeds, num_steps=spec.num_steps, region=region)
         else:
             found = fmn(objective, batch.images, norm=spec.norm, num_steps=spec.num_steps, region=region)
     return observed_distances(batch, found.points, found.distances)
+
+
+def _sure_margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """The margin, less what rounding may do to it in a batch of another size."""
+    return margin(logits, labels) - _ROUNDING * logits.abs().amax(dim=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Judged:
+    """A score of a copy of the system. Where it claims a success the value is the system's own; the gradient is the copy's."""
+
+    climbed: ModelObjective
+    judge: ModelObjective
+
+    def __call__(self, images: Images) -> Float[Tensor, " batch"]:
+        scores = self.climbed(images)
+        claimed = (scores > 0).nonzero().flatten()
+        if not len(claimed):
+            return scores
+        with torch.no_grad():
+            own = self.judge.select(claimed)(images.detach()[claimed])
+        return scores + torch.zeros_like(scores).index_copy(0, claimed, own.to(scores) - scores.detach()[claimed])
+
+    def select(self, indices: Int64[Tensor, " kept"]) -> "_Judged":
+        return _Judged(climbed=self.climbed.select(indices), judge=self.judge.select(indices))
 
 
 class _Closest:

@@ -154,6 +154,7 @@ def observe_patches(spec: Patches, batch: MeasuredBatch, condition: Condition) -
         threat=ThreatModel(norm="patch", epsilons=(condition.level,), region=region),
         epsilon=condition.level,
         run_seed=0,  # the seeds of the batch are the run's already
+        copy=batch.copy,
     )
     allowed = allowed_corners(side, shape, batch.region(region, 1), len(batch.labels))
     return observed(batch, found.images, counted=allowed.flatten(1).any(dim=1).to(batch.labels.device))

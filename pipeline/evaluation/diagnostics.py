@@ -17,12 +17,14 @@ from pipeline.attacks.diagnostics.gradients import (
     zero_gradients,
 )
 from pipeline.attacks.diagnostics.masking import mask_follows_image, pixels_decide
-from pipeline.attacks.diagnostics.probing import Budget, climb, objective
+from pipeline.attacks.diagnostics.places import other_places, patch_budget
+from pipeline.attacks.diagnostics.probing import Budget, climb, climb_to_targets, objective
 from pipeline.attacks.diagnostics.sameness import same_answers
 from pipeline.attacks.outside import SquareAttack
+from pipeline.attacks.patch_attack import PatchAttack
 from pipeline.attacks.specs import ClassAttack, GradientPath
 from pipeline.attacks.start import AttackBatch
-from pipeline.attacks.threat import Norm, Region
+from pipeline.attacks.threat import Region, ThreatModel
 from pipeline.evaluation.against_records import records_repeat, successes_stand, survivors_misclassified
 from pipeline.evaluation.constant_predictor import CONSTANT, modal_prediction
 from pipeline.evaluation.evaluator import EvaluationRun, Store
@@ -45,12 +47,18 @@ class _Examination:
     num_images: int
     device: torch.device
     epsilon: float
-    norm: Norm
+
+    @property
+    def threat(self) -> ThreatModel:
+        """Of the evaluation."""
+        return self.run.suite.threat
 
     def batch(self, rows: np.ndarray) -> tuple[AttackBatch, Budget]:
         """Some images, and what may be changed of them."""
         batch = self.run.batch(rows, self.device)
-        return batch, Budget(norm=self.norm, epsilon=self.epsilon, region=batch.region(self.run.suite.threat))
+        if self.threat.norm == "patch":
+            return batch, patch_budget(batch, self.epsilon, self.threat)
+        return batch, Budget(norm=self.threat.norm, epsilon=self.epsilon, region=batch.region(self.threat))
 
     def survivors(self) -> np.ndarray:
         """The first of the images that the records leave standing."""
@@ -79,12 +87,8 @@ def sanity_checks(
         return [*checks, skipped("attacks", "no epsilon is above 0" if len(rows) else "no image is classified right")]
     batch, ids = run.batch(rows, device), run.sample_ids(rows)
     checks.append(records_repeat(ids, batch, records))
-    norm = run.suite.threat.norm
-    if norm == "patch":
-        reason = "they climb inside a norm ball, and the threat is a patch"
-        return [*_of_the_system(batch, None, ids, run.batch_size), *checks, skipped("attacks", reason)]
     chosen = epsilon if epsilon in epsilons else _largest_with_survivors(records, epsilons)
-    examination = _Examination(run=run, records=records, num_images=num_images, device=device, epsilon=chosen, norm=norm)
+    examination = _Examination(run=run, records=records, num_images=num_images, device=device, epsilon=chosen)
     batch, budget = examination.batch(rows)
     return [
         *_of_the_system(batch, budget, ids, run.batch_size),
@@ -98,10 +102,10 @@ def _largest_with_survivors(records: pl.DataFrame, epsilons: Sequence[float]) ->
     return next((one for one in sorted(epsilons, reverse=True) if robust_images(records, one)["robust"].any()), max(epsilons))
 
 
-def _of_the_system(batch: AttackBatch, budget: Budget | None, ids: Sequence[str], batch_size: int) -> list[Check]:
+def _of_the_system(batch: AttackBatch, budget: Budget, ids: Sequence[str], batch_size: int) -> list[Check]:
     """What can be asked without an attack."""
     few = batch.select(torch.arange(min(len(batch), SAMENESS_IMAGES), device=batch.labels.device))
-    few_budget = None if budget is None else budget.select(torch.arange(len(few), device=batch.labels.device))
+    few_budget = budget.select(torch.arange(len(few), device=batch.labels.device))
     asked: dict[str, Callable[[], list[Check]]] = {
         "finite numbers": lambda: [finite_numbers(batch, budget, ids)],
         "zero gradients": lambda: [zero_gradients(batch, path, budget) for path in (GradientPath.PIXELS, GradientPath.MASK)],
@@ -117,7 +121,7 @@ def _of_the_system(batch: AttackBatch, budget: Budget | None, ids: Sequence[str]
 def _of_the_search(examination: _Examination, batch: AttackBatch, budget: Budget) -> list[Check]:
     """Whether a search gets anywhere, on images that are right clean."""
     everywhere = examination.run.suite.threat.region == Region.EVERYWHERE
-    steps = [spec.num_steps for spec in examination.run.suite.attacks.values() if isinstance(spec, ClassAttack)]
+    steps = [spec.num_steps for spec in examination.run.suite.attacks.values() if isinstance(spec, ClassAttack | PatchAttack)]
     num_steps = max(steps, default=search.NUM_STEPS)
     asked: dict[str, Callable[[], list[Check]]] = {
         "loss against steps": lambda: [search.loss_against_steps(batch, budget, num_steps=num_steps)],
@@ -149,10 +153,17 @@ def _of_the_records(examination: _Examination) -> list[Check]:
 def _second_opinions(examination: _Examination, rows: np.ndarray) -> list[Check]:
     batch, budget = examination.batch(rows)
     smoothed, points = search.smoothed_gradients(batch, budget)
-    found = {"gradients": climb(objective(batch), batch, budget).points, "smoothed gradients": points}
+    found = {
+        "gradients": climb(objective(batch), batch, budget).points,
+        "targeted gradients": climb_to_targets(batch, budget),
+        "smoothed gradients": points,
+    }
+    is_patch = examination.threat.norm == "patch"
+    if is_patch:
+        found["other places"] = other_places(batch, examination.epsilon, examination.threat)
     checks = [smoothed]
     name = "Square against white-box"
-    reason = SquareAttack().why_skipped(batch.conditions(examination.run.suite.threat))
+    reason = None if is_patch else SquareAttack().why_skipped(batch.conditions(examination.threat))
     if reason is not None:
         checks.append(skipped(name, reason))
     else:

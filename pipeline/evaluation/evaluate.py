@@ -31,7 +31,7 @@ GUIDES = 256
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Evaluation:
+class LoadedEvaluation:
     """What is evaluated, loaded."""
 
     config: EvaluateConfig
@@ -45,7 +45,7 @@ def evaluate(config: EvaluateConfig) -> None:
     """Run an evaluation, or continue it, and print its figures. Raises ``UserError`` of the kind that fits."""
     from pipeline.evaluation.devices import part_takers
 
-    evaluation = _load(config)
+    evaluation = load_evaluation(config)
     with part_takers(config, evaluation.device, take_parts) as start_others, _opened(evaluation):
         if config.shared:
             print(f"process {os.getpid()} on {platform.node()} takes parts of {config.run}", file=sys.stderr, flush=True)
@@ -57,12 +57,13 @@ def evaluate(config: EvaluateConfig) -> None:
 
 def take_parts(config: EvaluateConfig) -> None:
     """Do a share of an evaluation that another process has begun, shows and sums up. Raises as ``evaluate``."""
-    evaluation = _load(config)
+    evaluation = load_evaluation(config)
     with _opened(evaluation):
         _record(evaluation, shown=False)
 
 
-def _load(config: EvaluateConfig) -> _Evaluation:
+def load_evaluation(config: EvaluateConfig) -> LoadedEvaluation:
+    """Data, system and attacks of an evaluation. Raises ``UserError`` of the kind that fits."""
     from pipeline.attacks.allocator import keep_freed_pages
     from pipeline.data.dataset import open_prepared
     from pipeline.data.substitutes import with_substitutes
@@ -90,11 +91,11 @@ def _load(config: EvaluateConfig) -> _Evaluation:
     )
     suite, skipped = applicable(run, device=device)
     run = dataclasses.replace(run, suite=suite)
-    return _Evaluation(config=config, device=device, loaded=loaded, run=run, skipped=skipped)
+    return LoadedEvaluation(config=config, device=device, loaded=loaded, run=run, skipped=skipped)
 
 
 @contextmanager
-def _opened(evaluation: _Evaluation) -> Iterator[None]:
+def _opened(evaluation: LoadedEvaluation) -> Iterator[None]:
     from pipeline.runs.directory import open_run
 
     config, loaded = evaluation.config, evaluation.loaded
@@ -107,7 +108,7 @@ def _opened(evaluation: _Evaluation) -> Iterator[None]:
         yield
 
 
-def _record(evaluation: _Evaluation, *, shown: bool) -> None:
+def _record(evaluation: LoadedEvaluation, *, shown: bool) -> None:
     """Make what is missing of records and observations, or a share of it where others make it too."""
     from pipeline.evaluation.evaluator import attack_images, missing_records
     from pipeline.evaluation.measuring import MEASUREMENTS, measure_images, missing_observations
@@ -157,7 +158,7 @@ def _loaded_system(config: EvaluateConfig, dataset: "PreparedDataset", device: t
     )
 
 
-def _sum_up(evaluation: _Evaluation) -> None:
+def _sum_up(evaluation: LoadedEvaluation) -> None:
     """By the process that comes first, where several share the run: it comes when everything is recorded. One that was not told to
     share sums up in any case, as with resume=true."""
     from pipeline.evaluation.gallery import GALLERY
@@ -180,7 +181,7 @@ def _sum_up(evaluation: _Evaluation) -> None:
     once(config.run / CLAIMS / "summary.lock", config.run, done=done, work=partial(_report, evaluation))
 
 
-def _report(evaluation: _Evaluation) -> None:
+def _report(evaluation: LoadedEvaluation) -> None:
     from pipeline.evaluation.diagnostics import sanity_checks
     from pipeline.evaluation.gallery import write_gallery
     from pipeline.evaluation.measured import MEASURED, MeasurementReport, figures, measured_lines

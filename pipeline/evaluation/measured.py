@@ -37,6 +37,8 @@ class Figure:
 
     measurement: str
     """Its name in the configuration."""
+    kind: str
+    """What is measured."""
     threat: str
     """The norm, or what happens to the images."""
     label: str
@@ -74,7 +76,7 @@ def figures(observations: pl.DataFrame, measurements: Mapping[str, MeasurementSp
     found = []
     for name, spec in measurements.items():
         own = observations.filter((pl.col("measurement") == name) & pl.col("counted")).sort("sample_id", maintain_order=True)
-        named = _Named(name, spec.threat)
+        named = _Named(name, spec.kind, spec.threat)
         match spec:
             case MinimumNorm() | DecisionBased():
                 found += _of_distances(own, named, spec.epsilons)
@@ -188,10 +190,12 @@ def attacked_accuracy(observations: pl.DataFrame, radius: float) -> Estimate:
 @dataclass(frozen=True)
 class _Named:
     name: str
+    kind: str
     threat: str
 
     def figure(self, label: str, estimate: Estimate, claim: Claim = Claim.ACCURACY, unit: str = "share") -> Figure:
-        return Figure(measurement=self.name, threat=self.threat, label=label, claim=claim, unit=unit, estimate=estimate)
+        about = {"measurement": self.name, "kind": self.kind, "threat": self.threat}
+        return Figure(**about, label=label, claim=claim, unit=unit, estimate=estimate)
 
 
 def _of_distances(own: pl.DataFrame, named: _Named, epsilons: Sequence[float]) -> list[Figure]:

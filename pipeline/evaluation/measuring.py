@@ -17,17 +17,19 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from pipeline.attacks.acceleration import copy_to_search
 from pipeline.attacks.backgrounds import choose_donors
 from pipeline.attacks.measurements import Condition, Measurement
 from pipeline.attacks.measuring import Donors, MeasuredBatch, Observation
 from pipeline.data.loader import Batch, read_rows
 from pipeline.data.seeds import sample_seed
 from pipeline.evaluation.evaluator import EvaluationRun
+from pipeline.evaluation.examples import EXAMPLES, Example, example_of
 from pipeline.evaluation.records import Unit, read_tables, units_in, write_table
 from pipeline.masks.context import MaskContext
 from pipeline.randomness import derive_seeds
 from pipeline.runs.sharing import Turns, alone
-from pipeline.system import attacked, clean_context
+from pipeline.system import System, attacked, clean_context
 
 MEASUREMENTS = "measurements"
 
@@ -79,12 +81,17 @@ def measure_images(
     Raises RunError where they cannot be written, and what the measurements raise.
     """
     directory = path / MEASUREMENTS
+    first = run.batch(run.rows[:1], device)
+    copy = copy_to_search(run.system, first.images, first.context, precision=run.precision)
 
     def measure(chunk: int) -> None:
         rows = run.chunk_rows(chunk)
         for part in _missing_parts(run, directory):
             if part.unit.chunk == chunk:
-                write_table(directory, part.unit, _observations(run, part, rows, device))
+                table, example = _observed(run, part, rows, device, copy)
+                if example is not None and not chunk:
+                    example.write(path / EXAMPLES / f"{part.unit.attack:02d}-{part.unit.epsilon_index:03d}.npz")
+                write_table(directory, part.unit, table)
                 advance(len(rows))
 
     turns(lambda: sorted({part.unit.chunk for part in _missing_parts(run, directory)}), measure)
@@ -111,12 +118,21 @@ def _parts(run: EvaluationRun, chunk: int) -> Iterator[_Part]:
             yield _Part(unit=Unit(chunk, position, number), name=name, spec=spec, condition=condition)
 
 
-def _observations(run: EvaluationRun, part: _Part, rows: Int64[np.ndarray, " images"], device: torch.device) -> pl.DataFrame:
-    began = time.monotonic()
-    seen = [
-        part.spec.observe(_batch(run, part.name, rows[begin : begin + run.batch_size], device), part.condition)
-        for begin in range(0, len(rows), run.batch_size)
-    ]
+def _observed(
+    run: EvaluationRun, part: _Part, rows: Int64[np.ndarray, " images"], device: torch.device, copy: System
+) -> tuple[pl.DataFrame, Example | None]:
+    """The observations of a part, and an example from its first batch."""
+    began, example, seen = time.monotonic(), None, []
+    for begin in range(0, len(rows), run.batch_size):
+        some = rows[begin : begin + run.batch_size]
+        batch = dataclasses.replace(_batch(run, part.name, some, device), copy=copy)
+        seen.append(part.spec.observe(batch, part.condition))
+        if not begin:
+            example = example_of(
+                *(part.name, part.spec.kind, part.condition, batch, seen[0]),
+                sample_ids=run.sample_ids(some),
+                classes=run.dataset.classes,
+            )
     samples = run.dataset.samples
     values = _joined(seen, "values").astype(np.float64)
     columns: dict[str, object] = {
@@ -139,7 +155,7 @@ def _observations(run: EvaluationRun, part: _Part, rows: Int64[np.ndarray, " ima
         "seconds": (time.monotonic() - began) / len(rows),
         "seed": run.seed,
     }
-    return pl.DataFrame(columns, schema_overrides=OBSERVATIONS).select(list(OBSERVATIONS))
+    return pl.DataFrame(columns, schema_overrides=OBSERVATIONS).select(list(OBSERVATIONS)), example
 
 
 def _joined(seen: list[Observation], column: str) -> np.ndarray:

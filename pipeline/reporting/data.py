@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Shaped
 
-from pipeline.ablation.manifest import GainEntry
+from pipeline.ablation.manifest import ConfinedEntry, GainEntry, TransferEntry
 from pipeline.attacks.diagnostics import Check
 from pipeline.evaluation.metrics import robust_images
 from pipeline.evaluation.primary_comparison import Rank, primary_rank
@@ -114,6 +114,10 @@ class Study:
     decomposition: pl.DataFrame | None = field(default=None, repr=False)
     gain: tuple[GainEntry, ...] | None = field(default=None, repr=False)
     """What the oracle's masks add, and what it is made of."""
+    confined: tuple[ConfinedEntry, ...] = ()
+    """Arms under attackers who may change a part of the image."""
+    transfers: tuple[TransferEntry, ...] = ()
+    """What arms make of each other's adversarial images."""
     missing: tuple[str, ...] = ()
     """What the run promises and does not hold, in sentences."""
 

@@ -19,7 +19,9 @@ from pipeline.reporting.own_systems import own_section
 from pipeline.reporting.plots import Panel
 from pipeline.reporting.provenance import configuration_text, provenance_rows
 from pipeline.reporting.section import Section
+from pipeline.reporting.surface import surface_sections
 from pipeline.reporting.table import Table
+from pipeline.reporting.transfer import transfer_sections
 from pipeline.reporting.trust import Failure, Trust, Verdict, failures, judge
 
 
@@ -86,6 +88,8 @@ def compose(study: Study, metrics: Sequence[Metric] = METRICS) -> Document:
             *measured_sections(study),
             classes_section(study),
             gain_section(study),
+            *surface_sections(study),
+            *transfer_sections(study),
             decomposition_section(study),
             silhouette_section(study),
         ),

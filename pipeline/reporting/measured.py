@@ -1,36 +1,41 @@
-"""What was measured beside the attacks, one table each: distances, patches, corruptions, backgrounds, certificates."""
+"""What was measured beside the attacks, a section for each threat: distances, patches, corruptions, backgrounds, certificates."""
 
 import polars as pl
 
 from pipeline.attacks.measurements import Claim
+from pipeline.evaluation.examples import read_examples
 from pipeline.evaluation.measured import MEASURED, Figure, MeasurementReport, mean_corruption_error
 from pipeline.evaluation.measuring import read_observations
 from pipeline.reporting import wording
 from pipeline.reporting.data import Arm, Study
+from pipeline.reporting.examples import example_pictures
 from pipeline.reporting.section import Section
 from pipeline.reporting.table import Cell, Column, Table, grouped
+from pipeline.reporting.threats import THREATS
 
-_INTRO = (
-    "Figures that have no ball, on the same images. An upper estimate is what an attack left: a better attack can only lower it. A "
-    "lower bound is proven, for the smoothed system. Accuracy under corruptions and in front of other backgrounds is no bound on "
-    "anything: nobody has chosen them to fool the system. Intervals are of each system alone."
-)
 _CLAIMS = {Claim.ACCURACY: "accuracy", Claim.UPPER_ESTIMATE: "upper estimate", Claim.LOWER_BOUND: "lower bound"}
 _ERROR = "mean corruption error"
 
 
 def measured_sections(study: Study) -> tuple[Section, ...]:
-    """One section, or none where nothing was measured. Raises RunError for a damaged file."""
+    """One section for each kind of measurement that was made. Raises RunError for a damaged file."""
     found = {arm.path: MeasurementReport.read(arm.path / MEASURED) for arm in study.arms if (arm.path / MEASURED).is_file()}
     arms = [arm for arm in study.arms if arm.role == "main" and arm.path in found]
-    names = dict.fromkeys(figure.measurement for arm in arms for figure in found[arm.path].figures)
-    tables = []
-    for name in names:
-        figures = {arm.path: [one for one in found[arm.path].figures if one.measurement == name] for arm in arms}
-        tables.append(_table(name, [(arm, figures[arm.path]) for arm in arms if figures[arm.path]], _errors(study, arms, name)))
-    if not tables:
-        return ()
-    return (Section(name="measured", title="Beyond the ball", intro=_INTRO, tables=tuple(tables)),)
+    kinds = {figure.measurement: figure.kind for arm in arms for figure in found[arm.path].figures}
+    shown = next((arm for arm in arms if arm.condition.uses_segmenter), arms[0] if arms else None)
+    examples = [] if shown is None else read_examples(shown.path)
+    sections = []
+    for kind in dict.fromkeys(kinds.values()):
+        tables = []
+        for name in (name for name, of_name in kinds.items() if of_name == kind):
+            figures = {arm.path: [one for one in found[arm.path].figures if one.measurement == name] for arm in arms}
+            tables.append(_table(name, [(arm, figures[arm.path]) for arm in arms if figures[arm.path]], _errors(study, arms, name)))
+        title, intro = THREATS[kind]
+        pictures = example_pictures([one for one in examples if one.kind == kind])
+        if pictures and shown is not None:
+            intro = f"{intro} The pictures are of {wording.system_text(shown.condition)}."
+        sections.append(Section(name=f"measured-{kind}", title=title, intro=intro, tables=tuple(tables), pictures=pictures))
+    return tuple(sections)
 
 
 def _errors(study: Study, arms: list[Arm], name: str) -> dict[str, float]:

@@ -86,6 +86,8 @@ def _read_ablation(run: Path) -> Study:
         about=about,
         silhouette=None if manifest.silhouette is None else tuple(vars(entry) for entry in manifest.silhouette),
         gain=manifest.gain,
+        confined=manifest.confined,
+        transfers=manifest.transfers,
         missing=tuple(missing),
     )
     return study if manifest.decomposition is None else _with_decomposition(study, run / manifest.decomposition)

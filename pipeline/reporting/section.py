@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from pipeline.reporting.gallery import Picture
 from pipeline.reporting.plots import Panel
 from pipeline.reporting.table import Table
 
@@ -17,6 +18,8 @@ class Section:
     """How to read it."""
     panels: tuple[Panel, ...] = ()
     tables: tuple[Table, ...] = ()
+    pictures: tuple[Picture, ...] = ()
+    """Of single images, as systems were shown them."""
     folded: tuple[Table, ...] = ()
     """Tables to open on demand."""
     warning: str | None = None

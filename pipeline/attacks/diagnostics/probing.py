@@ -1,19 +1,19 @@
 """What the diagnostics ask a system: at which points, for which score and gradient, and how far a short search gets."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pipeline.attacks.norms import Ball, ball_of
-from pipeline.attacks.objectives import Objective, Score, margin
+from pipeline.attacks.objectives import Objective, Score, margin, targeted_margin
 from pipeline.attacks.pgd import PGD
 from pipeline.attacks.specs import GradientPath
 from pipeline.attacks.start import AttackBatch
 from pipeline.attacks.threat import Norm
-from pipeline.attacks.tracker import BestPoint, MarginObjective, Tracked, verdict
+from pipeline.attacks.tracker import BestPoint, MarginObjective, verdict
 from pipeline.attacks.two_stage import SystemObjective
 from pipeline.randomness import derive_seeds
 from pipeline.system import attacked
@@ -21,6 +21,7 @@ from pipeline.system import attacked
 Images = Float[Tensor, "batch 3 height width"]
 
 NUM_STEPS = 40
+NUM_TARGETS, TARGET_STEPS = 3, 20
 STREAM = 0x53_41_4E
 """Keeps the draws apart from those of the attacks that are checked."""
 _HALVINGS = 12
@@ -35,6 +36,13 @@ class Budget:
     epsilon: float
     region: Bool[Tensor, "batch 1 height width"] | None = None
     """Of the batch; None is everywhere."""
+    step: float | None = None
+    """Of descent; None is a quarter of epsilon: across the ball in 8 steps, so that later ones show whether it has levelled off."""
+    about: str = ""
+
+    def __str__(self) -> str:
+        """``epsilon 0.03137``, or what it is in place of an epsilon."""
+        return self.about or f"epsilon {self.epsilon:.4g}"
 
     def ball(self, images: Images) -> Ball:
         """Around the images of the batch."""
@@ -42,7 +50,7 @@ class Budget:
 
     def select(self, rows: Tensor) -> "Budget":
         """That of some images of the batch."""
-        return Budget(norm=self.norm, epsilon=self.epsilon, region=None if self.region is None else self.region[rows])
+        return replace(self, region=None if self.region is None else self.region[rows])
 
 
 def probe_points(batch: AttackBatch, budget: Budget | None) -> Mapping[str, Images]:
@@ -115,10 +123,10 @@ def gradients(climbed: SystemObjective, points: Images) -> Images:
     return torch.zeros_like(points) if found is None else found
 
 
-class _Connected:
+class Connected:
     """An objective that no cut graph stops: where no gradient reaches the images it is zero, and the search stays where it is."""
 
-    def __init__(self, climbed: Tracked) -> None:
+    def __init__(self, climbed: Objective) -> None:
         self._climbed = climbed
 
     def __call__(self, images: Images) -> Float[Tensor, " batch"]:
@@ -138,10 +146,10 @@ def climb(
 ) -> BestPoint:
     """The points with the largest margins of one start of projected gradient descent."""
     best = BestPoint(batch.images)
-    step = max(budget.epsilon / 4, 1e-6)  # across the ball in 8 steps, so that the later ones show whether it has levelled off
+    step = max(budget.epsilon / 4, 1e-6) if budget.step is None else budget.step
     with attacked(batch.system):
         PGD[budget.norm](
-            _Connected(best.track(climbed)),
+            Connected(best.track(climbed)),
             batch.images,
             epsilon=budget.epsilon,
             step_size=step,
@@ -151,6 +159,17 @@ def climb(
             seeds=derive_seeds(batch.seeds, STREAM),
         )
     return best
+
+
+def climb_to_targets(batch: AttackBatch, budget: Budget) -> Images:
+    """Of descents to the likeliest wrong classes, one after the other, the points with the largest margins."""
+    logits = logits_of(batch)
+    wrong = logits.scatter(1, batch.labels[:, None], -torch.inf).argsort(dim=1, descending=True, stable=True)
+    best = BestPoint(batch.images)
+    for rank in range(min(NUM_TARGETS, logits.shape[1] - 1)):
+        climbed = replace(objective(batch), class_score=targeted_margin, target_labels=wrong[:, rank])
+        best.merge(climb(climbed, batch, budget, num_steps=TARGET_STEPS))
+    return best.points
 
 
 def misclassified(batch: AttackBatch, points: Images) -> Bool[Tensor, " batch"]:

@@ -81,7 +81,7 @@ def loss_against_steps(batch: AttackBatch, budget: Budget, *, num_steps: int = N
     figures = {"stuck": stuck, "late": late / len(batch), "images": len(batch)}
     figures |= {f"robust_after_{steps}": part for steps, part in robust.items()}
     curve = ", ".join(f"{part:.1%} after {steps}" for steps, part in robust.items())
-    finding = f"robust at epsilon {budget.epsilon:.4g}: {curve} steps; {100 * late / len(batch):.1f} points in the last quarter"
+    finding = f"robust at {budget}: {curve} steps; {100 * late / len(batch):.1f} points in the last quarter"
     finding += f" (n={len(batch)}); no rise on {stuck:.1%} of the images"
     advice = "raise num_steps and restarts until the figure no longer falls; where it does not rise, the gradients lead nowhere"
     return judged(name, stuck > FEW or least > _STILL_FALLING, finding, advice, figures)
@@ -136,7 +136,7 @@ def soft_to_hard_transfer(batch: AttackBatch, budget: Budget) -> Check:
     soft = misclassified(batch, climb(replace(objective(batch), soft=True), batch, budget).points)
     figures = {"own_gate": share(own), "soft_gate": share(soft), "soft_gate_alone": share(soft & ~own)}
     shares = f"{figures['own_gate']:.1%} by its own surrogate, {figures['soft_gate']:.1%} through a soft gate"
-    finding = f"misclassified at epsilon {budget.epsilon:.4g}: {shares}"
+    finding = f"misclassified at {budget}: {shares}"
     advice = "the surrogate hides gradients: keep an attack with gate=soft in the suite, and try the other surrogate"
     return judged(name, figures["soft_gate"] - figures["own_gate"] > FEW, finding, advice, figures)
 

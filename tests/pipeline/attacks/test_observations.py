@@ -1,11 +1,14 @@
 """What a measurement observes is what its search finds when it is called by hand with every setting of the measurement."""
 
 from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
+from pipeline.attacks.acceleration import attacked_copy
 from pipeline.attacks.hop_skip_jump import hop_skip_jump, observe_decisions
 from pipeline.attacks.measurements import DecisionBased, MinimumNorm, Patches, Smoothing
 from pipeline.attacks.measuring import Donors, MeasuredBatch
@@ -61,6 +64,20 @@ def test_distances_by_gradients(measured: MeasuredBatch, radius: int) -> None:
     assert not torch.equal(by_fmn.distances, by_ddn.distances)
     assert observed.values[2] == 0
     assert observed.counted.all()
+
+
+def test_a_copy_is_climbed_and_the_system_decides(measured: MeasuredBatch) -> None:
+    spec = MinimumNorm(norm="l2", num_steps=15)
+    plain = observe_nearest(spec, measured)
+    fast = observe_nearest(spec, replace(measured, copy=attacked_copy(measured.system, measured.images)))
+    torch.testing.assert_close(fast.values, plain.values, rtol=1e-3, atol=0)
+    assert plain.values[:2].isfinite().all()
+    liar = deepcopy(measured.system)
+    with torch.no_grad():
+        liar.classifier[4].bias += 5 * torch.arange(5)  # it claims that images fall which do not
+    eager = observe_nearest(spec, replace(measured, copy=liar))
+    assert torch.equal(eager.correct, eager.values.isinf())
+    assert (eager.values >= 0.9 * plain.values).all()
 
 
 def test_distances_by_decisions(measured: MeasuredBatch) -> None:

@@ -226,7 +226,7 @@ def test_a_patch_is_a_threat_of_its_own(evaluate: Callable[..., int], tmp_path: 
     assert evaluate(tmp_path / "run", *words, "sanity=true", "sanity_images=2", suite=()) == 0
     printed = capsys.readouterr().out
     assert "square patch of at most 5 % of the image on the background" in printed
-    assert "SKIP  attacks" in printed
+    assert "one square of 5 % of the image" in printed
     records = read_records(tmp_path / "run")
     assert set(records["norm"]) == {"patch"}
     assert records["linf"].max() > 0.5

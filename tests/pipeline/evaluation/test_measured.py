@@ -112,7 +112,13 @@ def test_the_corruption_error_is_the_mean_of_ratios_and_not_the_ratio_of_means()
 def test_the_report_of_figures_is_read_as_it_was_written_infinite_ends_included(tmp_path: Path) -> None:
     median = median_distance(distances([1.0, math.inf, math.inf]))
     figure = Figure(
-        measurement="nearest", threat="linf", label="median distance", claim=Claim.UPPER_ESTIMATE, unit="distance", estimate=median
+        measurement="nearest",
+        kind="minimum-norm",
+        threat="linf",
+        label="median distance",
+        claim=Claim.UPPER_ESTIMATE,
+        unit="distance",
+        estimate=median,
     )
     report = MeasurementReport(figures=(figure,))
     report.write(tmp_path / MEASURED)

@@ -3,14 +3,18 @@
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import polars as pl
 import pytest
 
 from pipeline.attacks.measurements import Backgrounds, Corruption, Corruptions, MinimumNorm
+from pipeline.errors import RunError
+from pipeline.evaluation.examples import EXAMPLES, Example, read_examples
 from pipeline.evaluation.measured import MEASURED, MeasurementReport, figures
 from pipeline.evaluation.measuring import MEASUREMENTS, OBSERVATIONS
 from pipeline.evaluation.records import Unit, write_table
 from pipeline.reporting.document import compose
+from pipeline.reporting.gallery import png_uri
 from pipeline.reporting.measured import measured_sections
 from pipeline.reporting.reading import read_study
 
@@ -54,6 +58,22 @@ def observations(wrong: int, distance: float) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=OBSERVATIONS)
 
 
+def example(measurement: str, condition: str, level: float, *, prediction: str = "b") -> Example:
+    pixels = np.full((8, 8, 3), int(50 * level), dtype=np.uint8)
+    return Example(
+        measurement=measurement,
+        kind=SUITE[measurement].kind,
+        condition=condition,
+        level=level,
+        sample_id="s1",
+        label="a",
+        prediction=prediction,
+        image=np.zeros((8, 8, 3), dtype=np.uint8),
+        shown=pixels,
+        mask=np.full((8, 8), 255, dtype=np.uint8),
+    )
+
+
 @pytest.fixture
 def measured(simulated: ModuleType, tmp_path: Path) -> Path:
     run = simulated.write_ablation(tmp_path / "ablation", num_images=20, seeds=(0,), arms=simulated.ARMS[:3], with_gallery=False)
@@ -66,10 +86,11 @@ def measured(simulated: ModuleType, tmp_path: Path) -> Path:
 
 
 def test_every_measurement_has_a_table_with_a_row_for_each_system(measured: Path) -> None:
-    (section,) = measured_sections(read_study(measured))
-    assert [table.name for table in section.tables] == ["measured-nearest", "measured-corruptions", "measured-backgrounds"]
-    nearest, corruptions, backgrounds = section.tables
-    assert [table.num_rows for table in section.tables] == [3, 3, 3]
+    sections = measured_sections(read_study(measured))
+    assert [section.name for section in sections] == ["measured-minimum-norm", "measured-corruptions", "measured-backgrounds"]
+    nearest, corruptions, backgrounds = tables = [table for section in sections for table in section.tables]
+    assert [table.name for table in tables] == ["measured-nearest", "measured-corruptions", "measured-backgrounds"]
+    assert [table.num_rows for table in tables] == [3, 3, 3]
     medians = nearest.tidy.filter(pl.col("figure") == "median distance")
     assert dict(zip(medians["test_masks"], medians["value"], strict=True)) == {"none": 0.01, "oracle": 0.03, "learned": 0.02}
     assert set(medians["claim"]) == {"upper estimate"}
@@ -82,5 +103,26 @@ def test_every_measurement_has_a_table_with_a_row_for_each_system(measured: Path
 
 
 def test_the_page_has_the_section_where_something_was_measured_and_only_there(measured: Path, ablation: Path) -> None:
-    assert "measured" in [section.name for section in compose(read_study(measured)).sections]
+    assert "measured-corruptions" in [section.name for section in compose(read_study(measured)).sections]
     assert measured_sections(read_study(ablation)) == ()
+
+
+def test_the_strongest_level_of_every_condition_is_shown_as_the_learned_system_saw_it(measured: Path) -> None:
+    learned = measured / "store" / "evaluation-02-seed0"
+    examples = [example("corruptions", "fog", 1), example("corruptions", "fog", 2), example("nearest", "nearest", 0, prediction="")]
+    for number, one in enumerate(examples):
+        one.write(learned / EXAMPLES / f"{number:02d}-000.npz")
+    assert [(one.condition, one.level, one.shown.tolist()) for one in read_examples(learned)] == [
+        (one.condition, one.level, one.shown.tolist()) for one in examples
+    ]
+    nearest, corruptions, backgrounds = measured_sections(read_study(measured))
+    assert [picture.caption for picture in corruptions.pictures] == ["a, as it is", "corruptions, fog 2: b", "seen through"]
+    assert corruptions.pictures[1].uri == png_uri(examples[1].shown)
+    assert nearest.pictures[1].caption == "nearest, nearest: no answer"
+    assert backgrounds.pictures == ()
+    assert "in testing: learned" in corruptions.intro
+    page = compose(read_study(measured))
+    assert sum(len(section.pictures) for section in page.sections) == 6
+    (learned / EXAMPLES / "00-000.npz").write_bytes(b"PK")
+    with pytest.raises(RunError, match=r"00-000\.npz: damaged"):
+        measured_sections(read_study(measured))

@@ -1,0 +1,175 @@
+"""How much of what masks add is surface taken from the attacker: every arm under attackers who may change a part of the image."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float, Shaped
+
+from pipeline.evaluation.metrics import robust_images
+from pipeline.evaluation.records import read_records
+from pipeline.evaluation.statistics import Estimate, pooled_over_seeds
+from pipeline.evaluation.summary import epsilon_text
+from pipeline.reporting import wording
+from pipeline.reporting.comparisons import generator
+from pipeline.reporting.data import Arm, Condition, Study, on_shared_images
+from pipeline.reporting.figures import share
+from pipeline.reporting.section import Section
+from pipeline.reporting.table import Cell, Column, Table, grouped
+
+TITLE = "How much of the gain is surface?"
+WHOLE = "everywhere"
+BUDGETS = {
+    WHOLE: "Whole image",
+    "foreground": "Object alone",
+    "background": "Beside the object",
+    "foreground-l2": "Object, equal L2",
+}
+"""What the attacker may change, in words."""
+PARTS: Mapping[str, Mapping[str, int]] = {
+    "gain": {WHOLE: 1},
+    "gain-on-object": {"foreground": 1},
+    "surface": {WHOLE: 1, "foreground": -1},
+    "gain-at-equal-l2": {"foreground-l2": 1},
+}
+"""How often the difference to the arm without masks, under each budget, counts in each part."""
+_LABELS = {
+    "gain": "Gain over none",
+    "gain-on-object": "Gain where both attackers keep to the object",
+    "surface": "Surface: what is left of the gain",
+    "gain-at-equal-l2": "Gain on the object at equal L2",
+}
+_INTRO = (
+    "Masks take attack surface away: an attacker of the whole image has more pixels to change where there is no mask. Here an arm "
+    "is attacked once more by attackers who may change the object alone, or what is beside it, with the same attacks and epsilons; "
+    "and by one with an L2 length in place of a largest change, the same for every image and arm: that of a change by epsilon of "
+    "every value of a foreground of average size. What an arm gains over none against attackers who keep to the object is not "
+    "surface; the rest of its gain is. No attacker need keep to a region: these figures explain, they promise nothing, and each is "
+    "an upper estimate."
+)
+Robust = dict[str, Float[np.ndarray, "seeds images"]]
+"""By budget: 1 where an image stands under a seed, else 0."""
+Systems = dict[Condition, tuple[tuple[int, ...], Robust, Shaped[np.ndarray, " images"]]]
+"""Seeds, outcomes, and the group of each image."""
+
+
+def surface_sections(study: Study) -> tuple[Section, ...]:
+    """One section, or none where no arm was attacked so. Raises RunError for damaged records."""
+    found = _robust(study)
+    if not found:
+        return ()
+    tables = [_levels(study, found)]
+    parts = _parts(found)
+    if parts:
+        tables.append(_gains(study, parts))
+    return (Section(name="surface", title=TITLE, intro=_INTRO, tables=tuple(tables)),)
+
+
+def _robust(study: Study) -> Systems:
+    """Of every condition its seeds, and which images stand at the primary epsilon under each budget, images in one order."""
+    runs: dict[str, dict[str, pl.DataFrame]] = {}
+    for entry in study.confined:
+        runs.setdefault(entry.arm, {})[entry.budget] = _robust_at(study, read_records(study.path / entry.evaluation))
+    by_condition = {condition: [arm for arm in arms if arm.name in runs] for condition, arms in study.by_condition("main").items()}
+    chosen = {condition: arms for condition, arms in by_condition.items() if arms}
+    every = [(arm, budget) for arms in chosen.values() for arm in arms for budget in _budgets(runs, arms)]
+    if not every:
+        return {}
+    tables = [_robust_at(study, arm.records) if budget == WHOLE else runs[arm.name][budget] for arm, budget in every]
+    values, groups = on_shared_images([table.rename({"robust": "value"}) for table in tables])
+    rows = dict(zip(((arm.name, budget) for arm, budget in every), values.astype(np.float64), strict=True))
+    return {
+        condition: (
+            tuple(arm.seed for arm in arms),
+            {budget: np.stack([rows[arm.name, budget] for arm in arms]) for budget in _budgets(runs, arms)},
+            groups,
+        )
+        for condition, arms in chosen.items()
+    }
+
+
+def _budgets(runs: Mapping[str, Mapping[str, pl.DataFrame]], arms: Sequence[Arm]) -> list[str]:
+    """That all seeds of a condition were attacked under."""
+    return [WHOLE, *(budget for budget in BUDGETS if all(budget in runs[arm.name] for arm in arms))]
+
+
+def _robust_at(study: Study, records: pl.DataFrame) -> pl.DataFrame:
+    """At the primary epsilon, or at what stands in its place in a list of L2 lengths."""
+    position = study.epsilons.index(study.primary_epsilon)
+    return robust_images(records, records["epsilon"].unique().sort()[position])
+
+
+def _parts(found: Systems) -> dict[Condition, dict[str, Estimate]]:
+    """Of every condition but none what it adds to none of the same objective and seeds, and what that is made of."""
+    maskless = {condition.classifier_objective: condition for condition in found if _is_maskless(condition)}
+    parts: dict[Condition, dict[str, Estimate]] = {}
+    for condition, (seeds, robust, groups) in found.items():
+        none = maskless.get(condition.classifier_objective)
+        if none is None or condition == none:
+            continue
+        none_seeds, none_robust, _ = found[none]
+        shared = [seed for seed in seeds if seed in none_seeds]
+        ours, theirs = ([of.index(seed) for seed in shared] for of in (seeds, none_seeds))
+        gains = {budget: robust[budget][ours] - none_robust[budget][theirs] for budget in robust if budget in none_robust}
+        sums = {
+            part: np.sum([times * gains[budget] for budget, times in of.items()], axis=0)
+            for part, of in PARTS.items()
+            if shared and set(of) <= set(gains)
+        }
+        parts[condition] = {
+            part: pooled_over_seeds(values, groups, generator(f"{part} {condition.draws}")) for part, values in sums.items()
+        }
+    return parts
+
+
+def _is_maskless(condition: Condition) -> bool:
+    return (condition.train_masks, condition.test_masks) == ("none", "none")
+
+
+def _levels(study: Study, found: Systems) -> Table:
+    rows: dict[str, list[tuple[Cell, ...]]] = {}
+    tidy = []
+    budgets = [budget for budget in BUDGETS if any(budget in robust for _, robust, _ in found.values())]
+    for condition, (_, robust, groups) in found.items():
+        estimates = {budget: share(values.astype(bool), groups, f"{budget} {condition.draws}") for budget, values in robust.items()}
+        cells = [_cell(estimates[budget]) if budget in estimates else Cell(text="") for budget in budgets]
+        rows.setdefault(wording.heading(condition), []).append((Cell(text=condition.masks), *cells))
+        tidy += [{**condition.columns, "budget": budget, **vars(estimate)} for budget, estimate in estimates.items()]
+    return Table(
+        name="surface-levels",
+        title="Robust accuracy, by what the attacker may change",
+        caption=f"Upper estimates in % with 95 % interval, at {epsilon_text(study.primary_epsilon)}.",
+        columns=(
+            Column(label="Masks in training to testing"),
+            *(Column(label=BUDGETS[budget], detail="%", numeric=True) for budget in budgets),
+        ),
+        groups=grouped(rows),
+        tidy=pl.DataFrame(tidy, infer_schema_length=None).rename({"n": "images"}),
+    )
+
+
+def _gains(study: Study, parts: Mapping[Condition, Mapping[str, Estimate]]) -> Table:
+    rows: dict[str, list[tuple[Cell, ...]]] = {}
+    shown = [part for part in PARTS if any(part in of for of in parts.values())]
+    for condition, of in parts.items():
+        cells = [
+            Cell(text=wording.points(of[part]), detail=wording.points_interval(of[part])) if part in of else Cell(text="")
+            for part in shown
+        ]
+        rows.setdefault(wording.heading(condition), []).append((Cell(text=condition.masks), *cells))
+    tidy = [{**condition.columns, "part": part, **vars(one)} for condition, of in parts.items() for part, one in of.items()]
+    return Table(
+        name="surface",
+        title=TITLE,
+        caption=f"In points with 95 % interval, on the same images, at {epsilon_text(study.primary_epsilon)}.",
+        columns=(
+            Column(label="Masks in training to testing"),
+            *(Column(label=_LABELS[part], detail="points", numeric=True) for part in shown),
+        ),
+        groups=grouped(rows),
+        tidy=pl.DataFrame(tidy, infer_schema_length=None).rename({"n": "images"}),
+    )
+
+
+def _cell(estimate: Estimate) -> Cell:
+    return Cell(text=wording.percent(estimate), detail=wording.percent_interval(estimate))

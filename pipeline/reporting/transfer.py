@@ -1,0 +1,109 @@
+"""Adversarial images of every arm shown to all the others: a matrix, once under the same seed and once under another."""
+
+from collections.abc import Iterator, Mapping
+
+import polars as pl
+
+from pipeline.ablation.transfer_job import read_transfer
+from pipeline.evaluation.statistics import Estimate
+from pipeline.evaluation.summary import epsilon_text
+from pipeline.reporting import wording
+from pipeline.reporting.data import Arm, Condition, Study, on_shared_images
+from pipeline.reporting.figures import share
+from pipeline.reporting.section import Section
+from pipeline.reporting.table import Cell, Column, Table
+
+TITLE = "Do adversarial images of one system fool the others?"
+_INTRO = (
+    "Each row is a system whose adversarial images were made by one attack that ran to its end (Auto-PGD on the margin, through "
+    "both stages); each column a system that they are shown to. In the cell: the share of all images that the system of the column "
+    "gets right as they are and in these copies. On the diagonal the attacker knows the system; elsewhere only the one of the row. "
+    "Every figure is an upper estimate against an attacker with that one other system at hand, and none a bound: a figure beside "
+    "the diagonal that is lower than the one on it says that the attack on the system itself was too weak."
+)
+_SAME, _OTHER = "same", "other"
+Matrix = dict[tuple[Condition, Condition], Estimate]
+
+
+def transfer_sections(study: Study) -> tuple[Section, ...]:
+    """One section, or none where no images were shown. Raises RunError for damaged files."""
+    if not study.transfers:
+        return ()
+    shown = _shown(study)
+    matrices = {seeds: _matrix(shown, study, seeds) for seeds in (_SAME, _OTHER)}
+    tables = tuple(_table(study, matrix, seeds) for seeds, matrix in matrices.items() if matrix)
+    return (Section(name="transfer", title=TITLE, intro=_INTRO, tables=tables),) if tables else ()
+
+
+def _shown(study: Study) -> dict[tuple[str, str], pl.DataFrame]:
+    """By the names of source and target: ``sample_id``, ``group`` and ``value`` at the primary epsilon, over all folds."""
+    tables: dict[tuple[str, str], list[pl.DataFrame]] = {}
+    for entry in study.transfers:
+        rows = read_transfer(study.path / entry.rows, remedy="run ablate again with resume=true")
+        at = rows.filter(pl.col("epsilon") == study.primary_epsilon).rename({"robust": "value"})
+        for (source, target), part in at.group_by("source", "target", maintain_order=True):
+            tables.setdefault((str(source), str(target)), []).append(part.select("sample_id", "group", "value"))
+    return {names: pl.concat(parts) for names, parts in tables.items()}
+
+
+def _matrix(shown: Mapping[tuple[str, str], pl.DataFrame], study: Study, seeds: str) -> Matrix:
+    """A cell pools its pairs of arms, as one does seeds."""
+    by_condition = study.by_condition("main")
+    found: Matrix = {}
+    for source, sources in by_condition.items():
+        for target, targets in by_condition.items():
+            pairs = [names for names in _pairs(sources, targets, seeds) if names in shown]
+            if pairs:
+                values, groups = on_shared_images([shown[names] for names in pairs])
+                key = f"transfer {seeds} {source.draws} {target.draws}"
+                found[source, target] = share(values.astype(bool), groups, key)
+    return found
+
+
+def _pairs(sources: list[Arm], targets: list[Arm], seeds: str) -> Iterator[tuple[str, str]]:
+    for source in sources:
+        for target in targets:
+            if (source.seed == target.seed) == (seeds == _SAME):
+                yield source.name, target.name
+
+
+def _table(study: Study, matrix: Matrix, seeds: str) -> Table:
+    conditions = list(dict.fromkeys(condition for pair in matrix for condition in pair))
+    numbers = {condition: str(number) for number, condition in enumerate(conditions, start=1)}
+    rows = [
+        (
+            Cell(text=f"{numbers[source]}. {source.masks}", detail=wording.heading(source)),
+            *(_cell(matrix, source, target, seeds) for target in conditions),
+        )
+        for source in conditions
+    ]
+    tidy = [
+        {
+            **{f"source_{name}": value for name, value in source.columns.items()},
+            **{f"target_{name}": value for name, value in target.columns.items()},
+            "seeds": seeds,
+            "epsilon": study.primary_epsilon,
+            **vars(estimate),
+        }
+        for (source, target), estimate in matrix.items()
+    ]
+    about = "trained under the same seed" if seeds == _SAME else "trained under another seed"
+    return Table(
+        name=f"transfer-{seeds}-seed",
+        title=f"Images of the row shown to the column, {about}",
+        caption=f"Right in %, with 95 % interval, at {epsilon_text(study.primary_epsilon)}. Columns are numbered like rows.",
+        columns=(
+            Column(label="Images made on"),
+            *(Column(label=numbers[target], detail=target.test_masks, numeric=True) for target in conditions),
+        ),
+        groups=(("", tuple(rows)),),
+        tidy=pl.DataFrame(tidy, infer_schema_length=None).rename({"n": "images"}),
+    )
+
+
+def _cell(matrix: Matrix, source: Condition, target: Condition, seeds: str) -> Cell:
+    estimate = matrix.get((source, target))
+    if estimate is None:
+        return Cell(text="")
+    known = " known" if source == target and seeds == _SAME else ""
+    return Cell(text=wording.percent(estimate), detail=f"{wording.percent_interval(estimate)}{known}")
