@@ -1,6 +1,11 @@
-"""The small evaluation of ``small.py``, which runs in other processes as well, and two small stages in their runs."""
+"""The small evaluation of ``small.py``, which runs in other processes as well, two small stages in their runs, and a SLURM."""
 
-from collections.abc import Callable
+import getpass
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -34,3 +39,31 @@ def runs(synthetic_set: Path, tmp_path_factory: pytest.TempPathFactory, tiny: Mo
         mean_color=dataset.mean,
     )
     return path
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, tiny: ModuleType) -> Iterator[dict[str, str]]:
+    """A cluster of this machine, as the environment that makes it known."""
+    path = os.pathsep.join([os.environ["PATH"], "/usr/sbin"])
+    programs = [shutil.which(name, path=path) for name in ("slurmctld", "slurmd", "srun")]
+    if None in programs:
+        pytest.skip("no SLURM: apt-get install slurmctld slurmd slurm-client")
+    directory, host = tmp_path / "slurm", platform.node().split(".")[0]
+    for name in ("state", "spool"):
+        (directory / name).mkdir(parents=True)
+    settings = {"host": host, "user": getpass.getuser(), "directory": directory}
+    ports = {"controller_port": tiny.free_port(), "daemon_port": tiny.free_port()}
+    configuration = directory / "slurm.conf"
+    configuration.write_text(Path(__file__).with_name("slurm.conf").read_text().format(**settings, **ports))
+    environment = os.environ | {"SLURM_CONF": str(configuration)}
+    with (directory / "log").open("w") as log:
+        daemons = [
+            subprocess.Popen([str(program), "-D", "-f", str(configuration), *more], stdout=log, stderr=log, env=environment)
+            for program, more in zip(programs[:2], ([], ["-N", host]), strict=True)
+        ]
+        try:
+            yield environment
+        finally:
+            for daemon in daemons:
+                daemon.terminate()
+                daemon.wait()

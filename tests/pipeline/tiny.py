@@ -1,5 +1,6 @@
 """What tests of whole commands share: the words of a tiny ablation, and stages as a training leaves them but for their weights."""
 
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -46,3 +47,11 @@ def save_stages(path: Path, *, config: dict[str, Any], refers: bool = False, **d
     digest = weights_digest(path / "segmenter", "segmenter")
     segmenter = refer_to_segmenter(path / "segmenter", sha256=digest, run=path / "classifier") if refers else None
     save_untrained(path / "classifier", network, ClassifierConfig(), config=config, segmenter=segmenter, **described)
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens at."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        port: int = bound.getsockname()[1]
+        return port

@@ -4,12 +4,11 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from runpy import run_path
 from types import ModuleType
@@ -24,6 +23,8 @@ from pipeline.evaluation.records import read_records
 ROOT = Path(__file__).parents[3]
 WORDS = run_path(str(Path(__file__).parents[1] / "tiny.py"))["ABLATION"]
 SWEEP = ["--multirun", "seeds=[0],[1]", "run=runs/seed${seeds[0]}", "store=store", "prepared=prepared", *WORDS]
+NOISE = re.compile("Traceback|fontTools|ightning")
+"""What the logs of jobs beside each other are free of."""
 RAY = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
 PIPES: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
 
@@ -54,18 +55,11 @@ def assert_same(found: Path, expected: Path) -> None:
         assert_frame_equal(*tables, check_exact=True)
 
 
-def free_port() -> int:
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        port: int = bound.getsockname()[1]
-        return port
-
-
 @pytest.fixture
-def ray_cluster(tmp_path: Path) -> Iterator[dict[str, str]]:
+def ray_cluster(tmp_path: Path, tiny: ModuleType) -> Iterator[dict[str, str]]:
     """A cluster that runs, begun elsewhere and without our code on its path, as the environment that makes it known."""
     pytest.importorskip("ray", reason="no Ray: pip install foreguard[ray]")
-    port, elsewhere = free_port(), tmp_path / "elsewhere"
+    port, elsewhere = tiny.free_port(), tmp_path / "elsewhere"
     elsewhere.mkdir()
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | RAY
     with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as temporary, (tmp_path / "log").open("w") as log:  # short: sockets
@@ -116,7 +110,7 @@ def test_on_a_running_cluster_of_ray_a_job_that_is_killed_goes_on_by_itself(
     assert match, "".join(said)
     out, err = process.communicate()
     assert process.returncode == 0, "".join(said) + err
-    assert "Traceback" not in "".join(said) + err
+    assert not NOISE.search("".join(said) + err + out)
     assert len({*re.findall(r"\(job 1 pid=(\d+)\)", "".join(said) + err)}) == 2  # killed, and begun again
     assert "job 0" in out
     assert_same(work, by_one)
@@ -141,3 +135,50 @@ def test_without_a_cluster_ray_begins_one_that_ends_with_the_sweep(tmp_path: Pat
         assert (tmp_path / "set1" / "dataset.json").is_file()  # ... which did not stop the other
         listed = subprocess.run(["ps", "-A", "-ww", "-o", "args="], capture_output=True, text=True, check=True).stdout
         assert temporary not in listed
+
+
+def states(slurm: dict[str, str]) -> dict[str, str]:
+    """The jobs that SLURM has not ended yet, with their states."""
+    listed = subprocess.run(["squeue", "-h", "-r", "-o", "%i %T"], env=slurm, check=True, **PIPES).stdout
+    return dict(line.split() for line in listed.splitlines())
+
+
+def wait_until(happened: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    while not happened():
+        if process.poll() is not None:
+            pytest.fail("".join(process.communicate()))
+        time.sleep(0.1)
+
+
+def run_again(slurm: dict[str, str], jobs: list[str], process: subprocess.Popen[str]) -> None:
+    """What was requeued begins again at once, and not two minutes later as SLURM has it."""
+    wait_until(lambda: all(states(slurm).get(job) == "PENDING" for job in jobs), process)
+    for job in jobs:
+        subprocess.run(["scontrol", "update", f"jobid={job}", "StartTime=now"], env=slurm, check=True)
+    wait_until(lambda: all(states(slurm).get(job) != "PENDING" for job in jobs), process)
+
+
+@pytest.mark.slow
+def test_jobs_of_submitit_that_slurm_requeues_and_preempts_go_on_by_themselves(
+    by_one: Path, tmp_path: Path, slurm: dict[str, str]
+) -> None:
+    pytest.importorskip("submitit", reason="no submitit: pip install hydra-submitit-launcher")
+    work = tmp_path / "work"
+    work.mkdir()
+    launcher = ["hydra/launcher=submitit_slurm", "hydra.launcher.partition=test", "hydra.launcher.timeout_min=60"]
+    launcher += ["hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=null"]
+    command = [sys.executable, "-m", "pipeline", "ablate", *SWEEP, *launcher]
+    process = subprocess.Popen(command, cwd=work, env=slurm | {"PYTHONPATH": str(ROOT)}, **PIPES)
+    wait_until(lambda: any(work.glob("store/evaluations/*/records/*.parquet")), process)
+    first, second = sorted(states(slurm))
+    subprocess.run(["scontrol", "requeue", first], env=slurm, check=True)
+    run_again(slurm, [first], process)
+    preempting = ["sbatch", "--partition=urgent", "--ntasks=4", f"--output={tmp_path}/urgent", "--wrap=true"]
+    subprocess.run(preempting, env=slurm, check=True, **PIPES)
+    run_again(slurm, [job for job in (first, second) if job in states(slurm)], process)
+    out, err = process.communicate()
+    assert process.returncode == 0, out + err
+    logs = "".join(log.read_text() for log in work.rglob("*_log.err"))
+    assert "PREEMPTION" in logs, logs
+    assert not NOISE.search(logs + err)
+    assert_same(work, by_one)

@@ -1,18 +1,15 @@
 """``foreguard evaluate shared=true``: real processes, one of which is killed, against one process that does it all."""
 
 import fcntl
-import getpass
 import json
 import os
-import platform
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -189,41 +186,6 @@ def test_torchrun_starts_two_that_share_and_train_nothing(words: list[str], by_o
     assert ended.stdout.count("clean accuracy") == 1
     assert ended.stderr.count(f"takes parts of {run}\n") == 2
     assert_same(run, by_one)
-
-
-def free_port() -> int:
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        port: int = bound.getsockname()[1]
-        return port
-
-
-@pytest.fixture
-def slurm(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """A cluster of this machine, as the environment that makes it known."""
-    path = os.pathsep.join([os.environ["PATH"], "/usr/sbin"])
-    programs = [shutil.which(name, path=path) for name in ("slurmctld", "slurmd", "srun")]
-    if None in programs:
-        pytest.skip("no SLURM: apt-get install slurmctld slurmd slurm-client")
-    directory, host = tmp_path / "slurm", platform.node().split(".")[0]
-    for name in ("state", "spool"):
-        (directory / name).mkdir(parents=True)
-    settings = {"host": host, "user": getpass.getuser(), "directory": directory}
-    ports = {"controller_port": free_port(), "daemon_port": free_port()}
-    configuration = directory / "slurm.conf"
-    configuration.write_text(Path(__file__).with_name("slurm.conf").read_text().format(**settings, **ports))
-    environment = os.environ | {"SLURM_CONF": str(configuration)}
-    with (directory / "log").open("w") as log:
-        daemons = [
-            subprocess.Popen([str(program), "-D", "-f", str(configuration), *more], stdout=log, stderr=log, env=environment)
-            for program, more in zip(programs[:2], ([], ["-N", host]), strict=True)
-        ]
-        try:
-            yield environment
-        finally:
-            for daemon in daemons:
-                daemon.terminate()
-                daemon.wait()
 
 
 @pytest.mark.slow
