@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from pipeline.attacks.depthwise import quicken_depthwise
+from pipeline.attacks.packing import pack_convolutions
 from pipeline.masks.context import MaskContext
 from pipeline.system import MadeOfStages, System, SystemOfStages, attacked
 
@@ -32,7 +33,7 @@ _SAME = {"float32": 1e-3, "bf16": 0.5}
 
 
 def attacked_copy(system: System, images: Float[Tensor, "batch 3 height width"], *, precision: Precision = "float32") -> System:
-    """A copy of the system as attacks want it: eval mode, no parameter with a gradient, channels last, batch norm folded.
+    """A copy of the system as attacks want it: eval mode, channels last, batch norm folded, weights packed and without a gradient.
 
     The copy has the system's methods, mask source and fill, so every objective takes it in place of the system, in the state of
     ``system.attacked``. It does not follow later changes of the system's weights. The system itself is left as it is; one whose
@@ -51,6 +52,8 @@ def attacked_copy(system: System, images: Float[Tensor, "batch 3 height width"],
     fast = copy.deepcopy(system)
     fast.map_stages(lambda stage: _Stage(fold_batch_norms(stage, images), precision))
     assert isinstance(fast, nn.Module)
+    if images.device.type == "cpu":
+        pack_convolutions(fast)
     fast.eval().requires_grad_(False).to(memory_format=torch.channels_last)
     return fast
 

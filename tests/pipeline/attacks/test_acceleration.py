@@ -10,7 +10,7 @@ from torchvision.ops import Conv2dNormActivation
 from classifier.config import ClassifierConfig
 from classifier.losses import cross_entropy
 from classifier.model import build_classifier
-from pipeline.attacks.acceleration import attacked_copy, copy_to_search, fold_batch_norms
+from pipeline.attacks.acceleration import Precision, attacked_copy, copy_to_search, fold_batch_norms
 from pipeline.attacks.objectives import scores_and_gradients
 from pipeline.attacks.specs import GradientPath
 from pipeline.attacks.tracker import verdict
@@ -203,6 +203,27 @@ def test_the_copy_gives_the_systems_logits_for_every_source(
         half = attacked_copy(original, images, precision="bf16")(images, context)
         torch.testing.assert_close(half, expected, rtol=0, atol=0.05 * tolerance)
     assert attacked_copy(original, images).masks(images, context).shape == (2, 1, SIDE, SIDE)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_packed_weights_change_no_bit_of_scores_and_gradients(stages: tuple[nn.Module, nn.Module], precision: Precision) -> None:
+    original, (images, _) = system(stages), batch(6)
+    packed = attacked_copy(original, images, precision=precision)
+    plain = attacked_copy(original, images, precision=precision)
+    for part in list(plain.modules()):
+        for name, convolution in list(part.named_children()):
+            if isinstance(convolution, nn.Conv2d):
+                part.set_submodule(name, with_weights_of(convolution))
+    for size in (6, 1, 3):
+        expected, found = (scores_and_gradients(objective(one, images[:size]), images[:size]) for one in (plain, packed))
+        assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+
+
+def with_weights_of(packed: nn.Conv2d) -> nn.Conv2d:
+    """Torch's own convolution."""
+    plain = nn.Conv2d(packed.in_channels, packed.out_channels, packed.kernel_size, packed.stride, packed.padding, packed.dilation)  # type: ignore[arg-type]
+    plain.weight, plain.bias = packed.weight, packed.bias
+    return plain.eval()
 
 
 class Drifting(nn.Module):
