@@ -89,11 +89,6 @@ class MadeOfStages(Protocol):
         ...
 
 
-@runtime_checkable
-class SystemOfStages(System, MadeOfStages, Protocol):
-    """A system that is."""
-
-
 def traits_of(system: System) -> MaskTraits:
     """The traits of a system's mask, with what its methods allow."""
     return replace(system.mask_traits, has_logits=isinstance(system, StagedSystem))

@@ -19,7 +19,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from pipeline.attacks.depthwise import quicken_depthwise
 from pipeline.attacks.packing import pack_convolutions
 from pipeline.masks.context import MaskContext
-from pipeline.system import MadeOfStages, System, SystemOfStages, attacked
+from pipeline.system import MadeOfStages, System, attacked
 
 Precision = Literal["float32", "bf16"]
 
@@ -37,7 +37,7 @@ def attacked_copy(system: System, images: Float[Tensor, "batch 3 height width"],
 
     The copy has the system's methods, mask source and fill, so every objective takes it in place of the system, in the state of
     ``system.attacked``. It does not follow later changes of the system's weights. The system itself is left as it is; one whose
-    stages are not known (no ``SystemOfStages``) is returned, for nobody can say which of its parts may compute in another way.
+    stages are not known (not ``MadeOfStages``) is returned, for nobody can say which of its parts may compute in another way.
 
     Args:
         system: weights in float32 or wider.
@@ -47,7 +47,7 @@ def attacked_copy(system: System, images: Float[Tensor, "batch 3 height width"],
             gradients stay in float32. A logit then carries 8 binary digits: enough to climb, not enough for a verdict. It pays on
             CPUs with bfloat16 instructions (AVX-512 BF16, AMX) and on GPUs.
     """
-    if not isinstance(system, SystemOfStages):
+    if not isinstance(system, MadeOfStages):
         return system
     fast = copy.deepcopy(system)
     fast.map_stages(lambda stage: _Stage(fold_batch_norms(stage, images), precision))

@@ -18,7 +18,8 @@ import torch
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
-from pipeline.attacks.measurements import Backdrop, Condition
+from pipeline.attacks.measurement import Condition
+from pipeline.attacks.measurements import Backdrop
 from pipeline.attacks.measuring import MeasuredBatch, Observation, observed
 from pipeline.masks.sources import dilate
 

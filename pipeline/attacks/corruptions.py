@@ -20,7 +20,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from pipeline.attacks.measurements import Condition, Corruption
+from pipeline.attacks.measurement import Condition
+from pipeline.attacks.measurements import Corruption
 from pipeline.attacks.measuring import MeasuredBatch, Observation, observed
 
 SEVERITIES = (1, 2, 3, 4, 5)

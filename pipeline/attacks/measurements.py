@@ -11,10 +11,11 @@ in ``MeasurementSpec``.
 import math
 from dataclasses import field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
+from pipeline.attacks.measurement import Claim, Condition, Measurement
 from pipeline.attacks.patch_attack import PatchAttack
 from pipeline.attacks.specs import Passes
 from pipeline.attacks.threat import Epsilon, Norm, Region, check_epsilon
@@ -24,62 +25,12 @@ if TYPE_CHECKING:
     from pipeline.attacks.measuring import MeasuredBatch, Observation
 
 
-class Claim(StrEnum):
-    """What kind of statement a figure is."""
-
-    ACCURACY = "accuracy"
-    """Of images that nobody has chosen to fool the system: no bound on anything."""
-    UPPER_ESTIMATE = "upper estimate"
-    """What an attack left standing: a better attack can only lower it."""
-    LOWER_BOUND = "lower bound"
-    """Proven, up to the error rate of its votes: no attack can get below it."""
-
-
-class Condition(NamedTuple):
-    """Under what an image is observed."""
-
-    name: str
-    level: float
-    """Severity, radius or noise; 0 where there is only one."""
-    claim: Claim
-
-
-class Measurement:
-    """A measurement of a suite. A subclass is a ``configuration`` with a ``kind`` of its own."""
-
-    kind: str
-
-    @property
-    def threat(self) -> str:
-        """In records: the norm, or what happens to the images."""
-        raise NotImplementedError
-
-    def conditions(self) -> tuple[Condition, ...]:
-        """All conditions, in the order in which they are recorded."""
-        raise NotImplementedError
-
-    def passes(self, num_classes: int) -> Passes:
-        """What all conditions cost for one image, at most."""
-        del num_classes
-        return Passes(forward=len(self.conditions()), backward=0)
-
-    def observe(self, batch: "MeasuredBatch", condition: Condition) -> "Observation":
-        """Every image under one condition. An image's observation does not depend on the rest of its batch."""
-        raise NotImplementedError
-
-
 @configuration
-class MinimumNorm(Measurement):
-    """The distance of the nearest misclassified point that a gradient search finds, end to end, of every image."""
+class Distances(Measurement):
+    """The distance of the nearest misclassified point of every image, by some search."""
 
-    kind: Literal["minimum-norm"] = "minimum-norm"
-    """Distances of the nearest misclassified points, by a gradient search."""
-    search: Literal["fmn", "ddn"] = "fmn"
-    """fmn (fast minimum norm) or ddn (decoupled direction and norm, l2 alone)."""
     norm: Norm = "linf"
     """Norm of the distance: linf, l2 or l1."""
-    num_steps: Count = 100
-    """Gradient steps, at least 1."""
     epsilons: tuple[Epsilon, ...] = ()
     """Where robust accuracy is printed; the distances know it everywhere."""
     region: Region = Region.EVERYWHERE
@@ -88,19 +39,33 @@ class MinimumNorm(Measurement):
     """Reach of the boundary band in pixels, at least 1."""
 
     def __post_init__(self) -> None:
-        if self.search == "ddn" and self.norm != "l2":
-            raise ValueError(f"ddn knows the norm l2 alone, not {self.norm}")
         for epsilon in self.epsilons:
             check_epsilon(self.norm, epsilon)
 
     @property
     def threat(self) -> str:
-        """The norm."""
         return self.norm
 
     def conditions(self) -> tuple[Condition, ...]:
         """One: the nearest point."""
         return (Condition(name="nearest", level=0.0, claim=Claim.UPPER_ESTIMATE),)
+
+
+@configuration
+class MinimumNorm(Distances):
+    """The distance of the nearest misclassified point that a gradient search finds, end to end, of every image."""
+
+    kind: Literal["minimum-norm"] = "minimum-norm"
+    """Distances of the nearest misclassified points, by a gradient search."""
+    search: Literal["fmn", "ddn"] = "fmn"
+    """fmn (fast minimum norm) or ddn (decoupled direction and norm, l2 alone)."""
+    num_steps: Count = 100
+    """Gradient steps, at least 1."""
+
+    def __post_init__(self) -> None:
+        if self.search == "ddn" and self.norm != "l2":
+            raise ValueError(f"ddn knows the norm l2 alone, not {self.norm}")
+        super().__post_init__()
 
     def passes(self, num_classes: int) -> Passes:
         """One in each direction for every step, the score of the last point, and the answer to what was found."""
@@ -116,7 +81,7 @@ class MinimumNorm(Measurement):
 
 
 @configuration
-class DecisionBased(Measurement):
+class DecisionBased(Distances):
     """The distance of the nearest misclassified point that is found by asking for decisions alone, of every image."""
 
     kind: Literal["decision-based"] = "decision-based"
@@ -127,25 +92,6 @@ class DecisionBased(Measurement):
     """Steps along the boundary, at least 1."""
     max_probes: Count = 500
     """Most neighbors that a step asks about, at least 1; step t asks about 100 * sqrt(t)."""
-    epsilons: tuple[Epsilon, ...] = ()
-    """Where robust accuracy is printed; the distances know it everywhere."""
-    region: Region = Region.EVERYWHERE
-    """Pixels that may change: everywhere, foreground, background, boundary or outside-box."""
-    region_radius: Annotated[Whole, Field(ge=1, le=1024)] = 2
-    """Reach of the boundary band in pixels, at least 1."""
-
-    def __post_init__(self) -> None:
-        for epsilon in self.epsilons:
-            check_epsilon(self.norm, epsilon)
-
-    @property
-    def threat(self) -> str:
-        """The norm."""
-        return self.norm
-
-    def conditions(self) -> tuple[Condition, ...]:
-        """One: the nearest point."""
-        return (Condition(name="nearest", level=0.0, claim=Claim.UPPER_ESTIMATE),)
 
     def passes(self, num_classes: int) -> Passes:
         """The probes of all steps, and about 36 decisions a step to move and to come back to the boundary."""
@@ -177,7 +123,6 @@ class Patches(Measurement):
 
     @property
     def threat(self) -> str:
-        """Patch."""
         return "patch"
 
     def conditions(self) -> tuple[Condition, ...]:
@@ -231,7 +176,6 @@ class Corruptions(Measurement):
 
     @property
     def threat(self) -> str:
-        """Corruption."""
         return "corruption"
 
     def conditions(self) -> tuple[Condition, ...]:
@@ -271,7 +215,6 @@ class Backgrounds(Measurement):
 
     @property
     def threat(self) -> str:
-        """Background."""
         return "background"
 
     def conditions(self) -> tuple[Condition, ...]:
@@ -309,7 +252,6 @@ class Smoothing(Measurement):
 
     @property
     def threat(self) -> str:
-        """The norm of the radii."""
         return "l2"
 
     def conditions(self) -> tuple[Condition, ...]:

@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.attacks.climbing import as_known, class_objective
-from pipeline.attacks.measurements import Condition, Patches
+from pipeline.attacks.measurement import Condition
+from pipeline.attacks.measurements import Patches
 from pipeline.attacks.measuring import MeasuredBatch, Observation, observed
 from pipeline.attacks.objectives import Objective, scores_and_gradients
 from pipeline.attacks.patch_attack import PatchAttack, patch_side

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 from torch import Tensor
 
-from pipeline.attacks.measurements import Condition
+from pipeline.attacks.measurement import Condition
 from pipeline.attacks.measuring import MeasuredBatch, Observation
 from pipeline.errors import RunError
 from pipeline.runs.files import write_atomically

@@ -6,7 +6,7 @@ to the bit.
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from pipeline.evaluation.chunks import choose_rows
 from pipeline.evaluation.diagnostics import sanity_checks
 from pipeline.evaluation.evaluate import guide_masks, tf32_disabled
 from pipeline.evaluation.evaluator import EvaluationRun, EvaluationSettings, applicable, attack_chunk, attack_images
+from pipeline.evaluation.found import Evaluation
 from pipeline.evaluation.inputs import (
     checked_batch,
     checked_labels,
@@ -42,11 +43,8 @@ from pipeline.evaluation.inputs import (
     doubt_about_logits,
     own_batches,
 )
-from pipeline.evaluation.metrics import clean_accuracy, robust_accuracy
 from pipeline.evaluation.own import OwnImages, attack_batch_of, in_parts
 from pipeline.evaluation.records import MemoryStore
-from pipeline.evaluation.statistics import Estimate
-from pipeline.evaluation.summary import check_lines, epsilon_text
 from pipeline.runs.checkpoints import state_digest
 from pipeline.system import System, TwoStage
 
@@ -54,42 +52,6 @@ PART = 256
 """Images that are attacked together, as by the command."""
 FEW = 8
 """Images that tell whether a system can be attacked."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """What the attacks found. Printed, it says clean and robust accuracy with their intervals."""
-
-    outcomes: pl.DataFrame
-    """One row for every image, attack and epsilon, with the columns of ``evaluation.records.SCHEMA``."""
-    threat: ThreatModel
-    skipped: Mapping[str, str]
-    """Attacks that say nothing about this system, and why."""
-    checks: tuple[Check, ...] | None
-    """What gives false robustness away; None where it was not asked for."""
-
-    def clean_accuracy(self) -> Estimate:
-        """Share of images that are classified right as they are, with a 95 % Wilson interval."""
-        return clean_accuracy(self.outcomes)
-
-    def robust_accuracy(self, epsilon: float | str) -> Estimate:
-        """Share of images that no attack turned at this epsilon or below, with a 95 % Wilson interval.
-
-        Raises ValueError for an epsilon that was not attacked.
-        """
-        number = float(parse_number(epsilon))
-        if number not in self.threat.epsilons:
-            attacked = ", ".join(epsilon_text(one) for one in self.threat.epsilons)
-            raise ValueError(f"epsilon {epsilon_text(number)} was not attacked; these were: {attacked}")
-        return robust_accuracy(self.outcomes, number)
-
-    def __str__(self) -> str:
-        lines = [f"clean accuracy                  {self.clean_accuracy()}"]
-        for epsilon in self.threat.epsilons:
-            where = f"robust accuracy, {self.threat.norm} {epsilon_text(epsilon)}"
-            lines.append(f"{where:<32}{self.robust_accuracy(epsilon)}")
-        lines += [f"not tried: {name}: {reason}" for name, reason in self.skipped.items()]
-        return "\n".join([*lines, *(check_lines(self.checks) if self.checks else [])])
 
 
 def evaluate(

@@ -12,17 +12,8 @@ from typing import ClassVar
 import numpy as np
 import polars as pl
 
-from pipeline.attacks.measurements import (
-    Backdrop,
-    Backgrounds,
-    Claim,
-    Corruptions,
-    DecisionBased,
-    MeasurementSpec,
-    MinimumNorm,
-    Patches,
-    Smoothing,
-)
+from pipeline.attacks.measurement import Claim
+from pipeline.attacks.measurements import Backdrop, Backgrounds, Corruptions, Distances, MeasurementSpec, Patches, Smoothing
 from pipeline.evaluation.metrics import robust_images
 from pipeline.evaluation.statistics import Estimate, mean_estimate, paired_difference, share
 from pipeline.evaluation.summary import Summary
@@ -78,7 +69,7 @@ def figures(observations: pl.DataFrame, measurements: Mapping[str, MeasurementSp
         own = observations.filter((pl.col("measurement") == name) & pl.col("counted")).sort("sample_id", maintain_order=True)
         named = _Named(name, spec.kind, spec.threat)
         match spec:
-            case MinimumNorm() | DecisionBased():
+            case Distances():
                 found += _of_distances(own, named, spec.epsilons)
             case Patches():
                 found += _of_patches(own, named)

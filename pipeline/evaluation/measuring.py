@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pipeline.attacks.acceleration import copy_to_search
 from pipeline.attacks.backgrounds import choose_donors
-from pipeline.attacks.measurements import Condition, Measurement
+from pipeline.attacks.measurement import Condition, Measurement
 from pipeline.attacks.measuring import Donors, MeasuredBatch, Observation
 from pipeline.data.loader import Batch, read_rows
 from pipeline.data.seeds import sample_seed

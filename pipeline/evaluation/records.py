@@ -134,10 +134,6 @@ class RecordStore:
             for path in self._images.glob(f"{unit.name}.*"):
                 path.unlink(missing_ok=True)
 
-    def has_images(self) -> bool:
-        """Whether adversarial images were kept."""
-        return any(self._images.glob("*.npy"))
-
     def _one(self, directory: Path, unit: Unit, suffix: str) -> Path:
         found = sorted(directory.glob(f"{unit.name}.*.{suffix}"))
         if len(found) != 1:
@@ -156,20 +152,16 @@ class MemoryStore:
         self._parts: dict[Unit, tuple[pl.DataFrame, Float32[np.ndarray, "attacked 3 height width"]]] = {}
 
     def units(self) -> set[Unit]:
-        """What has been recorded."""
         return set(self._parts)
 
     def write(self, unit: Unit, records: pl.DataFrame, images: Float32[np.ndarray, "attacked 3 height width"]) -> None:
-        """Keep a part."""
         self._parts[unit] = records, images
 
     def read(self, unit: Unit, *, attack: str | None = None, epsilon: float | None = None) -> pl.DataFrame:
-        """The records of a part."""
         del attack, epsilon
         return self._parts[unit][0]
 
     def read_images(self, unit: Unit) -> Float32[np.ndarray, "attacked 3 height width"]:
-        """The adversarial images of a part."""
         return self._parts[unit][1]
 
     def discard_images(self, units: Iterator[Unit]) -> None:

@@ -66,11 +66,6 @@ class MaskSource(Choice):
         return self.needs in ("segmenter", "frozen")
 
     @property
-    def needs_oracle(self) -> bool:
-        """The mask is made from the data set's own."""
-        return self.needs == "oracle"
-
-    @property
     def substitute(self) -> str | None:
         """What ``data.substitutes`` has to make for it; None: nothing."""
         return self.value if self.needs == "substitute" else None

@@ -2,7 +2,7 @@
 
 import polars as pl
 
-from pipeline.attacks.measurements import Claim
+from pipeline.attacks.measurement import Claim
 from pipeline.evaluation.examples import read_examples
 from pipeline.evaluation.measured import MEASURED, Figure, MeasurementReport, mean_corruption_error
 from pipeline.evaluation.measuring import read_observations

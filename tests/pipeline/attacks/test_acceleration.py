@@ -1,5 +1,6 @@
 """The attacked copy against its system: the same function, the system untouched, folding refused where it is none."""
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -10,7 +11,7 @@ from torchvision.ops import Conv2dNormActivation
 from classifier.config import ClassifierConfig
 from classifier.losses import cross_entropy
 from classifier.model import build_classifier
-from pipeline.attacks.acceleration import Precision, attacked_copy, copy_to_search, fold_batch_norms
+from pipeline.attacks.acceleration import FollowingCopies, Precision, attacked_copy, copy_to_search, fold_batch_norms
 from pipeline.attacks.objectives import scores_and_gradients
 from pipeline.attacks.specs import GradientPath
 from pipeline.attacks.tracker import verdict
@@ -391,3 +392,18 @@ def test_a_point_that_fools_only_the_copy_is_no_success(stages: tuple[nn.Module,
         copy.classifier.stage.network[-1].bias.sub_(100 * nn.functional.one_hot(labels[:1], 5)[0])  # type: ignore[union-attr, index]
     assert verdict(copy, images[:1], labels[:1], None).misclassified.all()
     assert not verdict(original, images, labels, None).misclassified.any()
+
+
+def test_copies_in_training_have_every_norm_of_every_stage_folded_as_its_weights_are_at_the_moment(
+    stages: tuple[nn.Module, nn.Module],
+) -> None:
+    network, images = copy.deepcopy(system(stages)), torch.rand(2, 3, SIDE, SIDE, generator=seeded(1))
+    copies = FollowingCopies(network)
+    for factor in (1.0, 0.7):
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.mul_(factor)
+            fast = copies.latest(images)
+            assert not any(isinstance(module, nn.BatchNorm2d) for module in fast.modules())
+            found, expected = fast(images), network(images)
+        assert (found - expected).abs().max() <= 0.05 * expected.abs().max()  # bfloat16 carries 8 binary digits

@@ -1,19 +1,21 @@
 """The checks pass on an honest system and each catches the cheat that it is there for."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.attacks.diagnostics import Check, Outcome, gradients, sameness, search
+from pipeline.attacks.diagnostics import Check, Outcome, gradients, masking, sameness, search
 from pipeline.attacks.diagnostics.probing import Budget
 from pipeline.attacks.specs import GradientPath
 from pipeline.attacks.start import AttackBatch
 from pipeline.masks.config import Fill, MaskConfig, MaskSource
 from pipeline.masks.context import MaskContext
-from pipeline.system import TwoStage
+from pipeline.masks.traits import MaskTraits
+from pipeline.system import TwoStage, as_system
 
 SIDE, CLASSES, IMAGES = 12, 4, 24
 EPSILON = 0.01
@@ -173,3 +175,95 @@ def test_the_figures_of_a_linear_system_are_its_closed_form() -> None:
     # the sum of the pixels stays positive unless every one of them reaches 0, and at 0 the tie is not above 0
     assert math.isclose(check.figures["robust_after_40"], 1.0)
     assert check.figures["stuck"] == 0
+
+
+class Rising(nn.Module):
+    """The margin of class 1 over class 0 is the weighted sum of an image, short of 0; for the first ``flat`` images, known by their
+    first value, a constant, and for the first ``short`` it rises by a hair and no more."""
+
+    def __init__(self, weight: Tensor, *, flat: int = 0, short: int = 0) -> None:
+        super().__init__()
+        self.flat, self.short = flat, short
+        self.register_buffer("weight", weight)
+
+    def forward(self, images: Tensor) -> Tensor:
+        number = images[:, 0, 0, 0].detach() * 1000  # no step below takes an image to the next number
+        values = (images * self.weight)[:, :, 1:].sum(dim=(1, 2, 3))
+        values = torch.where(number < self.short - 0.5, values.clamp(max=self.weight[:, 1:].sum() / 2 + 1e-6), values)
+        values = torch.where(number < self.flat - 0.5, values.detach() * 0, values)
+        return torch.stack([torch.zeros_like(values), values - 2 * self.weight.numel()], dim=1)
+
+
+def numbered(system: nn.Module, count: int) -> AttackBatch:
+    """Grey images of class 0 that are told apart by their first value."""
+    images = torch.full((count, 3, 5, 4), 0.5)
+    images[:, 0, 0, 0] = torch.arange(count) / 1000
+    labels = torch.zeros(count, dtype=torch.int64)
+    return AttackBatch(system=as_system(system), images=images, labels=labels, context=None, seeds=torch.arange(count))
+
+
+def unseen(count: int) -> Tensor:
+    """Weights of which so many of the 60 are 0, the first row included, whose value is the number."""
+    return (torch.arange(60).view(5, 4, 3).permute(2, 0, 1) >= count).float()
+
+
+class FromContext(nn.Module):
+    """The class of an image, or where the mask says so that of the mask."""
+
+    mask_traits = MaskTraits(source="oracle")
+
+    def masks(self, images: Tensor, context: MaskContext | None = None) -> Tensor:
+        del context
+        return images[:, :1] * 0 + 1
+
+    def forward(self, images: Tensor, context: MaskContext | None = None) -> Tensor:
+        assert context is not None
+        assert context.oracle_masks is not None
+        told = context.oracle_masks[:, 0, 0, 0]
+        classes = torch.where(told < 2, told, images[:, 0, 0, 0])
+        return torch.stack([1 - classes, classes], dim=1)
+
+
+def decided(by_context: int) -> AttackBatch:
+    """Four images of two classes, of which so many are told by their masks."""
+    labels = torch.tensor([0, 1, 0, 1])
+    images = labels.float().view(4, 1, 1, 1).expand(4, 3, 2, 2)
+    masks = torch.where(torch.arange(4) < by_context, labels, 2).float().view(4, 1, 1, 1).expand(4, 1, 2, 2)
+    context = MaskContext(oracle_masks=masks, sample_seeds=torch.arange(4))
+    return AttackBatch(system=FromContext(), images=images, labels=labels, context=context, seeds=torch.arange(4))
+
+
+class Saturated(nn.Module):
+    """Mask logits of which so many of 16 are beyond all slope."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.register_buffer("logits", (torch.arange(16.0) < count).float().view(1, 1, 4, 4) * 100)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.logits + 0 * images[:, :1]
+
+
+def saturated(count: int) -> AttackBatch:
+    classifier = nn.Sequential(nn.Flatten(), nn.Linear(48, 2))
+    system = TwoStage(classifier, segmenter=Saturated(count), masks=MaskConfig(source=MaskSource.LEARNED)).eval()
+    labels = torch.zeros(2, dtype=torch.int64)
+    return AttackBatch(system=system, images=torch.rand(2, 3, 4, 4), labels=labels, context=None, seeds=labels)
+
+
+PIXELS, SHORT_STEP = GradientPath.PIXELS, Budget(norm="linf", epsilon=8e-4)
+
+
+@pytest.mark.parametrize(
+    ("check", "most"),
+    [
+        (lambda count: gradients.zero_gradients(numbered(Rising(unseen(12), flat=count), 20), PIXELS), 1),  # of 20 images
+        (lambda count: gradients.zero_gradients(numbered(Rising(unseen(count)), 4), PIXELS), 30),  # of 60 values
+        (lambda count: gradients.gradients_reach(numbered(Rising(unseen(12), short=count), 8), SHORT_STEP), 2),  # of 8 images
+        (lambda count: search.loss_against_steps(numbered(Rising(unseen(12), flat=count), 20), SHORT_STEP, num_steps=4), 1),
+        (lambda count: gradients.mask_saturation(saturated(count)), 8),  # of 16 pixels
+        (lambda count: masking.pixels_decide(decided(count)), 3),  # of 4 images
+    ],
+)
+def test_a_share_at_its_limit_passes_and_one_more_fails(check: Callable[[int], Check], most: int) -> None:
+    assert [check(count).outcome for count in (most, most + 1)] == [Outcome.PASS, Outcome.FAIL]

@@ -16,14 +16,13 @@ from pipeline.attacks.apgd import apgd
 from pipeline.attacks.autoattack import autoattack, square
 from pipeline.attacks.config import PgdConfig
 from pipeline.attacks.hop_skip_jump import hop_skip_jump
+from pipeline.attacks.measurement import Claim, Measurement
 from pipeline.attacks.measurements import (
     Backdrop,
     Backgrounds,
-    Claim,
     Corruption,
     Corruptions,
     DecisionBased,
-    Measurement,
     MinimumNorm,
     Patches,
     Smoothing,

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 from scipy import stats
 
-from pipeline.attacks.measurements import Claim
+from pipeline.attacks.measurement import Claim
 from pipeline.evaluation.measured import (
     MEASURED,
     Figure,

@@ -12,16 +12,8 @@ from polars.testing import assert_frame_equal
 from torch import Tensor
 
 from pipeline.attacks.corruptions import corrupt
-from pipeline.attacks.measurements import (
-    Backgrounds,
-    Claim,
-    Corruption,
-    Corruptions,
-    DecisionBased,
-    MinimumNorm,
-    Patches,
-    Smoothing,
-)
+from pipeline.attacks.measurement import Claim
+from pipeline.attacks.measurements import Backgrounds, Corruption, Corruptions, DecisionBased, MinimumNorm, Patches, Smoothing
 from pipeline.attacks.patch_attack import PatchAttack
 from pipeline.attacks.threat import Region
 from pipeline.errors import RunError

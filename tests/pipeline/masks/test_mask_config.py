@@ -39,7 +39,7 @@ from pipeline.training.config import TrainClassifierConfig
 
 words = ["prepared=p", "run=r", "masks.source=checkerboard", "masks.fill=black"]
 masks = load_config("train-classifier", TrainClassifierConfig, words).masks
-assert masks.source.needs_oracle and not masks.source.is_learned and not masks.source.needs_segmenter
+assert masks.source.needs == "oracle" and not masks.source.is_learned and not masks.source.needs_segmenter
 system = TwoStage(torch.nn.Flatten(), masks=masks)
 seen = system(torch.ones(1, 3, 2, 2), MaskContext(oracle_masks=torch.ones(1, 1, 2, 2)))
 print(seen.tolist())
@@ -98,7 +98,7 @@ def test_a_source_says_what_it_needs_and_what_an_attack_has_to_know_of_it(source
     assert source.needs == needs
     assert source.is_learned == (needs == "segmenter")
     assert source.needs_segmenter == (needs in {"segmenter", "frozen"})
-    assert source.needs_oracle == (needs == "oracle")
+    assert source.needs == needs
     assert source.needs_data == (needs in {"oracle", "substitute"})
     assert source.substitute == (source.value if needs == "substitute" else None)
     for fill in Fill:

@@ -159,7 +159,7 @@ def test_a_random_mask_is_blobs_and_not_dust() -> None:
     assert np.mean(num_blobs) < 8  # independent pixels would give about 60
 
 
-@pytest.mark.parametrize("source", [source for source in MaskSource if source.needs_oracle])
+@pytest.mark.parametrize("source", [source for source in MaskSource if source.needs == "oracle"])
 def test_a_source_made_from_the_oracle_says_so_in_one_line_when_there_is_none(source: MaskSource) -> None:
     with pytest.raises(ValueError, match=f"^the mask source '{source}' needs oracle masks") as caught:
         given_masks(MaskConfig(source=source), torch.rand(1, 3, 4, 4), MaskContext())

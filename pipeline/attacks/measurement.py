@@ -1,0 +1,53 @@
+"""What a measurement is: what is observed of every image beside attacks, under which conditions, and what a figure of it claims."""
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, NamedTuple
+
+from pipeline.attacks.specs import Passes
+
+if TYPE_CHECKING:
+    from pipeline.attacks.measuring import MeasuredBatch, Observation
+
+
+class Claim(StrEnum):
+    """What kind of statement a figure is."""
+
+    ACCURACY = "accuracy"
+    """Of images that nobody has chosen to fool the system: no bound on anything."""
+    UPPER_ESTIMATE = "upper estimate"
+    """What an attack left standing: a better attack can only lower it."""
+    LOWER_BOUND = "lower bound"
+    """Proven, up to the error rate of its votes: no attack can get below it."""
+
+
+class Condition(NamedTuple):
+    """Under what an image is observed."""
+
+    name: str
+    level: float
+    """Severity, radius or noise; 0 where there is only one."""
+    claim: Claim
+
+
+class Measurement:
+    """A measurement of a suite. A subclass is a ``configuration`` with a ``kind`` of its own."""
+
+    kind: str
+
+    @property
+    def threat(self) -> str:
+        """In records: the norm, or what happens to the images."""
+        raise NotImplementedError
+
+    def conditions(self) -> tuple[Condition, ...]:
+        """All conditions, in the order in which they are recorded."""
+        raise NotImplementedError
+
+    def passes(self, num_classes: int) -> Passes:
+        """What all conditions cost for one image, at most."""
+        del num_classes
+        return Passes(forward=len(self.conditions()), backward=0)
+
+    def observe(self, batch: "MeasuredBatch", condition: Condition) -> "Observation":
+        """Every image under one condition. An image's observation does not depend on the rest of its batch."""
+        raise NotImplementedError
