@@ -25,14 +25,7 @@ def part_takers(
 
     What one of them leaves, because it was killed or has failed, this process takes over.
     """
-    if device.type == "cuda" and config.devices > torch.cuda.device_count():
-        raise ConfigError(f"devices={config.devices}: there are {torch.cuda.device_count()} GPUs on this machine")
-    for name in ("LOCAL_RANK", "SLURM_LOCALID"):
-        if config.devices > 1 and os.environ.get(name, "0").strip() not in ("", "0"):
-            raise ConfigError(
-                f"devices={config.devices}: {name}={os.environ[name]} says that torchrun or srun has started several processes on"
-                " this machine, of which each would start as many: say shared=true without devices"
-            )
+    _check_devices(config.devices, device)
     before = torch.get_num_threads()
     threads = max(1, before // config.devices)
     workers = Workers()
@@ -58,6 +51,17 @@ def part_takers(
     finally:
         torch.set_num_threads(before)
         workers.kill()
+
+
+def _check_devices(devices: int, device: torch.device) -> None:
+    if device.type == "cuda" and devices > torch.cuda.device_count():
+        raise ConfigError(f"devices={devices}: there are {torch.cuda.device_count()} GPUs on this machine")
+    for name in ("LOCAL_RANK", "SLURM_LOCALID"):
+        if devices > 1 and os.environ.get(name, "0").strip() not in ("", "0"):
+            raise ConfigError(
+                f"devices={devices}: {name}={os.environ[name]} says that torchrun or srun has started several processes on"
+                " this machine, of which each would start as many: say shared=true without devices"
+            )
 
 
 def _take_parts(take_parts: Callable[[EvaluateConfig], None], config: EvaluateConfig, number: int, threads: int) -> None:

@@ -65,8 +65,7 @@ def load_from_runs(
         segmenter_run = segmenter_run or (exported.segmenter if masks["source"].needs_segmenter else None)
     classifier, checkpoint = load_classifier(classifier_run, classes=None if allow_other_data else dataset.classes)
     check_whole(classifier_run, checkpoint)
-    _check_data(classifier_run, checkpoint, dataset, allow_other_data)
-    _check_size(classifier_run, classifier, checkpoint, dataset)
+    _check_stage(classifier_run, classifier, checkpoint, dataset, allow_other_data)
     trained = validate(MaskConfig, checkpoint.config.get("masks", {}))
     config = dataclasses.replace(trained, **masks)
     inputs = {"classifier": checkpoint.sha256}
@@ -74,8 +73,7 @@ def load_from_runs(
     if config.source.needs_segmenter:
         path = segmenter_run or trained_segmenter(classifier_run, checkpoint, config.source)
         segmenter, described = load_segmenter(path)
-        _check_data(path, described, dataset, allow_other_data)
-        _check_size(path, segmenter, described, dataset)
+        _check_stage(path, segmenter, described, dataset, allow_other_data)
         inputs["segmenter"] = described.sha256
     elif segmenter_run is not None:
         raise ConfigError(f"segmenter_run: masks.source={config.source.value} uses no segmenter: leave segmenter_run out")
@@ -91,22 +89,22 @@ def load_from_runs(
     )
 
 
-def _check_data(path: Path, checkpoint: Checkpoint, dataset: PreparedDataset, allow_other_data: bool) -> None:
+def _check_stage(
+    path: Path, stage: Classifier | Segmenter, checkpoint: Checkpoint, dataset: PreparedDataset, allow_other_data: bool
+) -> None:
+    """It was trained on the data, unless other data may be meant, and takes images of their size."""
+    where = checkpoint_path(path, checkpoint.kind)
     if checkpoint.data_fingerprint != dataset.fingerprint and not allow_other_data:
         raise CheckpointError(
-            f"{checkpoint_path(path, checkpoint.kind)}: trained on other data than {dataset.path} (fingerprints"
+            f"{where}: trained on other data than {dataset.path} (fingerprints"
             f" {checkpoint.data_fingerprint[:12]} and {dataset.fingerprint[:12]}), whose test images it may have seen; if that is"
             " meant, say allow_other_data=true"
         )
-
-
-def _check_size(path: Path, stage: Classifier | Segmenter, checkpoint: Checkpoint, dataset: PreparedDataset) -> None:
-    if checkpoint.image_size == dataset.image_size:
-        return
-    try:
-        check_size(stage, dataset.image_size)
-    except ValueError as error:
-        raise CheckpointError(f"{checkpoint_path(path, checkpoint.kind)}: the {checkpoint.kind} {error}") from error
+    if checkpoint.image_size != dataset.image_size:
+        try:
+            check_size(stage, dataset.image_size)
+        except ValueError as error:
+            raise CheckpointError(f"{where}: the {checkpoint.kind} {error}") from error
 
 
 def trained_segmenter(classifier_run: Path, checkpoint: Checkpoint, source: MaskSource) -> Path:

@@ -11,27 +11,21 @@ def train_segmenter(config: TrainSegmenterConfig) -> None:
     """Train a segmenter on a prepared data set. Raises ``UserError`` of the kind that fits."""
     from pipeline.data.dataset import open_prepared
     from pipeline.runs.stages import new_segmenter
-    from pipeline.training.tasks import SavedStage, Training, bind_segmenter
+    from pipeline.training.tasks import SavedStage, bind_segmenter, training_of
     from pipeline.training.trainer import train
 
     dataset = open_prepared(config.prepared).for_segmenters()
     module = new_segmenter(config.segmenter, seed=config.trainer.seed, image_size=dataset.image_size)
-    train(
-        Training(
-            command="train-segmenter",
-            config=to_plain(config),
-            inputs={"data set": dataset.fingerprint},
-            run=config.run,
-            resume=config.resume,
-            stages=(SavedStage(kind="segmenter", architecture=to_plain(config.segmenter)),),
-            module=module,
-            bind=bind_segmenter,
-            objective=config.objective,
-            trainer=config.trainer,
-            dataset=dataset,
-            augment=config.augment,
-        )
+    training = training_of(
+        config,
+        dataset,
+        command="train-segmenter",
+        inputs={"data set": dataset.fingerprint},
+        stages=(SavedStage(kind="segmenter", architecture=to_plain(config.segmenter)),),
+        module=module,
+        bind=bind_segmenter,
     )
+    train(training)
 
 
 def train_classifier(config: TrainClassifierConfig) -> None:
@@ -40,7 +34,7 @@ def train_classifier(config: TrainClassifierConfig) -> None:
     from pipeline.data.substitutes import with_substitutes
     from pipeline.runs.checkpoints import load_segmenter, refer_to_segmenter
     from pipeline.runs.stages import new_classifier
-    from pipeline.training.tasks import SavedStage, Training, bind_classifier
+    from pipeline.training.tasks import SavedStage, bind_classifier, training_of
     from pipeline.training.trainer import train
 
     dataset = with_substitutes(open_prepared(config.prepared), config.masks.source.substitute)
@@ -53,28 +47,22 @@ def train_classifier(config: TrainClassifierConfig) -> None:
     module = new_classifier(
         config.classifier, num_classes=dataset.num_classes, seed=config.trainer.seed, image_size=dataset.image_size
     )
-    train(
-        Training(
-            command="train-classifier",
-            config=to_plain(config),
-            inputs=inputs,
-            run=config.run,
-            resume=config.resume,
-            stages=(SavedStage(kind="classifier", architecture=to_plain(config.classifier), segmenter=reference),),
-            module=module,
-            bind=lambda classifier: bind_classifier(
-                classifier,
-                masks=config.masks,
-                segmenter=segmenter,
-                mean_color=dataset.train_mean(),
-                label_smoothing=config.label_smoothing,
-            ),
-            objective=config.objective,
-            trainer=config.trainer,
-            dataset=dataset,
-            augment=config.augment,
-        )
+    training = training_of(
+        config,
+        dataset,
+        command="train-classifier",
+        inputs=inputs,
+        stages=(SavedStage(kind="classifier", architecture=to_plain(config.classifier), segmenter=reference),),
+        module=module,
+        bind=lambda classifier: bind_classifier(
+            classifier,
+            masks=config.masks,
+            segmenter=segmenter,
+            mean_color=dataset.train_mean(),
+            label_smoothing=config.label_smoothing,
+        ),
     )
+    train(training)
 
 
 def train_joint(config: TrainJointConfig) -> None:
@@ -87,7 +75,7 @@ def train_joint(config: TrainJointConfig) -> None:
     from pipeline.masks.config import MaskConfig, MaskSource
     from pipeline.runs.checkpoints import load_classifier, load_segmenter
     from pipeline.training.joint import JointStages, SeparatelyAttacked, bind_joint
-    from pipeline.training.tasks import SavedStage, Training
+    from pipeline.training.tasks import SavedStage, training_of
     from pipeline.training.trainer import train
 
     dataset = open_prepared(config.prepared)
@@ -100,24 +88,19 @@ def train_joint(config: TrainJointConfig) -> None:
     masks = replace(trained, **config.masks, source=MaskSource.JOINT)
     weights = {"mask_weight": config.mask_weight, "label_smoothing": config.label_smoothing}
     separate = SeparatelyAttacked(config.objective, dataset.num_classes, **weights)
-    train(
-        Training(
-            command="train-joint",
-            config=to_plain(config),
-            settled={"masks": to_plain(masks)},
-            inputs={"data set": dataset.fingerprint, "segmenter": of_segmenter.sha256, "classifier": of_classifier.sha256},
-            run=config.run,
-            resume=config.resume,
-            stages=(
-                SavedStage(kind="segmenter", architecture=of_segmenter.architecture, part="segmenter"),
-                SavedStage(kind="classifier", architecture=of_classifier.architecture, part="classifier"),
-            ),
-            module=JointStages(segmenter.train(), classifier.train(), masks=masks, mean_color=of_classifier.mean_color),
-            bind=lambda stages: bind_joint(stages, num_classes=dataset.num_classes, **weights),
-            objective=separate if config.attack_on == "each" else config.objective,
-            trainer=config.trainer,
-            dataset=dataset,
-            augment=config.augment,
-            turns=("segmenter", "classifier") if config.updates == "alternating" else (),
-        )
+    training = training_of(
+        config,
+        dataset,
+        command="train-joint",
+        settled={"masks": to_plain(masks)},
+        inputs={"data set": dataset.fingerprint, "segmenter": of_segmenter.sha256, "classifier": of_classifier.sha256},
+        stages=(
+            SavedStage(kind="segmenter", architecture=of_segmenter.architecture, part="segmenter"),
+            SavedStage(kind="classifier", architecture=of_classifier.architecture, part="classifier"),
+        ),
+        module=JointStages(segmenter.train(), classifier.train(), masks=masks, mean_color=of_classifier.mean_color),
+        bind=lambda stages: bind_joint(stages, num_classes=dataset.num_classes, **weights),
+        objective=separate if config.attack_on == "each" else config.objective,
+        turns=("segmenter", "classifier") if config.updates == "alternating" else (),
     )
+    train(training)

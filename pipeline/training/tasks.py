@@ -16,6 +16,7 @@ from classifier import losses as classifier_losses
 from classifier import metrics as classifier_metrics
 from pipeline.attacks.acceleration import FollowingCopies
 from pipeline.attacks.objectives import Score
+from pipeline.config import to_plain
 from pipeline.data.config import AugmentConfig
 from pipeline.data.dataset import PreparedDataset
 from pipeline.data.loader import Batch
@@ -33,7 +34,7 @@ from pipeline.runs.checkpoints import (
 from pipeline.runs.directory import Run, open_run
 from pipeline.runs.provenance import provenance
 from pipeline.system import TwoStage
-from pipeline.training.config import TrainerConfig
+from pipeline.training.config import TrainConfig, TrainerConfig
 from pipeline.training.objectives import Objective
 from segmenter import losses as segmenter_losses
 from segmenter import metrics as segmenter_metrics
@@ -199,6 +200,12 @@ class Training:
     def has_test_split(self) -> bool:
         """A data set may have none."""
         return bool((self.dataset.samples["split"] == "test").any())
+
+
+def training_of(config: TrainConfig, dataset: PreparedDataset, **own: Any) -> Training:
+    """What a command names of a training by the fields of ``Training``, with what all commands take from their configuration."""
+    shared = {"run": config.run, "resume": config.resume, "objective": config.objective, "trainer": config.trainer}
+    return Training(**{"config": to_plain(config), "dataset": dataset, "augment": config.augment, **shared, **own})
 
 
 def bind_segmenter(module: nn.Module) -> BoundStage:

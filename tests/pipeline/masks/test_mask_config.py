@@ -98,7 +98,6 @@ def test_a_source_says_what_it_needs_and_what_an_attack_has_to_know_of_it(source
     assert source.needs == needs
     assert source.is_learned == (needs == "segmenter")
     assert source.needs_segmenter == (needs in {"segmenter", "frozen"})
-    assert source.needs == needs
     assert source.needs_data == (needs in {"oracle", "substitute"})
     assert source.substitute == (source.value if needs == "substitute" else None)
     for fill in Fill:
