@@ -1,6 +1,7 @@
 """The user's own images, masks and labels: one sub-folder per class, or a CSV file."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,8 +14,7 @@ from pipeline.data.images import Box, ImageFile, Raster, open_image, square_arou
 from pipeline.data.mask_values import FOREGROUND
 from pipeline.data.rules import Rejected
 from pipeline.data.sample import Plan, Reject, Sample
-from pipeline.data.splits import Split, assign_splits
-from pipeline.errors import ConfigError
+from pipeline.data.splits import Split, assign_splits, drawn_shares
 
 RECIPE_VERSION = 2
 MASK_VALUES = "two values are background and object, more are the foreground share: the rules of mask_values"
@@ -34,8 +34,7 @@ def plan(config: FolderConfig) -> Plan:
 
     Raises ConfigError (fractions) and DataError (layout, a wrong row of the table with its number).
     """
-    if config.val_fraction + config.test_fraction >= 1:
-        raise ConfigError("data.val_fraction + data.test_fraction must be below 1: the rest is for training")
+    shares = drawn_shares(config.val_fraction, config.test_fraction)
     listing = list_folder(config.root)
     entries, lonely = _without_lonely(listing.entries)
     rejects = listing.rejects + lonely
@@ -50,7 +49,7 @@ def plan(config: FolderConfig) -> Plan:
         classes=classes,
         recipe={"version": RECIPE_VERSION, "mask_values": MASK_VALUES, **choices},
         files=sorted(files),
-        items=_items(entries, label_of, config),
+        items=_items(entries, label_of, shares, config.seed),
         load=partial(load_item, root=config.root, image_size=config.image_size, context=config.context),
         rejects=rejects,
     )
@@ -70,16 +69,11 @@ def _without_lonely(entries: list[Entry]) -> tuple[list[Entry], list[Reject]]:
     return [entry for entry in entries if counts[entry.class_name] > 1], rejects
 
 
-def _items(entries: list[Entry], label_of: dict[str, int], config: FolderConfig) -> list[FolderItem]:
+def _items(entries: list[Entry], label_of: dict[str, int], shares: Mapping[Split, float], seed: int) -> list[FolderItem]:
     """Give the entries without a split one, whole groups at a time."""
     open_entries = [entry for entry in entries if entry.split is None]
-    fractions: dict[Split, float] = {
-        "train": 1 - config.val_fraction - config.test_fraction,
-        "val": config.val_fraction,
-        "test": config.test_fraction,
-    }
     groups, labels = [entry.group for entry in open_entries], [label_of[entry.class_name] for entry in open_entries]
-    drawn = assign_splits(groups, labels, fractions, seed=config.seed)
+    drawn = assign_splits(groups, labels, shares, seed=seed)
     ordered = sorted(entries, key=lambda entry: entry.sample_id)
     return [FolderItem(entry=e, label=label_of[e.class_name], split=e.split or drawn[e.group]) for e in ordered]
 

@@ -5,11 +5,20 @@ from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Literal, TypeVar
 
+from pipeline.errors import ConfigError
+
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 SEGMENTER: Literal["segmenter"] = "segmenter"
 """The split of samples that train segmenters and nothing else."""
 Part = TypeVar("Part", bound=Hashable)
+
+
+def drawn_shares(val: float, test: float) -> dict[Split, float]:
+    """What is drawn for each split. Raises ConfigError where nothing is left to train on."""
+    if val + test >= 1:
+        raise ConfigError("data.val_fraction + data.test_fraction must be below 1: the rest is for training")
+    return {"train": 1 - val - test, "val": val, "test": test}
 
 
 def assign_splits(groups: Sequence[str], labels: Sequence[int], fractions: Mapping[Split, float], *, seed: int) -> dict[str, Split]:

@@ -84,7 +84,7 @@ def next_of_another_class(batch: AttackBatch) -> Tensor:
     order = torch.arange(len(batch), device=batch.labels.device)
     other = batch.labels[:, None] != batch.labels[None, :]
     distance = (order[None, :] - order[:, None]) % len(order)
-    return torch.where(other, distance, len(order)).argmin(dim=1)
+    return torch.where(other, distance, len(order) + 1).fill_diagonal_(len(order)).argmin(dim=1)
 
 
 def logits_of(batch: AttackBatch, points: Images | None = None) -> Float[Tensor, "batch classes"]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pipeline.data.coco.annotations import Annotation, Id, ImageRecord, identity, read_annotations
 from pipeline.data.coco.config import CocoConfig, CocoPart
-from pipeline.data.coco.objects import ImageItem, ObjectRules, check_object, sample_ids
+from pipeline.data.coco.objects import ImageItem, check_object, sample_ids
 from pipeline.data.images import open_image
 from pipeline.data.names import Tree
 from pipeline.data.rules import Rejected
@@ -40,14 +40,14 @@ class OpenImage:
         self._hint = hint
         self._packed: list[bytes] = []
 
-    def add(self, annotation: Annotation, rules: ObjectRules) -> Reject | None:
+    def add(self, annotation: Annotation, config: CocoConfig) -> Reject | None:
         """Keep an annotation; returns the reject of an object of ours that breaks a rule."""
         self._packed.append(annotation.pack())
         if annotation.label is None:
             return None
         self.has_ours = True
         try:
-            check_object(annotation, self.width, self.height, rules)
+            check_object(annotation, self.width, self.height, config)
         except Rejected as error:
             (name,) = sample_ids(self.source_file, [annotation])
             return Reject(source_file=self.source_file, item=name, rule=error.rule, detail=error.detail, label=annotation.label)
@@ -68,12 +68,12 @@ class OpenImage:
 class Listing:
     """The images that hold objects of our classes, collected part by part."""
 
-    def __init__(self, config: CocoConfig, rules: ObjectRules) -> None:
+    def __init__(self, config: CocoConfig) -> None:
         self.images: list[OpenImage] = []
         self.rejects: list[Reject] = []
         self.faults: dict[int, list[Reject]] = defaultdict(list)
         """The rejected objects of each class that has no other object so far."""
-        self._root, self._rules = config.root, rules
+        self._root, self._config = config.root, config
         self._found: set[int] = set()
         self._files: set[str] = set()
         self._names: dict[tuple[Id, str], str] = {}
@@ -101,7 +101,7 @@ class Listing:
                 self._reject(image.source_file, image.source_file, "image-without-annotation", what)
 
     def _annotate(self, image: OpenImage, annotation: Annotation) -> None:
-        reject = image.add(annotation, self._rules)
+        reject = image.add(annotation, self._config)
         if annotation.label is None or annotation.label in self._found:
             return
         if reject is None:

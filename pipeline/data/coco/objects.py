@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Int
 
 from pipeline.data.coco.annotations import Annotation
+from pipeline.data.coco.config import CocoConfig
 from pipeline.data.coco.masks import Outline, area, draw, extent, number, read_outline
 from pipeline.data.images import Box, ImageFile, Raster, crop, open_image, resize, square_around
 from pipeline.data.rules import Rejected
@@ -20,18 +21,6 @@ from pipeline.data.splits import Split
 BOX_TOLERANCE = 1.0
 SAME_BOX = 0.9
 """Intersection over union from which on ``bbox`` is the box of the outline: in COCO itself it is 0.99 and more."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ObjectRules:
-    """Which objects are taken and how they are cut; the fields are those of ``CocoConfig``."""
-
-    image_size: int
-    min_size: float
-    context: float
-    max_overlap: float
-    border: float | None
-    keep_crowd: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,19 +48,19 @@ class Checked:
     notes: frozenset[str]
 
 
-def check_object(annotation: Annotation, width: int, height: int, rules: ObjectRules) -> Checked:
+def check_object(annotation: Annotation, width: int, height: int, config: CocoConfig) -> Checked:
     """The box of an object in an image of that size. Raises ``Rejected`` with the first rule that it breaks."""
-    if annotation.crowd and not rules.keep_crowd:
+    if annotation.crowd and not config.keep_crowd:
         raise Rejected("crowd", "iscrowd is 1")
     given = _given_box(annotation.box)
     try:
         around, num_dropped = extent(annotation.segmentation, width=width, height=height)
     except Rejected:
         if given is not None:
-            _check_box(given, width, height, rules)  # what is wrong with the box is said first
+            _check_box(given, width, height, config)  # what is wrong with the box is said first
         raise
     box, notes = _chosen_box(given, around, width, height)
-    _check_box(box, width, height, rules)
+    _check_box(box, width, height, config)
     if num_dropped:
         notes |= {"dropped-fragment"}
     return Checked(box=box, notes=frozenset(notes))
@@ -114,28 +103,28 @@ def _area(box: Box) -> float:
     return max(0.0, box[2] - box[0]) * max(0.0, box[3] - box[1])
 
 
-def _check_box(box: Box, width: int, height: int, rules: ObjectRules) -> None:
+def _check_box(box: Box, width: int, height: int, config: CocoConfig) -> None:
     x0, y0, x1, y1 = box
     if min(x0, y0) < -BOX_TOLERANCE or x1 > width + BOX_TOLERANCE or y1 > height + BOX_TOLERANCE:
         raise Rejected("box-outside-image", f"box {x0:g}, {y0:g} to {x1:g}, {y1:g} in an image of {width} x {height}")
-    if min(x1 - x0, y1 - y0) < rules.min_size:
-        raise Rejected("too-small", f"box of {x1 - x0:g} x {y1 - y0:g} pixels, at least {rules.min_size:g} are asked for")
+    if min(x1 - x0, y1 - y0) < config.min_size:
+        raise Rejected("too-small", f"box of {x1 - x0:g} x {y1 - y0:g} pixels, at least {config.min_size:g} are asked for")
     distance = min(x0, y0, width - x1, height - y1)
-    if rules.border is not None and distance <= rules.border:
-        what = f"{max(distance, 0.0):g} pixels from the image border, more than {rules.border:g} are asked for"
+    if config.border is not None and distance <= config.border:
+        what = f"{max(distance, 0.0):g} pixels from the image border, more than {config.border:g} are asked for"
         raise Rejected("truncated", what)
 
 
-def load_image(item: ImageItem, *, root: Path, rules: ObjectRules) -> list[Sample | Reject]:
+def load_image(item: ImageItem, *, config: CocoConfig) -> list[Sample | Reject]:
     """Decode an image once and cut all objects of our classes, in the order of the annotation file."""
     annotations = [Annotation.unpack(packed) for packed in item.annotations]
     names = sample_ids(item.source_file, annotations)
     found: dict[int, Sample | Checked | Rejected] = {}
     for index, annotation in enumerate(annotations):
         if annotation.label is not None:
-            found[index] = _checked(annotation, names[index], item, rules)
+            found[index] = _checked(annotation, names[index], item, config)
     if any(isinstance(one, Checked) for one in found.values()):
-        scene = _Scene(root, item, [a if name else None for a, name in zip(annotations, names, strict=True)], rules)
+        scene = _Scene(item, [a if name else None for a, name in zip(annotations, names, strict=True)], config)
         found |= {index: scene.cut(index, one, names[index]) for index, one in found.items() if isinstance(one, Checked)}
     return [_result(item, annotations[index], names[index], one) for index, one in found.items()]
 
@@ -148,11 +137,11 @@ def _result(item: ImageItem, annotation: Annotation, name: str, found: "Sample |
     return Reject(source_file=item.source_file, item=name, rule=found.rule, detail=found.detail, label=annotation.label)
 
 
-def _checked(annotation: Annotation, name: str, item: ImageItem, rules: ObjectRules) -> Checked | Rejected:
+def _checked(annotation: Annotation, name: str, item: ImageItem, config: CocoConfig) -> Checked | Rejected:
     if not name:
         return Rejected("repeated-annotation", "the same object stands before it with the same id")
     try:
-        return check_object(annotation, item.width, item.height, rules)
+        return check_object(annotation, item.width, item.height, config)
     except Rejected as error:
         return error
 
@@ -193,16 +182,16 @@ def _wrong_size(opened: ImageFile, item: ImageItem) -> Rejected:
 class _Scene:
     """An image with the outlines of all its annotations; None stands for one that repeats another."""
 
-    def __init__(self, root: Path, item: ImageItem, annotations: list[Annotation | None], rules: ObjectRules) -> None:
-        self._root, self._item, self._annotations, self._rules = root, item, annotations, rules
+    def __init__(self, item: ImageItem, annotations: list[Annotation | None], config: CocoConfig) -> None:
+        self._item, self._annotations, self._config = item, annotations, config
         self._pictures: dict[int, Raster | Rejected] = {}
 
     def _picture(self, side: int) -> Raster | Rejected:
         """The image decoded as finely as a square of that side needs; what other objects need has no say in it."""
-        scale = next(scale for scale in (8, 4, 2, 1) if scale == 1 or side >= 2 * scale * self._rules.image_size)
+        scale = next(scale for scale in (8, 4, 2, 1) if scale == 1 or side >= 2 * scale * self._config.image_size)
         if scale not in self._pictures:
             try:
-                self._pictures[scale] = _read(self._root, self._item, shrink=2 * scale)
+                self._pictures[scale] = _read(self._config.root, self._item, shrink=2 * scale)
             except Rejected as error:
                 self._pictures[scale] = error
         return self._pictures[scale]
@@ -234,8 +223,8 @@ class _Scene:
 
     def cut(self, index: int, checked: Checked, sample_id: str) -> Sample | Rejected:
         """The crop of one object, by position, or the rule that its mask breaks."""
-        item, rules, annotation = self._item, self._rules, self._annotations[index]
-        left, top, side = square_around(checked.box, context=rules.context, width=item.width, height=item.height)
+        item, config, annotation = self._item, self._config, self._annotations[index]
+        left, top, side = square_around(checked.box, context=config.context, width=item.width, height=item.height)
         image = self._picture(side)
         if isinstance(image, Rejected):
             return image
@@ -251,8 +240,8 @@ class _Scene:
             return Rejected("empty-mask", "no pixel of the outline lies in the box")
         owner = self._owner[inside]
         overlap = float(((owner >= 0) & (owner != index)).mean())
-        if overlap > rules.max_overlap:
-            what = f"{overlap:.2f} of the box belongs to other objects, at most {rules.max_overlap:g} may"
+        if overlap > config.max_overlap:
+            what = f"{overlap:.2f} of the box belongs to other objects, at most {config.max_overlap:g} may"
             return Rejected("overlapped", what)
         return Sample(
             sample_id=sample_id,
@@ -262,7 +251,7 @@ class _Scene:
             split=item.split,
             box=(float(left), float(top), float(left + side), float(top + side)),
             mask_recipe=outline.recipe,
-            image=image.square(left, top, side, rules.image_size),
-            mask=resize(crop(mask, left, top, side, replicate=False), rules.image_size),
+            image=image.square(left, top, side, config.image_size),
+            mask=resize(crop(mask, left, top, side, replicate=False), config.image_size),
             notes=image.notes | checked.notes,
         )

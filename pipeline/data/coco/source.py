@@ -1,6 +1,6 @@
 """MS-COCO (Lin et al. 2014, https://cocodataset.org) and data in its layout: one square crop per annotated object."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -9,10 +9,10 @@ from typing import Any
 from pipeline.data.coco.annotations import Category, class_labels, identity, read_annotations, read_index
 from pipeline.data.coco.config import CocoConfig
 from pipeline.data.coco.listing import ANNOTATIONS, Listing, OpenImage, annotation_path
-from pipeline.data.coco.objects import ImageItem, ObjectRules, load_image
+from pipeline.data.coco.objects import ImageItem, load_image
 from pipeline.data.download import Archive, fetch_archive
 from pipeline.data.sample import NO_CLASS, Plan
-from pipeline.data.splits import Split, assign_splits
+from pipeline.data.splits import Split, assign_splits, drawn_shares
 from pipeline.errors import ConfigError, DataError
 
 RECIPE_VERSION = 3
@@ -47,8 +47,7 @@ def plan(config: CocoConfig) -> Plan:
 
     Raises ConfigError (classes, fractions) and DataError (files missing, damaged or of another kind).
     """
-    if config.val_fraction + config.test_fraction >= 1:
-        raise ConfigError("data.val_fraction + data.test_fraction must be below 1: the rest is for training")
+    shares = drawn_shares(config.val_fraction, config.test_fraction)
     if not config.parts or (config.classes is not None and not config.classes):
         raise ConfigError(f"data.{'classes' if config.parts else 'parts'} is empty: name at least one")
     if config.download:
@@ -59,8 +58,7 @@ def plan(config: CocoConfig) -> Plan:
     categories = [categories for _, categories in indexes]
     classes = _annotated(paths, categories) if config.classes is None else config.classes
     labels = class_labels(classes, categories)
-    rules = _rules(config)
-    listing = Listing(config, rules)
+    listing = Listing(config)
     for part, (images, known), part_labels in zip(config.parts, indexes, labels, strict=True):
         if part.segmenter:
             (named,) = class_labels({"segmenter": part.segmenter}, [known])
@@ -68,13 +66,13 @@ def plan(config: CocoConfig) -> Plan:
         listing.add(part, images, {category.category_id: part_labels.get(category.category_id) for category in known})
     found = {label for image in listing.images for label in image.labels}
     without = next((label for label in range(len(classes)) if label not in found), None)
-    items = _with_splits(sorted(listing.images, key=lambda image: image.source_file), config)
+    items = _with_splits(sorted(listing.images, key=lambda image: image.source_file), shares, config.seed)
     return Plan(
         classes=tuple(classes),
         recipe=_recipe(config),
         files=paths + [path for item in items if (path := config.root / item.source_file).is_file()],
         items=items if without is None else (),
-        load=partial(load_image, root=config.root, rules=rules),
+        load=partial(load_image, config=config),
         rejects=[*listing.rejects, *(reject for label in sorted(listing.faults) for reject in listing.faults[label])]
         if without is not None
         else listing.rejects,
@@ -91,17 +89,6 @@ def _annotated(paths: Sequence[Path], categories: Sequence[Sequence[Category]]) 
     if not classes:
         raise DataError(f"{paths[0]}: no object of any category is annotated")
     return classes
-
-
-def _rules(config: CocoConfig) -> ObjectRules:
-    return ObjectRules(
-        image_size=config.image_size,
-        min_size=config.min_size,
-        context=config.context,
-        max_overlap=config.max_overlap,
-        border=config.border,
-        keep_crowd=config.keep_crowd,
-    )
 
 
 def _fetch_missing(config: CocoConfig) -> None:
@@ -137,14 +124,9 @@ def _recipe(config: CocoConfig) -> dict[str, Any]:
     return {"version": RECIPE_VERSION, **choices}
 
 
-def _with_splits(images: list[OpenImage], config: CocoConfig) -> list[ImageItem]:
+def _with_splits(images: list[OpenImage], shares: Mapping[Split, float], seed: int) -> list[ImageItem]:
     """Give the images of parts without a split one each, stratified by the classes of their objects."""
     pairs = [(image.source_file, label) for image in images if image.split is None for label in image.labels]
-    fractions: dict[Split, float] = {
-        "train": 1 - config.val_fraction - config.test_fraction,
-        "val": config.val_fraction,
-        "test": config.test_fraction,
-    }
-    drawn = assign_splits([group for group, _ in pairs], [label for _, label in pairs], fractions, seed=config.seed)
+    drawn = assign_splits([group for group, _ in pairs], [label for _, label in pairs], shares, seed=seed)
     # An image that was not drawn has no object that passes: it yields rejects only, in whatever split.
     return [image.item(image.split or drawn.get(image.source_file, "train")) for image in images]

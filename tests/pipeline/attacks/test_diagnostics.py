@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.attacks.diagnostics import Check, Outcome, gradients, masking, sameness, search
-from pipeline.attacks.diagnostics.probing import Budget
+from pipeline.attacks.diagnostics.probing import Budget, next_of_another_class
 from pipeline.attacks.specs import GradientPath
 from pipeline.attacks.start import AttackBatch
 from pipeline.masks.config import Fill, MaskConfig, MaskSource
@@ -249,6 +249,14 @@ def saturated(count: int) -> AttackBatch:
     system = TwoStage(classifier, segmenter=Saturated(count), masks=MaskConfig(source=MaskSource.LEARNED)).eval()
     labels = torch.zeros(2, dtype=torch.int64)
     return AttackBatch(system=system, images=torch.rand(2, 3, 4, 4), labels=labels, context=None, seeds=labels)
+
+
+def test_a_batch_of_one_class_has_no_image_of_another() -> None:
+    found = decided(4)
+    assert next_of_another_class(found).tolist() == [1, 2, 3, 0]
+    alike = found.select(torch.tensor([0, 2, 0]))
+    assert next_of_another_class(alike).tolist() == [0, 1, 2]
+    assert masking.pixels_decide(alike).outcome is Outcome.SKIP
 
 
 PIXELS, SHORT_STEP = GradientPath.PIXELS, Budget(norm="linf", epsilon=8e-4)

@@ -193,7 +193,7 @@ def test_a_choice_has_its_default(config: type, name: str, default: Any) -> None
         (autoattack, {"attacks": ("apgd-ce", "apgd-t", "fab-t", "square"), "num_queries": 5000, "region": None}),
         (square, {"num_queries": 5000, "region": None}),
         (class_score, {"targeted": False}),
-        (run_attack, {"batch_size": None, "stop_at_success": True, "warm_start": None, "copy": None}),
+        (run_attack, {"batch_size": None, "stop_at_success": True, "warm_start": None, "copy": None, "observer": None}),
         (attacked_copy, {"precision": "float32"}),
         (copy_to_search, {"context": None, "precision": "float32"}),
         (verdict, {"with_masks": False}),

@@ -29,7 +29,7 @@ from pipeline.data.coco import source as coco
 from pipeline.data.coco.annotations import Annotation, read_annotations, read_index
 from pipeline.data.coco.config import CocoConfig, CocoPart
 from pipeline.data.coco.masks import area, draw, extent, read_outline
-from pipeline.data.coco.objects import ObjectRules, check_object
+from pipeline.data.coco.objects import check_object
 from pipeline.data.coco.source import plan
 from pipeline.data.dataset import open_prepared
 from pipeline.data.folds import fold_splits
@@ -994,7 +994,7 @@ def test_an_export_of_roboflow_is_read_whole(tmp_path: Path) -> None:
 @given(segmentation=json_values, box=json_values, flag=json_values)
 def test_whatever_stands_in_an_annotation_is_a_sample_or_a_reject(segmentation: Any, box: Any, flag: Any) -> None:
     annotation = Annotation(annotation_id=1, label=0, crowd=flag == 1, box=box, segmentation=segmentation)
-    rules = ObjectRules(image_size=8, min_size=1, context=0, max_overlap=1, border=None, keep_crowd=True)
+    rules = CocoConfig(root=".", classes=None, parts=(), min_size=1, max_overlap=1, border=None, keep_crowd=True)
     with contextlib.suppress(Rejected):
         check_object(annotation, 20, 10, rules)
     with contextlib.suppress(Rejected):
