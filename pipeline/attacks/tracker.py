@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from pipeline.attacks.objectives import Objective, margin
@@ -154,6 +154,8 @@ class Verdict(NamedTuple):
     """The prediction is not the label."""
     masks: Float[Tensor, "batch 1 height width"] | None = None
     """What the system saw the images through, where that was asked for."""
+    confidences: Float64[Tensor, " batch"] | None = None
+    """Softmax of the predicted class, in double precision, where masks were asked for."""
 
 
 @torch.no_grad()
@@ -165,7 +167,8 @@ def verdict(
     *,
     with_masks: bool = False,
 ) -> Verdict:
-    """Score stored images afresh, in eval mode and without autocast: the only thing that a success is counted by.
+    """Score stored images afresh, in eval mode and without autocast: the only thing that a success is counted by. ``with_masks``
+    also says what the images were seen through, and how sure the system is.
 
     Raises FloatingPointError for logits that are NaN or infinite; minus infinity is how some systems rule a class out.
     """
@@ -173,4 +176,10 @@ def verdict(
         masks, logits = masks_and_logits(system, images, context) if with_masks else (None, system(images, context))
     refuse_nan((logits.isnan() | logits.isposinf()).any(dim=1))
     predictions = logits.argmax(dim=1)
-    return Verdict(predictions=predictions, margins=margin(logits, labels), misclassified=predictions != labels, masks=masks)
+    return Verdict(
+        predictions=predictions,
+        margins=margin(logits, labels),
+        misclassified=predictions != labels,
+        masks=masks,
+        confidences=logits.double().softmax(dim=1).amax(dim=1) if with_masks else None,
+    )

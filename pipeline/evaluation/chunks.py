@@ -26,7 +26,7 @@ from pipeline.masks.context import MaskContext
 from pipeline.system import System, attacked, clean_context
 from segmenter.metrics import intersection_over_union
 
-_MEASURED = ("prediction", "margin", "mask_iou", "mask_mean")
+_MEASURED = ("prediction", "margin", "confidence", "mask_iou", "mask_mean")
 
 
 def choose_rows(dataset: PreparedDataset, split: Split, max_images: int | None) -> Int64[np.ndarray, " chosen"]:
@@ -59,6 +59,8 @@ class Measured:
 
     prediction: Int64[np.ndarray, " images"]
     margin: Float[np.ndarray, " images"]
+    confidence: Float[np.ndarray, " images"]
+    """Softmax of the predicted class."""
     mask_iou: Float[np.ndarray, " images"]
     """Between the mask that the classifier sees the image through and the oracle."""
     mask_mean: Float[np.ndarray, " images"]
@@ -119,11 +121,13 @@ class Chunk:
                 scored = verdict(of.system, images[rows], of.labels, of.context, with_masks=True)
             masks, oracle = scored.masks, None if of.context is None else of.context.oracle_masks
             assert masks is not None
+            assert scored.confidences is not None
             iou = (
                 masks.new_full((len(of),), torch.nan) if oracle is None else intersection_over_union(masks, oracle.to(masks.dtype))
             )
             parts["prediction"].append(scored.predictions.cpu().numpy())
             parts["margin"].append(scored.margins.double().cpu().numpy())
+            parts["confidence"].append(scored.confidences.cpu().numpy())
             parts["mask_iou"].append(iou.double().cpu().numpy())
             parts["mask_mean"].append(masks.double().mean(dim=(1, 2, 3)).cpu().numpy())
         return Measured(**{name: np.concatenate(part) for name, part in parts.items()})

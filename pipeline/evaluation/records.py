@@ -53,8 +53,10 @@ SCHEMA = {
     "found_epsilon": pl.Float64(),
     "clean_prediction": pl.Int64(),
     "clean_margin": pl.Float64(),
+    "clean_confidence": pl.Float64(),
     "adversarial_prediction": pl.Int64(),
     "adversarial_margin": pl.Float64(),
+    "adversarial_confidence": pl.Float64(),
     "clean_mask_iou": pl.Float64(),
     "adversarial_mask_iou": pl.Float64(),
     "clean_mask_mean": pl.Float64(),
@@ -68,7 +70,8 @@ SCHEMA = {
 """The columns of a record.
 
 ``group`` says which images are not independent of each other: those cut from one photograph, those of one track. ``system`` is a
-digest of weights and mask settings. Margins are the largest other logit minus the label's: above 0 is misclassified.
+digest of weights and mask settings. Margins are the largest other logit minus the label's: above 0 is misclassified. Confidences
+are the softmax of the predicted class, right or wrong.
 ``found_by`` and ``found_epsilon`` say which run found the adversarial image (null: it is the clean image). Masks are compared
 with the oracle; means are shares of the image. ``linf``, ``l2`` and ``l1`` are norms of the perturbation of an image in [0,1].
 ``seconds`` is the image's share of the time that the attack took for its chunk. ``seed`` is the evaluation's.

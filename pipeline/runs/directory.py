@@ -39,7 +39,7 @@ KEYS_OUTSIDE_FINGERPRINT = frozenset(
 )
 """Keys that a resumed run may have otherwise: paths (the content behind them is compared) and what changes no result."""
 
-ALGORITHMS: dict[str, int] = {}
+ALGORITHMS: dict[str, int] = {"evaluate": 2, "pool": 2}
 """By command, raised (from 1) with every change of the code by which the same configuration comes to another result: a run of an
 older version is neither continued nor reused."""
 

@@ -12,6 +12,7 @@ from types import ModuleType
 import numpy as np
 import polars as pl
 import pytest
+import scipy.special
 import torch
 from polars.testing import assert_frame_equal
 
@@ -70,7 +71,7 @@ def test_neither_batch_nor_chunk_changes_a_verdict(small: ModuleType, tmp_path: 
     reference = evaluate(small.evaluation_run(epsilons=(0.004, 0.01)), tmp_path / "reference")
     other = evaluate(small.evaluation_run(epsilons=(0.004, 0.01), batch_size=batch_size, chunk_size=chunk_size), tmp_path / "other")
     rounded = ("clean_margin", "adversarial_margin", "linf", "l2", "clean_mask_iou", "adversarial_mask_iou", "seconds")
-    means = ("clean_mask_mean", "adversarial_mask_mean")
+    means = ("clean_mask_mean", "adversarial_mask_mean", "clean_confidence", "adversarial_confidence")
     assert_frame_equal(reference.drop(*rounded, *means), other.drop(*rounded, *means))
     assert_frame_equal(reference.select(rounded[:-1]), other.select(rounded[:-1]), abs_tol=1e-3)
 
@@ -170,6 +171,28 @@ def test_norms_are_those_of_the_saved_images(small: ModuleType, tmp_path: Path) 
         np.testing.assert_allclose(part["l2"], np.sqrt((change**2).sum(axis=(1, 2, 3))), rtol=1e-12)
         np.testing.assert_allclose(part["l1"], np.abs(change).sum(axis=(1, 2, 3)), rtol=1e-12)
         assert part["linf"].max() <= 0.01
+
+
+def test_confidences_are_the_softmax_of_the_prediction_on_the_saved_images(small: ModuleType, tmp_path: Path) -> None:
+    """In double precision, right or wrong; what was not attacked keeps the clean image's."""
+    plan, store = small.plan(epsilons=(0.03,), save_images=True, chunk_size=small.IMAGES), RecordStore(tmp_path)
+    evaluate(plan, tmp_path)
+    images, context = small.pictures()
+    logits = plan.system(images, plan.system.freeze(images, context)).detach().numpy().astype(np.float64)
+    clean = scipy.special.softmax(logits, axis=1).max(axis=1)
+    for unit in plan.units(0):
+        part = store.read(unit)
+        rows = [int(sample_id[1:]) for sample_id in part["sample_id"]]
+        np.testing.assert_allclose(part["clean_confidence"], clean[rows], rtol=1e-5)
+        attacked = part.with_columns(row=pl.Series(rows)).filter(pl.col("status") == Status.ATTACKED)
+        points = torch.from_numpy(store.read_images(unit))
+        seen = context.select(torch.tensor(attacked["row"].to_list()))
+        logits = plan.system(points, plan.system.freeze(points, seen)).detach().numpy().astype(np.float64)
+        assert logits.argmax(axis=1).tolist() == attacked["adversarial_prediction"].to_list()
+        np.testing.assert_allclose(attacked["adversarial_confidence"], scipy.special.softmax(logits, axis=1).max(axis=1), rtol=1e-5)
+        wrong = part.filter(pl.col("status") == Status.WRONG_CLEAN)
+        assert len(wrong) == small.WRONG
+        assert wrong["adversarial_confidence"].to_list() == wrong["clean_confidence"].to_list()
 
 
 def test_descent_at_a_larger_epsilon_goes_on_from_where_it_was(small: ModuleType, tmp_path: Path) -> None:

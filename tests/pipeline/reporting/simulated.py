@@ -222,6 +222,8 @@ def _records(
         "found_epsilon": [None if wrong else epsilon for wrong in wrong_clean],
         "clean_prediction": np.where(wrong_clean, (label + 1) % len(CLASSES), label),
         "clean_margin": -score,
+        "clean_confidence": _confidence(np.abs(score)),
+        "adversarial_confidence": _confidence(np.abs(margin)),
         "adversarial_prediction": np.where(fallen, (label + 1) % len(CLASSES), label),
         "adversarial_margin": np.where(fallen, np.abs(margin) + 1e-3, -np.abs(margin)),
         "clean_mask_iou": clean_iou,
@@ -235,6 +237,11 @@ def _records(
         "seed": np.full(count, seed),
     }
     return pl.DataFrame(columns, schema_overrides=SCHEMA).select(list(SCHEMA))
+
+
+def _confidence(distance: np.ndarray) -> np.ndarray:
+    """Of the one class that is likely beside all others alike: too sure of itself."""
+    return 1 / (1 + (len(CLASSES) - 1) * np.exp(-distance))
 
 
 def _summary(score: np.ndarray, fell: np.ndarray, masks: MaskConfig, train: str) -> Summary:
