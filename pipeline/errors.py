@@ -1,7 +1,10 @@
 """The one error tree. The command line catches ``UserError`` and nothing else; any other exception is a bug."""
 
 import unicodedata
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 
 def printable(text: str) -> str:
@@ -29,6 +32,14 @@ def _escape(letter: str) -> str:
 
 class UserError(Exception):
     """A mistake that the user can mend: one line that says what is wrong, where, and what would be right. Exit code 2."""
+
+    answer: Mapping[str, Any] = MappingProxyType({})
+    """What was found before, for ``--json``."""
+
+    def with_answer(self, answer: Mapping[str, Any]) -> "UserError":
+        """The same error with what was found before."""
+        self.answer = answer
+        return self
 
 
 class ConfigError(UserError, ValueError):

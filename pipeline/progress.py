@@ -76,7 +76,7 @@ class _Lines:
             return
         self._last = now
         rate = self._done / (now - self._started)
-        left = (self._total - self._done) / rate
+        left = max(0, self._total - self._done) / rate  # the total of a stream may be an estimate
         print(
             f"{self._description}: {self._done}/{self._total} {self._unit}, {rate:.1f} {self._unit}/s, {left:.0f} s left",
             file=sys.stderr,

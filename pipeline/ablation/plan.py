@@ -43,6 +43,20 @@ def plan(config: AblateConfig, cache: RunCache, jobs: Sequence[Job], counts: Ima
     ]
 
 
+def for_programs(steps: Sequence[Step]) -> list[dict[str, object]]:
+    """The plan for scripts: one mapping a job."""
+    return [
+        {
+            "verb": step.job.verb,
+            "title": step.job.title,
+            "progress": step.progress.value,
+            "seconds": step.seconds,
+            "passes": step.passes,
+        }
+        for step in steps
+    ]
+
+
 def _progress(cache: RunCache, job: Job) -> Progress:
     state = cache.find(job)
     if state is None or not state.begun:

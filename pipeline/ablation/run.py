@@ -21,7 +21,7 @@ from pipeline.ablation.grid import jobs
 from pipeline.ablation.job import ImageCounts, Job, JobState
 from pipeline.ablation.manifest import write_manifest
 from pipeline.ablation.own_systems import build_systems, try_systems
-from pipeline.ablation.plan import Progress, estimate, lines, plan
+from pipeline.ablation.plan import Progress, Step, estimate, lines, plan
 from pipeline.ablation.table import table
 from pipeline.config import to_plain
 from pipeline.data.config import PrepareConfig
@@ -43,8 +43,8 @@ _LOOK_S = 2.0
 """How often a process that finds nothing to do looks again."""
 
 
-def run_ablation(config: AblateConfig, report: Callable[[], None] = lambda: None) -> bool:
-    """Bring an ablation to its end, or continue it; False for a dry run, which says what would be done and changes nothing.
+def run_ablation(config: AblateConfig, report: Callable[[], object] = lambda: None) -> list[Step]:
+    """Bring an ablation to its end, or continue it; a dry run says what would be done and changes nothing. Returns what was to do.
 
     ``report`` is called at the end; where processes share the ablation, by the one that comes first.
 
@@ -59,7 +59,7 @@ def run_ablation(config: AblateConfig, report: Callable[[], None] = lambda: None
     steps = plan(config, RunCache(config, fingerprint, systems), jobs(config), _image_counts(config))
     print("\n".join(lines(config, steps, prepared=fingerprint is not None)), flush=True)
     if config.dry_run:
-        return False
+        return steps
     while fingerprint is None:
         with _after_others(f"to prepare {config.prepared}"):
             prepare(PrepareConfig(data=config.data, prepared=config.prepared, workers=config.workers))
@@ -80,10 +80,10 @@ def run_ablation(config: AblateConfig, report: Callable[[], None] = lambda: None
             _share_jobs(config, cache, log)
             close = partial(_close, config, cache, report)
             once(config.run / ".report.lock", config.run, done=partial(_is_reported, config, cache), work=close)
-    return True
+    return steps
 
 
-def _close(config: AblateConfig, cache: RunCache, report: Callable[[], None]) -> None:
+def _close(config: AblateConfig, cache: RunCache, report: Callable[[], object]) -> None:
     if config.shared:  # whoever did the last job may have been killed before it wrote this
         write_manifest(config, cache)
     print("\n".join(["", *table(config, cache), ""]), flush=True)

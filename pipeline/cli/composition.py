@@ -12,7 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline.cli.groups import group_choices, group_names
+from pipeline.cli.groups import group_choices, group_names, own_directory
 from pipeline.config import CONFIG_DIR, dotted_keys, validate
 from pipeline.errors import ConfigError, shortened
 from pipeline.schema import did_you_mean, inside_mapping
@@ -22,6 +22,12 @@ SWEEP_KEYS = ("hydra.", "hydra/")
 
 Config = TypeVar("Config")
 _QUOTED = re.compile(r"'.*'|\".*\"")
+
+
+def search_path() -> list[str]:
+    """What Hydra is told of the directory of the user's own choices."""
+    own = own_directory()
+    return [] if own is None else [f"hydra.searchpath=[{quoted(f'file://{own}')}]"]
 
 
 def load_config(command: str, config_class: type[Config], overrides: Sequence[str]) -> Config:
@@ -37,7 +43,7 @@ def compose(command: str, config_class: type[Any], overrides: Sequence[str]) -> 
             raise ConfigError(f"{word}: is for --multirun only")
     try:
         with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONFIG_DIR)):
-            composed = OmegaConf.to_container(hydra.compose(command, overrides=words), resolve=True)
+            composed = OmegaConf.to_container(hydra.compose(command, overrides=[*search_path(), *words]), resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(one_line(error)) from error
     except RecursionError as error:

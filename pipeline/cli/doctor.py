@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import psutil
 from packaging.requirements import Requirement
@@ -18,6 +18,7 @@ from pydantic import Field
 
 from pipeline.config import AnyPath, Number, configuration
 from pipeline.errors import DataError, UserError
+from pipeline.terminal import Style, colored
 
 Verdict = Literal["ok", "note", "FAIL"]
 GIB = 1024**3
@@ -48,18 +49,23 @@ class Finding:
     remedy: str = ""
 
 
-def doctor(config: DoctorConfig) -> None:
-    """Print the findings. Raises UserError where one of them is a FAIL, so that a script can ask."""
+_STYLES: dict[Verdict, Style] = {"ok": "good", "note": "note", "FAIL": "bad"}
+
+
+def doctor(config: DoctorConfig) -> dict[str, Any]:
+    """Print the findings and return them. Raises UserError where one of them is a FAIL, so that a script can ask."""
     findings = list(examine(config))
     width = max(len(finding.what) for finding in findings)
     for finding in findings:
-        print(f"{finding.verdict:<4}  {finding.what:<{width}}  {finding.detail}")
+        print(f"{colored(f'{finding.verdict:<4}', _STYLES[finding.verdict])}  {finding.what:<{width}}  {finding.detail}")
         if finding.remedy:
             print(f"{'':<{width + 6}}  -> {finding.remedy}")
     failed = [finding.what for finding in findings if finding.verdict == "FAIL"]
+    answer = {"ready": not failed, "findings": findings}
     if failed:
-        raise UserError(f"doctor: not ready ({', '.join(failed)}); the remedies are above")
-    print("ready")
+        raise UserError(f"doctor: not ready ({', '.join(failed)}); the remedies are above").with_answer(answer)
+    print(colored("ready", "good"))
+    return answer
 
 
 def examine(config: DoctorConfig) -> Iterator[Finding]:

@@ -1,9 +1,15 @@
 """The configuration groups: directories of files in ``configs/``, such as ``attack/fast.yaml`` for ``attack=fast``."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from pipeline.config import CONFIG_DIR, json_schema_of
+
+_OWN: ContextVar[Path | None] = ContextVar("directory of choices of the user's own", default=None)
 
 
 @cache
@@ -20,4 +26,21 @@ def groups_of(config_class: type[Any]) -> list[str]:
 
 def group_choices(group: str) -> list[str]:
     """The files of a configuration group: what may stand behind ``group=``."""
-    return sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml"))
+    own = own_directory()
+    directories = [CONFIG_DIR] if own is None else [CONFIG_DIR, own]
+    return sorted({path.stem for directory in directories for path in (directory / group).glob("*.yaml")})
+
+
+@contextmanager
+def added_directory(directory: Path | None) -> Iterator[None]:
+    """Choices of the user's own beside the shipped ones, as long as this lasts: ``directory/experiment/NAME.yaml``."""
+    token = _OWN.set(None if directory is None else directory.resolve())
+    try:
+        yield
+    finally:
+        _OWN.reset(token)
+
+
+def own_directory() -> Path | None:
+    """That directory; None where there is none."""
+    return _OWN.get()

@@ -9,13 +9,15 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
 from pipeline.errors import ConfigError, UserError, printable, shortened
 from pipeline.interrupts import Interrupted, signals_handled, told
+from pipeline.terminal import colored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,16 +30,26 @@ class Command:
     """The configuration class, by its place: ``package.module:Class``. Its module imports no torch."""
     function: str
     """What does the work, likewise: it is called with a configuration."""
+    answers: bool = False
+    """It returns what ``--json`` prints: anything that pydantic can write as JSON."""
+    positional: str | None = None
+    """The key of a first word without ``=``."""
 
     def config_class(self) -> type[Any]:
         """The configuration class."""
         found: type[Any] = _resolve(self.config)
         return found
 
-    def call(self, config: Any) -> None:
-        """Do the work."""
+    def words(self, words: Sequence[str]) -> list[str]:
+        """What was typed behind its name, as ``key=value`` words."""
+        if self.positional is None or not words or "=" in words[0] or words[0].startswith(("-", "~", "+")):
+            return list(words)
+        return [f"{self.positional}={words[0]}", *words[1:]]
+
+    def call(self, config: Any) -> Any:
+        """Do the work. Returns what it found, if it ``answers``."""
         gc.enable()
-        _resolve(self.function)(config)
+        return _resolve(self.function)(config)
 
 
 def _resolve(name: str) -> Any:
@@ -79,12 +91,14 @@ COMMANDS = {
         example="foreguard evaluate prepared=prepared/synthetic classifier_run=runs/oracle run=runs/oracle-attacked attack=fast",
         config="pipeline.evaluation.config:EvaluateConfig",
         function="pipeline.evaluation.evaluate:evaluate",
+        answers=True,
     ),
     "ablate": Command(
         summary="train, attack and compare systems over a grid of objectives, masks and seeds, and report them",
         example="foreguard ablate experiment=quickstart",
         config="pipeline.ablation.config:AblateConfig",
         function="pipeline.cli.ablate:ablate",
+        answers=True,
     ),
     "predict": Command(
         summary="class, confidence and mask for your own images",
@@ -97,6 +111,14 @@ COMMANDS = {
         example="foreguard report run=runs/oracle-attacked",
         config="pipeline.reporting.config:ReportConfig",
         function="pipeline.reporting.commands:report",
+        answers=True,
+    ),
+    "compare": Command(
+        summary="the paired differences between runs, with intervals and p, as a table in the terminal",
+        example="foreguard compare runs=[runs/none-attacked,runs/learned-attacked]",
+        config="pipeline.reporting.config:CompareConfig",
+        function="pipeline.reporting.compare:compare_runs",
+        answers=True,
     ),
     "export": Command(
         summary="write a trained system as one directory to hand on: weights, ONNX, torch.export, model card",
@@ -115,19 +137,32 @@ COMMANDS = {
         example="foreguard list path=runs",
         config="pipeline.reporting.config:ListConfig",
         function="pipeline.reporting.listing:list_runs",
+        answers=True,
+    ),
+    "new": Command(
+        summary="look at data of your own and write an experiment for them, with comments",
+        example="foreguard new my-signs root=photos",
+        config="pipeline.cli.new:NewConfig",
+        function="pipeline.cli.new:new",
+        answers=True,
+        positional="name",
     ),
     "doctor": Command(
         summary="check this machine: versions, devices, disk, memory, what is missing",
         example="foreguard doctor",
         config="pipeline.cli.doctor:DoctorConfig",
         function="pipeline.cli.doctor:doctor",
+        answers=True,
     ),
 }
 
+_ANSWERING = tuple(name for name, command in COMMANDS.items() if command.answers)
 _NOT_OURS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR)
 """A full disk, missing rights, a directory in the place of a file, wherever they are met: what the machine refuses is no bug."""
 HELP = ("-h", "--help", "help")
 MULTIRUN = ("-m", "--multirun")
+JSON = "--json"
+CONFIG_DIR = "--config-dir"
 
 
 def command_line() -> None:
@@ -168,7 +203,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _dispatch(words)
             sys.stdout.flush()
     except UserError as error:
-        print(f"foreguard: {printable(str(error))}", file=sys.stderr)
+        _refuse(str(error))
+        if JSON in words:
+            _print_json({"error": str(error), **error.answer})
         return 2
     except Interrupted as error:
         with suppress(OSError):  # after a SIGHUP there may be no terminal any more
@@ -186,9 +223,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.errno not in _NOT_OURS:
             raise
         where = "the output of the command" if error.filename is None else error.filename
-        print(f"foreguard: {printable(f'{where}: {error.strerror}')}", file=sys.stderr)
+        _refuse(f"{where}: {error.strerror}")
         return 2
     return 0
+
+
+def _refuse(message: str) -> None:
+    """The one line of a mistake."""
+    print(colored("foreguard:", "bad", sys.stderr), printable(message), file=sys.stderr)
+
+
+def _print_json(answer: Any) -> None:
+    """One line; what is no number is null."""
+    from pydantic_core import to_json
+
+    print(to_json(answer, inf_nan_mode="null").decode(), flush=True)
 
 
 def _dispatch(words: list[str]) -> None:
@@ -217,14 +266,51 @@ def _dispatch(words: list[str]) -> None:
         from pipeline.cli.help import command_help
 
         print(command_help(name, command.summary, command.example, command.config_class()))
-    elif any(word in MULTIRUN for word in rest):
+        return
+    from pipeline.cli.groups import added_directory
+
+    rest, directory = _config_directory(rest)
+    with added_directory(directory):
+        _run(name, command, rest)
+
+
+def _run(name: str, command: Command, words: list[str]) -> None:
+    """A command with the words that are its own."""
+    if JSON in words and not command.answers:
+        raise ConfigError(f"{JSON}: is for {', '.join(_ANSWERING)}")
+    words = command.words(words)
+    if any(word in MULTIRUN for word in words):
         from pipeline.cli.multirun import run_many
 
-        run_many(name, command, [word for word in rest if word not in MULTIRUN])
-    else:
-        from pipeline.cli.composition import load_config
+        if JSON in words:
+            raise ConfigError(f"{JSON}: is for one job, not for {MULTIRUN[1]}")
+        run_many(name, command, [word for word in words if word not in MULTIRUN])
+        return
+    from pipeline.cli.composition import load_config
 
-        command.call(load_config(name, command.config_class(), rest))
+    config = load_config(name, command.config_class(), [word for word in words if word != JSON])
+    if JSON not in words:
+        command.call(config)
+        return
+    with redirect_stdout(sys.stderr):  # what is for people
+        answer = command.call(config)
+    _print_json(answer)
+
+
+def _config_directory(words: list[str]) -> tuple[list[str], Path | None]:
+    """The words without ``--config-dir DIR`` (or ``--config-dir=DIR``), and the directory. Raises ConfigError: there is none."""
+    left, named = [], None
+    remaining = iter(words)
+    for word in remaining:
+        option, equals, value = word.partition("=")
+        if option != CONFIG_DIR:
+            left.append(word)
+            continue
+        given = value if equals else next(remaining, "")
+        named = Path(given)
+        if not given or not named.is_dir():
+            raise ConfigError(f"{CONFIG_DIR} {given}: no such directory; it holds groups such as experiment/NAME.yaml")
+    return left, named
 
 
 def _overview() -> str:
@@ -241,6 +327,8 @@ def _overview() -> str:
     lines += [
         "",
         "foreguard COMMAND --help    every key with its meaning, unit and default",
+        f"foreguard COMMAND {JSON}    for scripts: one line of JSON on stdout, all else on stderr ({', '.join(_ANSWERING)})",
+        f"foreguard COMMAND {CONFIG_DIR} DIR    choices of your own beside the shipped ones: DIR/experiment/NAME.yaml",
         "foreguard COMMAND --multirun key=a,b,c    one job for every combination (Hydra sweeps and launchers)",
         "foreguard completion bash|zsh|fish    what a shell loads to complete all of this",
         "foreguard --version",

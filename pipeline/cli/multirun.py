@@ -10,7 +10,7 @@ from hydra.types import TaskFunction
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline.cli.composition import check_overrides, one_line
+from pipeline.cli.composition import check_overrides, one_line, search_path
 from pipeline.config import CONFIG_DIR, validate
 from pipeline.errors import ConfigError
 from pipeline.interrupts import told
@@ -37,7 +37,7 @@ def run_many(name: str, command: "Command", overrides: list[str]) -> None:
     checked: TaskFunction = task
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints its own traceback and exits with 1
     program = sys.argv
-    sys.argv = [f"foreguard {name}", "--multirun", *check_overrides(config_class, overrides, sweep=True)]
+    sys.argv = [f"foreguard {name}", "--multirun", *search_path(), *check_overrides(config_class, overrides, sweep=True)]
     try:
         with told("in a sweep; the jobs that have ended are kept"):
             hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=name)(checked)()

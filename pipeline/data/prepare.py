@@ -26,7 +26,12 @@ def prepare(config: PrepareConfig) -> None:
     root: Path | None = getattr(config.data, "root", None)
     workers = usable_cores() if config.workers is None else config.workers
     outcome = write_prepared(
-        _plan(config.data), config.prepared, name=config.data.source, image_size=config.data.image_size, root=root, workers=workers
+        plan_of(config.data),
+        config.prepared,
+        name=config.data.source,
+        image_size=config.data.image_size,
+        root=root,
+        workers=workers,
     )
     print(_summary(config.prepared, outcome))
     if config.preview:
@@ -40,7 +45,8 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _plan(config: AnySource) -> Plan:
+def plan_of(config: AnySource) -> Plan:
+    """What a source holds, before any image is decoded. Raises ConfigError and DataError as its ``plan``."""
     match config:
         case SyntheticConfig():
             return synthetic.plan(config)

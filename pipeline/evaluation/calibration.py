@@ -72,7 +72,8 @@ def error_by_chance(confidences: Sequence[Float[np.ndarray, " images"]], rng: np
 def _places(confidences: Float[np.ndarray, " images"], bins: int) -> Int64[np.ndarray, " images"]:
     if not len(confidences) or not ((confidences >= 0) & (confidences <= 1)).all():
         raise ValueError("confidences: expected at least one, each in [0,1]")
-    return np.clip(np.ceil(confidences * bins).astype(np.int64) - 1, 0, None)
+    places: Int64[np.ndarray, " images"] = np.clip(np.ceil(confidences * bins).astype(np.int64) - 1, 0, None)
+    return places
 
 
 def _errors(
@@ -80,4 +81,5 @@ def _errors(
 ) -> Float[np.ndarray, " draws"]:
     """ECE for each draw of what is right: the sums over each bin of confidence minus right, their sizes added up."""
     members = (_places(confidences, bins)[:, None] == np.arange(bins)).astype(np.float64)
-    return np.abs((confidences - right) @ members).sum(axis=1) / len(confidences)
+    errors: Float[np.ndarray, " draws"] = np.abs((confidences - right) @ members).sum(axis=1) / len(confidences)
+    return errors

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -41,8 +41,8 @@ class LoadedEvaluation:
     skipped: dict[str, str]
 
 
-def evaluate(config: EvaluateConfig) -> None:
-    """Run an evaluation, or continue it, and print its figures. Raises ``UserError`` of the kind that fits."""
+def evaluate(config: EvaluateConfig) -> dict[str, Any]:
+    """Run an evaluation, or continue it, print its figures and return them. Raises ``UserError`` of the kind that fits."""
     from pipeline.evaluation.devices import part_takers
 
     evaluation = load_evaluation(config)
@@ -53,6 +53,19 @@ def evaluate(config: EvaluateConfig) -> None:
         _record(evaluation, shown=True)
         _sum_up(evaluation)
         print(f"records, summary and how they were made: {config.run}")
+    return _answer(config)
+
+
+def _answer(config: EvaluateConfig) -> dict[str, Any]:
+    from pipeline.evaluation.measured import MEASURED, MeasurementReport
+    from pipeline.evaluation.summary import SANITY, SUMMARY, SanityReport, Summary
+
+    found: dict[str, Any] = {"run": config.run, "summary": Summary.read(config.run / SUMMARY)}
+    if config.sanity:
+        found["checks"] = SanityReport.read(config.run / SANITY).checks
+    if config.attack.measurements:
+        found["measurements"] = MeasurementReport.read(config.run / MEASURED).figures
+    return found
 
 
 def take_parts(config: EvaluateConfig) -> None:

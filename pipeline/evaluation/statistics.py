@@ -87,7 +87,9 @@ def wilson(successes: int, n: int) -> Estimate:
     return Estimate(value=successes / n, low=low, high=high, n=n, groups=n)
 
 
-def share(claims: Bool[np.ndarray, " images"], groups: Shaped[np.ndarray, " images"]) -> Estimate:
+def share(
+    claims: Bool[np.ndarray, " images"], groups: Shaped[np.ndarray, " images"], *, confidence: float = CONFIDENCE
+) -> Estimate:
     """The share of images of which a claim is true, with its 95 % Wilson interval at the effective number of images.
 
     ``clusters.effective_size`` says what that is and where it comes from. Where all or no images are right, images of one group
@@ -95,7 +97,9 @@ def share(claims: Bool[np.ndarray, " images"], groups: Shaped[np.ndarray, " imag
     """
     _check_alike(claims, groups)
     value = float(claims.mean())
-    low, high = score_interval(value, effective_size(claims.astype(np.float64), groups, confidence=CONFIDENCE))
+    low, high = score_interval(
+        value, effective_size(claims.astype(np.float64), groups, confidence=confidence), confidence=confidence
+    )
     return Estimate(value=value, low=low, high=high, n=len(claims), groups=_count(groups))
 
 
@@ -216,7 +220,11 @@ def compare(
 
 
 def pooled_over_seeds(
-    values: Float[np.ndarray, "seeds images"], groups: Shaped[np.ndarray, " images"], rng: np.random.Generator
+    values: Float[np.ndarray, "seeds images"],
+    groups: Shaped[np.ndarray, " images"],
+    rng: np.random.Generator,
+    *,
+    confidence: float = CONFIDENCE,
 ) -> Estimate:
     """The mean over training seeds and images, for a figure known for every image under every seed (right or wrong as 1 or 0, or
     the difference of two systems).
@@ -242,13 +250,13 @@ def pooled_over_seeds(
     for part in np.array_split(np.arange(RESAMPLES), max(1, RESAMPLES * len(counts) // 4_000_000)):
         drawn = rng.multinomial(num_groups, counts / num_groups, size=len(part)) @ patterns.T
         means[part] = np.einsum("rs,rs->r", seed_weights[part], drawn[:, :-1] / drawn[:, -1:])
-    low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Estimate(value=float(values.mean()), low=float(low), high=float(high), n=images, groups=num_groups)
 
 
-def score_interval(value: float, n: float) -> tuple[float, float]:
+def score_interval(value: float, n: float, *, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """The ends of Wilson's interval of a share of n images; n need not be a whole number."""
-    z = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
+    z = float(stats.norm.ppf((1 + confidence) / 2))
     center, reach = 2 * n * value + z**2, z * math.sqrt(4 * n * value * (1 - value) + z**2)
     low, high = (center - reach) / (2 * (n + z**2)), (center + reach) / (2 * (n + z**2))
     return (0.0 if value == 0 else low), (1.0 if value == 1 else high)

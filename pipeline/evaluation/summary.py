@@ -20,6 +20,7 @@ from pipeline.evaluation.metrics import CurvePoint, clean_accuracy, clean_mask_i
 from pipeline.evaluation.statistics import Estimate
 from pipeline.masks.config import MaskConfig
 from pipeline.runs.files import JsonFile, canonical_sha256, file_sha256
+from pipeline.terminal import Style, colored
 
 SUMMARY, SANITY = "summary.json", "sanity.json"
 
@@ -154,12 +155,15 @@ def _masks(summary: Summary) -> str:
     return f"masks {masks.source.value}, fill {masks.fill.value} ({as_trained})"
 
 
+_STYLES: dict[Outcome, Style] = {Outcome.PASS: "good", Outcome.FAIL: "bad", Outcome.SKIP: "note"}
+
+
 def check_lines(checks: Sequence[Check]) -> list[str]:
     """The sanity report for people: a failed check says what to do."""
     width = max(len(check.name) for check in checks)
     text = ["sanity (a failed check means that robust accuracy may be overestimated)"]
     for check in checks:
-        text.append(f"  {check.outcome.value}  {check.name:<{width}}  {check.finding}")
+        text.append(f"  {colored(check.outcome.value, _STYLES[check.outcome])}  {check.name:<{width}}  {check.finding}")
         if check.outcome == Outcome.FAIL:
             text.append(f"        what to do: {check.advice}")
     return text

@@ -10,6 +10,7 @@ from pipeline.reporting.comparisons import Comparison
 from pipeline.reporting.data import Study
 from pipeline.reporting.figures import Figures
 from pipeline.reporting.metrics import MASK_AREA
+from pipeline.reporting.panel import Panel
 from pipeline.reporting.section import Section
 from pipeline.reporting.table import Cell, Column, Table, grouped
 
@@ -55,7 +56,7 @@ def _background(found: Figures, comparison: Comparison) -> float:
     return 1 - oracle.at(MASK_AREA, 0.0).value
 
 
-def _panel(objective: str, of_runs: list[tuple[str, float, Comparison]]) -> plots.Panel:
+def _panel(objective: str, of_runs: list[tuple[str, float, Comparison]]) -> Panel:
     values: list[tuple[float, Estimate]] = [(share, comparison.difference) for _, share, comparison in of_runs]
     return plots.gains(
         f"background-{wording.slug(objective)}", wording.classifier(objective), sorted(values, key=lambda one: one[0])

@@ -8,6 +8,7 @@ from pipeline.reporting import wording
 from pipeline.reporting.data import Study
 from pipeline.reporting.provenance import distinct
 from pipeline.reporting.templating import latex, sentences
+from pipeline.reporting.trust import failures
 
 _KNOWLEDGE = {"white-box": "knows the whole system and differentiates through all of it (white-box)"}
 
@@ -59,8 +60,8 @@ def _trainings(study: Study, seeds: int) -> str:
     return f"Every other system was trained {count}. {came}" if study.classifier_objectives else came
 
 
-def citation(study: Study) -> tuple[tuple[str, str], ...]:
-    """A line for the text, and the same as BibTeX. Dates and versions are the run's."""
+def citation(study: Study, *, key: str = "foreguard") -> tuple[tuple[str, str], ...]:
+    """A line for the text, and the same as BibTeX under a key. Dates and versions are the run's."""
     provenance = [one.about.get("provenance", {}) for one in study.arms]
     version = distinct(entry.get("foreguard") for entry in provenance)
     commit = distinct(str(entry["commit"])[:12] for entry in provenance if entry.get("commit"))
@@ -71,7 +72,7 @@ def citation(study: Study) -> tuple[tuple[str, str], ...]:
     title = "foreguard: does removing the background make an image classifier harder to fool?"
     note = f"{made}; report of {latex(study.name)}, data fingerprint {data}"
     fields = {"author": "{The foreguard founders}", "title": title, "year": year, "version": version, "note": note}
-    bibtex = "@software{foreguard,\n" + "".join(f"  {name} = {{{text}}},\n" for name, text in fields.items()) + "}"
+    bibtex = f"@software{{{key},\n" + "".join(f"  {name} = {{{text}}},\n" for name, text in fields.items()) + "}"
     question = (
         "Vaishnavi, Cong, Eykholt, Prakash and Rahmati, Can Attention Masks Improve Adversarial Robustness?, 2019, arXiv 1911.11946"
     )
@@ -93,7 +94,9 @@ def _checks(study: Study) -> str:
     if not checked:
         return "No diagnostics of the attacks were made."
     systems = f"{checked} of {len(study.arms)} systems"
-    return f"Diagnostics of the attacks on {systems}: {outcomes['PASS']} passed, {outcomes['FAIL']} failed."
+    counted = f"Diagnostics of the attacks on {systems}: {outcomes['PASS']} passed, {outcomes['FAIL']} failed."
+    doubted = dict.fromkeys(f"{wording.system_text(one.condition)} ({one.name})" for one in failures(study))
+    return f"{counted} Figures of these systems are not trusted: {'; '.join(doubted)}." if doubted else counted
 
 
 def _listed(texts: list[str]) -> str:

@@ -3,14 +3,16 @@
 What only the work itself needs is imported when it begins: neither ``--help`` nor a typo should wait for it.
 """
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import RunError
 from pipeline.reporting.config import ReportConfig
 from pipeline.runs.replacing import new_directory, writing
+from pipeline.terminal import colored
 
 if TYPE_CHECKING:
     from pipeline.reporting.document import Document
@@ -19,8 +21,10 @@ MARKER = "report.json"
 FORMAT = 1
 
 
-def report(config: ReportConfig) -> None:
+def report(config: ReportConfig) -> dict[str, Any]:
     """Write a report: ``index.html``, ``tables/*.csv`` and ``*.tex``, ``figures/*.svg`` and ``*.pdf``.
+
+    Returns its headline: every answer with its verdict, and every failed check.
 
     It is a function of the run, or of several: the same run gives the same bytes, so an older report is replaced without asking.
     Raises RunError for a run that cannot be reported and for a directory that holds something else or cannot be written.
@@ -35,10 +39,18 @@ def report(config: ReportConfig) -> None:
     document = compose(read_study(config.run)) if config.run else compose_runs([read_study(run) for run in config.runs])
     replace_directory(target, files(document))
     for answer in document.answers:
-        print(f"{answer.heading} ({answer.trust}): {' '.join(answer.sentences) or 'no answer'}")
+        verdict = colored(str(answer.trust), "good" if answer.sentences else "bad")
+        print(f"{answer.heading} ({verdict}): {' '.join(answer.sentences) or 'no answer'}")
     for failure in document.failures:
-        print(f"FAIL  {system_text(failure.condition)}: {failure.name}: {'; '.join(failure.findings)}")
+        print(f"{colored('FAIL', 'bad')}  {system_text(failure.condition)}: {failure.name}: {'; '.join(failure.findings)}")
     print(f"report: {target / 'index.html'}")
+    return {
+        "report": target / "index.html",
+        "answers": [dataclasses.asdict(answer) for answer in document.answers],
+        "unanswered": document.unanswered,
+        "failures": [{**dataclasses.asdict(one), "condition": one.condition._asdict()} for one in document.failures],
+        "systems": next(table.tidy.to_dicts() for table in document.tables() if table.name == "headline"),
+    }
 
 
 def files(document: "Document") -> dict[str, bytes]:
@@ -46,13 +58,23 @@ def files(document: "Document") -> dict[str, bytes]:
     from pipeline.reporting.html import render
     from pipeline.reporting.table import to_csv, to_latex
 
-    contents = {"index.html": render(document).encode()}
+    contents = {"index.html": render(document).encode(), **quotable(document)}
     for table in document.tables():
         contents |= {f"tables/{table.name}.csv": to_csv(table), f"tables/{table.name}.tex": to_latex(table)}
     for panel in document.panels():
         contents |= {f"figures/{panel.name}.svg": panel.svg, f"figures/{panel.name}.pdf": panel.pdf}
     marker = {"format": FORMAT, "command": "report", "run": document.title, "files": sorted(contents)}
     return contents | {MARKER: (json.dumps(marker, indent=2) + "\n").encode()}
+
+
+def quotable(document: "Document") -> dict[str, bytes]:
+    """What a paper takes over: the paragraph for its methods as text and LaTeX, and what it cites as BibTeX."""
+    from pipeline.reporting.templating import latex
+
+    paragraphs = ["".join(f"{part}\n" for part in map(escape, document.methods)) for escape in (str, latex)]
+    entries = [text for form, text in document.citation if form.endswith("BibTeX")]
+    texts = {"methods.txt": paragraphs[0], "methods.tex": paragraphs[1], "cite.bib": "\n\n".join(entries) + "\n"}
+    return {name: text.encode() for name, text in texts.items() if text.strip()}
 
 
 def replace_directory(target: Path, contents: Mapping[str, bytes]) -> None:

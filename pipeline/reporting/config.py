@@ -1,8 +1,11 @@
 """What can be chosen of a report."""
 
 from pathlib import Path
+from typing import Annotated
 
-from pipeline.config import AnyPath, configuration
+from pydantic import Field
+
+from pipeline.config import AnyPath, Number, configuration
 
 
 @configuration
@@ -23,6 +26,21 @@ class ReportConfig:
             raise ValueError("runs: names fewer than two different directories; one alone is run=DIRECTORY")
         if self.runs and self.out is None:
             raise ValueError("out: a report on several runs belongs to none of them: say out=DIRECTORY")
+
+
+@configuration
+class CompareConfig:
+    """Compare the systems of two or more runs on the images that both have met, in the terminal."""
+
+    runs: tuple[AnyPath, ...]
+    """Directories of ablations or evaluations, the reference first: runs=[runs/a,runs/b]. Two evaluations of one system each are
+    compared whatever these are; else the same systems."""
+    epsilon: Annotated[Number, Field(gt=0, le=10_000)] | None = None
+    """Only at this epsilon; null: at every one that both were attacked at. p values are corrected within each epsilon."""
+
+    def __post_init__(self) -> None:
+        if len(set(self.runs)) < len(self.runs) or len(self.runs) < 2:
+            raise ValueError("runs: names fewer than two different directories; say runs=[DIRECTORY,DIRECTORY]")
 
 
 @configuration

@@ -11,7 +11,8 @@ from pipeline.evaluation.summary import epsilon_text
 from pipeline.reporting import wording
 from pipeline.reporting.data import Condition, Study
 from pipeline.reporting.figures import share
-from pipeline.reporting.plots import LOOKS, Panel, bars
+from pipeline.reporting.panel import LOOKS, Panel
+from pipeline.reporting.plots import bars
 from pipeline.reporting.section import Section
 from pipeline.reporting.table import Cell, Column, Table, grouped
 

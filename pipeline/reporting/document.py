@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from pipeline.evaluation.summary import epsilon_text
 from pipeline.reporting import plots, tables, wording
+from pipeline.reporting.calibration import calibration_section
 from pipeline.reporting.citation import citation, methods
 from pipeline.reporting.classes import classes_section
 from pipeline.reporting.comparisons import Answer
@@ -16,7 +17,7 @@ from pipeline.reporting.gallery import Cards, gallery_cards
 from pipeline.reporting.measured import measured_sections
 from pipeline.reporting.metrics import ACCURACY, METRICS, Metric
 from pipeline.reporting.own_systems import own_section
-from pipeline.reporting.plots import Panel
+from pipeline.reporting.panel import Panel
 from pipeline.reporting.provenance import configuration_text, provenance_rows
 from pipeline.reporting.section import Section
 from pipeline.reporting.surface import surface_sections
@@ -87,6 +88,7 @@ def compose(study: Study, metrics: Sequence[Metric] = METRICS) -> Document:
             _degradation(study, found),
             *measured_sections(study),
             classes_section(study),
+            calibration_section(study, found),
             gain_section(study),
             *surface_sections(study),
             *transfer_sections(study),

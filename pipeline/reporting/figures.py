@@ -99,14 +99,20 @@ def compute_figures(study: Study, metrics: Sequence[Metric] = METRICS) -> Figure
     )
 
 
-def share(values: Bool[np.ndarray, "seeds images"], groups: Shaped[np.ndarray, " images"], key: str) -> Estimate:
+def share(
+    values: Bool[np.ndarray, "seeds images"],
+    groups: Shaped[np.ndarray, " images"],
+    key: str,
+    *,
+    confidence: float = statistics.CONFIDENCE,
+) -> Estimate:
     """A share with its interval: Wilson's for one seed, else pooled over seeds.
 
     Where all images of all seeds say the same, resampling knows no spread; the interval is then Wilson's for one seed.
     """
     if len(values) == 1 or values.all() or not values.any():
-        return statistics.share(values[0], groups)
-    return pooled_over_seeds(values.astype(np.float64), groups, generator(key))
+        return statistics.share(values[0], groups, confidence=confidence)
+    return pooled_over_seeds(values.astype(np.float64), groups, generator(key), confidence=confidence)
 
 
 def mean(values: Float[np.ndarray, "seeds images"], groups: Shaped[np.ndarray, " images"], key: str) -> Estimate:

@@ -7,7 +7,8 @@ from pipeline.evaluation.statistics import Estimate
 from pipeline.evaluation.summary import epsilon_text
 from pipeline.reporting import wording
 from pipeline.reporting.data import Study
-from pipeline.reporting.plots import LOOKS, bars
+from pipeline.reporting.panel import LOOKS
+from pipeline.reporting.plots import bars
 from pipeline.reporting.section import Section
 from pipeline.reporting.table import Cell, Column, Table, grouped
 

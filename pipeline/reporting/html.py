@@ -2,11 +2,11 @@
 
 from markupsafe import Markup
 
-from pipeline.reporting import plots, templating, wording
+from pipeline.reporting import templating, wording
 from pipeline.reporting.document import Document
 from pipeline.reporting.gallery import OUTCOMES
 from pipeline.reporting.glossary import GLOSSARY
-from pipeline.reporting.plots import Panel
+from pipeline.reporting.panel import Panel, themed
 
 
 def render(document: Document) -> str:
@@ -24,4 +24,4 @@ def render(document: Document) -> str:
 
 def _figure(panel: Panel) -> Markup:
     """matplotlib has escaped the text inside."""
-    return Markup(plots.themed(panel))
+    return Markup(themed(panel))

@@ -6,13 +6,15 @@ What only the work itself needs is imported when it begins: neither ``--help`` n
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from pipeline.errors import RunError, UserError, printable
+from pipeline.errors import RunError, UserError
 from pipeline.reporting.config import ListConfig
+from pipeline.terminal import Style, aligned
 
 RUN = "run.json"
 _HEAD = ("begun (UTC)", "command", "state", "run", "headline")
+_STYLES: dict[str, Style] = {"finished": "good", "unfinished": "note", "damaged": "bad"}
 
 
 class Line(NamedTuple):
@@ -28,18 +30,16 @@ class Line(NamedTuple):
     """What it found, or what is wrong with it."""
 
 
-def list_runs(config: ListConfig) -> None:
-    """Print the runs below a directory, the newest last. Raises RunError where there is no directory or no run in it."""
+def list_runs(config: ListConfig) -> dict[str, Any]:
+    """Print the runs below a directory, the newest last, and return them. Raises RunError where there is no directory or no run in
+    it."""
     if not config.path.is_dir():
         raise RunError(f"{config.path}: no such directory; say path=DIRECTORY")
     lines = sorted(_line(run) for run in _runs(config.path, inner=config.inner))
     if not lines:
         raise RunError(f"{config.path}: holds no run; say path=DIRECTORY")
-    rows = [_HEAD, *lines]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD) - 1)]
-    for row in rows:
-        padded = (printable(cell).ljust(width) for cell, width in zip(row, (*widths, 0), strict=True))
-        print("  ".join(padded).rstrip())
+    print("\n".join(aligned([_HEAD, *lines], _STYLES)))
+    return {"runs": [line._asdict() for line in lines]}
 
 
 def _runs(path: Path, *, inner: bool) -> Iterator[Path]:

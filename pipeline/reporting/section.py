@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from pipeline.reporting.gallery import Picture
-from pipeline.reporting.plots import Panel
+from pipeline.reporting.panel import Panel
 from pipeline.reporting.table import Table
 
 

@@ -1,7 +1,7 @@
 """Two or more runs on one page: what each answers, all their systems in one table, and what differs between the same systems."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import polars as pl
@@ -10,7 +10,7 @@ from pipeline.errors import RunError
 from pipeline.evaluation.summary import epsilon_text
 from pipeline.reporting import plots, tables, wording
 from pipeline.reporting.background import background_section
-from pipeline.reporting.citation import citation
+from pipeline.reporting.citation import citation, methods
 from pipeline.reporting.comparisons import Comparison, compare_systems, corrected
 from pipeline.reporting.data import Study
 from pipeline.reporting.document import Document, answer_cards
@@ -27,7 +27,7 @@ Runs = dict[str, tuple[Study, Figures]]
 
 def compose_runs(studies: Sequence[Study], metrics: Sequence[Metric] = METRICS) -> Document:
     """Work out a report on several runs. Raises RunError where their threat models differ, so that no table can hold both."""
-    _check_threats(studies)
+    check_threats(studies)
     runs = {name: (study, compute_figures(study, metrics)) for name, study in named(studies).items()}
     cards = [
         replace(card, heading=f"{name}: {card.heading}")
@@ -54,8 +54,12 @@ def compose_runs(studies: Sequence[Study], metrics: Sequence[Metric] = METRICS) 
             *(_metric_section(runs, metric) for metric in metrics),
         ),
         gallery=None,
-        methods=(),
-        citation=tuple((f"{name}: {form}", text) for name, (study, _) in runs.items() for form, text in citation(study)[:2]),
+        methods=tuple(f"{name}: {part}" for name, (study, _) in runs.items() for part in methods(study)),
+        citation=tuple(
+            (f"{name}: {form}", text)
+            for number, (name, (study, _)) in enumerate(runs.items(), start=1)
+            for form, text in citation(study, key=f"foreguard-{number}")[:2]
+        ),
         provenance=tuple((f"{name}: {what}", text) for name, (study, _) in runs.items() for what, text in provenance_rows(study)),
         configuration=json.dumps({name: json.loads(configuration_text(study)) for name, (study, _) in runs.items()}, indent=2),
         missing=tuple(f"{name}: {sentence}" for name, (study, _) in runs.items() for sentence in study.missing),
@@ -68,7 +72,7 @@ def named(studies: Sequence[Study]) -> dict[str, Study]:
     return {study.name if names.count(study.name) == 1 else str(study.path): study for study in studies}
 
 
-def _check_threats(studies: Sequence[Study]) -> None:
+def check_threats(studies: Sequence[Study]) -> None:
     first = studies[0]
     for study in studies[1:]:
         for key in ("norm", "region"):
@@ -130,11 +134,10 @@ def _between(runs: Runs) -> Section:
     groups: dict[str, list[tuple[Cell, ...]]] = {}
     reasons, tidy = [], []
     for name, (study, _) in others:
-        family = _differences(study, reference)
-        reasons += [] if family else [f"{name} and {first}: {_why_not(study, reference)}"]
+        family = differences(study, reference)
+        reasons += [] if family else [f"{name} and {first}: {why_not(study, reference)}"]
         for one in family:
-            system = f"{one.first.tested}, trained with {one.first.trained}"
-            row = (Cell(text=f"{name} - {first}", detail=system), *tables.comparison_cells(one))
+            row = (Cell(text=f"{name} - {first}", detail=systems_text(one)), *tables.comparison_cells(one))
             groups.setdefault(wording.heading(one.first), []).append(row)
             tidy.append({"run": name, "other_run": first, **tables.comparison_tidy(one)})
     columns = (Column(label="Difference"), *tables.COMPARISON_COLUMNS)
@@ -155,14 +158,14 @@ def _between(runs: Runs) -> Section:
         title="What differs between the runs?",
         intro="A positive difference: the system of the run that is named first is harder to fool.",
         tables=(table,) if tidy else (),
-        warning=_other_attacks(runs) if tidy else None,
+        warning=other_attacks({name: study for name, (study, _) in runs.items()}) if tidy else None,
         missing=f"No system of theirs can be compared image by image ({'; '.join(reasons)})." if reasons else None,
     )
 
 
-def _other_attacks(runs: Runs) -> str | None:
+def other_attacks(studies: Mapping[str, Study]) -> str | None:
     """Runs that were attacked otherwise than the first: a weaker attack makes a system look harder to fool."""
-    suites = {name: study.arms[0].about["config"]["attack"] for name, (study, _) in runs.items()}
+    suites = {name: study.arms[0].about["config"]["attack"] for name, study in studies.items()}
     (first, suite), *others = suites.items()
     differing = [name for name, other in others if other != suite]
     if not differing:
@@ -172,27 +175,49 @@ def _other_attacks(runs: Runs) -> str | None:
     )
 
 
-def _differences(study: Study, reference: Study) -> list[Comparison]:
-    if not _same_images(study, reference):
+def differences(study: Study, reference: Study) -> list[Comparison]:
+    """Every system of both runs, its figure in ``study`` minus that in ``reference``; of two runs of one system each these two,
+    whatever they are. Empty where nothing can be paired: ``why_not`` says why."""
+    if _other_images(study, reference) is not None:
         return []
     ours, theirs = study.by_condition("main"), reference.by_condition("main")
+    pairs = [(key, key) for key in ours if key in theirs]
+    if not pairs and len(ours) == len(theirs) == 1:
+        pairs = list(zip(ours, theirs, strict=True))
     found = []
     for epsilon in (epsilon for epsilon in study.attacked if epsilon in reference.attacked):
-        family = [compare_systems("between runs", ours[key], theirs[key], epsilon) for key in ours if key in theirs]
+        family = [compare_systems("between runs", ours[one], theirs[other], epsilon) for one, other in pairs]
         found += corrected([one for one in family if one is not None])
     return found
 
 
-def _same_images(study: Study, reference: Study) -> bool:
-    """An id names an image of one data set, so the same id in another set is another image."""
-    ours, theirs = ({arm.about["inputs"].get("data set") for arm in one.arms} for one in (study, reference))
+def systems_text(one: Comparison) -> str:
+    """``learned (natural segmenter), trained with oracle``; both where they differ."""
+    texts = dict.fromkeys(f"{side.tested}, trained with {side.trained}" for side in (one.first, one.second))
+    return " - ".join(texts)
+
+
+def _other_images(study: Study, reference: Study) -> str | None:
+    """Why the images of two runs are others; None where they share some. An id names an image of one data set, so the same id in
+    another set is another image."""
+    ours, theirs = ({str(arm.about["inputs"].get("data set")) for arm in one.arms} for one in (study, reference))
+    if ours != theirs:
+        return f"other images: of other data (fingerprints {_short(ours)} and {_short(theirs)})"
+    splits = [one.arms[0].summary.split for one in (study, reference)]
+    if splits[0] != splits[1]:
+        return f"other images ({splits[0]} and {splits[1]})"
     shared = set(study.arms[0].records["sample_id"]) & set(reference.arms[0].records["sample_id"])
-    return ours == theirs and study.arms[0].summary.split == reference.arms[0].summary.split and bool(shared)
+    return None if shared else "other images (they have none in common)"
 
 
-def _why_not(study: Study, reference: Study) -> str:
-    if not _same_images(study, reference):
-        return "other images"
+def _short(fingerprints: set[str]) -> str:
+    return ", ".join(sorted(fingerprint[:12] for fingerprint in fingerprints))
+
+
+def why_not(study: Study, reference: Study) -> str:
+    """Why ``differences`` finds nothing."""
+    if (reason := _other_images(study, reference)) is not None:
+        return reason
     if not set(study.attacked) & set(reference.attacked):
         return f"no epsilon in common ({', '.join(map(epsilon_text, study.attacked))})"
     return "no system with a seed in common"

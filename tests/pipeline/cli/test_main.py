@@ -52,7 +52,7 @@ def test_the_help_of_a_command_explains_every_key(capsys, name):
 def test_the_example_of_a_command_is_accepted_by_its_configuration(name):
     from pipeline.cli.composition import load_config
 
-    load_config(name, COMMANDS[name].config_class(), COMMANDS[name].example.split()[2:])
+    load_config(name, COMMANDS[name].config_class(), COMMANDS[name].words(COMMANDS[name].example.split()[2:]))
 
 
 def test_an_unknown_command_suggests_the_nearest(capsys):

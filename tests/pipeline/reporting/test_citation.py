@@ -1,12 +1,17 @@
 """What a paper can take over: every figure in it is the run's."""
 
+import html
 import re
+import tomllib
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import yaml
 
 from pipeline.reporting.citation import citation, methods
 from pipeline.reporting.reading import read_study
+from pipeline.reporting.templating import latex
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +31,35 @@ def test_the_methods_name_threat_attacks_sample_and_intervals(study):
     assert "a bootstrap over photographs or tracks and trainings. Every system was trained from 2 seeds." in text
     assert "Diagnostics of the attacks on 4 of 4 systems: 12 passed, 0 failed." in text
     assert "{" not in text
+    assert "not trusted" not in text
+
+
+def test_the_methods_name_the_systems_that_no_figure_is_trusted_of(simulated, tmp_path):
+    hard = [arm for arm in simulated.ARMS if arm[3] in ("none", "learned-hard")]
+    text = " ".join(methods(read_study(simulated.write_ablation(tmp_path / "run", num_images=60, arms=hard, with_gallery=False))))
+    assert "24 passed" not in text
+    assert (
+        "6 systems: 18 passed, 2 failed. Figures of these systems are not trusted: Adversarially trained classifier; masks in"
+        in text
+    )
+    assert "in testing: learned-hard (natural segmenter) (Square against white-box)." in text
+
+
+def test_methods_and_entry_are_files_that_a_paper_takes_in(reported):
+    """The text is the page's; LaTeX says the same with its own letters escaped."""
+    page = (reported / "index.html").read_text()
+    parts = (reported / "methods.txt").read_text().splitlines()
+    assert len(parts) == 3
+    assert all(f"<p>{html.escape(part, quote=False)}</p>" in page for part in parts)
+    assert (reported / "methods.tex").read_text() == "".join(f"{latex(part)}\n" for part in parts)
+    assert "95 \\% percentile intervals" in (reported / "methods.tex").read_text()
+    assert (reported / "cite.bib").read_text().startswith("@software{foreguard,")
+
+
+def test_the_citation_file_has_the_version_of_the_package():
+    root = Path(__file__).parents[3]
+    version = tomllib.loads((root / "pyproject.toml").read_text())["project"]["version"]
+    assert yaml.safe_load((root / "CITATION.cff").read_text())["version"] == version
 
 
 def test_one_training_has_the_intervals_of_one_training_and_single_images_need_no_groups(study):

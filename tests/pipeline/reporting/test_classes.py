@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import polars as pl
 import pytest
+from scipy.stats import binomtest
 
 from pipeline.evaluation.statistics import wilson
 from pipeline.reporting.classes import classes_section
@@ -50,11 +51,18 @@ def test_the_worst_class_is_the_one_with_the_lowest_share_and_classes_count_alik
     study = replace(study, arms=arms)
     rows = classes_section(study).tables[0].groups[0][1]
     assert len(rows) == len(study.arms) == 2
+    tidy = classes_section(study).tables[0].tidy.filter(pl.col("epsilon") > 0).to_dicts()
     for arm, row in zip(study.arms, rows, strict=True):
         shares = {name: right / of for name, (right, of) in by_hand(arm, 8 / 255).items()}
         worst, figure, even = row[5:8]
         assert shares[worst.text] == min(shares.values())
         assert figure.text == f"{100 * min(shares.values()):.1f}"
+        counts = by_hand(arm, 8 / 255)[worst.text]
+        at_once = binomtest(*counts).proportion_ci(confidence_level=1 - 0.05 / 5, method="wilson")  # Bonferroni over five classes
+        own = next(row for row in tidy if row["test_masks"] == arm.condition.test_masks)
+        assert (own["low"], own["high"]) == (pytest.approx(at_once.low), pytest.approx(at_once.high))
+        assert (own["worst_class"], own["images"], own["classes"]) == (worst.text, counts[1], 5)
+        assert worst.detail == f"{counts[1]} images"
         assert even.text == f"{100 * sum(shares.values()) / len(shares):.1f}"
 
 

@@ -40,7 +40,10 @@ def test_every_table_and_figure_is_a_file_and_the_marker_lists_them(reported):
     assert files == set(json.loads((reported / MARKER).read_text())["files"])
     text = (reported / "index.html").read_text()
     assert {"tables/headline.csv", "tables/headline.tex", "figures/robustness-adversarial.svg"} <= files
-    for name in files - {"index.html"}:
+    quoted = {"methods.txt", "methods.tex", "cite.bib"}
+    assert quoted < files
+    assert all(name in text for name in quoted)
+    for name in files - {"index.html"} - quoted:
         stem = name.rsplit(".", 1)[0]
         assert stem in text
         assert {f"{stem}.csv", f"{stem}.tex"} <= files or {f"{stem}.svg", f"{stem}.pdf"} <= files
@@ -52,7 +55,7 @@ def test_figures_are_drawings_with_text_and_without_a_date(reported):
     for path in drawings:
         root = ElementTree.parse(path).getroot()
         words = " ".join(element.text or "" for element in root.iter("{http://www.w3.org/2000/svg}text"))
-        assert re.search("epsilon|mask IoU|lost", words)
+        assert re.search("epsilon|mask IoU|lost|mean confidence", words)
         assert "<dc:date>" not in path.read_text()
     for path in prints:
         content = path.read_bytes()

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.reporting.commands import report
 from pipeline.reporting.config import ReportConfig
-from pipeline.reporting.plots import INK, LOOKS
+from pipeline.reporting.panel import INK, LOOKS
 
 VOID = {"meta", "img", "input", "br", "link"}
 

@@ -1,0 +1,194 @@
+"""A look at data that nobody has described yet: which layout they have, how many objects, of which classes, how large."""
+
+import random
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from pipeline.data.coco.annotations import Annotation
+from pipeline.data.coco.config import CocoConfig, CocoPart
+from pipeline.data.coco.listing import ANNOTATIONS
+from pipeline.data.coco.objects import ImageItem, check_object
+from pipeline.data.folder import FolderItem
+from pipeline.data.folder_config import FolderConfig
+from pipeline.data.folder_listing import IMAGES, MASKS, SPLIT_FOLDERS, TABLE
+from pipeline.data.gtsrb.annotations import Sign
+from pipeline.data.gtsrb.config import GtsrbConfig
+from pipeline.data.gtsrb.layouts import find_tables
+from pipeline.data.gtsrb.shapes import NUM_CLASSES
+from pipeline.data.gtsrb.source import CLASS_NAMES
+from pipeline.data.prepare import plan_of
+from pipeline.data.rules import Rejected
+from pipeline.data.sample import Reject, Sample
+from pipeline.errors import DataError
+from pipeline.progress import progress_bar
+
+OwnSource = FolderConfig | GtsrbConfig | CocoConfig
+DECODED = 200
+"""Items that are decoded to see how large their objects are."""
+ROBOFLOW = "_annotations.coco.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """What a source holds."""
+
+    config: OwnSource
+    """How it is read."""
+    root: Path
+    counts: dict[str, dict[str, int]]
+    """Objects by class and split, before images are decoded."""
+    groups: int
+    """Photographs, tracks or whatever else is never torn apart."""
+    sides: tuple[float, ...]
+    """Sides of the squares around decoded objects, in pixels of their files, ascending; at least one."""
+    foreground: float
+    """Median share of these squares that is foreground."""
+    decoded: int
+    """Items that were decoded for sides and foreground."""
+    rejects: dict[str, int]
+    """Objects that were not taken by the rule that they broke: all that the listing rejects, and those among the decoded."""
+
+    @property
+    def num_objects(self) -> int:
+        return sum(sum(of_class.values()) for of_class in self.counts.values())
+
+    def of_split(self, split: str) -> int:
+        """Objects in a split."""
+        return sum(of_class.get(split, 0) for of_class in self.counts.values())
+
+    @property
+    def side(self) -> float:
+        """Median of the sides."""
+        return float(median(self.sides))
+
+
+def recognize(root: Path) -> OwnSource:
+    """How the data below a folder are read: a table or folders of images and masks, GTSRB, or COCO's format.
+
+    Raises DataError: there is no such folder, or it is none of these.
+    """
+    if not root.is_dir():
+        raise DataError(f"root: {root} {'is no folder' if root.exists() else 'does not exist'}")
+    if (root / TABLE).is_file() or any(
+        (folder / IMAGES).is_dir() and (folder / MASKS).is_dir() for folder in (root, *_split_folders(root))
+    ):
+        return FolderConfig(root=root)
+    if parts := tuple(_coco_parts(root)):
+        return CocoConfig(root=root, classes=None, parts=_with_splits(parts))
+    try:
+        find_tables(root, range(NUM_CLASSES))
+    except DataError as error:
+        raise DataError(
+            f"root: {root} is none of the layouts that are known: {TABLE}, or {IMAGES}/CLASS/ beside {MASKS}/CLASS/; GTSRB as it is"
+            f" published or on Kaggle; annotations/*.json in COCO's format beside its images, or folders with {ROBOFLOW}"
+        ) from error
+    return GtsrbConfig(root=root)
+
+
+def look(config: OwnSource) -> Look:
+    """Count the objects, and decode some of them to see their sizes. Raises DataError: nothing can be used."""
+    plan = plan_of(config)
+    while plan.without_sample is not None and isinstance(config, CocoConfig):  # a category all of whose objects break a rule
+        config = replace(config, classes={name: (name,) for place, name in enumerate(plan.classes) if place != plan.without_sample})
+        if not config.classes:
+            break
+        plan = plan_of(config)
+    if not plan.items:
+        rules = ", ".join(f"{rule} ({count})" for rule, count in Counter(one.rule for one in plan.rejects).most_common(3))
+        raise DataError(f"root: nothing in it can be used{f': {rules}' if rules else ''}; foreguard prepare says of each file why")
+    counts: dict[str, Counter[str]] = {name: Counter() for name in plan.classes}
+    groups = set()
+    for item in plan.items:
+        for label in _labels(item, config, plan.classes):
+            counts[plan.classes[label]][item.split] += 1
+            groups.add(_group(item))
+    samples, rejects = _decoded(plan)
+    if not samples:
+        raise DataError("root: none of the objects that were decoded can be used; foreguard prepare says of each one why")
+    return Look(
+        config=config,
+        root=config.root,
+        counts={name: dict(of_class) for name, of_class in counts.items()},
+        groups=len(groups),
+        sides=tuple(sorted(one.box[2] - one.box[0] for one in samples)),
+        foreground=float(median(one.mask.mean() / 255 for one in samples)),
+        decoded=min(DECODED, len(plan.items)),
+        rejects=dict(Counter(one.rule for one in (*plan.rejects, *rejects)).most_common()),
+    )
+
+
+def _decoded(plan: Any) -> tuple[list[Sample], list[Reject]]:
+    """Some items of the plan, drawn with a fixed seed."""
+    items = random.Random(0).sample(range(len(plan.items)), min(DECODED, len(plan.items)))
+    found: list[Sample | Reject] = []
+    with progress_bar("looking", total=len(items), unit="images") as advance:
+        for place in items:
+            found += plan.load(plan.items[place])
+            advance()
+    return [one for one in found if isinstance(one, Sample)], [one for one in found if isinstance(one, Reject)]
+
+
+def _labels(item: Any, config: OwnSource, classes: tuple[str, ...]) -> Iterator[int]:
+    """Of the objects of an item that pass what can be told without decoding it."""
+    match item:
+        case FolderItem():
+            yield item.label
+        case Sign():
+            yield classes.index(CLASS_NAMES[item.class_number])
+        case ImageItem():
+            assert isinstance(config, CocoConfig)
+            for annotation in map(Annotation.unpack, item.annotations):
+                if annotation.label is not None and _passes(annotation, item, config):
+                    yield annotation.label
+
+
+def _passes(annotation: Annotation, item: ImageItem, config: CocoConfig) -> bool:
+    try:
+        check_object(annotation, item.width, item.height, config)
+    except Rejected:
+        return False
+    return True
+
+
+def _group(item: Any) -> str:
+    match item:
+        case FolderItem():
+            return item.entry.group
+        case Sign():
+            return item.group
+    return str(item.source_file)
+
+
+def _split_folders(root: Path) -> list[Path]:
+    return [folder for folder in sorted(root.iterdir()) if folder.is_dir() and folder.name.lower() in SPLIT_FOLDERS]
+
+
+def _coco_parts(root: Path) -> Iterator[CocoPart]:
+    """Annotation files with the folder of their images and the split that the name says."""
+    for folder in sorted(root.iterdir()):
+        if folder.is_dir() and (folder / ROBOFLOW).is_file():
+            name = folder.name
+            yield CocoPart(annotations=f"{name}/{ROBOFLOW}", images=name, split=SPLIT_FOLDERS.get(name.lower()))
+    for path in sorted((root / ANNOTATIONS).glob("*.json")) or sorted(root.glob("*.json")):
+        name = path.stem.removeprefix("instances_")
+        images = next((one for one in (name, f"{IMAGES}/{name}", IMAGES) if (root / one).is_dir()), None)
+        if images is not None and path.name != ROBOFLOW:
+            named = next((split for word, split in SPLIT_FOLDERS.items() if name.lower().startswith(word)), None)
+            yield CocoPart(annotations=path.name, images=images, split=named)
+
+
+def _with_splits(parts: tuple[CocoPart, ...]) -> tuple[CocoPart, ...]:
+    """As the names say where there are all three splits. Of train and val, as COCO publishes them, val is for testing, and
+    images for validation are drawn from train. Else all are drawn."""
+    named = {part.split for part in parts}
+    if named >= {"train", "val", "test"}:
+        return parts
+    if named == {"train", "val"}:
+        return tuple(replace(part, split="test" if part.split == "val" else None) for part in parts)
+    if named == {"train", "test"}:
+        return tuple(replace(part, split="test" if part.split == "test" else None) for part in parts)
+    return tuple(replace(part, split=None) for part in parts)

@@ -1,0 +1,85 @@
+"""``--json`` and ``--config-dir``: one line for programs on stdout, and choices of the user's own beside the shipped ones."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.cli.main import COMMANDS, main
+from pipeline.runs.directory import open_run
+
+EXPERIMENT = """# @package _global_
+defaults:
+  - override /data: synthetic
+  - _self_
+data: {num_train: 40, num_val: 20, num_test: 20}
+classifier_objectives: [natural]
+segmenter_objectives: [natural]
+experiment: tiny-signs
+masks: [{train: none, test: none}]
+"""
+
+
+def answer(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> dict:
+    assert main([*words, "--json"]) == code
+    captured = capsys.readouterr()
+    assert captured.out.count("\n") == 1
+    return json.loads(captured.out)
+
+
+def test_the_list_is_one_line_of_json_and_what_people_read_goes_to_stderr(tmp_path, capsys):
+    with open_run(tmp_path / "begun", command="train-segmenter", config={}, inputs={}, resume=False):
+        pass
+    assert main(["list", f"path={tmp_path}", "--json"]) == 0
+    captured = capsys.readouterr()
+    (run,) = json.loads(captured.out)["runs"]
+    assert (run["command"], run["state"], run["run"]) == ("train-segmenter", "unfinished", str(tmp_path / "begun"))
+    assert "unfinished" in captured.err
+
+
+def test_a_mistake_is_json_as_well_with_the_same_exit_code(tmp_path, capsys):
+    assert answer(capsys, "list", f"path={tmp_path / 'no'}", code=2) == {
+        "error": f"{tmp_path / 'no'}: no such directory; say path=DIRECTORY"
+    }
+    assert "unknown key" in answer(capsys, "list", "pfad=x", code=2)["error"]
+
+
+def test_what_was_found_before_a_mistake_is_not_lost(tmp_path, capsys):
+    found = answer(capsys, "doctor", f"directory={tmp_path}", "min_disk=1e9", code=2)
+    assert found["ready"] is False
+    assert "not ready" in found["error"]
+    assert {"FAIL"} == {one["verdict"] for one in found["findings"] if one["what"] == "disk"}
+
+
+def test_a_command_without_an_answer_says_which_have_one(capsys):
+    assert main(["prepare", "data=synthetic", "--json"]) == 2
+    assert "--json: is for evaluate, ablate, report, compare, list, new, doctor" in capsys.readouterr().err
+    assert {"list", "compare", "evaluate", "doctor", "ablate", "report"} <= {
+        name for name, command in COMMANDS.items() if command.answers
+    }
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    (tmp_path / "mine" / "experiment" / "tiny-signs.yaml").write_text(EXPERIMENT)
+    return tmp_path / "mine"
+
+
+@pytest.mark.parametrize("joined", [True, False])
+def test_an_experiment_of_ones_own_is_planned_from_a_directory_of_ones_own(own, tmp_path, capsys, joined):
+    option = [f"--config-dir={own}"] if joined else ["--config-dir", str(own)]
+    words = ["ablate", *option, "experiment=tiny-signs", f"run={tmp_path / 'run'}", f"prepared={tmp_path / 'set'}", "dry_run=true"]
+    found = answer(capsys, *words)
+    assert [(job["verb"], job["progress"]) for job in found["plan"]] == [("train", "new"), ("attack", "new")]
+    assert all(job["passes"] > 0 for job in found["plan"])
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_directory_is_forgotten_with_its_command_and_has_to_be_there(own, capsys):
+    assert main(["ablate", "experiment=tiny-signs", "dry_run=true"]) == 2
+    assert "experiment=tiny-signs: unknown choice" in capsys.readouterr().err
+    assert main(["ablate", "--config-dir", f"{own}-not", "dry_run=true"]) == 2
+    assert "no such directory" in capsys.readouterr().err
+    assert main(["ablate", "dry_run=true", "--config-dir"]) == 2
+    assert "--config-dir" in capsys.readouterr().err

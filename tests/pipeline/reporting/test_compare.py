@@ -1,0 +1,82 @@
+"""``foreguard compare``: the same figures as by hand, for people and for programs, and what it refuses."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from pipeline.cli.main import main
+from pipeline.reporting.data import verdicts
+from pipeline.reporting.reading import read_study
+
+NONE, LEARNED = 3, 6
+"""Of the simulator's arms: adversarially trained, without masks and with learned ones."""
+
+
+@pytest.fixture(scope="module")
+def evaluations(simulated, tmp_path_factory) -> list[Path]:
+    """Two evaluations of one system each, on the same images. To be read only."""
+    folder, difficulty = tmp_path_factory.mktemp("compared"), np.random.default_rng(7).normal(size=80)
+    return [
+        simulated.write_evaluation(
+            folder / name, simulated.ARMS[number], seed=0, number=number, difficulty=difficulty, with_gallery=False
+        )
+        for name, number in (("none", NONE), ("learned", LEARNED))
+    ]
+
+
+def answer(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> dict:
+    assert main(["compare", *words, "--json"]) == code
+    captured = capsys.readouterr()
+    assert captured.out.count("\n") == 1
+    return json.loads(captured.out)
+
+
+def test_two_evaluations_are_compared_whatever_their_systems_are(evaluations, capsys):
+    """Against McNemar's exact test, which is the sign-flip test of independent images."""
+    (found,) = answer(capsys, f"runs=[{','.join(map(str, evaluations))}]")["comparisons"]
+    assert (found["run"], found["reference"], found["caution"]) == ("learned", "none", None)
+    arms = [read_study(path).arms[0] for path in evaluations]
+    assert len(found["differences"]) == 3
+    for row in found["differences"]:
+        (theirs, ours), _ = verdicts(arms, row["epsilon"])
+        only = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
+        assert row["difference"] == pytest.approx(ours.mean() - theirs.mean())
+        assert (row["only_first_over_seeds"], row["only_second_over_seeds"], row["images"]) == (*only, 80)
+        assert row["p"] == pytest.approx(binomtest(only[0], sum(only)).pvalue if sum(only) else 1.0)
+        assert row["low"] < row["difference"] < row["high"]
+
+
+def test_people_see_a_line_an_epsilon_with_interval_p_and_sample(evaluations, capsys):
+    assert main(["compare", f"runs=[{','.join(map(str, evaluations))}]", "epsilon=4/255"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == "robust accuracy on the same images, under L-infinity perturbations"
+    assert shown[1] == "learned minus none"
+    assert shown[2].split("  ")[0] == "epsilon"
+    assert shown[3].startswith("4/255")
+    assert "masks learned (not recorded segmenter), trained with learned - none, trained with none" in shown[3]
+    assert len(shown) == 4
+    assert "\x1b" not in "".join(shown)
+
+
+def test_runs_without_an_image_in_common_are_refused_with_the_reason(evaluations, simulated, tmp_path, capsys):
+    other = simulated.write_evaluation(
+        tmp_path / "other", simulated.ARMS[NONE], seed=0, number=1, difficulty=np.zeros(10), with_gallery=False
+    )
+    about = json.loads((other / "run.json").read_text())
+    simulated.RunDescription.read(other / "run.json")
+    (other / "run.json").unlink()
+    changed = {**about["inputs"], "data set": "e" * 64}
+    simulated.RunDescription(
+        **{key: about[key] for key in ("id", "command", "algorithm", "config", "started_at")},
+        inputs=changed,
+        provenance=simulated.Provenance(**about["provenance"]),
+    ).write(other / "run.json")
+    refused = answer(capsys, f"runs=[{evaluations[0]},{other}]", code=2)
+    assert refused["error"].endswith(f"other and none: other images: of other data (fingerprints {'e' * 12} and {'f' * 12}))")
+    assert main(["compare", f"runs=[{evaluations[0]}]"]) == 2
+    assert "runs: names fewer than two different directories" in capsys.readouterr().err
+    assert main(["compare", f"runs=[{evaluations[0]},{evaluations[1]}]", "epsilon=3/255"]) == 2
+    assert "epsilon=3/255: " in capsys.readouterr().err
