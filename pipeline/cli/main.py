@@ -133,11 +133,12 @@ COMMANDS = {
         function="pipeline.lab.lab:lab",
     ),
     "list": Command(
-        summary="the runs below a directory: when, what, finished or not, what they found",
+        summary="the runs below a directory: when, what, finished or not, what they found; list zoo: published systems",
         example="foreguard list path=runs",
         config="pipeline.reporting.config:ListConfig",
         function="pipeline.reporting.listing:list_runs",
         answers=True,
+        positional="what",
     ),
     "new": Command(
         summary="look at data of your own and write an experiment for them, with comments",

@@ -10,6 +10,7 @@ from pipeline.attacks.suite import AttackSuite
 from pipeline.config import AnyPath, BatchSize, Count, Images, Number, PreparedRun, Seed, Whole, configuration
 from pipeline.data.splits import Split
 from pipeline.masks.config import MaskChanges
+from pipeline.runs.zoo import SCHEME
 
 
 @configuration
@@ -47,7 +48,7 @@ class EvaluateConfig(EvaluationBasics, PreparedRun):
     system: str | None = None
     """A system of your own in place of the runs: my_package.module:build, a function or class that needs no argument and returns a
     torch.nn.Module from images (B,3,H,W) in [0,1], not normalised, to logits (B,K), whose class k is class k of the data set. It
-    may lie in the working directory."""
+    may lie in the working directory. zoo:NAME: a system behind a published figure, as foreguard list zoo has it."""
     segmenter_run: AnyPath | None = None
     """Run of the segmenter, likewise; null: the one that the classifier was trained with."""
     masks: MaskChanges = field(default_factory=dict)
@@ -85,6 +86,7 @@ class EvaluateConfig(EvaluationBasics, PreparedRun):
         if self.sanity_epsilon is not None and self.sanity_epsilon not in self.attack.threat.epsilons:
             raise ValueError("sanity_epsilon: is not one of attack.threat.epsilons")
         if self.system is not None:
-            for name in ("segmenter_run", "masks", "allow_other_data", "class_map"):
+            own = ("segmenter_run", "masks", "allow_other_data", "class_map")
+            for name in own[:2] if self.system.startswith(SCHEME) else own:
                 if getattr(self, name):
                     raise ValueError(f"{name} is a setting of trained systems, and system={self.system} is your own: leave it out")

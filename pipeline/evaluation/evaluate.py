@@ -19,12 +19,15 @@ from pipeline.config import to_plain
 from pipeline.errors import ConfigError
 from pipeline.evaluation.config import EvaluateConfig
 from pipeline.interrupts import Interrupted
+from pipeline.runs.directory import read_run
+from pipeline.runs.zoo import SCHEME, find
 
 if TYPE_CHECKING:
     from pipeline.attacks.two_stage import GuideMasks
     from pipeline.data.dataset import PreparedDataset
     from pipeline.evaluation.evaluator import EvaluationRun
     from pipeline.evaluation.loading import LoadedSystem
+    from pipeline.evaluation.summary import Summary
 
 GUIDES = 256
 """Masks of the validation images that attacks with the goal ``steal`` choose from."""
@@ -157,11 +160,14 @@ def _loaded_system(config: EvaluateConfig, dataset: "PreparedDataset", device: t
     from pipeline.evaluation.loading import load_from_runs
     from pipeline.evaluation.own_system import load_own
 
-    if config.system is not None:
+    classifier_run = config.classifier_run
+    if config.system is not None and config.system.startswith(SCHEME):
+        classifier_run = find(config.system)[0]
+    elif config.system is not None:
         return load_own(config.system, dataset=dataset, device=device)
-    assert config.classifier_run is not None
+    assert classifier_run is not None
     return load_from_runs(
-        classifier_run=config.classifier_run,
+        classifier_run=classifier_run,
         segmenter_run=config.segmenter_run,
         masks=config.masks,
         dataset=dataset,
@@ -209,7 +215,7 @@ def _report(evaluation: LoadedEvaluation) -> None:
     summary = summarise(
         records,
         run,
-        own=config.system,
+        own=config.system if loaded.masks is None else None,
         masks=loaded.masks,
         trained_masks=loaded.trained_masks,
         split=config.split,
@@ -220,7 +226,7 @@ def _report(evaluation: LoadedEvaluation) -> None:
     if observations is not None:
         MeasurementReport(figures=tuple(measured)).write(config.run / MEASURED)
     summary.write(config.run / SUMMARY)  # after all that it stands for: an ablation takes an evaluation that has it for finished
-    print("\n".join([*lines(summary), *measured_lines(measured)]))
+    print("\n".join([*lines(summary), *_beside_published(config, summary), *measured_lines(measured)]))
     if config.sanity:
         store = RecordStore(config.run)
         images, epsilon = config.sanity_images, config.sanity_epsilon
@@ -228,6 +234,24 @@ def _report(evaluation: LoadedEvaluation) -> None:
         report = SanityReport(images=images, epsilon=epsilon, version=version_of_checks(), checks=tuple(checks))
         report.write(config.run / SANITY)
         print("\n".join(check_lines(checks)))
+
+
+def _beside_published(config: EvaluateConfig, summary: "Summary") -> list[str]:
+    """Of a system of the zoo, whether the figures are those that were published, where they are of the same data and attacks."""
+    from pipeline.evaluation.summary import epsilon_text
+
+    if config.system is None or not config.system.startswith(SCHEME):
+        return []
+    entry = find(config.system)[1]
+    if not entry.is_bound_to(fingerprint=read_run(config.run).inputs["data set"], settings=to_plain(config)):
+        return [f"published figures of {config.system} are of other data, images, attacks or another seed: not compared"]
+    found = {0.0: summary.clean_accuracy} | {point.epsilon: point.robust_accuracy for point in summary.curve if point.epsilon > 0}
+    text = []
+    for one in entry.figures:
+        right, where = round(found[one.epsilon].value * found[one.epsilon].n), epsilon_text(one.epsilon) if one.epsilon else "clean"
+        same = "the same" if (right, found[one.epsilon].n) == (one.right, one.images) else f"{right} here"
+        text.append(f"published, {where}: {one.right} of {one.images} right; {same}")
+    return text
 
 
 def order_of_attacks(suite: AttackSuite) -> dict[str, str]:

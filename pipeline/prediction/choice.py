@@ -18,6 +18,7 @@ from pipeline.runs.checkpoints import Checkpoint, StageKind, load_classifier, lo
 from pipeline.runs.directory import read_run
 from pipeline.runs.exported import EXPORTED, SEGMENTER, ExportedSystem, check_whole, read_exported
 from pipeline.runs.files import parse_json
+from pipeline.runs.zoo import SCHEME, find
 from pipeline.system import TwoStage
 
 
@@ -58,14 +59,14 @@ class _Evaluation:
 
 
 def choose_system(run: Path, segmenter_run: Path | None, masks: MaskChanges, *, arm: str | None = None) -> ChosenSystem:
-    """The system of an ablation, an evaluation, an export or a classifier's run, with what the user wants otherwise.
+    """The system of an ablation, an evaluation, an export, ``zoo:NAME`` or a classifier's run, with what the user wants otherwise.
 
     Of an ablation it is the finished system with learned masks that the report's answer is about (``primary_rank``), of the
     adversarially trained ones if there is one, of the first seed; without learned masks one whose masks need no oracle. Of an
     evaluation it is the system that was attacked, by its weights: where they are not where they were, they are looked for in the
     store of the evaluation. Raises RunError for a directory that holds none of these, a damaged one, or no such system.
     """
-    chosen = _found(run, arm)
+    chosen = _found(find(str(run))[0] if str(run).startswith(SCHEME) else run, arm)
     both = {**chosen.masks, **masks}
     needs_none = "source" in both and not both["source"].needs_segmenter
     return chosen._replace(
@@ -85,7 +86,9 @@ def _found(run: Path, arm: str | None) -> ChosenSystem:
     begun = read_run(run) if (run / "run.json").is_file() else None
     if begun is None or begun.command != "evaluate":
         return ChosenSystem(f"classifier of {run}", run, None, {})
-    if (own := begun.config.get("system")) is not None:
+    if (own := begun.config.get("system")) is not None and str(own).startswith(SCHEME):
+        return _of_export(find(own)[0])._replace(evaluation=run)
+    if own is not None:
         raise RunError(f"{run}: the system that was attacked is {own}, which no run holds: import it")
     remedy = "evaluate again, or name the run of a classifier"
     evaluation = parse_json(run / "run.json", vars(begun), _Evaluation, remedy=remedy)

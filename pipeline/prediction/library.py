@@ -41,7 +41,8 @@ def load_system(
     Args:
         run: a classifier's run (or the JSON of one of its checkpoints), an evaluation (the system that was attacked), an ablation
             (the system that its report's answer is about), a directory of ``foreguard export``, or ``hf://user/name`` for one on
-            the Hugging Face hub (``@revision`` behind it, where the newest is not meant).
+            the Hugging Face hub (``@revision`` behind it, where the newest is not meant), or ``zoo:NAME`` for one behind a
+            published figure (``foreguard list zoo``).
         arm: the name of another system of the ablation, as its report and ``ablation.json`` have it.
         segmenter_run: another segmenter's run.
         masks: what of the masks is other than there, by the names of ``MaskConfig``: ``{"source": "learned", "fill": "black"}``.

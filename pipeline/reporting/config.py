@@ -1,7 +1,7 @@
 """What can be chosen of a report."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -45,8 +45,10 @@ class CompareConfig:
 
 @configuration
 class ListConfig:
-    """Which runs are listed."""
+    """Which runs are listed, or which systems the zoo has."""
 
+    what: Literal["runs", "zoo"] = "runs"
+    """runs below a directory, or the systems behind published figures: foreguard list zoo."""
     path: AnyPath = Path("runs")
     """Directory that they lie in, at any depth."""
     inner: bool = False

@@ -33,6 +33,8 @@ class Line(NamedTuple):
 def list_runs(config: ListConfig) -> dict[str, Any]:
     """Print the runs below a directory, the newest last, and return them. Raises RunError where there is no directory or no run in
     it."""
+    if config.what == "zoo":
+        return _list_zoo()
     if not config.path.is_dir():
         raise RunError(f"{config.path}: no such directory; say path=DIRECTORY")
     lines = sorted(_line(run) for run in _runs(config.path, inner=config.inner))
@@ -40,6 +42,22 @@ def list_runs(config: ListConfig) -> dict[str, Any]:
         raise RunError(f"{config.path}: holds no run; say path=DIRECTORY")
     print("\n".join(aligned([_HEAD, *lines], _STYLES)))
     return {"runs": [line._asdict() for line in lines]}
+
+
+def _list_zoo() -> dict[str, Any]:
+    """What the zoo has, here or not, with its published figures."""
+    from pipeline.evaluation.summary import epsilon_text
+    from pipeline.runs.zoo import read_index, zoo_directory
+
+    systems, rows = read_index(), [("system", "here", "data", "right (clean, then by epsilon)", "what")]
+    for name, entry in systems.items():
+        figures = ", ".join(
+            f"{one.right}/{one.images}" + (f" at {epsilon_text(one.epsilon)}" if one.epsilon else "") for one in entry.figures
+        )
+        here = "yes" if (zoo_directory() / name).is_dir() else "no"
+        rows.append((f"zoo:{name}", here, f"{entry.data} {entry.data_fingerprint[:12]}", figures, entry.about))
+    print("\n".join(aligned(rows, {"yes": "good", "no": "note"})))
+    return {"zoo": systems, "directory": zoo_directory()}
 
 
 def _runs(path: Path, *, inner: bool) -> Iterator[Path]:

@@ -79,6 +79,8 @@ class Checkpoint(JsonFile):
     """File with the weights, beside the JSON; it is named when the checkpoint is saved."""
     sha256: str = ""
     """SHA-256 of that file, likewise."""
+    precision: Literal["float32", "float16"] = "float32"
+    """Of the weights in the file; they are loaded in single precision."""
 
 
 def save_checkpoint(directory: Path, name: str, checkpoint: Checkpoint, weights: Mapping[str, Tensor]) -> Path:
@@ -222,9 +224,12 @@ def _read_weights(path: Path, checkpoint: Checkpoint) -> dict[str, Tensor]:
     if hashlib.sha256(content).hexdigest() != checkpoint.sha256:
         raise CheckpointError(f"{weights_path}: damaged, its SHA-256 is not the one in {path.name}; {Checkpoint.REMEDY}")
     try:
-        return safetensors.torch.load(content)
+        weights = safetensors.torch.load(content)
     except (SafetensorError, KeyError, ValueError, RuntimeError, TypeError) as error:  # KeyError: a type that torch does not have
         raise CheckpointError(f"{weights_path}: no safetensors file: {' '.join(str(error).split())[:200]}") from error
+    if checkpoint.precision == "float32":
+        return weights
+    return {key: value.float() if value.dtype == torch.float16 else value for key, value in weights.items()}
 
 
 def _check_use(path: Path, checkpoint: Checkpoint, kind: StageKind, classes: tuple[str, ...] | None) -> None:

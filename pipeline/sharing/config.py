@@ -30,6 +30,9 @@ class ExportConfig:
     files: tuple[Kind, ...] = ("torch-export", "onnx")
     """Files of the joint system, from images to logits and mask, beside the weights: torch-export (system.pt2), onnx (system.onnx,
     which needs the extra foreguard[export]); []: none. Each has to agree with the module before it is kept."""
+    half: bool = False
+    """Weights in half precision, files of half the size. Only if no prediction changes on up to 200 test images of prepared, which
+    has to be named; a verdict under attack may still change: evaluate the export again."""
     prepared: AnyPath | None = None
     """A prepared data set, on up to 200 of whose test images the files have to agree; null: on seeded images."""
     push: str | None = None
@@ -37,3 +40,7 @@ class ExportConfig:
     pushed there before is replaced."""
     public: bool = False
     """Whether everybody can see a repository that push makes. One that is there already stays as private as it is."""
+
+    def __post_init__(self) -> None:
+        if self.half and self.prepared is None:
+            raise ValueError("half: needs prepared=..., whose test images have to get the same predictions")

@@ -14,7 +14,7 @@ from pipeline.errors import CheckpointError, ConfigError, RunError
 from pipeline.sharing.config import ExportConfig
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from pipeline.prediction.choice import ChosenSystem
     from pipeline.runs.checkpoints import Checkpoint
@@ -42,6 +42,8 @@ def export(config: ExportConfig) -> None:
     chosen = choose_system(config.run, config.segmenter_run, config.masks, arm=config.arm)
     system, checkpoint = load_trained_system(chosen, device=torch.device("cpu"), with_data=True)
     check_possible(system, config.files)
+    if config.half and config.prepared is not None:
+        _halve(config.prepared, system)
     with new_directory(config.out, replace=config.force) as made:
         parity = _write(config, made, chosen, system, checkpoint)
         _check_target(config.out, force=config.force)  # somebody may have put something there meanwhile
@@ -81,7 +83,7 @@ def _write(
     from pipeline.sharing.card import CARD, card, gather
 
     evidence = gather(chosen, checkpoint, config.prepared)
-    classifier, segmenter = _write_stages(made, chosen, system, checkpoint)
+    classifier, segmenter = _write_stages(made, chosen, system, checkpoint, half=config.half)
     parity, size_step, smallest = _write_files(config, made, system, checkpoint)
     description = ExportedSystem(
         name=_name(chosen, system),
@@ -111,8 +113,32 @@ def _names(directory: Path) -> list[str]:
     return sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_symlink() or not path.is_dir())
 
 
+def _halve(prepared: Path, system: "TwoStage") -> None:
+    """Round the weights to half precision. Raises RunError where that changes a prediction."""
+    import torch
+
+    from pipeline.data.dataset import open_prepared
+    from pipeline.data.loader import read_rows
+    from pipeline.evaluation.chunks import choose_rows
+    from pipeline.masks.context import MaskContext
+
+    dataset = open_prepared(prepared)
+    batch = read_rows(dataset, choose_rows(dataset, "test", IMAGES))
+    context = system.freeze(
+        batch.images, MaskContext(oracle_masks=batch.masks, substitutes=batch.substitutes, sample_seeds=batch.seeds)
+    )
+    with torch.no_grad():
+        before = system(batch.images, context).argmax(dim=1)
+        for value in (*system.parameters(), *system.buffers()):
+            if value.is_floating_point():
+                value.copy_(value.half())
+        after = system(batch.images, system.freeze(batch.images, context)).argmax(dim=1)
+    if changed := int((before != after).sum()):
+        raise RunError(f"half: {changed} of {len(before)} test images get another prediction in half precision; leave half out")
+
+
 def _write_stages(
-    made: Path, chosen: "ChosenSystem", system: "TwoStage", checkpoint: "Checkpoint"
+    made: Path, chosen: "ChosenSystem", system: "TwoStage", checkpoint: "Checkpoint", *, half: bool
 ) -> "tuple[Checkpoint, Checkpoint | None]":
     """Both stages as their runs have them, so that what reads those reads these. Returns what is said of the two."""
     from pipeline.evaluation.loading import trained_segmenter
@@ -123,24 +149,34 @@ def _write_stages(
     if system.segmenter is not None:
         source = system.mask_config.source
         path = chosen.segmenter_run or trained_segmenter(chosen.classifier_run, checkpoint, source)
-        segmenter = _shared(read_checkpoint(path, "segmenter"))
-        save_checkpoint(made / SEGMENTER / "checkpoints", "best", segmenter, system.segmenter.state_dict())
+        segmenter = _shared(read_checkpoint(path, "segmenter"), half=half)
+        save_checkpoint(made / SEGMENTER / "checkpoints", "best", segmenter, _stored(system.segmenter, half=half))
     if reference is not None:
         reference = SegmenterReference(path=SEGMENTER, relative=f"../{SEGMENTER}", sha256=reference.sha256)
-    shared = _shared(checkpoint)
+    shared = _shared(checkpoint, half=half)
     trained = dataclasses.replace(shared, segmenter=reference, config={**shared.config, MARK: True})
-    save_checkpoint(made / CLASSIFIER / "checkpoints", "best", trained, system.classifier.state_dict())
+    save_checkpoint(made / CLASSIFIER / "checkpoints", "best", trained, _stored(system.classifier, half=half))
     return trained, segmenter
 
 
-def _shared(checkpoint: "Checkpoint") -> "Checkpoint":
+def _stored(stage: "nn.Module", *, half: bool) -> "dict[str, Tensor]":
+    """The weights as they are kept."""
+    return {name: value.half() if half and value.is_floating_point() else value for name, value in stage.state_dict().items()}
+
+
+def _shared(checkpoint: "Checkpoint", *, half: bool) -> "Checkpoint":
     """Without the paths of the machine: of a file with initial weights the name, which its SHA-256 stands beside."""
     config: dict[str, Any] = {key: checkpoint.config[key] for key in _RECIPE if key in checkpoint.config}
     if isinstance(config.get("trainer"), dict):
         config["trainer"] = {key: value for key, value in config["trainer"].items() if key != "trackers"}
     initial = {key: checkpoint.architecture.get(key) for key in ("weights", "encoder_weights")}
     names = {key: Path(value).name for key, value in initial.items() if value is not None}
-    return dataclasses.replace(checkpoint, config=config, architecture={**checkpoint.architecture, **names})
+    return dataclasses.replace(
+        checkpoint,
+        config=config,
+        architecture={**checkpoint.architecture, **names},
+        precision="float16" if half else checkpoint.precision,
+    )
 
 
 def _write_files(

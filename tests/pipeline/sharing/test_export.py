@@ -8,7 +8,6 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
-from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -31,7 +30,6 @@ from pipeline.prediction.choice import choose_system, load_trained_system
 from pipeline.runs.checkpoints import read_checkpoint, save_checkpoint, weights_digest
 from pipeline.runs.directory import RunDescription
 from pipeline.runs.exported import ExportedSystem
-from pipeline.runs.hub import push
 from pipeline.sharing.card import card, gather, harmless
 from pipeline.sharing.joint import Joint, check_parity, check_possible, seeded_images, trace, write_file
 
@@ -348,93 +346,6 @@ def test_both_files_agree_with_the_system_on_the_test_images(runs: Path, synthet
     text = (tmp_path / "out" / "README.md").read_text()
     assert "system.onnx` takes `images` and gives `logits` and `masks`" in text
     assert "from 16 px on. It agrees with the system: the same prediction on 32 test images and 54 images of seeded noise" in text
-
-
-class Hub:
-    """A hub in a directory: the three functions of huggingface_hub that are used."""
-
-    def __init__(self, place: Path) -> None:
-        self.place, self.private = place, {}
-
-    def create_repo(self, repository: str, *, private: bool, exist_ok: bool) -> None:
-        assert exist_ok
-        self.private[repository] = private
-
-    def upload_folder(self, *, repo_id: str, folder_path: Path, commit_message: str, delete_patterns: list[str]) -> None:
-        assert commit_message
-        assert repo_id in self.private
-        kept = self.place / repo_id
-        for path in [path for path in kept.rglob("*") if path.is_file()]:
-            if any(fnmatch(path.relative_to(kept).as_posix(), pattern) for pattern in delete_patterns):
-                path.unlink()
-        shutil.copytree(folder_path, kept, dirs_exist_ok=True)
-
-    def snapshot_download(self, repository: str, *, revision: str | None, allow_patterns: list[str]) -> str:
-        if not (self.place / repository).is_dir() or revision == "missing":
-            raise FileNotFoundError(f"no {repository}\nat {revision}")
-        kept = self.place / "cache" / repository
-        for path in (self.place / repository).rglob("*"):
-            name = path.relative_to(self.place / repository)
-            if path.is_file() and any(name.match(pattern) for pattern in allow_patterns):
-                (kept / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, kept / name)
-        return str(kept)
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
-    import huggingface_hub
-
-    hub = Hub(tmp_path / "hub")
-    for name in ("create_repo", "upload_folder", "snapshot_download"):
-        monkeypatch.setattr(huggingface_hub, name, getattr(hub, name))
-    return hub
-
-
-@pytest.mark.parametrize("public", [False, True])
-def test_a_pushed_system_comes_back_from_the_hub(
-    evaluation: Path, synthetic_set: Path, tmp_path: Path, hub: Hub, public: bool, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = ["files=[]", "push=some-one/signs.v1", f"public={str(public).lower()}"]
-    assert main(["export", f"run={evaluation}", f"out={tmp_path / 'out'}", *words]) == 0
-    assert "pushed: hf://some-one/signs.v1" in capsys.readouterr().out
-    assert hub.private == {"some-one/signs.v1": not public}
-    fetched, original = load_system("hf://some-one/signs.v1@main"), load_system(evaluation)
-    for one, other in zip(predict(fetched, images(synthetic_set)), predict(original, images(synthetic_set)), strict=True):
-        assert torch.equal(one, other)
-
-
-def test_a_push_replaces_the_system_that_was_pushed_before_and_keeps_what_is_not_of_it(
-    runs: Path, exported: Path, tmp_path: Path, hub: Hub
-) -> None:
-    repository = hub.place / "some-one" / "signs"
-    repository.mkdir(parents=True)
-    (repository / "LICENSE").write_text("mine")
-    (repository / "system.onnx").write_text("of an earlier system")
-    push(exported, "some-one/signs", public=False)
-    assert (repository / "segmenter").is_dir()
-    words = ["masks.source=none", "files=[]", "push=some-one/signs"]
-    assert main(["export", f"run={runs / 'classifier'}", f"out={tmp_path / 'out'}", *words]) == 0
-    left = {path.relative_to(repository) for path in repository.rglob("*") if path.is_file()}
-    new = {path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*") if path.is_file()}
-    assert left == new | {Path("LICENSE")}
-    assert load_system("hf://some-one/signs").mask_config.source == "none"
-
-
-@pytest.mark.parametrize(
-    ("address", "said"),
-    [
-        ("hf://some-one/nothing", "cannot be fetched: FileNotFoundError: no some-one/nothing at None"),
-        ("hf://nobody", "expected hf://user/name, or hf://user/name@revision"),
-        ("hf://a/b/c", "expected hf://user/name, or hf://user/name@revision"),
-        ("hf://some-one/other", "holds no system.json, so it is no system that foreguard export has written"),
-    ],
-)
-def test_what_the_hub_does_not_have_is_one_line(hub: Hub, address: str, said: str) -> None:
-    (hub.place / "some-one" / "other").mkdir(parents=True)
-    with pytest.raises((RunError, ConfigError)) as caught:
-        load_system(address)
-    assert str(caught.value) == f"{address}: {said}"
 
 
 def test_without_a_network_it_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, evaluation: Path, capsys) -> None:
