@@ -10,7 +10,7 @@ from pipeline.data.dataset import read_manifest
 from pipeline.errors import RunError
 from pipeline.evaluation.config import EvaluateConfig
 from pipeline.evaluation.evaluate import evaluate
-from pipeline.evaluation.metrics import standing
+from pipeline.evaluation.metrics import robust_images
 from pipeline.evaluation.records import read_records
 from pipeline.evaluation.summary import SUMMARY, Summary
 from pipeline.prediction.choice import choose_system
@@ -95,8 +95,8 @@ def _check_verdicts(place: Path, evaluation: Path, prepared: Path, scratch: Path
     )
     published, found = read_records(evaluation), read_records(scratch)
     for epsilon in published["epsilon"].unique().sort():
-        both = standing(published, epsilon).join(standing(found, epsilon), on="sample_id", suffix="_half", how="full")
-        changed = both.filter(pl.col("standing").ne_missing(pl.col("standing_half")))["sample_id"].to_list()
+        both = robust_images(published, epsilon).join(robust_images(found, epsilon), on="sample_id", suffix="_half", how="full")
+        changed = both.filter(pl.col("robust").ne_missing(pl.col("robust_half")))["sample_id"].to_list()
         if changed:
             raise RunError(
                 f"{place}: in half precision the verdicts of {len(changed)} images differ at epsilon {epsilon:.4g} ({changed[0]}):"
