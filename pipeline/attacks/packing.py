@@ -6,6 +6,7 @@ convolutions thousands of times, so its copy of a system does that once, at the 
 return is the same to the bit. Weights must not change any more, and only the input gets a gradient, no gradient of that.
 """
 
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -15,11 +16,31 @@ from torch.nn import functional
 
 
 def pack_convolutions(stage: nn.Module) -> None:
-    """Replace the convolutions below a stage, in place, by equal ones that pack their weights when they are first used."""
-    for name, module in list(stage.named_modules()):
+    """Replace the convolutions below a stage, in place, by equal ones that pack their weights when they are first used.
+
+    Where this build of torch has no such functions, or they do something else, the stage stays as it is.
+    """
+    for name, module in list(stage.named_modules()) if packing_works() else ():
         plain = type(module) is nn.Conv2d and module.groups == 1 and module.padding_mode == "zeros"
         if name and plain and not isinstance(module.padding, str):
             stage.set_submodule(name, _PackedConvolution(module))
+
+
+@cache
+def packing_works() -> bool:
+    """Whether the functions of torch that are used here, which are not public, give what its convolution gives, to the bit."""
+    values = torch.arange(2 * 16 * 9 * 9).sin()
+    images = values.view(2, 9, 9, 16).permute(0, 3, 1, 2).requires_grad_()
+    weight = values[: 8 * 16 * 9].view(8, 3, 3, 16).permute(0, 3, 1, 2)
+    geometry = _Geometry([1, 1], [2, 2], [1, 1])
+    try:
+        with torch.enable_grad(), torch.autocast("cpu", enabled=False):
+            plain = functional.conv2d(images, weight, None, *_in_order(geometry))
+            packed = _Convolution.apply(images, _packed(images, weight, None, geometry), geometry)
+            (expected,), (found,) = (torch.autograd.grad(outputs.square().sum(), images) for outputs in (plain, packed))
+        return _calls_onednn(images, weight, geometry) and torch.equal(plain, packed) and torch.equal(expected, found)
+    except Exception:  # a private function may be gone, or want other arguments
+        return False
 
 
 class _Geometry(NamedTuple):
@@ -56,25 +77,26 @@ class _PackedConvolution(nn.Conv2d):
             outputs = functional.conv2d(images, self.weight, self.bias, *_in_order(self.geometry))
         else:
             if known is None:
-                known = self._weights[images.dtype] = self._packed(images, plain)
+                known = self._weights[images.dtype] = _packed(images, plain, self.bias, self.geometry)
             outputs = _Convolution.apply(images, known, self.geometry)
         return outputs
 
-    @torch.no_grad()
-    def _packed(self, images: Tensor, plain: Tensor) -> _Weights:
-        """For images of that size. Others are computed right too, if with weights that were packed for these."""
-        outputs = functional.conv2d(images, plain, None, *_in_order(self.geometry))
-        geometry, rest = self.geometry, _lost_to_stride(images, outputs, plain, self.geometry)
-        return _Weights(
-            plain=plain,
-            bias=None if self.bias is None else self.bias.to(plain.dtype),
-            forwards=torch.ops.mkldnn._reorder_convolution_weight(
-                plain.contiguous(memory_format=torch.channels_last), *geometry, 1, list(images.shape)
-            ),
-            backwards=torch.ops.mkldnn._reorder_convolution_transpose_weight(
-                plain.contiguous(), geometry.padding, rest, geometry.stride, geometry.dilation, 1, list(outputs.shape)
-            ),
-        )
+
+@torch.no_grad()
+def _packed(images: Tensor, weight: Tensor, bias: Tensor | None, geometry: _Geometry) -> _Weights:
+    """For images of that size. Others are computed right too, if with weights that were packed for these."""
+    outputs = functional.conv2d(images, weight, None, *_in_order(geometry))
+    rest = _lost_to_stride(images, outputs, weight, geometry)
+    return _Weights(
+        plain=weight,
+        bias=None if bias is None else bias.to(weight.dtype),
+        forwards=torch.ops.mkldnn._reorder_convolution_weight(
+            weight.contiguous(memory_format=torch.channels_last), *geometry, 1, list(images.shape)
+        ),
+        backwards=torch.ops.mkldnn._reorder_convolution_transpose_weight(
+            weight.contiguous(), geometry.padding, rest, geometry.stride, geometry.dilation, 1, list(outputs.shape)
+        ),
+    )
 
 
 def _in_order(geometry: _Geometry) -> tuple[list[int], list[int], list[int]]:
@@ -86,7 +108,7 @@ def _calls_onednn(images: Tensor, weight: Tensor, geometry: _Geometry) -> bool:
     if images.device.type != "cpu" or images.dim() != 4 or images.dtype not in (torch.float32, torch.bfloat16):
         return False
     chosen = torch._C._select_conv_backend(images, weight, None, *_in_order(geometry), False, [0, 0], 1, None)
-    return bool(chosen == torch._C._ConvBackend.Mkldnn)
+    return chosen.name == "Mkldnn"
 
 
 def _lost_to_stride(images: Tensor, outputs: Tensor, weight: Tensor, geometry: _Geometry) -> list[int]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.attacks.packing import pack_convolutions
+from pipeline.attacks.packing import pack_convolutions, packing_works
 
 SHAPES: dict[str, tuple[tuple[Any, ...], dict[str, Any], int]] = {
     "3 x 3": ((16, 32, 3), {"padding": 1}, 12),
@@ -81,3 +81,31 @@ def test_other_convolutions_stay_as_they_are(stays: nn.Module) -> None:
     stage = nn.Sequential(stays)
     pack_convolutions(stage)
     assert stage[0] is stays
+
+
+def test_packing_works_with_the_torch_that_is_installed() -> None:
+    assert packing_works() or not torch.backends.mkldnn.is_available()
+
+
+@pytest.mark.parametrize("name", ["_convolution_pointwise", "_convolution_transpose_pointwise", "_reorder_convolution_weight"])
+@pytest.mark.parametrize("does", ["raise", "answer otherwise"])
+def test_without_the_functions_of_torch_that_pack_every_convolution_stays(
+    name: str, does: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are not public: another version may lack them, or mean something else by them."""
+    function = getattr(torch.ops.mkldnn, name)
+
+    def other(*arguments: Any) -> Tensor:
+        if does == "raise":
+            raise AttributeError(name)
+        found: Tensor = function(*arguments)
+        return 2 * (found.to_dense() if found.is_mkldnn else found)
+
+    monkeypatch.setattr(torch.ops.mkldnn, name, other)
+    packing_works.cache_clear()
+    try:
+        stage = nn.Sequential(nn.Conv2d(4, 4, 3))
+        pack_convolutions(stage)
+        assert type(stage[0]) is nn.Conv2d
+    finally:
+        packing_works.cache_clear()
