@@ -252,6 +252,8 @@ def _explain(detail: ErrorDetails, values: Mapping[str, Any], config_class: type
     if detail["type"] == "union_tag_invalid":
         return f"{key}: {_shown(detail['ctx']['tag'])} is not one of {detail['ctx']['expected_tags']}"
     message = detail["msg"].removeprefix("Value error, ")
+    if detail["type"] in ("bool_type", "bool_parsing"):  # null, above all, which elsewhere is how something is left out
+        message = "true or false is meant"
     got = "" if is_dataclass(detail["input"]) or isinstance(detail["input"], dict) else f", got {_shown(detail['input'])}"
     return f"{key}: {message}{got}" if key else message
 

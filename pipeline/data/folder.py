@@ -119,7 +119,7 @@ def _read_mask(picture: ImageFile, path: Path, name: str) -> Raster:
         rule = "unreadable-mask" if error.rule == "unreadable-image" else error.rule
         raise Rejected(rule, f"{name}: {error.detail}") from error
     notes = {"turned-alone"} if turned_alone else set()
-    return replace(mask, notes=frozenset(notes | ({"border-foreground"} if _fills_border(mask) else set())))
+    return replace(mask, notes=frozenset(notes | ({"border-foreground"} if _lies_at_border(mask) else set())))
 
 
 def _check_sizes(picture: ImageFile, mask: ImageFile) -> None:
@@ -132,10 +132,15 @@ def _check_sizes(picture: ImageFile, mask: ImageFile) -> None:
     raise Rejected("size-mismatch", sizes)
 
 
-def _fills_border(mask: Raster) -> bool:
+def _lies_at_border(mask: Raster) -> bool:
+    """Whether most of the border is foreground, and of what lies within no larger share: as where the background was drawn."""
     lines = ((0, 0, mask.width, 1), (0, mask.height - 1, mask.width, mask.height))
-    sides = ((0, 0, 1, mask.height), (mask.width - 1, 0, mask.width, mask.height))
-    return all(np.asarray(mask.image.crop(line)).min() >= FOREGROUND for line in lines + sides)
+    sides = ((0, 1, 1, mask.height - 1), (mask.width - 1, 1, mask.width, mask.height - 1))
+    border = np.concatenate([np.asarray(mask.image.crop(line)).ravel() for line in lines + sides])
+    at_border = int((border >= FOREGROUND).sum())
+    within = sum(mask.image.histogram()[FOREGROUND:]) - at_border
+    share = at_border / len(border)
+    return share > 0.5 and within <= share * (mask.width * mask.height - len(border))
 
 
 def _box_of(mask: Raster) -> Box:

@@ -3,7 +3,8 @@
 The rules, in this order:
 
 1. An alpha channel that varies is the mask, unless its opaque pixels show 2 to 16 flat colors: then it is a map of classes.
-2. A palette is an index, unless all its colors in use are grey: then it is a grey picture.
+2. A palette is an index, unless all its colors in use are different greys: then it is a grey picture, but for two greys in the
+   contrary order of their indices (other than white, black) and for a few indices 0, 1, 2 ... of greys that are other numbers.
 3. Channels that differ are colors of classes (``color-mask``). Lossy formats may differ by a little.
 4. Exactly two values, 0 and any other, are background and object. One value other than 0 is foreground throughout.
 5. 16-bit and floating-point masks are scaled by the range of their mode.
@@ -92,12 +93,25 @@ def _palette_mask(image: Image.Image, *, lossy: bool) -> StoredMask:
     palette = image.getpalette("RGB") or []
     used = [index for index, count in enumerate(image.histogram()[:256]) if count]
     colors = {index: tuple(palette[3 * index : 3 * index + 3]) for index in used}
-    if all(len(set(color)) == 1 for color in colors.values()):
-        return _grey_mask(image.convert("L"), lossy=lossy)
+    shown = ", ".join(f"{index} {colors[index]}" for index in used[:FEW])
+    greys = [colors[index][0] for index in used if len(set(colors[index])) == 1]
+    if len(set(greys)) == len(used):
+        _check_grey_palette(used, greys, shown)
+        if len(used) != 2 or not 0 < greys[0] < greys[1]:
+            return _grey_mask(image.convert("L"), lossy=lossy)
     if len(used) > 2 or (len(used) == 2 and used[0] != 0):
-        shown = ", ".join(f"{index} {colors[index]}" for index in used[:FEW])
         raise Rejected("index-mask", f"palette indices {shown}: more than background (0) and one object")
     return _grey_mask(Image.fromarray(np.asarray(image)), lossy=lossy, recipe="file-index")
+
+
+def _check_grey_palette(used: list[int], greys: list[int], shown: str) -> None:
+    """Refuse a grey palette where index and color tell different things. White before black is how programs reduce a picture."""
+    if len(used) == 2 and greys[0] > greys[1] and greys != [255, 0]:
+        raise Rejected(
+            "index-mask", f"palette indices {shown}: by the index the darker one is the object, by the colors the lighter"
+        )
+    if 2 < len(used) <= CRISP and used == list(range(len(used))) and greys != used:
+        raise Rejected("index-mask", f"palette indices {shown}: more than background (0) and one object")
 
 
 def _grey_channel(image: Image.Image, tolerance: int) -> Image.Image:

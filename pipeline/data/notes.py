@@ -8,7 +8,8 @@ NOTES: Mapping[str, str] = {
     "turned": "{count} of {total} pictures were turned upright by their EXIF orientation",
     "turned-alone": "{count} of {total} pictures are turned by their EXIF orientation and their masks are not, and both ways fit:"
     " if the masks were drawn on the stored pixels they are wrong; look at preview=true",
-    "border-foreground": "in {count} of {total} masks the border is foreground throughout: are black and white exchanged?",
+    "border-foreground": "in {count} of {total} masks the border is foreground, and what lies within is not more so: are black and"
+    " white exchanged? Background is 0, the object is not; look at preview=true",
     "dropped-fragment": "{count} of {total} objects lost outlines of fewer than 3 points",
     "outline-box": "in {count} of {total} objects bbox is not the box of the outline (x0, y0, x1, y1 for x, y, width, height?);"
     " the outline's was taken",

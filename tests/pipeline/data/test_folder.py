@@ -380,11 +380,28 @@ def test_a_picture_that_exif_turns_and_a_mask_that_is_not_turned(root: Path, squ
         assert "EXIF orientation 6" in rejects[0].detail
 
 
-def test_masks_whose_border_is_foreground_throughout_are_noted(root: Path) -> None:
-    save(root / "masks" / "cat" / "a.png", 255 - mask())
+def at_the_lower_border() -> np.ndarray:
+    """The mask of a portrait: it reaches the border, and is the background of nothing."""
+    drawn = np.zeros((HEIGHT, WIDTH), np.uint8)
+    drawn[HEIGHT // 3 :, WIDTH // 4 : -WIDTH // 4] = 255
+    return drawn
+
+
+@pytest.mark.parametrize("drawn", [mask(), at_the_lower_border()], ids=["within", "at the border"])
+def test_masks_of_the_background_are_noted_also_where_the_object_reaches_the_border(root: Path, drawn: np.ndarray) -> None:
+    save(root / "masks" / "cat" / "a.png", 255 - drawn)
+    save(root / "masks" / "cat" / "b.png", drawn)
     noted = {sample.source_file: sample.notes for sample in load(root)[0]}
     assert noted["images/cat/a.png"] == {"border-foreground"}
     assert noted["images/cat/b.png"] == frozenset()
+
+
+def test_an_object_that_fills_its_picture_is_not_taken_for_the_background(root: Path) -> None:
+    drawn = np.full((HEIGHT, WIDTH), 255, np.uint8)
+    drawn[:4, :4] = drawn[-4:, -4:] = 0
+    save(root / "masks" / "cat" / "a.png", drawn)
+    noted = {sample.source_file: sample.notes for sample in load(root)[0]}
+    assert noted["images/cat/a.png"] == frozenset()
 
 
 def test_a_table_that_is_no_text_is_refused(root: Path) -> None:

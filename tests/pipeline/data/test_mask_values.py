@@ -60,6 +60,9 @@ RIGHT: list[tuple[str, Callable[[], Image.Image], str]] = [
     ("m.png", lambda: palette(DISC, [(0, 0, 0), (50, 205, 90)]), "file-index"),
     ("m.png", lambda: palette(DISC * 7, [(255, 255, 255)] + [(9, 9, 9)] * 6 + [(255, 0, 255)]), "file-index"),
     ("m.png", lambda: palette(~DISC, [(255, 255, 255), (0, 0, 0)]), "file-0-255"),  # grey colors: white is the object
+    ("m.png", lambda: array(BINARY).quantize(2), "file-0-255"),  # Pillow writes white first
+    ("m.png", lambda: palette(DISC, [(0, 0, 0), (0, 0, 0)]), "file-index"),  # labels without a palette
+    ("m.png", lambda: palette(DISC, [(40, 40, 40), (90, 90, 90)]), "file-index"),
     ("m.tif", lambda: array(DISC.astype(np.uint16)), "file-16-bit"),
     ("m.png", lambda: array(DISC.astype(np.uint16) * 65535), "file-16-bit"),
     ("m.png", lambda: array(DISC.astype(np.uint16) * 300), "file-16-bit"),
@@ -140,6 +143,11 @@ def rim() -> np.ndarray:
     return cv2.dilate(DISC.astype(np.uint8), np.ones((7, 7))).astype(bool) & ~DISC
 
 
+def edge() -> np.ndarray:
+    """A line of one pixel around the disc, which might be a soft edge."""
+    return cv2.dilate(DISC.astype(np.uint8), np.ones((3, 3))).astype(bool) & ~DISC
+
+
 WRONG: list[tuple[str, Callable[[], Image.Image], str, str]] = [
     ("m.png", lambda: array(np.zeros_like(BINARY)), "empty-mask", "all pixels are 0"),
     ("m.tif", lambda: array(np.zeros_like(BINARY, dtype=np.float32)), "empty-mask", "all pixels are 0"),
@@ -167,6 +175,11 @@ WRONG: list[tuple[str, Callable[[], Image.Image], str, str]] = [
         "0 (0, 0, 0), 1 (128, 0, 0)",
     ),
     ("m.png", lambda: palette(np.where(DISC, 2, 1), [(0, 0, 0), (128, 0, 0), (0, 128, 0)]), "index-mask", "palette indices 1"),
+    # Palettes of greys whose indices are labels: an index has no soft edges, also where it is thin.
+    ("m.png", lambda: palette(two_objects(1, 2), [(0,) * 3, (128,) * 3, (128,) * 3]), "index-mask", "2 (128, 128, 128)"),
+    ("m.png", lambda: palette(two_objects(1, 2), [(0,) * 3] * 3), "index-mask", "palette indices 0 (0, 0, 0), 1"),
+    ("m.png", lambda: palette(np.where(edge(), 1, 2 * DISC), [(0,) * 3, (127,) * 3, (255,) * 3]), "index-mask", "1 (127, 127"),
+    ("m.png", lambda: palette(DISC, [(200,) * 3, (100,) * 3]), "index-mask", "by the index the darker one"),
     ("m.png", lambda: array(np.where(DISC[..., None], (51, 221, 255), 0).astype(np.uint8)), "color-mask", "(51, 221, 255)"),
     ("m.jpg", lambda: array(np.where(DISC[..., None], (51, 221, 255), 0).astype(np.uint8)), "color-mask", "channels differ"),
     (
