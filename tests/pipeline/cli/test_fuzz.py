@@ -4,18 +4,25 @@ Three kinds: a wrong value at every key that there is, by the key's own type and
 of ours; random text. Counted are tracebacks, calls that do not come to an end, and calls that would have begun.
 """
 
+import copy
 import random
 import signal
+import time
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from typing import Any
 
+import hydra
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from omegaconf import DictConfig, OmegaConf
 
 from pipeline.cli.main import COMMANDS, Command, main
 from pipeline.config import adapter_of
+from pipeline.errors import ConfigError
 from pipeline.schema import schema_variants
 
 ENDLESS_S = 120
@@ -58,20 +65,48 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return configurations
 
 
-def refused(capsys: pytest.CaptureFixture[str], words: list[str]) -> str:
+@pytest.fixture
+def composed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hydra reads the files of a command once, and lays the values of each call over a copy: nine tenths of a call is reading."""
+    whole, of_files = hydra.compose, cache(lambda name, words: hydra.compose(name, overrides=list(words)))
+
+    def compose(config_name: str, overrides: list[str]) -> DictConfig:
+        own = len(example_words(config_name))
+        if not all(word.startswith("++") for word in overrides[own:]):
+            return whole(config_name, overrides=overrides)
+        config = copy.deepcopy(of_files(config_name, tuple(overrides[:own])))
+        for override in OverridesParser.create().parse_overrides(overrides[own:]):
+            OmegaConf.update(config, override.key_or_group, override.value(), merge=True, force_add=True)
+        return config
+
+    monkeypatch.setattr(hydra, "compose", compose)
+
+
+def example_words(name: str) -> list[str]:
+    """A call of a command that is right."""
+    return COMMANDS[name].example.split()[2:]
+
+
+class Endless(BaseException):
+    """Nobody catches it."""
+
+
+def refused(capsys: pytest.CaptureFixture[str], words: list[str], endless_s: float = ENDLESS_S) -> str:
     """What is said about a call that must be refused; the call is in the message of whatever goes wrong."""
 
     def endless(*_: object) -> None:
-        raise AssertionError(f"no end: {words!r:.300}")
+        raise Endless
 
     previous = signal.signal(signal.SIGALRM, endless)
-    signal.alarm(ENDLESS_S)
+    signal.setitimer(signal.ITIMER_REAL, endless_s)
     try:
         code = main(words)
+    except Endless as error:
+        raise AssertionError(f"no end: {words!r:.300}") from error
     except Exception as error:
         raise AssertionError(f"a traceback: {words!r:.300}") from error
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
     captured = capsys.readouterr()
     assert (code, captured.out) == (2, ""), f"accepted: {words!r:.300}"
@@ -114,23 +149,69 @@ def cases() -> list[tuple[str, str, str]]:
     return found
 
 
+def raising(_: Command, config: Any) -> None:
+    raise KeyError(config)
+
+
+def hanging(*_: Any) -> None:
+    time.sleep(ENDLESS_S)
+
+
+def refusing(*_: Any) -> None:
+    raise ConfigError("two\nlines")
+
+
+@pytest.mark.parametrize(
+    ("command", "counted"),
+    [(lambda *_: None, "accepted: "), (raising, "a traceback: "), (hanging, "no end: "), (refusing, None)],
+)
+def test_what_is_counted_is_noticed(capsys, monkeypatch, command: Callable[..., None], counted: str | None) -> None:
+    """With commands that begin, fail, hang or refuse in place of ours, and a call that is right."""
+    monkeypatch.setattr(Command, "call", command)
+    if counted is None:
+        assert refused(capsys, ["doctor"]) == r"foreguard: two\nlines"
+    else:
+        with pytest.raises(AssertionError, match=counted):
+            refused(capsys, ["doctor"], endless_s=0.5 if command is hanging else ENDLESS_S)
+
+
+def names_the_key(line: str, key: str) -> bool:
+    """Where another choice has the key, the line names the part of it that this one does not have."""
+    return key in line or ".".join(key.split(".")[:2]) in line
+
+
+@pytest.fixture(scope="module")
+def drawn() -> list[tuple[str, str, str]]:
+    return random.Random(0).sample(cases(), 1500)
+
+
 @pytest.mark.slow
-def test_a_wrong_value_at_any_key_is_refused_and_the_key_is_named(begun: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
-    drawn = random.Random(0).sample(cases(), 1500)
-    assert {name for name, _, _ in drawn} == set(COMMANDS)
+@pytest.mark.usefixtures("composed_once")
+def test_a_wrong_value_at_any_key_is_refused_and_the_key_is_named(drawn, begun, capsys) -> None:
     for name, key, value in drawn:
-        line = refused(capsys, [name, *COMMANDS[name].example.split()[2:], f"{key}={value}"])
-        # Where another choice has the key, the line names the part of it that this one does not have.
-        named = key if key in line else ".".join(key.split(".")[:2])
-        assert named in line, f"{key} is not named for {value!r:.100}: {line}"
+        line = refused(capsys, [name, *example_words(name), f"{key}={value}"])
+        assert names_the_key(line, key), f"{key} is not named for {value!r:.100}: {line}"
     assert begun == []
 
 
 @pytest.mark.slow
+def test_a_wrong_value_is_refused_as_well_by_a_whole_call(drawn, begun, capsys) -> None:
+    """Of every command some, with all that a user's call goes through."""
+    whole = [case for name in COMMANDS for case in [one for one in drawn if one[0] == name][:45]]
+    assert len(whole) >= 300
+    assert {name for name, _, _ in whole} == set(COMMANDS)
+    for name, key, value in whole:
+        line = refused(capsys, [name, *example_words(name), f"{key}={value}"])
+        assert names_the_key(line, key), f"{key} is not named for {value!r:.100}: {line}"
+    assert begun == []
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("composed_once")
 @pytest.mark.parametrize("name", COMMANDS)
-def test_fragments_of_other_grammars_are_refused(name: str, begun: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
+def test_fragments_of_other_grammars_are_refused(name: str, begun, capsys) -> None:
     for fragment in FRAGMENTS:
-        refused(capsys, [name, *COMMANDS[name].example.split()[2:], fragment])
+        refused(capsys, [name, *example_words(name), fragment])
     assert begun == []
 
 
@@ -145,5 +226,5 @@ def test_what_is_no_command_is_refused(begun: list[Any], capsys: pytest.CaptureF
 @settings(max_examples=500, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(sorted(COMMANDS)), st.text(max_size=30), st.text(max_size=30))
 def test_random_text_is_refused(begun: list[Any], capsys: pytest.CaptureFixture[str], name: str, key: str, value: str) -> None:
-    refused(capsys, [name, *COMMANDS[name].example.split()[2:], f"{key}={value}"])
+    refused(capsys, [name, *example_words(name), f"{key}={value}"])
     assert begun == []
