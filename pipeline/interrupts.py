@@ -1,23 +1,31 @@
 """SIGINT (Ctrl-C), SIGTERM and SIGHUP: work is brought to a safe place, and the command says where it goes on.
 
 Under ``signals_handled`` a signal raises ``Interrupted`` where the program stands. Work that loses something by that stands in
-``held_back`` and looks at ``interruption()`` where it can stop. A second signal ends the process at once.
+``held_back`` and looks at ``interruption()`` where it can stop. A second signal ends the process at once. A command that has not
+ended ``GIVEN_S`` after the first, because one step or one call of torch takes longer, is given up where it stands.
 """
 
 import os
+import select
 import signal
+import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+GIVEN_S = 2.0
+"""Job systems and people wait a few seconds longer, and then kill."""
 SAME_ACT_S = 0.2
 """Signals so close to each other are one: ``timeout`` and job systems send theirs to a process and to its group."""
 _WAKE = signal.SIGURG
 """Makes the main thread look for what has arrived. By itself it means nothing, and is ignored where nobody handles it."""
 _NAMES = {signal.SIGINT: "Ctrl-C"}
+_POLL_S = 0.05
+_CURSOR_BACK = b"\r\x1b[K\x1b[?25h"
+"""To a terminal on which a progress bar was: away with it, and the cursor is seen again."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -44,6 +52,11 @@ class _Arrived:
     handled: bool = False
     number: signal.Signals | None = None
     held: int = 0
+    places: list[tuple[str | Callable[[], str | None], bool]] = []  # noqa: RUF012 - of the process, as all here
+    """What the open ``told`` say, the outermost first, and whether they say it instead of those within."""
+    said: str | None = None
+    """What the ``Interrupted`` that is on its way out says."""
+    unbroken = threading.RLock()
 
 
 def interruption() -> signal.Signals | None:
@@ -76,31 +89,56 @@ def let_through() -> Iterator[None]:
 
 
 @contextmanager
-def told(where: str) -> Iterator[None]:
-    """What comes out of here interrupted says ``where``, unless it says something already."""
-    try:
+def unbroken() -> Iterator[None]:
+    """In here work is not given up: what is kept of it is changing. To be short."""
+    with _Arrived.unbroken:
         yield
-    except KeyboardInterrupt as interrupt:
-        if getattr(interrupt, "where", ""):
-            raise
-        raise Interrupted.by(interrupt, where) from interrupt
 
 
 @contextmanager
-def signals_handled() -> Iterator[None]:
+def told(where: str | Callable[[], str | None], *, instead: bool = False) -> Iterator[None]:
+    """What comes out of here interrupted says ``where``, unless it says something already; with ``instead`` also then.
+
+    A function is called when it comes to that, in another thread where the work is given up: then it also has to see to it that
+    what it says is so. None: another process says it.
+    """
+    depth = len(_Arrived.places)
+    try:
+        with unbroken():
+            _Arrived.places.append((where, instead))
+        yield
+    except KeyboardInterrupt as interrupt:
+        if getattr(interrupt, "where", "") and not instead:
+            raise
+        error = Interrupted.by(interrupt, _text(where) or "")
+        _Arrived.said = error.where
+        raise error from interrupt
+    finally:
+        with unbroken():
+            del _Arrived.places[depth:]
+
+
+def _text(where: str | Callable[[], str | None]) -> str | None:
+    return where if isinstance(where, str) else where()
+
+
+@contextmanager
+def signals_handled(given_up: Callable[[Interrupted], None] | None = None) -> Iterator[None]:
     """Handle the signals meanwhile; afterwards their handlers are what they were. One that is ignored by ``nohup`` stays ignored.
 
-    Does nothing outside the main thread, which alone gets signals, and inside itself.
+    ``given_up`` says, in another thread, how work was interrupted that is given up, and the process ends; without it, as for
+    somebody's own process that uses the library, nothing is given up. Does nothing outside the main thread, which alone gets
+    signals, and inside itself.
     """
     if threading.current_thread() is not threading.main_thread() or _Arrived.handled:
         yield
         return
-    _Arrived.handled, _Arrived.number, held = True, None, _Arrived.held
+    _Arrived.handled, _Arrived.number, _Arrived.said, held = True, None, None, _Arrived.held
     handled = [number for number in SIGNALS if number is signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN]
     previous = {number: signal.signal(number, _handle) for number in handled}
     previous[_WAKE] = signal.signal(_WAKE, _woken)
     try:
-        with _second_one_ends_at_once():
+        with _watched(given_up):
             yield
     finally:
         for number, handler in previous.items():
@@ -150,26 +188,15 @@ os.register_at_fork(after_in_child=_forked)
 
 
 @contextmanager
-def _second_one_ends_at_once() -> Iterator[None]:
-    """By a thread, which hears of signals also while the main thread is in a long call of torch, where no handler runs."""
-    main = threading.get_ident()
+def _watched(given_up: Callable[[Interrupted], None] | None) -> Iterator[None]:
+    """By a thread, which hears of signals also while the main thread is in a long call of torch, where no handler runs.
+
+    A second signal ends the process at once, and so does the end of the time that the first one gave.
+    """
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     previous = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-
-    def watch() -> None:
-        first = None
-        while number := int.from_bytes(os.read(reader, 1)):
-            if number not in SIGNALS:  # that somebody else handles, such as the end of a child
-                continue
-            if first is None:
-                first = time.monotonic()
-                # Another thread may have been told; and polars, once imported, lets a lock go on waiting after a SIGINT.
-                signal.pthread_kill(main, _WAKE)
-            elif time.monotonic() - first > SAME_ACT_S:
-                os._exit(128 + number)
-
-    watcher = threading.Thread(target=watch, name="second-signal", daemon=True)
+    watcher = threading.Thread(target=_watch, args=(reader, threading.get_ident(), given_up), name="signals", daemon=True)
     watcher.start()
     try:
         yield
@@ -180,3 +207,67 @@ def _second_one_ends_at_once() -> Iterator[None]:
         watcher.join()
         os.close(writer)
         os.close(reader)
+
+
+def _watch(reader: int, main: int, given_up: Callable[[Interrupted], None] | None) -> None:
+    first: float | None = None
+    by = signal.SIGTERM
+    while True:
+        left = None if first is None or given_up is None else max(_POLL_S, first + GIVEN_S - time.monotonic())
+        if not select.select([reader], [], [], left)[0]:
+            if given_up is not None and _Arrived.unbroken.acquire(blocking=False):
+                _give_up(by, given_up)
+            continue
+        number = int.from_bytes(os.read(reader, 1))
+        if not number:
+            return
+        if number not in SIGNALS:  # that somebody else handles, such as the end of a child
+            continue
+        if first is None:
+            first, by = time.monotonic(), signal.Signals(number)  # no handler may have run, and none will in a long call
+            # Another thread may have been told; and polars, once imported, lets a lock go on waiting after a SIGINT.
+            signal.pthread_kill(main, _WAKE)
+        elif time.monotonic() - first > SAME_ACT_S:
+            _end(number)
+
+
+def _give_up(number: signal.Signals, given_up: Callable[[Interrupted], None]) -> None:
+    """Say what the main thread would have said, and end the process with its children."""
+    try:
+        said = _Arrived.said or _said_where_it_stands()
+    except Exception as error:  # a disk that is full
+        said = f"and nothing more could be kept: {error}"
+    ending = threading.Timer(_POLL_S * 10, _end, [number])  # who reads what is said may have stopped reading
+    ending.daemon = True
+    ending.start()
+    if said is None:  # one of several processes: the first says it, and ends them
+        time.sleep(1)
+    else:
+        _kill_children()
+        with suppress(OSError, ValueError):
+            given_up(Interrupted(number, said))
+    _end(number)
+
+
+def _said_where_it_stands() -> str | None:
+    said: str | None = ""
+    for where, instead in reversed(_Arrived.places):
+        if said == "" or (instead and said is not None):
+            said = _text(where)
+    return said
+
+
+def _kill_children() -> None:
+    """Those that work with this process would take its end for a failure of their own, and say so."""
+    import psutil
+
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            child.kill()
+
+
+def _end(number: int) -> None:
+    if sys.stderr is not None and sys.stderr.isatty():
+        with suppress(OSError, ValueError):
+            os.write(sys.stderr.fileno(), _CURSOR_BACK)
+    os._exit(128 + number)

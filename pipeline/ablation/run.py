@@ -30,7 +30,7 @@ from pipeline.data.prepare import prepare
 from pipeline.data.synthetic.config import SyntheticConfig
 from pipeline.errors import DataError, OccupiedError, RunError, UserError
 from pipeline.evaluation.summary import SANITY
-from pipeline.interrupts import Interrupted
+from pipeline.interrupts import told
 from pipeline.runs.directory import check_run, open_run
 from pipeline.runs.files import canonical_sha256, file_sha256, read_bytes, write_atomically
 from pipeline.runs.locking import locked, wait_until_free
@@ -211,12 +211,10 @@ def _take(config: AblateConfig, cache: RunCache, log: IO[str], todo: list[Job], 
 def _told(position: str, job: Job) -> Iterator[None]:
     """Errors and interruptions name the job that they happened in."""
     try:
-        yield
+        with told(f"at {position} {job.title}; what is finished is kept, and the same command continues", instead=True):
+            yield
     except UserError as error:
         raise type(error)(f"{position} {job.title}: {error}") from error
-    except KeyboardInterrupt as interrupt:
-        where = f"at {position} {job.title}; what is finished is kept, and the same command continues"
-        raise Interrupted.by(interrupt, where) from interrupt
 
 
 @contextlib.contextmanager

@@ -200,7 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     of the signal that interrupted it (Ctrl-C 130)."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        with signals_handled(), told("before its end; say the same command again"):
+        with signals_handled(_say_interrupted), told("before its end; say the same command again"):
             _dispatch(words)
             sys.stdout.flush()
     except UserError as error:
@@ -209,8 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _print_json({"error": str(error), **error.answer})
         return 2
     except Interrupted as error:
-        with suppress(OSError):  # after a SIGHUP there may be no terminal any more
-            print(f"foreguard: {printable(str(error))}", file=sys.stderr, flush=True)
+        _say_interrupted(error)
         return error.exit_code
     except SystemExit as error:  # the other processes of a training end in silence
         if not isinstance(error.code, int | None):  # what Python does with it: code of the user's own has ended the process
@@ -239,6 +238,11 @@ def _print_json(answer: Any) -> None:
     from pydantic_core import to_json
 
     print(to_json(answer, inf_nan_mode="null").decode(), flush=True)
+
+
+def _say_interrupted(error: Interrupted) -> None:
+    with suppress(OSError):  # after a SIGHUP there may be no terminal any more
+        print(f"foreguard: {printable(str(error))}", file=sys.stderr, flush=True)
 
 
 def _dispatch(words: list[str]) -> None:

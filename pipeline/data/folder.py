@@ -27,6 +27,8 @@ class FolderItem:
     entry: Entry
     label: int
     split: Split
+    shares_mask: bool
+    """Another image has the same mask file: of a fixed camera, or a slip in the table."""
 
 
 def plan(config: FolderConfig) -> Plan:
@@ -74,8 +76,11 @@ def _items(entries: list[Entry], label_of: dict[str, int], shares: Mapping[Split
     open_entries = [entry for entry in entries if entry.split is None]
     groups, labels = [entry.group for entry in open_entries], [label_of[entry.class_name] for entry in open_entries]
     drawn = assign_splits(groups, labels, shares, seed=seed)
-    ordered = sorted(entries, key=lambda entry: entry.sample_id)
-    return [FolderItem(entry=e, label=label_of[e.class_name], split=e.split or drawn[e.group]) for e in ordered]
+    times = Counter(entry.mask for entry in entries)
+    return [
+        FolderItem(entry=e, label=label_of[e.class_name], split=e.split or drawn[e.group], shares_mask=times[e.mask] > 1)
+        for e in sorted(entries, key=lambda entry: entry.sample_id)
+    ]
 
 
 def load_item(item: FolderItem, *, root: Path, image_size: int, context: float | None) -> list[Sample | Reject]:
@@ -103,7 +108,7 @@ def load_item(item: FolderItem, *, root: Path, image_size: int, context: float |
         mask_recipe=mask.recipe,
         image=small_image,
         mask=small_mask,
-        notes=image.notes | mask.notes,
+        notes=image.notes | mask.notes | ({"shared-mask"} if item.shares_mask else set()),
     )
     return [sample]
 

@@ -10,6 +10,7 @@ NOTES: Mapping[str, str] = {
     " if the masks were drawn on the stored pixels they are wrong; look at preview=true",
     "border-foreground": "in {count} of {total} masks the border is foreground, and what lies within is not more so: are black and"
     " white exchanged? Background is 0, the object is not; look at preview=true",
+    "shared-mask": "{count} of {total} pictures share their mask file with another picture",
     "dropped-fragment": "{count} of {total} objects lost outlines of fewer than 3 points",
     "outline-box": "in {count} of {total} objects bbox is not the box of the outline (x0, y0, x1, y1 for x, y, width, height?);"
     " the outline's was taken",

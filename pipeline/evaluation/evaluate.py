@@ -18,7 +18,7 @@ from pipeline.attacks.suite import AttackSuite
 from pipeline.config import to_plain
 from pipeline.errors import ConfigError
 from pipeline.evaluation.config import EvaluateConfig
-from pipeline.interrupts import Interrupted
+from pipeline.interrupts import told
 from pipeline.runs.directory import read_run
 from pipeline.runs.zoo import SCHEME, find
 
@@ -120,8 +120,13 @@ def _opened(evaluation: LoadedEvaluation) -> Iterator[None]:
     with (
         open_run(config.run, command="evaluate", config=plain, inputs=inputs, resume=resume, shared=config.is_shared),
         tf32_disabled(evaluation.device),
+        told(f"with all that is finished kept in {config.run}; the same command with {_again(config)} continues"),
     ):
         yield
+
+
+def _again(config: EvaluateConfig) -> str:
+    return "shared=true" if config.shared else "resume=true"
 
 
 def _record(evaluation: LoadedEvaluation, *, shown: bool) -> None:
@@ -137,14 +142,15 @@ def _record(evaluation: LoadedEvaluation, *, shown: bool) -> None:
     def missing() -> int:
         return missing_records(run, store)
 
-    try:
-        with progress_and_turns(show, "attack", results=config.run / RECORDS, missing=missing, unit="records") as (advance, turns):
-            attack_images(run, store, device=device, advance=advance, turns=turns)
-    except KeyboardInterrupt as interrupt:
-        again = "shared=true" if config.shared else "resume=true"
-        where = f"with {missing()} records to go, none lost; continue with {again} run={config.run}"
-        raise Interrupted.by(interrupt, where) from interrupt
+    def where() -> str:
+        return f"with {missing()} records to go, none lost; continue with {_again(config)} run={config.run}"
 
+    results = config.run / RECORDS
+    with (
+        told(where),
+        progress_and_turns(show, "attack", results=results, missing=missing, unit="records") as (advance, turns),
+    ):
+        attack_images(run, store, device=device, advance=advance, turns=turns)
     if not run.suite.measurements:
         return
 

@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from pipeline.data.images import Box, open_image, square_around
 from pipeline.data.rules import Rejected
 from pipeline.errors import DataError, RunError
-from pipeline.interrupts import Interrupted
+from pipeline.interrupts import told
 from pipeline.prediction.config import PredictConfig
 
 if TYPE_CHECKING:
@@ -85,23 +85,23 @@ def _predict_all(
     from pipeline.progress import progress_bar
 
     done = 0
-    try:
-        with progress_bar("predict", total=len(files), unit="images") as step:
-            for batch in _batches(config, files, image_size):
-                squares = [item for item in batch if isinstance(item, Square)]
-                found = iter(_predict_batch(out, system, classes, squares, device))
-                for item in batch:
-                    if isinstance(item, Square):
-                        lines.write(json.dumps(next(found)) + "\n")
-                    else:
-                        lines.write(json.dumps({"file": item[0], "error": item[1]}) + "\n")
-                        errors.append(item)
-                    done += 1
-                    step()
-                lines.flush()
-    except KeyboardInterrupt as interrupt:
-        where = f"after {done} of {len(files)} images, which are in {out}; the same command with another out=DIR begins anew"
-        raise Interrupted.by(interrupt, where) from interrupt
+
+    def where() -> str:
+        return f"after {done} of {len(files)} images, which are in {out}; the same command with another out=DIR begins anew"
+
+    with told(where), progress_bar("predict", total=len(files), unit="images") as step:
+        for batch in _batches(config, files, image_size):
+            squares = [item for item in batch if isinstance(item, Square)]
+            found = iter(_predict_batch(out, system, classes, squares, device))
+            for item in batch:
+                if isinstance(item, Square):
+                    lines.write(json.dumps(next(found)) + "\n")
+                else:
+                    lines.write(json.dumps({"file": item[0], "error": item[1]}) + "\n")
+                    errors.append(item)
+                step()
+            lines.flush()
+            done += len(batch)
 
 
 def _batches(config: PredictConfig, files: list[tuple[str, Path]], image_size: int) -> Iterator[list[Square | tuple[str, str]]]:

@@ -53,6 +53,11 @@ class AwpConfig(Objective):
         """The losses of the objective twice: for the perturbation, and at it."""
         return self.of.step_passes._replace(trained=2 * self.of.step_passes.trained)
 
+    @property
+    def moves_weights(self) -> bool:
+        """Yes, and puts them back."""
+        return True
+
     def points(self, stage: "BoundStage", batch: "Batch", seeds: "Tensor") -> "Tensor":
         """Those of the objective."""
         return self.of.points(stage, batch, seeds)

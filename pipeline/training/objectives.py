@@ -63,6 +63,11 @@ class Objective:
         """What a step costs: one pass each way."""
         return StepPasses()
 
+    @property
+    def moves_weights(self) -> bool:
+        """Within a step the weights are others than before and after it."""
+        return False
+
     def points(self, stage: "BoundStage", batch: "Batch", seeds: "Tensor") -> "Tensor":
         """The images (B,3,H,W) that are trained on, detached: the batch's own. ``seeds`` (B,): for what is drawn for an image."""
         del stage, seeds

@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from io import BytesIO
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 from zipfile import ZipFile
 
 import torch
 from pydantic import ConfigDict, Field
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
@@ -71,11 +72,17 @@ class TrainingState:
     average: AveragedModel | None
     counters: Counters
 
-    def save(self, path: Path) -> None:
-        """Replace the file at once. Raises ``RunError`` where it cannot be written."""
+    def copied(self, *, weights: bool) -> dict[str, Tensor]:
+        """What a step moves before the optimizer does: the statistics of batch normalization, and the ``weights`` where it does."""
+        learned = dict(self.module.named_parameters())
+        return {name: value.clone() for name, value in self.module.state_dict().items() if weights or name not in learned}
+
+    def save(self, path: Path, before_step: Mapping[str, Tensor] = MappingProxyType({})) -> None:
+        """Replace the file at once; what is in ``before_step`` takes the place of what the module has. Raises ``RunError`` where
+        it cannot be written."""
         content: dict[str, Any] = {
             "format": FORMAT,
-            "module": self.module.state_dict(),
+            "module": {**self.module.state_dict(), **before_step},
             "optimizer": self.optimizer.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
             "counters": asdict(self.counters),

@@ -17,7 +17,7 @@ from pipeline.attacks.acceleration import FollowingCopies
 from pipeline.data.loader import Batch, Loader
 from pipeline.data.seeds import sample_seed
 from pipeline.errors import RunError
-from pipeline.interrupts import Interrupted, held_back, interruption, let_through, signals_handled
+from pipeline.interrupts import Interrupted, held_back, interruption, let_through, signals_handled, told, unbroken
 from pipeline.progress import progress_bar
 from pipeline.randomness import derive_seeds
 from pipeline.runs.directory import Run
@@ -90,12 +90,15 @@ class Trainer:
         robust = training.objective.validation_attack() is not None
         self._selector = f"robust_{stage.score_name}" if robust else stage.score_name
         self._began = time.monotonic()
+        self._saved_step: int | None = None
+        self._before_step: dict[str, Tensor] = {}
 
     def train(self, run: Run) -> None:
-        """The loop: epochs of steps until the last one, or until patience has run out. A signal is heard after a step."""
+        """The loop: epochs of steps until the last one, or until patience has run out. A signal is heard after a step; a step that
+        takes too long for that is given up, and is no part of what is saved."""
         self._begin(run)
         counters, config = self.state.counters, self._config
-        with held_back():
+        with held_back(), told(self._where):
             while self._ended_by() is None:
                 with self._progress() as advance:
                     for batch in self._batches():
@@ -117,6 +120,7 @@ class Trainer:
         self._run = run
         if run.state_path.exists():
             self.state.restore(run.state_path)
+            self._saved_step = self.state.counters.step
         counters = self.state.counters
         if run.resumed:
             done = f"{counters.epoch} of {self._config.epochs} epochs done"
@@ -152,20 +156,24 @@ class Trainer:
         torch.manual_seed(sample_seed(self._config.seed, counters.step, self._fabric.global_rank))
         self._stage.network.train()
         seeds = derive_seeds(batch.seeds, self._config.seed, counters.epoch)
+        with unbroken():
+            self._before_step = self.state.copied(weights=self._training.objective.moves_weights)
         with self._training.objective.losses_in_step(self._stage, batch, seeds) as losses:
             self._optimizer.zero_grad()
             self._fabric.backward(losses.mean())
         for parameter in self._training.resting(self._stage.module, counters.step):
             parameter.grad = None
         loss_sum, interrupted = self._checked_sum(batch, losses.detach(), self._clipped_norm())
-        set_learning_rate(self.state.optimizer, self._learning_rate(counters.step))
-        self._optimizer.step()
-        if self.state.average is not None:
-            self.state.average.update_parameters(self.state.module)
-        counters.loss_sum += loss_sum
-        counters.num_images += len(batch) * self._fabric.world_size
-        counters.batch += 1
-        counters.step += 1
+        with unbroken():
+            set_learning_rate(self.state.optimizer, self._learning_rate(counters.step))
+            self._optimizer.step()
+            if self.state.average is not None:
+                self.state.average.update_parameters(self.state.module)
+            counters.loss_sum += loss_sum
+            counters.num_images += len(batch) * self._fabric.world_size
+            counters.batch += 1
+            counters.step += 1
+            self._before_step = {}
         return agreed_interruption(self._fabric) if interrupted else None
 
     def _clipped_norm(self) -> Tensor:
@@ -195,23 +203,27 @@ class Trainer:
 
     def _end_epoch(self) -> None:
         """Validate, and record the epoch. A signal that comes meanwhile leaves the validation to the resumed run."""
-        counters = self.state.counters
         try:
             with self._interruptible():
                 measured = self._measure(self._val_loader, attacked=True)
         except Interrupted as error:
             self._save_state()
             raise self._interrupted(error.number) from error
+        with unbroken():
+            self._record_epoch(measured)
+        if self._ended_by() == "guard":
+            _say(self._fabric, f"the robust {self._stage.score_name} has collapsed: training ends, and the best epoch is kept")
+
+    def _record_epoch(self, measured: dict[str, float]) -> None:
+        counters = self.state.counters
         counters.seconds = time.monotonic() - self._began
         better = counters.end_epoch(measured, selector=self._selector, learning_rate=self._learning_rate(counters.step - 1))
         on_rank_zero(self._fabric, lambda: self._log.end_epoch(self._measured.module, better=better))
+        self._saved_step = counters.step
         row = counters.history[-1].items()
         shown = ", ".join(f"{name} {value:.4g}" for name, value in row if name.endswith(("loss", self._stage.score_name)))
         note = " (best so far)" if better else ""
         _say(self._fabric, f"epoch {counters.epoch}/{self._config.epochs}: {shown}, {counters.seconds:.0f} s{note}")
-
-        if self._ended_by() == "guard":
-            _say(self._fabric, f"the robust {self._stage.score_name} has collapsed: training ends, and the best epoch is kept")
 
     def _ended_by(self) -> EndedBy | None:
         """Why no further epoch follows; None: one does."""
@@ -266,7 +278,19 @@ class Trainer:
 
     def _save_state(self) -> None:
         self.state.counters.seconds = time.monotonic() - self._began
-        on_rank_zero(self._fabric, lambda: self._log.save_state())
+        with unbroken():
+            on_rank_zero(self._fabric, lambda: self._log.save_state())
+            self._saved_step = self.state.counters.step
+
+    def _where(self) -> str | None:
+        """Where the run goes on, which is saved by then: a step that is given up is left out, with what it has moved already."""
+        if not self._fabric.is_global_zero:
+            return None
+        step = self.state.counters.step
+        if self._saved_step != step:
+            self._log.save_state(self._before_step)
+            self._saved_step = step
+        return f"at step {step}, which is saved; the same command with resume=true continues there"
 
     def _interruptible(self) -> AbstractContextManager[None]:
         """Where nothing is lost by stopping at once. Several processes would wait for the one that has stopped."""
@@ -274,8 +298,7 @@ class Trainer:
 
     def _interrupted(self, signal: Signals) -> BaseException:
         """What the first process says; the others end in silence, for one of them would be taken for a failure."""
-        where = f"at step {self.state.counters.step}, which is saved; the same command with resume=true continues there"
-        return Interrupted(signal, where) if self._fabric.is_global_zero else SystemExit(0)
+        return Interrupted(signal, self._where() or "") if self._fabric.is_global_zero else SystemExit(0)
 
     def _learning_rate(self, step: int) -> float:
         return learning_rate(self._config, step, steps_per_epoch=len(self._train_loader))

@@ -274,3 +274,71 @@ def test_a_worker_leaves_a_signal_to_all_to_its_parent() -> None:
         process.wait(1.2)
     process.terminate()
     assert ended(process) == (1, "")
+
+
+GIVEN_UP = """
+from pipeline import interrupts
+from pipeline.interrupts import unbroken
+
+interrupts.GIVEN_S = 0.3
+kept = []
+
+def keep():
+    kept.append("kept")
+    return f"at a place that is {kept[-1]}"
+
+def long_call():
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+    signal.sigwait([signal.SIGUSR1])  # as a long call of torch, it does not return to Python when another signal arrives
+
+with signals_handled(say), told("outside", instead=OUTSIDE), told(keep), held_back():
+    say("ready")
+    BODY
+"""
+
+
+@pytest.mark.parametrize("outside", [False, True])
+@pytest.mark.parametrize("number", NUMBERS)
+def test_what_does_not_come_to_a_safe_place_is_given_up_and_says_what_is_kept(number: signal.Signals, outside: bool) -> None:
+    process = start(GIVEN_UP.replace("OUTSIDE", str(outside)).replace("BODY", "long_call()"))
+    process.send_signal(number)
+    name = "Ctrl-C" if number is signal.SIGINT else number.name
+    where = "outside" if outside else "at a place that is kept"
+    assert ended(process) == (128 + number, f"interrupted by {name} {where}\n")
+
+
+def test_what_is_being_kept_is_not_given_up_halfway() -> None:
+    body = """
+    with unbroken():
+        while interruption() is None:
+            time.sleep(0.01)
+        time.sleep(0.6)
+        say("whole")
+    long_call()
+"""
+    process = start(GIVEN_UP.replace("OUTSIDE", "False").replace("    BODY\n", body))
+    process.terminate()
+    assert ended(process) == (143, "whole\ninterrupted by SIGTERM at a place that is kept\n")
+
+
+def test_children_of_work_that_is_given_up_end_with_it() -> None:
+    body = """
+    import subprocess
+    say(subprocess.Popen(["sleep", "120"]).pid)
+    long_call()
+"""
+    process = start(GIVEN_UP.replace("OUTSIDE", "False").replace("    BODY\n", body))
+    child = int(process.stdout.readline())
+    process.terminate()
+    assert ended(process)[0] == 143
+    assert not is_running(child)
+
+
+def test_a_process_that_uses_the_library_is_not_given_up() -> None:
+    process = start("from pipeline import interrupts; interrupts.GIVEN_S = 0.1\n" + DEAF)
+    process.terminate()
+    assert process.stdout.readline() == "heard\n"
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.5)
+    process.kill()
+    process.communicate(timeout=MOST_WAITED)

@@ -14,10 +14,11 @@ from typing import Any, BinaryIO
 import ijson
 
 from pipeline.data.coco.formats import recognize
-from pipeline.errors import ConfigError, DataError
+from pipeline.errors import ConfigError, DataError, shortened
 from pipeline.progress import progress_bar
 
 BLOCK = 1 << 20
+SECTIONS = ("images", "annotations", "categories")
 MAX_DEPTH = 32
 """Lists and objects inside each other: COCO needs 6."""
 # Python's json writes these, and no other reader takes them.
@@ -88,8 +89,13 @@ def read_index(path: Path) -> tuple[list[ImageRecord], list[Category]]:
     images, categories, found = [], [], set()
     with closing(_records(path)) as records:  # ends the progress bar before an error is shown
         for section, position, record in records:
-            found.add(section)
+            if (
+                position >= 0 or section == "annotations"
+            ):  # a file without images tells nothing, and one without objects may be meant
+                found.add(section)
             where = f"{path}: {section}[{position}]"
+            if position < 0:
+                continue
             if section in ("images", "categories") and not isinstance(record, dict):
                 raise DataError(f"{where} is no object; {recognize(path)}")
             if section == "images":
@@ -101,9 +107,15 @@ def read_index(path: Path) -> tuple[list[ImageRecord], list[Category]]:
                 above = record.get("supercategory")
                 supercategory = above if isinstance(above, str) else name  # many exports have none
                 categories.append(Category(category_id=_id(record, where), name=name, supercategory=supercategory))
-    for section in ("images", "categories"):
+    for section in SECTIONS:
         if section not in found:
             raise DataError(f"{path}: has no {section!r}; {recognize(path)}")
+    names: dict[Id, str] = {}
+    for category in categories:
+        former = names.setdefault(category.category_id, category.name)
+        if former != category.name:
+            shown = f"{shortened(repr(former))} and {shortened(repr(category.name))}"
+            raise DataError(f"{path}: category {category.category_id} is {shown}: give each an id of its own")
     return images, categories
 
 
@@ -129,14 +141,14 @@ def read_annotations(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """The entries of ``annotations`` with their positions, one at a time. Raises DataError for records of another kind of file."""
     with closing(_records(path)) as records:
         for section, position, record in records:
-            if section == "annotations":
+            if section == "annotations" and position >= 0:
                 if not isinstance(record, dict) or not {"image_id", "category_id"} <= record.keys():
                     raise DataError(f"{path}: annotations[{position}] is no object of an image and a category; {recognize(path)}")
                 yield position, record
 
 
 def _records(path: Path) -> Generator[tuple[str, int, Any], None, None]:
-    """Every element of every list at the top level: name of the list, position in it, element."""
+    """Every list at the top level, at position -1 where it begins, and its elements: name of the list, position in it, element."""
     section, position = "", 0
     try:
         num_blocks = -(-path.stat().st_size // BLOCK)
@@ -149,7 +161,7 @@ def _records(path: Path) -> Generator[tuple[str, int, Any], None, None]:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     except (ijson.JSONError, ValueError, SystemError) as error:  # SystemError: a number of more digits than Python converts
         what = str(error.args[0].decode(errors="replace") if isinstance(error.args[0], bytes) else error).strip().split("\n")[0]
-        after = f" after {section}[{position}]" if section else ""
+        after = f" after {section}[{position}]" if section and position >= 0 else ""
         raise DataError(f"{path}: is no JSON object that can be read ({what}{after}); {recognize(path)}") from error
 
 
@@ -175,7 +187,7 @@ class _Blocks:
 
 
 def _elements(events: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, int, Any]]:
-    """The elements of the lists of a JSON object, so that memory holds one of them and not the file.
+    """The lists of a JSON object and their elements, so that memory holds one of them and not the file.
 
     ``json.load``, and with it ``pycocotools.coco.COCO``, needs over 2 GB for the official training annotations.
     """
@@ -189,6 +201,7 @@ def _elements(events: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, int, Any
             section, position = value, -1
         elif depth == 1 and event == "start_array":
             builder = None
+            yield section, position, None
         elif depth >= 2 and section:
             if depth == 2 and not ends:
                 position, builder = position + 1, ijson.ObjectBuilder()
@@ -199,6 +212,8 @@ def _elements(events: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, int, Any
         if event.startswith("start"):
             depth += 1
             if depth == 2 and event == "start_map":
+                if section in SECTIONS:
+                    raise ValueError(f"its {section} are no list")
                 section = ""  # an object at the top level, such as info, is passed over
             if depth > MAX_DEPTH:
                 raise ValueError(f"it is nested more than {MAX_DEPTH} deep")

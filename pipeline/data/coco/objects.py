@@ -74,6 +74,8 @@ def _given_box(box: Any) -> Box | None:
     x, y, width, height = numbers if len(numbers) == 4 else (None,) * 4
     if x is None or y is None or width is None or height is None:
         raise Rejected("nan-box", f"bbox {str(box)[:80]} is not four finite numbers")
+    if min(width, height) < 0:
+        raise Rejected("box-mismatch", f"bbox {str(box)[:80]} has a negative width or height")
     return x, y, x + width, y + height
 
 
@@ -89,9 +91,14 @@ def _chosen_box(given: Box | None, around: Box | None, width: int, height: int) 
     overlap = _area(_meet(inside, around))
     if min(given[2] - given[0], given[3] - given[1]) <= 0 or overlap >= SAME_BOX * (_area(inside) + _area(around) - overlap):
         return given, set()
-    if not overlap:
+    exchanged = around[1], around[0], around[3], around[2]
+    visible = _meet(given, (0.0, 0.0, float(height), float(width)))  # the outline's coordinates were cut off at the other sides
+    common = _area(_meet(visible, exchanged))
+    alike = common > 0 and common >= SAME_BOX * (_area(visible) + _area(exchanged) - common)
+    if alike or not overlap:
         shown = [f"{x0:g}, {y0:g} to {x1:g}, {y1:g}" for x0, y0, x1, y1 in (given, around)]
-        raise Rejected("box-mismatch", f"bbox is {shown[0]}, and the outline lies in {shown[1]}")
+        what = "; x and y of the one are exchanged" if alike else ""
+        raise Rejected("box-mismatch", f"bbox is {shown[0]}, and the outline lies in {shown[1]}{what}")
     return around, {"outline-box"}
 
 
@@ -107,6 +114,8 @@ def _check_box(box: Box, width: int, height: int, config: CocoConfig) -> None:
     x0, y0, x1, y1 = box
     if min(x0, y0) < -BOX_TOLERANCE or x1 > width + BOX_TOLERANCE or y1 > height + BOX_TOLERANCE:
         raise Rejected("box-outside-image", f"box {x0:g}, {y0:g} to {x1:g}, {y1:g} in an image of {width} x {height}")
+    if max(x1, y1) <= 1:
+        raise Rejected("box-mismatch", f"box {x0:g}, {y0:g} to {x1:g}, {y1:g}: are these shares of the image, and no pixels?")
     if min(x1 - x0, y1 - y0) < config.min_size:
         raise Rejected("too-small", f"box of {x1 - x0:g} x {y1 - y0:g} pixels, at least {config.min_size:g} are asked for")
     distance = min(x0, y0, width - x1, height - y1)

@@ -288,7 +288,7 @@ def test_a_bad_segmentation_is_rejected_and_loses_nothing_else(made_up: MadeUp, 
     [
         ("crowd", (5, 45, 20, 20), {"iscrowd": 1}),
         ("too-small", (5, 45, 20, 9.5), {}),
-        ("too-small", (5, 45, -20, 20), {}),
+        ("box-mismatch", (5, 45, -20, 20), {}),
         ("truncated", (1, 45, 20, 20), {}),
         ("truncated", (30, 5, 20, 75), {}),
         ("nan-box", (5, 45, float("nan"), 20), {}),
@@ -868,6 +868,15 @@ def name_addresses(made_up: MadeUp) -> None:
         record["file_name"] = f"http://localhost:8080/data/upload/1/{record['file_name']}"
 
 
+def name_shares(made_up: MadeUp) -> None:
+    each("annotations", bbox=[0.2, 0.375, 0.2, 0.3125], segmentation=rectangle(0.2, 0.375, 0.2, 0.3125))(made_up)
+
+
+def exchange(made_up: MadeUp) -> None:
+    """x and y of the outlines alone, as from row and column."""
+    each("annotations", bbox=[20, 30, 20, 25], segmentation=rectangle(30, 20, 25, 20))(made_up)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -883,6 +892,15 @@ def name_addresses(made_up: MadeUp) -> None:
         (move_deeper, "no file photos/001.png; photos/default/001.png is there: say images: photos/default in data.parts"),
         (name_addresses, "is an address; photos/001.png is there: write file_name: 001.png"),
         (each("annotations", bbox=[-15.0, -15.0, 30.0, 30.0], segmentation=rectangle(-15, -15, 30, 30)), "box-outside-image"),
+        (
+            name_shares,
+            "0.2, 0.375 to 0.4, 0.6875: are these shares of the image, and no pixels?; bbox must be x, y, width, height in",
+        ),
+        (
+            exchange,
+            "box-mismatch; the first is photos/001.png#10: bbox is 20, 30 to 40, 55, and the outline lies in 30, 20 to 55, 40",
+        ),
+        (each("annotations", bbox=[40.0, 55.0, -20.0, -25.0]), "box-mismatch; the first is photos/001.png#10: bbox [40.0, 55.0"),
         (each("annotations", category_id=77), "category_id '77' is not in the file"),
         (each("annotations", image_id=77), "image_id '77' is not in the file"),
     ],
@@ -913,6 +931,16 @@ def test_where_nothing_is_left_the_true_rule_the_file_and_the_remedy_are_said(
         ('{"images": [{"id": ' + "9" * 5000 + "}]}", "is no JSON object"),
         ("", "is no JSON object"),
         ("{}", "has no 'images'"),
+        ({"images": [{"id": 1, "file_name": "a.png"}], "categories": []}, "has no 'annotations'"),
+        ({"images": [], "categories": [], "annotations": {"1": {"image_id": 1}}}, "its annotations are no list"),
+        (
+            {
+                "images": [{"id": 1, "file_name": "a.png"}],
+                "annotations": [],
+                "categories": [{"id": 1, "name": "cup"}, {"id": "1", "name": "jug"}],
+            },
+            "category 1 is 'cup' and 'jug': give each an id of its own",
+        ),
     ],
 )
 def test_a_file_of_another_tool_is_named_for_what_it_is(made_up: MadeUp, content: Any, words: str) -> None:

@@ -396,6 +396,14 @@ def test_masks_of_the_background_are_noted_also_where_the_object_reaches_the_bor
     assert noted["images/cat/b.png"] == frozenset()
 
 
+def test_a_mask_of_several_pictures_is_noted(root: Path) -> None:
+    rows = ["images/cat/a.png,masks/cat/a.png,cat", "images/cat/b.png,masks/cat/a.png,cat", "images/dog/a.png,masks/dog/a.png,dog"]
+    (root / "labels.csv").write_text("\n".join(["image,mask,label", *rows, "images/dog/b.png,masks/dog/b.png,dog"]))
+    noted = {sample.source_file: sample.notes for sample in load(root)[0]}
+    assert {name for name, notes in noted.items() if notes == {"shared-mask"}} == {"images/cat/a.png", "images/cat/b.png"}
+    assert len(noted) == 4
+
+
 def test_an_object_that_fills_its_picture_is_not_taken_for_the_background(root: Path) -> None:
     drawn = np.full((HEIGHT, WIDTH), 255, np.uint8)
     drawn[:4, :4] = drawn[-4:, -4:] = 0

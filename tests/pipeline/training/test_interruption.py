@@ -16,10 +16,11 @@ from classifier.config import ClassifierConfig
 from pipeline.attacks.config import PgdConfig
 from pipeline.config import to_plain
 from pipeline.data.config import AugmentConfig
+from pipeline.training.awp import AwpConfig
 from pipeline.training.commands import train_classifier
 from pipeline.training.config import TrainClassifierConfig, TrainerConfig
 from pipeline.training.logging import read_metrics
-from pipeline.training.objectives import AdversarialConfig, RobustValidationConfig
+from pipeline.training.objectives import AdversarialConfig, NaturalConfig, RobustValidationConfig
 
 ROOT = Path(__file__).parents[3]
 QUICK = PgdConfig(epsilon=2 / 255, num_steps=1)
@@ -29,9 +30,11 @@ TRAINER = TrainerConfig(
 
 SCRIPT = """
 import json, os, signal, sys
+from contextlib import contextmanager
 from dataclasses import replace
+from pipeline import interrupts
 from pipeline.config import validate
-from pipeline.interrupts import Interrupted
+from pipeline.interrupts import Interrupted, signals_handled
 from pipeline.training import validation
 from pipeline.training.commands import train_classifier
 from pipeline.training.config import TrainClassifierConfig
@@ -45,7 +48,20 @@ def count_down():
     if left[0] == 0:
         os.kill(os.getpid(), number)
 
+def long_call():
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+    signal.sigwait([signal.SIGUSR1])  # as a long call of torch, it does not return to Python when another signal arrives
+
 class Signalling(kind):
+    @contextmanager
+    def losses_in_step(self, stage, batch, seeds):
+        with kind.losses_in_step(self, stage, batch, seeds) as losses:
+            if place == "long step":
+                count_down()
+                if left[0] == 0:
+                    long_call()
+            yield losses
+
     def losses(self, stage, batch, seeds):
         if place == "step":
             count_down()
@@ -56,8 +72,10 @@ class Signalling(kind):
             count_down()
         return kind.validation_attack(self)
 
+interrupts.GIVEN_S = 0.1 if place == "long step" else interrupts.GIVEN_S
 try:
-    train_classifier(replace(config, objective=Signalling(**vars(config.objective))))
+    with signals_handled(lambda error: print(error, flush=True)):
+        train_classifier(replace(config, objective=Signalling(**vars(config.objective))))
 except Interrupted as error:
     print(error)
     sys.exit(error.exit_code)
@@ -112,6 +130,25 @@ def test_a_signal_is_heard_after_its_step_which_is_where_the_run_goes_on(config,
     assert said == f"interrupted by {name} at step {step}, which is saved; the same command with resume=true continues there"
     train_classifier(replace(config, resume=True))
     assert re.search(rf"resumed at step {step}, \d of 2 epochs done", capsys.readouterr().err)
+    whole = replace(config, run=tmp_path / "whole")
+    train_classifier(whole)
+    assert_same_outcome(config.run, whole.run)
+
+
+@pytest.mark.parametrize(
+    ("objective", "step"),
+    [
+        pytest.param(NaturalConfig(), 0, id="first"),
+        pytest.param(AwpConfig(of=AdversarialConfig(attack=QUICK)), 3, marks=pytest.mark.slow, id="moved weights"),
+        pytest.param(AdversarialConfig(attack=QUICK), 6, marks=pytest.mark.slow, id="first of an epoch"),
+    ],
+)
+def test_a_step_that_takes_too_long_is_given_up_and_done_anew(config, tmp_path, capsys, objective, step):
+    config = replace(config, objective=objective)
+    code, said = signalled(config, signal.SIGTERM, "long step", step + 1)
+    assert (code, said.split(",")[0]) == (143, f"interrupted by SIGTERM at step {step}")
+    train_classifier(replace(config, resume=True))
+    assert f"resumed at step {step}," in capsys.readouterr().err
     whole = replace(config, run=tmp_path / "whole")
     train_classifier(whole)
     assert_same_outcome(config.run, whole.run)
