@@ -1,10 +1,12 @@
-"""Memory of ``foreguard prepare`` and ``foreguard predict`` on large pictures: the peak of the resident set of one process.
+"""Memory of ``foreguard prepare`` and ``foreguard predict`` on large pictures: the peak of one process, resident and its own.
 
     .venv/bin/python benchmarks/memory.py
 
 ``folder`` and ``coco`` are two sources of ``prepare``. Made-up pictures: photographs of 48 megapixels (JPEG, 4:2:0), the same as
 PNG, and strips of 20,000 x 200 pixels. ``predict`` runs with a classifier and a segmenter of random weights; ``prepare`` decodes in
-the process itself (``workers=0``). The first line of each call, with small pictures, is what the program takes without large ones.
+the process itself (``workers=0``). ``own`` is what the process has allocated: without the pages of files, above all of torch's
+libraries, which all processes share and the system drops when memory is short. The first line of each call, with small pictures,
+is what the program takes without large ones.
 """
 
 import argparse
@@ -99,25 +101,26 @@ def make_stages(path: Path) -> None:
         save_checkpoint(path / kind / "checkpoints", "best", checkpoint, module.state_dict())
 
 
-def peak(words: list[str]) -> tuple[float, float]:
-    """Seconds and the highest resident set in MiB of one call, looked at a hundred times a second."""
-    began, highest = time.monotonic(), 0
+def peak(words: list[str]) -> tuple[float, float, float]:
+    """Seconds, the highest resident set and the highest part of it that is the process's own, MiB, looked at 100 times a second."""
+    began, resident, own = time.monotonic(), 0, 0
     process = subprocess.Popen([sys.executable, "-m", "pipeline", *words], stdout=subprocess.DEVNULL)
     watched = psutil.Process(process.pid)
     while process.poll() is None:
         with contextlib.suppress(psutil.NoSuchProcess):
-            highest = max(highest, watched.memory_info().rss)
+            memory = watched.memory_info()
+            resident, own = max(resident, memory.rss), max(own, memory.rss - memory.shared)
         time.sleep(0.01)
     if process.returncode:
         sys.exit(process.returncode)
-    return time.monotonic() - began, highest / 2**20
+    return time.monotonic() - began, resident / 2**20, own / 2**20
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=64, help="pictures of each kind")
     count = parser.parse_args().count
-    print(f"{'call':<9}{'pictures':<44}{'seconds':>9}{'MiB':>7}")
+    print(f"{'call':<9}{'pictures':<44}{'seconds':>9}{'MiB':>7}{'own':>7}")
     with tempfile.TemporaryDirectory() as scratch:
         here = Path(scratch)
         make_stages(here)
@@ -144,8 +147,8 @@ def main() -> None:
                 ],
             }
             for call, words in calls.items():
-                seconds, memory = peak(words)
-                print(f"{call:<9}{f'{count} {name}':<44}{seconds:>9.1f}{memory:>7.0f}", flush=True)
+                seconds, resident, own = peak(words)
+                print(f"{call:<9}{f'{count} {name}':<44}{seconds:>9.1f}{resident:>7.0f}{own:>7.0f}", flush=True)
 
 
 if __name__ == "__main__":

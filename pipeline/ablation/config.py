@@ -20,6 +20,8 @@ from pipeline.training.config import ObjectiveConfig, TrainerConfig, check_attac
 from pipeline.training.objectives import AdversarialConfig, TradesConfig
 from segmenter.config import SegmenterConfig
 
+MANIFEST = "ablation.json"
+"""What an ablation says of itself, in its run."""
 GAIN_NEEDS = (MaskSource.NONE, MaskSource.ORACLE, MaskSource.FOREIGN_SAME, MaskSource.RANDOM_ALIKE)
 """Pairs of masks, alike in training and in testing, that the split of the gain is made of."""
 Degraded = Literal["eroded", "dilated", "shifted"]

@@ -10,7 +10,7 @@ import polars as pl
 from pydantic import Field
 
 from pipeline.ablation.cache import RunCache
-from pipeline.ablation.config import GAIN_NEEDS, AblateConfig
+from pipeline.ablation.config import GAIN_NEEDS, MANIFEST, AblateConfig
 from pipeline.ablation.decomposition import ROWS, read_table, summary, write_table
 from pipeline.ablation.evaluation_job import EvaluationJob, Role
 from pipeline.ablation.gain import gain_rows
@@ -29,7 +29,7 @@ from pipeline.runs.locking import locked
 from pipeline.runs.provenance import provenance
 from pipeline.training.result import RESULT, TrainingResult
 
-MANIFEST, FORMAT = "ablation.json", 1
+FORMAT = 1
 _REMEDY = "run ablate again with resume=true"
 DECOMPOSITION, DECOMPOSITION_SUMMARY = "decomposition.parquet", "decomposition.json"
 

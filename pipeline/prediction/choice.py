@@ -1,14 +1,16 @@
-"""A trained system without the data that it was trained on: for images that nobody has labelled or outlined."""
+"""A trained system without the data that it was trained on: for images that nobody has labelled or outlined.
+
+What reads an ablation is imported for one alone: with the packages of data and statistics it takes 90 MiB.
+"""
 
 import dataclasses
 from difflib import get_close_matches
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from pipeline.ablation.manifest import MANIFEST as ABLATION
-from pipeline.ablation.manifest import ArmEntry, read_ablation
+from pipeline.ablation.config import MANIFEST as ABLATION
 from pipeline.config import validate
 from pipeline.errors import CheckpointError, ConfigError, RunError
 from pipeline.evaluation.loading import trained_segmenter
@@ -20,6 +22,9 @@ from pipeline.runs.exported import EXPORTED, SEGMENTER, ExportedSystem, check_wh
 from pipeline.runs.files import parse_json
 from pipeline.runs.zoo import SCHEME, find
 from pipeline.system import TwoStage
+
+if TYPE_CHECKING:
+    from pipeline.ablation.manifest import ArmEntry
 
 
 class ChosenSystem(NamedTuple):
@@ -125,13 +130,15 @@ def _attacked(run: Path, kind: StageKind, recorded: Path, digest: str) -> Path:
 
 
 def _of_ablation(run: Path) -> ChosenSystem:
+    from pipeline.ablation.manifest import read_ablation
+
     manifest, _ = read_ablation(run)
     usable = [arm for arm in manifest.arms if arm.role == "main" and not arm.test_masks.needs_data]
     if not usable:
         raise RunError(f"{run}: no arm is finished that can see images without an oracle; name the run of a classifier instead")
     objectives = list(dict.fromkeys(arm.classifier_objective for arm in usable))
 
-    def rank(arm: ArmEntry) -> tuple[bool, bool, int, Rank]:
+    def rank(arm: "ArmEntry") -> tuple[bool, bool, int, Rank]:
         place = primary_rank(
             classifier_objective=arm.classifier_objective,
             segmenter_objective=arm.segmenter_objective,
@@ -148,6 +155,8 @@ def _of_ablation(run: Path) -> ChosenSystem:
 
 
 def _of_arm(run: Path, name: str) -> ChosenSystem:
+    from pipeline.ablation.manifest import read_ablation
+
     manifest, _ = read_ablation(run)
     arms = {arm.name: arm for arm in manifest.arms}
     own = {one.name: one.system for one in manifest.systems}

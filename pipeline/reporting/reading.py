@@ -4,8 +4,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pipeline.ablation.config import MANIFEST as ABLATION
 from pipeline.ablation.decomposition import read_table
-from pipeline.ablation.manifest import MANIFEST as ABLATION
 from pipeline.ablation.manifest import ArmEntry, read_ablation
 from pipeline.errors import RunError
 from pipeline.evaluation.metrics import robust_images

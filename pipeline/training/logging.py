@@ -11,7 +11,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from torch import Tensor, nn
+from torch import nn
 
 from pipeline.errors import ConfigError, RunError
 from pipeline.runs.directory import Run
@@ -37,9 +37,9 @@ class RunLog:
             training.trainer.trackers, run.path, run_id=run.run_id, about=training.description(), step=state.counters.step
         )
 
-    def save_state(self, before_step: Mapping[str, Tensor] | None = None) -> None:
-        """What a resume continues from. ``before_step`` is what a step has moved that is not to count."""
-        self._state.save(self._run.state_path, before_step or {})
+    def save_state(self) -> None:
+        """What a resume continues from."""
+        self._state.save(self._run.state_path)
 
     def end_epoch(self, module: nn.Module, *, better: bool) -> None:
         """Checkpoints, the table, and last the state: until that is written, a resume repeats all of it alike."""

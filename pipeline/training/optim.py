@@ -87,3 +87,10 @@ def moving_average(module: nn.Module, *, decay: float) -> AveragedModel:
     for parameter in average.parameters():
         parameter.requires_grad_(False)
     return average
+
+
+def clipped_norm(module: nn.Module, limit: float | None) -> Tensor:
+    """Clip the gradient to a norm of at most ``limit``, if there is one, and return the norm that it had."""
+    if limit is not None:
+        return nn.utils.clip_grad_norm_(module.parameters(), limit)
+    return nn.utils.get_total_norm([parameter.grad for parameter in module.parameters() if parameter.grad is not None])

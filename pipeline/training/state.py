@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from io import BytesIO
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated, Any
 from zipfile import ZipFile
 
@@ -72,17 +71,24 @@ class TrainingState:
     average: AveragedModel | None
     counters: Counters
 
-    def copied(self, *, weights: bool) -> dict[str, Tensor]:
-        """What a step moves before the optimizer does: the statistics of batch normalization, and the ``weights`` where it does."""
-        learned = dict(self.module.named_parameters())
-        return {name: value.clone() for name, value in self.module.state_dict().items() if weights or name not in learned}
+    before_step: dict[str, Tensor] = field(default_factory=dict)
+    """While a step runs: what it moves before the optimizer does."""
+    saved_step: int | None = None
+    """The step that the file stands at."""
 
-    def save(self, path: Path, before_step: Mapping[str, Tensor] = MappingProxyType({})) -> None:
-        """Replace the file at once; what is in ``before_step`` takes the place of what the module has. Raises ``RunError`` where
-        it cannot be written."""
+    def begin_step(self, *, moves_weights: bool) -> None:
+        """Keep what the step moves before the optimizer does: the statistics of batch normalization, and the weights where it does.
+
+        Until ``before_step`` is emptied, the state that is saved is that before the step.
+        """
+        learned = {} if moves_weights else dict(self.module.named_parameters())
+        self.before_step = {name: value.clone() for name, value in self.module.state_dict().items() if name not in learned}
+
+    def save(self, path: Path) -> None:
+        """Replace the file at once. Raises ``RunError`` where it cannot be written."""
         content: dict[str, Any] = {
             "format": FORMAT,
-            "module": {**self.module.state_dict(), **before_step},
+            "module": {**self.module.state_dict(), **self.before_step},
             "optimizer": self.optimizer.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
             "counters": asdict(self.counters),
@@ -90,6 +96,7 @@ class TrainingState:
         buffer = BytesIO()
         torch.save(content, buffer)
         write_atomically(path, buffer.getvalue())
+        self.saved_step = self.counters.step
 
     def restore(self, path: Path) -> None:
         """Continue from a file. Raises ``CheckpointError`` for a damaged file or one of another version or architecture."""
@@ -105,6 +112,7 @@ class TrainingState:
             self.counters = adapter_of(Counters).validate_python(content["counters"])
             if len(self.counters.history) != self.counters.epoch:
                 raise ValueError(f"{self.counters.epoch} epochs are done, and {len(self.counters.history)} are in the table")
+            self.saved_step = self.counters.step
         except Exception as error:  # torch has one of its own for every way in which an edited file can be wrong
             raise CheckpointError(f"{path}: does not fit this run: {' '.join(str(error).split())[:200]}; {REMEDY}") from error
 

@@ -31,7 +31,7 @@ from pipeline.training.distributed import (
 )
 from pipeline.training.loaders import check_batches, split_loader
 from pipeline.training.logging import RunLog
-from pipeline.training.optim import build_optimizer, learning_rate, moving_average, set_learning_rate
+from pipeline.training.optim import build_optimizer, clipped_norm, learning_rate, moving_average, set_learning_rate
 from pipeline.training.result import EndedBy, TrainingResult
 from pipeline.training.state import Counters, TrainingState
 from pipeline.training.tasks import Training
@@ -90,12 +90,9 @@ class Trainer:
         robust = training.objective.validation_attack() is not None
         self._selector = f"robust_{stage.score_name}" if robust else stage.score_name
         self._began = time.monotonic()
-        self._saved_step: int | None = None
-        self._before_step: dict[str, Tensor] = {}
 
     def train(self, run: Run) -> None:
-        """The loop: epochs of steps until the last one, or until patience has run out. A signal is heard after a step; a step that
-        takes too long for that is given up, and is no part of what is saved."""
+        """The loop: epochs of steps until the last one, or until patience has run out. A signal is heard after a step."""
         self._begin(run)
         counters, config = self.state.counters, self._config
         with held_back(), told(self._where):
@@ -120,7 +117,6 @@ class Trainer:
         self._run = run
         if run.state_path.exists():
             self.state.restore(run.state_path)
-            self._saved_step = self.state.counters.step
         counters = self.state.counters
         if run.resumed:
             done = f"{counters.epoch} of {self._config.epochs} epochs done"
@@ -157,13 +153,13 @@ class Trainer:
         self._stage.network.train()
         seeds = derive_seeds(batch.seeds, self._config.seed, counters.epoch)
         with unbroken():
-            self._before_step = self.state.copied(weights=self._training.objective.moves_weights)
+            self.state.begin_step(moves_weights=self._training.objective.moves_weights)
         with self._training.objective.losses_in_step(self._stage, batch, seeds) as losses:
             self._optimizer.zero_grad()
             self._fabric.backward(losses.mean())
         for parameter in self._training.resting(self._stage.module, counters.step):
             parameter.grad = None
-        loss_sum, interrupted = self._checked_sum(batch, losses.detach(), self._clipped_norm())
+        loss_sum, interrupted = self._checked_sum(batch, losses.detach(), clipped_norm(self.state.module, self._config.clip_norm))
         with unbroken():
             set_learning_rate(self.state.optimizer, self._learning_rate(counters.step))
             self._optimizer.step()
@@ -173,16 +169,8 @@ class Trainer:
             counters.num_images += len(batch) * self._fabric.world_size
             counters.batch += 1
             counters.step += 1
-            self._before_step = {}
+            self.state.before_step = {}
         return agreed_interruption(self._fabric) if interrupted else None
-
-    def _clipped_norm(self) -> Tensor:
-        """Clip the gradient and return the norm that it had."""
-        if self._config.clip_norm is not None:
-            return nn.utils.clip_grad_norm_(self.state.module.parameters(), self._config.clip_norm)
-        return nn.utils.get_total_norm(
-            [parameter.grad for parameter in self.state.module.parameters() if parameter.grad is not None]
-        )
 
     def _checked_sum(self, batch: Batch, losses: Tensor, norm: Tensor) -> tuple[float, bool]:
         """The sum of the losses over all processes, and whether one of them was interrupted.
@@ -209,21 +197,17 @@ class Trainer:
         except Interrupted as error:
             self._save_state()
             raise self._interrupted(error.number) from error
-        with unbroken():
-            self._record_epoch(measured)
-        if self._ended_by() == "guard":
-            _say(self._fabric, f"the robust {self._stage.score_name} has collapsed: training ends, and the best epoch is kept")
-
-    def _record_epoch(self, measured: dict[str, float]) -> None:
         counters = self.state.counters
-        counters.seconds = time.monotonic() - self._began
-        better = counters.end_epoch(measured, selector=self._selector, learning_rate=self._learning_rate(counters.step - 1))
-        on_rank_zero(self._fabric, lambda: self._log.end_epoch(self._measured.module, better=better))
-        self._saved_step = counters.step
+        with unbroken():
+            counters.seconds = time.monotonic() - self._began
+            better = counters.end_epoch(measured, selector=self._selector, learning_rate=self._learning_rate(counters.step - 1))
+            on_rank_zero(self._fabric, lambda: self._log.end_epoch(self._measured.module, better=better))
         row = counters.history[-1].items()
         shown = ", ".join(f"{name} {value:.4g}" for name, value in row if name.endswith(("loss", self._stage.score_name)))
         note = " (best so far)" if better else ""
         _say(self._fabric, f"epoch {counters.epoch}/{self._config.epochs}: {shown}, {counters.seconds:.0f} s{note}")
+        if self._ended_by() == "guard":
+            _say(self._fabric, f"the robust {self._stage.score_name} has collapsed: training ends, and the best epoch is kept")
 
     def _ended_by(self) -> EndedBy | None:
         """Why no further epoch follows; None: one does."""
@@ -280,16 +264,14 @@ class Trainer:
         self.state.counters.seconds = time.monotonic() - self._began
         with unbroken():
             on_rank_zero(self._fabric, lambda: self._log.save_state())
-            self._saved_step = self.state.counters.step
 
     def _where(self) -> str | None:
         """Where the run goes on, which is saved by then: a step that is given up is left out, with what it has moved already."""
         if not self._fabric.is_global_zero:
             return None
         step = self.state.counters.step
-        if self._saved_step != step:
-            self._log.save_state(self._before_step)
-            self._saved_step = step
+        if self.state.saved_step != step:
+            self._log.save_state()
         return f"at step {step}, which is saved; the same command with resume=true continues there"
 
     def _interruptible(self) -> AbstractContextManager[None]:

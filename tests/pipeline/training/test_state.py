@@ -52,6 +52,21 @@ def test_a_state_comes_back_to_the_bit(path):
     assert restored.optimizer.state_dict()["param_groups"] == expected.optimizer.state_dict()["param_groups"]
 
 
+@pytest.mark.parametrize("moves_weights", [False, True])
+def test_a_state_that_is_saved_within_a_step_is_the_one_before_it(tmp_path, moves_weights):
+    made, before = state(steps=3), state(steps=3)
+    made.begin_step(moves_weights=moves_weights)
+    made.module(torch.randn(8, 3))  # moves the statistics of batch normalization
+    if moves_weights:
+        with torch.no_grad():
+            made.module[0].weight.add_(1)
+    assert not torch.equal(made.module[1].running_mean, before.module[1].running_mean)
+    made.save(tmp_path / "state.pt")
+    restored = state()
+    restored.restore(tmp_path / "state.pt")
+    assert all(torch.equal(one, other) for one, other in zip(tensors(restored), tensors(before), strict=True))
+
+
 def test_a_state_runs_no_code(path):
     class Malicious:
         def __reduce__(self):
