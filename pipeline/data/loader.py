@@ -3,7 +3,7 @@
 So batch size, the number of worker processes, the number of ranks and a restart in mid-epoch change no image.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,18 +44,14 @@ class Batch:
 
     def __getitem__(self, chosen: slice) -> "Batch":
         """A part of the batch."""
-        parts: dict[str, Any] = {name: None if value is None else value[chosen] for name, value in vars(self).items()}
-        return Batch(**parts)
+        return self._each(lambda value: value[chosen])
 
     def to(self, device: torch.device) -> "Batch":
-        return Batch(
-            images=self.images.to(device, non_blocking=True),
-            masks=self.masks.to(device, non_blocking=True),
-            labels=self.labels.to(device, non_blocking=True),
-            indices=self.indices.to(device, non_blocking=True),
-            seeds=self.seeds.to(device, non_blocking=True),
-            substitutes=None if self.substitutes is None else self.substitutes.to(device, non_blocking=True),
-        )
+        return self._each(lambda value: value.to(device, non_blocking=True))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        parts: dict[str, Any] = {name: None if value is None else change(value) for name, value in vars(self).items()}
+        return Batch(**parts)
 
 
 class Loader:

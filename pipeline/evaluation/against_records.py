@@ -31,7 +31,7 @@ _SHOWN = 5
 def survivors_misclassified(
     ids: Sequence[str], batch: AttackBatch, points: Mapping[str, Tensor], records: pl.DataFrame, epsilon: float
 ) -> Check:
-    """Images that the records leave standing and a diagnostic search fells: robust accuracy that is not there.
+    """Images that are robust in the records and misclassified in a diagnostic search: robust accuracy that is not there.
 
     It fails where that is surely more than a point of robust accuracy: more images make the bound sharper, not stricter.
 
@@ -47,16 +47,11 @@ def survivors_misclassified(
         for row in wrong.nonzero().flatten().tolist():
             by.setdefault(ids[row], []).append(search)
     robust = robust_images(records, epsilon)["robust"]
-    worth, standing_share = 100 * len(by) / len(robust), 100 * int(robust.sum()) / len(robust)
-    least = standing_share * float(binomtest(len(by), len(batch)).proportion_ci(method="exact").low)
-    extrapolated = standing_share * len(by) / len(batch)
-    figures = {
-        "misclassified": len(by),
-        "tried": len(batch),
-        "points": worth,
-        "points_extrapolated": extrapolated,
-        "points_least": least,
-    }
+    worth, robust_share = 100 * len(by) / len(robust), 100 * int(robust.sum()) / len(robust)
+    least = robust_share * float(binomtest(len(by), len(batch)).proportion_ci(method="exact").low)
+    extrapolated = robust_share * len(by) / len(batch)
+    figures: dict[str, float] = {"misclassified": len(by), "tried": len(batch)}
+    figures |= {"points": worth, "points_extrapolated": extrapolated, "points_least": least}
     finding = f"{len(by)} of {len(batch)} images that are recorded as robust at epsilon {epsilon:.4g} are not"
     if by:
         examples = ", ".join(f"{one} ({', '.join(searches)})" for one, searches in list(by.items())[:_SHOWN])

@@ -93,14 +93,7 @@ def plan(config: GtsrbConfig) -> Plan:
         recipe={"version": RECIPE_VERSION, **{k: v for k, v in asdict(config).items() if k not in ("root", "download")}},
         files=tables + [config.root / sign.source_file for sign in signs],
         items=_with_splits(signs, config) if without is None else (),
-        load=partial(
-            load_sign,
-            root=config.root,
-            labels={number: label for label, number in enumerate(numbers)},
-            image_size=config.image_size,
-            context=config.context,
-            refine=config.refine,
-        ),
+        load=partial(load_sign, config=config, labels={number: label for label, number in enumerate(numbers)}),
         rejects=rejects,
         without_sample=without,
     )
@@ -110,8 +103,6 @@ def _class_numbers(config: GtsrbConfig) -> tuple[int, ...]:
     numbers = tuple(range(NUM_CLASSES)) if config.classes is None else config.classes
     if not numbers:
         raise ConfigError("data.classes is empty: name at least one class, 0 to 42, or null for all")
-    if wrong := [number for number in numbers if not 0 <= number < NUM_CLASSES]:
-        raise ConfigError(f"data.classes: {wrong[0]} is no GTSRB class; they are 0 to {NUM_CLASSES - 1}")
     if len(set(numbers)) < len(numbers):
         raise ConfigError("data.classes names a class twice")
     return numbers
@@ -157,20 +148,18 @@ def _with_splits(signs: list[Sign], config: GtsrbConfig) -> list[Sign]:
     return [sign if sign.split == "test" else replace(sign, split=drawn[sign.group]) for sign in signs]
 
 
-def load_sign(
-    sign: Sign, *, root: Path, labels: Mapping[int, int], image_size: int, context: float, refine: bool
-) -> list[Sample | Reject]:
+def load_sign(sign: Sign, *, config: GtsrbConfig, labels: Mapping[int, int]) -> list[Sample | Reject]:
     """Read one image, make its mask at the file's resolution, and cut both to the square around the ROI."""
     try:
-        image = read_picture(root / sign.source_file)
+        image = read_picture(config.root / sign.source_file)
     except Rejected as error:
         return [_reject(sign, error.rule, error.detail)]
     height, width = image.shape[:2]
     if (width, height) != (sign.width, sign.height):
         return [_reject(sign, "size-mismatch", f"the file has {width}x{height} px, its annotation {sign.width}x{sign.height}")]
-    mask, recipe = sign_mask(image, sign.roi, sign.class_number, refine=refine)
+    mask, recipe = sign_mask(image, sign.roi, sign.class_number, refine=config.refine)
     x1, y1, x2, y2 = sign.roi
-    left, top, side = square_around((x1, y1, x2 + 1, y2 + 1), context=context, width=width, height=height)
+    left, top, side = square_around((x1, y1, x2 + 1, y2 + 1), context=config.context, width=width, height=height)
     return [
         Sample(
             sample_id=sign.sample_id,
@@ -180,8 +169,8 @@ def load_sign(
             split=sign.split,
             box=(left, top, left + side, top + side),
             mask_recipe=recipe,
-            image=resize(crop(image, left, top, side, replicate=True), image_size),
-            mask=resize(crop(mask, left, top, side, replicate=False), image_size),
+            image=resize(crop(image, left, top, side, replicate=True), config.image_size),
+            mask=resize(crop(mask, left, top, side, replicate=False), config.image_size),
         )
     ]
 
