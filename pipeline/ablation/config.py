@@ -41,6 +41,11 @@ class MaskPair:
     objectives: Labels | None = None
     """Objectives of the classifiers, out of classifier_objectives; null: all of these, one arm each."""
 
+    def __post_init__(self) -> None:
+        of_others = self.test == MaskSource.JOINT and self.train != MaskSource.JOINT
+        if of_others or (self.train == MaskSource.JOINT and self.test == MaskSource.LEARNED):
+            raise ValueError("joint masks are those of stages that were trained together: say {train: joint, test: joint}")
+
 
 @configuration
 class JointSettings:
@@ -188,12 +193,6 @@ class AblateConfig:
                 raise ValueError(f"masks: segmenters={list(pair.segmenters or ())} names one that segmenter_objectives does not")
             if not set(pair.objectives or ()) <= set(self.classifier_labels):
                 raise ValueError(f"masks: objectives={list(pair.objectives or ())} names one that classifier_objectives does not")
-            if (pair.train, pair.test) != (MaskSource.JOINT,) * 2 and (
-                pair.test == MaskSource.JOINT or (pair.train == MaskSource.JOINT and pair.test == MaskSource.LEARNED)
-            ):
-                raise ValueError(
-                    "masks: joint masks are those of stages that were trained together: say {train: joint, test: joint}"
-                )
         if any(number >= (self.folds or 0) for number in self.only_folds or ()):
             raise ValueError(f"only_folds: names a fold that there is not; folds={self.folds} are counted from 0")
         if self.folds and self.evaluation.split != "test":
@@ -256,12 +255,8 @@ class AblateConfig:
             values = [getattr(own, key) for own in self.systems]
             if len(set(values)) < len(values):
                 raise ValueError(f"systems: two have the same {key}")
-        taken = {own.name for own in self.systems} & {
-            *recipes.names(),
-            *self.classifier_labels,
-            *(source.value for source in MaskSource),
-        }
-        if taken:
+        names = {*recipes.names(), *self.classifier_labels, *(source.value for source in MaskSource)}
+        if taken := {own.name for own in self.systems} & names:
             raise ValueError(f"systems: {min(taken)} is the name of an objective or a mask source: choose another name")
 
     @property

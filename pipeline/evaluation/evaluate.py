@@ -234,9 +234,8 @@ def _report(evaluation: LoadedEvaluation) -> None:
     summary.write(config.run / SUMMARY)  # after all that it stands for: an ablation takes an evaluation that has it for finished
     print("\n".join([*lines(summary), *_beside_published(config, summary), *measured_lines(measured)]))
     if config.sanity:
-        store = RecordStore(config.run)
         images, epsilon = config.sanity_images, config.sanity_epsilon
-        checks = sanity_checks(run, store, records, num_images=images, device=device, epsilon=epsilon)
+        checks = sanity_checks(run, RecordStore(config.run), records, num_images=images, device=device, epsilon=epsilon)
         report = SanityReport(images=images, epsilon=epsilon, version=version_of_checks(), checks=tuple(checks))
         report.write(config.run / SANITY)
         print("\n".join(check_lines(checks)))
@@ -285,9 +284,7 @@ def tf32_disabled(device: torch.device) -> AbstractContextManager[None]:
     """Convolutions in float32: on a GPU their default is TF32, whose rounding is as large as a small perturbation."""
     if device.type != "cuda":
         return nullcontext()
-    flags: AbstractContextManager[None] = torch.backends.cudnn.flags(
-        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-    )
+    flags: AbstractContextManager[None] = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
     return flags
 
 

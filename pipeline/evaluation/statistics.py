@@ -97,10 +97,9 @@ def share(
     """
     _check_alike(claims, groups)
     value = float(claims.mean())
-    low, high = score_interval(
-        value, effective_size(claims.astype(np.float64), groups, confidence=confidence), confidence=confidence
-    )
-    return Estimate(value=value, low=low, high=high, n=len(claims), groups=_count(groups))
+    effective = effective_size(claims.astype(np.float64), groups, confidence=confidence)
+    low, high = score_interval(value, effective, confidence=confidence)
+    return Estimate(value=value, low=low, high=high, n=len(claims), groups=len(np.unique(groups)))
 
 
 def mean_estimate(
@@ -137,12 +136,9 @@ def paired_difference(
     """
     _check_alike(first, second, groups)
     differences = first.astype(np.float64) - second
-    low, high = _tango(
-        float((first & ~second).mean()),
-        float((second & ~first).mean()),
-        effective_size(differences, groups, confidence=CONFIDENCE),
-    )
-    return Estimate(value=float(differences.mean()), low=low, high=high, n=len(first), groups=_count(groups))
+    effective = effective_size(differences, groups, confidence=CONFIDENCE)
+    low, high = _tango(float((first & ~second).mean()), float((second & ~first).mean()), effective)
+    return Estimate(value=float(differences.mean()), low=low, high=high, n=len(first), groups=len(np.unique(groups)))
 
 
 def sign_flip(net: Int[np.ndarray, " groups"]) -> float:
@@ -295,10 +291,6 @@ def _bca(sums: np.ndarray, sizes: np.ndarray, rng: np.random.Generator) -> tuple
         rng=rng,
     )
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
-
-
-def _count(groups: np.ndarray) -> int:
-    return len(np.unique(groups))
 
 
 def _check_alike(*columns: np.ndarray) -> None:

@@ -292,8 +292,7 @@ class Trainer:
 
 
 def _place(network: nn.Module, fabric: Fabric, layout: torch.memory_format) -> None:
-    network.to(device=fabric.device)
-    network.to(memory_format=layout)
+    network.to(device=fabric.device).to(memory_format=layout)
 
 
 def _say(fabric: Fabric, line: str) -> None:

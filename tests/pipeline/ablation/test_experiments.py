@@ -156,7 +156,7 @@ def test_a_joint_arm_shares_its_beginnings_with_the_arms_of_stages_trained_apart
 
 @pytest.mark.parametrize("pair", [("learned", "joint"), ("oracle", "joint"), ("joint", "learned")])
 def test_joint_masks_are_of_stages_that_were_trained_together(pair: tuple[str, str]) -> None:
-    with pytest.raises(ConfigError, match=r"masks: joint masks are those of stages that were trained together"):
+    with pytest.raises(ConfigError, match=r"masks\.\d: joint masks are those of stages that were trained together"):
         config(masks=[{"train": pair[0], "test": pair[1]}], degradation=None)
 
 
