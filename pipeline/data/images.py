@@ -20,7 +20,7 @@ from jaxtyping import Float32, UInt8
 from PIL import Image, UnidentifiedImageError
 
 from pipeline.data.file_kinds import describe
-from pipeline.data.mask_values import DEEP_MODES, StoredMask, deep_picture, read_weights
+from pipeline.data.mask_values import DEEP_MODES, StoredMask, check_deep_mask, check_deep_picture, deep_picture, read_weights
 from pipeline.data.rules import Rejected
 
 Box = tuple[float, float, float, float]
@@ -124,7 +124,8 @@ class ImageFile:
 
     def __init__(self, image: Image.Image, name: str) -> None:
         self._image, self._name = image, name
-        self.turn = _orientation(image)
+        self._deep = image.mode in ("LA", "RGB", "RGBA") and any(";16" in str(tile[3]) for tile in image.tile)
+        self.turn = _orientation(image)  # which loads a PNG
         """EXIF orientation, 1 to 8: 1 is upright."""
         width, height = image.size
         # Pillow turns TIFF by itself, and announces the upright size.
@@ -144,6 +145,9 @@ class ImageFile:
         with _in_own_words(self._name):
             image, scale = self._decoded(shrink)
             notes = {"turned"} if self.turn > 1 else set()
+            if self._deep:
+                check_deep_picture(image)
+                notes.add("scaled")
             if image.mode in DEEP_MODES:
                 image = deep_picture(image)
                 notes.add("scaled")
@@ -159,6 +163,8 @@ class ImageFile:
         """The foreground share of each pixel, by the rules of ``mask_values``. Raises ``Rejected``."""
         with _in_own_words(self._name):
             image, _ = self._decoded(1.0)
+            if self._deep:
+                check_deep_mask(image)
             stored: StoredMask = read_weights(image, lossy=self._image.format in ("JPEG", "MPO", "WEBP", "AVIF", "JPEG2000"))
             return Raster(stored.weights, "L", 1, self.width, self.height, self.turn, recipe=stored.recipe)
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int64, UInt8
-from PIL import Image, ImageChops
+from PIL import Image, ImageChops, ImageFilter
 
 from pipeline.data.rules import Rejected
 
@@ -32,11 +32,25 @@ NEAR, CRISP = 16, 8
 EXTREME = 32
 """Noise of lossy compression at both ends of the range."""
 FEW = 32
-MIN_FLAT, FLAT_SHARE, ABRUPT_SHARE = 4, 0.25, 0.8
-"""A plateau: so many pixels whose four neighbors have their value, that share of all its pixels, so many of its borders abrupt."""
 DARK = 2**13
 """A 16-bit picture that is darker throughout holds pictures of 8 or 12 bits: scaled by its mode it would be black."""
 _STRIP = 2**22
+
+
+class Plateau(NamedTuple):
+    """What makes an area of one value, other than an edge."""
+
+    min_flat: int
+    """Pixels whose four neighbors have their value."""
+    flat_share: float
+    """Of all pixels of the value."""
+    abrupt_share: float
+    """Of its borders."""
+
+
+EXACT = Plateau(min_flat=4, flat_share=0.25, abrupt_share=0.8)
+LOSSY = Plateau(min_flat=64, flat_share=0.5, abrupt_share=0.2)
+"""After compression: more than one block, and edges that ring (measured on JPEG of quality 15 to 95 and WebP)."""
 
 
 class StoredMask(NamedTuple):
@@ -149,6 +163,8 @@ def _check_share(grey: Image.Image, values: list[int], full: int, *, lossy: bool
         raise Rejected("faint-mask", f"the largest value is {values[-1]} of {full}: neither a foreground share nor two values")
     if len(values) == 2 and not (values[0] < EXTREME * full // 255 and values[1] > full - EXTREME * full // 255):
         raise Rejected("index-mask", f"values {shown}: neither is 0, the background")
+    if lossy:
+        _check_lossy(grey, shown)
     noisy = lossy or len(values) > FEW
     crisp = len(values) <= CRISP and not lossy
     found = _plateaus(grey, fold=noisy, near=0 if crisp else NEAR)
@@ -160,10 +176,24 @@ def _check_share(grey: Image.Image, values: list[int], full: int, *, lossy: bool
         raise Rejected("index-mask", f"values {shown}: areas of one value with abrupt borders ({plateaus}) are an index")
 
 
-def _plateaus(grey: Image.Image, *, fold: bool, near: int) -> list[int]:
-    """The values that stand in areas with abrupt borders, steps over ``near``. ``fold``: those near both ends are the ends."""
+def _check_lossy(grey: Image.Image, shown: str) -> None:
+    """Refuse areas that are neither black nor white. Compression spreads values: those of a step of 16 are one."""
+    calm = grey.filter(ImageFilter.MedianFilter(3))
+    found = [
+        value for shift in (0, NEAR // 2) for value in _plateaus(calm, fold=True, near=NEAR, kind=LOSSY, step=NEAR, shift=shift)
+    ]
+    middle = sorted({value for value in found if 0 < value < 255})
+    if middle:
+        rule = "faint-mask" if max(found) - middle[0] <= NEAR else "index-mask"
+        areas = ", ".join(map(str, middle))
+        raise Rejected(rule, f"values {shown}: areas of about {areas} of 255 with abrupt borders are no foreground share")
+
+
+def _plateaus(grey: Image.Image, *, fold: bool, near: int, kind: Plateau = EXACT, step: int = 1, shift: int = 0) -> list[int]:
+    """The values that stand in areas with abrupt borders, steps over ``near``. ``fold``: those near both ends are the ends. Values
+    are told apart by steps of ``step``, from ``shift`` on."""
     count, flat, borders, abrupt = (np.zeros(256, dtype=np.int64) for _ in range(4))
-    table = np.arange(256, dtype=np.uint8)
+    table = ((np.arange(256) + shift) // step * step - shift + step // 2).clip(0, 255).astype(np.uint8)
     if fold:
         table[:EXTREME], table[-EXTREME:] = 0, 255
     for strip in _strips(grey, overlap=1):
@@ -174,7 +204,7 @@ def _plateaus(grey: Image.Image, *, fold: bool, near: int) -> list[int]:
             apart = np.abs(one.astype(np.int16) - other)
             for where, into in ((apart > 0, borders), (apart > near, abrupt)):
                 into += _counts(one[where]) + _counts(other[where])
-    plateau = (flat >= np.maximum(MIN_FLAT, FLAT_SHARE * count)) & (abrupt >= ABRUPT_SHARE * borders) & (borders > 0)
+    plateau = (flat >= np.maximum(kind.min_flat, kind.flat_share * count)) & (abrupt >= kind.abrupt_share * borders) & (borders > 0)
     return [int(value) for value in np.flatnonzero(plateau)]
 
 
@@ -225,6 +255,21 @@ def _some_values(image: Image.Image) -> np.ndarray:
         if len(found) > 4 * FEW:
             found = np.concatenate([found[: 2 * FEW], found[-1:]])
     return found
+
+
+def check_deep_picture(image: Image.Image) -> None:
+    """Of several channels of 16 bits Pillow keeps the upper 8. Raises ``Rejected`` where the lower ones are all that there is."""
+    most = max(high for _, high in image.convert("RGB").getextrema())
+    if most < DARK >> 8:
+        what = f"mode {image.mode} of 16 bits a channel whose largest value is below {(most + 1) << 8} of 65535"
+        raise Rejected("unsupported-mode", f"{what}: scaled by its range it would be black")
+
+
+def check_deep_mask(image: Image.Image) -> None:
+    """Of several channels of 16 bits only black and white can be told. Raises ``Rejected``."""
+    used = {place % 256 for place, count in enumerate(image.histogram()) if count}
+    if not {255} <= used <= {0, 255}:
+        raise Rejected("unsupported-mode", f"mode {image.mode} of 16 bits a channel with values other than 0 and 65535")
 
 
 def deep_picture(image: Image.Image) -> Image.Image:

@@ -102,7 +102,7 @@ def read_rows(root: Path, table: Table) -> tuple[list[Row], list[Reject]]:
 
 
 def _name(fields: dict[str, str]) -> str:
-    return fields.get(PATH) or fields.get("Filename", "")
+    return (fields.get(PATH) or fields.get("Filename", "")).replace("\\", "/")
 
 
 def _images_in(folders: Iterable[Path]) -> dict[Path, Path]:

@@ -363,7 +363,13 @@ def as_kaggle(tree: Path) -> None:
     shutil.rmtree(tree / "gtsrb")
 
 
-LAYOUTS = [as_archives, as_separate_archives, as_archives_with_the_table_inside, as_png, as_kaggle]
+def as_kaggle_on_windows(tree: Path) -> None:
+    as_kaggle(tree)
+    for name in ("Train.csv", "Test.csv"):
+        (tree / name).write_text((tree / name).read_text().replace("/", "\\"))
+
+
+LAYOUTS = [as_archives, as_separate_archives, as_archives_with_the_table_inside, as_png, as_kaggle, as_kaggle_on_windows]
 
 
 @pytest.mark.parametrize("arrange", LAYOUTS)

@@ -5,6 +5,7 @@ import os
 import struct
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image, features
@@ -111,6 +112,23 @@ def test_a_deep_picture_of_another_range_is_refused_with_its_mode(tmp_path: Path
         picture(tmp_path / "a.tif")
     assert caught.value.rule == "unsupported-mode"
     assert detail in caught.value.detail
+
+
+@pytest.mark.parametrize("ending", [".png", ".tif"])
+@pytest.mark.parametrize("num_channels", [3, 4])
+def test_colors_of_16_bits_are_scaled_or_refused_where_they_would_be_black(tmp_path: Path, ending: str, num_channels: int) -> None:
+    stored = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint16)
+    opaque = np.full((HEIGHT, WIDTH, num_channels - 3), 65535, np.uint16)
+    path = tmp_path / f"a{ending}"
+    cv2.imwrite(str(path), np.dstack([stored[..., ::-1] * 257, opaque]))
+    with open_image(path) as opened:
+        found = opened.picture()
+    np.testing.assert_array_equal(found.array(), stored)
+    assert found.notes == {"scaled"}
+    cv2.imwrite(str(path), np.dstack([stored[..., ::-1] * 16, opaque]))  # 12 bits, as many cameras have
+    with pytest.raises(Rejected) as caught:
+        picture(path)
+    assert (caught.value.rule, "would be black" in caught.value.detail) == ("unsupported-mode", True)
 
 
 def test_transparent_pixels_are_laid_on_white_whatever_color_they_hide(tmp_path: Path) -> None:

@@ -135,6 +135,41 @@ def test_a_grey_picture_in_a_palette_is_a_soft_mask(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read(tmp_path / "m.png").array(), stored)
 
 
+@pytest.mark.parametrize("quality", [50, 75, 95])
+@pytest.mark.parametrize(
+    ("first", "second", "rule"), [(240, 120, "index-mask"), (120, 0, "faint-mask"), (160, 0, "faint-mask"), (90, 200, "index-mask")]
+)
+def test_a_lossy_mask_of_areas_that_are_not_white_is_refused(
+    tmp_path: Path, first: int, second: int, rule: str, quality: int
+) -> None:
+    drawn = np.where(DISC, first, np.where(OTHER, second, 0)).astype(np.uint8)
+    for name in ("m.jpg", "m.webp"):
+        array(drawn).save(tmp_path / name, quality=quality)
+        assert fault(tmp_path / name).rule == rule
+
+
+@pytest.mark.parametrize("sigma", [2.0, 6.0])
+@pytest.mark.parametrize("quality", [15, 50, 95])
+def test_a_blurred_mask_is_soft_also_where_it_is_lossy(tmp_path: Path, quality: int, sigma: float) -> None:
+    stored = np.rint(soft(sigma) * 255).astype(np.uint8)
+    array(stored).save(tmp_path / "m.jpg", quality=quality)
+    assert np.abs(read(tmp_path / "m.jpg").array().astype(int) - stored).max() < 64
+
+
+@pytest.mark.parametrize("name", ["m.png", "m.tif"])
+@pytest.mark.parametrize(
+    ("white", "rule"), [(65535, None), (255, "unsupported-mode"), (1, "unsupported-mode"), (30000, "unsupported-mode")]
+)
+def test_several_channels_of_16_bits_are_a_mask_only_where_they_are_black_and_white(
+    tmp_path: Path, name: str, white: int, rule: str | None
+) -> None:
+    cv2.imwrite(str(tmp_path / name), np.repeat(DISC[..., None], 3, 2).astype(np.uint16) * white)
+    if rule is None:
+        np.testing.assert_array_equal(read(tmp_path / name).array(), BINARY)
+    else:
+        assert fault(tmp_path / name).rule == rule
+
+
 def two_objects(first: int, second: int, background: int = 0) -> np.ndarray:
     return np.where(DISC, first, np.where(OTHER, second, background))
 
