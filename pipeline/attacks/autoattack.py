@@ -53,7 +53,7 @@ def autoattack(
 
     The number of target classes is 9 (in l1 5 for APGD, which starts 5 times instead), or all others where there are fewer.
     Below 4 classes the difference-of-logits ratio is undefined; the margin is climbed in its place, and a UserWarning says so.
-    ``num_queries`` is Square's. Results lie in the ball and in [0,1] exactly, as those of ``pgd_linf``. Raises ValueError where
+    ``num_queries`` is Square's. Results lie in the ball and in [0,1] exactly, as those of ``pgd_in``. Raises ValueError where
     Square is among the attacks and does not fit.
     """
     from pyautoattack import AutoAttack  # only here: whoever trains need not load it

@@ -9,7 +9,7 @@ from torch import Tensor
 from pipeline.attacks.apgd import apgd
 from pipeline.attacks.eot import over_hidden_seeds
 from pipeline.attacks.objectives import class_score
-from pipeline.attacks.pgd import PGD
+from pipeline.attacks.pgd import pgd_in
 from pipeline.attacks.specs import ClassAttack, GuidedAttack, MaskAttack, Search
 from pipeline.attacks.start import AttackBatch, AttackStart, clean_logits
 from pipeline.attacks.streaming import streamed_pgd
@@ -98,7 +98,7 @@ def _climb(start: AttackStart, objective: SystemObjective, search: Search, num_s
     if search == "apgd":
         apgd(tracked, images, norm=start.norm, epsilon=epsilon, num_steps=num_steps, region=region, seeds=seeds, explored=known)
     else:
-        PGD[start.norm](tracked, images, epsilon=epsilon, num_steps=num_steps, region=region, seeds=seeds)
+        pgd_in(start.norm, tracked, images, epsilon=epsilon, num_steps=num_steps, region=region, seeds=seeds)
     return best.points
 
 

@@ -4,7 +4,8 @@ Madry et al. 2018, https://arxiv.org/abs/1706.06083.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -32,8 +33,9 @@ def pgd(
     keep_best: bool = True,
     seeds: Int64[Tensor, " batch"] | None = None,
 ) -> Images:
-    """Run a configuration. Arguments, result and errors are those of ``pgd_linf``, ``pgd_l2`` and ``pgd_l1``."""
-    return PGD[config.norm](
+    """Run a configuration. Arguments, result and errors are those of ``pgd_in``."""
+    return pgd_in(
+        config.norm,
         objective,
         images,
         epsilon=config.epsilon,
@@ -48,7 +50,8 @@ def pgd(
     )
 
 
-def pgd_linf(
+def pgd_in(
+    norm: Norm,
     objective: Objective,
     images: Images,
     *,
@@ -62,13 +65,17 @@ def pgd_linf(
     keep_best: bool = True,
     seeds: Int64[Tensor, " batch"] | None = None,
 ) -> Images:
-    """Climb the objective inside the maximum-norm ball: steps along the sign of the gradient.
+    """Climb the objective inside a norm ball: steps along steepest ascent in the norm, each followed by the way back into the ball.
 
     Args:
+        norm: linf: steps along the sign of the gradient. l2: along the gradient, normalised per image; a point that leaves both is
+            first brought back to the ball and then clamped to [0,1], so the result is in both, but not always the nearest point of
+            both; where the gradient is 0 the point stays. l1: sparse steps (``norms.L1Ball.ascent``), then the nearest point of
+            ball and box; for a figure take ``apgd``, which chooses how many values it changes.
         objective: what is climbed; its model should be in the state of ``system.attacked``.
         images: (B,3,H,W) in [0,1]; their memory layout is kept.
-        epsilon: radius of the ball, for all images or for each (B,); 0 returns the images, to the bit.
-        step_size: length of a step, for all images or for each; None is ``2.5 * epsilon / num_steps``.
+        epsilon: radius of the ball, over the whole image, for all images or for each (B,); 0 returns the images, to the bit.
+        step_size: length of a step in the norm, for all images or for each; None is ``2.5 * epsilon / num_steps``.
         num_steps: gradient steps of each start, at least 1.
         restarts: number of starts; more than one needs ``random_start``.
         random_start: start at a random point of the ball and not at the image.
@@ -88,100 +95,7 @@ def pgd_linf(
         FloatingPointError: with ``keep_best``, a NaN score. Such a point is never the best, but the search from it was blind, and
             calling the image robust would be a false claim.
     """
-    return _search(
-        objective,
-        ball_of("linf", images.detach(), epsilon, region),
-        step_size=step_size,
-        num_steps=num_steps,
-        restarts=restarts,
-        random_start=random_start,
-        start=start,
-        keep_best=keep_best,
-        seeds=seeds,
-    )
-
-
-def pgd_l2(
-    objective: Objective,
-    images: Images,
-    *,
-    epsilon: PerImage,
-    step_size: PerImage | None = None,
-    num_steps: int,
-    restarts: int = 1,
-    random_start: bool = True,
-    region: RegionMasks | None = None,
-    start: Images | None = None,
-    keep_best: bool = True,
-    seeds: Int64[Tensor, " batch"] | None = None,
-) -> Images:
-    """Climb the objective inside the Euclidean ball: steps along the gradient, normalised per image.
-
-    Arguments, result and errors are those of ``pgd_linf``, but for the norm: epsilon and the step are Euclidean lengths over the
-    whole image. A point that leaves both is first brought back to the ball and then clamped to [0,1]: the result is in both,
-    but not always the nearest point of both. Where the gradient is 0 the point stays.
-    """
-    return _search(
-        objective,
-        ball_of("l2", images.detach(), epsilon, region),
-        step_size=step_size,
-        num_steps=num_steps,
-        restarts=restarts,
-        random_start=random_start,
-        start=start,
-        keep_best=keep_best,
-        seeds=seeds,
-    )
-
-
-def pgd_l1(
-    objective: Objective,
-    images: Images,
-    *,
-    epsilon: PerImage,
-    step_size: PerImage | None = None,
-    num_steps: int,
-    restarts: int = 1,
-    random_start: bool = True,
-    region: RegionMasks | None = None,
-    start: Images | None = None,
-    keep_best: bool = True,
-    seeds: Int64[Tensor, " batch"] | None = None,
-) -> Images:
-    """Climb the objective inside the L1 ball: sparse steps (``norms.L1Ball.ascent``), then the nearest point of ball and box.
-
-    Arguments, result and errors are those of ``pgd_linf``, but for the norm: epsilon and the step are sums over all values of the
-    image. For a figure take ``apgd``, which chooses how many values it changes.
-    """
-    return _search(
-        objective,
-        ball_of("l1", images.detach(), epsilon, region),
-        step_size=step_size,
-        num_steps=num_steps,
-        restarts=restarts,
-        random_start=random_start,
-        start=start,
-        keep_best=keep_best,
-        seeds=seeds,
-    )
-
-
-PGD: Mapping[Norm, Callable[..., Images]] = {"linf": pgd_linf, "l2": pgd_l2, "l1": pgd_l1}
-"""By the norm of the ball."""
-
-
-def _search(
-    objective: Objective,
-    ball: Ball,
-    *,
-    step_size: PerImage | None,
-    num_steps: int,
-    restarts: int,
-    random_start: bool,
-    start: Images | None,
-    keep_best: bool,
-    seeds: Int64[Tensor, " batch"] | None,
-) -> Images:
+    ball = ball_of(norm, images.detach(), epsilon, region)
     if num_steps < 1 or restarts < 1:
         raise ValueError(f"num_steps and restarts are at least 1, not {num_steps} and {restarts}")
     if restarts > 1 and not (random_start and keep_best):
@@ -197,6 +111,11 @@ def _search(
     if keep_best:
         return _best_visited(objective, ball, begins, step, num_steps)
     return deque(_climb(objective, ball, next(begins), step, num_steps), maxlen=1)[0][0]
+
+
+pgd_linf = partial(pgd_in, "linf")
+pgd_l2 = partial(pgd_in, "l2")
+pgd_l1 = partial(pgd_in, "l1")
 
 
 def _begins(ball: Ball, start: Tensor | None, restarts: int, seeds: Tensor | None) -> Iterator[Tensor]:

@@ -8,6 +8,7 @@ driving the mask first and the class from there is the two-phase guided attack o
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ from torch.nn import functional
 
 from classifier.losses import cross_entropy
 from pipeline.attacks.objectives import Score, margin
-from pipeline.attacks.pgd import PGD, PerImage, RegionMasks
+from pipeline.attacks.pgd import PerImage, RegionMasks, pgd_in
 from pipeline.attacks.specs import GradientPath, MaskGoal
 from pipeline.attacks.threat import Norm
 from pipeline.attacks.tracker import BestPoint, MarginObjective, Observer
@@ -230,10 +231,10 @@ def guided(
     """First the mask, then the class from there: two searches, the second beginning at the best point of the first.
 
     Both are projected gradient descent with a step of 2.5 * epsilon / steps; the first starts at random. Returned is, of all
-    points that either has visited, the one with the largest margin; ``observer`` is told of all of them. Raises what ``pgd_linf``
+    points that either has visited, the one with the largest margin; ``observer`` is told of all of them. Raises what ``pgd_in``
     raises.
     """
-    search = PGD[norm]
+    search = partial(pgd_in, norm)
     best = BestPoint(images, observer)
     masked = search(best.track(mask_objective), images, epsilon=epsilon, num_steps=mask_steps, region=region, seeds=seeds)
     search(best.track(class_objective), images, epsilon=epsilon, num_steps=class_steps, region=region, start=masked)

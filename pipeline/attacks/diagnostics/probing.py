@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pipeline.attacks.norms import Ball, ball_of
 from pipeline.attacks.objectives import Objective, Score, margin, targeted_margin
-from pipeline.attacks.pgd import PGD
+from pipeline.attacks.pgd import pgd_in
 from pipeline.attacks.specs import GradientPath
 from pipeline.attacks.start import AttackBatch
 from pipeline.attacks.threat import Norm
@@ -148,7 +148,8 @@ def climb(
     best = BestPoint(batch.images)
     step = max(budget.epsilon / 4, 1e-6) if budget.step is None else budget.step
     with attacked(batch.system):
-        PGD[budget.norm](
+        pgd_in(
+            budget.norm,
             Connected(best.track(climbed)),
             batch.images,
             epsilon=budget.epsilon,

@@ -300,7 +300,7 @@ def watching_the_stack(system: Tricky, images: Tensor) -> Tensor:
     """Another function where a search asks."""
     logits: Tensor = system.honest(images)
     asked_by = {frame.name for frame in traceback.extract_stack()}
-    return logits.roll(1, dims=1) if asked_by & {"pgd_linf", "pgd_l2", "apgd", "streamed_pgd"} else logits
+    return logits.roll(1, dims=1) if asked_by & {"pgd_in", "apgd", "streamed_pgd"} else logits
 
 
 def random_choice(system: Tricky, images: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ from pipeline.attacks.minimum_norm import ddn, fmn
 from pipeline.attacks.objectives import class_score
 from pipeline.attacks.outside import AutoAttack, SquareAttack, square_fits
 from pipeline.attacks.patch_attack import PatchAttack, patch_side
-from pipeline.attacks.pgd import pgd, pgd_l2, pgd_linf
+from pipeline.attacks.pgd import pgd, pgd_in
 from pipeline.attacks.runner import run_attack
 from pipeline.attacks.smoothing import SmoothedObjective, certify, predict
 from pipeline.attacks.specs import AttackSpec, ClassAttack, Conditions, GuidedAttack, MaskAttack
@@ -159,19 +159,7 @@ def test_a_choice_has_its_default(config: type, name: str, default: Any) -> None
     ("function", "defaults"),
     [
         (
-            pgd_linf,
-            {
-                "step_size": None,
-                "restarts": 1,
-                "random_start": True,
-                "region": None,
-                "start": None,
-                "keep_best": True,
-                "seeds": None,
-            },
-        ),
-        (
-            pgd_l2,
+            pgd_in,
             {
                 "step_size": None,
                 "restarts": 1,
