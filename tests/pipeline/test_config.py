@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import inspect
 import pkgutil
 import re
 from dataclasses import FrozenInstanceError, dataclass, replace
@@ -20,9 +21,11 @@ from pipeline.attacks.config import PgdConfig
 from pipeline.attacks.threat import Knowledge, Region, ThreatModel
 from pipeline.cli.composition import check_overrides, load_config
 from pipeline.cli.groups import group_choices
-from pipeline.config import Number, dotted_keys, to_plain, validate
+from pipeline.config import Number, PreparedRun, dotted_keys, json_schema_of, to_plain, validate
 from pipeline.data.config import PrepareConfig
 from pipeline.errors import ConfigError
+from pipeline.evaluation.config import EvaluateConfig
+from pipeline.training.config import TrainSegmenterConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,3 +199,20 @@ def test_no_choice_is_compared_by_identity():
             if isinstance(node, ast.Compare) and any(isinstance(operator, ast.Is | ast.IsNot) for operator in node.ops):
                 members = [re.fullmatch(r"[A-Z]\w+\.[A-Z_]+", ast.unparse(side)) for side in (node.left, *node.comparators)]
                 assert not any(members), f"{source}:{node.lineno}"
+
+
+def test_a_configuration_that_extends_another_has_its_fields_texts_and_checks_and_a_signature_of_its_own() -> None:
+    """``TrainConfig`` extends ``PreparedRun``; ``EvaluateConfig`` extends two, and says of one inherited field something else."""
+    described = {one: json_schema_of(one)["properties"] for one in (PreparedRun, TrainSegmenterConfig, EvaluateConfig)}
+    shared = described[PreparedRun]
+    assert list(shared) == ["prepared", "run", "resume"]
+    assert all(one["description"] for one in shared.values())
+    for extended in (TrainSegmenterConfig, EvaluateConfig):
+        assert list(described[extended])[:3] == list(shared)
+        assert list(inspect.signature(extended).parameters) == list(described[extended])
+        assert all(one.get("description") for one in described[extended].values())
+        assert described[extended]["prepared"] == shared["prepared"]
+    assert described[TrainSegmenterConfig]["run"] == shared["run"]
+    assert described[EvaluateConfig]["run"]["description"].startswith("Directory of this evaluation")
+    with pytest.raises(ConfigError, match=r"^TrainSegmenterConfig: resume: "):
+        TrainSegmenterConfig(prepared="data", run="run", resume="perhaps")
