@@ -59,7 +59,7 @@ class Frame:
         return int(self.probabilities.argmax())
 
 
-class Subject:
+class AttackedImage:
     """One system and one image, which can be looked at and attacked."""
 
     def __init__(self, system: TwoStage, sample: Sample, device: torch.device) -> None:

@@ -8,7 +8,7 @@ from pipeline.errors import ConfigError, UserError
 from pipeline.lab.arms import Arm
 from pipeline.lab.bench import Bench, Sample
 from pipeline.lab.config import MOST_ARMS, Settings
-from pipeline.lab.frames import Frame, Phase, Subject
+from pipeline.lab.frames import AttackedImage, Frame, Phase
 
 
 @dataclass(kw_only=True)
@@ -51,50 +51,50 @@ class Trial:
         return max((len(view.frames) for view in self.views), default=0)
 
 
-def prepare(bench: Bench, arms: Sequence[Arm], sample: Sample, settings: Settings) -> tuple[Trial, list[Subject | None]]:
+def prepare(bench: Bench, arms: Sequence[Arm], sample: Sample, settings: Settings) -> tuple[Trial, list[AttackedImage | None]]:
     """Look at the clean image under every system. A system that cannot be shown has a note in place of frames.
 
     Raises ConfigError for no system and for more than fit.
     """
     if not 1 <= len(arms) <= MOST_ARMS:
         raise ConfigError(f"systems: choose one to {MOST_ARMS} of them, to be shown side by side")
-    views, subjects = [], []
+    views, attacked_images = [], []
     for arm in arms:
-        view, subject = View(arm=arm), None
+        view, attacked_image = View(arm=arm), None
         try:
             if arm.source.needs_data and sample.mask is None:
                 raise ConfigError("Its mask is the data set's own, and this picture has none.")
             system = bench.system(arm)
-            subject = Subject(system, sample, bench.device)
-            view.label, view.follows_image = subject.label, system.mask_traits.is_attackable
-            view.frames.append(subject.clean)
-            view.note = _why_not_attacked(subject, settings)
+            attacked_image = AttackedImage(system, sample, bench.device)
+            view.label, view.follows_image = attacked_image.label, system.mask_traits.is_attackable
+            view.frames.append(attacked_image.clean)
+            view.note = _why_not_attacked(attacked_image, settings)
         except UserError as error:
             view.note = str(error)
         views.append(view)
-        subjects.append(subject)
-    return Trial(bench=bench, sample=sample, settings=settings, views=tuple(views)), subjects
+        attacked_images.append(attacked_image)
+    return Trial(bench=bench, sample=sample, settings=settings, views=tuple(views)), attacked_images
 
 
-def run(trial: Trial, subjects: Sequence[Subject | None]) -> Generator[Trial]:
+def run(trial: Trial, attacked_images: Sequence[AttackedImage | None]) -> Generator[Trial]:
     """Attack under every system that can be, a point of each in turn; yields the trial after every turn.
 
     The last frame of a system is what ``attack`` returns. Closed before its end, it ends the attacks.
     """
     running: dict[int, Generator[Frame]] = {}
-    for position, (view, subject) in enumerate(zip(trial.views, subjects, strict=True)):
-        if subject is not None and view.note is None:
-            running[position] = subject.frames(trial.settings)
+    for position, (view, attacked_image) in enumerate(zip(trial.views, attacked_images, strict=True)):
+        if attacked_image is not None and view.note is None:
+            running[position] = attacked_image.frames(trial.settings)
     try:
         for frames in running.values():
             next(frames)  # the clean image, which is there
         while running:
             for position in list(running):
-                view, subject = trial.views[position], subjects[position]
-                assert subject is not None
+                view, attacked_image = trial.views[position], attacked_images[position]
+                assert attacked_image is not None
                 view.frames.append(next(running[position]))
                 if view.finished:
-                    view.attribution = subject.attribution(view.frames[-1])
+                    view.attribution = attacked_image.attribution(view.frames[-1])
                     running.pop(position).close()
             yield trial
     finally:
@@ -102,8 +102,8 @@ def run(trial: Trial, subjects: Sequence[Subject | None]) -> Generator[Trial]:
             frames.close()
 
 
-def _why_not_attacked(subject: Subject, settings: Settings) -> str | None:
-    if settings.region != "everywhere" and subject.sample.mask is None:
+def _why_not_attacked(attacked_image: AttackedImage, settings: Settings) -> str | None:
+    if settings.region != "everywhere" and attacked_image.sample.mask is None:
         return f"The region {settings.region.value} follows the data set's outline, and this picture has none: choose everywhere."
-    reason = subject.why_skipped(settings)
+    reason = attacked_image.why_skipped(settings)
     return None if reason is None else f"Not attacked: {reason}."

@@ -175,19 +175,19 @@ def test_norms_are_those_of_the_saved_images(small: ModuleType, tmp_path: Path) 
 
 def test_confidences_are_the_softmax_of_the_prediction_on_the_saved_images(small: ModuleType, tmp_path: Path) -> None:
     """In double precision, right or wrong; what was not attacked keeps the clean image's."""
-    plan, store = small.plan(epsilons=(0.03,), save_images=True, chunk_size=small.IMAGES), RecordStore(tmp_path)
-    evaluate(plan, tmp_path)
+    run, store = small.evaluation_run(epsilons=(0.03,), save_images=True, chunk_size=small.IMAGES), RecordStore(tmp_path)
+    evaluate(run, tmp_path)
     images, context = small.pictures()
-    logits = plan.system(images, plan.system.freeze(images, context)).detach().numpy().astype(np.float64)
+    logits = run.system(images, run.system.freeze(images, context)).detach().numpy().astype(np.float64)
     clean = scipy.special.softmax(logits, axis=1).max(axis=1)
-    for unit in plan.units(0):
+    for unit in run.units(0):
         part = store.read(unit)
         rows = [int(sample_id[1:]) for sample_id in part["sample_id"]]
         np.testing.assert_allclose(part["clean_confidence"], clean[rows], rtol=1e-5)
         attacked = part.with_columns(row=pl.Series(rows)).filter(pl.col("status") == Status.ATTACKED)
         points = torch.from_numpy(store.read_images(unit))
         seen = context.select(torch.tensor(attacked["row"].to_list()))
-        logits = plan.system(points, plan.system.freeze(points, seen)).detach().numpy().astype(np.float64)
+        logits = run.system(points, run.system.freeze(points, seen)).detach().numpy().astype(np.float64)
         assert logits.argmax(axis=1).tolist() == attacked["adversarial_prediction"].to_list()
         np.testing.assert_allclose(attacked["adversarial_confidence"], scipy.special.softmax(logits, axis=1).max(axis=1), rtol=1e-5)
         wrong = part.filter(pl.col("status") == Status.WRONG_CLEAN)
