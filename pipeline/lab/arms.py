@@ -146,7 +146,7 @@ def _of_stages(chosen: ChosenSystem) -> RunArms:
     segmenter = _segmenter(chosen, checkpoint, own)
     learned = [own] if own.is_learned else [MaskSource.LEARNED]
     sources = [MaskSource.NONE, MaskSource.ORACLE, *(learned if segmenter is not None else ())]
-    if own not in sources and _is_system(own):
+    if own not in sources and _is_system(own) and not own.needs_segmenter:
         sources.append(own)
     arms = []
     for source in sources:

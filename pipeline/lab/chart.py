@@ -60,27 +60,15 @@ def chart(
     def up(value: float) -> float:
         return round(bottom + (top - bottom) * (min(max(value, low), high) - low) / (high - low), 2)
 
-    lines = [
-        Line(
-            name=name,
-            kind=kind,
-            points=" ".join(f"{across(position)},{up(value)}" for position, value in enumerate(values)),
-            end=(across(min(now, len(values) - 1)), up(values[min(now, len(values) - 1)])),
-        )
-        for name, kind, values in series
-    ]
-    middle = (0.0,) if has_zero else ((low + high) / 2,)
-    ticks = tuple((up(value), f"{value:g}".replace("-", "\N{MINUS SIGN}")) for value in (low, *middle, high))
-    return Chart(
-        title=title,
-        alt=alt,
-        height=height,
-        lines=tuple(lines),
-        ticks=ticks,
-        zero=up(0) if has_zero else None,
-        now=across(now),
-        until=until,
-    )
+    lines = []
+    for name, kind, values in series:
+        points = [(across(position), up(value)) for position, value in enumerate(values)]
+        joined = " ".join(f"{x},{y}" for x, y in points)
+        lines.append(Line(name=name, kind=kind, points=joined, end=points[min(now, len(points) - 1)]))
+    marked = (low, 0.0 if has_zero else (low + high) / 2, high)
+    ticks = tuple((up(value), f"{value:g}".replace("-", "\N{MINUS SIGN}")) for value in marked)
+    zero = up(0) if has_zero else None
+    return Chart(title=title, alt=alt, height=height, lines=tuple(lines), ticks=ticks, zero=zero, now=across(now), until=until)
 
 
 def around_zero(values: Iterable[float]) -> tuple[float, float]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.errors import InputError, UserError
+from pipeline.errors import InputError, NumberError, UserError
 from pipeline.lab.bench import Bench, Sample, open_bench
 from pipeline.lab.config import LabConfig, Settings
 from pipeline.lab.trial import Trial, prepare, run
@@ -77,22 +77,30 @@ class Desk:
         trial, _ = prepare(bench, [bench.arm(name) for name in choice.arms], self.sample(choice), choice.settings)
         return trial
 
-    def attack(self, session: Session, choice: Choice) -> Iterator[Trial]:
-        """Attack, and yield the trial as it grows; a newer request of the visitor ends it at its next frame. Raises UserError."""
+    def attack(self, session: Session, choice: Choice) -> Iterator[Trial | None]:
+        """Attack, and yield the trial as it grows. A newer request of the visitor ends it at its next frame, and None comes last.
+
+        Raises UserError, and NumberError where the system answers with what is no number.
+        """
         session.request += 1
         mine = session.request
         time.sleep(SETTLE_S)
         if session.request != mine:
+            yield None
             return
         bench = self._open_bench()
         trial, subjects = prepare(bench, [bench.arm(name) for name in choice.arms], self.sample(choice), choice.settings)
         session.trial = trial
         yield trial
-        with closing(run(trial, subjects)) as running:
-            for _ in running:
-                if session.request != mine:
-                    return
-                yield trial
+        try:
+            with closing(run(trial, subjects)) as running:
+                for _ in running:
+                    if session.request != mine:
+                        yield None
+                        return
+                    yield trial
+        except FloatingPointError as error:
+            raise NumberError(f"the attack was blind on this image ({error}): choose another one, or another system") from error
 
     def stop(self, session: Session) -> None:
         """End what is running."""

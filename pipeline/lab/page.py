@@ -2,6 +2,7 @@
 
 import functools
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,21 +11,20 @@ import fastapi
 import gradio as gr
 from markupsafe import escape
 
-from pipeline.attacks.specs import AttackSpec, ClassAttack, GradientPath, GuidedAttack, MaskAttack
-from pipeline.attacks.threat import Region
 from pipeline.errors import UserError
-from pipeline.lab.config import MOST_ARMS, MOST_STEPS, Settings, lab_attacks
+from pipeline.lab.bench import Bench
+from pipeline.lab.config import Settings
+from pipeline.lab.controls import arms, choice_of, epsilon_of, images, label_shown, labels, make_controls
 from pipeline.lab.desk import Choice, Desk, Session
 from pipeline.lab.scene import empty_scene, environment, scene, spoken, style
 from pipeline.lab.snapshot import write_snapshot
 from pipeline.lab.trial import Trial
 
-EPSILON = {"linf": (32.0, 0.5, 8.0, "Epsilon, of 255"), "l2": (5.0, 0.05, 1.0, "Epsilon, length")}
-"""By norm: largest value, step and first value of the slider, and what it says."""
-UNIT = {"linf": 1 / 255, "l2": 1.0}
-MARK_AT = 0.05
+DRAWN_EVERY_S = 0.05
 """Seconds between two frames that are drawn: more than a browser on two busy cores can show helps nobody."""
 _WAITING = "Press Attack, or move anything: the attack runs again with what you chose."
+_SEEN = ("status", "stage", "moment")
+"""What an attack changes, in the order of its outputs."""
 Outputs = tuple[Any, ...]
 
 
@@ -61,143 +61,54 @@ def _blocks(desk: Desk, directory: Path) -> Any:
         session = gr.State(Session())
         gr.HTML(environment().get_template("header.html").render(run=str(desk.config.run)), elem_id="lab-header")
         with gr.Row(equal_height=False, elem_id="lab-columns"):
-            with gr.Column(scale=0, min_width=300, elem_id="lab-controls"):
-                controls = _controls(desk)
+            with gr.Column(scale=0, min_width=320, elem_id="lab-controls"):
+                controls = make_controls(desk)
             with gr.Column(scale=1, min_width=300, elem_id="lab-seen"):
-                with gr.Row(elem_id="lab-buttons"):
-                    attack = gr.Button("Attack", variant="primary", min_width=110, elem_id="lab-attack")
-                    stop = gr.Button("Stop", min_width=110, elem_id="lab-stop")
-                    share = gr.Button("Make a page to share", min_width=150, elem_id="lab-share")
-                    again = gr.Button("Look at the run again", min_width=150, elem_id="lab-again")
-                status = gr.HTML(_status(_first_words(desk)), elem_id="lab-status", apply_default_css=False)
-                files = gr.File(label="To share", visible=False, file_count="multiple", interactive=False, elem_id="lab-files")
-                moment = gr.Slider(
-                    0, 1, value=0, step=1, label="Moment of the attack", visible=False, buttons=[], elem_id="lab-moment"
-                )
-                stage = gr.HTML(_first_scene(desk), elem_id="lab-stage", apply_default_css=False)
-        seen = [status, stage, moment]
-        shown = _guarded(functools.partial(_attack, desk), len(seen))
-        values = [session, *controls.values()]
-        inputs: dict[str, Any] = {
-            "inputs": values,
-            "outputs": seen,
-            "show_progress": "hidden",
-            "trigger_mode": "multiple",
-            "concurrency_limit": None,
-        }
-        attack.click(shown, js=_FIRST_SEE_IT, **inputs)
-        gr.on([controls[name].input for name in ("label", "arms", "attack", "epsilon", "steps", "region")], shown, **inputs)
-        gr.on(
-            [controls["photo"].upload, controls["photo"].clear],
-            _labels_shown,
-            controls["photo"],
-            controls["label"],
-            show_progress="hidden",
-        ).then(shown, **inputs)
-        controls["image"].input(
-            lambda: (None, gr.Dropdown(visible=False, value=-1)),
-            None,
-            [controls["photo"], controls["label"]],
-            show_progress="hidden",
-        ).then(shown, **inputs)
-        controls["norm"].input(_epsilon, controls["norm"], controls["epsilon"], show_progress="hidden").then(shown, **inputs)
-        stop.click(desk.stop, session, None, queue=False)
-        moment.input(_replay, [session, moment], stage, show_progress="hidden", queue=False, trigger_mode="always_last")
-        share.click(_guarded(functools.partial(_share, directory), 2), session, [status, files], show_progress="hidden")
-        again.click(
-            functools.partial(_again, desk),
-            None,
-            [controls["image"], controls["arms"], controls["label"], *seen],
-            show_progress="hidden",
-        )
+                parts = _seen(desk)
+        _connect_attacks(desk, session, controls, parts)
+        about_run = [controls["image"], controls["arms"], controls["label"], *(parts[name] for name in _SEEN)]
+        quiet: dict[str, Any] = {"show_progress": "hidden"}
+        parts["moment"].input(_replay, [session, parts["moment"]], parts["stage"], trigger_mode="always_last", queue=False, **quiet)
+        shared = _guarded(functools.partial(_share, directory), 2)
+        parts["share"].click(shared, session, [parts["status"], parts["files"]], **quiet)
+        parts["again"].click(functools.partial(_again, desk), None, about_run, **quiet)
+        blocks.load(functools.partial(_arrive, desk, desk.bench), None, about_run, **quiet)
     return blocks
 
 
-def _controls(desk: Desk) -> dict[str, Any]:
-    """What can be chosen, in the order of the arguments of ``_choice``."""
-    largest, step, first, label = EPSILON["linf"]
-    with gr.Group():
-        image = gr.Dropdown(label="Image of the test split", elem_id="lab-image", **_images(desk))
-        photo = gr.File(label="Or drop in a photo", type="filepath", height=140, elem_id="lab-photo")
-        shows = gr.Dropdown(label="What the photo shows", visible=False, elem_id="lab-label", **_labels(desk))
-    arms = gr.CheckboxGroup(label=f"Systems, up to {MOST_ARMS} side by side", elem_id="lab-arms", **_arms(desk))
-    with gr.Group():
-        attack = gr.Dropdown(
-            [(_about(name, spec), name) for name, spec in lab_attacks().items()],
-            value="apgd-margin",
-            label="Attack",
-            elem_id="lab-kind",
-        )
-        norm = gr.Radio([("L-infinity", "linf"), ("L2", "l2")], value="linf", label="Norm of the change", elem_id="lab-norm")
-        epsilon = gr.Slider(0, largest, value=first, step=step, label=label, elem_id="lab-epsilon", buttons=[])
-        steps = gr.Slider(1, MOST_STEPS, value=20, step=1, label="Steps", elem_id="lab-steps", buttons=[])
-        region = gr.Dropdown(
-            [(one.value, one.value) for one in Region], value="everywhere", label="Pixels that may change", elem_id="lab-region"
-        )
-    return {
-        "image": image,
-        "photo": photo,
-        "label": shows,
-        "arms": arms,
-        "attack": attack,
-        "norm": norm,
-        "epsilon": epsilon,
-        "steps": steps,
-        "region": region,
-    }
-
-
-def _about(name: str, spec: AttackSpec) -> str:
-    """``apgd-margin: the class, end to end``"""
-    if isinstance(spec, ClassAttack):
-        ways = {
-            GradientPath.BOTH: "the class, end to end",
-            GradientPath.PIXELS: "the class, by the pixels alone",
-            GradientPath.MASK: "the class, by the mask alone",
-            GradientPath.BALANCED: "the class, both paths with equal weight",
+def _seen(desk: Desk) -> dict[str, Any]:
+    with gr.Row(elem_id="lab-buttons"):
+        buttons = {
+            "attack": gr.Button("Attack", variant="primary", min_width=110, elem_id="lab-attack"),
+            "stop": gr.Button("Stop", min_width=110, elem_id="lab-stop"),
+            "share": gr.Button("Make a page to share", min_width=150, elem_id="lab-share"),
+            "again": gr.Button("Look at the run again", min_width=150, elem_id="lab-again"),
         }
-        return f"{name}: {'through a soft gate' if spec.gate == 'soft' else ways[spec.path]}"
-    if isinstance(spec, GuidedAttack):
-        return f"{name}: first the mask ({spec.goal.value}), then the class"
-    assert isinstance(spec, MaskAttack)
-    return f"{name}: the mask {'alone' if spec.loss is None else 'and the class'} ({spec.goal.value})"
+    status = gr.HTML(_first_words(desk), elem_id="lab-status", apply_default_css=False)
+    files = gr.File(label="To share", visible=False, file_count="multiple", interactive=False, elem_id="lab-files")
+    moment = gr.Slider(0, 1, value=0, step=1, label="Moment of the attack", visible=False, buttons=[], elem_id="lab-moment")
+    stage = gr.HTML(_first_scene(desk), elem_id="lab-stage", apply_default_css=False)
+    return {**buttons, "status": status, "files": files, "moment": moment, "stage": stage}
 
 
-def _images(desk: Desk) -> dict[str, Any]:
-    names = [] if desk.bench is None else desk.bench.image_names
-    return {
-        "choices": [(name, number) for number, name in enumerate(names)],
-        "value": 0 if names else None,
-        "interactive": bool(names),
+def _connect_attacks(desk: Desk, session: Any, controls: dict[str, Any], parts: dict[str, Any]) -> None:
+    """Whatever is moved begins an attack; the one before ends by itself (``Desk.attack``), so they need not wait for each other."""
+    attack = _guarded(functools.partial(_attack, desk), len(_SEEN))
+    quiet: dict[str, Any] = {"show_progress": "hidden"}
+    begins: dict[str, Any] = {
+        "inputs": [session, *controls.values()],
+        "outputs": [parts[name] for name in _SEEN],
+        "trigger_mode": "multiple",
+        "concurrency_limit": None,
+        **quiet,
     }
-
-
-def _arms(desk: Desk) -> dict[str, Any]:
-    bench = desk.bench
-    if bench is None:
-        return {"choices": [], "value": []}
-    return {"choices": [(f"{arm.title}, {arm.detail}", arm.name) for arm in bench.arms], "value": list(bench.shown)}
-
-
-def _labels(desk: Desk) -> dict[str, Any]:
-    classes = () if desk.bench is None else desk.bench.classes
-    return {"choices": [("as each system sees it", -1), *((name, number) for number, name in enumerate(classes))], "value": -1}
-
-
-def _choice(
-    image: int | None,
-    photo: str | None,
-    label: int | None,
-    arms: list[str],
-    attack: str,
-    norm: Any,
-    epsilon: float,
-    steps: float,
-    region: str,
-) -> Choice:
-    settings = Settings(attack=attack, norm=norm, epsilon=epsilon * UNIT[norm], steps=int(steps), region=Region(region))
-    known = None if label is None or label < 0 else label
-    return Choice(image=image, photo=None if photo is None else Path(photo), label=known, arms=arms, settings=settings)
+    photo, label = controls["photo"], controls["label"]
+    parts["attack"].click(attack, js=_FIRST_SEE_IT, **begins)
+    parts["stop"].click(functools.partial(_stop, desk), session, [parts["status"], parts["moment"]], queue=False, **quiet)
+    gr.on([controls[name].input for name in ("label", "arms", "attack", "epsilon", "steps", "region")], attack, **begins)
+    gr.on([photo.upload, photo.clear], label_shown, photo, label, **quiet).then(attack, **begins)
+    controls["image"].input(lambda: (None, label_shown(None)), None, [photo, label], **quiet).then(attack, **begins)
+    controls["norm"].input(epsilon_of, controls["norm"], controls["epsilon"], **quiet).then(attack, **begins)
 
 
 def _first_scene(desk: Desk) -> str:
@@ -213,13 +124,14 @@ def _first_scene(desk: Desk) -> str:
 
 def _first_words(desk: Desk) -> str:
     if desk.bench is None:
-        return f"{desk.trouble}"
-    return " ".join((*desk.bench.notices, _WAITING))
+        return _status(desk.trouble or "", alert=True)
+    return _status(" ".join((*desk.bench.notices, _WAITING)))
 
 
 def _status(text: str, *, alert: bool = False) -> str:
     """What a screen reader is told: the element around it is a live region (page.js)."""
-    return f'<p class="lab lab-status{" alert" if alert else ""}">{escape(text)}</p>'
+    kind, lead = (" alert", "<b>Not possible.</b> ") if alert else ("", "")
+    return f'<p class="lab lab-status{kind}">{lead}{escape(text)}</p>'
 
 
 def _guarded(function: Callable[..., Iterator[Outputs]], count: int) -> Callable[..., Iterator[Any]]:
@@ -236,35 +148,30 @@ def _guarded(function: Callable[..., Iterator[Outputs]], count: int) -> Callable
 
 def _attack(desk: Desk, session: Session, *values: Any) -> Iterator[Outputs]:
     """Frames of a running attack; of one that a newer one has replaced, nothing more."""
-    import time
-
-    nothing = (gr.skip(), gr.skip(), gr.skip())
-    request, drawn = session.request + 1, 0.0
+    drawn = 0.0
     trial: Trial | None = None
-    for trial in desk.attack(session, _choice(*values)):
-        if trial.num_frames == 1:
+    for trial in desk.attack(session, choice_of(*values)):
+        if trial is None:
+            yield (gr.skip(),) * len(_SEEN)  # what an iterator yields last, Gradio sends once more
+            return
+        if trial.num_frames <= 1:
             yield _status(f"Attacking {trial.sample.name} ..."), scene(trial), gr.Slider(visible=False)
-        elif time.monotonic() - drawn >= MARK_AT:
+        elif time.monotonic() - drawn >= DRAWN_EVERY_S:
             drawn = time.monotonic()
             yield gr.skip(), scene(trial), gr.skip()
-    if trial is None or session.request != request:
-        yield nothing  # what an iterator yields last, Gradio sends once more
-        return
+    assert trial is not None
     last = trial.num_frames - 1
     yield _status(spoken(trial)), scene(trial), gr.Slider(0, max(last, 1), value=last, visible=last > 0)
 
 
+def _stop(desk: Desk, session: Session) -> Outputs:
+    desk.stop(session)
+    last = 0 if session.trial is None else session.trial.num_frames - 1
+    return _status("Stopped. " + _WAITING), gr.Slider(0, max(last, 1), value=max(last, 0), visible=last > 0)
+
+
 def _replay(session: Session, position: float) -> Any:
     return gr.skip() if session.trial is None else scene(session.trial, int(position))
-
-
-def _labels_shown(photo: str | None) -> Any:
-    return gr.Dropdown(visible=photo is not None, value=-1)
-
-
-def _epsilon(norm: str) -> Any:
-    largest, step, first, label = EPSILON[norm]
-    return gr.Slider(0, largest, value=first, step=step, label=label)
 
 
 def _share(directory: Path, session: Session) -> Iterator[Outputs]:
@@ -277,13 +184,24 @@ def _share(directory: Path, session: Session) -> Iterator[Outputs]:
     yield _status(text), gr.File([str(path) for path in paths], visible=True)
 
 
+def _arrive(desk: Desk, served: Bench | None) -> Outputs:
+    """What a page has to be told when it opens: nothing where the run is still what it was when the page was made."""
+    if desk.bench is None:
+        desk.look()
+    return (gr.skip(),) * 6 if desk.bench is served else _run_shown(desk)
+
+
 def _again(desk: Desk) -> Outputs:
     desk.look()
+    return _run_shown(desk)
+
+
+def _run_shown(desk: Desk) -> Outputs:
     return (
-        gr.Dropdown(**_images(desk)),
-        gr.CheckboxGroup(**_arms(desk)),
-        gr.Dropdown(visible=False, **_labels(desk)),
-        _status(_first_words(desk), alert=desk.bench is None),
+        gr.Dropdown(**images(desk)),
+        gr.CheckboxGroup(**arms(desk)),
+        gr.Dropdown(visible=False, **labels(desk)),
+        _first_words(desk),
         _first_scene(desk),
         gr.Slider(visible=False),
     )

@@ -127,7 +127,7 @@ def spoken(trial: Trial) -> str:
             parts.append(f"{view.arm.title}: {view.note}")
             continue
         verdict, _ = _verdict(trial, view, frame)
-        parts.append(f"{view.arm.title}: {verdict}, {_says(trial, frame)}{_cause(view, frame)}".rstrip(".") + ".")
+        parts.append(f"{view.arm.title}: {verdict}, {_says(trial, frame)}.{_cause(view, frame)}")
     done = any(view.finished for view in trial.views)
     return f"{'The attack is over' if done else 'Not attacked yet'}. {' '.join(parts)}"
 
@@ -239,8 +239,8 @@ def _charts(trial: Trial, view: View, at: int) -> tuple[Chart, ...]:
     margins = [frame.margin for frame in frames]
     series = [("attacked image", "whole", margins)]
     if view.follows_image:
-        series.append(("its pixels alone", "pixels", [float(frame.pixels_margin or 0) for frame in frames]))
-        series.append(("its mask alone", "mask", [float(frame.mask_margin or 0) for frame in frames]))
+        series.append(("pixels alone", "pixels", [float(frame.pixels_margin or 0) for frame in frames]))
+        series.append(("mask alone", "mask", [float(frame.mask_margin or 0) for frame in frames]))
     everywhere = [
         value for one in trial.views for frame in one.frames for value in (frame.margin, frame.pixels_margin, frame.mask_margin)
     ]
@@ -275,5 +275,5 @@ def _charts(trial: Trial, view: View, at: int) -> tuple[Chart, ...]:
 
 
 def _paths(frame: Frame) -> tuple[Path, ...]:
-    both = (("its pixels alone", frame.pixels_margin), ("its mask alone", frame.mask_margin))
+    both = (("pixels alone", frame.pixels_margin), ("mask alone", frame.mask_margin))
     return tuple(Path(name=name, margin=margin, enough=margin > 0) for name, margin in both if margin is not None)

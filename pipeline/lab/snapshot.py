@@ -2,6 +2,7 @@
 
 import base64
 import io
+from bisect import bisect_right
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -107,11 +108,11 @@ def _drawn(trial: Trial, views: list[View], at: int) -> Image.Image:
 
 def _fitting(draw: ImageDraw.ImageDraw, font: "ImageFont.FreeTypeFont | ImageFont.ImageFont", text: str, width: int) -> str:
     """The text, or as much of it as fits into a line."""
-    if draw.textlength(text, font) <= width - 2 * GAP:
+    room = width - 2 * GAP
+    if draw.textlength(text, font) <= room:
         return text
-    while text and draw.textlength(f"{text}...", font) > width - 2 * GAP:
-        text = text[:-1]
-    return f"{text}..."
+    kept = bisect_right(range(len(text)), room, key=lambda length: draw.textlength(f"{text[:length]}...", font))
+    return f"{text[: kept - 1]}..."
 
 
 def _tiles(trial: Trial, view: View, frame: Frame) -> list[Image.Image]:
