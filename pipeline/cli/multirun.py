@@ -12,8 +12,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.cli.composition import check_overrides, one_line, search_path
 from pipeline.config import CONFIG_DIR, validate
-from pipeline.errors import ConfigError
-from pipeline.interrupts import told
+from pipeline.errors import ConfigError, printable
+from pipeline.interrupts import Interrupted, told
 from pipeline.workers import end_with_parent
 
 if TYPE_CHECKING:
@@ -32,7 +32,13 @@ def run_many(name: str, command: "Command", overrides: list[str]) -> None:
         if os.getpid() != parent:  # a worker of a launcher
             end_with_parent()
         values: Any = OmegaConf.to_container(composed, resolve=True)
-        command.call(validate(config_class, values))
+        try:
+            command.call(validate(config_class, values))
+        except Interrupted as interrupt:
+            if "SUBMITIT_EXECUTOR" not in os.environ:
+                raise
+            print(f"foreguard: {printable(str(interrupt))}", file=sys.stderr, flush=True)  # taken away: no fault, and no traceback
+            sys.exit(interrupt.exit_code)
 
     checked: TaskFunction = task
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints its own traceback and exits with 1

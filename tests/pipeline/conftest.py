@@ -5,6 +5,7 @@ import os
 import platform
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -64,6 +65,9 @@ def slurm(tmp_path: Path, tiny: ModuleType) -> Iterator[dict[str, str]]:
         try:
             yield environment
         finally:
+            subprocess.run(["scancel", "--me"], env=environment, check=False)
+            while subprocess.run(["squeue", "-h"], env=environment, check=False, capture_output=True).stdout:
+                time.sleep(0.1)  # a step that could not report its end would wait for ever
             for daemon in daemons:
                 daemon.terminate()
                 daemon.wait()

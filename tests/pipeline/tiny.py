@@ -1,6 +1,8 @@
 """What tests of whole commands share: the words of a tiny ablation, and stages as a training leaves them but for their weights."""
 
 import socket
+import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -55,3 +57,36 @@ def free_port() -> int:
         bound.bind(("127.0.0.1", 0))
         port: int = bound.getsockname()[1]
         return port
+
+
+def states(slurm: dict[str, str]) -> dict[str, str]:
+    """The jobs that a SLURM, known by an environment, has not ended yet, with their states."""
+    listed = _said(slurm, "squeue", "-h", "-r", "-o", "%i %T")
+    return dict(line.split() for line in listed.splitlines())
+
+
+def requeue(slurm: dict[str, str], job: str) -> None:
+    """Take a job away, which then begins again."""
+    _said(slurm, "scontrol", "requeue", job)
+    _run_again(slurm, [job])
+
+
+def preempt(slurm: dict[str, str], jobs: list[str]) -> None:
+    """Take jobs away by a more urgent one, which wants the whole machine for a moment."""
+    _said(slurm, "sbatch", "--partition=urgent", "--ntasks=4", "--output=/dev/null", "--wrap=true")
+    _run_again(slurm, jobs)
+
+
+def _run_again(slurm: dict[str, str], jobs: list[str]) -> None:
+    """What was requeued begins again in three seconds, and not in two minutes as SLURM has it; at once would be too soon for its
+    credentials. A job that has ended is a KeyError."""
+    while any(states(slurm)[job] != "PENDING" for job in jobs):
+        time.sleep(0.1)
+    for job in jobs:
+        _said(slurm, "scontrol", "update", f"jobid={job}", "StartTime=now+3")
+    while any(states(slurm)[job] == "PENDING" for job in jobs):
+        time.sleep(0.1)
+
+
+def _said(slurm: dict[str, str], *command: str) -> str:
+    return subprocess.run(command, env=slurm, capture_output=True, text=True, check=True).stdout

@@ -137,12 +137,6 @@ def test_without_a_cluster_ray_begins_one_that_ends_with_the_sweep(tmp_path: Pat
         assert temporary not in listed
 
 
-def states(slurm: dict[str, str]) -> dict[str, str]:
-    """The jobs that SLURM has not ended yet, with their states."""
-    listed = subprocess.run(["squeue", "-h", "-r", "-o", "%i %T"], env=slurm, check=True, **PIPES).stdout
-    return dict(line.split() for line in listed.splitlines())
-
-
 def wait_until(happened: Callable[[], bool], process: subprocess.Popen[str]) -> None:
     while not happened():
         if process.poll() is not None:
@@ -150,17 +144,9 @@ def wait_until(happened: Callable[[], bool], process: subprocess.Popen[str]) -> 
         time.sleep(0.1)
 
 
-def run_again(slurm: dict[str, str], jobs: list[str], process: subprocess.Popen[str]) -> None:
-    """What was requeued begins again at once, and not two minutes later as SLURM has it."""
-    wait_until(lambda: all(states(slurm).get(job) == "PENDING" for job in jobs), process)
-    for job in jobs:
-        subprocess.run(["scontrol", "update", f"jobid={job}", "StartTime=now"], env=slurm, check=True)
-    wait_until(lambda: all(states(slurm).get(job) != "PENDING" for job in jobs), process)
-
-
 @pytest.mark.slow
 def test_jobs_of_submitit_that_slurm_requeues_and_preempts_go_on_by_themselves(
-    by_one: Path, tmp_path: Path, slurm: dict[str, str]
+    by_one: Path, tmp_path: Path, slurm: dict[str, str], tiny: ModuleType
 ) -> None:
     pytest.importorskip("submitit", reason="no submitit: pip install hydra-submitit-launcher")
     work = tmp_path / "work"
@@ -170,12 +156,9 @@ def test_jobs_of_submitit_that_slurm_requeues_and_preempts_go_on_by_themselves(
     command = [sys.executable, "-m", "pipeline", "ablate", *SWEEP, *launcher]
     process = subprocess.Popen(command, cwd=work, env=slurm | {"PYTHONPATH": str(ROOT)}, **PIPES)
     wait_until(lambda: any(work.glob("store/evaluations/*/records/*.parquet")), process)
-    first, second = sorted(states(slurm))
-    subprocess.run(["scontrol", "requeue", first], env=slurm, check=True)
-    run_again(slurm, [first], process)
-    preempting = ["sbatch", "--partition=urgent", "--ntasks=4", f"--output={tmp_path}/urgent", "--wrap=true"]
-    subprocess.run(preempting, env=slurm, check=True, **PIPES)
-    run_again(slurm, [job for job in (first, second) if job in states(slurm)], process)
+    first, second = sorted(tiny.states(slurm))
+    tiny.requeue(slurm, first)
+    tiny.preempt(slurm, [job for job in (first, second) if job in tiny.states(slurm)])
     out, err = process.communicate()
     assert process.returncode == 0, out + err
     logs = "".join(log.read_text() for log in work.rglob("*_log.err"))

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -133,7 +134,7 @@ def figures_of(path: Path) -> dict[str, Any]:
     return figures
 
 
-def assert_same(run: Path, expected: Path) -> None:
+def assert_same(run: Path, expected: Path, *, shared: bool = True) -> None:
     """To the bit, but for the time that it took."""
     assert_frame_equal(records_of(run), records_of(expected), check_exact=True)
     observed, wanted = read_observations(run), read_observations(expected)
@@ -147,7 +148,8 @@ def assert_same(run: Path, expected: Path) -> None:
     assert shown is not None
     assert len(kept) == len(shown) > 0
     assert all((kept.__dict__[name] == values).all() for name, values in shown.__dict__.items())
-    assert sorted(path.name for path in run.iterdir()) == sorted(path.name for path in [*expected.iterdir(), run / ".claims"])
+    more = [run / ".claims"] if shared else []
+    assert sorted(path.name for path in run.iterdir()) == sorted(path.name for path in [*expected.iterdir(), *more])
     assert list((run / "images").iterdir()) == []
 
 
@@ -197,6 +199,30 @@ def test_srun_starts_two_that_share(words: list[str], by_one: Path, tmp_path: Pa
     assert ended.stdout.count("clean accuracy") == 1
     assert ended.stderr.count(f"takes parts of {run}\n") == 2
     assert_same(run, by_one)
+
+
+@pytest.mark.slow
+def test_a_job_that_slurm_requeues_and_preempts_goes_on_and_finds_what_one_finds(
+    words: list[str], by_one: Path, tmp_path: Path, slurm: dict[str, str], tiny: ModuleType
+) -> None:
+    """A batch job, whose command shares nothing and does not say resume=true."""
+    run, said = tmp_path / "run", tmp_path / "said"
+    command = shlex.join([sys.executable, "-m", "pipeline", "evaluate", *words, f"run={run}"])
+    submit = ["sbatch", "--parsable", "--requeue", "--open-mode=append", f"--output={said}", f"--wrap={command}"]
+    job = subprocess.run(submit, cwd=TESTS, env=slurm | ENVIRONMENT, check=True, text=True, **PIPES).stdout.strip()
+    for take_away in (lambda: tiny.requeue(slurm, job), lambda: tiny.preempt(slurm, [job])):
+        before = set((run / RECORDS).glob("*.parquet"))
+        while set((run / RECORDS).glob("*.parquet")) == before:
+            assert job in tiny.states(slurm), said.read_text()
+            time.sleep(0.02)
+        take_away()
+    while job in tiny.states(slurm):
+        time.sleep(0.1)
+    lines = said.read_text()
+    assert lines.count("this job is run once more, so its run is continued") == 2, lines
+    assert "DUE TO JOB REQUEUE" in lines
+    assert "DUE TO PREEMPTION" in lines
+    assert_same(run, by_one, shared=False)
 
 
 @pytest.mark.slow
