@@ -1,6 +1,6 @@
 """The sanity report of an evaluation: the diagnostics of ``attacks.diagnostics``, held against what was recorded."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +36,8 @@ SQUARE_IMAGES, MOST_QUERIES, QUERIES_PER_IMAGE = 16, 1000, 32
 """Square's queries grow with the images that are asked for, so that a first look stays cheap."""
 DECISION_IMAGES, DECISION_STEPS, DECISION_PROBES = 4, 4, 60
 SAMENESS_IMAGES = 16
+ASKED = 15
+"""Questions about a system: of the system, of a search on it, and two of its records."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,11 +76,13 @@ def sanity_checks(
     num_images: int,
     device: torch.device,
     epsilon: float | None = None,
+    advance: Callable[[], object] = lambda: None,
 ) -> list[Check]:
     """Every check on the first ``num_images`` images that are right clean, and on as many of those that the records leave standing.
 
     ``records`` are the finished ones of the run, ``epsilon`` the one that the figure is about; None is the largest one at which an
-    image stands, else the largest. Raises RunError for damaged or missing saved images.
+    image stands, else the largest. ``advance`` is called up to ``ASKED`` times, whenever one more question is answered. Raises
+    RunError for damaged or missing saved images.
     """
     checks = [constant_predictor(records), _rescoring(run, store, device)]
     rows = _right(run, num_images, device)
@@ -91,9 +95,9 @@ def sanity_checks(
     examination = _Examination(run=run, records=records, num_images=num_images, device=device, epsilon=chosen)
     batch, budget = examination.batch(rows)
     return [
-        *_of_the_system(batch, budget, ids, run.batch_size),
-        *_of_the_search(examination, batch, budget),
-        *_of_the_records(examination),
+        *_answers(_of_the_system(batch, budget, ids, run.batch_size), advance),
+        *_answers(_of_the_search(examination, batch, budget), advance),
+        *_of_the_records(examination, advance),
         *checks,
     ]
 
@@ -102,11 +106,21 @@ def _largest_with_survivors(records: pl.DataFrame, epsilons: Sequence[float]) ->
     return next((one for one in sorted(epsilons, reverse=True) if robust_images(records, one)["robust"].any()), max(epsilons))
 
 
-def _of_the_system(batch: AttackBatch, budget: Budget, ids: Sequence[str], batch_size: int) -> list[Check]:
+Asked = dict[str, Callable[[], list[Check]]]
+"""Questions by what they are about."""
+
+
+def _answers(asked: Asked, advance: Callable[[], object]) -> Iterator[Check]:
+    for name, ask in asked.items():
+        yield from _numbers_or_failure(name, ask)
+        advance()
+
+
+def _of_the_system(batch: AttackBatch, budget: Budget, ids: Sequence[str], batch_size: int) -> Asked:
     """What can be asked without an attack."""
     few = batch.select(torch.arange(min(len(batch), SAMENESS_IMAGES), device=batch.labels.device))
     few_budget = budget.select(torch.arange(len(few), device=batch.labels.device))
-    asked: dict[str, Callable[[], list[Check]]] = {
+    return {
         "finite numbers": lambda: [finite_numbers(batch, budget, ids)],
         "zero gradients": lambda: [zero_gradients(batch, path, budget) for path in (GradientPath.PIXELS, GradientPath.MASK)],
         "gradients against differences": lambda: [gradients_against_differences(batch, budget)],
@@ -115,15 +129,14 @@ def _of_the_system(batch: AttackBatch, budget: Budget, ids: Sequence[str], batch
         "mask follows image": lambda: [mask_follows_image(batch)],
         "pixels decide": lambda: [pixels_decide(batch)],
     }
-    return [check for name, ask in asked.items() for check in _numbers_or_failure(name, ask)]
 
 
-def _of_the_search(examination: _Examination, batch: AttackBatch, budget: Budget) -> list[Check]:
+def _of_the_search(examination: _Examination, batch: AttackBatch, budget: Budget) -> Asked:
     """Whether a search gets anywhere, on images that are right clean."""
     everywhere = examination.run.suite.threat.region == Region.EVERYWHERE
     steps = [spec.num_steps for spec in examination.run.suite.attacks.values() if isinstance(spec, ClassAttack | PatchAttack)]
     num_steps = max(steps, default=search.NUM_STEPS)
-    asked: dict[str, Callable[[], list[Check]]] = {
+    return {
         "loss against steps": lambda: [search.loss_against_steps(batch, budget, num_steps=num_steps)],
         "gradients reach": lambda: [gradients_reach(batch, budget)],
         "search against verdict": lambda: [search.search_against_verdict(batch, budget)],
@@ -131,10 +144,9 @@ def _of_the_search(examination: _Examination, batch: AttackBatch, budget: Budget
         "epsilon 0": lambda: [search.epsilon_zero(batch, norm=budget.norm)],
         "epsilon 1": lambda: [search.epsilon_one(batch, norm=budget.norm, region_everywhere=everywhere)],
     }
-    return [check for name, ask in asked.items() for check in _numbers_or_failure(name, ask)]
 
 
-def _of_the_records(examination: _Examination) -> list[Check]:
+def _of_the_records(examination: _Examination, advance: Callable[[], object]) -> list[Check]:
     """What other searches find on the images that are robust under the suite, and whether its successes hold."""
     run = examination.run
     names = ["smoothed gradients", "Square against white-box", "survivors misclassified"]
@@ -143,6 +155,7 @@ def _of_the_records(examination: _Examination) -> list[Check]:
         "successes stand",
         lambda: [successes_stand(run, examination.records, examination.epsilon, examination.num_images)],
     )
+    advance()
     if run.batch(run.rows[:1], examination.device).conditions(run.suite.threat).hides_seeds:
         return [*(skipped(name, "it would know the seeds that the attacker does not") for name in names), *stand]
     if not len(rows):

@@ -19,6 +19,7 @@ from pipeline.config import to_plain
 from pipeline.errors import ConfigError
 from pipeline.evaluation.config import EvaluateConfig
 from pipeline.interrupts import told
+from pipeline.progress import progress_bar
 from pipeline.runs.directory import read_run
 from pipeline.runs.zoo import SCHEME, find
 
@@ -207,7 +208,7 @@ def _sum_up(evaluation: LoadedEvaluation) -> None:
 
 
 def _report(evaluation: LoadedEvaluation) -> None:
-    from pipeline.evaluation.diagnostics import sanity_checks
+    from pipeline.evaluation.diagnostics import ASKED, sanity_checks
     from pipeline.evaluation.gallery import write_gallery
     from pipeline.evaluation.measured import MEASURED, MeasurementReport, figures, measured_lines
     from pipeline.evaluation.measuring import read_observations
@@ -235,7 +236,10 @@ def _report(evaluation: LoadedEvaluation) -> None:
     print("\n".join([*lines(summary), *_beside_published(config, summary), *measured_lines(measured)]))
     if config.sanity:
         images, epsilon = config.sanity_images, config.sanity_epsilon
-        checks = sanity_checks(run, RecordStore(config.run), records, num_images=images, device=device, epsilon=epsilon)
+        with progress_bar("sanity checks", total=ASKED, unit="checks") as advance:
+            checks = sanity_checks(
+                run, RecordStore(config.run), records, num_images=images, device=device, epsilon=epsilon, advance=advance
+            )
         report = SanityReport(images=images, epsilon=epsilon, version=version_of_checks(), checks=tuple(checks))
         report.write(config.run / SANITY)
         print("\n".join(check_lines(checks)))

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Shaped
 from pipeline.attacks.diagnostics import Outcome
 from pipeline.evaluation import statistics
 from pipeline.evaluation.statistics import Estimate, mean_estimate, pooled_over_seeds
+from pipeline.progress import progress_bar
 from pipeline.reporting.comparisons import Answer, Comparison, answered, compared, generator
 from pipeline.reporting.data import Arm, Condition, Role, Study, on_shared_images
 from pipeline.reporting.metrics import ACCURACY, MASK_IOU, METRICS, Metric
@@ -89,11 +90,16 @@ def panels_of(systems: Sequence[SystemFigures]) -> dict[str, list[SystemFigures]
 def compute_figures(study: Study, metrics: Sequence[Metric] = METRICS) -> Figures:
     """Work out every figure. The metrics hold accuracy and mask IoU."""
     roles: tuple[Role, ...] = ("main", "degradation", "diagnostic")
-    systems = tuple(_figures(arms, role, study, metrics) for role in roles for arms in study.by_condition(role).values())
+    wanted = [(role, arms) for role in roles for arms in study.by_condition(role).values()]
+    systems = []
+    with progress_bar("figures", total=len(wanted), unit="systems") as advance:
+        for role, arms in wanted:
+            systems.append(_figures(arms, role, study, metrics))
+            advance()
     comparisons = compared(study)
     primary = [comparison for comparison in comparisons if comparison.epsilon == study.primary_epsilon]
     return Figures(
-        systems=systems,
+        systems=tuple(systems),
         comparisons=tuple(comparisons),
         answers=tuple(answered(objective, primary) for objective in study.classifier_objectives),
     )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.config import to_plain
 from pipeline.errors import CheckpointError, ConfigError, RunError
+from pipeline.progress import progress_bar
 from pipeline.sharing.config import ExportConfig
 
 if TYPE_CHECKING:
@@ -187,14 +188,18 @@ def _write_files(
 
     if not config.files:
         return {}, None, None
-    joint = Joint(system).eval()
-    traced = trace(joint, checkpoint.image_size)
+    joint, kinds = Joint(system).eval(), list(dict.fromkeys(config.files))
     parity = {}
-    for kind in dict.fromkeys(config.files):
-        with writing(config.out / FILES[kind]):
-            function = write_file(kind, made / FILES[kind], traced, checkpoint.classes)
-        seeded = seeded_images(checkpoint.image_size, traced.size_step)
-        parity[FILES[kind]] = check_parity(FILES[kind], function, joint, seeded=seeded, test=_test_images(config, checkpoint))
+    with progress_bar("export", total=1 + 2 * len(kinds), unit="steps") as advance:
+        traced = trace(joint, checkpoint.image_size)
+        advance()
+        for kind in kinds:
+            with writing(config.out / FILES[kind]):
+                function = write_file(kind, made / FILES[kind], traced, checkpoint.classes)
+            advance()
+            seeded = seeded_images(checkpoint.image_size, traced.size_step)
+            parity[FILES[kind]] = check_parity(FILES[kind], function, joint, seeded=seeded, test=_test_images(config, checkpoint))
+            advance()
     return parity, traced.size_step, traced.smallest
 
 
