@@ -49,6 +49,11 @@ class Counters:
     history: list[dict[str, float]] = field(default_factory=list)
     """What ``metrics.csv`` says: one row an epoch."""
 
+    def time_left(self, epochs: int) -> str:
+        """``, about 40 s left`` of so many epochs, if the rest take as long; empty at the end."""
+        left = self.seconds / self.epoch * (epochs - self.epoch)
+        return f", about {left:.0f} s left" if left else ""
+
     def end_epoch(self, measured: Mapping[str, float], *, selector: str, learning_rate: float) -> bool:
         """Close the running epoch with what its validation ``measured``; whether its ``selector`` is the best so far."""
         train_loss = self.loss_sum / self.num_images

@@ -204,10 +204,8 @@ class Trainer:
             on_rank_zero(self._fabric, lambda: self._log.end_epoch(self._measured.module, better=better))
         row = counters.history[-1].items()
         shown = ", ".join(f"{name} {value:.4g}" for name, value in row if name.endswith(("loss", self._stage.score_name)))
-        note = " (best so far)" if better else ""
-        left = counters.seconds / counters.epoch * (self._config.epochs - counters.epoch)
-        so_far = f"{counters.seconds:.0f} s, about {left:.0f} s left" if left else f"{counters.seconds:.0f} s"
-        _say(self._fabric, f"epoch {counters.epoch}/{self._config.epochs}: {shown}, {so_far}{note}")
+        note = f"{counters.time_left(self._config.epochs)}{' (best so far)' if better else ''}"
+        _say(self._fabric, f"epoch {counters.epoch}/{self._config.epochs}: {shown}, {counters.seconds:.0f} s{note}")
         if self._ended_by() == "guard":
             _say(self._fabric, f"the robust {self._stage.score_name} has collapsed: training ends, and the best epoch is kept")
 
