@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.attacks.acceleration import attacked_copy
 from pipeline.attacks.hop_skip_jump import hop_skip_jump, observe_decisions
@@ -78,6 +78,26 @@ def test_a_copy_is_climbed_and_the_system_decides(measured: MeasuredBatch) -> No
     eager = observe_nearest(spec, replace(measured, copy=liar))
     assert torch.equal(eager.correct, eager.values.isinf())
     assert (eager.values >= 0.9 * plain.values).all()
+
+
+class Ruled(nn.Module):
+    """One class more, which a constant rules out."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value = value
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return torch.cat([logits, torch.full_like(logits[:, :1], self.value)], dim=1)
+
+
+@pytest.mark.parametrize("value", [-1e9, -torch.inf])
+def test_a_class_that_is_ruled_out_hides_no_distance_from_the_copy(measured: MeasuredBatch, value: float) -> None:
+    spec = MinimumNorm(norm="l2", num_steps=10)
+    plain = observe_nearest(spec, measured)
+    measured.system.classifier = nn.Sequential(measured.system.classifier, Ruled(value))  # type: ignore[attr-defined]
+    found = observe_nearest(spec, replace(measured, copy=attacked_copy(measured.system, measured.images)))
+    torch.testing.assert_close(found.values, plain.values, rtol=1e-3, atol=0)
 
 
 def test_distances_by_decisions(measured: MeasuredBatch) -> None:
