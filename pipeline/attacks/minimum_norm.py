@@ -136,7 +136,7 @@ def _nearest(spec: MinimumNorm, batch: MeasuredBatch, system: System, score: Sco
 
 def _sure_margin(logits: Tensor, labels: Tensor) -> Tensor:
     """The margin, less what the rounding of a copy may do to it."""
-    likeliest = logits.topk(2, dim=1).values  # a class that is ruled out by a constant has no part in it
+    likeliest = logits.detach().topk(2, dim=1).values  # a class that is ruled out by a constant has no part in it
     return margin(logits, labels) - _ROUNDING * likeliest.abs().amax(dim=1)
 
 
