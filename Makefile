@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup quickstart demo test test-slow mutants check format lock clean
+.PHONY: help setup quickstart demo docs test test-slow mutants check format lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -39,6 +39,9 @@ demo: $(STAMP) ## after the quickstart: watch attacks on its systems live, in a 
 	@test -f runs/quickstart/ablation.json || { echo "demo: runs/quickstart is not there yet; say make quickstart first" >&2; exit 2; }
 	@$(BIN)/foreguard lab run=runs/quickstart
 
+docs: $(STAMP) ## the site, from docs/ and the code, into build/docs/site
+	@$(BIN)/python docs/site/build.py
+
 test: $(STAMP) ## the fast tests
 	@$(BIN)/python -m pytest -q -n auto
 
@@ -61,7 +64,7 @@ format: $(STAMP) ## rewrite the code in the project's format
 
 lock: $(STAMP) ## resolve the newest versions that pyproject.toml allows into requirements.lock
 	@$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	  --no-annotate --no-header --group pyproject.toml:dev pyproject.toml --output-file requirements.lock
+	  --no-annotate --no-header --group pyproject.toml:dev --group pyproject.toml:docs pyproject.toml --output-file requirements.lock
 
 clean: ## remove what can be made again (not data sets and runs)
 	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -162,12 +162,13 @@ class TwoStage(nn.Module):
     Training trains the classifier only: the segmenter handed over is frozen for good. Its parameters need no gradient and it stays
     in eval mode whatever ``train`` is told, so its batch statistics do not drift.
 
-    >>> segmenter = nn.Conv2d(3, 1, 1)
-    >>> classifier = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 10))
-    >>> system = TwoStage(classifier, segmenter=segmenter, masks="learned", fill="grey")
-    >>> images = torch.rand(4, 3, 8, 8)
-    >>> system(images).shape, system.masks(images).shape
-    (torch.Size([4, 10]), torch.Size([4, 1, 8, 8]))
+    Examples:
+        >>> segmenter = nn.Conv2d(3, 1, 1)
+        >>> classifier = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 10))
+        >>> system = TwoStage(classifier, segmenter=segmenter, masks="learned", fill="grey")
+        >>> images = torch.rand(4, 3, 8, 8)
+        >>> system(images).shape, system.masks(images).shape
+        (torch.Size([4, 10]), torch.Size([4, 1, 8, 8]))
     """
 
     color: Tensor

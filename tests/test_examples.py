@@ -1,7 +1,8 @@
-"""Examples run, and stay short; what docstrings show is what happens."""
+"""Examples and the notebook run, and stay short; what docstrings show is what happens."""
 
 import doctest
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -54,3 +55,25 @@ def test_an_example_runs_and_says_what_it_found(path: Path, tmp_path: Path) -> N
     else:
         assert "robust accuracy, linf" in done.stdout
         assert " n=" in done.stdout
+
+
+NOTEBOOK = ROOT / "examples" / "quickstart.ipynb"
+
+
+def test_the_notebook_is_small_and_holds_no_failure() -> None:
+    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    assert NOTEBOOK.stat().st_size < 100_000
+    assert len(cells) > 8
+    assert not any(output["output_type"] == "error" for cell in cells for output in cell.get("outputs", ()))
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    nbclient.NotebookClient(notebook, timeout=None, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    assert {output["output_type"] for output in outputs} <= {"stream", "execute_result", "display_data"}
+    assert any("image/png" in output.get("data", {}) for output in outputs)

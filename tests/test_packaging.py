@@ -26,7 +26,8 @@ def test_everything_that_the_package_needs_is_locked():
     import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    wanted = [*project["project"]["dependencies"], *project["dependency-groups"]["dev"]]
+    groups = project["dependency-groups"]
+    wanted = [*project["project"]["dependencies"], *groups["dev"], *groups["docs"]]
     locked = set(re.findall(r"^([A-Za-z0-9._-]+)==", (ROOT / "requirements.lock").read_text(), flags=re.MULTILINE))
     assert {re.split(r"[<>=]", name)[0] for name in wanted} <= locked
 

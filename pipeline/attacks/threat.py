@@ -50,8 +50,9 @@ class Knowledge(StrEnum):
 class ThreatModel:
     """What an attacker may change, and what it knows.
 
-    >>> ThreatModel(norm="linf", epsilons=["2/255", "8/255"], region="background").epsilons == (2 / 255, 8 / 255)
-    True
+    Examples:
+        >>> ThreatModel(norm="linf", epsilons=["2/255", "8/255"], region="background").epsilons == (2 / 255, 8 / 255)
+        True
     """
 
     norm: Budget = "linf"

@@ -95,19 +95,20 @@ def evaluate(
         InputError: images, labels, masks or outputs that cannot be, each with what would be right.
         ConfigError: an unknown suite or attack, an epsilon that is none, a suite none of whose attacks applies to the system.
 
-    >>> import torch
-    >>> from pipeline import evaluate
-    >>> _ = torch.manual_seed(0)
-    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 10))
-    >>> images = torch.rand(20, 3, 8, 8)
-    >>> labels = model(images).argmax(1)
-    >>> result = evaluate(model, [(images, labels)], epsilons=["1/255", "8/255"], attacks="fast")
-    >>> print(result.clean_accuracy())
-    100.0 % [83.9, 100.0] n=20
-    >>> print(result.robust_accuracy("8/255"))
-    5.0 % [0.9, 23.6] n=20
-    >>> result.outcomes.shape
-    (80, 26)
+    Examples:
+        >>> import torch
+        >>> from pipeline import evaluate
+        >>> _ = torch.manual_seed(0)
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 10))
+        >>> images = torch.rand(20, 3, 8, 8)
+        >>> labels = model(images).argmax(1)
+        >>> result = evaluate(model, [(images, labels)], epsilons=["1/255", "8/255"], attacks="fast")
+        >>> print(result.clean_accuracy())
+        100.0 % [83.9, 100.0] n=20
+        >>> print(result.robust_accuracy("8/255"))
+        5.0 % [0.9, 23.6] n=20
+        >>> result.outcomes.shape
+        (80, 26)
     """
     wrapped = checked_system(system)
     model = threat if threat is not None else ThreatModel(norm=norm, epsilons=tuple(epsilons))  # type: ignore[arg-type]
@@ -166,17 +167,18 @@ def attack(
     Raises:
         InputError, ConfigError: as ``evaluate``; ConfigError also for an attack that says nothing about the system.
 
-    >>> import torch
-    >>> from pipeline import attack
-    >>> _ = torch.manual_seed(0)
-    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 10))
-    >>> images = torch.rand(4, 3, 8, 8)
-    >>> labels = model(images).argmax(1)
-    >>> adversarial = attack(model, images, labels, "apgd-margin", epsilon=8 / 255)
-    >>> bool(((adversarial - images).abs() <= 8 / 255 + 1e-6).all())
-    True
-    >>> (model(adversarial).argmax(1) == labels).tolist()
-    [False, False, False, False]
+    Examples:
+        >>> import torch
+        >>> from pipeline import attack
+        >>> _ = torch.manual_seed(0)
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 10))
+        >>> images = torch.rand(4, 3, 8, 8)
+        >>> labels = model(images).argmax(1)
+        >>> adversarial = attack(model, images, labels, "apgd-margin", epsilon=8 / 255)
+        >>> bool(((adversarial - images).abs() <= 8 / 255 + 1e-6).all())
+        True
+        >>> (model(adversarial).argmax(1) == labels).tolist()
+        [False, False, False, False]
     """
     wrapped = checked_system(system)
     number = float(parse_number(epsilon))

@@ -101,8 +101,9 @@ class Fill(Choice):
 class MaskConfig:
     """Which mask, and what fills the rest.
 
-    >>> MaskConfig(source="random", fill="noise").uses_seeds
-    True
+    Examples:
+        >>> MaskConfig(source="random", fill="noise").uses_seeds
+        True
     """
 
     source: MaskSource = MaskSource.LEARNED

@@ -52,11 +52,12 @@ def load_system(
         RunError, CheckpointError, DataError: what is at that place cannot be used.
         ConfigError: an arm or a setting that does not exist, a segmenter that is missing or not needed.
 
-    >>> from pipeline import load_system
-    >>> load_system("no/such/run")
-    Traceback (most recent call last):
-    ...
-    pipeline.errors.CheckpointError: no/such/run: cannot be read: No such file or directory
+    Examples:
+        >>> from pipeline import load_system
+        >>> load_system("no/such/run")
+        Traceback (most recent call last):
+        ...
+        pipeline.errors.CheckpointError: no/such/run: cannot be read: No such file or directory
     """
     known = MaskConfig(**(masks or {}))  # every value checked, and made what the field holds
     changes: Any = {name: getattr(known, name) for name in masks or {}}
@@ -78,13 +79,14 @@ def predict(
     ``masks`` (B,1,H,W) are the oracle's, where the system's masks are made from them. Raises InputError for images, masks or
     outputs that cannot be, ValueError where the system needs oracle masks and there are none.
 
-    >>> import torch
-    >>> from pipeline import TwoStage, predict
-    >>> segmenter = torch.nn.Conv2d(3, 1, 1)
-    >>> classifier = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 10))
-    >>> found = predict(TwoStage(classifier, segmenter=segmenter, masks="learned", fill="grey"), torch.rand(4, 3, 8, 8))
-    >>> found.labels.shape, found.masks.shape
-    (torch.Size([4]), torch.Size([4, 1, 8, 8]))
+    Examples:
+        >>> import torch
+        >>> from pipeline import TwoStage, predict
+        >>> segmenter = torch.nn.Conv2d(3, 1, 1)
+        >>> classifier = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 10))
+        >>> found = predict(TwoStage(classifier, segmenter=segmenter, masks="learned", fill="grey"), torch.rand(4, 3, 8, 8))
+        >>> found.labels.shape, found.masks.shape
+        (torch.Size([4]), torch.Size([4, 1, 8, 8]))
     """
     wrapped, pictures = checked_system(system), checked_images(images)
     device = device_of(wrapped)
