@@ -34,8 +34,6 @@ _QUIET = {"RAY_DEDUP_LOGS": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_
 """Every job shows its lines, although others say the same; nobody is told that we use Ray; without num_gpus a job sees no GPU."""
 _LOGS_S = 2.0
 """What jobs print reaches us a moment later, and not at all once we have left."""
-_CANCEL_S = 60.0
-"""How long an interrupted sweep waits until its jobs have come to a safe place."""
 
 
 class RayLauncher(Launcher):
@@ -50,7 +48,7 @@ class RayLauncher(Launcher):
         self._context, self._task, self._config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run the jobs. Raises ConfigError where there is no such cluster, or where no machine of it could run one."""
+        """Run the jobs, which end with this process. Raises ConfigError where no such cluster is, or no machine of it has room."""
         configs = {number: self._compose(list(words), number) for number, words in enumerate(job_overrides, initial_job_idx)}
         with _connected(self._init) as ray:
             _check_room(ray, self._remote)
@@ -64,13 +62,7 @@ class RayLauncher(Launcher):
                 )
                 for number, config in configs.items()
             ]
-            try:
-                return [_outcome(ray, job, words) for job, words in zip(jobs, job_overrides, strict=True)]
-            except KeyboardInterrupt:
-                for job in jobs:
-                    ray.cancel(job)
-                ray.wait(jobs, num_returns=len(jobs), timeout=_CANCEL_S)
-                raise
+            return [_outcome(ray, job, words) for job, words in zip(jobs, job_overrides, strict=True)]
 
     def _compose(self, words: list[str], number: int) -> DictConfig:
         """The configuration of a job, with all references followed here: paths and environment are those of the caller."""
