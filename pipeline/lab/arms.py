@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.ablation.manifest import MANIFEST, ArmEntry, read_ablation
+from pipeline.ablation.config import MANIFEST
+from pipeline.ablation.manifest import ArmEntry, read_ablation
 from pipeline.config import validate
 from pipeline.errors import CheckpointError, ConfigError, RunError
 from pipeline.evaluation.loading import trained_segmenter

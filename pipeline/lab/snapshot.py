@@ -2,7 +2,7 @@
 
 import base64
 import io
-from bisect import bisect_right
+from bisect import bisect_left
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -111,7 +111,7 @@ def _fitting(draw: ImageDraw.ImageDraw, font: "ImageFont.FreeTypeFont | ImageFon
     room = width - 2 * GAP
     if draw.textlength(text, font) <= room:
         return text
-    kept = bisect_right(range(len(text)), room, key=lambda length: draw.textlength(f"{text[:length]}...", font))
+    kept = bisect_left(range(len(text)), True, key=lambda length: draw.textlength(f"{text[:length]}...", font) > room)
     return f"{text[: kept - 1]}..."
 
 
