@@ -107,10 +107,11 @@ class _Handler(BaseHTTPRequestHandler):
     def _create(self, body: bytes) -> None:
         asked = json.loads(body)
         name = f"{asked['organization']}/{asked['name']}"
+        place = {"url": f"{self.hub.address}/{name}"}
         if name in self.hub.repositories:
-            return self._json({"error": "You already created this model repo"}, status=409)
+            return self._json({"error": "You already created this model repo", **place}, status=409)
         self.hub.repositories[name] = Repository(asked.get("visibility"))
-        return self._json({"url": f"{self.hub.address}/{name}"})
+        return self._json(place)
 
     def _preupload(self, body: bytes, *, name: str) -> None:
         assert name in self.hub.repositories
