@@ -237,15 +237,16 @@ def _give_up(number: signal.Signals, given_up: Callable[[Interrupted], None]) ->
         said = _Arrived.said or _said_where_it_stands()
     except Exception as error:  # a disk that is full
         said = f"and nothing more could be kept: {error}"
-    ending = threading.Timer(_POLL_S * 10, _end, [number])  # who reads what is said may have stopped reading
-    ending.daemon = True
-    ending.start()
     if said is None:  # one of several processes: the first says it, and ends them
         time.sleep(1)
     else:
-        _kill_children()
+        unread = threading.Timer(_POLL_S * 10, _end, [number])  # who reads what is said may have stopped reading
+        unread.daemon = True
+        unread.start()
         with suppress(OSError, ValueError):
             given_up(Interrupted(number, said))
+        unread.cancel()
+        _kill_children()
     _end(number)
 
 
