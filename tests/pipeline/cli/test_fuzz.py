@@ -84,7 +84,7 @@ def composed_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def example_words(name: str) -> list[str]:
     """A call of a command that is right."""
-    return COMMANDS[name].example.split()[2:]
+    return COMMANDS[name].words(COMMANDS[name].example.split()[2:])
 
 
 class Endless(BaseException):
