@@ -124,7 +124,7 @@ class ImageFile:
 
     def __init__(self, image: Image.Image, name: str) -> None:
         self._image, self._name = image, name
-        self._deep = image.mode in ("LA", "RGB", "RGBA") and any(";16" in str(tile[3]) for tile in image.tile)
+        self._deep = image.mode in ("LA", "RGB", "RGBA") and any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
         self.turn = _orientation(image)  # which loads a PNG
         """EXIF orientation, 1 to 8: 1 is upright."""
         width, height = image.size

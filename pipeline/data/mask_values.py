@@ -259,7 +259,7 @@ def _some_values(image: Image.Image) -> np.ndarray:
 
 def check_deep_picture(image: Image.Image) -> None:
     """Of several channels of 16 bits Pillow keeps the upper 8. Raises ``Rejected`` where the lower ones are all that there is."""
-    most = max(high for _, high in image.convert("RGB").getextrema())
+    most = max(place % 256 for place, count in enumerate(image.convert("RGB").histogram()) if count)
     if most < DARK >> 8:
         what = f"mode {image.mode} of 16 bits a channel whose largest value is below {(most + 1) << 8} of 65535"
         raise Rejected("unsupported-mode", f"{what}: scaled by its range it would be black")
