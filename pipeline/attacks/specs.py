@@ -108,7 +108,8 @@ class AttackSpec:
         """Why the attack is not run on a system under a threat model, in a few words; None where it is."""
         norm = conditions.threat.norm
         if norm not in self.budgets:
-            return f"it keeps to {' and '.join(self.budgets)}, and the threat is {norm}"
+            *others, last = self.budgets
+            return f"it keeps to {', '.join(others)}{' and ' * bool(others)}{last}, and the threat is {norm}"
         return self.inapplicable(conditions)
 
     def inapplicable(self, conditions: Conditions) -> str | None:

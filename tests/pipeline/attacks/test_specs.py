@@ -305,7 +305,7 @@ HIDDEN = ThreatModel(knowledge="hidden-seed")
         (ClassAttack(path="pixels"), OPAQUE, ThreatModel(), 64, "the system does not give the logits of its mask theirs"),
         (ClassAttack(), OPAQUE, ThreatModel(), 64, None),
         (ClassAttack(), RANDOM, HIDDEN, 64, None),
-        (ClassAttack(), LEARNED, ThreatModel(norm="patch"), 64, "it keeps to linf and l2, and the threat is patch"),
+        (ClassAttack(), LEARNED, ThreatModel(norm="patch"), 64, "it keeps to linf, l2 and l1, and the threat is patch"),
         (MaskAttack(goal="flood"), LEARNED, ThreatModel(), 64, None),
         (MaskAttack(goal="flood"), OPAQUE, ThreatModel(), 64, "the system does not give the logits of its mask theirs"),
         (MaskAttack(goal="steal"), LEARNED, ThreatModel(), 64, "there are no guide masks to steal"),
