@@ -217,7 +217,7 @@ def test_a_patch_and_a_ball_know_nothing_of_each_other(
     in_a_ball = AttackSuite(threat=ThreatModel(norm="l2", epsilons=(1.0,)), attacks=attacks)
     assert skipped_attacks(in_a_ball, batch) == {"patch": "it keeps to patch, and the threat is l2"}
     in_a_square = AttackSuite(threat=ThreatModel(norm="patch", epsilons=(0.1,)), attacks=attacks)
-    assert skipped_attacks(in_a_square, batch) == {"class": "it keeps to linf and l2, and the threat is patch"}
+    assert skipped_attacks(in_a_square, batch) == {"class": "it keeps to linf, l2 and l1, and the threat is patch"}
     too_small = AttackSuite(threat=ThreatModel(norm="patch", epsilons=(0.003, 0.1)), attacks=attacks)
     with pytest.raises(ConfigError, match="less than a pixel"):
         skipped_attacks(too_small, batch)
