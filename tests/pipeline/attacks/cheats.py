@@ -284,8 +284,12 @@ def nan_gradients(system: Tricky, images: Tensor) -> Tensor:
     return system.honest(_Backwards.apply(images, lambda slope: slope * torch.nan))
 
 
+def scaled_gradients(system: Tricky, images: Tensor, factor: float) -> Tensor:
+    return system.honest(_Backwards.apply(images, lambda slope: factor * slope))
+
+
 def flipped_gradients(system: Tricky, images: Tensor) -> Tensor:
-    return system.honest(_Backwards.apply(images, torch.neg))
+    return scaled_gradients(system, images, -1.0)
 
 
 def clipped_gradients(system: Tricky, images: Tensor) -> Tensor:

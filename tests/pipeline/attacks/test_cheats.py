@@ -112,6 +112,23 @@ def test_no_verdict_depends_on_the_scale_of_the_logits(cheats: ModuleType, facto
     assert check_named("gradients against differences", batch).outcome is Outcome.FAIL
 
 
+@pytest.mark.parametrize(
+    ("wrong", "of", "factor", "outcome"),
+    [(1, 6, 0.5, Outcome.PASS), (2, 6, 0.5, Outcome.FAIL), (1, 1, 0.5, Outcome.FAIL), (1, 6, -1.0, Outcome.FAIL)],
+)
+def test_one_image_on_a_kink_is_no_wrong_gradient_and_two_are(
+    cheats: ModuleType, wrong: int, of: int, factor: float, outcome: Outcome
+) -> None:
+    clean = cheats.honest_batch().images[:wrong]
+
+    def cheat(system: nn.Module, images: torch.Tensor) -> torch.Tensor:
+        near = (images[:, None] - clean[None]).flatten(2).abs().amax(dim=2).amin(dim=1) < 0.1
+        return torch.where(near[:, None], cheats.scaled_gradients(system, images, factor), system.honest(images))
+
+    check = check_named("gradients against differences", cheats.tricky_batch(cheat).select(torch.arange(of)))
+    assert (check.outcome, check.figures["disagreeing"]) == (outcome, pytest.approx(wrong / of))
+
+
 FULL = {
     "rounded_pixels": "zero gradients, pixel path",
     "one_hot_answer": "zero gradients, pixel path",
