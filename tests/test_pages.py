@@ -163,8 +163,8 @@ def given_to_readers() -> dict[str, Any]:
     from torch import nn
 
     torch.manual_seed(0)
-    images, labels = torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 2, 0])
-    classifier = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 3))
+    images, labels = torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 2, 3])
+    classifier = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 5))
     segmenter = nn.Conv2d(3, 1, 1)
     return {"images": images, "labels": labels, "loader": [(images, labels)], "classifier": classifier, "segmenter": segmenter}
 
