@@ -9,7 +9,7 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -20,8 +20,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
-from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict
+from hydra.types import HydraContext
+from omegaconf import OmegaConf, open_dict
 
 from pipeline.cli.composition import one_line
 from pipeline.errors import ConfigError, UserError
@@ -39,11 +39,11 @@ _LOGS_S = 2.0
 class RayLauncher(Launcher):
     """Hands the jobs of a sweep to Ray and waits for all of them."""
 
-    def __init__(self, ray: DictConfig) -> None:
+    def __init__(self, ray: Mapping[str, Any]) -> None:
         options: Any = OmegaConf.to_container(ray, resolve=True)
         self._init, self._remote = options["init"], {"num_cpus": 1, "max_retries": RETRIES} | options["remote"]
 
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+    def setup(self, *, hydra_context: HydraContext, task_function: Callable[[Any], Any], config: Any) -> None:
         """What Hydra knows of the sweep."""
         self._context, self._task, self._config = hydra_context, task_function, config
 
@@ -64,7 +64,7 @@ class RayLauncher(Launcher):
             ]
             return [_outcome(ray, job, words) for job, words in zip(jobs, job_overrides, strict=True)]
 
-    def _compose(self, words: list[str], number: int) -> DictConfig:
+    def _compose(self, words: list[str], number: int) -> Any:
         """The configuration of a job, with all references followed here: paths and environment are those of the caller."""
         config = self._context.config_loader.load_sweep_config(self._config, words)
         with open_dict(config):
@@ -134,7 +134,7 @@ def _check_room(ray: Any, remote: Mapping[str, Any]) -> None:
         raise ConfigError(f"hydra.launcher.ray.remote: no machine of the cluster has what a job asks for: {wanted}")
 
 
-def _job(task: TaskFunction, config: DictConfig, where: str, job: str) -> None:
+def _job(task: Callable[[Any], Any], config: Any, where: str, job: str) -> None:
     """In a worker of Ray."""
     os.chdir(where)
     os.environ[JOB_VARIABLE] = job  # so that a job that Ray begins again continues its run

@@ -108,7 +108,7 @@ def evaluate(
         >>> print(result.robust_accuracy("8/255"))
         5.0 % [0.9, 23.6] n=20
         >>> result.outcomes.shape
-        (80, 26)
+        (80, 27)
     """
     wrapped = checked_system(system)
     model = threat if threat is not None else ThreatModel(norm=norm, epsilons=tuple(epsilons))  # type: ignore[arg-type]

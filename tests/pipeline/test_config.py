@@ -145,7 +145,7 @@ def test_an_epsilon_is_a_number_in_units_of_the_image():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"norm": "l7"}, "norm: Input should be 'linf' or 'l2', got 'l7'"),
+        ({"norm": "l7"}, "norm: Input should be 'linf', 'l2' or 'l1', got 'l7'"),
         ({"epsilon": float("inf")}, "epsilon: .*finite"),
         ({"epsilon": float("nan")}, "epsilon: .*finite"),
         ({"epsilon": -1 / 255}, "epsilon: .*greater than or equal to 0"),

@@ -243,6 +243,14 @@ def is_running(process: int) -> bool:
         return False
 
 
+def ends(process: int) -> bool:
+    for _ in range(MOST_WAITED * 20):
+        if not is_running(process):
+            return True
+        time.sleep(0.05)
+    return False
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_worker_ends_with_its_parent_however_that_ended() -> None:
@@ -251,11 +259,7 @@ def test_a_worker_ends_with_its_parent_however_that_ended() -> None:
     assert is_running(child)
     process.kill()
     process.communicate(timeout=MOST_WAITED)
-    for _ in range(MOST_WAITED * 20):
-        if not is_running(child):
-            break
-        time.sleep(0.05)
-    assert not is_running(child)
+    assert ends(child)
 
 
 WORKER = """
@@ -331,7 +335,7 @@ def test_children_of_work_that_is_given_up_end_with_it() -> None:
     child = int(process.stdout.readline())
     process.terminate()
     assert ended(process)[0] == 143
-    assert not is_running(child)
+    assert ends(child)
 
 
 def test_a_process_that_uses_the_library_is_not_given_up() -> None:

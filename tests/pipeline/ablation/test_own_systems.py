@@ -264,7 +264,7 @@ def test_a_shared_ablation_is_reported_once_for_what_was_found_whatever_the_cloc
     assert run() == 2
 
 
-@pytest.mark.parametrize("sanity", ["null", "{images: 3, objectives: []}"])
+@pytest.mark.parametrize("sanity", ["null", "{images: 3, objectives: [adversarial]}"])
 def test_they_are_searched_for_false_robustness_where_any_system_is(words: Callable[..., list[str]], sanity: str) -> None:
     config = load_config("ablate", AblateConfig, words(SYSTEMS, f"evaluation.sanity={sanity}"))
     materials = Materials(

@@ -72,8 +72,9 @@ def test_neither_batch_nor_chunk_changes_a_verdict(small: ModuleType, tmp_path: 
     other = evaluate(small.evaluation_run(epsilons=(0.004, 0.01), batch_size=batch_size, chunk_size=chunk_size), tmp_path / "other")
     rounded = ("clean_margin", "adversarial_margin", "linf", "l2", "clean_mask_iou", "adversarial_mask_iou", "seconds")
     means = ("clean_mask_mean", "adversarial_mask_mean", "clean_confidence", "adversarial_confidence")
-    assert_frame_equal(reference.drop(*rounded, *means), other.drop(*rounded, *means))
+    assert_frame_equal(reference.drop(*rounded, *means, "l1"), other.drop(*rounded, *means, "l1"))
     assert_frame_equal(reference.select(rounded[:-1]), other.select(rounded[:-1]), abs_tol=1e-3)
+    assert_frame_equal(reference.select("l1"), other.select("l1"), abs_tol=0.05)  # five pixels without a slope go either way
 
 
 def test_a_part_that_another_attack_has_made_is_refused(small: ModuleType, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from pipeline.attacks.specs import GuidedAttack
 from pipeline.attacks.threat import ThreatModel
 from pipeline.lab.bench import Sample
 from pipeline.lab.config import Settings, lab_attacks
-from pipeline.lab.frames import Frame, Phase, Subject
+from pipeline.lab.frames import AttackedImage, Frame, Phase
 from pipeline.masks.config import MaskSource
 from segmenter.metrics import intersection_over_union
 
@@ -28,15 +28,15 @@ SETTINGS = {
 }
 
 
-def subject_of(small: ModuleType, source: MaskSource, row: int = 5, *, labelled: bool = True, masked: bool = True) -> Subject:
+def subject_of(small: ModuleType, source: MaskSource, row: int = 5, *, labelled: bool = True, masked: bool = True) -> AttackedImage:
     system = small.system(source).requires_grad_(False)
     images, context = small.pictures()
     label = int(system(images, system.freeze(images, context)).argmax(dim=1)[row]) if labelled else None
     mask = context.oracle_masks[row : row + 1] if masked else None
-    return Subject(system, Sample(name="one", image=images[row : row + 1], label=label, mask=mask), CPU)
+    return AttackedImage(system, Sample(name="one", image=images[row : row + 1], label=label, mask=mask), CPU)
 
 
-def shipped(subject: Subject, settings: Settings) -> Tensor:
+def shipped(subject: AttackedImage, settings: Settings) -> Tensor:
     """What somebody gets who calls the library with what the page shows."""
     threat = ThreatModel(norm=settings.norm, region=settings.region)
     image, label, mask = subject.sample.image, torch.tensor([subject.label]), subject.sample.mask
@@ -75,7 +75,7 @@ def test_every_frame_says_what_the_system_says_of_its_image(small: ModuleType, s
         assert (frame.pixels_margin is None) == (source != MaskSource.LEARNED)
 
 
-def decomposed(frame: Frame, subject: Subject) -> str:
+def decomposed(frame: Frame, subject: AttackedImage) -> str:
     """By the decomposition of an ablation, from the tables that it reads."""
     assert subject.batch.context is not None
     scores = path_margins(
@@ -129,7 +129,7 @@ def test_attacks_that_can_be_watched_are_those_with_one_search_from_one_start() 
             assert settings.spec.passes(5).backward == expected
 
 
-@pytest.mark.parametrize(("key", "value"), [("attack", "square"), ("epsilon", 8), ("steps", 0), ("norm", "l1"), ("region", "left")])
+@pytest.mark.parametrize(("key", "value"), [("attack", "square"), ("epsilon", 8), ("steps", 0), ("norm", "l7"), ("region", "left")])
 def test_settings_that_cannot_be_are_refused_with_the_key(key: str, value: object) -> None:
     with pytest.raises(ValueError, match=key):
         Settings(**{key: value})  # type: ignore[arg-type]

@@ -137,6 +137,7 @@ def test_the_sections_come_in_the_order_of_the_question(page):
         "How much of the image the mask lets through",
         "How good must the mask be?",
         "Which class suffers most?",
+        "Can its confidence be relied on?",
         "Why does the oracle help?",
         "Where did the robustness go?",
         "What does the outline alone give away?",
