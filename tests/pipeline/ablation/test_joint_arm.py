@@ -78,7 +78,7 @@ def _check_exports(tmp_path: Path, arms: list[str], joint: Path) -> None:
     wanted = [(tmp_path / "run", name) for name in arms] + [(joint, None)]
     for number, (run, name) in enumerate(wanted):
         out = tmp_path / "exports" / str(number)
-        assert main(["export", f"run={run}", f"out={out}", "files=[]", *([f"arm={name}"] if name else [])]) == 0
+        assert main(["export", f"run={run}", f"out={out}", "files=[]", *([f"arm='{name}'"] if name else [])]) == 0
         exported, original = load_system(out), load_system(run, arm=name)
         assert exported.mask_config == original.mask_config
         for one, other in zip(predict(exported, images), predict(original, images), strict=True):
