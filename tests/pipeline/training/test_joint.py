@@ -279,6 +279,10 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(config, tmp_path, monkeyp
 
 
 @pytest.mark.slow
+class Killed(BaseException):
+    """The process ends here: unlike an interruption, nothing saves the state on its way out."""
+
+
 def test_a_kill_between_the_writings_of_an_epochs_end_changes_nothing(config, monkeypatch, tmp_path):
     """Two checkpoints are written where a training of one stage writes one."""
     config = replace(config, objective=NaturalConfig(), trainer=replace(TRAINER, epochs=1))
@@ -292,11 +296,11 @@ def test_a_kill_between_the_writings_of_an_epochs_end_changes_nothing(config, mo
             original(source, target)
             calls.append(target)
             if len(calls) == number + 1:
-                raise KeyboardInterrupt
+                raise Killed
 
         with monkeypatch.context() as patch:
             patch.setattr(os, "replace", dying)
-            with suppress(KeyboardInterrupt):
+            with suppress(Killed):
                 train_joint(again)
         places += [Path(target).name for target in calls[number : number + 1]]
         if (again.run / "result.json").exists():
