@@ -45,6 +45,7 @@ def bench(segmenter: SegmenterConfig, classifier: ClassifierConfig, side: int) -
         arms.append(Arm(name=source.value, source=source, detail="", chosen=ChosenSystem(source.value, Path(), None, {})))
         stage = build_segmenter(segmenter, seed=0) if source.needs_segmenter else None
         system = TwoStage(build_classifier(classifier, num_classes=len(CLASSES), seed=0), masks=source, segmenter=stage)
+        # A new system comes in training mode; the laboratory loads systems that are in eval mode and frozen.
         systems[source.value] = system.eval().requires_grad_(False).to(memory_format=torch.channels_last)
     about = {"run": Path(), "shown": (), "dataset": None, "rows": (), "notices": (), "device": torch.device("cpu")}
     return Bench(arms=tuple(arms), classes=CLASSES, image_size=side, _systems=systems, **about)

@@ -83,6 +83,7 @@ def cost_of(job: Job, passes: Passes, costs: dict[str, Cost]) -> tuple[float, fl
 
 def frozen(stage: nn.Module) -> nn.Module:
     """As it is attacked."""
+    # eval() and frozen, as a stage is while it is attacked: a new one comes in training mode.
     return stage.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 

@@ -92,6 +92,7 @@ def by_hand(suite: AttackSuite, system: TwoStage, dataset: PreparedDataset, imag
     """The attacks of ``fast`` on a system with learned masks, each on every image, in batches of 64."""
     rows = choose_rows(dataset, "test", images)
     read = read_rows(dataset, rows)
+    # As the loop by hand would find it: its user has called eval(), and nobody has frozen the weights.
     system.eval().requires_grad_(True)
     fooled = torch.cat(
         [

@@ -81,6 +81,7 @@ def foolbox_distances(_: AttackBatch, norm: Norm, steps: int) -> Side:
 
     def side(batch: AttackBatch) -> Tensor:
         assert isinstance(batch.system, nn.Module)
+        # foolbox warns of a module in training mode; ours is attacked in eval mode in any case
         model = foolbox.PyTorchModel(batch.system.eval(), bounds=(0, 1), device="cpu")
         return distances_of(batch, search(steps=steps).run(model, batch.images, batch.labels), norm)
 
