@@ -31,6 +31,20 @@ ABLATION = [
     *("evaluation.part_size=3", "evaluation.sanity=null", "degradation=null", "decomposition=null", "silhouette=false"),
 ]
 """Two arms of three stages, whose evaluations have four parts."""
+NATURAL = [
+    "classifier.width=4",
+    "classifier_objectives=[natural]",
+    "classifier_trainer={epochs: 1, num_workers: 0}",
+    "attack.threat.epsilons=[2/255,8/255]",
+    "primary_epsilon=8/255",
+    "attack.attacks={pgd: {kind: class, search: pgd, num_steps: 2}}",
+    "evaluation.max_images=16",
+    "evaluation.sanity=null",
+    "degradation=null",
+    "decomposition=null",
+    "silhouette=false",
+]
+"""Naturally trained classifiers attacked at two epsilons and nothing else; masks are to be added."""
 
 
 def save_untrained(path: Path, module: Any, architecture: Any, **described: Any) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from runpy import run_path
 
 import numpy as np
 import polars as pl
@@ -28,17 +29,7 @@ WORDS = [
     "surface={}",
     "transfer={num_steps: 3}",
     "seeds=[0,1]",
-    "classifier.width=4",
-    "classifier_objectives=[natural]",
-    "classifier_trainer={epochs: 1, num_workers: 0}",
-    "attack.threat.epsilons=[2/255,8/255]",
-    "primary_epsilon=8/255",
-    "attack.attacks={pgd: {kind: class, search: pgd, num_steps: 2}}",
-    "evaluation.max_images=16",
-    "evaluation.sanity=null",
-    "degradation=null",
-    "decomposition=null",
-    "silhouette=false",
+    *run_path(str(Path(__file__).parents[1] / "tiny.py"))["NATURAL"],
 ]
 
 
