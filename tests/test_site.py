@@ -62,6 +62,10 @@ def test_links_of_the_repository_become_links_of_the_site_and_code_is_left_alone
         build.relinked("[a](gone.md)", "docs/data.md", places)
 
 
+def test_every_link_between_pages_of_the_repository_leads_to_a_page_of_the_site(build: ModuleType, tmp_path: Path) -> None:
+    assert (build.stage(tmp_path).parent / "pages" / "results" / "index.md").is_file()  # raises DeadLinkError where one does not
+
+
 class Page(HTMLParser):
     """What a page of the site loads, links to, and can be linked to."""
 
