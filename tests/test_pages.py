@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.cli.commands import COMMANDS
 from pipeline.cli.composition import check_overrides, load_config
-from pipeline.cli.main import COMMANDS, main
+from pipeline.cli.main import main
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md", "examples/README.md")]

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from pipeline.cli.main import COMMANDS
+from pipeline.cli.commands import COMMANDS
 from pipeline.config import dotted_keys
 
 pytest.importorskip("zensical")

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import pipeline
+from pipeline.cli.commands import COMMANDS, Command
 from pipeline.cli.groups import group_choices, groups_of
 from pipeline.cli.help import composed_defaults
 from pipeline.cli.keys import Alternative, Key, described_keys
-from pipeline.cli.main import COMMANDS, Command
 
 
 def generated_pages(root: Path) -> Iterator[tuple[str, str]]:

@@ -1,6 +1,5 @@
 """The decomposition of an ablation: for each arm with learned masks, where it lost what the oracle's arm had."""
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,46 +9,42 @@ import polars as pl
 from pipeline.ablation.config import AblateConfig
 from pipeline.ablation.counterfactual import Attribution, decompose_arm, rescored_margins, shares
 from pipeline.ablation.evaluation_job import EvaluationJob
-from pipeline.ablation.job import DataView, ImageCounts, Job, JobState, Materials, Passes
+from pipeline.ablation.job import ImageCounts, Job, JobState, Passes
 from pipeline.ablation.passes import attacked_images
 from pipeline.ablation.results import AGAIN
+from pipeline.ablation.table_job import Columns, TableJob, read_table
 from pipeline.attacks.specs import GradientPath
 from pipeline.data.dataset import open_prepared
-from pipeline.errors import RunError
 from pipeline.evaluation.config import EvaluateConfig
 from pipeline.evaluation.evaluate import choose_device, tf32_disabled
 from pipeline.evaluation.loading import load_from_runs
 from pipeline.evaluation.metrics import robust_images
 from pipeline.evaluation.records import read_records
 from pipeline.evaluation.summary import epsilon_text
-from pipeline.runs.directory import open_run
-from pipeline.runs.files import write_atomically
 from pipeline.system import StagedSystem
 
 ROWS = "rows.parquet"
-_RECORDED = {"version": 4}
-"""What a decomposition records as its configuration: raised when the code comes to another result."""
 _TEXT = ("arm", "oracle_arm", "classifier_objective", "segmenter_objective", "train_masks", "test_masks", "oracle_train_masks")
 _TRUTH = ("robust", "oracle_robust", "clean_correct", "both_attack_robust", "pixels_attack_robust", "mask_attack_robust")
-_COLUMNS: dict[str, set[type[pl.DataType]]] = {
-    **{key: {pl.String} for key in (*_TEXT, "sample_id", "group", "attribution")},
-    **{key: {pl.Boolean} for key in _TRUTH},
-    **{key: {pl.Float64} for key in ("epsilon", "margin", "pixels_margin", "mask_margin", "oracle_mask_margin")},
-    "seed": {pl.Int32, pl.Int64},
+DECOMPOSED: Columns = {
+    **dict.fromkeys((*_TEXT, "sample_id", "group", "attribution"), frozenset({pl.String})),
+    **dict.fromkeys(_TRUTH, frozenset({pl.Boolean})),
+    **dict.fromkeys(("epsilon", "margin", "pixels_margin", "mask_margin", "oracle_mask_margin"), frozenset({pl.Float64})),
+    "seed": frozenset({pl.Int32, pl.Int64}),
 }
-"""Of every table of decompositions; all values are there."""
+"""Of every table of decompositions."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecompositionJob(Job):
+class DecompositionJob(TableJob):
     """Score an arm's strongest adversarial images again, with one path of them at a time."""
 
     kind: ClassVar[str] = "decomposition"
     command: ClassVar[str] = "decompose"
     result: ClassVar[str] = ROWS
     verb: ClassVar[str] = "decompose"
+    version: ClassVar[int] = 4
 
-    arm: EvaluationJob
     oracle: EvaluationJob
     """The arm that it is compared with."""
     diagnoses: tuple[EvaluationJob, ...]
@@ -60,14 +55,6 @@ class DecompositionJob(Job):
         return f"decomposition of {self.arm.title}"
 
     @property
-    def slug(self) -> str:
-        return self.arm.slug
-
-    @property
-    def data(self) -> DataView:
-        return self.arm.data
-
-    @property
     def needs(self) -> tuple[Job, ...]:
         """The records of both arms and of the three attacks."""
         return (self.arm, self.oracle, *self.diagnoses)
@@ -76,29 +63,19 @@ class DecompositionJob(Job):
     def alike(self) -> tuple[object, ...]:
         return ()
 
-    def config(self, materials: Materials, run: Path) -> dict[str, Any]:  # noqa: ARG002
-        """It is no command: all that decides it is what it reads."""
-        return dict(_RECORDED)
-
-    def inputs(self, materials: Materials) -> dict[str, str]:
-        return super().inputs(materials) | {job.title: materials.finished[job].fingerprint for job in self.needs}
-
-    def run(self, state: JobState) -> None:
-        """Decompose the arm into ``rows.parquet``."""
+    def table(self, state: JobState) -> pl.DataFrame:
         finished = state.materials.finished
-        with open_run(state.path, command=self.command, config=state.config, inputs=state.inputs, resume=True):
-            to_the_end = [job for job in self.diagnoses if job.diagnosis == GradientPath.BOTH]
-            margins = _margins(finished[self.arm].config, [finished[job].path for job in (self.arm, *to_the_end)])
-            arm = _verdicts(finished[self.arm].path, clean=True)
-            oracle = _verdicts(finished[self.oracle].path)
-            paths = {job.diagnosis.value: _verdicts(finished[job].path) for job in self.diagnoses if job.diagnosis}
-            rows = decompose_arm(arm, oracle, margins, paths)
-            labels = (pl.lit(value).alias(name) for name, value in self._labels().items())
-            write_table(state.path / ROWS, rows.select(*labels, pl.all()))
+        to_the_end = [job for job in self.diagnoses if job.diagnosis == GradientPath.BOTH]
+        margins = _margins(finished[self.arm].config, [finished[job].path for job in (self.arm, *to_the_end)])
+        arm = _verdicts(finished[self.arm].path, clean=True)
+        oracle = _verdicts(finished[self.oracle].path)
+        paths = {job.diagnosis.value: _verdicts(finished[job].path) for job in self.diagnoses if job.diagnosis}
+        labels = (pl.lit(value).alias(name) for name, value in self._labels().items())
+        return decompose_arm(arm, oracle, margins, paths).select(*labels, pl.all())
 
     def finding(self, path: Path) -> str:
         """How many images are lost at the largest epsilon, by way of what."""
-        rows = read_table(path / ROWS, remedy=AGAIN)
+        rows = read_table(path / ROWS, DECOMPOSED, remedy=AGAIN)
         epsilon = float(rows["epsilon"].to_numpy().max())
         last = rows.filter(pl.col("epsilon") == epsilon)["attribution"]
         reasons = [each for each in Attribution if each.value.startswith("lost-")]
@@ -134,31 +111,6 @@ def summary(rows: pl.DataFrame) -> list[dict[str, Any]]:
         estimates = {name: vars(estimate) for name, estimate in shares(part).items()}
         entries.append({"arm": arm, "oracle_arm": part["oracle_arm"][0], "epsilon": epsilon, "shares": estimates})
     return entries
-
-
-def write_table(path: Path, rows: pl.DataFrame) -> None:
-    """Write a parquet file whole or not at all. Raises RunError."""
-    content = io.BytesIO()
-    rows.write_parquet(content)
-    write_atomically(path, content.getvalue())
-
-
-def read_table(path: Path, *, remedy: str) -> pl.DataFrame:
-    """Read what ``write_table`` wrote of decompositions.
-
-    Raises RunError that names the file and ends with the remedy: it is missing or damaged, it holds no row, a column is not there,
-    of another type or lacks values.
-    """
-    try:
-        rows = pl.read_parquet(path, glob=False)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise RunError(f"{path}: missing or damaged ({' '.join(str(error).split())[:120]}); {remedy}") from error
-    lacking = [name for name, kinds in _COLUMNS.items() if rows.schema.get(name) not in kinds or rows[name].null_count()]
-    if lacking:
-        raise RunError(f"{path}: of another version or damaged (columns {', '.join(sorted(lacking))}); {remedy}")
-    if rows.is_empty():
-        raise RunError(f"{path}: damaged (it holds no image); {remedy}")
-    return rows
 
 
 def _verdicts(run: Path, *, clean: bool = False) -> pl.DataFrame:

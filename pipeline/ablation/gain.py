@@ -2,7 +2,7 @@
 
 gain      robust accuracy of the oracle's arm minus that of the arm without masks
 surface   what the arm without masks gains if the attacker may change the foreground alone: pixels that a mask takes away
-outline   masks of other images of the same class minus random masks of equal area, components and perimeter: neither shows where$
+outline   masks of other images of the same class minus random masks of equal area, components and perimeter: neither shows where
           the object is, and only the first has an outline that can name its class
 rest      gain minus surface minus outline: what else a mask does in training and testing, and what the parts share
 

@@ -11,13 +11,14 @@ from pydantic import Field
 
 from pipeline.ablation.cache import RunCache
 from pipeline.ablation.config import GAIN_NEEDS, MANIFEST, AblateConfig
-from pipeline.ablation.decomposition import ROWS, read_table, summary, write_table
+from pipeline.ablation.decomposition import DECOMPOSED, ROWS, summary
 from pipeline.ablation.evaluation_job import EvaluationJob, Role
 from pipeline.ablation.gain import gain_rows
 from pipeline.ablation.grid import arms, confined, decompositions, jobs, own_systems, silhouettes, transfers
 from pipeline.ablation.job import Job, JobState
 from pipeline.ablation.pooled_job import PooledJob
 from pipeline.ablation.results import AGAIN
+from pipeline.ablation.table_job import read_table, write_table
 from pipeline.ablation.transfer_job import TRANSFER
 from pipeline.attacks.threat import Region
 from pipeline.config import to_plain
@@ -110,7 +111,7 @@ class TransferEntry:
     arm: str
     """Its name."""
     rows: str
-    """File of ``transfer_job.read_transfer``."""
+    """File of a table of ``transfer_job.TRANSFERRED``."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -260,7 +261,7 @@ def _confined(config: AblateConfig, states: dict[Job, JobState]) -> list[dict[st
 
 def _write_decomposition(config: AblateConfig, states: dict[Job, JobState]) -> str | None:
     """Put the decompositions of all arms into one table, with its shares beside it; the name of its file, if there are any."""
-    tables = [read_table(states[job].path / ROWS, remedy=AGAIN) for job in decompositions(config) if job in states]
+    tables = [read_table(states[job].path / ROWS, DECOMPOSED, remedy=AGAIN) for job in decompositions(config) if job in states]
     if not tables:
         return None
     rows = pl.concat(tables, how="vertical_relaxed")

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import hydra
 from hydra.errors import HydraException
@@ -10,17 +10,15 @@ from hydra.types import TaskFunction
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from pipeline.cli.commands import Command
 from pipeline.cli.composition import check_overrides, one_line, search_path
 from pipeline.config import CONFIG_DIR, validate
 from pipeline.errors import ConfigError, printable
 from pipeline.interrupts import Interrupted, told
 from pipeline.workers import end_with_parent
 
-if TYPE_CHECKING:
-    from pipeline.cli.main import Command
 
-
-def run_many(name: str, command: "Command", overrides: list[str]) -> None:
+def run_many(name: str, command: Command, overrides: list[str]) -> None:
     """Run a command once for every combination of the swept values. Raises UserError."""
     parent, config_class = os.getpid(), command.config_class()
     if any(word.startswith("hydra/launcher=ray") for word in overrides):

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.ablation.config import MANIFEST as ABLATION
-from pipeline.ablation.decomposition import read_table
+from pipeline.ablation.decomposition import DECOMPOSED
 from pipeline.ablation.manifest import ArmEntry, read_ablation
+from pipeline.ablation.table_job import read_table
 from pipeline.errors import RunError
 from pipeline.evaluation.metrics import robust_images
 from pipeline.evaluation.records import read_records
@@ -101,7 +102,7 @@ def _checked_at(arm: Arm, epsilon: float | None) -> Arm:
 
 
 def _with_decomposition(study: Study, path: Path) -> Study:
-    rows = read_table(path, remedy=_AGAIN)
+    rows = read_table(path, DECOMPOSED, remedy=_AGAIN)
     for part in rows.partition_by("arm", maintain_order=True):
         if study.primary_epsilon not in part["epsilon"]:
             raise RunError(

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping
 
 import polars as pl
 
-from pipeline.ablation.transfer_job import read_transfer
+from pipeline.ablation.table_job import read_table
+from pipeline.ablation.transfer_job import TRANSFERRED
 from pipeline.evaluation.statistics import Estimate
 from pipeline.evaluation.summary import epsilon_text
 from pipeline.reporting import wording
@@ -39,7 +40,7 @@ def _shown(study: Study) -> dict[tuple[str, str], pl.DataFrame]:
     """By the names of source and target: ``sample_id``, ``group`` and ``value`` at the primary epsilon, over all folds."""
     tables: dict[tuple[str, str], list[pl.DataFrame]] = {}
     for entry in study.transfers:
-        rows = read_transfer(study.path / entry.rows, remedy="run ablate again with resume=true")
+        rows = read_table(study.path / entry.rows, TRANSFERRED, remedy="run ablate again with resume=true")
         at = rows.filter(pl.col("epsilon") == study.primary_epsilon).rename({"robust": "value"})
         for (source, target), part in at.group_by("source", "target", maintain_order=True):
             tables.setdefault((str(source), str(target)), []).append(part.select("sample_id", "group", "value"))

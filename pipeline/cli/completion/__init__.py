@@ -27,7 +27,7 @@ usage: foreguard completion bash|zsh|fish
 def completion(words: Sequence[str], commands: Mapping[str, Any]) -> str:
     """The answer to ``foreguard completion``: a script for a shell, or the candidates for the last of the words behind ``words``.
 
-    ``commands`` are those of ``cli.main``. Raises ConfigError for another shell.
+    ``commands`` are those of ``cli.commands``. Raises ConfigError for another shell.
     """
     if words[:1] == ["words"]:
         return "\n".join(candidates(words[1:], commands))

@@ -11,7 +11,8 @@ import pytest
 from pipeline.ablation.budgets import equal_l2, mean_foreground
 from pipeline.ablation.config import AblateConfig
 from pipeline.ablation.grid import arms, confined, jobs, transfers
-from pipeline.ablation.transfer_job import TransferJob, read_transfer
+from pipeline.ablation.table_job import read_table
+from pipeline.ablation.transfer_job import TRANSFERRED, TransferJob
 from pipeline.cli.composition import load_config
 from pipeline.cli.main import main
 from pipeline.data.dataset import open_prepared
@@ -134,7 +135,7 @@ def test_the_matrix_has_the_recorded_figures_on_its_diagonal_and_other_seeds_apa
     assert len(study.transfers) == 4
     own: dict[str, list[float]] = {}
     for entry in study.transfers:
-        rows = read_transfer(study.path / entry.rows, remedy="")
+        rows = read_table(study.path / entry.rows, TRANSFERRED, remedy="")
         assert rows["target"].n_unique() == 4
         assert set(rows["source"]) == {entry.arm}
         at = rows.filter((pl.col("target") == entry.arm) & (pl.col("epsilon") == 8 / 255)).sort("sample_id")
@@ -167,4 +168,4 @@ def test_a_damaged_transfer_is_one_line_and_a_deleted_one_is_made_again(study: S
     assert any(isinstance(job, TransferJob) for job in jobs(again))
     data = ["data.num_train=96", "data.num_val=32", "data.num_test=32", "data.num_classes=10"]
     assert main(["ablate", f"run={study.path}", f"prepared={config['prepared']}", *data, *WORDS]) == 0
-    assert read_transfer(path, remedy="").equals(pl.read_parquet(content))
+    assert read_table(path, TRANSFERRED, remedy="").equals(pl.read_parquet(content))

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.cli.commands import COMMANDS
 from pipeline.cli.completion import SHELLS, candidates
 from pipeline.cli.groups import group_choices
-from pipeline.cli.main import COMMANDS, main
+from pipeline.cli.main import main
 from pipeline.config import dotted_keys
 from pipeline.masks.config import MaskSource
 

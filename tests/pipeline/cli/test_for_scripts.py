@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cli.main import COMMANDS, main
+from pipeline.cli.commands import COMMANDS
+from pipeline.cli.main import main
 from pipeline.runs.directory import open_run
 
 EXPERIMENT = """# @package _global_

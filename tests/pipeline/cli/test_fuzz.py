@@ -20,7 +20,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
-from pipeline.cli.main import COMMANDS, Command, main
+from pipeline.cli.commands import COMMANDS, Command
+from pipeline.cli.main import main
 from pipeline.config import adapter_of
 from pipeline.errors import ConfigError
 from pipeline.schema import schema_variants

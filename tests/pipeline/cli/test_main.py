@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cli.main import COMMANDS, main
+from pipeline.cli.commands import COMMANDS
+from pipeline.cli.main import main
 from pipeline.masks.config import Fill, MaskSource
 
 SMALL = ["data.num_train=40", "data.num_val=20", "data.num_test=20", "workers=0"]

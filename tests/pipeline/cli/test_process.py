@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cli.main import COMMANDS
+from pipeline.cli.commands import COMMANDS
 
 HEAVY = ("torch", "torchvision", "lightning", "polars", "matplotlib", "cv2", "numpy", "scipy", "albumentations")
 AFTER_MAIN = """
