@@ -35,7 +35,7 @@ from classifier.config import ClassifierConfig
 from classifier.model import build_classifier
 from pipeline.attacks.acceleration import FollowingCopies
 from pipeline.attacks.config import PgdConfig
-from pipeline.attacks.norms import linf_ball
+from pipeline.attacks.norms import ball_of
 from pipeline.data.builder import write_prepared
 from pipeline.data.dataset import open_prepared
 from pipeline.data.loader import Batch, Loader
@@ -68,7 +68,7 @@ def make_batch(size: int, batch: int) -> Batch:
 
 def random_starts(batch: Batch) -> Tensor:
     """Where our attack begins (the first restart of its seeds)."""
-    return linf_ball(batch.images, EPSILON).random_points(derive_seeds(batch.seeds, 0))
+    return ball_of("linf", batch.images, EPSILON).random_points(derive_seeds(batch.seeds, 0))
 
 
 def _architecture(model: str) -> ClassifierConfig:

@@ -40,29 +40,9 @@ def widest(norm: Norm, num_values: int) -> float:
     return float(num_values ** (1 / _ORDERS[norm]))
 
 
-def project_linf(
-    deltas: Float[Tensor, "batch channels height width"], epsilon: float | Float[Tensor, " batch"]
-) -> Float[Tensor, "batch channels height width"]:
-    """The nearest perturbation of maximum norm at most ``epsilon`` (one number, or one per image)."""
-    radius = _radii(epsilon, deltas)
-    return deltas.clamp(-radius, radius)
-
-
-def project_l2(
-    deltas: Float[Tensor, "batch channels height width"], epsilon: float | Float[Tensor, " batch"]
-) -> Float[Tensor, "batch channels height width"]:
-    """The nearest perturbation of Euclidean norm at most ``epsilon`` (one number, or one per image).
-
-    Interior points stay as they are, to the bit; what lay outside ends at most a millionth inside the sphere, never outside it.
-    """
-    radius = _radii(epsilon, deltas)
-    norms = _l2_norms(deltas)
-    return torch.where(norms > radius, deltas * _l2_factors(norms, radius), deltas)
-
-
 @dataclass(frozen=True, kw_only=True)
 class LinfBall:
-    """All points between two bounds. Built by ``linf_ball``."""
+    """All points between two bounds. Built by ``ball_of``."""
 
     images: Float[Tensor, "batch 3 height width"]
     radius: Float[Tensor, "#batch 1 1 1"]
@@ -94,7 +74,7 @@ class LinfBall:
 
 @dataclass(frozen=True, kw_only=True)
 class L2Ball:
-    """All points of [0,1] within a Euclidean distance. Built by ``l2_ball``."""
+    """All points of [0,1] within a Euclidean distance. Built by ``ball_of``."""
 
     images: Float[Tensor, "batch 3 height width"]
     radius: Float[Tensor, "#batch 1 1 1"]
@@ -143,7 +123,7 @@ class L2Ball:
 
 @dataclass(frozen=True, kw_only=True)
 class L1Ball:
-    """All points of [0,1] within a sum of absolute changes. Built by ``l1_ball``.
+    """All points of [0,1] within a sum of absolute changes. Built by ``ball_of``.
 
     Croce and Hein 2021, https://arxiv.org/abs/2103.01208: the ball and the box together, because for this norm almost nothing of
     a ball in many dimensions lies in the box.
@@ -210,55 +190,22 @@ def ball_of(
     epsilon: float | Float[Tensor, " batch"],
     region: Float[Tensor, "batch 1 height width"] | Bool[Tensor, "batch 1 height width"] | None = None,
 ) -> Ball:
-    """The ball of that norm. Raises ValueError for images outside [0,1] and a negative epsilon."""
-    return _BALLS[norm](images, epsilon, region)
-
-
-def linf_ball(
-    images: Float[Tensor, "batch 3 height width"],
-    epsilon: float | Float[Tensor, " batch"],
-    region: Float[Tensor, "batch 1 height width"] | Bool[Tensor, "batch 1 height width"] | None = None,
-) -> LinfBall:
-    """The maximum-norm ball: |point - image| <= epsilon, exactly, also when both are stored in float32.
+    """The points at most ``epsilon`` away in that norm, exactly, also when images and points are stored in float32.
 
     Raises ValueError for images outside [0,1] and a negative epsilon.
     """
     _check(images, epsilon)
-    radius = _radii(epsilon, images)
+    return _BALLS[norm](images=images, radius=_radii(epsilon, images), region=None if region is None else region > 0)
+
+
+def _linf_ball(images: Tensor, radius: Tensor, region: Tensor | None) -> LinfBall:
     lower, upper = _add_inwards(images, -radius).clamp_(0, 1), _add_inwards(images, radius).clamp_(0, 1)
     if region is not None:
-        inside = region > 0
-        lower, upper = torch.where(inside, lower, images), torch.where(inside, upper, images)
+        lower, upper = torch.where(region, lower, images), torch.where(region, upper, images)
     return LinfBall(images=images, radius=radius, lower=lower, upper=upper)
 
 
-def l2_ball(
-    images: Float[Tensor, "batch 3 height width"],
-    epsilon: float | Float[Tensor, " batch"],
-    region: Float[Tensor, "batch 1 height width"] | Bool[Tensor, "batch 1 height width"] | None = None,
-) -> L2Ball:
-    """The Euclidean ball: |point - image| <= epsilon, also when both are stored in float32.
-
-    Raises ValueError for images outside [0,1] and a negative epsilon.
-    """
-    _check(images, epsilon)
-    return L2Ball(images=images, radius=_radii(epsilon, images), region=None if region is None else region > 0)
-
-
-def l1_ball(
-    images: Float[Tensor, "batch 3 height width"],
-    epsilon: float | Float[Tensor, " batch"],
-    region: Float[Tensor, "batch 1 height width"] | Bool[Tensor, "batch 1 height width"] | None = None,
-) -> L1Ball:
-    """The ball of the sum of absolute changes, also when both are stored in float32.
-
-    Raises ValueError for images outside [0,1] and a negative epsilon.
-    """
-    _check(images, epsilon)
-    return L1Ball(images=images, radius=_radii(epsilon, images), region=None if region is None else region > 0)
-
-
-_BALLS: Mapping[Norm, Callable[..., Ball]] = {"linf": linf_ball, "l2": l2_ball, "l1": l1_ball}
+_BALLS: Mapping[Norm, Callable[..., Ball]] = {"linf": _linf_ball, "l2": L2Ball, "l1": L1Ball}
 
 
 def _shrunk(deltas: Tensor, images: Tensor, radius: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ class FastConfig(Objective):
 
     def points(self, stage: "BoundStage", batch: "Batch", seeds: "Tensor") -> "Tensor":
         """One step up the stage's loss from uniform noise."""
-        from pipeline.attacks.norms import linf_ball
+        from pipeline.attacks.norms import ball_of
         from pipeline.attacks.objectives import ModelObjective, scores_and_gradients
         from pipeline.randomness import uniform
         from pipeline.system import attacked
@@ -62,7 +62,7 @@ class FastConfig(Objective):
         with attacked(network):
             _, gradients = scores_and_gradients(objective, start)
         points = start + self.step * self.epsilon * gradients.sign()
-        return linf_ball(images, self.epsilon).project(points) if self.clip else points.clamp(0, 1)
+        return ball_of("linf", images, self.epsilon).project(points) if self.clip else points.clamp(0, 1)
 
     def validation_attack(self) -> tuple[PgdConfig, int]:
         """More than one step: a single one shows nothing of the collapse."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pipeline.attacks.apgd import apgd
 from pipeline.attacks.apgd_l1 import begin_l1
-from pipeline.attacks.norms import l1_ball
+from pipeline.attacks.norms import ball_of
 from pipeline.attacks.objectives import ModelObjective, margin
 from pipeline.attacks.pgd import pgd_l1
 from pipeline.attacks.runner import run_attack
@@ -58,7 +58,7 @@ def best_linear(images: Tensor, weights: Tensor, epsilon: float) -> Tensor:
 def test_the_projection_is_the_nearest_point_of_ball_and_box_together(seed: int, epsilon: float, spread: float) -> None:
     images = images_of(seed)
     wanted = torch.randn(images.shape, generator=seeded(seed + 1), dtype=torch.float64) * spread
-    found = l1_ball(images, epsilon).project(images + wanted) - images
+    found = ball_of("l1", images, epsilon).project(images + wanted) - images
     for image, delta, result in zip(images, wanted, found, strict=True):
         # Lagrange: every change is lowered by one multiplier, and cut off at the box. Its value by another root finder.
         room = torch.where(delta > 0, 1 - image, image)
@@ -76,7 +76,7 @@ def test_the_projection_is_that_of_the_authors(epsilon: float) -> None:
     images = images_of(0).float()
     wanted = torch.randn(images.shape, generator=seeded(1)) * 0.7
     theirs = images + wanted + L1_projection(images, wanted, epsilon)
-    torch.testing.assert_close(l1_ball(images, epsilon).project(images + wanted), theirs, rtol=0, atol=1e-5)
+    torch.testing.assert_close(ball_of("l1", images, epsilon).project(images + wanted), theirs, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("epsilon", [0.3, 2.0, 12.0])
@@ -99,7 +99,7 @@ def test_a_step_goes_to_the_largest_entries_as_far_as_they_have_room() -> None:
     images[0, 0, 0, :2] = torch.tensor([1.0, 0.1])
     gradients, expected = torch.zeros_like(images), torch.zeros_like(images)
     gradients[0, 0, 0, :6] = torch.tensor([9.0, -8.0, 7.0, 6.0, -5.0, 4.0])  # the first leads out of [0,1], the second soon does
-    moved = l1_ball(images, 1.0).move(images, gradients, torch.full((1, 1, 1, 1), 0.6, dtype=torch.float64))
+    moved = ball_of("l1", images, 1.0).move(images, gradients, torch.full((1, 1, 1, 1), 0.6, dtype=torch.float64))
     expected[0, 0, 0, 1:5] = torch.tensor([-0.1, 0.2, 0.2, -0.1])  # a hundredth of 300 values: a third of the step each at most
     torch.testing.assert_close(moved - images, expected, rtol=0, atol=1e-8)
 
@@ -113,7 +113,7 @@ def test_larger_balls_are_searched_first_and_left_again() -> None:
         return (points * weights).flatten(1).sum(1)
 
     score.select = lambda _: score  # type: ignore[attr-defined]
-    ball = l1_ball(images, 2.0)
+    ball = ball_of("l1", images, 2.0)
     begin, left = begin_l1(score, ball, torch.arange(3), 20)  # type: ignore[arg-type]
     assert left == 8
     assert len(asked) == 2 * (6 + 1)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.attacks.norms import Ball, ball_of, linf_ball
+from pipeline.attacks.norms import Ball, ball_of
 from pipeline.attacks.objectives import Score, cross_entropy, margin
 from pipeline.attacks.pgd import pgd_l1, pgd_l2, pgd_linf
 from pipeline.attacks.streaming import streamed_pgd
@@ -136,7 +136,7 @@ def test_points_stay_in_the_ball_and_its_region() -> None:
     images, labels = images_of(network)
     region = torch.zeros(IMAGES, 1, SIDE, SIDE, dtype=torch.bool)
     region[:, :, :3] = True
-    found = search(network, margin, linf_ball(images, 0.05, region), labels, batch_size=5)
+    found = search(network, margin, ball_of("linf", images, 0.05, region), labels, batch_size=5)
     changed = (found.points - images).abs()
     assert changed.max() <= 0.05
     assert changed.masked_fill(region, 0).max() == 0
@@ -146,9 +146,9 @@ def test_points_stay_in_the_ball_and_its_region() -> None:
 def test_an_extra_start_is_tried_first_and_the_random_ones_follow() -> None:
     network = model()
     images, labels = images_of(network)
-    ball = linf_ball(images, 0.012)
+    ball = ball_of("linf", images, 0.012)
     without = search(network, margin, ball, labels, num_steps=3)
-    smaller = search(network, margin, linf_ball(images, 0.008), labels, num_steps=9)
+    smaller = search(network, margin, ball_of("linf", images, 0.008), labels, num_steps=9)
     found = search(network, margin, ball, labels, num_steps=3, warm_start=smaller.points)
     assert 0 < smaller.misclassified.sum() < found.misclassified.sum() < IMAGES
     assert (found.misclassified >= without.misclassified).all()
@@ -167,13 +167,13 @@ def test_the_context_of_an_image_follows_it_through_the_queue() -> None:
     context = MaskContext(oracle_masks=masks, substitutes=masks, sample_seeds=torch.arange(IMAGES))
     labels = masked(images, context).argmax(dim=1)
     objective = SystemObjective(system=masked, labels=labels, context=context, class_score=margin)
-    points = streamed_pgd(objective, linf_ball(images, 0.02), seeds=start_seeds(2), batch_size=5, num_steps=4)
+    points = streamed_pgd(objective, ball_of("linf", images, 0.02), seeds=start_seeds(2), batch_size=5, num_steps=4)
     wrong = masked(points, context).argmax(dim=1) != labels
     assert 0 < wrong.sum() < IMAGES
     for row in range(IMAGES):
         one = torch.tensor([row])
         alone = streamed_pgd(
-            objective.select(one), linf_ball(images[one], 0.02), seeds=start_seeds(2)[:, one], batch_size=1, num_steps=4
+            objective.select(one), ball_of("linf", images[one], 0.02), seeds=start_seeds(2)[:, one], batch_size=1, num_steps=4
         )
         torch.testing.assert_close(points[one], alone, rtol=0, atol=1e-9)
 
@@ -201,7 +201,9 @@ def test_batches_are_as_large_as_was_asked_for_as_long_as_images_are_waiting(bat
     network = model()
     images, labels = images_of(network)
     sized = Sized(SystemObjective(system=system(network), labels=labels, context=None, class_score=margin), [])
-    streamed_pgd(sized, linf_ball(images, 1e-6), seeds=start_seeds(2), batch_size=batch_size, num_steps=2)  # none is misclassified
+    streamed_pgd(
+        sized, ball_of("linf", images, 1e-6), seeds=start_seeds(2), batch_size=batch_size, num_steps=2
+    )  # none is misclassified
     judged = math.ceil(IMAGES / batch_size)
     first, later = sized.sizes[:judged], sized.sizes[judged:]
     assert sum(first) == IMAGES
@@ -215,7 +217,7 @@ def test_images_that_are_wrong_as_they_are_are_not_attacked() -> None:
     network = model()
     images, labels = images_of(network)
     labels = torch.where(torch.arange(IMAGES) < 5, (labels + 1) % CLASSES, labels)
-    found = search(network, margin, linf_ball(images, 0.01), labels)
+    found = search(network, margin, ball_of("linf", images, 0.01), labels)
     assert found.misclassified[:5].all()
     assert (found.counts[:5] == 1).all()
     assert torch.equal(found.points[:5], images[:5])
@@ -224,7 +226,7 @@ def test_images_that_are_wrong_as_they_are_are_not_attacked() -> None:
 def test_a_nan_score_and_a_cut_graph_are_refused() -> None:
     network = model()
     images, labels = images_of(network)
-    ball = linf_ball(images, 0.01)
+    ball = ball_of("linf", images, 0.01)
     with pytest.raises(FloatingPointError, match=r"^a NaN score for these images of the batch: 0, 1"):
         search(network, lambda logits, labels: margin(logits, labels) * torch.nan, ball, labels)
     with pytest.raises(ValueError, match="no gradient"):
