@@ -42,13 +42,16 @@ def begin_l1(explored: Objective, ball: L1Ball, seeds: Int64[Tensor, " batch"], 
     """
     if num_steps < _FEWEST_STEPS:
         return ball.random_points(seeds), num_steps
-    point, left = replace(ball, radius=_LARGER[0] * ball.radius).random_points(seeds), num_steps
+    point = replace(ball, radius=_LARGER[0] * ball.radius).random_points(seeds)
     for times in _LARGER:
-        steps = math.ceil(_LARGER_SHARE * num_steps)
         larger = replace(ball, radius=times * ball.radius)
-        point = climb_l1(explored, larger, larger.project(point), steps).points
-        left -= steps
-    return ball.project(point), left
+        point = climb_l1(explored, larger, larger.project(point), math.ceil(_LARGER_SHARE * num_steps)).points
+    return ball.project(point), steps_in_own_ball(num_steps)
+
+
+def steps_in_own_ball(num_steps: int) -> int:
+    """Of the steps of a random start, those that are left after the larger balls."""
+    return num_steps if num_steps < _FEWEST_STEPS else num_steps - len(_LARGER) * math.ceil(_LARGER_SHARE * num_steps)
 
 
 def climb_l1(objective: Objective, ball: L1Ball, point: Points, num_steps: int) -> BestPoint:

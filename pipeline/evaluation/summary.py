@@ -170,11 +170,11 @@ def check_lines(checks: Sequence[Check]) -> list[str]:
 
 
 def epsilon_text(epsilon: float) -> str:
-    """``8/255`` where it is at most 1 and a multiple of 1/255 or half of one, else the number."""
+    """``8/255`` where it is below 1, a multiple of 1/255 or half of one, and not short as it is (0.5), else the number."""
     doubled = Fraction(epsilon * 510).limit_denominator(10**6)
-    if doubled.denominator != 1 or epsilon > 1:
+    if doubled.denominator != 1 or epsilon > 1 or float(f"{epsilon:.2g}") == epsilon:
         return f"{epsilon:.4g}"
-    return f"{doubled.numerator / 2:g}/255" if doubled else "0"
+    return f"{doubled.numerator / 2:g}/255"
 
 
 def _budget(norm: Budget, epsilon: float) -> str:

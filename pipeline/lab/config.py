@@ -93,9 +93,3 @@ class Settings:
     def threat(self) -> ThreatModel:
         """What the attacker may change."""
         return ThreatModel(norm=self.norm, epsilons=(self.epsilon,), region=self.region)
-
-    @property
-    def num_points(self) -> int:
-        """Points that the attack visits: the clean image, each start, and one a step."""
-        spec = self.spec
-        return 1 + (spec.mask_steps + spec.class_steps + 2 if isinstance(spec, GuidedAttack) else self.steps + 1)

@@ -9,10 +9,15 @@ from pipeline.attacks.specs import AttackSpec, ClassAttack, GradientPath, Guided
 from pipeline.attacks.threat import Region
 from pipeline.lab.config import MOST_ARMS, MOST_STEPS, Settings, lab_attacks
 from pipeline.lab.desk import Choice, Desk
+from pipeline.reporting.wording import NORMS
 
-EPSILON = {"linf": (32.0, 0.5, 8.0, "Epsilon, of 255"), "l2": (5.0, 0.05, 1.0, "Epsilon, length")}
+EPSILON = {
+    "linf": (32.0, 0.5, 8.0, "Epsilon, of 255"),
+    "l2": (5.0, 0.05, 1.0, "Epsilon, length"),
+    "l1": (60.0, 0.5, 12.0, "Epsilon, sum of all changes"),
+}
 """By norm: largest value, step and first value of the slider, and what it says."""
-UNIT = {"linf": 1 / 255, "l2": 1.0}
+UNIT = {"linf": 1 / 255, "l2": 1.0, "l1": 1.0}
 _WAYS = {
     GradientPath.BOTH: "the class, end to end",
     GradientPath.PIXELS: "the class, by the pixels alone",
@@ -36,7 +41,8 @@ def make_controls(desk: Desk) -> dict[str, Any]:
             label="Attack",
             elem_id="lab-kind",
         )
-        norm = gr.Radio([("L-infinity", "linf"), ("L2", "l2")], value="linf", label="Norm of the change", elem_id="lab-norm")
+        norms = [(NORMS[name], name) for name in EPSILON]
+        norm = gr.Radio(norms, value="linf", label="Norm of the change", elem_id="lab-norm")
         epsilon = gr.Slider(0, largest, value=first, step=step, label=label, elem_id="lab-epsilon", buttons=[])
         steps = gr.Slider(1, MOST_STEPS, value=20, step=1, label="Steps", elem_id="lab-steps", buttons=[])
         region = gr.Dropdown(

@@ -10,7 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.ablation.counterfactual import Attribution, attribute, path_margins
+from pipeline.attacks.apgd_l1 import steps_in_own_ball
 from pipeline.attacks.objectives import margin
+from pipeline.attacks.specs import ClassAttack, GuidedAttack, MaskAttack
 from pipeline.attacks.start import AttackBatch
 from pipeline.attacks.tracker import Observer
 from pipeline.evaluation.inputs import checked_batch
@@ -21,6 +23,19 @@ from pipeline.lab.config import Settings
 from pipeline.lab.stepping import stepwise
 from pipeline.system import TwoStage, attacked, masks_and_logits, with_attackable_mask
 from segmenter.metrics import intersection_over_union
+
+
+def num_points(settings: Settings) -> int:
+    """Points that the attack visits: the clean image, each start, and one a step in the ball."""
+    spec = settings.spec
+    return 1 + (spec.mask_steps + spec.class_steps + 2 if isinstance(spec, GuidedAttack) else settings.steps + 1 - unseen(settings))
+
+
+def unseen(settings: Settings) -> int:
+    """Steps in larger balls, of which no point may be returned: those that Auto-PGD in the L1 ball begins with."""
+    spec = settings.spec
+    begins_outside = settings.norm == "l1" and isinstance(spec, ClassAttack | MaskAttack) and spec.search == "apgd"
+    return settings.steps - steps_in_own_ball(settings.steps) if begins_outside else 0
 
 
 class Phase(StrEnum):

@@ -12,7 +12,7 @@ from pipeline.ablation.counterfactual import Attribution
 from pipeline.evaluation.summary import epsilon_text
 from pipeline.lab.chart import Chart, around_zero, chart
 from pipeline.lab.config import Settings
-from pipeline.lab.frames import Frame, Phase
+from pipeline.lab.frames import Frame, Phase, num_points, unseen
 from pipeline.lab.pictures import grey, magnified, picture
 from pipeline.lab.trial import Trial, View
 from pipeline.masks.config import MaskSource
@@ -91,7 +91,7 @@ def scene(trial: Trial, position: int | None = None) -> str:
     """The HTML of the trial at one of its frames; None: the newest."""
     newest = trial.num_frames - 1
     at = newest if position is None else min(max(position, 0), newest)
-    last = max(trial.settings.num_points - 1, 1)
+    last = max(num_points(trial.settings) - 1, 1)
     return (
         environment()
         .get_template("scene.html")
@@ -141,7 +141,10 @@ def _moment(trial: Trial, at: int) -> str:
     latest = max(frame.number for frame in frames)
     if latest == 0:
         return "Clean image"
-    return "Random start" if latest == 1 else f"Step {latest - 1} of {trial.settings.num_points - 2}"
+    before = unseen(trial.settings)
+    if latest == 1:
+        return f"Start, after {before} steps in larger balls" if before else "Random start"
+    return f"Step {before + latest - 1} of {before + num_points(trial.settings) - 2}"
 
 
 def _card(trial: Trial, view: View, at: int) -> Card:
@@ -195,10 +198,11 @@ def _pictures(trial: Trial, view: View, frame: Frame) -> tuple[Picture, ...]:
     clean, name = view.frames[0], trial.sample.name
     limit = trial.settings.epsilon if trial.settings.norm == "linf" else None
     change, factor = magnified(frame.image, clean.image, limit)
+    times = f"{factor:.0f}" if factor >= 10 else f"{factor:.1f}"
     pictures = [
         Picture(caption="image", uri=png_uri(picture(frame.image)), alt=f"{name} as this system gets it"),
         Picture(
-            caption=f"change \N{MULTIPLICATION SIGN}{factor:.0f}" if frame.phase != Phase.CLEAN else "no change",
+            caption=f"change \N{MULTIPLICATION SIGN}{times}" if frame.phase != Phase.CLEAN else "no change",
             uri=png_uri(change),
             alt="What the attack changed, magnified; grey is no change",
         ),
@@ -234,7 +238,7 @@ def _bars(trial: Trial, view: View, frame: Frame) -> tuple[Bar, ...]:
 
 
 def _charts(trial: Trial, view: View, at: int) -> tuple[Chart, ...]:
-    until, frames = trial.settings.num_points, view.frames
+    until, frames = num_points(trial.settings), view.frames
     now = min(at, len(frames) - 1)
     margins = [frame.margin for frame in frames]
     series = [("attacked image", "whole", margins)]

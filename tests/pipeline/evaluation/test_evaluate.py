@@ -267,12 +267,13 @@ def test_a_segmenter_that_was_trained_again_is_noticed(
 
 
 def test_epsilons_are_shown_as_people_write_them() -> None:
-    assert [epsilon_text(value) for value in (0.0, 8 / 255, 0.5 / 255, 0.05, 1.0, 12.0)] == [
+    assert [epsilon_text(value) for value in (0.0, 8 / 255, 0.5 / 255, 0.05, 0.5, 1.0, 12.0)] == [
         "0",
         "8/255",
         "0.5/255",
         "0.05",
-        "255/255",
+        "0.5",
+        "1",
         "12",
     ]
 

@@ -14,7 +14,7 @@ from pipeline.attacks.specs import GuidedAttack
 from pipeline.attacks.threat import ThreatModel
 from pipeline.lab.bench import Sample
 from pipeline.lab.config import Settings, lab_attacks
-from pipeline.lab.frames import AttackedImage, Frame, Phase
+from pipeline.lab.frames import AttackedImage, Frame, Phase, num_points
 from pipeline.masks.config import MaskSource
 from segmenter.metrics import intersection_over_union
 
@@ -22,6 +22,9 @@ CPU = torch.device("cpu")
 SETTINGS = {
     "end to end": Settings(epsilon=0.03, steps=4),
     "Euclidean, in two phases": Settings(attack="guided-collapse", norm="l2", epsilon=0.5, steps=5, seed=3),
+    "of few pixels, first in larger balls": Settings(norm="l1", epsilon=6.0, steps=10),
+    "of few pixels, too short for that": Settings(norm="l1", epsilon=6.0, steps=4),
+    "of few pixels, in two phases": Settings(attack="guided-collapse", norm="l1", epsilon=6.0, steps=4),
     "through the mask alone, fixed steps": Settings(attack="mask-path", epsilon=0.05, steps=3),
     "the mask alone": Settings(attack="collapse", epsilon=0.05, steps=3),
     "on the background": Settings(attack="pgd-margin", epsilon=0.1, steps=3, region="background"),
@@ -50,8 +53,9 @@ def shipped(subject: AttackedImage, settings: Settings) -> Tensor:
 def test_the_last_frame_is_what_attack_returns_to_the_bit(small: ModuleType, source: MaskSource, settings: Settings) -> None:
     subject = subject_of(small, source)
     frames = list(subject.frames(settings))
-    assert [frame.phase for frame in frames] == [Phase.CLEAN, *[Phase.SEARCH] * (settings.num_points - 1), Phase.RESULT]
-    assert [frame.number for frame in frames] == [*range(settings.num_points), settings.num_points - 1]
+    points = num_points(settings)
+    assert [frame.phase for frame in frames] == [Phase.CLEAN, *[Phase.SEARCH] * (points - 1), Phase.RESULT]
+    assert [frame.number for frame in frames] == [*range(points), points - 1]
     assert torch.equal(frames[-1].image[None], shipped(subject, settings))
     assert torch.equal(frames[0].image[None], subject.sample.image)
     assert frames[-1].margin == pytest.approx(max(frame.margin for frame in frames), abs=1e-4)

@@ -168,6 +168,16 @@ def test_a_scene_shows_every_system_with_text_for_those_who_do_not_see_it(trial:
     assert "Result" in scene(trial, 99)
 
 
+def test_of_few_pixels_it_is_said_that_the_search_begins_in_larger_balls(bench: Bench) -> None:
+    begun, subjects = prepare(bench, bench.arms[:1], bench.test_image(3), Settings(norm="l1", epsilon=6.0, steps=10))
+    assert len(list(run(begun, subjects))) == 1 + 4 + 1
+    said = [re.search(r'lab-moment"><b>([^<]*)', scene(begun, at))[1] for at in (1, 2, 5)]
+    assert said == ["Start, after 6 steps in larger balls", "Step 7 of 10", "Step 10 of 10"]
+    first, *_, last = (frame.image for frame in begun.views[0].frames)
+    magnified = float(re.search("change \N{MULTIPLICATION SIGN}([0-9.]+)<", scene(begun))[1])
+    assert magnified == pytest.approx(0.5 / float((last - first).abs().max()), abs=0.05)
+
+
 def test_the_pictures_of_a_scene_are_those_of_the_attack(trial: Trial) -> None:
     uris = re.findall(r"data:image/png;base64,([^\"]+)", scene(trial))
     shown = [np.asarray(Image.open(io.BytesIO(base64.b64decode(uri)))) for uri in uris]
