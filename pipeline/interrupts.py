@@ -7,12 +7,14 @@ ended ``GIVEN_S`` after the first, because one step or one call of torch takes l
 
 import os
 import select
+import shutil
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -56,6 +58,8 @@ class _Arrived:
     """What the open ``told`` say, the outermost first, and whether they say it instead of those within."""
     said: str | None = None
     """What the ``Interrupted`` that is on its way out says."""
+    temporary: list[Path] = []  # noqa: RUF012 - likewise
+    """Directories that are to go with the work."""
     unbroken = threading.RLock()
 
 
@@ -93,6 +97,17 @@ def unbroken() -> Iterator[None]:
     """In here work is not given up: what is kept of it is changing. To be short."""
     with _Arrived.unbroken:
         yield
+
+
+@contextmanager
+def temporary(directory: Path) -> Iterator[None]:
+    """Afterwards there is no such directory, also where the work is given up."""
+    _Arrived.temporary.append(directory)
+    try:
+        yield
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+        _Arrived.temporary.remove(directory)
 
 
 @contextmanager
@@ -232,7 +247,7 @@ def _watch(reader: int, main: int, given_up: Callable[[Interrupted], None] | Non
 
 
 def _give_up(number: signal.Signals, given_up: Callable[[Interrupted], None]) -> None:
-    """Say what the main thread would have said, and end the process with its children."""
+    """Say what the main thread would have said, and end the process with its children and temporary directories."""
     try:
         said = _Arrived.said or _said_where_it_stands()
     except Exception as error:  # a disk that is full
@@ -247,6 +262,8 @@ def _give_up(number: signal.Signals, given_up: Callable[[Interrupted], None]) ->
             given_up(Interrupted(number, said))
         unread.cancel()
         _kill_children()
+        for directory in list(_Arrived.temporary):
+            shutil.rmtree(directory, ignore_errors=True)
     _end(number)
 
 

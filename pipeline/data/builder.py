@@ -20,7 +20,7 @@ from pipeline.data.rejects import REJECTS
 from pipeline.data.sample import Plan, Reject, Sample
 from pipeline.data.store import Store, sync, write_manifest
 from pipeline.errors import DataError, OccupiedError
-from pipeline.interrupts import told
+from pipeline.interrupts import temporary, told
 from pipeline.progress import progress_bar
 from pipeline.runs.files import canonical_sha256
 from pipeline.runs.locking import locked
@@ -190,15 +190,14 @@ def partial_directory(target: Path) -> Iterator[Path]:
         try:
             if partial.exists():  # of a run that was killed
                 shutil.rmtree(partial)
-            partial.mkdir()
-            yield partial
-            _put(partial, target)
+            with temporary(partial):
+                partial.mkdir()
+                yield partial
+                _put(partial, target)
         except OSError as error:
             if not _forbids_writing(error, partial, target):
                 raise
             raise DataError(f"{target}: cannot be written ({error.strerror}); nothing was kept") from error
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
 
 
 def _forbids_writing(error: OSError, *places: Path) -> bool:

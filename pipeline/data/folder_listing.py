@@ -5,6 +5,7 @@ One rule for paths in both: links are followed, ``..`` and other roots are refus
 
 import csv
 import difflib
+import os
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -163,9 +164,9 @@ def _list_table(root: Path) -> Listing:
             raise DataError(
                 f"{where}: group {group!r} has split {split!r} here and {other!r} in row {former}; a group has one split"
             )
-        if not (root / image).is_file():
+        if not os.path.isfile(root / image):
             listing.reject(image, "mask-without-image", f"row {row}: no file {image}{tree.near(image)}")
-        elif not mask or not (root / mask).is_file():
+        elif not mask or not os.path.isfile(root / mask):
             missing = f"no file {mask}{tree.near(mask)}" if mask else "no mask is given"
             listing.reject(image, "image-without-mask", f"row {row}: {missing}")
         elif not cells["label"]:

@@ -84,7 +84,7 @@ class Raster:
 
     def array(self) -> UInt8[np.ndarray, "height width *channels"]:
         """All pixels."""
-        return np.asarray(self.image.convert(self.kind))
+        return self._array((0, 0, *self.image.size))
 
     def square(self, left: int, top: int, side: int, size: int) -> UInt8[np.ndarray, "size size *channels"]:
         """A square of the file at ``size`` x ``size`` pixels, by area interpolation where it shrinks.
@@ -95,8 +95,18 @@ class Raster:
         if self.scale > 1 or side * side > EXACT_PIXELS:
             return self._shrunk(left, top, side, size, replicate)
         x, y = max(left, 0), max(top, 0)
-        inner = self.image.crop((x, y, min(left + side, self.width), min(top + side, self.height)))
-        return resize(crop(np.asarray(inner.convert(self.kind)), left - x, top - y, side, replicate=replicate), size)
+        inner = self._array((x, y, min(left + side, self.width), min(top + side, self.height)))
+        return resize(crop(inner, left - x, top - y, side, replicate=replicate), size)
+
+    def _array(self, box: tuple[int, int, int, int]) -> UInt8[np.ndarray, "height width *channels"]:
+        """A part of the pixels, strip by strip: Pillow would hold it four times on the way."""
+        left, top, right, bottom = box
+        rows = max(1, STRIP_PIXELS // (right - left))
+        array = np.empty((bottom - top, right - left, *((3,) if self.kind == "RGB" else ())), dtype=np.uint8)
+        for start in range(top, bottom, rows):
+            strip = self.image.crop((left, start, right, min(start + rows, bottom)))
+            array[start - top : start - top + rows] = np.asarray(strip.convert(self.kind))
+        return array
 
     def _shrunk(self, left: int, top: int, side: int, size: int, replicate: bool) -> UInt8[np.ndarray, "size size *channels"]:
         """The same without ever holding the square: strips of rows, each shrunk along both axes and added up."""

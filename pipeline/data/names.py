@@ -5,6 +5,7 @@ import posixpath
 import re
 import unicodedata
 from pathlib import Path
+from urllib.parse import unquote
 
 from pipeline.errors import DataError
 
@@ -25,7 +26,7 @@ class Tree:
     """The files below a root, as a table names them. What a folder holds is read once."""
 
     def __init__(self, root: Path) -> None:
-        self._root = root
+        self.root = root
         self._listed: dict[str, tuple[dict[str, str], dict[str, str]]] = {}
 
     def inside(self, text: str, where: str) -> str:
@@ -37,20 +38,21 @@ class Tree:
             raise DataError(f"{where}: {text!r} is no usable path")
         if not text:
             return ""
-        if "\\" in text and not os.path.lexists(self._root / text):  # written on Windows
-            text = text.replace("\\", "/")
+        if not os.path.lexists(self.root / text):
+            text = text.replace("\\", "/")  # written on Windows
+            text = decoded if self.find(decoded := unquote(text)) else text  # or as an address is
         path = posixpath.normpath(text)
-        top = Path(os.path.abspath(self._root))
+        top = Path(os.path.abspath(self.root))
         if posixpath.isabs(path) and Path(path).is_relative_to(top):
             path = Path(path).relative_to(top).as_posix()
         if posixpath.isabs(path) or path.split("/")[0] == ".." or re.match(r"[A-Za-z]:/", path):
-            what = f"{text!r} leads outside {self._root}"
+            what = f"{text!r} leads outside {self.root}"
             raise DataError(f"{where}: {what}; name files relative to that folder (links in it are followed)")
         return self.find(path) or path
 
     def find(self, path: str) -> str | None:
         """The path of an existing file that is the same in either Unicode form, or None."""
-        if (self._root / path).is_file():
+        if os.path.isfile(self.root / path):  # pathlib's raises where a name is too long
             return path
         place = ""
         for part in path.split("/"):
@@ -58,7 +60,7 @@ class Tree:
             if there is None:
                 return None
             place = posixpath.join(place, there)
-        return place if (self._root / place).is_file() else None
+        return place if os.path.isfile(self.root / place) else None
 
     def near(self, path: str) -> str:
         """The tail of a sentence on a missing file: what is there that may have been meant; empty if nothing is."""
@@ -78,7 +80,7 @@ class Tree:
         """The names in a folder by their composed form, and by what they are like without ending."""
         if folder not in self._listed:
             try:
-                names = sorted(os.listdir(self._root / folder))
+                names = sorted(os.listdir(self.root / folder))
             except OSError:
                 names = []
             loose = {alike(posixpath.splitext(name)[0]): name for name in reversed(names)}

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from pipeline.errors import ConfigError, RunError
-from pipeline.interrupts import told
+from pipeline.interrupts import temporary, told
 from pipeline.lab.config import LabConfig
 
 MISSING = "foreguard lab needs Gradio, which is not installed: pip install 'foreguard[lab]'"
@@ -25,9 +25,10 @@ def lab(config: LabConfig) -> None:
     if not config.run.exists():
         raise RunError(f"{config.run}: no such run; foreguard list shows the runs below runs/")
     os.environ.update(_QUIET)
-    with tempfile.TemporaryDirectory(prefix="foreguard-lab-") as directory, told("and the page is closed"):
-        os.environ["GRADIO_TEMP_DIR"] = directory  # photos that are dropped in end with the process
-        _serve(config, Path(directory))
+    directory = Path(tempfile.mkdtemp(prefix="foreguard-lab-"))
+    with temporary(directory), told("and the page is closed"):
+        os.environ["GRADIO_TEMP_DIR"] = str(directory)  # photos that are dropped in end with the process
+        _serve(config, directory)
 
 
 def _serve(config: LabConfig, directory: Path) -> None:

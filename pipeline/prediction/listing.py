@@ -20,7 +20,7 @@ class Listing:
     files: list[tuple[str, Path]]
     """Name relative to the folder, and path."""
     left_alone: dict[str, int]
-    """How many files of each kind are no images: by ending, ``hidden``, or ``no ending``."""
+    """How many files of each kind are no images: by ending, ``hidden``, ``no ending``, ``broken link`` or ``no file``."""
 
 
 def list_images(path: Path) -> Listing:
@@ -65,13 +65,15 @@ def _files(folder: Path) -> Iterator[Path]:
             continue
         seen.add(real)
         folders.sort()
-        yield from (file for name in names if (file := Path(place, name)).is_file())
+        yield from (Path(place, name) for name in names)
 
 
 def _no_image(file: Path) -> str:
     """What a file is that is no image; empty for an image."""
     if file.name.startswith("."):
         return "hidden"
+    if not file.is_file():  # a pipe would wait for ever
+        return "broken link" if file.is_symlink() else "no file"
     if file.suffix:
         return "" if file.suffix.lower() in image_suffixes() else file.suffix.lower()
     try:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.errors import RunError
+from pipeline.interrupts import held_back, temporary, unbroken
 
 
 @contextmanager
@@ -22,14 +23,12 @@ def new_directory(target: Path, *, replace: bool = True) -> Iterator[Path]:
     with writing(target):
         place.parent.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
-    try:
+    with temporary(made):
         with writing(target):
             made.chmod(0o777 & ~_umask())
         yield made
-        with writing(target):
+        with held_back(), unbroken(), writing(target):  # between its two renames nothing is in the place
             _take_place(made, place, replace=replace)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
 
 
 @contextmanager

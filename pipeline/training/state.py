@@ -1,7 +1,8 @@
 """Everything that a training step changes, and nothing else: what is saved is exactly what a resume needs."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any
@@ -88,6 +89,16 @@ class TrainingState:
         """
         learned = {} if moves_weights else dict(self.module.named_parameters())
         self.before_step = {name: value.clone() for name, value in self.module.state_dict().items() if name not in learned}
+
+    @contextmanager
+    def counted_if_written(self) -> Iterator[None]:
+        """What fails in here leaves the counters as they were: a state that is saved on the way out lacks no checkpoint."""
+        before = replace(self.counters, history=list(self.counters.history))
+        try:
+            yield
+        except BaseException:
+            self.counters = before
+            raise
 
     def save(self, path: Path) -> None:
         """Replace the file at once. Raises ``RunError`` where it cannot be written."""

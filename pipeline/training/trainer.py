@@ -198,7 +198,7 @@ class Trainer:
             self._save_state()
             raise self._interrupted(error.number) from error
         counters = self.state.counters
-        with unbroken():
+        with unbroken(), self.state.counted_if_written():
             counters.seconds = time.monotonic() - self._began
             better = counters.end_epoch(measured, selector=self._selector, learning_rate=self._learning_rate(counters.step - 1))
             on_rank_zero(self._fabric, lambda: self._log.end_epoch(self._measured.module, better=better))

@@ -338,6 +338,26 @@ def test_children_of_work_that_is_given_up_end_with_it() -> None:
     assert ends(child)
 
 
+@pytest.mark.parametrize("given_up", [False, True])
+def test_a_temporary_directory_goes_with_the_work_however_that_ends(tmp_path: Path, given_up: bool) -> None:
+    body = f"""
+    from pathlib import Path
+    from pipeline.interrupts import temporary
+    made = Path({str(tmp_path)!r}) / "made"
+    with temporary(made):
+        (made / "inner").mkdir(parents=True)
+        (made / "inner" / "file").write_text("")
+        say(made.exists())
+        {"long_call()" if given_up else "sys.stdin.readline()"}
+"""
+    process = start(GIVEN_UP.replace("OUTSIDE", "False").replace("    BODY\n", body))
+    assert process.stdout.readline() == "True\n"
+    if given_up:
+        process.terminate()
+    assert ended(process, "\n") == ((143, "interrupted by SIGTERM at a place that is kept\n") if given_up else (0, ""))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_process_that_uses_the_library_is_not_given_up() -> None:
     process = start("from pipeline import interrupts; interrupts.GIVEN_S = 0.1\n" + DEAF)
     process.terminate()

@@ -72,9 +72,9 @@ class Category:
 
 
 def identity(value: Any) -> Id | None:
-    """An id: 7, 7.0 and "7" are the same one, other text is itself; None for anything else."""
+    """An id: 7, 7.0, "7" and "7.0" are the same one, other text is itself; None for anything else."""
     if isinstance(value, str):
-        return int(value) if value.isascii() and value.isdigit() and len(value) < 20 else value or None
+        return int(value.split(".")[0]) if re.fullmatch(r"[0-9]{1,19}(\.0+)?", value) else value or None
     return _whole(value)
 
 
@@ -125,7 +125,7 @@ def _image(record: Mapping[str, Any], where: str, path: Path) -> ImageRecord:
         name = str(record["coco_url"]).rsplit("/", 1)[-1]
     if not isinstance(name, str) or not name:
         raise DataError(f"{where}: 'file_name' is {name!r}, expected text; {recognize(path)}")
-    width, height = (_whole(identity(record.get(key))) for key in ("width", "height"))
+    width, height = (size if (size := _whole(identity(record.get(key))) or 0) > 0 else None for key in ("width", "height"))
     return ImageRecord(image_id=_id(record, where), file_name=name, width=width, height=height)
 
 

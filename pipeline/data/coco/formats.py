@@ -15,6 +15,7 @@ _SIGNS: tuple[tuple[str, str], ...] = (
     (r'"(completed_by|original_width|predictions)"\s*:', "an export of Label Studio in its own format: export as COCO with images"),
     (r'"(data_row|External ID)"\s*:', "an export of Labelbox: convert it to COCO with its SDK"),
     (r'"classTitle"\s*:', "a file of Supervisely: export as COCO"),
+    (r'"polygon"\s*:\s*\{\s*"paths"', "an export of V7 Darwin in its own format: export as COCO"),
     (r'"FeatureCollection"', "GeoJSON: convert it to COCO"),
     (
         r'\A\s*\[.*"(score|image_id)"\s*:',
@@ -34,6 +35,8 @@ def recognize(path: Path) -> str:
         return EXPECTED
     if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return "it is UTF-16: save it as UTF-8"
+    if head[:2] in (b"\x1f\x8b", b"PK"):
+        return "it is compressed: unpack it"
     text = head.decode("utf-8", errors="replace").removeprefix("\ufeff")
     for sign, kind in _SIGNS:
         if re.search(sign, text, re.DOTALL):

@@ -18,6 +18,7 @@ from pipeline.data.splits import SEGMENTER, Split
 from pipeline.errors import DataError
 
 ANNOTATIONS = "annotations"
+NOWHERE = "it lies nowhere below"
 MAX_SEARCHED = 200_000
 """Files that are looked at for an image that is not where it should be."""
 
@@ -26,7 +27,7 @@ def annotation_path(root: Path, part: CocoPart) -> Path:
     """Where an annotation file lies: under annotations/, or, as labelling tools export it, anywhere below the root."""
     usual = root / ANNOTATIONS / part.annotations
     elsewhere = root / part.annotations
-    return elsewhere if elsewhere.is_file() and not usual.is_file() else usual
+    return elsewhere if os.path.isfile(elsewhere) and not os.path.isfile(usual) else usual
 
 
 class OpenImage:
@@ -123,7 +124,7 @@ class Listing:
             files_of[image.image_id].add(source_file)
             ids_of[source_file].add(image.image_id)
         taken: dict[Id, OpenImage] = {}
-        hint = self._hint(located)
+        elsewhere = self._elsewhere(part, located)
         for image, source_file in located:
             try:
                 _check_unique(image, files_of[image.image_id], ids_of[source_file])
@@ -131,6 +132,8 @@ class Listing:
                 if image.image_id in taken:
                     raise Rejected("repeated-image", f"listed again by {part.annotations}")
                 width, height = _size(image, self._root / source_file)
+                near = tree.near(os.path.relpath(source_file, part.images)) if elsewhere else ""
+                hint = near if near and NOWHERE in elsewhere else near + elsewhere
                 taken[image.image_id] = OpenImage(source_file, width, height, SEGMENTER if part.segmenter else part.split, hint)
             except Rejected as error:
                 self._reject(source_file, source_file, error.rule, error.detail)
@@ -145,20 +148,21 @@ class Listing:
         if source_file in self._files or (former is not None and _same_content(self._root / former, self._root / source_file)):
             raise Rejected("repeated-image", f"listed again by {part.annotations}")
 
-    def _hint(self, located: list[tuple[ImageRecord, str]]) -> str:
-        """Where the first missing image lies instead."""
-        missing = next((source_file for _, source_file in located if not (self._root / source_file).is_file()), None)
+    def _elsewhere(self, part: CocoPart, located: list[tuple[ImageRecord, str]]) -> str:
+        """Where the first missing image lies instead; empty where none is missing."""
+        missing = next((source_file for _, source_file in located if not os.path.isfile(self._root / source_file)), None)
         if missing is None:
             return ""
-        name, looked_at = PurePosixPath(missing).name, 0
+        wanted, looked_at = f"/{os.path.relpath(missing, part.images)}", 0
         for folder, _, files in os.walk(self._root):
-            if name in files:
-                there = Path(folder).relative_to(self._root).as_posix()
-                return f"; {there}/{name} is there: say images: {there} in data.parts"
+            if PurePosixPath(missing).name in files:
+                there = f"/{(Path(folder) / PurePosixPath(missing).name).relative_to(self._root).as_posix()}"
+                start = there.removesuffix(wanted)[1:] or "."
+                return f"; {there[1:]} is there" + (f": say images: {start} in data.parts" if there.endswith(wanted) else "")
             looked_at += len(files)
             if looked_at > MAX_SEARCHED:
                 break
-        return f"; it lies nowhere below {self._root}" if looked_at <= MAX_SEARCHED else ""
+        return f"; {NOWHERE} {self._root}" if looked_at <= MAX_SEARCHED else ""
 
     def _reject(self, source_file: str, item: str, rule: str, detail: str) -> None:
         self.rejects.append(Reject(source_file=source_file, item=item, rule=rule, detail=detail))
@@ -206,7 +210,7 @@ def _annotation(record: Mapping[str, Any], position: int, label: int | None) -> 
     return Annotation(
         annotation_id=f"at{position}" if annotation_id is None else annotation_id,
         label=label,
-        crowd=identity(record.get("iscrowd")) == 1 or record.get("iscrowd") is True,
+        crowd=str(record.get("iscrowd")).lower() == "true" or identity(record.get("iscrowd")) == 1,
         box=record.get("bbox"),
         segmentation=record.get("segmentation"),
     )

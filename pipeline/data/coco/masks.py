@@ -1,6 +1,9 @@
 """COCO segmentations to masks: checked before they reach pycocotools, which trusts its input."""
 
+import json
 import math
+import re
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,18 +36,25 @@ def read_outline(segmentation: Any, *, width: int, height: int) -> Outline:
     ``Rejected``: a code of the wrong length would otherwise be decoded into whatever the memory held, and coordinates far outside
     the image would be walked along pixel by pixel.
     """
+    segmentation = _unwrapped(segmentation)
     if isinstance(segmentation, list):
         polygons, _ = _polygons(segmentation, width, height)
         united = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
         return Outline(np.array(_decompress(united["counts"].decode()), dtype=np.int64), "polygon")
     if not isinstance(segmentation, dict):
-        raise _bad("there is none" if segmentation is None else f"neither polygons nor RLE: {type(segmentation).__name__}")
+        raise _bad(
+            "there is none"
+            if segmentation is None
+            else f"neither polygons nor RLE: {type(segmentation).__name__} {str(segmentation)[:40]!r}"
+        )
     size = segmentation.get("size")
     if not isinstance(size, list) or [*map(number, size)] != [height, width]:
         what = "; height and width are exchanged" if isinstance(size, list) and [*map(number, size)] == [width, height] else ""
         raise _bad(f"RLE of size {str(size)[:60]}, the image has [{height}, {width}]{what}")
     counts = segmentation.get("counts")
-    runs = _decompress(counts) if isinstance(counts, str) else counts
+    runs = _decompress(_code(counts)) if isinstance(counts, str) else counts
+    if isinstance(runs, list):
+        runs = [int(run) if isinstance(run, float) and run.is_integer() else run for run in runs]
     if not isinstance(runs, list) or not all(isinstance(run, int) and run >= 0 for run in runs) or sum(runs) != height * width:
         raise _bad(f"the run lengths are not whole numbers that add up to {height * width} pixels")
     return Outline(np.array(runs, dtype=np.int64), "rle")
@@ -55,6 +65,7 @@ def extent(segmentation: Any, *, width: int, height: int) -> tuple[Box | None, i
 
     Of polygons it is the box around their points, which takes no drawing. Raises ``Rejected`` as ``read_outline`` does.
     """
+    segmentation = _unwrapped(segmentation)
     if not isinstance(segmentation, list):
         outline = read_outline(segmentation, width=width, height=height)
         return _extent_of_runs(outline.runs, height), 0
@@ -62,6 +73,21 @@ def extent(segmentation: Any, *, width: int, height: int) -> tuple[Box | None, i
     points = np.concatenate([np.array(polygon).reshape(-1, 2) for polygon in polygons]).clip(0, (width, height))
     (x0, y0), (x1, y1) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
     return ((x0, y0, x1, y1) if x1 > x0 and y1 > y0 else None), num_dropped
+
+
+def _unwrapped(segmentation: Any) -> Any:
+    """Without the text, or the list of one, into which some programs put it."""
+    if isinstance(segmentation, str) and segmentation[:1] in ("[", "{"):
+        with suppress(ValueError, RecursionError):
+            segmentation = json.loads(segmentation)
+    alone = isinstance(segmentation, list) and len(segmentation) == 1 and isinstance(segmentation[0], dict)
+    return segmentation[0] if alone else segmentation
+
+
+def _code(counts: str) -> str:
+    """Without what Python puts around bytes that somebody took for text; neither quote can stand in a code."""
+    quoted = re.fullmatch(r"b(['\"])(.*)\1", counts)
+    return quoted[2].replace("\\\\", "\\") if quoted else counts
 
 
 def _extent_of_runs(runs: Runs, height: int) -> Box | None:
@@ -128,8 +154,8 @@ def _polygon(item: Any) -> list[float]:
     if item and all(_is_point(point) for point in item):
         item = [coordinate for point in item for coordinate in point]
     coordinates = [number(value) for value in item]
-    if any(value is None for value in coordinates):
-        raise _bad("a coordinate of a polygon is no finite number")
+    if None in coordinates:
+        raise _bad(f"a coordinate of a polygon is no finite number: {str(item[coordinates.index(None)])[:60]!r}")
     if len(coordinates) % 2:
         raise _bad("a polygon needs at least 3 points of 2 coordinates, it has an odd number of them")
     return [value for value in coordinates if value is not None]

@@ -1,6 +1,7 @@
 """From one COCO image to square crops of its objects: the rules on objects, the masks, the crops."""
 
 import math
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -89,13 +90,15 @@ def _chosen_box(given: Box | None, around: Box | None, width: int, height: int) 
         return around, set()
     inside = (max(given[0], 0.0), max(given[1], 0.0), min(given[2], float(width)), min(given[3], float(height)))
     overlap = _area(_meet(inside, around))
-    if min(given[2] - given[0], given[3] - given[1]) <= 0 or overlap >= SAME_BOX * (_area(inside) + _area(around) - overlap):
+    if min(given[2] - given[0], given[3] - given[1]) <= 0 or _alike(inside, around):
         return given, set()
     exchanged = around[1], around[0], around[3], around[2]
     visible = _meet(given, (0.0, 0.0, float(height), float(width)))  # the outline's coordinates were cut off at the other sides
-    common = _area(_meet(visible, exchanged))
-    alike = common > 0 and common >= SAME_BOX * (_area(visible) + _area(exchanged) - common)
-    if alike or not overlap:
+    alike = _alike(visible, exchanged)
+    half = (given[2] - given[0]) / 2, (given[3] - given[1]) / 2
+    centered = given[0] - half[0], given[1] - half[1], given[0] + half[0], given[1] + half[1]
+    # One from corner to corner holds the outline as well, and one that was written from its center can be told.
+    if alike or not (overlap >= SAME_BOX * _area(around) or _alike(centered, around)):
         shown = [f"{x0:g}, {y0:g} to {x1:g}, {y1:g}" for x0, y0, x1, y1 in (given, around)]
         what = "; x and y of the one are exchanged" if alike else ""
         raise Rejected("box-mismatch", f"bbox is {shown[0]}, and the outline lies in {shown[1]}{what}")
@@ -104,6 +107,11 @@ def _chosen_box(given: Box | None, around: Box | None, width: int, height: int) 
 
 def _meet(one: Box, other: Box) -> Box:
     return max(one[0], other[0]), max(one[1], other[1]), min(one[2], other[2]), min(one[3], other[3])
+
+
+def _alike(one: Box, other: Box) -> bool:
+    common = _area(_meet(one, other))
+    return common > 0 and common >= SAME_BOX * (_area(one) + _area(other) - common)
 
 
 def _area(box: Box) -> float:
@@ -168,7 +176,7 @@ def sample_ids(source_file: str, annotations: list[Annotation]) -> list[str]:
 
 
 def _read(root: Path, item: ImageItem, *, shrink: float) -> Raster:
-    if not (root / item.source_file).is_file():
+    if not os.path.isfile(root / item.source_file):
         raise Rejected("annotation-without-image", f"no file {item.source_file}{item.hint}")
     with open_image(root / item.source_file) as opened:
         if (opened.width, opened.height) != (item.width, item.height):

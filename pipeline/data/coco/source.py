@@ -1,5 +1,6 @@
 """MS-COCO (Lin et al. 2014, https://cocodataset.org) and data in its layout: one square crop per annotated object."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -70,7 +71,7 @@ def plan(config: CocoConfig) -> Plan:
     return Plan(
         classes=tuple(classes),
         recipe=_recipe(config),
-        files=paths + [path for item in items if (path := config.root / item.source_file).is_file()],
+        files=paths + [path for item in items if os.path.isfile(path := config.root / item.source_file)],
         items=items if without is None else (),
         load=partial(load_image, config=config),
         rejects=[*listing.rejects, *(reject for label in sorted(listing.faults) for reject in listing.faults[label])]

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from pipeline.data.gtsrb.fitting import Roi
 from pipeline.data.gtsrb.layouts import Table
 from pipeline.data.gtsrb.shapes import NUM_CLASSES
 from pipeline.data.images import image_suffixes
+from pipeline.data.names import Tree
 from pipeline.data.sample import Reject
 from pipeline.data.splits import Split
 from pipeline.errors import DataError
@@ -80,16 +82,16 @@ def read_rows(root: Path, table: Table) -> tuple[list[Row], list[Reject]]:
     A file of another ending counts for the one that is named (PNG for PPM). Raises DataError if the annotation file is missing or
     no table with the official columns.
     """
-    records = _read_table(table.path)
-    folders = {table.folder, *(table.folder / PurePosixPath(_name(fields)).parent for fields in records)}
-    present = _images_in(folder for folder in folders if folder.resolve().is_relative_to(table.folder.resolve()))
-    if table.path.name in ("Train.csv", "Test.csv"):
+    records, tree = _read_table(table.path), Tree(table.folder)
+    places = [_place(tree, fields) for fields in records]
+    present = _images_in({table.folder, *(place.parent for place in places if place is not None)})
+    if table.above_images:
         present = {stem: path for stem, path in present.items() if path.parent != table.folder}
     rows: dict[Path, Row] = {}
     rejects = []
-    for fields in records:
-        path = present.get((table.folder / _name(fields)).with_suffix(""))
-        row = _row(root, table, path or table.folder / _name(fields), fields)
+    for fields, place in zip(records, places, strict=True):
+        path = None if place is None else present.get(place.with_suffix(""))
+        row = _row(root, table, path or place or table.folder / PurePosixPath(_name(fields)).name, fields)
         if path is None:
             rejects.append(row.reject("annotation-without-image", f"{table.path.name} names {_name(fields)!r}, which is not there"))
         elif path in rows:
@@ -105,9 +107,18 @@ def _name(fields: dict[str, str]) -> str:
     return (fields.get(PATH) or fields.get("Filename", "")).replace("\\", "/")
 
 
+def _place(tree: Tree, fields: dict[str, str]) -> Path | None:
+    """Where the image of a row should be; None where that is no place below the folder of the table."""
+    try:
+        name = tree.inside(_name(fields), "")
+    except DataError:
+        return None
+    return tree.root / name if name.strip(".") else None
+
+
 def _images_in(folders: Iterable[Path]) -> dict[Path, Path]:
     """Path without ending to path of the images in some folders."""
-    images = [path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir())]
+    images = [path for folder in folders if os.path.isdir(folder) for path in sorted(folder.iterdir())]
     return {path.with_suffix(""): path for path in images if path.suffix.lower() in image_suffixes()}
 
 
@@ -122,7 +133,8 @@ def _row(root: Path, table: Table, path: Path, fields: dict[str, str]) -> Row:
 def _read_table(table: Path) -> list[dict[str, str]]:
     try:
         with table.open(newline="", encoding="utf-8-sig") as stream:
-            delimiter = ";" if ";" in stream.readline() else ","
+            header_line = stream.readline()
+            delimiter = next((mark for mark in ";\t" if mark in header_line), ",")
             stream.seek(0)
             reader = csv.DictReader(stream, delimiter=delimiter, restval="")
             header = tuple(reader.fieldnames or ())

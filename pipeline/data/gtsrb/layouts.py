@@ -13,7 +13,7 @@ _PLACES = ("gtsrb/GTSRB", "GTSRB", ".", "*/GTSRB", "*")
 TRAINING = ("Training", "Final_Training/Images", "Online-Training/Images")
 TESTS = ("Final_Test/Images", "Online-Test/Images")
 TEST_TABLES = ("GT-final_test.csv", "GT-online_test.csv")
-KAGGLE = {"Train.csv": True, "Test.csv": False}
+KAGGLE = {"[Tt][Rr][Aa][Ii][Nn].[Cc][Ss][Vv]": True, "[Tt][Ee][Ss][Tt].[Cc][Ss][Vv]": False}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,12 +26,14 @@ class Table:
     training: bool
     class_number: int | None = None
     """The class that its folder stands for; None where it holds several."""
+    above_images: bool = False
+    """As Kaggle has it: pictures beside it are none of its images."""
 
 
 def find_tables(root: Path, class_numbers: Sequence[int]) -> tuple[list[Table], list[Reject]]:
     """The annotation files of both parts, and folders of classes that do not exist. Raises DataError where there is no part."""
     kaggle = [
-        Table(path=path, folder=path.parent, training=training)
+        Table(path=path, folder=path.parent, training=training, above_images=True)
         for name, training in KAGGLE.items()
         if (path := _first(root, [name, f"*/{name}"])) is not None
     ]

@@ -259,7 +259,7 @@ BAD_SEGMENTATIONS = [
     {"size": [80, 100], "counts": [10, 20]},  # too short: pycocotools returns uninitialised memory for it
     {"size": [80, 100], "counts": [7990, 20]},
     {"size": [80, 100], "counts": [8010, -10]},
-    {"size": [80, 100], "counts": [4000.0, 4000.0]},
+    {"size": [80, 100], "counts": [4000.5, 3999.5]},
     {"size": [100, 80], "counts": [8000]},
     {"size": [80, 100], "counts": "35<"},
     {"size": [80, 100], "counts": "\x01"},
@@ -719,6 +719,7 @@ def plain_and_odd(made_up: MadeUp, **changes: Any) -> tuple[Sample, Sample, list
         {"segmentation": np.reshape(DISC, (-1, 2)).tolist()},  # points
         {"segmentation": [np.reshape(DISC, (-1, 2)).tolist()]},
         {"segmentation": [DISC, [60.0, 60.0, 61.0, 60.0]]},  # a fragment of two points
+        {"segmentation": json.dumps([DISC])},  # of a table, in which every cell is text
         {"segmentation": [DISC, [60.0, 60.0]]},
         {"segmentation": [DISC, []]},
         {"bbox": None},
@@ -728,10 +729,12 @@ def plain_and_odd(made_up: MadeUp, **changes: Any) -> tuple[Sample, Sample, list
         {"iscrowd": "0"},
         {"iscrowd": 0.0},
         {"iscrowd": None},
+        {"iscrowd": "false"},
         {"category_id": 1.0},
         {"category_id": "1"},
         {"image_id": 2.0},
         {"image_id": "2"},
+        {"image_id": "2.0"},
     ],
     ids=str,
 )
@@ -741,7 +744,11 @@ def test_what_is_clear_is_read_as_it_is_meant(made_up: MadeUp, changes: dict[str
     np.testing.assert_array_equal(plain.mask, odd.mask)
     np.testing.assert_allclose(plain.box, odd.box, atol=1)
     expected = (
-        {"outline-box"} if changes.get("bbox") else {"dropped-fragment"} if len(changes.get("segmentation", [])) == 2 else set()
+        {"outline-box"}
+        if changes.get("bbox")
+        else {"dropped-fragment"}
+        if changes.get("segmentation", [0])[1:] in ([[60.0, 60.0]], [[]], [[60.0, 60.0, 61.0, 60.0]])
+        else set()
     )
     assert odd.notes == expected
 
@@ -810,20 +817,58 @@ def test_parts_that_are_numbered_alike_but_show_other_pictures_are_all_kept(made
     assert {sample.sample_id for sample in samples} == SOUND | {name.replace("photos", "more") for name in SOUND}
 
 
-def test_file_names_with_backslashes_are_found(made_up: MadeUp) -> None:
+@pytest.mark.parametrize("written", ["sub\\0%20ö.png", "sub/0%2520%C3%B6.png"])
+def test_file_names_as_windows_and_as_addresses_have_them_are_found(made_up: MadeUp, written: str) -> None:
+    """But a name that is there as it is written is what it is."""
     (made_up.root / "photos" / "sub").mkdir()
-    (made_up.root / "photos" / "002.png").rename(made_up.root / "photos" / "sub" / "002.png")
-    made_up.images[1]["file_name"] = "sub\\002.png"
+    (made_up.root / "photos" / "002.png").rename(made_up.root / "photos" / "sub" / "0%20ö.png")
+    made_up.images[1]["file_name"] = written
     samples, rejects = made_up.load()
     assert not rejects
-    assert {sample.source_file for sample in samples} == {"photos/001.png", "photos/sub/002.png"}
+    assert {sample.source_file for sample in samples} == {"photos/001.png", "photos/sub/0%20ö.png"}
 
 
 COLUMNS = [20 * 80 + 30, *[25, 55] * 19, 25]  # 20 columns of 25 pixels
 RUNS = {"size": [80, 100], "counts": [*COLUMNS, 8000 - sum(COLUMNS)]}
 
 
-@pytest.mark.parametrize("flag", [1, True, "1", 1.0])
+def compressed() -> dict[str, Any]:
+    mask = np.zeros((80, 100), dtype=np.uint8, order="F")
+    mask[30:55, 20:40] = 1
+    return coco_mask.encode(mask)
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        {"size": [80.0, 100.0], "counts": [float(run) for run in RUNS["counts"]]},
+        [RUNS],
+        json.dumps(RUNS),
+        {"size": [80, 100], "counts": compressed()["counts"].decode()},
+        {"size": [80, 100], "counts": str(compressed()["counts"])},  # b'...', bytes that were taken for text
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_run_lengths_are_read_however_they_are_wrapped(made_up: MadeUp, segmentation: Any) -> None:
+    made_up.annotations = []
+    plain, odd = (made_up.object(image, (20, 30, 20, 25), 1, segmentation=RUNS) for image in (1, 2))
+    made_up.annotations[1]["segmentation"] = segmentation
+    samples, rejects = made_up.load(classes={"pet": ("cat",)})
+    named = {sample.sample_id: sample for sample in samples}
+    assert not rejects
+    np.testing.assert_array_equal(named[plain].mask, named[odd].mask)
+    assert named[plain].mask_recipe == named[odd].mask_recipe == "rle"
+
+
+@pytest.mark.parametrize("size", [0, -5, "0"])
+def test_a_size_that_is_none_is_that_of_the_file(made_up: MadeUp, size: Any) -> None:
+    made_up.images[0] |= {"width": size, "height": size}
+    samples, rejects = made_up.load()
+    assert not rejects
+    assert {sample.sample_id for sample in samples} == SOUND
+
+
+@pytest.mark.parametrize("flag", [1, True, "1", 1.0, "true", "True"])
 def test_objects_flagged_as_crowd_are_taken_on_demand(made_up: MadeUp, flag: Any) -> None:
     made_up.annotations = []
     for image in (1, 2):
@@ -872,6 +917,23 @@ def name_shares(made_up: MadeUp) -> None:
     each("annotations", bbox=[0.2, 0.375, 0.2, 0.3125], segmentation=rectangle(0.2, 0.375, 0.2, 0.3125))(made_up)
 
 
+def prefix(made_up: MadeUp) -> None:
+    """File names from the root, and the folder in data.parts as well."""
+    for record in made_up.images:
+        record["file_name"] = f"photos/{record['file_name']}"
+
+
+def capitals(made_up: MadeUp) -> None:
+    for record in made_up.images:
+        record["file_name"] = record["file_name"].replace("png", "PNG")
+
+
+def rows(made_up: MadeUp) -> None:
+    """Run lengths along rows instead of columns, as of a mask that was not turned before it was coded."""
+    counts = [30 * 100 + 20, *[20, 80] * 24, 20]
+    each("annotations", bbox=[20, 30, 20, 25], segmentation={"size": [80, 100], "counts": [*counts, 8000 - sum(counts)]})(made_up)
+
+
 def exchange(made_up: MadeUp) -> None:
     """x and y of the outlines alone, as from row and column."""
     each("annotations", bbox=[20, 30, 20, 25], segmentation=rectangle(30, 20, 25, 20))(made_up)
@@ -901,6 +963,19 @@ def exchange(made_up: MadeUp) -> None:
             "box-mismatch; the first is photos/001.png#10: bbox is 20, 30 to 40, 55, and the outline lies in 30, 20 to 55, 40",
         ),
         (each("annotations", bbox=[40.0, 55.0, -20.0, -25.0]), "box-mismatch; the first is photos/001.png#10: bbox [40.0, 55.0"),
+        (rows, "box-mismatch; the first is photos/001.png#10: bbox is 20, 30 to 40, 55, and the outline lies in 37, 0 to 68, 80"),
+        (
+            each("annotations", bbox=[20, 30, 20, 25], segmentation=rectangle(10, 15, 10, 12.5)),
+            "bbox is 20, 30 to 40, 55, and the outline lies in 10, 15 to 20, 27.5",
+        ),
+        (
+            each("annotations", bbox=[40, 40, 20, 20], segmentation=rectangle(20, 20, 30, 30)),
+            "bbox is 40, 40 to 60, 60, and the outline lies in 20, 20 to 50, 50",
+        ),
+        (prefix, "no file photos/photos/001.png; there is no folder photos; photos/001.png is there: say images: . in data.parts"),
+        (capitals, "no file photos/001.PNG; 001.png is there (capitals count)"),
+        (each("annotations", segmentation=[["1.5"] * 6]), "a coordinate of a polygon is no finite number: '1.5'"),
+        (each("annotations", segmentation="1 2 3"), "neither polygons nor RLE: str '1 2 3'"),
         (each("annotations", category_id=77), "category_id '77' is not in the file"),
         (each("annotations", image_id=77), "image_id '77' is not in the file"),
     ],
@@ -929,6 +1004,8 @@ def test_where_nothing_is_left_the_true_rule_the_file_and_the_remedy_are_said(
         ('{"a": ' * 5000, "nested more than 32 deep"),
         ('{"images": ' + "[" * 100000, "nested more than 32 deep"),
         ('{"images": [{"id": ' + "9" * 5000 + "}]}", "is no JSON object"),
+        ({"version": "2.0", "annotations": [{"name": "cup", "polygon": {"paths": [[]]}}]}, "looks like an export of V7 Darwin"),
+        ("PK", "is compressed: unpack it"),
         ("", "is no JSON object"),
         ("{}", "has no 'images'"),
         ({"images": [{"id": 1, "file_name": "a.png"}], "categories": []}, "has no 'annotations'"),
@@ -950,6 +1027,13 @@ def test_a_file_of_another_tool_is_named_for_what_it_is(made_up: MadeUp, content
         plan(made_up.config())
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_name_of_an_image_that_no_file_can_have_costs_that_image_alone(made_up: MadeUp) -> None:
+    made_up.images[1]["file_name"] = "x" * 5000
+    samples, rejects = made_up.load()
+    assert {sample.sample_id for sample in samples} == SOUND - {"photos/002.png#12", "photos/002.png#13"}
+    assert {reject.rule for reject in rejects} == {"annotation-without-image"}
 
 
 def test_a_file_in_utf_16_is_named(made_up: MadeUp) -> None:

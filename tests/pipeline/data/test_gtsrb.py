@@ -159,6 +159,14 @@ def test_a_crop_beyond_the_image_repeats_the_border_and_has_no_foreground_there(
         ("too-small", 3, "25"),
         ("annotation-without-image", 0, "00009_00009.ppm"),
         ("annotation-without-image", 0, "../00014/00000_00000.ppm"),
+        ("annotation-without-image", 0, "/somewhere/else.ppm"),
+        ("annotation-without-image", 0, "C:\\signs\\00000_00000.ppm"),
+        ("annotation-without-image", 0, "x/" * 20 + "00000_00000.ppm"),
+        ("annotation-without-image", 0, "x" * 5000 + "/00000_00000.ppm"),
+        ("annotation-without-image", 0, "a\0/b.ppm"),
+        ("annotation-without-image", 0, "/"),
+        ("annotation-without-image", 0, ".."),
+        ("annotation-without-image", 0, ""),
         ("duplicate-annotation", 0, "00000_00001.ppm"),
     ],
 )
@@ -369,7 +377,27 @@ def as_kaggle_on_windows(tree: Path) -> None:
         (tree / name).write_text((tree / name).read_text().replace("/", "\\"))
 
 
+def as_kaggle_with_tabs_and_capitals(tree: Path) -> None:
+    as_kaggle(tree)
+    for name in ("Train.csv", "Test.csv"):
+        (tree / name.upper()).write_text("\ufeff" + (tree / name).read_text().replace(",", "\t"))
+        (tree / name).unlink()
+
+
+def as_kaggle_elsewhere(tree: Path) -> None:
+    """The pictures on another disk, by a link, and named by whole paths in the folder that holds the table."""
+    as_kaggle(tree)
+    (tree / "disk").mkdir()
+    for name in ("Train", "Test"):
+        (tree / name).rename(tree / "disk" / name)
+        (tree / name).symlink_to(tree / "disk" / name)
+        lines = [line.split(",") for line in (tree / f"{name}.csv").read_text().splitlines()]
+        absolute = [",".join([*line[:-1], f"{tree}/{line[-1]}"]) for line in lines[1:]]
+        (tree / f"{name}.csv").write_text("\n".join([",".join(lines[0]), *absolute]))
+
+
 LAYOUTS = [as_archives, as_separate_archives, as_archives_with_the_table_inside, as_png, as_kaggle, as_kaggle_on_windows]
+LAYOUTS += [as_kaggle_with_tabs_and_capitals, as_kaggle_elsewhere]
 
 
 @pytest.mark.parametrize("arrange", LAYOUTS)

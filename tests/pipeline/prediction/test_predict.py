@@ -1,6 +1,7 @@
 """``foreguard predict`` on files that nobody has prepared."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from types import ModuleType
@@ -303,6 +304,20 @@ def test_masks_that_cannot_be_are_one_line(runs: Path, pictures: Path, tmp_path:
     assert line in message
     assert message.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_whatever_lies_in_a_folder_is_predicted_or_counted(runs: Path, pictures: Path, tmp_path: Path, capsys) -> None:
+    before = {path.relative_to(pictures).as_posix() for path in pictures.rglob("*.*")} - {"notes.txt"}
+    (pictures / "gone.png").symlink_to("nowhere.png")
+    (pictures / "round.png").symlink_to("round.png")
+    (pictures / "above").symlink_to("..")
+    os.mkfifo(pictures / "pipe.png")
+    (tmp_path / "next to it.png").write_bytes((pictures / "a.png").read_bytes())
+    os.rename(pictures / "z.bmp", os.fsencode(pictures) + b"/\xff.bmp")  # not UTF-8
+    assert predict(runs, pictures, tmp_path / "out") == 0
+    assert "left alone, by ending: 1 .txt; 2 broken link; 1 no file\n" in capsys.readouterr().out
+    expected = before - {"z.bmp"} | {"\udcff.bmp", "above/next to it.png"}
+    assert {line["file"] for line in lines(tmp_path / "out")} == expected
 
 
 def test_a_folder_without_images_and_one_without_readable_ones_are_mistakes(runs: Path, tmp_path: Path, capsys) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.errors import CheckpointError
+from pipeline.errors import CheckpointError, RunError
 from pipeline.training.optim import moving_average
 from pipeline.training.state import Counters, TrainingState, read_state
 
@@ -50,6 +50,21 @@ def test_a_state_comes_back_to_the_bit(path):
     assert len(pairs) > 20
     assert all(torch.equal(one, other) for one, other in pairs)
     assert restored.optimizer.state_dict()["param_groups"] == expected.optimizer.state_dict()["param_groups"]
+
+
+def test_an_epoch_whose_checkpoint_cannot_be_written_is_not_counted():
+    made, before = state(steps=3), state(steps=3)
+    for one in (made, before):
+        one.counters.num_images = 8
+
+    def end_epoch():
+        with made.counted_if_written():
+            made.counters.end_epoch({"accuracy": 0.9}, selector="accuracy", learning_rate=0.1)
+            raise RunError("the disk is full")
+
+    with pytest.raises(RunError):
+        end_epoch()
+    assert made.counters == before.counters
 
 
 @pytest.mark.parametrize("moves_weights", [False, True])
