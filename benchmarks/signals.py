@@ -76,11 +76,11 @@ def calls(made: Path, out: Path) -> dict[str, Call]:
     """Every command, writing below ``out`` from what ``setup`` has made."""
     data, stages = f"prepared={made / 'set'}", [f"segmenter_run={made / 'segmenter'}", f"classifier_run={made / 'classifier'}"]
     run = [f"run={out / 'run'}", "resume=true"]
-    attacked = ["accelerator=cpu", "part_size=8", "attack=fast", "gallery_images=4"]
+    attacked = ["accelerator=cpu", "part_size=4", "attack=fast", "gallery_images=4", "max_images=16", "sanity=false"]
     tiny = [f"run={out / 'run'}", f"prepared={out / 'prepared'}", f"store={out / 'store'}", *TINY]
     return {
         "prepare": Call(
-            ["prepare", "data=synthetic", "data.num_train=4000", f"prepared={out / 'set'}", "workers=2"], out / "set", prepared
+            ["prepare", "data=synthetic", "data.num_train=3000", f"prepared={out / 'set'}", "workers=2"], out / "set", prepared
         ),
         "train-segmenter": Call(["train-segmenter", data, *run, *TRAINER], out / "run", weights),
         "train-classifier": Call(["train-classifier", data, *run, *TRAINER, *ROBUST], out / "run", weights),
@@ -132,7 +132,7 @@ def setup(made: Path) -> None:
     finish(["evaluate", data, *evaluated, "gallery_images=8"])
     (made / "photos").mkdir()
     random = np.random.default_rng(0)
-    for number in range(300):
+    for number in range(200):
         Image.fromarray(random.integers(0, 256, (600, 800, 3), dtype=np.uint8)).save(made / "photos" / f"{number:03}.png")
 
 

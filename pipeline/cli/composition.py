@@ -45,7 +45,8 @@ def compose(command: str, config_class: type[Any], overrides: Sequence[str]) -> 
         with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONFIG_DIR)):
             composed = OmegaConf.to_container(hydra.compose(command, overrides=[*search_path(), *words]), resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(one_line(error)) from error
+        hint = r"; say \${...} where these letters are meant" if "nterpolation" in str(error) else ""
+        raise ConfigError(one_line(error) + hint) from error
     except RecursionError as error:
         raise ConfigError(f"{shortened(' '.join(overrides))}: a value refers to itself or is nested too deeply") from error
     assert isinstance(composed, dict)

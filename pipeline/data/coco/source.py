@@ -104,7 +104,7 @@ def _check_layout(config: CocoConfig) -> None:
         what = "is no folder" if config.root.exists() else "does not exist"
         raise DataError(f"data.root: {config.root} {what}; give the folder with annotations/, or set data.download=true")
     for part in config.parts:
-        for path, is_there in ((annotation_path(config.root, part), Path.is_file), (config.root / part.images, Path.is_dir)):
+        for path, is_there in ((annotation_path(config.root, part), os.path.isfile), (config.root / part.images, os.path.isdir)):
             if not is_there(path):
                 remedy = "see data.parts, or set data.download=true for the official files"
                 raise DataError(f"{path}: is missing{_files_there(config.root)}; {remedy}")

@@ -59,6 +59,9 @@ def test_quotes_around_a_path_are_not_part_of_it() -> None:
 
 def test_a_path_may_refer_to_another_key() -> None:
     assert prepared("sets/${data.source}") == Path("sets/synthetic")
+    with pytest.raises(ConfigError, match=r"'a' not found.*; say \\\$\{\.\.\.\} where these letters are meant$"):
+        prepared("${a} b")
+    assert prepared(r"\${a} b") == Path("${a} b")
 
 
 def test_a_tilde_is_the_home_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

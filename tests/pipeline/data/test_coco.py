@@ -630,6 +630,13 @@ def test_a_missing_file_or_folder_is_named(made_up: MadeUp, missing: str) -> Non
         plan(made_up.config())
 
 
+@pytest.mark.parametrize("long", [{"annotations": "x" * 900}, {"images": "x" * 900}])
+def test_a_part_whose_name_is_longer_than_names_can_be_is_missing(made_up: MadeUp, long: dict[str, str]) -> None:
+    made_up.write()
+    with pytest.raises(DataError, match=r"x: is missing; there are annotations/instances\.json; see data\.parts"):
+        plan(made_up.config(parts=(CocoPart(**{"annotations": "instances.json", "images": "photos"} | long),)))
+
+
 def test_only_the_archives_that_the_parts_need_are_fetched(made_up: MadeUp, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr(coco, "fetch_archive", lambda archive, root: asked.append((archive.url.rsplit("/")[-1], root)))

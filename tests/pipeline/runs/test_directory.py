@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import RunError
+from pipeline.errors import OccupiedError, RunError
 from pipeline.runs.directory import ALGORITHMS, fingerprint_of, open_run, run_fingerprint
 
 CONFIG = {"run": "a", "resume": False, "trainer": {"epochs": 3, "num_workers": 0, "lr": 0.1}, "classes": ["a", "b"]}
@@ -106,6 +106,21 @@ def test_a_damaged_beginning_is_refused_and_no_run_to_others(tmp_path):
         assert fingerprint_of(tmp_path) is None
         with pytest.raises(RunError, match=r"run\.json: .*; begin another run$"):
             begin(tmp_path, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "ending"), [(False, True, " without shared=true"), (True, False, ""), (False, False, "")]
+)
+def test_who_shares_a_run_with_a_process_that_does_not_is_told_so(tmp_path, first, second, ending):
+    how = {"command": "c", "config": {}, "inputs": {}}
+    with (
+        open_run(tmp_path, **how, resume=False, shared=first),
+        pytest.raises(OccupiedError, match=f": another process is working in this directory{ending}$"),
+        open_run(tmp_path, **how, resume=True, shared=second),
+    ):
+        pass
+    with open_run(tmp_path, **how, resume=True, shared=True), open_run(tmp_path, **how, resume=True, shared=True) as run:
+        assert run.resumed
 
 
 def test_two_processes_never_train_in_one_directory(tmp_path):
