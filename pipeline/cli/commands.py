@@ -8,6 +8,9 @@ from typing import Any
 
 from pipeline.errors import UserError
 
+JSON, CONFIG_DIR = "--json", "--config-dir"
+"""Words of every command that answers, and of every command."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
@@ -127,7 +130,7 @@ COMMANDS = {
         config="pipeline.reporting.config:ListConfig",
         function="pipeline.reporting.listing:list_runs",
         answers=True,
-        positional="what",
+        positional="path",
     ),
     "new": Command(
         summary="look at data of your own and write an experiment for them, with comments",

@@ -1,13 +1,15 @@
 """The configuration groups: directories of files in ``configs/``, such as ``attack/fast.yaml`` for ``attack=fast``."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pipeline.cli import commands
 from pipeline.config import CONFIG_DIR, json_schema_of
+from pipeline.errors import ConfigError
 
 _OWN: ContextVar[Path | None] = ContextVar("directory of choices of the user's own", default=None)
 
@@ -29,6 +31,22 @@ def group_choices(group: str) -> list[str]:
     own = own_directory()
     directories = [CONFIG_DIR] if own is None else [CONFIG_DIR, own]
     return sorted({path.stem for directory in directories for path in (directory / group).glob("*.yaml")})
+
+
+def config_directory(words: Sequence[str]) -> tuple[list[str], Path | None]:
+    """The words without ``--config-dir DIR`` (or ``--config-dir=DIR``), and the directory. Raises ConfigError: there is none."""
+    left, named = [], None
+    remaining = iter(words)
+    for word in remaining:
+        option, equals, value = word.partition("=")
+        if option != commands.CONFIG_DIR:
+            left.append(word)
+            continue
+        given = value if equals else next(remaining, "")
+        named = Path(given).expanduser()
+        if not given or not named.is_dir():
+            raise ConfigError(f"{commands.CONFIG_DIR} {given}: no such directory; it holds groups such as experiment/NAME.yaml")
+    return left, named
 
 
 @contextmanager

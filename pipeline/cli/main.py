@@ -10,10 +10,9 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout, suppress
-from pathlib import Path
 from typing import Any
 
-from pipeline.cli.commands import COMMANDS, Command
+from pipeline.cli.commands import COMMANDS, CONFIG_DIR, JSON, Command
 from pipeline.errors import ConfigError, UserError, printable, shortened
 from pipeline.interrupts import Interrupted, signals_handled, told
 from pipeline.terminal import colored
@@ -23,8 +22,6 @@ _NOT_OURS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES,
 """A full disk, missing rights, a directory in the place of a file, wherever they are met: what the machine refuses is no bug."""
 HELP = ("-h", "--help", "help")
 MULTIRUN = ("-m", "--multirun")
-JSON = "--json"
-CONFIG_DIR = "--config-dir"
 
 
 def command_line() -> None:
@@ -133,9 +130,9 @@ def _dispatch(words: list[str]) -> None:
 
         print(command_help(name, command.summary, command.example, command.config_class()))
         return
-    from pipeline.cli.groups import added_directory
+    from pipeline.cli.groups import added_directory, config_directory
 
-    rest, directory = _config_directory(rest)
+    rest, directory = config_directory(rest)
     with added_directory(directory):
         _run(name, command, rest)
 
@@ -144,39 +141,23 @@ def _run(name: str, command: Command, words: list[str]) -> None:
     """A command with the words that are its own."""
     if JSON in words and not command.answers:
         raise ConfigError(f"{JSON}: is for {', '.join(_ANSWERING)}")
-    words = command.words(words)
+    answer_wanted, words = JSON in words, command.words([word for word in words if word != JSON])
     if any(word in MULTIRUN for word in words):
         from pipeline.cli.multirun import run_many
 
-        if JSON in words:
+        if answer_wanted:
             raise ConfigError(f"{JSON}: is for one job, not for {MULTIRUN[1]}")
         run_many(name, command, [word for word in words if word not in MULTIRUN])
         return
     from pipeline.cli.composition import load_config
 
-    config = load_config(name, command.config_class(), [word for word in words if word != JSON])
-    if JSON not in words:
+    config = load_config(name, command.config_class(), words)
+    if not answer_wanted:
         command.call(config)
         return
     with redirect_stdout(sys.stderr):  # what is for people
         answer = command.call(config)
     _print_json(answer)
-
-
-def _config_directory(words: list[str]) -> tuple[list[str], Path | None]:
-    """The words without ``--config-dir DIR`` (or ``--config-dir=DIR``), and the directory. Raises ConfigError: there is none."""
-    left, named = [], None
-    remaining = iter(words)
-    for word in remaining:
-        option, equals, value = word.partition("=")
-        if option != CONFIG_DIR:
-            left.append(word)
-            continue
-        given = value if equals else next(remaining, "")
-        named = Path(given)
-        if not given or not named.is_dir():
-            raise ConfigError(f"{CONFIG_DIR} {given}: no such directory; it holds groups such as experiment/NAME.yaml")
-    return left, named
 
 
 def _overview() -> str:

@@ -4,13 +4,13 @@ What only the work itself needs is imported when it begins: neither ``--help`` n
 """
 
 import json
+import re
+import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-from pydantic import Field
+from typing import TYPE_CHECKING, Any
 
 from pipeline.config import CONFIG_DIR, AnyPath, configuration
-from pipeline.errors import RunError
+from pipeline.errors import RunError, shortened
 from pipeline.terminal import aligned
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ SIZES = (32, 48, 64)
 """Sides that are proposed: every network that is shipped takes them, and a CPU trains them in minutes to hours."""
 FEWEST = 20
 """Objects that a class needs to be told from others by their accuracy."""
-FOLDS = 5
+FOLDS, FEWEST_FOLDS = 5, 3
 FEW_TESTED = 300
 """Test images below which cross-validation is proposed: a share of so many has an interval of more than ten points."""
 STEPS = 2_500
@@ -32,13 +32,17 @@ MOST_SHOWN = 12
 class NewConfig:
     """Look at data of your own and write an experiment for them, with comments: foreguard new NAME root=DIR."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,60}$")]
+    name: str
     """Of the experiment: letters, digits, - and _. It may be said without name=."""
     root: AnyPath
     """Folder of the data, in a layout that is recognized: labels.csv, or images/CLASS/ beside masks/CLASS/; GTSRB; COCO's format,
     as labelling tools export it."""
     out: AnyPath = Path("configs")
     """Directory of configurations of your own: the file is OUT/experiment/NAME.yaml. It is never overwritten."""
+
+    def __post_init__(self) -> None:
+        if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,60}", self.name) is None:
+            raise ValueError(f"name: {shortened(repr(self.name))}: say letters, digits, - and _, the first a letter or a digit")
 
 
 def new(config: NewConfig) -> dict[str, Any]:
@@ -51,13 +55,13 @@ def new(config: NewConfig) -> dict[str, Any]:
         raise RunError(f"{target}: there is an experiment of that name; choose another one")
     found = look(recognize(config.root))
     values = proposal(found)
-    text = experiment(config.name, found, values)
+    own = "" if config.out.resolve() == CONFIG_DIR.resolve() else f" --config-dir {shlex.quote(str(config.out))}"
+    command = f"foreguard ablate{own} experiment={config.name}"
+    text = experiment(config.name, command, found, values)
     try:
         write_atomically(target, text.encode())
     except OSError as error:
         raise RunError(f"{target}: cannot be written: {error.strerror or error}") from error
-    own = "" if config.out.resolve() == CONFIG_DIR.resolve() else f" --config-dir {config.out}"
-    command = f"foreguard ablate{own} experiment={config.name}"
     print("\n".join([*seen(found), "", f"written: {target}", f"  {command} dry_run=true    what it will do", f"  {command}"]))
     return {"experiment": target, "command": command, "source": found.config.source, "counts": found.counts, "proposed": values}
 
@@ -68,20 +72,21 @@ def proposal(found: "Look") -> dict[str, Any]:
     classes = large if len(large) >= 2 and found.config.source == "coco" else list(found.counts)
     sizes = [sum(found.counts[name].values()) for name in classes]
     tested = sum(found.counts[name].get("test", 0) for name in classes)
-    folds = FOLDS if tested < FEW_TESTED and found.groups >= 4 * FOLDS and min(sizes) >= 2 * FOLDS else None
-    seen_per_fold = sum(sizes) - (sum(sizes) // FOLDS if folds else tested)
+    folds = min(FOLDS, min(sizes) // 2)  # two of every class in each
+    is_cross_validated = tested < FEW_TESTED and found.groups >= 4 * FOLDS and folds >= FEWEST_FOLDS
+    seen_per_fold = sum(sizes) - (sum(sizes) // folds if is_cross_validated else tested)
     epsilon = 8 if seen_per_fold >= 5000 else 4 if seen_per_fold >= 2000 else 2
     return {
         "image_size": max((size for size in SIZES if size <= found.side), default=SIZES[0]),
         "classes": classes,
-        "folds": folds,
+        "folds": folds if is_cross_validated else None,
         "epsilon": epsilon,
         "epochs": min(40, max(6, round(STEPS * 32 / max(1, seen_per_fold)))),
         "trained_on": seen_per_fold,
     }
 
 
-def experiment(name: str, found: "Look", values: dict[str, Any]) -> str:
+def experiment(name: str, command: str, found: "Look", values: dict[str, Any]) -> str:
     """The file, as text. What comes from data stands in it as JSON, which is YAML that means nothing else."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -94,7 +99,7 @@ def experiment(name: str, found: "Look", values: dict[str, Any]) -> str:
     )
     environment.filters |= {"json": _yaml, "key": json.dumps, "comment": lambda lines: "\n".join(f"# {line}" for line in lines)}
     template = environment.get_template("experiment.yaml")
-    return template.render(name=name, found=found, seen=seen(found), **values)
+    return template.render(name=name, command=command, found=found, seen=seen(found), **values)
 
 
 def _yaml(value: Any) -> str:

@@ -1,7 +1,7 @@
 """What can be chosen of a report."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
@@ -47,9 +47,7 @@ class CompareConfig:
 class ListConfig:
     """Which runs are listed, or which systems the zoo has."""
 
-    what: Literal["runs", "zoo"] = "runs"
-    """runs below a directory, or the systems behind published figures: foreguard list zoo."""
     path: AnyPath = Path("runs")
-    """Directory that they lie in, at any depth."""
+    """Directory that they lie in, at any depth; it may be said without path=. zoo: the systems behind published figures."""
     inner: bool = False
     """Also those inside of other runs: the stages and evaluations in the store of an ablation."""

@@ -12,7 +12,7 @@ from pipeline.errors import RunError, UserError
 from pipeline.reporting.config import ListConfig
 from pipeline.terminal import Style, aligned
 
-RUN = "run.json"
+RUN, ZOO = "run.json", "zoo"
 _HEAD = ("begun (UTC)", "command", "state", "run", "headline")
 _STYLES: dict[str, Style] = {"finished": "good", "unfinished": "note", "damaged": "bad"}
 
@@ -33,10 +33,10 @@ class Line(NamedTuple):
 def list_runs(config: ListConfig) -> dict[str, Any]:
     """Print the runs below a directory, the newest last, and return them. Raises RunError where there is no directory or no run in
     it."""
-    if config.what == "zoo":
+    if config.path == Path(ZOO):
         return _list_zoo()
     if not config.path.is_dir():
-        raise RunError(f"{config.path}: no such directory; say path=DIRECTORY")
+        raise RunError(f"{config.path}: no {'' if config.path.exists() else 'such '}directory; say path=DIRECTORY")
     lines = sorted(_line(run) for run in _runs(config.path, inner=config.inner))
     if not lines:
         raise RunError(f"{config.path}: holds no run; say path=DIRECTORY")

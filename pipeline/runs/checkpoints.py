@@ -118,7 +118,10 @@ def read_checkpoint(path: Path, kind: StageKind) -> Checkpoint:
     ``path`` is the JSON of a checkpoint or a run directory, whose best checkpoint of that stage is meant. Raises
     ``CheckpointError``.
     """
-    return Checkpoint.read(checkpoint_path(path, kind))
+    place = checkpoint_path(path, kind)
+    if path.is_dir() and not place.exists():
+        raise CheckpointError(f"{path}: holds no trained {kind}; name the directory of a run that has one, or a JSON of it")
+    return Checkpoint.read(place)
 
 
 def weights_digest(path: Path, kind: StageKind) -> str:
@@ -166,8 +169,7 @@ def state_digest(module: nn.Module) -> str:
 
 def load_segmenter(path: Path) -> tuple[Segmenter, Checkpoint]:
     """Build the segmenter that a checkpoint describes and load its weights. Raises ``CheckpointError``."""
-    path = checkpoint_path(path, "segmenter")
-    checkpoint = Checkpoint.read(path)
+    checkpoint, path = read_checkpoint(path, "segmenter"), checkpoint_path(path, "segmenter")
     _check_use(path, checkpoint, "segmenter", None)
     config = _architecture(path, checkpoint, SegmenterConfig).without_weights()
     return _built(path, checkpoint, lambda: build_segmenter(config, seed=0)), checkpoint
@@ -178,8 +180,7 @@ def load_classifier(path: Path, *, classes: tuple[str, ...] | None = None) -> tu
 
     ``classes`` are those of the data it is meant for; other ones in the checkpoint raise ``CheckpointError``, like any damage.
     """
-    path = checkpoint_path(path, "classifier")
-    checkpoint = Checkpoint.read(path)
+    checkpoint, path = read_checkpoint(path, "classifier"), checkpoint_path(path, "classifier")
     _check_use(path, checkpoint, "classifier", classes)
     config = _architecture(path, checkpoint, ClassifierConfig).without_weights()
     num_classes = len(checkpoint.classes)
@@ -191,8 +192,7 @@ def load_weights(path: Path, module: nn.Module, *, kind: StageKind, classes: tup
 
     Raises ``CheckpointError`` for a missing or damaged file, the other stage, other classes, another architecture.
     """
-    path = checkpoint_path(path, kind)
-    checkpoint = Checkpoint.read(path)
+    checkpoint, path = read_checkpoint(path, kind), checkpoint_path(path, kind)
     _check_use(path, checkpoint, kind, classes)
     weights = _read_weights(path, checkpoint)
     _check_fit(path, module, weights)

@@ -10,7 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pipeline.cli.groups import group_choices, groups_of
+from pipeline.cli.commands import CONFIG_DIR, JSON, Command
+from pipeline.cli.groups import added_directory, config_directory, group_choices, groups_of
 from pipeline.cli.keys import Key, described_keys
 from pipeline.errors import ConfigError, shortened
 
@@ -24,7 +25,7 @@ usage: foreguard completion bash|zsh|fish
   fish  foreguard completion fish | source         in ~/.config/fish/config.fish"""
 
 
-def completion(words: Sequence[str], commands: Mapping[str, Any]) -> str:
+def completion(words: Sequence[str], commands: Mapping[str, Command]) -> str:
     """The answer to ``foreguard completion``: a script for a shell, or the candidates for the last of the words behind ``words``.
 
     ``commands`` are those of ``cli.commands``. Raises ConfigError for another shell.
@@ -36,7 +37,7 @@ def completion(words: Sequence[str], commands: Mapping[str, Any]) -> str:
     return Path(__file__).with_name(f"foreguard.{words[0]}").read_text(encoding="utf-8")
 
 
-def candidates(words: Sequence[str], commands: Mapping[str, Any]) -> list[str]:
+def candidates(words: Sequence[str], commands: Mapping[str, Command]) -> list[str]:
     """What may stand in place of the last word, sorted. A candidate that ends with ``.``, ``=`` or ``/`` goes on behind that."""
     *before, typed = words or [""]
     if not before:
@@ -46,16 +47,31 @@ def candidates(words: Sequence[str], commands: Mapping[str, Any]) -> list[str]:
     elif before[0] not in commands:
         return []
     else:
-        key, equals, value = typed.partition("=")
-        config_class = commands[before[0]].config_class()
-        if equals:
-            found = (f"{key}={one}" for one in _values(config_class, key, value))
-        else:
-            given = {word.partition("=")[0] for word in before}
-            found = _next_parts(
-                typed, (name for name in [*_names(config_class), "-h", "--help", "--multirun"] if name not in given)
-            )
+        found = _of_command(commands[before[0]], before[1:], typed)
     return sorted({one for one in found if one.startswith(typed)})
+
+
+def _of_command(command: Command, before: Sequence[str], typed: str) -> Iterator[str]:
+    """What may stand behind a command and some words."""
+    if before[-1:] == [CONFIG_DIR]:
+        yield from _files(typed)
+        return
+    key, equals, value = typed.partition("=")
+    if equals:
+        with added_directory(_own(before)):
+            yield from (f"{key}={one}" for one in _values(command.config_class(), key, value))
+        return
+    given = {word.partition("=")[0] for word in before}
+    options = ("-h", "--help", "--multirun", CONFIG_DIR, *((JSON,) if command.answers else ()))
+    yield from _next_parts(typed, (name for name in (*_names(command.config_class()), *options) if name not in given))
+
+
+def _own(words: Sequence[str]) -> Path | None:
+    """The directory of choices of the user's own, where there is one by that name."""
+    try:
+        return config_directory(words)[1]
+    except ConfigError:
+        return None
 
 
 def _names(config_class: type[Any]) -> Iterator[str]:
@@ -85,6 +101,8 @@ def _next_parts(typed: str, names: Iterator[str]) -> Iterator[str]:
 def _values(config_class: type[Any], name: str, typed: str) -> Iterator[str]:
     if name in groups_of(config_class):
         yield from group_choices(name)
+    if name == CONFIG_DIR:
+        yield from _files(typed)
     for key in _keys(config_class):
         if key.name == name:
             yield from key.values

@@ -77,6 +77,21 @@ def test_files_are_completed_behind_the_keys_of_paths(tmp_path: Path, monkeypatc
     assert offered("evaluate", "run=missing/") == []
 
 
+def test_options_are_completed_and_stand_in_nobodys_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert offered("list", "--") == ["--config-dir", "--help", "--json", "--multirun"]
+    assert offered("prepare", "--j") == []
+    assert offered("list", "--json", "--j") == []
+    assert offered("new", "--json", "my-signs", "roo") == ["root="]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    (tmp_path / "mine" / "experiment" / "my-signs.yaml").touch()
+    assert offered("ablate", "--config-dir", "mi") == ["mine/"]
+    assert offered("ablate", "--config-dir=mi") == ["--config-dir=mine/"]
+    for option in (["--config-dir", "mine"], ["--config-dir=mine/"]):
+        assert offered("ablate", *option, "--json", "experiment=my") == ["experiment=my-signs"]
+    assert offered("ablate", "experiment=my") == offered("ablate", "--config-dir", "no-such", "experiment=my") == []
+
+
 def test_neither_torch_nor_hydra_is_imported_for_it() -> None:
     program = (
         "import sys; from pipeline.cli.main import main; main(['completion', 'words', 'ablate', 'masks']); "
@@ -106,6 +121,8 @@ LOAD = {
 TYPED = {
     "eval\tmasks.so\tlearned-h\tprep\tph\tx": "evaluate masks.source=learned-hard prepared=photos/x",
     "train-s\tobjective=adv\t": "train-segmenter objective=adversarial",
+    "abl\t--config-d\tmin\t experiment=my-s\t--js\t": "ablate --config-dir mine/ experiment=my-signs --json",
+    "list --json pa\tph\t": "list --json path=photos/",
 }
 
 
@@ -149,6 +166,8 @@ def test_a_real_shell_completes_what_is_typed(shell: str, tmp_path: Path) -> Non
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is not installed")
     (tmp_path / "photos").mkdir()
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    (tmp_path / "mine" / "experiment" / "my-signs.yaml").touch()
     command = tmp_path / "foreguard"
     command.write_text(
         f'#!/bin/sh\n[ "$1" = completion ] && exec {sys.executable} -m pipeline "$@"\necho "called with: $*"\n', encoding="utf-8"

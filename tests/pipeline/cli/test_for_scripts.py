@@ -38,6 +38,12 @@ def test_the_list_is_one_line_of_json_and_what_people_read_goes_to_stderr(tmp_pa
     assert "unfinished" in captured.err
 
 
+def test_a_first_word_without_a_key_may_stand_behind_it(capsys):
+    assert set(answer(capsys, "list", "zoo")) == {"zoo", "directory"}
+    assert main(["list", "--json", "zoo"]) == 0
+    assert set(json.loads(capsys.readouterr().out)) == {"zoo", "directory"}
+
+
 def test_a_mistake_is_json_as_well_with_the_same_exit_code(tmp_path, capsys):
     assert answer(capsys, "list", f"path={tmp_path / 'no'}", code=2) == {
         "error": f"{tmp_path / 'no'}: no such directory; say path=DIRECTORY"

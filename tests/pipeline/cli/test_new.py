@@ -129,6 +129,16 @@ def test_what_is_proposed_follows_size_and_number(objects: int, tested: int, sid
     assert 6 <= values["epochs"] <= 40
 
 
+@pytest.mark.parametrize(("smallest", "folds"), [(40, 5), (10, 5), (9, 4), (6, 3), (5, None)])
+def test_of_few_images_as_many_folds_are_proposed_as_hold_two_of_every_class(smallest: int, folds: int | None) -> None:
+    counts = {"a": {"train": 30, "test": 6}, "b": {"train": smallest - 1, "test": 1}}
+    found = Look(
+        config=recognize_nothing(), root=Path(), counts=counts, groups=36 + smallest, sides=(64.0,), foreground=0.3, decoded=1,
+        rejects={},
+    )  # fmt: skip
+    assert proposal(found)["folds"] == folds
+
+
 def recognize_nothing():
     from pipeline.data.folder_config import FolderConfig
 

@@ -147,7 +147,7 @@ def test_a_kill_or_a_full_disk_at_any_moment_leaves_a_whole_checkpoint(saved, mo
 def test_a_missing_checkpoint_is_one_clear_line(tmp_path):
     with pytest.raises(CheckpointError, match=r"none\.json: cannot be read: No such file or directory$"):
         load_classifier(tmp_path / "none.json")
-    with pytest.raises(CheckpointError, match=r"best\.json: cannot be read: No such file"):
+    with pytest.raises(CheckpointError, match=r": holds no trained classifier; name the directory of a run that has one"):
         load_classifier(tmp_path)
 
 
