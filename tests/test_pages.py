@@ -135,6 +135,7 @@ SMALL = {
         "classifier_trainer.epochs=1",
         "attack=quickstart",
         "evaluation.sanity=null",
+        "workers=0",
         "seeds=[0]",
     ],
     "list": [],
