@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
+from PIL import features
+
 _HEIC = "HEIC, which Pillow cannot read: export it as JPEG, or convert it (heif-convert IN.heic OUT.jpg)"
 _AVIF = "AVIF, which this Pillow cannot read: install Pillow 11.3 or later, or convert it to PNG or JPEG"
+_TIFF = "a TIFF that is damaged, or of pixels that Pillow cannot read (channels of floating point): save it with 8 bits a channel"
 _VECTOR = "a drawing without pixels: export it as PNG"
 _RAW = "a camera's raw file: export it as JPEG"
 _VIDEO = "a video: export its frames as PNG"
@@ -22,6 +25,7 @@ _BEGINNINGS = {
     b"%PDF": _VECTOR,
     b"%!PS": _VECTOR,
     b"<svg": _VECTOR,
+    **dict.fromkeys((b"II*\0", b"MM\0*"), _TIFF),
     b"\x89HDF": "HDF5: export its pictures as PNG",
     b"\x93NUMPY": "a NumPy array: save it as PNG",
     b"PK\x03\x04": "a zip archive: unpack it",
@@ -36,7 +40,8 @@ def describe(path: Path) -> str:
     if not head:
         return "the file is empty"
     if head[4:8] == b"ftyp":
-        return f"it is {_BRANDS.get(head[8:12], _VIDEO)}"
+        kind = _BRANDS.get(head[8:12], _VIDEO)
+        return "it is a damaged AVIF" if kind == _AVIF and features.check("avif") else f"it is {kind}"
     for beginning, kind in _BEGINNINGS.items():
         if head.lstrip().startswith(beginning):
             return f"it is {kind}"

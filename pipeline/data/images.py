@@ -58,7 +58,7 @@ def readable_formats() -> tuple[str, ...]:
 @cache
 def image_suffixes() -> frozenset[str]:
     """The endings of their files, in small letters, with the dot."""
-    known = set(readable_formats())
+    known = {*readable_formats(), "MPO"}  # which begins as a JPEG, and is opened as one
     return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in known)
 
 

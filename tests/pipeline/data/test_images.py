@@ -300,10 +300,17 @@ def test_a_file_that_is_no_image_is_named_for_what_it_is(tmp_path: Path, content
 def test_a_broken_avif_of_another_name_is_one_line(tmp_path: Path) -> None:
     stream = io.BytesIO()
     Image.fromarray(photo()).save(stream, format="AVIF")
-    (tmp_path / "a.png").write_bytes(stream.getvalue()[:-60])
-    with pytest.raises(Rejected) as caught:
-        picture(tmp_path / "a.png")
-    assert caught.value.rule == "unreadable-image"
+    for left, words in ((-60, "damaged"), (40, "it is a damaged AVIF")):
+        (tmp_path / "a.png").write_bytes(stream.getvalue()[:left])
+        with pytest.raises(Rejected, match=words) as caught:
+            picture(tmp_path / "a.png")
+        assert caught.value.rule == "unreadable-image"
+
+
+def test_a_tiff_whose_pixels_nobody_can_read_is_named(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.tif"), photo().astype(np.float32) / 255)
+    with pytest.raises(Rejected, match="it is a TIFF that is damaged, or of pixels that Pillow cannot read"):
+        picture(tmp_path / "a.tif")
 
 
 def test_a_pipe_and_a_folder_are_no_files(tmp_path: Path) -> None:
@@ -315,7 +322,7 @@ def test_a_pipe_and_a_folder_are_no_files(tmp_path: Path) -> None:
 
 
 def test_the_endings_are_those_of_the_formats_that_can_be_decoded() -> None:
-    assert {".jpg", ".jfif", ".png", ".tif", ".bmp", ".gif", ".webp", ".ppm", ".tga", ".jp2", ".ico"} <= image_suffixes()
+    assert {".jpg", ".jfif", ".png", ".tif", ".bmp", ".gif", ".webp", ".ppm", ".tga", ".jp2", ".ico", ".mpo"} <= image_suffixes()
     assert not {".eps", ".pdf", ".h5", ".mpg", ".txt"} & image_suffixes()
     assert "EPS" not in readable_formats()
 
