@@ -75,7 +75,7 @@ def write_prepared(plan: Plan, target: Path, *, name: str, image_size: int, root
         finally:
             store.close()
         try:
-            manifest = store.finish(plan.classes, made_from, plan.without_sample)
+            manifest = store.finish(plan.classes, made_from, plan.without_sample, learnable=plan.is_for_training)
         except DataError as error:
             _keep_rejects(partial, target)
             raise DataError(f"{error}; each one is in {target / REJECTS}") from error

@@ -77,3 +77,8 @@ class Plan:
     """What was rejected while listing."""
     without_sample: int | None = None
     """A class that has no sample, as the listing already shows: nothing is decoded then."""
+
+    @property
+    def is_for_training(self) -> bool:
+        """Some items are to become training samples, by what the listing says."""
+        return any(getattr(item, "split", None) == "train" for item in self.items)

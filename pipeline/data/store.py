@@ -72,14 +72,16 @@ class Store:
         self._masks.close()
         self._rejects.close()
 
-    def finish(self, classes: Sequence[str], made_from: dict[str, Any], without_sample: int | None = None) -> dict[str, Any]:
+    def finish(
+        self, classes: Sequence[str], made_from: dict[str, Any], without_sample: int | None, *, learnable: bool
+    ) -> dict[str, Any]:
         """Write everything but the manifest and return the manifest. Raises DataError where nothing can be learned or tested."""
         self.close()
         self._pack()
         samples = pl.concat(self._blocks)
         if without_sample is not None:
             raise DataError(f"class {classes[without_sample]!r} has no sample: {self._rejects.why(without_sample)}")
-        counts = check_samples(samples, classes, self._rejects.why)
+        counts = check_samples(samples, classes, self._rejects.why, learnable=learnable)
         np.save(self._directory / "labels.npy", samples["label"].to_numpy())
         samples.write_parquet(self._directory / "samples.parquet")
         files = {name: file_record(self._directory / name) for name in FILES}
@@ -150,11 +152,13 @@ class _GrowingArray:
         np.lib.format.write_array_header_1_0(self._stream, header)
 
 
-def check_samples(samples: pl.DataFrame, classes: Sequence[str], why: Callable[[int | None], str]) -> dict[str, dict[str, int]]:
+def check_samples(
+    samples: pl.DataFrame, classes: Sequence[str], why: Callable[[int | None], str], *, learnable: bool = False
+) -> dict[str, dict[str, int]]:
     """Counts by split and class. Raises DataError where nothing can be learned from the samples.
 
-    A set without any training sample is for testing: a system that was trained on another set is evaluated on it. ``why`` says
-    what became of the images of a class, or of all (None).
+    A set without any training sample is for testing: a system that was trained on another set is evaluated on it. ``learnable``:
+    there were to be some. ``why`` says what became of the images of a class, or of all (None).
     """
     if samples.is_empty():
         raise DataError(f"no sample was left to prepare: {why(None)}")
@@ -162,7 +166,7 @@ def check_samples(samples: pl.DataFrame, classes: Sequence[str], why: Callable[[
     if len(twice):
         raise DataError(f"sample id {twice[0]!r} occurs more than once; every image may be listed once only")
     found = {(split, label): count for split, label, count in samples.group_by("split", "label").len().iter_rows()}
-    learnable = any(split == "train" for split, _ in found)
+    learnable = learnable or any(split == "train" for split, _ in found)
     for label, class_name in enumerate(classes):
         total, trained = sum(found.get((split, label), 0) for split in SPLITS), found.get(("train", label), 0)
         if not total:

@@ -304,6 +304,15 @@ def test_a_class_without_a_usable_image_is_refused_with_the_rule_and_the_first_f
     assert plan(config(tree, classes=None)).classes == ("stop",)
 
 
+def test_training_images_that_are_all_lost_make_no_set_for_testing(tree: Path, tmp_path: Path) -> None:
+    for number in (1, 14):
+        for path in (tree / TRAINING / f"{number:05d}").glob("*.ppm"):
+            write_image(path, number, SIDE + 2)
+    what = r"1 sample\(s\), 0 of them for training.*not taken: 12 size-mismatch; the first is train/00001/00000_00000: the file"
+    with pytest.raises(DataError, match=what):
+        write_prepared(plan(config(tree)), tmp_path / "set", name="gtsrb", image_size=32, root=tree, workers=0)
+
+
 # --- layouts
 
 
