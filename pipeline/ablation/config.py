@@ -93,7 +93,7 @@ class OwnSystem:
     """What the plan, the tables and the report call it."""
     system: str
     """my_package.module:build, a function or class that needs no argument and returns a torch.nn.Module from images (B,3,H,W) in
-    [0,1], not normalised, to logits (B,K), whose class k is class k of the data set. It may lie in the working directory."""
+    [0,1], not normalized, to logits (B,K), whose class k is class k of the data set. It may lie in the working directory."""
 
 
 @configuration

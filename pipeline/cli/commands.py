@@ -107,7 +107,7 @@ COMMANDS = {
     ),
     "compare": Command(
         summary="the paired differences between runs, with intervals and p, as a table in the terminal",
-        example="foreguard compare runs=[runs/none-attacked,runs/learned-attacked]",
+        example='foreguard compare "runs=[runs/none-attacked,runs/learned-attacked]"',
         config="pipeline.reporting.config:CompareConfig",
         function="pipeline.reporting.compare:compare_runs",
         answers=True,
@@ -126,7 +126,7 @@ COMMANDS = {
     ),
     "list": Command(
         summary="the runs below a directory: when, what, finished or not, what they found; list zoo: published systems",
-        example="foreguard list path=runs",
+        example="foreguard list runs",
         config="pipeline.reporting.config:ListConfig",
         function="pipeline.reporting.listing:list_runs",
         answers=True,

@@ -47,7 +47,7 @@ class EvaluateConfig(EvaluationBasics, PreparedRun):
     export, which has its masks and segmenter with it. Either this or system."""
     system: str | None = None
     """A system of your own in place of the runs: my_package.module:build, a function or class that needs no argument and returns a
-    torch.nn.Module from images (B,3,H,W) in [0,1], not normalised, to logits (B,K), whose class k is class k of the data set. It
+    torch.nn.Module from images (B,3,H,W) in [0,1], not normalized, to logits (B,K), whose class k is class k of the data set. It
     may lie in the working directory. zoo:NAME: a system behind a published figure, as foreguard list zoo has it."""
     segmenter_run: AnyPath | None = None
     """Run of the segmenter, likewise; null: the one that the classifier was trained with."""

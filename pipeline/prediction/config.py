@@ -26,7 +26,7 @@ class PredictConfig:
     masks: MaskChanges = field(default_factory=dict)
     """What of the masks is other than in that system; null: as there. Trained on the oracle, it needs masks.source=learned."""
     square: Literal["crop", "pad"] = "crop"
-    """How an image becomes a square. crop: its largest centred square. pad: the whole image, its border repeated, as the source
+    """How an image becomes a square. crop: its largest centered square. pad: the whole image, its border repeated, as the source
     folder prepares images by default. Either is then resized to the size of training: objects should fill it as they did there."""
     overlays: bool = True
     """Whether each image is also drawn with its mask, 256 to 512 pixels wide, into overlays/: most of what a small image costs."""

@@ -204,7 +204,7 @@ def _report(config: PredictConfig, out: Path, listing: "Listing", errors: list[t
     from pipeline.prediction.listing import left_alone_lines
 
     total = len(listing.files)
-    how = "cut to the largest centred square" if config.square == "crop" else "padded to a square"
+    how = "cut to the largest centered square" if config.square == "crop" else "padded to a square"
     print(f"{total - len(errors)} of {total} images predicted, each {how} and resized to {image_size} x {image_size} pixels")
     for name, reason in errors[:MAX_NAMED]:
         print(f"  not read: {name!a}: {ascii(reason)[1:-1]}")

@@ -11,7 +11,11 @@ from pipeline.reporting.templating import sentences
 FLOOR = 0.05
 """Robust accuracy up to which nearly nothing stands, so that systems can hardly differ."""
 
-TRAINED = {"natural": "Naturally trained classifier", "adversarial": "Adversarially trained classifier"}
+TRAINED = {
+    "natural": "Naturally trained classifier",
+    "adversarial": "Adversarially trained classifier",
+    "not recorded": "Classifier whose training is not recorded",
+}
 NORMS = {"linf": "L-infinity", "l2": "L2", "l1": "L1", "patch": "square-patch"}
 
 

@@ -24,7 +24,7 @@ Perturbed = Annotated[AdversarialConfig | TradesConfig | MartConfig | FastConfig
 
 @configuration
 class AwpConfig(Objective):
-    """Another objective, minimised at weights that are moved up its loss first (Wu et al. 2020, https://arxiv.org/abs/2004.05884).
+    """Another objective, minimized at weights that are moved up its loss first (Wu et al. 2020, https://arxiv.org/abs/2004.05884).
 
     The images are attacked at the weights as they are. Each matrix or kernel w then moves along the gradient g of the loss at these
     images by gamma |w| / |g| g, in one step; the gradient of the step is taken there, and the weights are put back, to the bit.

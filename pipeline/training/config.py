@@ -41,7 +41,7 @@ class TrainerConfig:
     momentum: Annotated[Number, Field(ge=0, lt=1)] = 0.9
     """Momentum of sgd, and the first beta of adamw; 0 to 1."""
     weight_decay: Annotated[Number, Field(ge=0, le=1000)] = 5e-4
-    """Weight decay of matrices and kernels; biases and normalisation layers have none."""
+    """Weight decay of matrices and kernels; biases and normalization layers have none."""
     schedule: Literal["cosine", "one-cycle", "constant"] = "one-cycle"
     """cosine: from lr to 0. one-cycle: up to lr, then down to 0 (both half cosines). constant: lr. Stepped with every batch."""
     warmup_epochs: Annotated[Number, Field(ge=0, le=1_000_000)] | None = None

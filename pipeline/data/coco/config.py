@@ -56,4 +56,4 @@ class CocoConfig:
     seed: Seed = 0
     """Seed of the drawn splits."""
     download: bool = False
-    """Fetch what is missing of the official 2017 archives (train images: 19 GB) to root. The images' Flickr licences apply."""
+    """Fetch what is missing of the official 2017 archives (train images: 19 GB) to root. The images' Flickr licenses apply."""

@@ -6,6 +6,7 @@ of ours; random text. Counted are tracebacks, calls that do not come to an end, 
 
 import copy
 import random
+import shlex
 import signal
 import time
 import unicodedata
@@ -85,7 +86,7 @@ def composed_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def example_words(name: str) -> list[str]:
     """A call of a command that is right."""
-    return COMMANDS[name].words(COMMANDS[name].example.split()[2:])
+    return COMMANDS[name].words(shlex.split(COMMANDS[name].example)[2:])
 
 
 class Endless(BaseException):

@@ -1,6 +1,7 @@
 """The command line as a user meets it: in a process of its own."""
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -53,7 +54,7 @@ def test_the_help_of_a_command_explains_every_key(capsys, name):
 def test_the_example_of_a_command_is_accepted_by_its_configuration(name):
     from pipeline.cli.composition import load_config
 
-    load_config(name, COMMANDS[name].config_class(), COMMANDS[name].words(COMMANDS[name].example.split()[2:]))
+    load_config(name, COMMANDS[name].config_class(), COMMANDS[name].words(shlex.split(COMMANDS[name].example)[2:]))
 
 
 def test_an_unknown_command_suggests_the_nearest(capsys):

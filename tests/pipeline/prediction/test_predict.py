@@ -76,7 +76,7 @@ def test_a_broken_image_costs_its_own_line_and_no_other(runs: Path, pictures: Pa
     assert [line["file"] for line in found] == ["a.png", "b\n;rm -rf.png", "c.jpg", "sub/<script>.png", "z.bmp"]
     assert [line["file"] for line in found if "error" in line] == ["c.jpg"]
     shown = capsys.readouterr().out
-    assert "4 of 5 images predicted, each cut to the largest centred square and resized to 32 x 32 pixels" in shown
+    assert "4 of 5 images predicted, each cut to the largest centered square and resized to 32 x 32 pixels" in shown
     assert "not read: 'c.jpg'" in shown
 
 

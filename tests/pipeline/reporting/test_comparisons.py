@@ -9,7 +9,8 @@ import pytest
 from pipeline.evaluation.statistics import Estimate, PairedComparison
 from pipeline.reporting.comparisons import Answer, Comparison, Conclusion, answered
 from pipeline.reporting.data import Condition
-from pipeline.reporting.wording import answer_sentences, floor_note, p_text
+from pipeline.reporting.reading import NOT_RECORDED
+from pipeline.reporting.wording import answer_sentences, classifier, floor_note, p_text
 
 
 def condition(test: str) -> Condition:
@@ -153,3 +154,7 @@ def test_the_other_learned_systems_are_counted_and_the_best_and_worst_named(valu
     every = tuple(made("learned - none", value, value - 0.05, value + 0.05, 0.001) for value in values)
     answer = replace(wrapped(every[0]), oracle_none=None, learned_none=every[0], all_learned=every)
     assert text in answer_sentences(answer)[-1]
+
+
+def test_a_training_that_nobody_recorded_is_named_so() -> None:
+    assert classifier(NOT_RECORDED) == "Classifier whose training is not recorded"
