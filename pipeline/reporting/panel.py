@@ -8,8 +8,10 @@ import io
 import logging
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
+import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -90,18 +92,34 @@ class Panel:
     title: str
     description: str
     """What can be seen, for who does not see it."""
-    svg: bytes
-    pdf: bytes
+    figure: Figure
+
+    @cached_property
+    def svg(self) -> bytes:
+        """The same bytes for the same run."""
+        return self._saved("svg", {"Date": None})
+
+    @cached_property
+    def pdf(self) -> bytes:
+        """Likewise. Drawn after the other one: how a figure is laid out depends a little on how often it was."""
+        self.svg  # noqa: B018
+        return self._saved("pdf", {"CreationDate": None, "ModDate": None})
+
+    def _saved(self, kind: str, metadata: dict[str, None]) -> bytes:
+        buffer = io.BytesIO()
+        with mpl.rc_context(RC):
+            self.figure.savefig(buffer, format=kind, metadata=metadata)
+        return buffer.getvalue()
 
 
 def make_panel(figure: Figure, axes: Axes, name: str, title: str, description: str) -> Panel:
-    """A figure with its legend below it, in both kinds of file."""
+    """A figure with its legend below it."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         figure.legend(
             handles, labels, loc="outside lower left", frameon=False, handlelength=3.2, labelspacing=0.35, borderaxespad=0
         )
-    return Panel(name=name, title=title, description=description, svg=_saved(figure, "svg"), pdf=_saved(figure, "pdf"))
+    return Panel(name=name, title=title, description=description, figure=figure)
 
 
 def themed(panel: Panel) -> str:
@@ -124,10 +142,3 @@ def themed(panel: Panel) -> str:
     for hexa, variable in colors.items():
         svg = svg.replace(hexa, variable)
     return svg.replace("#ffffff", "var(--paper)").replace("<svg", '<svg aria-hidden="true" focusable="false"', 1)
-
-
-def _saved(figure: Figure, kind: str) -> bytes:
-    without_time = {"svg": {"Date": None}, "pdf": {"CreationDate": None, "ModDate": None}}
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=kind, metadata=without_time[kind])
-    return buffer.getvalue()
