@@ -220,6 +220,7 @@ def test_everything_is_measured_on_one_small_system(
     assert set(read_records(run)["attack"]) >= {"apgd-margin", "square"}
 
 
+@pytest.mark.slow
 def test_a_patch_is_a_threat_of_its_own(evaluate: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["attack.threat={norm: patch, epsilons: [0.02, 0.05], region: background}", "~attack.attacks"]
     words += ["+attack.attacks={patch: {kind: patch, num_promising: 1, num_random: 1, num_steps: 2}}"]

@@ -138,7 +138,7 @@ def test_a_signal_is_heard_after_its_step_which_is_where_the_run_goes_on(config,
 @pytest.mark.parametrize(
     ("objective", "step"),
     [
-        pytest.param(NaturalConfig(), 0, id="first"),
+        pytest.param(NaturalConfig(), 0, marks=pytest.mark.slow, id="first"),
         pytest.param(AwpConfig(of=AdversarialConfig(attack=QUICK)), 3, marks=pytest.mark.slow, id="moved weights"),
         pytest.param(AdversarialConfig(attack=QUICK), 6, marks=pytest.mark.slow, id="first of an epoch"),
     ],
