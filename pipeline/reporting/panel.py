@@ -64,11 +64,14 @@ LOOKS = {
     "joint": Look("#9c3d00", "h", "-"),
     "frozen": Look("#856600", "D", ":"),
     "random": Look("#00785a", "X", ":"),
-    "eroded": Look("#6a52b3", "v", "-."),
+    "eroded": Look("#6a52b3", "8", "-."),
     "dilated": Look("#00767f", "D", "--"),
     "shifted": Look("#8f5b3b", "P", ":"),
     "box": Look("#4d7a00", "p", "-."),
     "inverted": Look("#b0363f", "*", ":"),
+    "foreign-same": Look("#4b5fc4", "d", "--"),
+    "foreign-other": Look("#8a5a00", "<", ":"),
+    "random-alike": Look("#2f7d32", ">", "-."),
 }
 """Colors with a contrast of at least 4.5 to white; their partners of the dark theme are in ``templates/style.css``."""
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.masks.config import MaskSource
 from pipeline.reporting.commands import report
 from pipeline.reporting.config import ReportConfig
 from pipeline.reporting.panel import INK, LOOKS
@@ -202,6 +203,11 @@ def luminance(color: str) -> float:
 def contrast(one: str, other: str) -> float:
     dark, light = sorted((luminance(one), luminance(other)))
     return (light + 0.05) / (dark + 0.05)
+
+
+def test_no_two_mask_sources_are_drawn_alike():
+    assert set(LOOKS) == {source.value for source in MaskSource}
+    assert len({look.color for look in LOOKS.values()}) == len({look[1:] for look in LOOKS.values()}) == len(LOOKS)
 
 
 def test_text_and_figures_have_contrast_in_both_themes():
