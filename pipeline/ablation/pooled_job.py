@@ -15,9 +15,12 @@ from pipeline.ablation.results import evaluation_line
 from pipeline.attacks.diagnostics import Check, Outcome
 from pipeline.config import to_plain
 from pipeline.evaluation.constant_predictor import modal_prediction
+from pipeline.evaluation.examples import EXAMPLES
 from pipeline.evaluation.gallery import GALLERY
+from pipeline.evaluation.measured import MEASURED, MeasurementReport, figures
+from pipeline.evaluation.measuring import MEASUREMENTS, read_observations
 from pipeline.evaluation.metrics import clean_accuracy, clean_mask_iou, curve
-from pipeline.evaluation.records import RECORDS, RecordStore, read_records
+from pipeline.evaluation.records import RECORDS, read_records, units_in
 from pipeline.evaluation.summary import SANITY, SUMMARY, SanityReport, Summary, is_checked
 from pipeline.runs.directory import open_run
 from pipeline.runs.files import canonical_sha256, write_atomically
@@ -30,8 +33,8 @@ _OUTCOMES = (Outcome.PASS, Outcome.SKIP, Outcome.FAIL)
 class PooledJob(Job):
     """Pool the evaluations of one arm over its folds.
 
-    Its directory is that of an evaluation: the records of all folds, a summary over them with intervals for independent photographs
-    or tracks, of each sanity check the worst, and the gallery of the first fold.
+    Its directory is that of an evaluation: the records of all folds and what was measured beside the attacks, a summary over them
+    with intervals for independent photographs or tracks, of each sanity check the worst, and the pictures of the first fold.
     """
 
     kind: ClassVar[str] = "pool"
@@ -90,7 +93,13 @@ class PooledJob(Job):
     def run(self, state: JobState) -> None:
         with open_run(state.path, command=self.command, config=state.config, inputs=state.inputs, resume=True):
             parts = [state.materials.finished[job].path for job in self.folds]
-            _pool_records(parts, state.path)
+            _pool(RECORDS, parts, state.path)
+            _pool(MEASUREMENTS, parts, state.path)
+            observations = read_observations(state.path)
+            if observations is not None:
+                measurements = state.materials.finished[self.example].config.attack.measurements
+                MeasurementReport(figures=tuple(figures(observations, measurements))).write(state.path / MEASURED)
+                shutil.copytree(parts[0] / EXAMPLES, state.path / EXAMPLES, dirs_exist_ok=True)
             if state.config["sanity"]:
                 _worst_checks([SanityReport.read(part / SANITY) for part in parts]).write(state.path / SANITY)
             if (parts[0] / GALLERY).is_file():
@@ -105,16 +114,15 @@ class PooledJob(Job):
         return Passes(forward=0, backward=0)
 
 
-def _pool_records(parts: list[Path], target: Path) -> None:
-    """Copy the parts of several evaluations, whose chunks are numbered on."""
-    shutil.rmtree(target / RECORDS, ignore_errors=True)
+def _pool(tables: str, parts: list[Path], target: Path) -> None:
+    """Copy the parts of one kind of table of several evaluations, whose chunks are numbered on."""
+    shutil.rmtree(target / tables, ignore_errors=True)
     offset = 0
     for part in parts:
-        units = RecordStore(part).units()
-        for file in sorted((part / RECORDS).glob("*.parquet")):
+        for file in sorted((part / tables).glob("*.parquet")):
             chunk, rest = file.name.split("-", 1)
-            write_atomically(target / RECORDS / f"{int(chunk) + offset:05d}-{rest}", file.read_bytes())
-        offset += 1 + max(unit.chunk for unit in units)
+            write_atomically(target / tables / f"{int(chunk) + offset:05d}-{rest}", file.read_bytes())
+        offset += 1 + max((unit.chunk for unit in units_in(part / tables)), default=-1)
 
 
 def _summary(pooled: Path, parts: list[Path]) -> Summary:

@@ -1,9 +1,11 @@
 """Cross-validation: every image is tested once by systems that never saw its group, and the folds are pooled."""
 
 import json
+import statistics
 from collections import Counter
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from pipeline.ablation.config import AblateConfig
@@ -35,6 +37,7 @@ WORDS = [
     "attack.threat.epsilons=[4/255,8/255]",
     "primary_epsilon=null",
     "attack.attacks={pgd: {kind: class, search: pgd, num_steps: 2}}",
+    "attack.measurements={nearest: {kind: minimum-norm, norm: l2, num_steps: 5}}",
     "evaluation.max_images=null",
     "evaluation.part_size=8",
     "evaluation.sanity={objectives: [natural], sources: [none], images: 4}",
@@ -99,6 +102,23 @@ def test_the_pooled_estimates_are_those_counted_by_hand(finished: Path) -> None:
     of_folds = [json.loads((evaluation / "summary.json").read_text())["curve"][-1] for evaluation in evaluations(finished)]
     widths = [point["robust_accuracy"]["high"] - point["robust_accuracy"]["low"] for point in of_folds]
     assert last["robust_accuracy"]["high"] - last["robust_accuracy"]["low"] < min(widths)
+
+
+@pytest.mark.slow
+def test_what_is_measured_beside_the_attacks_is_pooled_as_counted_by_hand(finished: Path) -> None:
+    distances: dict[str, float] = {}
+    for evaluation in evaluations(finished):
+        for part in sorted((evaluation / "measurements").glob("*.parquet")):
+            for row in pl.read_parquet(part).iter_rows(named=True):
+                assert row["sample_id"] not in distances
+                distances[row["sample_id"]] = row["value"]
+    (arm,) = json.loads((finished / "run" / "ablation.json").read_text())["arms"]
+    pooled = finished / "run" / arm["evaluation"]
+    found = json.loads((pooled / "measurements.json").read_text())["figures"]
+    (median,) = [figure["estimate"] for figure in found if figure["unit"] == "distance"]
+    assert len(distances) == median["n"] == 60
+    assert median["value"] == pytest.approx(statistics.median_low(distances.values()))
+    assert sorted(file.name for file in (pooled / "examples").iterdir()) == ["00-000.npz"]
 
 
 @pytest.mark.slow
