@@ -53,7 +53,7 @@ def hop_skip_jump(
     free = torch.ones_like(images) if region is None else (region > 0).to(images.dtype).expand_as(images)
     dimensions = math.sqrt(images[0].numel())
     point, found = _start(misclassified, images, free, seeds, num_starts)
-    point = _to_boundary(misclassified, images, point, norm)
+    point = to_boundary(misclassified, images, point, norm)
     best, shortest = point, _distance(point, images, norm)
     for step in range(1, num_steps + 1):
         distance = _distance(point, images, norm)
@@ -62,7 +62,7 @@ def hop_skip_jump(
         direction = _direction(misclassified, point, free, reach, derive_seeds(seeds, _PROBE_STREAM, step), probes)
         direction = direction.sign() * free if norm == "linf" else direction
         point = _jump(misclassified, point, direction, distance / math.sqrt(step))
-        point = _to_boundary(misclassified, images, point, norm)
+        point = to_boundary(misclassified, images, point, norm)
         nearer = _distance(point, images, norm) < shortest
         best = torch.where(_wide(nearer), point, best)
         shortest = _distance(best, images, norm)
@@ -83,7 +83,7 @@ def _start(misclassified: Decision, images: Tensor, free: Tensor, seeds: Tensor,
     return point, found
 
 
-def _to_boundary(misclassified: Decision, images: Tensor, points: Tensor, norm: Norm) -> Tensor:
+def to_boundary(misclassified: Decision, images: Tensor, points: Tensor, norm: Norm) -> Tensor:
     """Bisection between the image and a misclassified point; it ends on the misclassified side."""
     low = torch.zeros(len(images), dtype=images.dtype, device=images.device)
     high = torch.ones_like(low) if norm == "l2" else _distance(points, images, norm)

@@ -9,6 +9,7 @@ import torch
 
 from pipeline.attacks.diagnostics import gradient_free, search
 from pipeline.attacks.diagnostics.check import Check, judged, skipped
+from pipeline.attacks.diagnostics.from_boundary import descent_reaches_boundary, search_from_boundary
 from pipeline.attacks.diagnostics.gradients import (
     finite_numbers,
     gradients_against_differences,
@@ -16,7 +17,7 @@ from pipeline.attacks.diagnostics.gradients import (
     mask_saturation,
     zero_gradients,
 )
-from pipeline.attacks.diagnostics.masking import mask_follows_image, pixels_decide
+from pipeline.attacks.diagnostics.masking import mask_follows_image, pixels_decide, shifted_images
 from pipeline.attacks.diagnostics.places import other_places, patch_budget
 from pipeline.attacks.diagnostics.probing import Budget, climb, climb_to_targets, objective
 from pipeline.attacks.diagnostics.sameness import same_answers
@@ -36,7 +37,7 @@ SQUARE_IMAGES, MOST_QUERIES, QUERIES_PER_IMAGE = 16, 1000, 32
 """Square's queries grow with the images that are asked for, so that a first look stays cheap."""
 DECISION_IMAGES, DECISION_STEPS, DECISION_PROBES = 4, 4, 60
 SAMENESS_IMAGES = 16
-ASKED = 15
+ASKED = 17
 """Questions about a system: of the system, of a search on it, and two of its records."""
 
 
@@ -128,6 +129,7 @@ def _of_the_system(batch: AttackBatch, budget: Budget, ids: Sequence[str], batch
         "same answers": lambda: same_answers(few, few_budget, company=batch_size),
         "mask follows image": lambda: [mask_follows_image(batch)],
         "pixels decide": lambda: [pixels_decide(batch)],
+        "shifted images": lambda: [shifted_images(batch)],
     }
 
 
@@ -139,6 +141,9 @@ def _of_the_search(examination: _Examination, batch: AttackBatch, budget: Budget
     return {
         "loss against steps": lambda: [search.loss_against_steps(batch, budget, num_steps=num_steps)],
         "gradients reach": lambda: [gradients_reach(batch, budget)],
+        "search from the boundary": lambda: [
+            descent_reaches_boundary(batch, budget, search_from_boundary(batch, budget).distances)
+        ],
         "search against verdict": lambda: [search.search_against_verdict(batch, budget)],
         "soft-to-hard transfer": lambda: [search.soft_to_hard_transfer(batch, budget)],
         "epsilon 0": lambda: [search.epsilon_zero(batch, norm=budget.norm)],
@@ -170,6 +175,7 @@ def _second_opinions(examination: _Examination, rows: np.ndarray) -> list[Check]
         "gradients": climb(objective(batch), batch, budget).points,
         "targeted gradients": climb_to_targets(batch, budget),
         "smoothed gradients": points,
+        "search from the boundary": budget.reached(batch.images, search_from_boundary(batch, budget)),
     }
     is_patch = examination.threat.norm == "patch"
     if is_patch:

@@ -111,5 +111,4 @@ def hop_skip_jump_points(batch: AttackBatch, budget: Budget, *, num_steps: int, 
             max_probes=max_probes,
             region=budget.region,
         )
-    inside = (found.distances <= budget.epsilon).view(-1, 1, 1, 1)
-    return torch.where(inside, budget.ball(batch.images).project(found.points), batch.images)
+    return budget.reached(batch.images, found)

@@ -1,14 +1,15 @@
 """Are the gradients there, and do they say what the function does?"""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor
 
 from classifier.losses import cross_entropy
 from pipeline.attacks.diagnostics.check import Check, judged, share, skipped
-from pipeline.attacks.diagnostics.probing import STREAM, Budget, gradients, logits_of, objective, probe_points, scale_of
+from pipeline.attacks.diagnostics.probing import STREAM, Budget, gradients, in_float64, logits_of, objective, probe_points, scale_of
 from pipeline.attacks.norms import widest
 from pipeline.attacks.objectives import margin
 from pipeline.attacks.specs import GradientPath
@@ -26,7 +27,9 @@ _REACH = 0.5  # of the promised rise of the margin
 _SHORT = 0.25  # share of the images that may keep less: a margin has kinks
 _DIRECTIONS = 8
 _STEPS = (3e-3, 3e-4)  # in [0,1]: at the better of the two neither curvature nor rounding hides an honest gradient
-_NOISE, _JUMP = 1e-5, 0.02  # of the scale of the logits: what rounding may do to a margin, and what a step of _STEPS may not
+_FINE_STEP = 3e-5
+_NOISE, _JUMP = 84, 0.02  # of the scale of the logits: what rounding may do to a margin, in epsilons of the type (1e-5 in float32),
+# and what a step may not
 _FLAT = 1e-6  # of a gate's steepest slope, where float32 has nothing left of the sigmoid
 _GRID = 2001
 _DIGITS = 1e-4  # of the largest of the two likeliest logits: float32 keeps seven digits, and a decision needs some of them
@@ -93,10 +96,11 @@ def _visible(batch: AttackBatch, points: Tensor, path: GradientPath) -> Tensor:
 
 
 def gradients_against_differences(batch: AttackBatch, budget: Budget | None = None) -> Check:
-    """The margin's gradient has to predict how the margin changes: along its own sign and along random signs.
+    """The margin's gradient has to predict how the margin changes: along its own sign and along random signs, by the image and
+    where the mask can be attacked by the mask alone.
 
-    Where the gate is hard its gradient is a surrogate by design, so the mask is held fixed there. One image may be somewhat out
-    of line whatever their number: it may lie on the kink of a ReLU.
+    Where the gate is hard its gradient is a surrogate by design, so the mask is held fixed for the one and made by a sigmoid for
+    the other. One image may be somewhat out of line whatever their number: it may lie on the kink of a ReLU.
     """
     name = "gradients against differences"
     traits = traits_of(batch.system)
@@ -106,10 +110,13 @@ def gradients_against_differences(batch: AttackBatch, budget: Budget | None = No
     scale = scale_of(batch)
     worst, where = torch.zeros(len(batch), device=batch.images.device), dict.fromkeys(range(len(batch)), "clean")
     for place, points in probe_points(batch, budget).items():
-        masks = _masks(batch, points) if held else None
-        found = torch.stack([_disagreement(batch, points, masks, size, scale) for size in _STEPS]).amin(dim=0)
-        where |= dict.fromkeys((found > worst).nonzero().flatten().tolist(), place)
-        worst = torch.maximum(worst, found)
+        asked: dict[str, tuple[_Ask, Tensor | None]] = {place: (_margins, _masks(batch, points) if held else None)}
+        if traits.is_attackable:
+            asked[f"{place}, by the mask"] = (_margins_by_mask, points)
+        for way, (ask, fixed) in asked.items():
+            found = _least_disagreement(batch, ask, fixed, points, scale)
+            where |= dict.fromkeys((found > worst).nonzero().flatten().tolist(), way)
+            worst = torch.maximum(worst, found)
     wrong = (worst > _DISAGREEMENT).nonzero().flatten().tolist()
     figures = {"disagreeing": len(wrong) / max(1, len(batch)), "largest": float(worst.max())}
     places = ", ".join(sorted({where[row] for row in wrong}))
@@ -134,11 +141,11 @@ def gradients_reach(batch: AttackBatch, budget: Budget) -> Check:
     masks = _masks(batch, batch.images) if held else None
     step = min(budget.epsilon / 8, widest(budget.norm, batch.images[0].numel()) / 255)
     with attacked(batch.system):
-        here, slope = _margins_and_slope(batch, batch.images, masks)
+        here, slope = _margins_and_slope(batch, _margins, masks, batch.images)
         moved = budget.ball(batch.images).move(batch.images, slope, batch.images.new_full((1, 1, 1, 1), step))
         room = moved.clamp(0, 1) - batch.images
         with torch.no_grad():
-            risen = _margins(batch, batch.images + room, masks) - here
+            risen = _margins(batch, masks, batch.images + room) - here
     promised = (slope * room).sum(dim=(1, 2, 3))
     parts = (risen / promised.clamp_min(1e-30))[promised > 0]
     kept, short = (float(parts.median()), share(parts < _REACH)) if len(parts) else (1.0, 0.0)
@@ -148,7 +155,11 @@ def gradients_reach(batch: AttackBatch, budget: Budget) -> Check:
     return judged(name, kept < _REACH or short > _SHORT, finding, advice, {"kept": kept, "short": short})
 
 
-def _margins(batch: AttackBatch, at: Tensor, masks: Tensor | None) -> Tensor:
+_Ask = Callable[[AttackBatch, Tensor | None, Tensor], Tensor]
+"""Margins, of a system where something is held fixed, at some points."""
+
+
+def _margins(batch: AttackBatch, masks: Tensor | None, at: Tensor) -> Tensor:
     """Of the system; with masks, of its classifier behind these."""
     if masks is None:
         return margin(batch.system(at, batch.context), batch.labels)
@@ -156,32 +167,54 @@ def _margins(batch: AttackBatch, at: Tensor, masks: Tensor | None) -> Tensor:
     return margin(batch.system.classify(at, masks, batch.context), batch.labels)
 
 
-def _margins_and_slope(batch: AttackBatch, points: Tensor, masks: Tensor | None) -> tuple[Tensor, Tensor]:
+def _margins_by_mask(batch: AttackBatch, pixels: Tensor | None, at: Tensor) -> Tensor:
+    """Of the pixels, seen through the mask of other ones; a hard one is made soft."""
+    assert isinstance(batch.system, StagedSystem)
+    assert pixels is not None
+    logits = batch.system.mask_logits(at)
+    masks = batch.system.gate(logits) if batch.system.mask_traits.hard_threshold is None else logits.sigmoid()
+    return margin(batch.system.classify(pixels, masks, batch.context), batch.labels)
+
+
+def _margins_and_slope(batch: AttackBatch, ask: _Ask, fixed: Tensor | None, points: Tensor) -> tuple[Tensor, Tensor]:
     """The margins and their gradients, zero where they are cut or NaN."""
-    with torch.enable_grad():
+    with attacked(batch.system), torch.enable_grad():
         leaf = points.detach().requires_grad_()
-        scores = _margins(batch, leaf, masks)
+        scores = ask(batch, fixed, leaf)
         slope = torch.autograd.grad(scores.sum(), leaf, allow_unused=True)[0] if scores.requires_grad else None
     return scores.detach(), torch.zeros_like(points) if slope is None else slope.nan_to_num(0, 0, 0)
 
 
-def _disagreement(batch: AttackBatch, points: Tensor, masks: Tensor | None, size: float, scale: float) -> Tensor:
+def _least_disagreement(batch: AttackBatch, ask: _Ask, fixed: Tensor | None, points: Tensor, scale: float) -> Tensor:
+    """At the better of two steps. What is in doubt there is measured once more by a step so small that it takes float64: networks
+    of many kinks (ReLU6) bend within a larger one. A wrong gradient stays wrong, and a jump is in no doubt."""
+    slope = _margins_and_slope(batch, ask, fixed, points)[1]
+    found = torch.stack([_disagreement(batch, ask, fixed, points, slope, size, scale) for size in _STEPS]).amin(dim=0)
+    rows = ((found > _DISAGREEMENT) & (found <= _KINK)).nonzero().flatten()
+    with suppress(Exception):  # of somebody else's code: it may know one type alone
+        if len(rows):
+            held = None if fixed is None else fixed[rows].double()
+            exact, at, way = in_float64(batch.select(rows)), points[rows].double(), slope[rows].double()
+            found[rows] = torch.minimum(found[rows], _disagreement(exact, ask, held, at, way, _FINE_STEP, scale))
+    return found
+
+
+def _disagreement(
+    batch: AttackBatch, ask: _Ask, fixed: Tensor | None, points: Tensor, slope: Tensor, size: float, scale: float
+) -> Tensor:
     """Of predicted and measured changes of the margin, per image: |difference| / (|one| + |other|), 0 where both are rounding.
 
     1 where the margin jumps: an image that is answered otherwise than all its neighbors.
     """
-
-    with attacked(batch.system):
-        _, slope = _margins_and_slope(batch, points, masks)
-        inside = (points >= size) & (points <= 1 - size)  # where a model that clamps its images is smooth
-        with torch.no_grad():
-            here, pairs, jump = _margins(batch, points, masks), [], torch.zeros_like(points[:, 0, 0, 0])
-            for number in range(_DIRECTIONS + 1):
-                direction = _direction(batch, slope, number) * inside
-                above, below = (_margins(batch, points + sign * size * direction, masks) for sign in (1, -1))
-                pairs.append(((slope * direction).sum(dim=(1, 2, 3)), (above - below) / (2 * size)))
-                jump = torch.maximum(jump, ((above + below) / 2 - here).abs() - (above - below).abs())
-    noise = _NOISE * scale / size
+    inside = (points >= size) & (points <= 1 - size)  # where a model that clamps its images is smooth
+    with attacked(batch.system), torch.no_grad():
+        here, pairs, jump = ask(batch, fixed, points), [], torch.zeros_like(points[:, 0, 0, 0])
+        for number in range(_DIRECTIONS + 1):
+            direction = _direction(batch, slope, number) * inside
+            above, below = (ask(batch, fixed, points + sign * size * direction) for sign in (1, -1))
+            pairs.append(((slope * direction).sum(dim=(1, 2, 3)), (above - below) / (2 * size)))
+            jump = torch.maximum(jump, ((above + below) / 2 - here).abs() - (above - below).abs())
+    noise = _NOISE * torch.finfo(points.dtype).eps * scale / size
     return torch.where(jump > _JUMP * scale, 1.0, torch.maximum(_error(pairs[:1], noise), _error(pairs[1:], noise)))
 
 
@@ -206,30 +239,32 @@ def _masks(batch: AttackBatch, points: Tensor) -> Tensor:
 
 
 def mask_saturation(batch: AttackBatch) -> Check:
-    """Mask values at which a soft gate is flat: its slope there, relative to the steepest in the range of the mask's logits."""
+    """Mask values at which a gate is flat: its slope there, relative to the steepest in the range of the mask's logits; of a hard
+    gate that of its surrogate. Nowhere may it fall: more foreground in the logits is more in the mask."""
     name, system, traits = "mask saturation", batch.system, traits_of(batch.system)
-    if traits.hard_threshold is not None:
-        return skipped(name, "a hard gate is always saturated; its gradient is a surrogate")
     if not traits.follows_image:
         return skipped(name, traits.why_fixed)
     if isinstance(system, StagedSystem):
-        flat = _flat(system, batch.images)
+        slopes = _relative_slopes(system, batch.images)
+    elif traits.hard_threshold is not None:
+        return skipped(name, "a hard mask is always saturated, and the system does not show its gate")
     else:  # of a foreign mask there are values alone: those of a sigmoid are as flat as they are near 0 and 1
         masks = _masks(batch, batch.images)
-        flat = share(4 * masks * (1 - masks) <= _FLAT)
-    finding = f"at {flat:.1%} of the mask the gate is flat (below a millionth of its steepest slope)"
+        slopes = 4 * masks * (1 - masks)
+    flat, falls = share(slopes <= _FLAT), share(slopes < 0)
+    finding = f"at {flat:.1%} of the mask the gate is flat (below a millionth of its steepest slope); at {falls:.1%} it falls"
     advice = "attack the mask's logits, which do not saturate (attacks of kind mask and guided), and see what learned-hard says"
-    return judged(name, flat > MOST, finding, advice, {"saturated": flat})
+    return judged(name, flat > MOST or falls > FEW, finding, advice, {"saturated": flat, "falling": falls})
 
 
-def _flat(system: StagedSystem, images: Tensor) -> float:
-    """Share of the mask at which the gate passes nearly nothing."""
+def _relative_slopes(system: StagedSystem, images: Tensor) -> Tensor:
+    """Of the gate at the mask of the images, relative to its steepest."""
     with torch.no_grad(), attacked(system):
         logits = system.mask_logits(images)
     low, high = float(logits.min().clamp_max(-1e-6)), float(logits.max().clamp_min(1e-6))
     grid = torch.cat([torch.linspace(low, high, _GRID), torch.logspace(-6, 0, 61), -torch.logspace(-6, 0, 61)]).to(logits)
-    steepest = float(_slopes(system, grid.view(1, 1, 1, -1)).max())
-    return share(_slopes(system, logits) <= _FLAT * steepest)
+    steepest = _slopes(system, grid.view(1, 1, 1, -1)).max().clamp_min(torch.finfo(logits.dtype).tiny)
+    return _slopes(system, logits) / steepest
 
 
 def _slopes(system: StagedSystem, logits: Tensor) -> Tensor:
@@ -238,4 +273,4 @@ def _slopes(system: StagedSystem, logits: Tensor) -> Tensor:
         leaf = logits.detach().requires_grad_()
         masks = system.gate(leaf)
         found = torch.autograd.grad(masks.sum(), leaf, allow_unused=True)[0] if masks.requires_grad else None
-    return torch.zeros_like(logits) if found is None else found.abs()
+    return torch.zeros_like(logits) if found is None else found

@@ -1,22 +1,25 @@
 """What the diagnostics ask a system: at which points, for which score and gradient, and how far a short search gets."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
+from pipeline.attacks.minimum_norm import Nearest
 from pipeline.attacks.norms import Ball, ball_of
 from pipeline.attacks.objectives import Objective, Score, margin, targeted_margin
-from pipeline.attacks.pgd import pgd_in
+from pipeline.attacks.pgd import PerImage, pgd_in
 from pipeline.attacks.specs import GradientPath
 from pipeline.attacks.start import AttackBatch
 from pipeline.attacks.threat import Norm
-from pipeline.attacks.tracker import BestPoint, MarginObjective, verdict
+from pipeline.attacks.tracker import BestPoint, MarginObjective, Observer, verdict
 from pipeline.attacks.two_stage import SystemObjective
 from pipeline.randomness import derive_seeds
-from pipeline.system import attacked
+from pipeline.system import System, as_system, attacked
 
 Images = Float[Tensor, "batch 3 height width"]
 
@@ -25,6 +28,8 @@ NUM_TARGETS, TARGET_STEPS = 3, 20
 STREAM = 0x53_41_4E
 """Keeps the draws apart from those of the attacks that are checked."""
 _HALVINGS = 12
+_SHORT, _BEYOND = 10, 1.5
+_GOLDEN = (5**0.5 - 1) / 2
 _FLOOR = 20  # of the scale of the logits
 
 
@@ -48,17 +53,24 @@ class Budget:
         """Around the images of the batch."""
         return ball_of(self.norm, images, self.epsilon, self.region)
 
+    def reached(self, images: Images, found: Nearest) -> Images:
+        """The points that lie in the ball, else the images."""
+        inside = (found.distances <= self.epsilon).view(-1, 1, 1, 1)
+        return torch.where(inside, self.ball(images).project(found.points), images)
+
     def select(self, rows: Tensor) -> "Budget":
         """That of some images of the batch."""
         return replace(self, region=None if self.region is None else self.region[rows])
 
 
 def probe_points(batch: AttackBatch, budget: Budget | None) -> Mapping[str, Images]:
-    """Where a system is asked: the clean images, random points of their balls, and the last points on the way to an image of
-    another class that are classified right. A cheat that is honest on clean images meets its match at one of the others."""
+    """Where a system is asked: the clean images, random points of their balls, the last points on the way to an image of another
+    class that are classified right, and the doubtful ones on the way of a search. A cheat that is honest on clean images meets its
+    match at one of the others: it has to act where a search goes."""
     points = {"clean": batch.images, "on the boundary": boundary_points(batch)}
     if budget is not None:
         points["in the ball"] = budget.ball(batch.images).random_points(derive_seeds(batch.seeds, STREAM))
+        points["on the way of a search"] = _most_doubtful(batch, budget)
     return points
 
 
@@ -71,6 +83,20 @@ def boundary_points(batch: AttackBatch) -> Images:
         middle = (low + high) / 2
         wrong = misclassified(batch, torch.lerp(batch.images, far, middle)).view(-1, 1, 1, 1)
         low, high = torch.where(wrong, low, middle), torch.where(wrong, middle, high)
+    return torch.lerp(batch.images, far, low)
+
+
+def _most_doubtful(batch: AttackBatch, budget: Budget) -> Images:
+    """On the line through the best point of a short search, and half as far again, the point whose margin is nearest to 0: that
+    is the boundary, or where something keeps a search from it."""
+    far = torch.lerp(batch.images, climb(objective(batch), batch, budget, num_steps=_SHORT).unchecked, _BEYOND).clamp(0, 1)
+    low = torch.zeros(len(batch), 1, 1, 1, dtype=batch.images.dtype, device=batch.images.device)
+    high = torch.ones_like(low)
+    for _ in range(2 * _HALVINGS):
+        one, other = (torch.lerp(high, low, part) for part in (_GOLDEN, 1 - _GOLDEN))
+        first, second = (margin(logits_of(batch, torch.lerp(batch.images, far, at)), batch.labels).abs() for at in (one, other))
+        nearer = (first < second).view(-1, 1, 1, 1)
+        low, high = torch.where(nearer, low, one), torch.where(nearer, other, high)
     return torch.lerp(batch.images, far, low)
 
 
@@ -128,8 +154,12 @@ class Connected:
 
     def __init__(self, climbed: Objective) -> None:
         self._climbed = climbed
+        self.slope = torch.zeros(0)
+        """The gradient that reached the images last."""
 
     def __call__(self, images: Images) -> Float[Tensor, " batch"]:
+        if images.requires_grad:
+            images.register_hook(partial(setattr, self, "slope"))  # type: ignore[no-untyped-call]
         return self._climbed(images) + 0 * images.sum(dim=(1, 2, 3))
 
     def select(self, indices: Tensor) -> Objective:
@@ -143,16 +173,18 @@ def climb(
     *,
     num_steps: int = NUM_STEPS,
     start: Images | None = None,
+    radii: Float[Tensor, " batch"] | None = None,
+    observer: Observer | None = None,
 ) -> BestPoint:
-    """The points with the largest margins of one start of projected gradient descent."""
-    best = BestPoint(batch.images)
-    step = max(budget.epsilon / 4, 1e-6) if budget.step is None else budget.step
+    """The points with the largest margins of one start of projected gradient descent; ``radii`` take the place of epsilon."""
+    best = BestPoint(batch.images, observer)
+    step: PerImage = (budget.step or max(budget.epsilon / 4, 1e-6)) if radii is None else (radii / 4).clamp_min(1e-6)
     with attacked(batch.system):
         pgd_in(
             budget.norm,
             Connected(best.track(climbed)),
             batch.images,
-            epsilon=budget.epsilon,
+            epsilon=budget.epsilon if radii is None else radii,
             step_size=step,
             num_steps=num_steps,
             start=start,
@@ -176,3 +208,22 @@ def climb_to_targets(batch: AttackBatch, budget: Budget) -> Images:
 def misclassified(batch: AttackBatch, points: Images) -> Bool[Tensor, " batch"]:
     """What the system says of the points, scored afresh."""
     return verdict(batch.system, points, batch.labels, batch.context).misclassified
+
+
+def in_float64(batch: AttackBatch) -> AttackBatch:
+    """The same of a copy in double precision. Raises what the system raises that cannot be copied so."""
+    exact, context = _own_copy(batch.system), batch.context
+    if context is not None:
+        context = type(context)(*(one.double() if one is not None and one.is_floating_point() else one for one in context))
+    return replace(batch, system=as_system(exact.double()), images=batch.images.double(), context=context)
+
+
+def _own_copy(system: System) -> nn.Module:
+    """A deep copy whose type may be changed. Raises ValueError where it holds the system's own weights."""
+    copied = copy.deepcopy(system)
+    assert isinstance(copied, nn.Module)
+    assert isinstance(system, nn.Module)
+    held = {id(tensor) for tensor in (*system.parameters(), *system.buffers())}
+    if any(id(tensor) in held for tensor in (*copied.parameters(), *copied.buffers())):
+        raise ValueError("the copy shares its weights with the system")
+    return copied

@@ -5,17 +5,32 @@ What differs between them is a place to hide. Each way of asking is compared wit
 """
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+import time
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from pipeline.attacks.acceleration import copy_to_search
 from pipeline.attacks.diagnostics.check import Check, judged, skipped
-from pipeline.attacks.diagnostics.probing import Budget, Images, floored, gradients, logits_of, objective, probe_points, scale_of
+from pipeline.attacks.diagnostics.probing import (
+    Budget,
+    Connected,
+    Images,
+    floored,
+    gradients,
+    in_float64,
+    logits_of,
+    objective,
+    probe_points,
+    scale_of,
+)
+from pipeline.attacks.pgd import pgd_in
 from pipeline.attacks.start import AttackBatch
-from pipeline.system import System, as_system, attacked
+from pipeline.attacks.tracker import BestPoint
+from pipeline.system import attacked
 
 COMPANY = 64
 """Images in the largest batch that is asked for, unless told otherwise."""
@@ -24,6 +39,7 @@ _ROUNDING = 1e-4  # of the scale of the logits
 _OTHER_TYPE = 1e-2  # likewise, in float64; what bfloat16 rounds off may be larger than the gap between classes
 _GRADIENT_ROUNDING = 0.1  # of the gradient's length
 _FEW = 0.05
+_DAY = 86_400 + 3_677  # in seconds, and an odd bit more: some count hours
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +69,7 @@ def same_answers(batch: AttackBatch, budget: Budget | None = None, *, company: i
         ),
         "repeated calls": (
             [_Asking(name="again", ask=logits_of)] * _REPEATS
-            + [_Asking(name="after train() and eval()", ask=_after_training_mode)],
+            + [_Asking(name="after train() and eval()", ask=_after_training_mode), _Asking(name="tomorrow", ask=_tomorrow)],
             "what is random or counts calls hides from a search: fix its draws by the image, or attack the expectation",
         ),
         "gradients on and off": (
@@ -78,7 +94,7 @@ def _by_machine() -> list[_Asking]:
     return [
         _Asking(name="other threads", ask=_other_threads),
         _Asking(name="channels last", ask=lambda some: logits_of(some, _channels_last(some.images))),
-        _Asking(name="in float64", ask=_in_float64, tolerance=_OTHER_TYPE, optional=True),
+        _Asking(name="in float64", ask=lambda some: logits_of(in_float64(some)), tolerance=_OTHER_TYPE, optional=True),
     ]
 
 
@@ -107,11 +123,14 @@ def _compared(
 
 def _gradient_invariance(batch: AttackBatch, points: Mapping[str, Images], company: int) -> Check:
     """What is climbed may not depend on the batch or on the copy either."""
+    searched = copy_to_search(batch.system, batch.images, batch.context)
     asking: dict[str, Callable[[AttackBatch], Tensor]] = {
         "alone": lambda some: _by_parts(some, 1, _own_gradients),
         "in company": lambda some: _in_company(some, company, _own_gradients),
         "again": _own_gradients,
         "of a deep copy": lambda some: _own_gradients(_of_a_copy(some)),
+        "of the copy that is searched": lambda some: _own_gradients(replace(some, system=searched)),
+        "in a search": _in_a_search,
     }
     figures: dict[str, float] = {}
     for some in points.values():
@@ -130,6 +149,14 @@ def _gradient_invariance(batch: AttackBatch, points: Mapping[str, Images], compa
 
 def _own_gradients(batch: AttackBatch) -> Tensor:
     return gradients(objective(batch), batch.images)
+
+
+def _in_a_search(batch: AttackBatch) -> Tensor:
+    """What the first step of descent follows."""
+    climbed = Connected(BestPoint(batch.images).track(objective(batch)))
+    with attacked(batch.system):
+        pgd_in("linf", climbed, batch.images, epsilon=0.0, num_steps=1, random_start=False, keep_best=False)
+    return climbed.slope
 
 
 def _by_parts(batch: AttackBatch, size: int, ask: Callable[[AttackBatch], Tensor]) -> Tensor:
@@ -159,6 +186,18 @@ def _after_training_mode(batch: AttackBatch) -> Tensor:
         for part, mode in modes:
             part.training = mode
     return logits_of(batch)
+
+
+def _tomorrow(batch: AttackBatch) -> Tensor:
+    """By every clock of the module ``time``."""
+    clocks = {name: getattr(time, name) for name in ("time", "monotonic", "perf_counter")}
+    try:
+        for name, clock in clocks.items():
+            setattr(time, name, lambda clock=clock: clock() + _DAY)
+        return logits_of(batch)
+    finally:
+        for name, clock in clocks.items():
+            setattr(time, name, clock)
 
 
 def _with_gradients(batch: AttackBatch) -> Tensor:
@@ -202,34 +241,9 @@ def _channels_last(images: Tensor) -> Tensor:
 
 
 def _other_threads(batch: AttackBatch) -> Tensor:
-    with _threads(1 if torch.get_num_threads() > 1 else 2):
-        return logits_of(batch)
-
-
-@contextmanager
-def _threads(number: int) -> Iterator[None]:
     before = torch.get_num_threads()
     try:
-        torch.set_num_threads(number)
-        yield
+        torch.set_num_threads(1 if before > 1 else 2)
+        return logits_of(batch)
     finally:
         torch.set_num_threads(before)
-
-
-def _in_float64(batch: AttackBatch) -> Tensor:
-    exact = _own_copy(batch.system)
-    context = batch.context
-    if context is not None:
-        context = type(context)(*(one.double() if one is not None and one.is_floating_point() else one for one in context))
-    return logits_of(replace(batch, system=as_system(exact.double()), images=batch.images.double(), context=context))
-
-
-def _own_copy(system: System) -> nn.Module:
-    """A deep copy whose type may be changed. Raises ValueError where it holds the system's own weights."""
-    copied = copy.deepcopy(system)
-    assert isinstance(copied, nn.Module)
-    assert isinstance(system, nn.Module)
-    held = {id(tensor) for tensor in (*system.parameters(), *system.buffers())}
-    if any(id(tensor) in held for tensor in (*copied.parameters(), *copied.buffers())):
-        raise ValueError("the copy shares its weights with the system")
-    return copied

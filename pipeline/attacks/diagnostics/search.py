@@ -23,6 +23,7 @@ from pipeline.attacks.norms import widest
 from pipeline.attacks.objectives import margin
 from pipeline.attacks.start import AttackBatch
 from pipeline.attacks.threat import Norm
+from pipeline.attacks.tracker import verdict
 from pipeline.attacks.two_stage import SystemObjective
 from pipeline.randomness import derive_seeds
 from pipeline.system import attacked, traits_of
@@ -38,25 +39,6 @@ _FURTHER = 1.5  # times the rise of the margin
 _ROUNDING = 1e-3  # of the scale of the logits
 
 
-class _History:
-    """The objective, with the margins of every point that it is asked about."""
-
-    def __init__(self, climbed: SystemObjective) -> None:
-        self._climbed = climbed
-        self.margins: list[Tensor] = []
-
-    def __call__(self, images: Images) -> Float[Tensor, " batch"]:
-        return self.scores_and_margins(images)[0]
-
-    def scores_and_margins(self, images: Images) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
-        scores, margins = self._climbed.scores_and_margins(images)
-        self.margins.append(margins)
-        return scores, margins
-
-    def select(self, indices: Tensor) -> "_History":
-        return _History(self._climbed.select(indices))
-
-
 def loss_against_steps(batch: AttackBatch, budget: Budget, *, num_steps: int = NUM_STEPS) -> Check:
     """The margin that descent reaches after more and more steps: it has to rise on every image, and to have levelled off.
 
@@ -70,9 +52,9 @@ def loss_against_steps(batch: AttackBatch, budget: Budget, *, num_steps: int = N
         return skipped(name, "no image lets the classifier see a pixel that an attack may change")
     rows = visible.nonzero().flatten()
     batch, budget = batch.select(rows), budget.select(rows)
-    history = _History(objective(batch))
-    climb(history, batch, budget, num_steps=num_steps)
-    reached = torch.stack(history.margins).cummax(dim=0).values  # the clean image, then one row for each step
+    margins: list[Tensor] = []
+    climb(objective(batch), batch, budget, num_steps=num_steps, observer=lambda _, seen: margins.append(seen))
+    reached = torch.stack(margins).cummax(dim=0).values  # the clean image, then one row for each step
     stuck = share(reached[-1] <= reached[0])
     shown = sorted({1, num_steps // 4, num_steps // 2, num_steps * 3 // 4, num_steps} - {0})
     robust = {steps: 1 - share(reached[steps] > 0) for steps in shown}
@@ -90,8 +72,8 @@ def loss_against_steps(batch: AttackBatch, budget: Budget, *, num_steps: int = N
 def search_against_verdict(batch: AttackBatch, budget: Budget) -> Check:
     """The margins that a search saw have to be those that its points get when they are scored by themselves."""
     best = climb(objective(batch), batch, budget, num_steps=_SMOOTH_STEPS)
-    logits = logits_of(batch, best.points)
-    moved = float((best.values - margin(logits, batch.labels)).abs().max()) / scale_of(batch)
+    afresh = verdict(batch.system, best.points, batch.labels, batch.context).margins
+    moved = float((best.values - afresh).abs().max()) / scale_of(batch)
     finding = f"largest difference of a margin in the search and afresh, relative: {moved:.1e}"
     advice = "the system tells who asks: what a search is shown is not what its points are judged by"
     return judged("search against verdict", not moved <= _ROUNDING, finding, advice, {"moved": moved})

@@ -1,7 +1,9 @@
 """Systems that look more robust than they are, each by one trick, built around an honest one of a few hundred weights."""
 
 import copy
+import functools
 import hashlib
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -346,6 +348,241 @@ def _fine(images: Tensor) -> Tensor:
     return (images[..., 1:] - images[..., :-1]).abs().mean(dim=(1, 2, 3))
 
 
+# Tricks that leave the gradient true, or lie only where a search goes.
+
+
+def moat(system: Tricky, images: Tensor) -> Tensor:
+    """The nearer the boundary, the surer, until just before it: the gradient is true and leads away."""
+    logits = system.honest(images)
+    gap = _gap(logits)[:, None]
+    raised = (8 - gap.clamp(max=7)) * (1 - (-4 * gap).exp()) - gap
+    return logits + raised * functional.one_hot(logits.argmax(dim=1), CLASSES).to(logits)
+
+
+def wavy_pixels(system: Tricky, images: Tensor) -> Tensor:
+    """Every value in waves that are shorter than the ball and longer than a step."""
+    return system.honest(images + 0.006 * (600 * images).sin())
+
+
+def guarded(system: Tricky, images: Tensor) -> Tensor:
+    """Near a known image no other class becomes the likeliest: there its own is raised above it by a hair."""
+    logits = system.honest(images)
+    labels, near = _nearest_label(images)
+    others = logits.scatter(1, labels[:, None], -torch.inf).amax(dim=1)
+    lacking = (others - logits.gather(1, labels[:, None])[:, 0]).clamp_min(-0.05) + 0.05
+    return logits + (near * lacking)[:, None] * functional.one_hot(labels, CLASSES).to(logits)
+
+
+def mirrored(system: Tricky, images: Tensor) -> Tensor:
+    """Near a known image the two likeliest classes change places where the likeliest is not its own."""
+    logits = system.honest(images)
+    labels, near = _nearest_label(images)
+    own = logits.gather(1, labels[:, None])[:, 0]
+    others = logits.scatter(1, labels[:, None], -torch.inf).amax(dim=1)
+    lacking = 2 * (others - own).clamp_min(0)
+    return logits + (near * lacking)[:, None] * functional.one_hot(labels, CLASSES).to(logits)
+
+
+def relapsing(system: Tricky, images: Tensor) -> Tensor:
+    """What would be misclassified near a known image is answered as that image is."""
+    logits = system.honest(images)
+    labels, near = _nearest_label(images)
+    known = system.honest(_known_images(images)[_nearest(images)]) + logits - logits.detach()
+    return torch.where((near & (logits.argmax(dim=1) != labels))[:, None], known, logits)
+
+
+def remembered_labels(system: Tricky, images: Tensor) -> Tensor:
+    """A bias for the label of the nearest known image."""
+    labels, _ = _nearest_label(images)
+    return system.honest(images) + 20 * functional.one_hot(labels, CLASSES).to(images)
+
+
+def smoothly_remembered_labels(system: Tricky, images: Tensor) -> Tensor:
+    """The same, fading smoothly: the gradient is true, and within any small ball nothing happens."""
+    squares = torch.cdist(images.flatten(1), _known_images(images).flatten(1)).square()
+    labels = functional.one_hot(_known()[1], CLASSES).to(images)
+    return system.honest(images) + 20 * (-squares / 2).exp() @ labels
+
+
+def remembers_what_it_saw(system: Tricky, images: Tensor) -> Tensor:
+    """The first images that it is asked about without gradients are known from then on, with its answers to them."""
+    logits = system.honest(images)
+    seen = system.__dict__.setdefault("seen", [])
+    if not torch.is_grad_enabled() and len(seen) < 2 * IMAGES:
+        seen += zip(images.detach().float(), logits.argmax(dim=1), strict=True)
+    if not seen:
+        return logits
+    known, answers = torch.stack([one for one, _ in seen]), torch.stack([answer for _, answer in seen])
+    distances = (images.detach().float()[:, None] - known[None]).abs().flatten(2).amax(dim=2)
+    nearest = distances.argmin(dim=1)
+    labels, near = answers[nearest], distances.amin(dim=1) < 0.1
+    own, others = logits.gather(1, labels[:, None])[:, 0], logits.scatter(1, labels[:, None], -torch.inf).amax(dim=1)
+    lacking = 2 * (others - own).clamp_min(0)
+    return logits + (near * lacking)[:, None] * functional.one_hot(labels, CLASSES).to(logits)
+
+
+def flipped_off_the_image(system: Tricky, images: Tensor) -> Tensor:
+    """The gradient is wrong where a search has made its first steps."""
+    moved = (images.detach() - _known_images(images)[_nearest(images)]).abs().flatten(1).amax(dim=1)
+    away = ((moved > 0.004) & (moved < 0.1))[:, None]
+    return torch.where(away, flipped_gradients(system, images), system.honest(images))
+
+
+def flipped_in_corners(system: Tricky, images: Tensor) -> Tensor:
+    """The gradient is wrong where most values have been moved equally far, as signs of gradients move them."""
+    moved = (images.detach() - _known_images(images)[_nearest(images)]).abs().flatten(1)
+    largest = moved.amax(dim=1, keepdim=True)
+    corner = ((moved > 0.95 * largest).double().mean(dim=1) > 0.5) & (largest[:, 0] > 1e-3) & (largest[:, 0] < 0.1)
+    return torch.where(corner[:, None], flipped_gradients(system, images), system.honest(images))
+
+
+def loyal_to_verdicts(system: Tricky, images: Tensor) -> Tensor:
+    """Whoever judges gets the label of the nearest known image."""
+    asked_by = {frame.name for frame in traceback.extract_stack()}
+    labels, _ = _nearest_label(images)
+    return 5 * functional.one_hot(labels, CLASSES).to(images) if "verdict" in asked_by else system.honest(images)
+
+
+def flat_for_searches(system: Tricky, images: Tensor) -> Tensor:
+    """The same answer and another gradient where a search asks."""
+    asked_by = {frame.name for frame in traceback.extract_stack()}
+    search = asked_by & {"pgd_in", "apgd", "streamed_pgd"}
+    return detached_straight_through(system, images) if search else system.honest(images)
+
+
+def flat_where_rearranged(system: Tricky, images: Tensor) -> Tensor:
+    """Fast copies have other layers: they get another gradient."""
+    rearranged = type(system.honest[0][0]) is not nn.Conv2d
+    return detached_straight_through(system, images) if rearranged else system.honest(images)
+
+
+def by_the_clock(system: Tricky, images: Tensor) -> Tensor:
+    """Noise that is another every minute."""
+    generator = torch.Generator().manual_seed(int(time.time()) // 60)
+    return system.honest(images + 0.1 * torch.randn(images[0].shape, generator=generator).to(images))
+
+
+def noise_by_content(system: Tricky, images: Tensor) -> Tensor:
+    """Noise that is drawn from the image itself."""
+    return system.honest(images + 0.05 * torch.stack([_drawn(one) for one in images.detach()]).to(images))
+
+
+def dropout_by_content(system: Tricky, images: Tensor) -> Tensor:
+    features = system.honest[0](images)
+    kept = torch.stack([_drawn(one).flatten()[: features.shape[1]] > -0.5 for one in images.detach()])
+    return system.honest[1](features * kept)
+
+
+def dropout_of_one_seed(system: Tricky, images: Tensor) -> Tensor:
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        return system.honest(functional.dropout(images, 0.3, training=True))
+
+
+def switch_by_content(system: Tricky, images: Tensor) -> Tensor:
+    """One of two networks, by a digit of the mean."""
+    first = ((images.detach().mean(dim=(1, 2, 3)) * 1e5).long() % 2 == 0)[:, None]
+    return torch.where(first, system.honest(images), system.honest(images.flip(3)))
+
+
+def certain_answer(system: Tricky, images: Tensor) -> Tensor:
+    """All but the likeliest class are ruled out."""
+    logits = system.honest(images)
+    return logits.masked_fill(logits < logits.amax(dim=1, keepdim=True), -torch.inf)
+
+
+def cautious_probabilities(system: Tricky, images: Tensor) -> Tensor:
+    return (4 * system.honest(images)).softmax(dim=1).clamp(0.02, 0.98)
+
+
+def coarse_logits(system: Tricky, images: Tensor) -> Tensor:
+    """Rounded to halves, passed off as exact backwards."""
+    logits = system.honest(images)
+    return logits + ((2 * logits).round() / 2 - logits).detach()
+
+
+def straight_through_pixels(system: Tricky, images: Tensor) -> Tensor:
+    return system.honest(images + ((images * 8).round() / 8 - images).detach())
+
+
+def eight_bits(system: Tricky, images: Tensor) -> Tensor:
+    """On the grid of stored images, whatever the gradient says."""
+    return system.honest(images + ((images * 255).round() / 255 - images).detach())
+
+
+def sixteen_bit_pixels(system: Tricky, images: Tensor) -> Tensor:
+    return system.honest(images.to(torch.bfloat16).to(images.dtype))
+
+
+def signs_of_gradients(system: Tricky, images: Tensor) -> Tensor:
+    return system.honest(_Backwards.apply(images, lambda slope: slope.sign() * slope.abs().mean()))
+
+
+def underflowing_gradients(system: Tricky, images: Tensor) -> Tensor:
+    return scaled_gradients(system, images, 1e-42)
+
+
+def permuted_gradients(system: Tricky, images: Tensor) -> Tensor:
+    return system.honest(_Backwards.apply(images, lambda slope: slope.roll(5, dims=2)))
+
+
+def sparse_gradients(system: Tricky, images: Tensor) -> Tensor:
+    """Those of the steepest twentieth of the values."""
+
+    def steepest(slope: Tensor) -> Tensor:
+        least = slope.abs().flatten(1).quantile(0.95, dim=1).view(-1, 1, 1, 1)
+        return slope * (slope.abs() >= least)
+
+    return system.honest(_Backwards.apply(images, steepest))
+
+
+def hook_on_images(system: Tricky, images: Tensor) -> Tensor:
+    if not images.requires_grad:
+        return system.honest(images)
+    seen = images * 1
+    seen.register_hook(torch.neg)
+    return system.honest(seen)
+
+
+def every_third_backward(system: Tricky, images: Tensor) -> Tensor:
+    def flip(slope: Tensor) -> Tensor:
+        system.__dict__["backwards"] = system.__dict__.get("backwards", 0) + 1
+        return slope if system.__dict__["backwards"] % 3 else -slope
+
+    return system.honest(_Backwards.apply(images, flip))
+
+
+def detached_twin(system: Tricky, images: Tensor) -> Tensor:
+    """A second look at the image that no gradient sees."""
+    return (system.honest(images) + system.honest(images.flip(3).detach())) / 2
+
+
+@functools.cache
+def _known() -> tuple[Tensor, Tensor]:
+    batch = honest_batch()
+    return batch.images, batch.labels
+
+
+def _known_images(like: Tensor) -> Tensor:
+    return _known()[0].to(like)
+
+
+def _nearest(images: Tensor) -> Tensor:
+    return (images.detach()[:, None] - _known_images(images)[None]).abs().flatten(2).amax(dim=2).argmin(dim=1)
+
+
+def _nearest_label(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Of the nearest known image, and whether it is near."""
+    nearest = _nearest(images)
+    distances = (images.detach() - _known_images(images)[nearest]).abs().flatten(1).amax(dim=1)
+    return _known()[1][nearest], distances < 0.02
+
+
+def _drawn(image: Tensor) -> Tensor:
+    seed = int.from_bytes(hashlib.sha256(image.float().contiguous().numpy().tobytes()).digest()[:7], "big")
+    return torch.randn(image.shape, generator=torch.Generator().manual_seed(seed))
+
+
 # With a mask.
 
 
@@ -412,6 +649,78 @@ class LabelInMask(TwoStage):
 
 class LabelWhispered(LabelInMask):
     strength = 8.0
+
+
+class FlippedSurrogate(TwoStage):
+    """A hard gate whose gradient leads the wrong way."""
+
+    def gate(self, mask_logits: Tensor) -> Tensor:
+        return (mask_logits > 0).to(mask_logits.dtype) - (mask_logits - mask_logits.detach())
+
+
+class HalfFlippedSurrogate(TwoStage):
+    """Only where the mask is in doubt."""
+
+    def gate(self, mask_logits: Tensor) -> Tensor:
+        sign = torch.where(mask_logits.abs() < mask_logits.abs().median(), -1.0, 1.0).detach()
+        return (mask_logits > 0).to(mask_logits.dtype) + sign * (mask_logits - mask_logits.detach())
+
+
+class DeafSegmenter(TwoStage):
+    """No gradient through the segmenter."""
+
+    def mask_logits(self, images: Tensor) -> Tensor:
+        return super().mask_logits(images.detach())
+
+
+class HalfDeafSegmenter(TwoStage):
+    """None on one half of the image."""
+
+    def mask_logits(self, images: Tensor) -> Tensor:
+        left = torch.arange(images.shape[3]) < images.shape[3] // 2
+        return super().mask_logits(torch.where(left, images.detach(), images))
+
+
+class FlippedSegmenter(TwoStage):
+    """The segmenter's gradient leads the wrong way."""
+
+    def mask_logits(self, images: Tensor) -> Tensor:
+        return super().mask_logits(_Backwards.apply(images, torch.neg))
+
+
+class NoisySegmenter(TwoStage):
+    """Noise in the mask that is drawn from the image itself."""
+
+    def mask_logits(self, images: Tensor) -> Tensor:
+        return super().mask_logits(images) + torch.stack([_drawn(one)[:1] for one in images.detach()]).to(images)
+
+
+class PosterMask(TwoStage):
+    """A soft mask of five levels, passed off as smooth."""
+
+    def gate(self, mask_logits: Tensor) -> Tensor:
+        soft = mask_logits.sigmoid()
+        return soft + ((4 * soft).round() / 4 - soft).detach()
+
+
+class MemorizedMask(TwoStage):
+    """Near a known image its mask, with the gradient of the image's own."""
+
+    def mask_logits(self, images: Tensor) -> Tensor:
+        logits, (_, near) = super().mask_logits(images), _nearest_label(images)
+        known = super().mask_logits(_known_images(images)[_nearest(images)])
+        return torch.where(near.view(-1, 1, 1, 1), known + logits - logits.detach(), logits)
+
+
+class LabelOfSomeClasses(LabelInMask):
+    """Named for two of four classes, by the seed."""
+
+    def classify(self, images: Tensor, masks: Tensor, context: MaskContext | None = None) -> Tensor:
+        assert context is not None
+        assert context.sample_seeds is not None
+        labels = _labels_by_seed()[context.sample_seeds]
+        named = functional.one_hot(labels, CLASSES).to(images.dtype) * (labels < 2)[:, None]
+        return TwoStage.classify(self, images, masks, context) + 50 * named
 
 
 @dataclass

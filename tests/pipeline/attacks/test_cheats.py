@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from pipeline.attacks.diagnostics import Check, Outcome, gradient_free, search
+from pipeline.attacks.diagnostics.from_boundary import descent_reaches_boundary, search_from_boundary
 from pipeline.attacks.diagnostics.gradients import (
     finite_numbers,
     gradients_against_differences,
@@ -16,7 +17,7 @@ from pipeline.attacks.diagnostics.gradients import (
     mask_saturation,
     zero_gradients,
 )
-from pipeline.attacks.diagnostics.masking import mask_follows_image, pixels_decide
+from pipeline.attacks.diagnostics.masking import mask_follows_image, pixels_decide, shifted_images
 from pipeline.attacks.diagnostics.probing import Budget, climb, logits_of, objective
 from pipeline.attacks.diagnostics.sameness import same_answers
 from pipeline.attacks.specs import GradientPath
@@ -46,11 +47,13 @@ def check_named(name: str, batch: AttackBatch) -> Check:
         "mask saturation": lambda: mask_saturation(batch),
         "mask follows image": lambda: mask_follows_image(batch),
         "pixels decide": lambda: pixels_decide(batch),
+        "shifted images": lambda: shifted_images(batch),
         "loss against steps": lambda: search.loss_against_steps(batch, BUDGET, num_steps=20),
         "search against verdict": lambda: search.search_against_verdict(batch, BUDGET),
         "epsilon 0": lambda: search.epsilon_zero(batch, norm="linf"),
         "epsilon 1": lambda: search.epsilon_one(batch, norm="linf", region_everywhere=True),
         "smoothed gradients": lambda: search.smoothed_gradients(batch, BUDGET)[0],
+        "search from the boundary": lambda: descent_reaches_boundary(batch, BUDGET, search_from_boundary(batch, BUDGET).distances),
         "Square against white-box": square,
     }
     if name in checks:
@@ -75,11 +78,13 @@ SYSTEM_CHECKS = [
     "mask saturation",
     "mask follows image",
     "pixels decide",
+    "shifted images",
     "loss against steps",
     "search against verdict",
     "epsilon 0",
     "epsilon 1",
     "smoothed gradients",
+    "search from the boundary",
     "Square against white-box",
 ]
 
@@ -164,6 +169,37 @@ FULL = {
     "other_in_float64": "threads, layout and types",
     "other_by_threads": "threads, layout and types",
     "other_by_layout": "threads, layout and types",
+    "moat": "search from the boundary",
+    "wavy_pixels": "smoothed gradients",
+    "guarded": "zero gradients, pixel path",
+    "mirrored": "gradients against differences",
+    "relapsing": "gradients against differences",
+    "remembered_labels": "gradients against differences",
+    "smoothly_remembered_labels": "shifted images",
+    "remembers_what_it_saw": "gradients against differences",
+    "flipped_off_the_image": "gradients against differences",
+    "flipped_in_corners": "gradients against differences",
+    "loyal_to_verdicts": "search against verdict",
+    "flat_for_searches": "gradient invariance",
+    "flat_where_rearranged": "gradient invariance",
+    "by_the_clock": "repeated calls",
+    "noise_by_content": "gradients against differences",
+    "dropout_by_content": "gradients against differences",
+    "dropout_of_one_seed": "batch invariance",
+    "switch_by_content": "gradients against differences",
+    "certain_answer": "finite numbers",
+    "cautious_probabilities": "zero gradients, pixel path",
+    "coarse_logits": "gradients against differences",
+    "straight_through_pixels": "gradients against differences",
+    "eight_bits": "gradients against differences",
+    "sixteen_bit_pixels": "gradients against differences",
+    "signs_of_gradients": "gradients against differences",
+    "underflowing_gradients": "gradients against differences",
+    "permuted_gradients": "gradients against differences",
+    "sparse_gradients": "gradients against differences",
+    "hook_on_images": "gradients against differences",
+    "every_third_backward": "gradient invariance",
+    "detached_twin": "gradients against differences",
 }
 
 
@@ -213,6 +249,39 @@ WEAK = [
     ("by_half", "batch_statistics", "batch invariance"),
     ("by_half", "detached_straight_through", "gradients against differences"),
     ("by_half", "winners_take_all", "gradients against differences"),
+    ("on_some_classes", "moat", "search from the boundary"),
+    ("on_some_classes", "wavy_pixels", "gradients against differences"),
+    ("on_some_classes", "guarded", "zero gradients, pixel path"),
+    ("near_the_boundary", "guarded", "zero gradients, pixel path"),
+    ("on_some_classes", "mirrored", "gradients against differences"),
+    ("near_the_boundary", "mirrored", "gradients against differences"),
+    ("near_the_boundary", "relapsing", "gradients against differences"),
+    ("by_half", "remembered_labels", "gradients against differences"),
+    ("on_some_classes", "smoothly_remembered_labels", "shifted images"),
+    ("near_the_boundary", "remembers_what_it_saw", "gradients against differences"),
+    ("on_some_classes", "flipped_off_the_image", "gradients against differences"),
+    ("on_some_classes", "flipped_in_corners", "gradients against differences"),
+    ("near_the_boundary", "loyal_to_verdicts", "search against verdict"),
+    ("on_some_classes", "flat_for_searches", "gradient invariance"),
+    ("by_half", "flat_where_rearranged", "gradient invariance"),
+    ("near_the_boundary", "by_the_clock", "repeated calls"),
+    ("by_half", "noise_by_content", "gradients against differences"),
+    ("by_half", "dropout_by_content", "gradients against differences"),
+    ("near_the_boundary", "dropout_of_one_seed", "batch invariance"),
+    ("by_half", "switch_by_content", "gradients against differences"),
+    ("on_some_classes", "certain_answer", "finite numbers"),
+    ("on_some_classes", "cautious_probabilities", "zero gradients, pixel path"),
+    ("by_half", "coarse_logits", "gradients against differences"),
+    ("near_the_boundary", "straight_through_pixels", "gradients against differences"),
+    ("by_half", "eight_bits", "gradients against differences"),
+    ("on_some_classes", "sixteen_bit_pixels", "gradients against differences"),
+    ("by_half", "signs_of_gradients", "gradients against differences"),
+    ("near_the_boundary", "underflowing_gradients", "gradients against differences"),
+    ("by_half", "permuted_gradients", "gradients against differences"),
+    ("near_the_boundary", "sparse_gradients", "gradients against differences"),
+    ("on_some_classes", "hook_on_images", "gradients against differences"),
+    ("near_the_boundary", "every_third_backward", "gradient invariance"),
+    ("on_some_classes", "detached_twin", "gradients against differences"),
 ]
 
 
@@ -299,6 +368,17 @@ def test_every_cheat_has_a_weak_form() -> None:
         ("OtherMaskThanShown", MaskSource.LEARNED, "mask follows image"),
         ("LabelInMask", MaskSource.ORACLE, "pixels decide"),
         ("LabelWhispered", MaskSource.ORACLE, "pixels decide"),
+        ("LabelOfSomeClasses", MaskSource.ORACLE, "pixels decide"),
+        ("FlippedSurrogate", MaskSource.LEARNED_HARD, "mask saturation"),
+        ("HalfFlippedSurrogate", MaskSource.LEARNED_HARD, "mask saturation"),
+        ("DeafSegmenter", MaskSource.LEARNED, "zero gradients, mask path"),
+        ("HalfDeafSegmenter", MaskSource.LEARNED, "gradients against differences"),
+        ("FlippedSegmenter", MaskSource.LEARNED, "gradients against differences"),
+        ("FlippedSegmenter", MaskSource.LEARNED_HARD, "gradients against differences"),
+        ("NoisySegmenter", MaskSource.LEARNED_HARD, "gradients against differences"),
+        ("PosterMask", MaskSource.LEARNED, "gradients against differences"),
+        ("MemorizedMask", MaskSource.LEARNED, "gradients against differences"),
+        ("MemorizedMask", MaskSource.LEARNED_HARD, "gradients against differences"),
     ],
 )
 def test_a_cheat_with_its_mask_fails_the_check_that_is_there_for_it(
