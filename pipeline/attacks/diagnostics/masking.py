@@ -15,7 +15,8 @@ from pipeline.system import StagedSystem, attacked, masks_and_logits, traits_of
 _ROUNDING = 1e-4
 _MOST = 0.75
 """Share of the images that the context may decide: outlines name some classes too (see the report on silhouettes)."""
-_BY_SEED = 0.2
+_BY_SEED = 1 / 3
+"""Share of the images that take the class of another one with its seed: random masks are drawn by it, and may do so by chance."""
 _SHIFTS = ((1, 0), (-1, 0), (0, 1), (0, -1))
 _FEWEST, _LEFT = 8, 1 / 3
 

@@ -29,6 +29,7 @@ STREAM = 0x53_41_4E
 """Keeps the draws apart from those of the attacks that are checked."""
 _HALVINGS = 12
 _SHORT, _BEYOND = 10, 1.5
+SEARCHED = "on the way of a search"
 _GOLDEN = (5**0.5 - 1) / 2
 _FLOOR = 20  # of the scale of the logits
 
@@ -70,7 +71,7 @@ def probe_points(batch: AttackBatch, budget: Budget | None) -> Mapping[str, Imag
     points = {"clean": batch.images, "on the boundary": boundary_points(batch)}
     if budget is not None:
         points["in the ball"] = budget.ball(batch.images).random_points(derive_seeds(batch.seeds, STREAM))
-        points["on the way of a search"] = _most_doubtful(batch, budget)
+        points[SEARCHED] = _most_doubtful(batch, budget)
     return points
 
 
