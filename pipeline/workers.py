@@ -13,8 +13,6 @@ from multiprocessing.process import BaseProcess
 from pipeline.interrupts import SIGNALS, held_back
 
 _PARENT_POLL_S = 0.5
-_GIVE_UP = signal.SIGALRM
-"""Ends a worker that is still starting; one that has begun its work ignores it. Nobody else sends it."""
 
 
 class Workers:
@@ -38,26 +36,28 @@ class Workers:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def kill(self) -> None:
-        """End them at once. For workers that hold nothing which their owner needs to go on."""
-        for process in self._processes:
-            process.kill()
-        for process in self._processes:
-            process.join()
+        """End them at once: for workers that hold nothing which their owner needs to go on.
 
-    def give_up(self) -> None:
-        """End those that are still starting: for seconds they hear nothing, and who shuts them down in order would wait for them.
-
-        In the main thread only.
+        One that is still starting hears no signal for seconds, and the end of one that has loaded torch takes as long.
         """
-        handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's takes the end of a worker for a fault
-        try:
+        with _ends_unnoticed():
             for process in self._processes:
-                if process.is_alive() and process.pid is not None:
-                    os.kill(process.pid, _GIVE_UP)
+                process.kill()
             for process in self._processes:
-                process.join(_PARENT_POLL_S / len(self._processes))
-        finally:
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL if handler is None else handler)
+                process.join()
+
+
+@contextmanager
+def _ends_unnoticed() -> Iterator[None]:
+    """The end of a worker is no fault here, for which torch's handler takes it. Only the main thread has handlers."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL if handler is None else handler)
 
 
 def leave_to_parent(worker: int = 0) -> None:
@@ -67,7 +67,7 @@ def leave_to_parent(worker: int = 0) -> None:
     ``worker_init_fn`` of a DataLoader gets.
     """
     del worker
-    for number in (signal.SIGINT, signal.SIGHUP, _GIVE_UP):
+    for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if hasattr(signal, "sigtimedwait"):  # SIGTERM stays blocked

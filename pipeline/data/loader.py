@@ -111,8 +111,8 @@ class Loader:
             return iter(self._workers(mine))
 
     def interrupt(self) -> None:
-        """Before the end of a process that was interrupted, which would else wait for worker processes that are still starting."""
-        self._processes.give_up()
+        """Before the end of a process that was interrupted, which would else wait for its workers. Nothing is read after it."""
+        self._processes.kill()
 
     def _workers(self, chunks: list[list[tuple[int, int]]]) -> DataLoader[Batch]:
         """The worker processes, started once and kept: starting one imports torch."""
