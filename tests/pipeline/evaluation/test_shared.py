@@ -28,7 +28,7 @@ from pipeline.errors import ConfigError
 from pipeline.evaluation.config import EvaluateConfig
 from pipeline.evaluation.devices import part_takers
 from pipeline.evaluation.evaluate import choose_device
-from pipeline.evaluation.evaluator import attack_images, missing_chunks, missing_records
+from pipeline.evaluation.evaluator import EvaluationRun, attack_images, missing_chunks, missing_records
 from pipeline.evaluation.gallery import read_gallery
 from pipeline.evaluation.measuring import read_observations
 from pipeline.evaluation.records import RECORDS, RecordStore, read_records
@@ -300,26 +300,19 @@ def test_those_who_come_late_or_with_another_configuration_change_nothing(
 
 def test_the_records_of_chunks_that_several_make_are_those_of_one(small: ModuleType, tmp_path: Path) -> None:
     only = {"pgd": small.ATTACKS["pgd"]}
-    evaluation, stores = (
-        small.evaluation_run(chunk_size=7, epsilons=(0.01,), attacks=only),
-        [RecordStore(tmp_path / name) for name in ("one", "shared")],
-    )
+    stores = [RecordStore(tmp_path / name) for name in ("one", "shared")]
+    # Made here, one after the other: they draw from torch's one generator.
+    evaluation, *same = [small.evaluation_run(chunk_size=7, epsilons=(0.01,), attacks=only) for _ in range(3)]
     attack_images(evaluation, stores[0], device=CPU, advance=lambda _: None)
     made: list[set[str]] = []
 
-    def take_part() -> None:
+    def take_part(own: EvaluationRun) -> None:
         mine: list[int] = []
         turns = Together(tmp_path / "claims", tmp_path / "shared" / RECORDS, waiting=lambda: None)
-        attack_images(
-            small.evaluation_run(chunk_size=7, epsilons=(0.01,), attacks=only),
-            stores[1],
-            device=CPU,
-            advance=mine.append,
-            turns=turns,
-        )
+        attack_images(own, stores[1], device=CPU, advance=mine.append, turns=turns)
         made.append(set(map(str, mine)))
 
-    threads = [threading.Thread(target=take_part) for _ in range(2)]
+    threads = [threading.Thread(target=take_part, args=(own,)) for own in same]
     for thread in threads:
         thread.start()
     for thread in threads:
