@@ -10,6 +10,7 @@ import torch
 from pipeline import load_system
 from pipeline.cli.main import main
 from pipeline.data.dataset import read_manifest
+from pipeline.masks.context import MaskContext
 from pipeline.runs import zoo
 from pipeline.runs.checkpoints import read_checkpoint
 from pipeline.sharing.zoo import check_sizes
@@ -22,7 +23,8 @@ def test_every_system_of_the_index_lies_in_the_repository_whole_and_as_it_was_pi
     path, entry = zoo.find(f"zoo:{name}")
     system = load_system(f"zoo:{name}")
     assert read_checkpoint(path, "classifier").data_fingerprint == entry.data_fingerprint
-    assert system(torch.rand(2, 3, 32, 32)).isfinite().all()
+    context = MaskContext(oracle_masks=torch.ones(2, 1, 32, 32))
+    assert system(torch.rand(2, 3, 32, 32), context).isfinite().all()
     rights = [one.right for one in entry.figures]
     assert rights == sorted(rights, reverse=True)
     assert [one.epsilon for one in entry.figures] == [0.0, *entry.attack["threat"]["epsilons"]]
