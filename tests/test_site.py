@@ -40,9 +40,12 @@ def test_the_page_of_a_command_has_every_key(name: str) -> None:
 
 
 def test_a_page_that_stands_nowhere_in_the_navigation_is_told(build: ModuleType) -> None:
-    nav = [{"Home": "index.md"}, {"How to": ["data.md", "*"]}, {"Decisions": ["adr/*"]}]
-    pages = {"index.md", "data.md", "adr/0001.md", "lab.md"}
-    assert build.navigation(nav, pages) == [{"Home": "index.md"}, {"How to": ["data.md", "lab.md"]}, {"Decisions": ["adr/0001.md"]}]
+    nav = [{"Home": "index.md"}, {"How to": ["data.md", "*"]}, {"Decisions": ["adr/*"]}, {"Results": ["results/*"]}]
+    pages = {"index.md", "data.md", "adr/0001.md", "lab.md", "results/zoo/signs/index.md"}
+    assert build.navigation(nav, pages) == [
+        *[{"Home": "index.md"}, {"How to": ["data.md", "lab.md"]}, {"Decisions": ["adr/0001.md"]}],
+        {"Results": [{"zoo:signs": "results/zoo/signs/index.md"}]},
+    ]
     with pytest.raises(build.DeadLinkError, match=r"elsewhere/new\.md stands nowhere in nav"):
         build.navigation(nav, {*pages, "elsewhere/new.md"})
     with pytest.raises(build.DeadLinkError, match=r"nav names data\.md, which is no page"):

@@ -73,7 +73,8 @@ def navigation(nav: list[Any], pages: set[str]) -> list[Any]:
             elif "*" in entry:
                 matched = sorted(page for page in left if fnmatch.fnmatch(page, entry) and (entry != "*" or "/" not in page))
                 left.difference_update(matched)
-                found += matched
+                # The card of a system of the zoo is headed by the directory that it was made in.
+                found += [{f"zoo:{page.split('/')[2]}": page} if page.startswith("results/zoo/") else page for page in matched]
             else:
                 found.append(entry)
         return found
