@@ -3,6 +3,7 @@
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,18 @@ def preempt(slurm: dict[str, str], jobs: list[str]) -> None:
     """Take jobs away by a more urgent one, which wants the whole machine for a moment."""
     _said(slurm, "sbatch", "--partition=urgent", "--ntasks=4", "--output=/dev/null", "--wrap=true")
     _run_again(slurm, jobs)
+
+
+def taken_away_twice(slurm: dict[str, str], job: str, said: Path, written: Callable[[], object]) -> None:
+    """Requeue and then preempt a job, each once it has written something more, and wait for its end. ``said``: what it printed."""
+    for take_away in (lambda: requeue(slurm, job), lambda: preempt(slurm, [job])):
+        before = written()
+        while written() == before:
+            assert job in states(slurm), said.read_text()
+            time.sleep(0.02)
+        take_away()
+    while job in states(slurm):
+        time.sleep(0.1)
 
 
 def _run_again(slurm: dict[str, str], jobs: list[str]) -> None:

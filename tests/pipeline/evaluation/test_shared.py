@@ -210,14 +210,7 @@ def test_a_job_that_slurm_requeues_and_preempts_goes_on_and_finds_what_one_finds
     command = shlex.join([sys.executable, "-m", "pipeline", "evaluate", *words, f"run={run}"])
     submit = ["sbatch", "--parsable", "--requeue", "--open-mode=append", f"--output={said}", f"--wrap={command}"]
     job = subprocess.run(submit, cwd=TESTS, env=slurm | ENVIRONMENT, check=True, text=True, **PIPES).stdout.strip()
-    for take_away in (lambda: tiny.requeue(slurm, job), lambda: tiny.preempt(slurm, [job])):
-        before = set((run / RECORDS).glob("*.parquet"))
-        while set((run / RECORDS).glob("*.parquet")) == before:
-            assert job in tiny.states(slurm), said.read_text()
-            time.sleep(0.02)
-        take_away()
-    while job in tiny.states(slurm):
-        time.sleep(0.1)
+    tiny.taken_away_twice(slurm, job, said, lambda: set((run / RECORDS).glob("*.parquet")))
     lines = said.read_text()
     assert lines.count("this job is run once more, so its run is continued") == 2, lines
     assert "DUE TO JOB REQUEUE" in lines

@@ -46,14 +46,7 @@ def test_a_training_that_slurm_requeues_and_preempts_goes_on_by_itself_to_the_sa
     submit = ["sbatch", "--parsable", "--requeue", "--open-mode=append", f"--output={said}", f"--chdir={ROOT}"]
     submit.append(f"--wrap=exec {shlex.join([sys.executable, *words(synthetic_set, run)])}")
     job = subprocess.run(submit, env=slurm | ENVIRONMENT, capture_output=True, text=True, check=True).stdout.strip()
-    for take_away in (lambda: tiny.requeue(slurm, job), lambda: tiny.preempt(slurm, [job])):
-        before = table(run)
-        while table(run) == before:
-            assert job in tiny.states(slurm), said.read_text()
-            time.sleep(0.02)
-        take_away()
-    while job in tiny.states(slurm):
-        time.sleep(0.1)
+    tiny.taken_away_twice(slurm, job, said, lambda: table(run))
     lines = said.read_text()
     assert lines.count(f"{run}: this job is run once more, so its run is continued") == 2, lines
     assert lines.count("foreguard: interrupted by SIGTERM at step ") == 2, lines
