@@ -33,7 +33,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@echo "setup: done" >&2
 
 quickstart: $(STAMP) ## everything once on generated signs: train, attack end to end, report
-	@$(BIN)/foreguard ablate experiment=quickstart
+	@$(BIN)/foreguard ablate experiment=quickstart devices=2
 
 demo: $(STAMP) ## after the quickstart: watch attacks on its systems live, in a page of this machine
 	@test -f runs/quickstart/ablation.json || { echo "demo: runs/quickstart is not there yet; say make quickstart first" >&2; exit 2; }

@@ -110,6 +110,8 @@ class AblateConfig:
     shared: bool = False
     """Share the ablation with other processes: give this same command as often as you like, on all machines that see its directory.
     Each takes jobs that nobody has, and at last parts of evaluations that others are at; one reports."""
+    devices: Annotated[Whole, Field(ge=1, le=1024)] = 1
+    """So many processes of this machine share the ablation: each on a GPU of its own, or on its share of the cores."""
     store: AnyPath | None = None
     """Directory of trained stages and evaluations, found again by what they were made from: experiments that share it share
     them. null: store/ in the directory of the ablation."""
@@ -258,6 +260,11 @@ class AblateConfig:
         names = {*recipes.names(), *self.classifier_labels, *(source.value for source in MaskSource)}
         if taken := {own.name for own in self.systems} & names:
             raise ValueError(f"systems: {min(taken)} is the name of an objective or a mask source: choose another name")
+
+    @property
+    def is_shared(self) -> bool:
+        """Several processes work in the directory of the ablation."""
+        return self.shared or self.devices > 1
 
     @property
     def segmenter_labels(self) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ an ablation can be reported before it has come to its end.
 """
 
 import contextlib
+import dataclasses
 import json
 import os
 import platform
@@ -17,6 +18,7 @@ from typing import IO
 
 from pipeline.ablation.cache import RunCache
 from pipeline.ablation.config import AblateConfig
+from pipeline.ablation.devices import job_takers
 from pipeline.ablation.grid import jobs
 from pipeline.ablation.job import ImageCounts, Job, JobState
 from pipeline.ablation.manifest import write_manifest
@@ -65,22 +67,38 @@ def run_ablation(config: AblateConfig, report: Callable[[], object] = lambda: No
             prepare(PrepareConfig(data=config.data, prepared=config.prepared, workers=config.workers))
         fingerprint = prepared_fingerprint(config)
         try_systems(config, config.prepared)
-    inputs = {"data set": fingerprint}
+    shared = dataclasses.replace(config, devices=1, shared=config.is_shared)
+    with _opened(shared, fingerprint) as log:
+        cache = RunCache(shared, fingerprint, systems)
+        left = sum(cache.finished(job) is None for job in jobs(shared))
+        with job_takers(max(1, min(config.devices, left)), partial(take_jobs, shared)):
+            (_share_jobs if shared.shared else _run_jobs)(shared, cache, log)
+        close = partial(_close, shared, cache, report)
+        if shared.shared:
+            once(config.run / ".report.lock", config.run, done=partial(_is_reported, shared, cache), work=close)
+        else:
+            close()
+    return steps
+
+
+def take_jobs(config: AblateConfig) -> None:
+    """Beside the process that has begun the ablation: do jobs until there are no more. A line for each, all else into the log."""
+    fingerprint = prepared_fingerprint(config)
+    assert fingerprint is not None
+    with _opened(config, fingerprint) as log, contextlib.redirect_stderr(log):
+        _share_jobs(config, RunCache(config, fingerprint, build_systems(config)), log)
+
+
+@contextlib.contextmanager
+def _opened(config: AblateConfig, fingerprint: str) -> Iterator[IO[str]]:
+    """The run of the ablation; yields the log of this process."""
     name = f"{LOG.stem}.{platform.node()}.{os.getpid()}{LOG.suffix}" if config.shared else str(LOG)
-    plain = to_plain(config)
+    inputs, plain = {"data set": fingerprint}, to_plain(config)
     with (
         open_run(config.run, command="ablate", config=plain, inputs=inputs, resume=config.resume, shared=config.shared),
         (config.run / name).open("a", encoding="utf-8") as log,
     ):
-        cache = RunCache(config, fingerprint, systems)
-        if not config.shared:
-            _run_jobs(config, cache, log)
-            _close(config, cache, report)
-        else:
-            _share_jobs(config, cache, log)
-            close = partial(_close, config, cache, report)
-            once(config.run / ".report.lock", config.run, done=partial(_is_reported, config, cache), work=close)
-    return steps
+        yield log
 
 
 def _close(config: AblateConfig, cache: RunCache, report: Callable[[], object]) -> None:

@@ -25,7 +25,7 @@ def part_takers(
 
     What one of them leaves, because it was killed or has failed, this process takes over.
     """
-    _check_devices(config.devices, device)
+    check_devices(config.devices, device)
     before = torch.get_num_threads()
     threads = max(1, before // config.devices)
     workers = Workers()
@@ -53,7 +53,8 @@ def part_takers(
         workers.kill()
 
 
-def _check_devices(devices: int, device: torch.device) -> None:
+def check_devices(devices: int, device: torch.device) -> None:
+    """Raises ConfigError where there are not so many GPUs, and where torchrun or srun has started several of this process."""
     if device.type == "cuda" and devices > torch.cuda.device_count():
         raise ConfigError(f"devices={devices}: there are {torch.cuda.device_count()} GPUs on this machine")
     for name in ("LOCAL_RANK", "SLURM_LOCALID"):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 
 import numpy as np
 import polars as pl
@@ -19,7 +20,7 @@ from pipeline.attacks.diagnostics.gradients import (
 )
 from pipeline.attacks.diagnostics.masking import mask_follows_image, pixels_decide, shifted_images
 from pipeline.attacks.diagnostics.places import other_places, patch_budget
-from pipeline.attacks.diagnostics.probing import Budget, climb, climb_to_targets, objective
+from pipeline.attacks.diagnostics.probing import Budget, Images, climb, climb_to_targets, objective, probe_points
 from pipeline.attacks.diagnostics.sameness import same_answers
 from pipeline.attacks.outside import SquareAttack
 from pipeline.attacks.patch_attack import PatchAttack
@@ -120,13 +121,17 @@ def _answers(asked: Asked, advance: Callable[[], object]) -> Iterator[Check]:
 def _of_the_system(batch: AttackBatch, budget: Budget, ids: Sequence[str], batch_size: int) -> Asked:
     """What can be asked without an attack."""
     few = batch.select(torch.arange(min(len(batch), SAMENESS_IMAGES), device=batch.labels.device))
-    few_budget = budget.select(torch.arange(len(few), device=batch.labels.device))
+    places = cache(partial(probe_points, batch, budget))
+
+    def places_of_few() -> dict[str, Images]:
+        return {name: points[: len(few)] for name, points in places().items()}
+
     return {
-        "finite numbers": lambda: [finite_numbers(batch, budget, ids)],
-        "zero gradients": lambda: [zero_gradients(batch, path, budget) for path in (GradientPath.PIXELS, GradientPath.MASK)],
-        "gradients against differences": lambda: [gradients_against_differences(batch, budget)],
+        "finite numbers": lambda: [finite_numbers(batch, places, ids)],
+        "zero gradients": lambda: [zero_gradients(batch, path, places) for path in (GradientPath.PIXELS, GradientPath.MASK)],
+        "gradients against differences": lambda: [gradients_against_differences(batch, places)],
         "mask saturation": lambda: [mask_saturation(batch)],
-        "same answers": lambda: same_answers(few, few_budget, company=batch_size),
+        "same answers": lambda: same_answers(few, places_of_few, company=batch_size),
         "mask follows image": lambda: [mask_follows_image(batch)],
         "pixels decide": lambda: [pixels_decide(batch)],
         "shifted images": lambda: [shifted_images(batch)],

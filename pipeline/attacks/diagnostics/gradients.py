@@ -9,7 +9,7 @@ from torch import Tensor
 
 from classifier.losses import cross_entropy
 from pipeline.attacks.diagnostics.check import Check, judged, share, skipped
-from pipeline.attacks.diagnostics.probing import STREAM, Budget, gradients, in_float64, logits_of, objective, probe_points, scale_of
+from pipeline.attacks.diagnostics.probing import STREAM, Budget, Places, gradients, in_float64, logits_of, objective, scale_of
 from pipeline.attacks.norms import widest
 from pipeline.attacks.objectives import margin
 from pipeline.attacks.specs import GradientPath
@@ -35,13 +35,13 @@ _GRID = 2001
 _DIGITS = 1e-4  # of the largest of the two likeliest logits: float32 keeps seven digits, and a decision needs some of them
 
 
-def finite_numbers(batch: AttackBatch, budget: Budget | None, ids: Sequence[str]) -> Check:
+def finite_numbers(batch: AttackBatch, places: Places, ids: Sequence[str]) -> Check:
     """No logit and no gradient may be infinite or not a number, and logits may not be so large that their differences are rounded
-    away. ``ids`` name the images."""
+    away. ``places`` gives the ``probe_points`` of the batch; ``ids`` name the images."""
     logits = logits_of(batch)
     unfit = (logits.isnan() | logits.isposinf()).any(dim=1)
     if not bool(unfit.any()):
-        for points in probe_points(batch, budget).values():
+        for points in places().values():
             answers = logits_of(batch, points)
             unfit |= (answers.isnan() | answers.isposinf()).any(dim=1)
             unfit |= ~gradients(objective(batch), points).isfinite().flatten(1).all(dim=1)
@@ -53,7 +53,7 @@ def finite_numbers(batch: AttackBatch, budget: Budget | None, ids: Sequence[str]
     return judged("finite numbers", bool(unfit.any()) or not digits > _DIGITS, finding, advice, figures)
 
 
-def zero_gradients(batch: AttackBatch, path: GradientPath, budget: Budget | None = None) -> Check:
+def zero_gradients(batch: AttackBatch, path: GradientPath, places: Places) -> Check:
     """Images that the margin has no gradient for along one path: as they are, in their balls, or at the decision boundary.
 
     Along the pixel path, also the values without one where the mask lets the image through. That cross-entropy is blind where a
@@ -65,7 +65,7 @@ def zero_gradients(batch: AttackBatch, path: GradientPath, budget: Budget | None
         return skipped(name, traits.why_fixed)
     used = path if traits.is_attackable else GradientPath.BOTH
     blind, zero_values, where = 0.0, 0.0, "clean"
-    for place, points in probe_points(batch, budget).items():
+    for place, points in places().items():
         found = gradients(objective(batch, path=used), points)
         zero = (found == 0) | ~found.isfinite()
         visible = _visible(batch, points, path).expand_as(zero)
@@ -95,7 +95,7 @@ def _visible(batch: AttackBatch, points: Tensor, path: GradientPath) -> Tensor:
     return _masks(batch, points) > 0
 
 
-def gradients_against_differences(batch: AttackBatch, budget: Budget | None = None) -> Check:
+def gradients_against_differences(batch: AttackBatch, places: Places) -> Check:
     """The margin's gradient has to predict how the margin changes: along its own sign and along random signs, by the image and
     where the mask can be attacked by the mask alone.
 
@@ -109,7 +109,7 @@ def gradients_against_differences(batch: AttackBatch, budget: Budget | None = No
         return skipped(name, f"the hard gate of the source {traits.source} cannot be held fixed")
     scale = scale_of(batch)
     worst, where = torch.zeros(len(batch), device=batch.images.device), dict.fromkeys(range(len(batch)), "clean")
-    for place, points in probe_points(batch, budget).items():
+    for place, points in places().items():
         asked: dict[str, tuple[_Ask, Tensor | None]] = {place: (_margins, _masks(batch, points) if held else None)}
         if traits.is_attackable:
             asked[f"{place}, by the mask"] = (_margins_by_mask, points)

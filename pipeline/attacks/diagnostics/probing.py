@@ -1,7 +1,7 @@
 """What the diagnostics ask a system: at which points, for which score and gradient, and how far a short search gets."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -22,6 +22,8 @@ from pipeline.randomness import derive_seeds
 from pipeline.system import System, as_system, attacked
 
 Images = Float[Tensor, "batch 3 height width"]
+Places = Callable[[], Mapping[str, Images]]
+"""What gives ``probe_points``: a system without numbers fails before anybody asks for them."""
 
 NUM_STEPS = 40
 NUM_TARGETS, TARGET_STEPS = 3, 20

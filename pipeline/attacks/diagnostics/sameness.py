@@ -17,15 +17,14 @@ from pipeline.attacks.acceleration import copy_to_search
 from pipeline.attacks.diagnostics.check import Check, judged, skipped
 from pipeline.attacks.diagnostics.probing import (
     SEARCHED,
-    Budget,
     Connected,
     Images,
+    Places,
     floored,
     gradients,
     in_float64,
     logits_of,
     objective,
-    probe_points,
     scale_of,
 )
 from pipeline.attacks.pgd import pgd_in
@@ -55,10 +54,11 @@ class _Asking:
     """A module of somebody's own may refuse: to forbid copies or another type is no cheat by itself."""
 
 
-def same_answers(batch: AttackBatch, budget: Budget | None = None, *, company: int = COMPANY) -> list[Check]:
+def same_answers(batch: AttackBatch, places: Places, *, company: int = COMPANY) -> list[Check]:
     """One check for each kind of circumstance that must not matter: logits by the batch, the call, gradients, copies, and the
-    machine; gradients by the batch and by copies. ``company`` is the largest batch of the evaluation."""
-    points, scale = dict(probe_points(batch, budget)), scale_of(batch)
+    machine; gradients by the batch and by copies. ``places`` gives the ``probe_points`` of the batch, ``company`` is the largest
+    batch of the evaluation."""
+    points, scale = dict(places()), scale_of(batch)
     if batch.system.mask_traits.hard_threshold is not None:
         points.pop(SEARCHED, None)  # a search is held up where the gate jumps: there rounding decides
     families: dict[str, tuple[list[_Asking], str]] = {

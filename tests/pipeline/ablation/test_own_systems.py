@@ -100,7 +100,7 @@ TINY = [
     "classifier_trainer.epochs=1",
     "attack.threat.epsilons=[2/255,8/255]",
     "attack.attacks.pgd.num_steps=2",
-    "~attack.attacks.apgd",
+    "~attack.attacks.apgd-targeted",
     "attack.attacks.joint-collapse.num_steps=2",
     "primary_epsilon=null",
     "evaluation={max_images: 12, gallery_images: 0, sanity: null}",

@@ -2,16 +2,20 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 from runpy import run_path
 
+import psutil
 import pytest
+import torch
 from polars.testing import assert_frame_equal
 
-from pipeline.cli.main import main
+from pipeline.ablation.devices import gpus, job_takers
+from pipeline.errors import ConfigError
 from pipeline.evaluation.records import read_records
 
 ROOT = Path(__file__).parents[3]
@@ -22,27 +26,19 @@ def words(directory: Path) -> list[str]:
     return ["ablate", f"run={directory / 'run'}", f"prepared={directory / 'prepared'}", *WORDS]
 
 
-def start(directory: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "pipeline", *words(directory), "shared=true"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+def start(directory: Path, *more: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "pipeline", *words(directory), *more]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, cwd=directory, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-@pytest.mark.slow
-def test_three_processes_of_which_one_is_killed_come_to_the_ablation_of_one(tmp_path: Path) -> None:
-    alone, shared = tmp_path / "alone", tmp_path / "shared"
-    for directory in (alone, shared):
-        directory.mkdir()
-    assert main(words(alone)) == 0
-    processes = [start(shared) for _ in range(3)]
-    while not list((shared / "run" / "store").glob("*/.*.job")):
-        assert [one.poll() for one in processes] == [None] * 3
-        time.sleep(0.02)
-    processes[0].kill()
-    printed = [one.communicate() for one in processes]
-    assert [one.returncode for one in processes] == [-9, 0, 0], printed
-    reports = sum("report: " in out for out, _ in printed[1:])
-    assert reports == 1, printed
+def run_alone(directory: Path, *more: str) -> None:
+    process = start(directory, *more)
+    said = process.communicate()
+    assert process.returncode == 0, said
+
+
+def expect_same_records(shared: Path, alone: Path) -> None:
     expected, found = (json.loads((directory / "run" / "ablation.json").read_text()) for directory in (alone, shared))
     assert found["finished"]
     assert [arm["name"] for arm in found["arms"]] == [arm["name"] for arm in expected["arms"]]
@@ -52,5 +48,61 @@ def test_three_processes_of_which_one_is_killed_come_to_the_ablation_of_one(tmp_
             for directory, arm in ((shared, mine), (alone, theirs))
         ]
         assert_frame_equal(*records, check_exact=True)
+
+
+@pytest.mark.slow
+def test_three_processes_of_which_one_is_killed_come_to_the_ablation_of_one(tmp_path: Path) -> None:
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    for directory in (alone, shared):
+        directory.mkdir()
+    run_alone(alone)
+    processes = [start(shared, "shared=true") for _ in range(3)]
+    while not list((shared / "run" / "store").glob("*/.*.job")):
+        assert [one.poll() for one in processes] == [None] * 3
+        time.sleep(0.02)
+    processes[0].kill()
+    printed = [one.communicate() for one in processes]
+    assert [one.returncode for one in processes] == [-9, 0, 0], printed
+    reports = sum("report: " in out for out, _ in printed[1:])
+    assert reports == 1, printed
+    expect_same_records(shared, alone)
     trained = [line for _, err in printed for line in err.splitlines() if "] train " in line]
     assert len(trained) <= 3 + 1  # what the killed one was at is begun again, and nothing else
+
+
+def test_every_process_of_several_devices_sees_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert gpus(3) == ["0", "1", "2"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7,GPU-1f")
+    assert gpus(2) == ["5", "7"]
+    with pytest.raises(ConfigError, match="there are 4 GPUs"), job_takers(5, print):
+        pass
+
+
+@pytest.mark.slow
+def test_several_devices_are_stopped_with_the_command_and_come_to_the_ablation_of_one(tmp_path: Path) -> None:
+    alone, several = tmp_path / "alone", tmp_path / "several"
+    for directory in (alone, several):
+        directory.mkdir()
+    longer = ["seeds=[0,1]", "classifier_trainer.epochs=30", "segmenter_trainer.epochs=30"]  # both processes are at work by then
+    run_alone(alone, *longer)
+    for end, code in ((signal.SIGTERM, 143), (signal.SIGKILL, -9)):
+        command = start(several, "devices=2", *longer)
+        others: list[psutil.Process] = []
+        while len(list((several / "run").glob("ablation.*.log"))) < 2 or not others:
+            assert command.poll() is None
+            others = [one for one in psutil.Process(command.pid).children() if "spawn_main" in " ".join(one.cmdline())]
+            time.sleep(0.02)
+        command.send_signal(end)
+        said = command.communicate()
+        assert command.returncode == code, said
+        psutil.wait_procs(others)
+        for log in (several / "run").glob("ablation.*.log"):
+            log.unlink()
+    command = start(several, "devices=2", *longer)
+    said = command.communicate()
+    assert command.returncode == 0, said
+    assert said[0].count("report: ") == 1, said
+    expect_same_records(several, alone)

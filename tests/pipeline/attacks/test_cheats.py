@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache, partial
 from types import ModuleType
 
 import pytest
@@ -18,7 +19,7 @@ from pipeline.attacks.diagnostics.gradients import (
     zero_gradients,
 )
 from pipeline.attacks.diagnostics.masking import mask_follows_image, pixels_decide, shifted_images
-from pipeline.attacks.diagnostics.probing import Budget, climb, logits_of, objective
+from pipeline.attacks.diagnostics.probing import Budget, Places, climb, logits_of, objective, probe_points
 from pipeline.attacks.diagnostics.sameness import same_answers
 from pipeline.attacks.specs import GradientPath
 from pipeline.attacks.start import AttackBatch
@@ -30,8 +31,13 @@ BUDGET = Budget(norm="linf", epsilon=0.01)
 QUERIES = 60
 
 
-def check_named(name: str, batch: AttackBatch) -> Check:
+def places_of(batch: AttackBatch) -> Places:
+    return cache(partial(probe_points, batch, BUDGET))
+
+
+def check_named(name: str, batch: AttackBatch, places: Places | None = None) -> Check:
     """The one check of that name: what the others say costs time and proves nothing here."""
+    places = places or places_of(batch)
     ids = [f"image {row}" for row in range(len(batch))]
 
     def square() -> Check:
@@ -39,10 +45,10 @@ def check_named(name: str, batch: AttackBatch) -> Check:
         return gradient_free.square_against_white_box(batch, BUDGET, points, num_queries=QUERIES)
 
     checks: dict[str, Callable[[], Check]] = {
-        "finite numbers": lambda: finite_numbers(batch, BUDGET, ids),
-        "zero gradients, pixel path": lambda: zero_gradients(batch, GradientPath.PIXELS, BUDGET),
-        "zero gradients, mask path": lambda: zero_gradients(batch, GradientPath.MASK, BUDGET),
-        "gradients against differences": lambda: gradients_against_differences(batch, BUDGET),
+        "finite numbers": lambda: finite_numbers(batch, places, ids),
+        "zero gradients, pixel path": lambda: zero_gradients(batch, GradientPath.PIXELS, places),
+        "zero gradients, mask path": lambda: zero_gradients(batch, GradientPath.MASK, places),
+        "gradients against differences": lambda: gradients_against_differences(batch, places),
         "gradients reach": lambda: gradients_reach(batch, BUDGET),
         "mask saturation": lambda: mask_saturation(batch),
         "mask follows image": lambda: mask_follows_image(batch),
@@ -58,7 +64,7 @@ def check_named(name: str, batch: AttackBatch) -> Check:
     }
     if name in checks:
         return checks[name]()
-    return {check.name: check for check in same_answers(batch, BUDGET)}[name]
+    return {check.name: check for check in same_answers(batch, places)}[name]
 
 
 HONEST = [
@@ -92,7 +98,8 @@ SYSTEM_CHECKS = [
 @pytest.mark.parametrize("source", HONEST)
 def test_an_honest_system_fails_no_check(cheats: ModuleType, source: MaskSource) -> None:
     batch = cheats.honest_batch(source)
-    checks = [*(check_named(name, batch) for name in SYSTEM_CHECKS), *same_answers(batch, BUDGET)]
+    places = places_of(batch)
+    checks = [*(check_named(name, batch, places) for name in SYSTEM_CHECKS), *same_answers(batch, places)]
     assert {check.name: check.finding for check in checks if check.outcome is Outcome.FAIL} == {}
 
 
@@ -111,7 +118,8 @@ def test_no_verdict_depends_on_the_scale_of_the_logits(cheats: ModuleType, facto
     batch = cheats.honest_batch(MaskSource.LEARNED)
     batch.system.classifier = Scaled(batch.system.classifier, factor)
     names = [name for name in SYSTEM_CHECKS if name not in ("Square against white-box", "epsilon 1")]
-    checks = [*(check_named(name, batch) for name in names), *same_answers(batch, BUDGET)]
+    places = places_of(batch)
+    checks = [*(check_named(name, batch, places) for name in names), *same_answers(batch, places)]
     assert {check.name: check.finding for check in checks if check.outcome is Outcome.FAIL} == {}
     batch.system.classifier = Scaled(cheats.tricky_batch(cheats.flipped_gradients).system, factor)
     assert check_named("gradients against differences", batch).outcome is Outcome.FAIL
@@ -316,7 +324,8 @@ def test_a_class_that_is_ruled_out_by_a_constant_hides_no_cheat(cheats: ModuleTy
 @pytest.mark.parametrize("form", ["with_a_dead_class", "with_a_forbidden_class"])
 def test_to_rule_a_class_out_is_no_cheat(cheats: ModuleType, form: str) -> None:
     batch = cheats.tricky_batch(getattr(cheats, form)(cheats.nothing))
-    checks = [*(check_named(name, batch) for name in SYSTEM_CHECKS if name != "epsilon 1"), *same_answers(batch, BUDGET)]
+    places = places_of(batch)
+    checks = [*(check_named(name, batch, places) for name in SYSTEM_CHECKS if name != "epsilon 1"), *same_answers(batch, places)]
     assert {check.name: check.finding for check in checks if check.outcome is Outcome.FAIL} == {}
 
 
@@ -326,7 +335,7 @@ def test_images_that_show_nothing_are_left_out_of_blind_ones_and_of_those_that_d
     masks[:3] = 0
     partly = replace(batch, context=batch.context._replace(oracle_masks=masks))
     partly = replace(partly, labels=logits_of(partly).argmax(dim=1))
-    check = zero_gradients(partly, GradientPath.PIXELS, BUDGET)
+    check = zero_gradients(partly, GradientPath.PIXELS, places_of(partly))
     assert (check.outcome, check.figures["blind_images"]) == (Outcome.PASS, 0)
     steps = search.loss_against_steps(partly, BUDGET, num_steps=20)
     assert (steps.outcome, steps.figures["images"], steps.figures["stuck"]) == (Outcome.PASS, len(masks) - 3, 0)
@@ -350,7 +359,7 @@ class WithTable(nn.Module):
 def test_parameters_of_whole_numbers_are_left_as_they_are(cheats: ModuleType) -> None:
     batch = cheats.honest_batch()
     batch = replace(batch, system=as_system(WithTable(batch.system.classifier).eval()), context=None)
-    assert {check.outcome for check in same_answers(batch, BUDGET)} == {Outcome.PASS}
+    assert {check.outcome for check in same_answers(batch, places_of(batch))} == {Outcome.PASS}
 
 
 def test_every_cheat_has_a_weak_form() -> None:

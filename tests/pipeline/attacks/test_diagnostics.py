@@ -3,13 +3,14 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, partial
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from pipeline.attacks.diagnostics import Check, Outcome, gradients, masking, sameness, search
-from pipeline.attacks.diagnostics.probing import Budget, next_of_another_class
+from pipeline.attacks.diagnostics.probing import Budget, next_of_another_class, probe_points
 from pipeline.attacks.specs import GradientPath
 from pipeline.attacks.start import AttackBatch
 from pipeline.masks.config import Fill, MaskConfig, MaskSource
@@ -79,16 +80,17 @@ BUDGET = Budget(norm="linf", epsilon=EPSILON)
 
 
 def every_check(found: AttackBatch) -> dict[str, Check]:
+    places = cache(partial(probe_points, found, BUDGET))
     checks = [
-        gradients.zero_gradients(found, GradientPath.PIXELS, BUDGET),
-        gradients.zero_gradients(found, GradientPath.MASK, BUDGET),
-        gradients.gradients_against_differences(found, BUDGET),
+        gradients.zero_gradients(found, GradientPath.PIXELS, places),
+        gradients.zero_gradients(found, GradientPath.MASK, places),
+        gradients.gradients_against_differences(found, places),
         gradients.mask_saturation(found),
         search.loss_against_steps(found, BUDGET),
         search.epsilon_zero(found, norm="linf"),
         search.epsilon_one(found, norm="linf", region_everywhere=True),
         search.soft_to_hard_transfer(found, BUDGET),
-        *sameness.same_answers(found, BUDGET),
+        *sameness.same_answers(found, places),
     ]
     return {check.name: check for check in checks}
 
@@ -137,7 +139,7 @@ def test_gradients_that_lead_nowhere_fail_the_steps_and_epsilon_one() -> None:
     found = attacked_batch(MaskSource.NONE)
     system = TwoStage(Deaf(), masks=MaskConfig(source=MaskSource.NONE)).eval()
     deaf = AttackBatch(system=system, images=found.images, labels=torch.zeros_like(found.labels), context=None, seeds=found.seeds)
-    assert gradients.zero_gradients(deaf, GradientPath.PIXELS, BUDGET).outcome is Outcome.PASS
+    assert gradients.zero_gradients(deaf, GradientPath.PIXELS, partial(probe_points, deaf, BUDGET)).outcome is Outcome.PASS
     steps = search.loss_against_steps(deaf, BUDGET)
     assert (steps.outcome, steps.figures["stuck"]) == (Outcome.FAIL, 1.0)
     everything = search.epsilon_one(deaf, norm="linf", region_everywhere=True)
@@ -259,14 +261,18 @@ def test_a_batch_of_one_class_has_no_image_of_another() -> None:
     assert masking.pixels_decide(alike).outcome is Outcome.SKIP
 
 
-PIXELS, SHORT_STEP = GradientPath.PIXELS, Budget(norm="linf", epsilon=8e-4)
+SHORT_STEP = Budget(norm="linf", epsilon=8e-4)
+
+
+def pixels_without_gradient(found: AttackBatch) -> Check:
+    return gradients.zero_gradients(found, GradientPath.PIXELS, partial(probe_points, found, None))
 
 
 @pytest.mark.parametrize(
     ("check", "most"),
     [
-        (lambda count: gradients.zero_gradients(numbered(Rising(unseen(12), flat=count), 20), PIXELS), 1),  # of 20 images
-        (lambda count: gradients.zero_gradients(numbered(Rising(unseen(count)), 4), PIXELS), 30),  # of 60 values
+        (lambda count: pixels_without_gradient(numbered(Rising(unseen(12), flat=count), 20)), 1),  # of 20 images
+        (lambda count: pixels_without_gradient(numbered(Rising(unseen(count)), 4)), 30),  # of 60 values
         (lambda count: gradients.gradients_reach(numbered(Rising(unseen(12), short=count), 8), SHORT_STEP), 2),  # of 8 images
         (lambda count: search.loss_against_steps(numbered(Rising(unseen(12), flat=count), 20), SHORT_STEP, num_steps=4), 1),
         (lambda count: gradients.mask_saturation(saturated(count)), 8),  # of 16 pixels

@@ -132,7 +132,7 @@ def test_on_a_run_the_outcomes_are_those_of_the_command_to_the_bit(synthetic_set
     )
     order = ["epsilon", "attack", "sample_id"]
     differing = ["seconds", "system"]  # the command's digest is of the files, which a module does not have
-    assert set(recorded["attack"]) == {"pgd", "apgd", "joint-collapse"}
+    assert set(recorded["attack"]) == {"pgd", "apgd-targeted", "joint-collapse"}
     assert_frame_equal(result.outcomes.drop(differing).sort(order), recorded.drop(differing).sort(order), check_exact=True)
     again = evaluate(load_system(tmp_path / "run"), open_prepared(synthetic_set), attacks=STEPS, max_images=20)
     assert again.clean_accuracy() == result.clean_accuracy()

@@ -141,7 +141,7 @@ def test_a_model_of_ones_own_is_evaluated_and_named_wherever_its_figures_stand(
     result = evaluate(getattr(own_models, name)(), synthetic_set, epsilons=["2/255", "8/255"], attacks="quickstart", max_images=12)
     order = ["epsilon", "attack", "sample_id"]
     recorded = read_records(models / "run")
-    assert set(recorded["attack"]) == ({"pgd", "apgd"} if source == "none" else {"pgd", "apgd", "joint-collapse"})
+    assert set(recorded["attack"]) == ({"pgd", "apgd-targeted"} if source == "none" else {"pgd", "apgd-targeted", "joint-collapse"})
     same = [column for column in recorded.columns if column not in ("seconds", "system")]
     assert_frame_equal(result.outcomes.select(same).sort(order), recorded.select(same).sort(order), check_exact=True)
     with pytest.raises(RunError, match=rf"the system that was attacked is own_models:{name}, which no run holds: import it$"):
