@@ -86,7 +86,7 @@ def compose(study: Study, metrics: Sequence[Metric] = METRICS) -> Document:
             *own_section(study, failed),
             *(_metric_section(study, found, metric) for metric in metrics),
             _degradation(study, found),
-            *measured_sections(study),
+            *measured_sections({"": study}),
             classes_section(study),
             calibration_section(study, found),
             gain_section(study),

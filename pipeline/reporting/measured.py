@@ -1,5 +1,11 @@
 """What was measured beside the attacks, a section for each threat: distances, patches, corruptions, backgrounds, certificates."""
 
+import itertools
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
 import polars as pl
 
 from pipeline.attacks.measurement import Claim
@@ -17,66 +23,97 @@ _CLAIMS = {Claim.ACCURACY: "accuracy", Claim.UPPER_ESTIMATE: "upper estimate", C
 _ERROR = "mean corruption error"
 
 
-def measured_sections(study: Study) -> tuple[Section, ...]:
-    """One section for each kind of measurement that was made. Raises RunError for a damaged file."""
-    found = {arm.path: MeasurementReport.read(arm.path / MEASURED) for arm in study.arms if (arm.path / MEASURED).is_file()}
-    arms = [arm for arm in study.arms if arm.role == "main" and arm.path in found]
-    kinds = {figure.measurement: figure.kind for arm in arms for figure in found[arm.path].figures}
-    shown = next((arm for arm in arms if arm.condition.uses_segmenter), arms[0] if arms else None)
+@dataclass(frozen=True, kw_only=True)
+class _System:
+    """An arm that was measured."""
+
+    run: str
+    """The name of its run, where the page has several."""
+    arm: Arm
+    figures: tuple[Figure, ...]
+
+    @property
+    def heading(self) -> str:
+        heading = wording.heading(self.arm.condition)
+        return f"{self.run}: {heading}" if self.run else heading
+
+    @property
+    def observed(self) -> tuple[str, ...]:
+        """What has to be the same where two are measured against each other: objective and data; seeds are compared one by one."""
+        return (self.arm.condition.classifier_objective, str(self.arm.about["inputs"].get("data set")), str(self.arm.seed))
+
+    def of(self, name: str) -> "_System":
+        """Of the figures those of one measurement."""
+        return replace(self, figures=tuple(figure for figure in self.figures if figure.measurement == name))
+
+
+def measured_sections(runs: Mapping[str, Study]) -> tuple[Section, ...]:
+    """One section for each kind of measurement that was made, all runs in its tables; their names are shown where they are not
+    empty. Raises RunError for a damaged file."""
+    systems = [
+        _System(run=run, arm=arm, figures=tuple(MeasurementReport.read(arm.path / MEASURED).figures))
+        for run, study in runs.items()
+        for arm in study.arms
+        if arm.role == "main" and (arm.path / MEASURED).is_file()
+    ]
+    kinds = {figure.measurement: figure.kind for system in systems for figure in system.figures}
+    shown = next((one.arm for one in systems if one.arm.condition.uses_segmenter), systems[0].arm if systems else None)
     examples = [] if shown is None else read_examples(shown.path)
     sections = []
     for kind in dict.fromkeys(kinds.values()):
-        tables = []
-        for name in (name for name, of_name in kinds.items() if of_name == kind):
-            figures = {arm.path: [one for one in found[arm.path].figures if one.measurement == name] for arm in arms}
-            tables.append(_table(name, [(arm, figures[arm.path]) for arm in arms if figures[arm.path]], _errors(study, arms, name)))
+        names = [name for name, of_name in kinds.items() if of_name == kind]
+        measured = {name: [own for system in systems if (own := system.of(name)).figures] for name in names}
         title, intro = THREATS[kind]
         pictures = example_pictures([one for one in examples if one.kind == kind])
         if pictures and shown is not None:
             intro = f"{intro} The pictures are of {wording.system_text(shown.condition)}."
-        sections.append(Section(name=f"measured-{kind}", title=title, intro=intro, tables=tuple(tables), pictures=pictures))
+        tables = tuple(_table(name, found, _errors(found, name)) for name, found in measured.items())
+        sections.append(Section(name=f"measured-{kind}", title=title, intro=intro, tables=tables, pictures=pictures))
     return tuple(sections)
 
 
-def _errors(study: Study, arms: list[Arm], name: str) -> dict[str, float]:
-    """The mean corruption error of every arm that has one, by its name: against the arm without masks of its objective and seed."""
-    errors: dict[str, float] = {}
-    for arm in arms:
-        own = read_observations(arm.path)
-        if own is None or own.filter(pl.col("measurement") == name)["kind"].unique().to_list() != ["corruptions"]:
-            continue
-        for other in study.arms:
-            alike = (other.seed, other.condition.classifier_objective) == (arm.seed, arm.condition.classifier_objective)
-            baseline = read_observations(other.path) if alike and _is_maskless(other) else None
-            if baseline is not None:
-                tables = (table.filter(pl.col("measurement") == name) for table in (own, baseline))
-                errors[arm.name] = mean_corruption_error(*tables)
+def _errors(systems: Sequence[_System], name: str) -> dict[Path, float]:
+    """The mean corruption error of every system that has one: against the one without masks of its objective, seed and data."""
+    observed = {one.arm.path: _corrupted(one.arm.path, name) for one in systems}
+    errors: dict[Path, float] = {}
+    for one, other in itertools.product(systems, systems):
+        own, baseline = observed[one.arm.path], observed[other.arm.path]
+        if _is_maskless(other.arm) and own is not None and baseline is not None and one.observed == other.observed:
+            with suppress(ValueError):  # other images, or a baseline without an error to divide by
+                errors[one.arm.path] = mean_corruption_error(own, baseline)
     return errors
+
+
+def _corrupted(path: Path, name: str) -> pl.DataFrame | None:
+    """What was observed under the corruptions of that name; None where something else is called so."""
+    found = read_observations(path)
+    found = None if found is None else found.filter(pl.col("measurement") == name)
+    return None if found is None or found["kind"].unique().to_list() != ["corruptions"] else found
 
 
 def _is_maskless(arm: Arm) -> bool:
     return (arm.condition.train_masks, arm.condition.test_masks) == ("none", "none")
 
 
-def _table(name: str, systems: list[tuple[Arm, list[Figure]]], errors: dict[str, float]) -> Table:
-    shown = [figure for figure in systems[0][1] if _on_page(figure)]
+def _table(name: str, systems: Sequence[_System], errors: Mapping[Path, float]) -> Table:
+    shown = [figure for figure in systems[0].figures if _on_page(figure)]
     columns = [Column(label=figure.label, detail=_CLAIMS[figure.claim], numeric=True) for figure in shown]
     rows: dict[str, list[tuple[Cell, ...]]] = {}
-    for arm, figures in systems:
-        by_label = {figure.label: figure for figure in figures}
+    for system in systems:
+        by_label, arm = {figure.label: figure for figure in system.figures}, system.arm
         row = [Cell(text=f"{arm.condition.masks}, seed {arm.seed}")]
         row += [_cell(by_label[figure.label]) if figure.label in by_label else Cell(text="") for figure in shown]
         if errors:
-            row.append(Cell(text=f"{errors[arm.name]:.2f}" if arm.name in errors else ""))
-        rows.setdefault(wording.heading(arm.condition), []).append(tuple(row))
+            row.append(Cell(text=f"{errors[arm.path]:.2f}" if arm.path in errors else ""))
+        rows.setdefault(system.heading, []).append(tuple(row))
     against = [Column(label=_ERROR, detail="of none's", numeric=True)] if errors else []
     return Table(
         name=f"measured-{wording.slug(name)}",
-        title=f"{name} ({systems[0][1][0].threat})",
+        title=f"{name} ({systems[0].figures[0].threat})",
         caption="With 95 % interval; shares in percent of the images that are counted. The CSV holds every figure.",
         columns=(Column(label="Masks in training to testing"), *columns, *against),
         groups=grouped(rows),
-        tidy=_tidy(systems, errors),
+        tidy=pl.concat([_tidy(system, errors.get(system.arm.path)) for system in systems], how="vertical_relaxed"),
     )
 
 
@@ -92,16 +129,16 @@ def _cell(figure: Figure) -> Cell:
     return Cell(text=f"{one.value:.3g}", detail=f"[{one.low:.3g}, {one.high:.3g}]")
 
 
-def _tidy(systems: list[tuple[Arm, list[Figure]]], errors: dict[str, float]) -> pl.DataFrame:
-    rows = []
-    for arm, figures in systems:
-        system = {"system": arm.name, "seed": arm.seed, "test_masks": arm.condition.test_masks}
-        for figure in figures:
-            kept = {key: getattr(figure.estimate, key) for key in ("value", "low", "high", "n", "groups")}
-            about = {"measurement": figure.measurement, "threat": figure.threat, "figure": figure.label}
-            rows.append({**system, **about, "claim": figure.claim.value, "unit": figure.unit, **kept})
-        if arm.name in errors:
-            about = {"measurement": figures[0].measurement, "threat": figures[0].threat, "figure": _ERROR}
-            kept = {"value": errors[arm.name], "low": None, "high": None, "n": figures[0].estimate.n, "groups": None}
-            rows.append({**system, **about, "claim": Claim.ACCURACY.value, "unit": "ratio", **kept})
+def _tidy(system: _System, error: float | None) -> pl.DataFrame:
+    arm, rows = system.arm, []
+    about: dict[str, str | int] = {"run": system.run} if system.run else {}
+    about |= {"system": arm.name, "seed": arm.seed, "test_masks": arm.condition.test_masks}
+    for figure in system.figures:
+        kept = {key: getattr(figure.estimate, key) for key in ("value", "low", "high", "n", "groups")}
+        named = {"measurement": figure.measurement, "threat": figure.threat, "figure": figure.label}
+        rows.append({**about, **named, "claim": figure.claim.value, "unit": figure.unit, **kept})
+    if error is not None:
+        named = {"measurement": system.figures[0].measurement, "threat": system.figures[0].threat, "figure": _ERROR}
+        kept = {"value": error, "low": None, "high": None, "n": system.figures[0].estimate.n, "groups": None}
+        rows.append({**about, **named, "claim": Claim.ACCURACY.value, "unit": "ratio", **kept})
     return pl.DataFrame(rows, infer_schema_length=None)

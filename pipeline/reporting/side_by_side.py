@@ -15,6 +15,7 @@ from pipeline.reporting.comparisons import Comparison, compare_systems, correcte
 from pipeline.reporting.data import Study
 from pipeline.reporting.document import Document, answer_cards
 from pipeline.reporting.figures import Figures, compute_figures, panels_of
+from pipeline.reporting.measured import measured_sections
 from pipeline.reporting.metrics import METRICS, Metric
 from pipeline.reporting.provenance import configuration_text, provenance_rows
 from pipeline.reporting.section import Section
@@ -52,6 +53,7 @@ def compose_runs(studies: Sequence[Study], metrics: Sequence[Metric] = METRICS) 
             *((background,) if (background := background_section(runs)) else ()),
             _between(runs),
             *(_metric_section(runs, metric) for metric in metrics),
+            *measured_sections({name: study for name, (study, _) in runs.items()}),
         ),
         gallery=None,
         methods=tuple(f"{name}: {part}" for name, (study, _) in runs.items() for part in methods(study)),

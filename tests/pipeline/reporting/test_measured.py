@@ -17,6 +17,7 @@ from pipeline.reporting.document import compose
 from pipeline.reporting.gallery import png_uri
 from pipeline.reporting.measured import measured_sections
 from pipeline.reporting.reading import read_study
+from pipeline.reporting.side_by_side import compose_runs
 
 SUITE = {
     "nearest": MinimumNorm(epsilons=(0.02,)),
@@ -86,7 +87,7 @@ def measured(simulated: ModuleType, tmp_path: Path) -> Path:
 
 
 def test_every_measurement_has_a_table_with_a_row_for_each_system(measured: Path) -> None:
-    sections = measured_sections(read_study(measured))
+    sections = measured_sections({"": read_study(measured)})
     assert [section.name for section in sections] == ["measured-minimum-norm", "measured-corruptions", "measured-backgrounds"]
     nearest, corruptions, backgrounds = tables = [table for section in sections for table in section.tables]
     assert [table.name for table in tables] == ["measured-nearest", "measured-corruptions", "measured-backgrounds"]
@@ -102,9 +103,25 @@ def test_every_measurement_has_a_table_with_a_row_for_each_system(measured: Path
     assert all("fog" not in column.label for column in corruptions.columns)
 
 
+def test_several_runs_stand_in_one_table_and_are_held_against_the_one_without_masks(measured: Path) -> None:
+    runs = {f"run {number}": read_study(measured / "store" / f"evaluation-{number:02d}-seed0") for number in range(3)}
+    corruptions = measured_sections(runs)[1].tables[0]
+    assert [heading.split(":")[0] for heading, _ in corruptions.groups] == list(runs)
+    errors = corruptions.tidy.filter(pl.col("figure") == "mean corruption error")
+    assert dict(zip(errors["run"], errors["value"], strict=True)) == {"run 0": 1, "run 1": 1 / 4, "run 2": 2 / 4}
+    assert "measured-corruptions" in [section.name for section in compose_runs(list(runs.values())).sections]
+
+
+def test_without_an_error_to_divide_by_there_is_no_mean_corruption_error_and_a_report_all_the_same(measured: Path) -> None:
+    faultless = measured / "store" / "evaluation-00-seed0"
+    write_table(faultless / MEASUREMENTS, Unit(0, 0, 0), observations(0, 0.01))
+    tables = [table for section in measured_sections({"": read_study(measured)}) for table in section.tables]
+    assert "mean corruption error" not in [figure for table in tables for figure in table.tidy["figure"]]
+
+
 def test_the_page_has_the_section_where_something_was_measured_and_only_there(measured: Path, ablation: Path) -> None:
     assert "measured-corruptions" in [section.name for section in compose(read_study(measured)).sections]
-    assert measured_sections(read_study(ablation)) == ()
+    assert measured_sections({"": read_study(ablation)}) == ()
 
 
 def test_the_strongest_level_of_every_condition_is_shown_as_the_learned_system_saw_it(measured: Path) -> None:
@@ -115,7 +132,7 @@ def test_the_strongest_level_of_every_condition_is_shown_as_the_learned_system_s
     assert [(one.condition, one.level, one.shown.tolist()) for one in read_examples(learned)] == [
         (one.condition, one.level, one.shown.tolist()) for one in examples
     ]
-    nearest, corruptions, backgrounds = measured_sections(read_study(measured))
+    nearest, corruptions, backgrounds = measured_sections({"": read_study(measured)})
     assert [picture.caption for picture in corruptions.pictures] == ["a, as it is", "corruptions, fog 2: b", "seen through"]
     assert corruptions.pictures[1].uri == png_uri(examples[1].shown)
     assert nearest.pictures[1].caption == "nearest, nearest: no answer"
@@ -125,4 +142,4 @@ def test_the_strongest_level_of_every_condition_is_shown_as_the_learned_system_s
     assert sum(len(section.pictures) for section in page.sections) == 6
     (learned / EXAMPLES / "00-000.npz").write_bytes(b"PK")
     with pytest.raises(RunError, match=r"00-000\.npz: damaged"):
-        measured_sections(read_study(measured))
+        measured_sections({"": read_study(measured)})
