@@ -74,7 +74,7 @@ def run_ablation(config: AblateConfig, report: Callable[[], object] = lambda: No
         with job_takers(max(1, min(config.devices, left)), partial(take_jobs, shared)):
             (_share_jobs if shared.shared else _run_jobs)(shared, cache, log)
         close = partial(_close, shared, cache, report)
-        if shared.shared:
+        if config.shared:
             once(config.run / ".report.lock", config.run, done=partial(_is_reported, shared, cache), work=close)
         else:
             close()

@@ -220,6 +220,8 @@ def why_not(study: Study, reference: Study) -> str:
     """Why ``differences`` finds nothing."""
     if (reason := _other_images(study, reference)) is not None:
         return reason
+    if not study.attacked:
+        return "no epsilon above 0 was attacked"
     if not set(study.attacked) & set(reference.attacked):
         return f"no epsilon in common ({', '.join(map(epsilon_text, study.attacked))})"
     return "no system with a seed in common"

@@ -5,6 +5,7 @@ import io
 from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import pytest
 
 from pipeline.cli.main import main
@@ -13,7 +14,7 @@ from pipeline.evaluation.statistics import compare, holm
 from pipeline.reporting.commands import ReportConfig, files, report
 from pipeline.reporting.data import Study, verdicts
 from pipeline.reporting.reading import read_study
-from pipeline.reporting.side_by_side import compose_runs
+from pipeline.reporting.side_by_side import compose_runs, why_not
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +75,8 @@ def test_other_images_are_not_compared_and_the_page_says_so(studies):
     assert "two and one: other images" in section.missing
     moved = [replace(arm, seed=arm.seed + 7) for arm in other.arms]
     assert "no system with a seed in common" in compose_runs([first, replace(other, arms=tuple(moved))]).sections[0].missing
+    clean = [replace(arm, records=arm.records.with_columns(epsilon=pl.lit(0.0))) for arm in other.arms]
+    assert why_not(replace(other, arms=tuple(clean)), first) == "no epsilon above 0 was attacked"
 
 
 def test_other_attacks_are_a_warning(studies):
