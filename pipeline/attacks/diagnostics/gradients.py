@@ -119,8 +119,8 @@ def gradients_against_differences(batch: AttackBatch, places: Places) -> Check:
             worst = torch.maximum(worst, found)
     wrong = (worst > _DISAGREEMENT).nonzero().flatten().tolist()
     figures = {"disagreeing": len(wrong) / max(1, len(batch)), "largest": float(worst.max())}
-    places = ", ".join(sorted({where[row] for row in wrong}))
-    finding = f"they disagree on {len(wrong)} of {len(batch)} images{f' ({places})' if places else ''}"
+    found_at = ", ".join(sorted({where[row] for row in wrong}))
+    finding = f"they disagree on {len(wrong)} of {len(batch)} images{f' ({found_at})' if found_at else ''}"
     advice = "the gradients are not those of the function (a wrong surrogate, noise, clipping): no attack that follows them is one"
     accidental = FEW * len(batch)
     if figures["largest"] <= _KINK:
