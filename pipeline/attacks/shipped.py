@@ -20,7 +20,7 @@ def attacks_by_name(attacks: str | Sequence[str] | Mapping[str, AttackSpec]) -> 
     """The attacks of a shipped suite, those of that name in the suites, or those given. Raises ConfigError for an unknown name.
 
     >>> list(attacks_by_name("quickstart"))
-    ['pgd', 'apgd', 'joint-collapse']
+    ['pgd', 'apgd-targeted', 'joint-collapse']
     >>> attacks_by_name(["apgd-margin"])["apgd-margin"].restarts
     5
     """
