@@ -70,7 +70,7 @@ def test_passes_of_training_are_those_counted_by_hand() -> None:
 
 
 def test_attacks_that_say_nothing_about_a_system_cost_nothing() -> None:
-    """Of the quickstart's suite the second attack has three targets, the third moves masks; three epsilons, 20 images, ten steps."""
+    """Of the suite quickstart the second attack has three targets, the third moves masks; three epsilons, 20 images, ten steps."""
     none, learned = (only(EvaluationJob, config(), "natural", source).passes(config(), COUNTS) for source in ("none", "learned"))
     assert none == (20 * 3 * (1 + 3) * 10, 20 * 3 * (1 + 3) * 10)
     assert learned == (2 * none.forward * 5 // 4, 2 * none.backward * 5 // 4)
