@@ -184,8 +184,8 @@ def assert_unharmed(whole: Call, disturbed: Call, stops: list[tuple[signal.Signa
     spent = to_the_end(whole.words, whole.begun)
     expected, luck = outcome(whole.result), random.Random(whole.words[0])
     for how, alone in stops:
-        for _ in range(5):
-            if stopped(disturbed.words, how, spent.moment(luck), alone=alone):
+        for missed in range(5):  # earlier after a miss: the machine may be less busy than it was in the undisturbed call
+            if stopped(disturbed.words, how, spent.moment(luck) * 0.7**missed, alone=alone):
                 break
             assert outcome(disturbed.result) == expected  # it had ended: once more from its beginning
             shutil.rmtree(disturbed.result.parent)
