@@ -86,7 +86,15 @@ def end_with_parent(parent: int | None = None) -> None:
     _end_when_parent_does(_slept, parent)
 
 
-def _end_when_parent_does(ended: Callable[[int], bool], number: int | None = None) -> None:
+def interrupt_with_parent() -> None:
+    """Within a second of its parent's end, however that ended, this process gets a SIGTERM: for one that handles signals itself and
+    has something to keep."""
+    _end_when_parent_does(_slept, end=lambda: os.kill(os.getpid(), signal.SIGTERM))
+
+
+def _end_when_parent_does(
+    ended: Callable[[int], bool], number: int | None = None, end: Callable[[], None] = lambda: os._exit(1)
+) -> None:
     name, process = "end-with-parent", multiprocessing.parent_process()
     known = process.pid if number is None and process is not None else number
     parent = os.getppid() if known is None else known
@@ -96,7 +104,7 @@ def _end_when_parent_does(ended: Callable[[int], bool], number: int | None = Non
     def watch() -> None:
         while os.getppid() == parent and not ended(parent):
             pass
-        os._exit(1)
+        end()
 
     threading.Thread(target=watch, name=name, daemon=True).start()
 

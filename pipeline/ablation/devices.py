@@ -4,8 +4,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
@@ -15,9 +13,7 @@ import torch
 from pipeline.errors import UserError, printable
 from pipeline.evaluation.devices import check_devices
 from pipeline.interrupts import SIGNALS, Interrupted, signals_handled
-from pipeline.workers import Workers
-
-_PARENT_POLL_S = 0.5
+from pipeline.workers import Workers, interrupt_with_parent
 
 
 @contextmanager
@@ -64,8 +60,6 @@ def gpus(devices: int) -> list[str | None]:
 
 
 def _take_jobs(take_jobs: Callable[[], None], gpu: str | None, threads: int) -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
     os.setsid()  # what a terminal sends to all is for the parent, which says here what it means
     if gpu is not None:  # read when CUDA is first asked, which is later
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
@@ -73,16 +67,10 @@ def _take_jobs(take_jobs: Callable[[], None], gpu: str | None, threads: int) -> 
     try:
         with signals_handled(given_up=lambda _: None):
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-            threading.Thread(target=_interrupt_after, args=(parent.pid,), name="interrupt-after-parent", daemon=True).start()
+            interrupt_with_parent()
             take_jobs()
     except Interrupted as error:  # the parent says it
         sys.exit(error.exit_code)
     except UserError as error:
         print(f"foreguard: {printable(str(error))}", file=sys.stderr)
         sys.exit(2)
-
-
-def _interrupt_after(parent: int | None) -> None:
-    while os.getppid() == parent:
-        time.sleep(_PARENT_POLL_S)
-    os.kill(os.getpid(), signal.SIGTERM)
