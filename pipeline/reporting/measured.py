@@ -1,6 +1,6 @@
 """What was measured beside the attacks, a section for each threat: distances, patches, corruptions, backgrounds, certificates."""
 
-import itertools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -38,13 +38,13 @@ class _System:
         return f"{self.run}: {heading}" if self.run else heading
 
     @property
-    def observed(self) -> tuple[str, ...]:
-        """What has to be the same where two are measured against each other: objective and data; seeds are compared one by one."""
-        return (self.arm.condition.classifier_objective, str(self.arm.about["inputs"].get("data set")), str(self.arm.seed))
+    def circumstances(self) -> tuple[str, str, int]:
+        """What has to be the same where one is measured against another: training, data and seed."""
+        return (self.arm.condition.classifier_objective, str(self.arm.about["inputs"].get("data set")), self.arm.seed)
 
-    def of(self, name: str) -> "_System":
-        """Of the figures those of one measurement."""
-        return replace(self, figures=tuple(figure for figure in self.figures if figure.measurement == name))
+    def of(self, name: str, threat: str) -> "_System":
+        """Of the figures those of one measurement. Another run may call one of another norm the same."""
+        return replace(self, figures=tuple(one for one in self.figures if (one.measurement, one.threat) == (name, threat)))
 
 
 def measured_sections(runs: Mapping[str, Study]) -> tuple[Section, ...]:
@@ -56,18 +56,25 @@ def measured_sections(runs: Mapping[str, Study]) -> tuple[Section, ...]:
         for arm in study.arms
         if arm.role == "main" and (arm.path / MEASURED).is_file()
     ]
-    kinds = {figure.measurement: figure.kind for system in systems for figure in system.figures}
+    kinds = {(figure.measurement, figure.threat): figure.kind for system in systems for figure in system.figures}
     shown = next((one.arm for one in systems if one.arm.condition.uses_segmenter), systems[0].arm if systems else None)
     examples = [] if shown is None else read_examples(shown.path)
     sections = []
     for kind in dict.fromkeys(kinds.values()):
-        names = [name for name, of_name in kinds.items() if of_name == kind]
-        measured = {name: [own for system in systems if (own := system.of(name)).figures] for name in names}
+        measured = {
+            one: [own for system in systems if (own := system.of(*one)).figures]
+            for one, of_kind in kinds.items()
+            if of_kind == kind
+        }
         title, intro = THREATS[kind]
         pictures = example_pictures([one for one in examples if one.kind == kind])
         if pictures and shown is not None:
             intro = f"{intro} The pictures are of {wording.system_text(shown.condition)}."
-        tables = tuple(_table(name, found, _errors(found, name)) for name, found in measured.items())
+        alike = Counter(name for name, _ in kinds)
+        tables = tuple(
+            _table(name if alike[name] == 1 else f"{name} {threat}", found, _errors(found, name))
+            for (name, threat), found in measured.items()
+        )
         sections.append(Section(name=f"measured-{kind}", title=title, intro=intro, tables=tables, pictures=pictures))
     return tuple(sections)
 
@@ -76,11 +83,14 @@ def _errors(systems: Sequence[_System], name: str) -> dict[Path, float]:
     """The mean corruption error of every system that has one: against the one without masks of its objective, seed and data."""
     observed = {one.arm.path: _corrupted(one.arm.path, name) for one in systems}
     errors: dict[Path, float] = {}
-    for one, other in itertools.product(systems, systems):
-        own, baseline = observed[one.arm.path], observed[other.arm.path]
-        if _is_maskless(other.arm) and own is not None and baseline is not None and one.observed == other.observed:
-            with suppress(ValueError):  # other images, or a baseline without an error to divide by
-                errors[one.arm.path] = mean_corruption_error(own, baseline)
+    for one in systems:
+        own = observed[one.arm.path]
+        # Of several without masks the one of its own run, which comes last here.
+        for other in sorted(systems, key=lambda other: other.run == one.run):
+            baseline = observed[other.arm.path] if one.circumstances == other.circumstances and _is_maskless(other.arm) else None
+            if own is not None and baseline is not None:
+                with suppress(ValueError):  # other images, or a baseline without an error to divide by
+                    errors[one.arm.path] = mean_corruption_error(own, baseline)
     return errors
 
 

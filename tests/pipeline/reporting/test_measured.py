@@ -1,5 +1,7 @@
 """The table of what was measured, from observations made by hand beside simulated runs."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -110,6 +112,27 @@ def test_several_runs_stand_in_one_table_and_are_held_against_the_one_without_ma
     errors = corruptions.tidy.filter(pl.col("figure") == "mean corruption error")
     assert dict(zip(errors["run"], errors["value"], strict=True)) == {"run 0": 1, "run 1": 1 / 4, "run 2": 2 / 4}
     assert "measured-corruptions" in [section.name for section in compose_runs(list(runs.values())).sections]
+
+
+def test_a_run_with_a_system_without_masks_is_held_against_its_own(measured: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(measured, tmp_path / "other")
+    better = other / "store" / "evaluation-00-seed0"
+    write_table(better / MEASUREMENTS, Unit(0, 0, 0), observations(8, 0.01))
+    runs = {"one": read_study(measured), "other": read_study(other)}
+    for order in (["one", "other"], ["other", "one"]):
+        tidy = measured_sections({name: runs[name] for name in order})[1].tables[0].tidy
+        errors = tidy.filter(pl.col("figure") == "mean corruption error", pl.col("test_masks") == "learned")
+        assert dict(zip(errors["run"], errors["value"], strict=True)) == {"one": 2 / 4, "other": 2 / 8}
+
+
+def test_what_is_called_alike_under_another_norm_has_a_table_of_its_own(measured: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(measured, tmp_path / "other")
+    for path in other.glob(f"store/*/{MEASURED}"):
+        report = MeasurementReport.read(path)
+        renamed = (replace(one, threat="l2") if one.measurement == "nearest" else one for one in report.figures)
+        MeasurementReport(figures=tuple(renamed)).write(path)
+    nearest = measured_sections({"one": read_study(measured), "other": read_study(other)})[0]
+    assert [(table.name, table.num_rows) for table in nearest.tables] == [("measured-nearest-linf", 3), ("measured-nearest-l2", 3)]
 
 
 def test_without_an_error_to_divide_by_there_is_no_mean_corruption_error_and_a_report_all_the_same(measured: Path) -> None:
