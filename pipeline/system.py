@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from pipeline.config import validate
@@ -21,6 +20,7 @@ from pipeline.masks.fills import apply_mask, fill_images
 from pipeline.masks.gates import soft_gate
 from pipeline.masks.sources import given_masks
 from pipeline.masks.traits import MaskTraits
+from pipeline.shapes import Images, Logits, Masks
 
 _CONSTANT_COLORS = {Fill.BLACK: (0.0, 0.0, 0.0), Fill.GREY: (0.5, 0.5, 0.5)}
 _NO_CONTEXT = MaskContext()
@@ -99,15 +99,13 @@ def with_attackable_mask(system: System) -> StagedSystem | None:
     return system if system.mask_traits.follows_image and isinstance(system, StagedSystem) else None
 
 
-def masks_and_logits(
-    system: System, images: Float[Tensor, "batch 3 height width"], context: MaskContext | None = None
-) -> tuple[Float[Tensor, "batch 1 height width"], Float[Tensor, "batch classes"]]:
+def masks_and_logits(system: System, images: Images, context: MaskContext | None = None) -> tuple[Masks, Logits]:
     """What the system sees the images through and what it says of them; the mask is made once where the system allows it."""
     masks = system.masks(images, context)
     return masks, system.classify(images, masks, context) if isinstance(system, StagedSystem) else system(images, context)
 
 
-def clean_context(system: System, images: Float[Tensor, "batch 3 height width"], context: MaskContext) -> MaskContext:
+def clean_context(system: System, images: Images, context: MaskContext) -> MaskContext:
     """The context with what the system takes from the clean images, where it takes anything."""
     return system.freeze(images, context) if isinstance(system, FreezingSystem) else context
 
@@ -131,9 +129,7 @@ class Maskless(nn.Module):
         super().__init__()
         self.module = module
 
-    def forward(
-        self, images: Float[Tensor, "batch 3 height width"], context: MaskContext | None = None
-    ) -> Float[Tensor, "batch classes"]:
+    def forward(self, images: Images, context: MaskContext | None = None) -> Logits:
         """The module's logits. Raises ValueError for outputs of another shape."""
         del context
         logits: Tensor = self.module(images)
@@ -141,9 +137,7 @@ class Maskless(nn.Module):
             raise ValueError(f"a system gives logits (images, classes), not {tuple(logits.shape)} for {len(images)} images")
         return logits
 
-    def masks(
-        self, images: Float[Tensor, "batch 3 height width"], context: MaskContext | None = None
-    ) -> Float[Tensor, "batch 1 height width"]:
+    def masks(self, images: Images, context: MaskContext | None = None) -> Masks:
         """All ones."""
         del context
         return images.new_ones(len(images), 1, *images.shape[2:])
@@ -211,24 +205,20 @@ class TwoStage(nn.Module):
             self.segmenter.eval()
         return self
 
-    def forward(
-        self, images: Float[Tensor, "batch 3 height width"], context: MaskContext | None = None
-    ) -> Float[Tensor, "batch classes"]:
+    def forward(self, images: Images, context: MaskContext | None = None) -> Logits:
         """Class logits. Images are in [0,1]; the context carries what mask source and fill need, else ValueError."""
         if self.mask_config.source == MaskSource.NONE:
             logits: Tensor = self.classifier(images)
             return logits
         return self.classify(images, self.masks(images, context), context)
 
-    def masks(
-        self, images: Float[Tensor, "batch 3 height width"], context: MaskContext | None = None
-    ) -> Float[Tensor, "batch 1 height width"]:
+    def masks(self, images: Images, context: MaskContext | None = None) -> Masks:
         """The masks that the classifier sees the images through, in [0,1]."""
         if self.mask_config.source.is_learned:
             return self.gate(self.mask_logits(images))
         return given_masks(self.mask_config, images, context or _NO_CONTEXT)
 
-    def mask_logits(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 1 height width"]:
+    def mask_logits(self, images: Images) -> Masks:
         """What the segmenter says, before the gate, whatever the mask source. Raises ValueError where there is no segmenter."""
         if self.segmenter is None:
             raise ValueError("this system has no segmenter, so it has no mask logits")
@@ -236,34 +226,24 @@ class TwoStage(nn.Module):
         logits: Tensor = self.segmenter(images).to(images.dtype)
         return logits
 
-    def gate(self, mask_logits: Float[Tensor, "batch 1 height width"]) -> Float[Tensor, "batch 1 height width"]:
+    def gate(self, mask_logits: Masks) -> Masks:
         """Mask logits to masks: thresholded for ``learned-hard``, else the probability."""
         source = self.mask_config.source
         masks: Tensor = source.function()(self.mask_config, mask_logits) if source.needs_segmenter else soft_gate(mask_logits)
         return masks
 
-    def masked_images(
-        self,
-        images: Float[Tensor, "batch 3 height width"],
-        masks: Float[Tensor, "batch 1 height width"],
-        context: MaskContext | None = None,
-    ) -> Float[Tensor, "batch 3 height width"]:
+    def masked_images(self, images: Images, masks: Masks, context: MaskContext | None = None) -> Images:
         """What the classifier sees: the images where the masks are 1, the fill where they are 0."""
         fills = fill_images(self.mask_config, images, context or _NO_CONTEXT, color=self.color.to(images.dtype))
         return apply_mask(images, masks, fills)
 
-    def classify(
-        self,
-        images: Float[Tensor, "batch 3 height width"],
-        masks: Float[Tensor, "batch 1 height width"],
-        context: MaskContext | None = None,
-    ) -> Float[Tensor, "batch classes"]:
+    def classify(self, images: Images, masks: Masks, context: MaskContext | None = None) -> Logits:
         """Class logits of the images seen through given masks: detach one of the two to attack the other's path alone."""
         logits: Tensor = self.classifier(self.masked_images(images, masks, context))
         return logits
 
     @torch.no_grad()
-    def freeze(self, images: Float[Tensor, "batch 3 height width"], context: MaskContext | None = None) -> MaskContext:
+    def freeze(self, images: Images, context: MaskContext | None = None) -> MaskContext:
         """The context with what has to be taken from the clean images: call it on them once, before training on or attacking them.
 
         For the source ``frozen`` it adds the segmenter's probability on these images; for all others it changes nothing.

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Float, Int64
 from torch import Tensor
 
 from pipeline.attacks.objectives import margin
@@ -22,6 +21,7 @@ from pipeline.data.loader import Batch, read_rows
 from pipeline.evaluation.records import RecordStore, Status, Unit
 from pipeline.evaluation.statistics import Estimate, share
 from pipeline.masks.context import MaskContext
+from pipeline.shapes import Images, Labels, Scores
 from pipeline.system import StagedSystem, attacked
 
 
@@ -49,13 +49,13 @@ class Attribution(StrEnum):
 @torch.no_grad()
 def path_margins(
     system: StagedSystem,
-    clean: Float[Tensor, "batch 3 height width"],
-    adversarial: Float[Tensor, "batch 3 height width"],
-    labels: Int64[Tensor, " batch"],
+    clean: Images,
+    adversarial: Images,
+    labels: Labels,
     context: MaskContext,
     *,
     masks: tuple[Tensor, Tensor] | None = None,
-) -> dict[str, Float[Tensor, " batch"]]:
+) -> dict[str, Scores]:
     """The largest other logit minus the label's of each image, above 0 is misclassified, with the mask of its counterpart:
     ``pixels_margin`` of the adversarial image seen through the clean image's mask, ``mask_margin`` of the clean image seen through
     the adversarial image's and, where the context holds oracle masks, ``oracle_mask_margin`` of the adversarial image seen through

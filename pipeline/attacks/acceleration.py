@@ -10,7 +10,6 @@ from collections import Counter
 from typing import Literal
 
 import torch
-from jaxtyping import Float
 from timm.layers.conv2d_same import Conv2dSame
 from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
@@ -19,6 +18,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from pipeline.attacks.depthwise import quicken_depthwise
 from pipeline.attacks.packing import pack_convolutions
 from pipeline.masks.context import MaskContext
+from pipeline.shapes import Images
 from pipeline.system import MadeOfStages, System, attacked
 
 Precision = Literal["float32", "bf16"]
@@ -32,7 +32,7 @@ _SAME = {"float32": 1e-3, "bf16": 0.5}
 """By how much of the largest logit a copy of somebody's own system may differ before it is called another function."""
 
 
-def attacked_copy(system: System, images: Float[Tensor, "batch 3 height width"], *, precision: Precision = "float32") -> System:
+def attacked_copy(system: System, images: Images, *, precision: Precision = "float32") -> System:
     """A copy of the system as attacks want it: eval mode, channels last, batch norm folded, weights packed and without a gradient.
 
     The copy has the system's methods, mask source and fill, so every objective takes it in place of the system, in the state of
@@ -59,11 +59,7 @@ def attacked_copy(system: System, images: Float[Tensor, "batch 3 height width"],
 
 
 def copy_to_search(
-    system: System,
-    images: Float[Tensor, "batch 3 height width"],
-    context: MaskContext | None = None,
-    *,
-    precision: Precision = "float32",
+    system: System, images: Images, context: MaskContext | None = None, *, precision: Precision = "float32"
 ) -> System:
     """``attacked_copy``, where that is the same function of the first image and has a gradient; else the system itself.
 
@@ -102,7 +98,7 @@ class _Stage(nn.Module):
         return outputs.to(images.dtype)
 
 
-def fold_batch_norms(stage: nn.Module, images: Float[Tensor, "batch 3 height width"]) -> nn.Module:
+def fold_batch_norms(stage: nn.Module, images: Images) -> nn.Module:
     """A copy in eval mode whose batch norms are part of the convolutions before them, if it is the same function.
 
     In eval mode both are linear, so one convolution does the work of the two and keeps one activation less. A batch norm is
@@ -147,7 +143,7 @@ class FollowingCopies:
         self._pairs: list[Pairs] = []
         """Of each stage, in the order of ``map_stages``."""
 
-    def latest(self, images: Float[Tensor, "batch 3 height width"]) -> nn.Module:
+    def latest(self, images: Images) -> nn.Module:
         """A copy of the network as it is now, in the state of ``system.attacked``; the network itself is left as it is."""
         fast = copy.deepcopy(self._network).eval().requires_grad_(False)  # only in eval mode is folding exact
         known, number = list(self._pairs), itertools.count()

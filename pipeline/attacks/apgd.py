@@ -6,16 +6,16 @@ ball steps are sparse: see ``apgd_l1``.
 """
 
 import torch
-from jaxtyping import Int64
 from torch import Tensor
 
 from pipeline.attacks.apgd_l1 import begin_l1, climb_l1
 from pipeline.attacks.norms import Ball, L1Ball, ball_of
 from pipeline.attacks.objectives import Objective, scores_and_gradients, scores_without_gradients
-from pipeline.attacks.pgd import Images, PerImage, RegionMasks
+from pipeline.attacks.pgd import PerImage, RegionMasks
 from pipeline.attacks.threat import Norm
 from pipeline.attacks.tracker import BestPoint
 from pipeline.randomness import derive_seeds
+from pipeline.shapes import Images, Seeds
 
 _INERTIA = 0.75
 """Share of the new step in a move; the rest repeats the last move. The paper's alpha."""
@@ -33,7 +33,7 @@ def apgd(
     restarts: int = 1,
     region: RegionMasks | None = None,
     start: Images | None = None,
-    seeds: Int64[Tensor, " batch"] | None = None,
+    seeds: Seeds | None = None,
     explored: Objective | None = None,
 ) -> Images:
     """Climb the objective inside the ball, without a step size to choose.

@@ -9,14 +9,12 @@ import math
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float, Int64
 from torch import Tensor
 
 from pipeline.attacks.norms import L1Ball, sparse_signs
 from pipeline.attacks.objectives import Objective, scores_and_gradients, scores_without_gradients
 from pipeline.attacks.tracker import BestPoint
-
-Points = Float[Tensor, "batch 3 height width"]
+from pipeline.shapes import Images, Seeds
 
 _LARGER = (3, 2)
 """Times the radius, of the balls that are searched first."""
@@ -34,7 +32,7 @@ _SHORTER, _SHORTEST = 1.5, 10
 """A step over the next one, and a full step over the shortest."""
 
 
-def begin_l1(explored: Objective, ball: L1Ball, seeds: Int64[Tensor, " batch"], num_steps: int) -> tuple[Points, int]:
+def begin_l1(explored: Objective, ball: L1Ball, seeds: Seeds, num_steps: int) -> tuple[Images, int]:
     """Where a random start begins in its ball, and the steps that are left.
 
     Three tenths of the steps are spent in a ball of three times the radius, and as many in one of twice the radius: what is found
@@ -54,7 +52,7 @@ def steps_in_own_ball(num_steps: int) -> int:
     return num_steps if num_steps < _FEWEST_STEPS else num_steps - len(_LARGER) * math.ceil(_LARGER_SHARE * num_steps)
 
 
-def climb_l1(objective: Objective, ball: L1Ball, point: Points, num_steps: int) -> BestPoint:
+def climb_l1(objective: Objective, ball: L1Ball, point: Images, num_steps: int) -> BestPoint:
     """One start in one ball. No branch on values: on a GPU the loop must not wait for them."""
     images, region = ball.images, 1 if ball.region is None else ball.region
     full = ball.radius.expand(len(point), 1, 1, 1)

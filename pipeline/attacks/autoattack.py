@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from pipeline.attacks.norms import ball_of
@@ -26,13 +25,12 @@ from pipeline.attacks.objectives import DLR_CLASSES, margin, targeted_margin
 from pipeline.attacks.outside import STANDARD, Member, square_fits
 from pipeline.attacks.threat import Norm
 from pipeline.masks.context import MaskContext
+from pipeline.shapes import Images, Labels, Regions, Seeds
 from pipeline.system import System, attacked
 
 _NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 _SQUARE_P = 0.8  # share of the image that the first squares cover, likewise
 
-Images = Float[Tensor, "batch 3 height width"]
-Labels = Int64[Tensor, " batch"]
 Model = Callable[[Tensor], Tensor]
 
 
@@ -44,10 +42,10 @@ def autoattack(
     *,
     norm: Norm,
     epsilon: float,
-    seeds: Int64[Tensor, " batch"],
+    seeds: Seeds,
     attacks: tuple[Member, ...] = STANDARD,
     num_queries: int = 5000,
-    region: Bool[Tensor, "batch 1 height width"] | None = None,
+    region: Regions | None = None,
 ) -> Images:
     """The standard version of AutoAttack: an adversarial image where one was found, else the image itself.
 
@@ -84,9 +82,9 @@ def square(
     *,
     norm: Norm,
     epsilon: float,
-    seeds: Int64[Tensor, " batch"],
+    seeds: Seeds,
     num_queries: int = 5000,
-    region: Bool[Tensor, "batch 1 height width"] | None = None,
+    region: Regions | None = None,
 ) -> Images:
     """Square: random search on the margin, which asks the system for logits and for no gradient.
 

@@ -15,13 +15,13 @@ pasting itself costs. Donors come from other groups: the same photograph or trac
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, Shaped
-from torch import Tensor
+from jaxtyping import Int64, Shaped
 
 from pipeline.attacks.measurement import Condition
 from pipeline.attacks.measurements import Backdrop
 from pipeline.attacks.measuring import MeasuredBatch, Observation, observed
 from pipeline.masks.sources import dilate
+from pipeline.shapes import Images, Masks
 
 _INPAINT_RADIUS = 3.0
 
@@ -49,9 +49,7 @@ def choose_donors(
     return chosen
 
 
-def without_objects(
-    images: Float[Tensor, "batch 3 height width"], masks: Float[Tensor, "batch 1 height width"]
-) -> Float[Tensor, "batch 3 height width"]:
+def without_objects(images: Images, masks: Masks) -> Images:
     """The images with their objects painted over by what surrounds them, in steps of 1/255.
 
     By OpenCV's inpainting (Telea 2004, https://doi.org/10.1080/10867651.2004.10487596) over every pixel that shows any of the
@@ -68,12 +66,8 @@ def without_objects(
 
 
 def with_backdrop(
-    backdrop: Backdrop,
-    images: Float[Tensor, "batch 3 height width"],
-    masks: Float[Tensor, "batch 1 height width"],
-    donors: Float[Tensor, "batch 3 height width"] | None = None,
-    donor_masks: Float[Tensor, "batch 1 height width"] | None = None,
-) -> Float[Tensor, "batch 3 height width"]:
+    backdrop: Backdrop, images: Images, masks: Masks, donors: Images | None = None, donor_masks: Masks | None = None
+) -> Images:
     """The images in front of another background: ``mask * image + (1 - mask) * background``, the object at its place.
 
     To the bit the image where its mask is 1. Donors lose their own objects first (``without_objects``). Raises ValueError where the

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Int64
 from torch import Tensor
 
 from pipeline.attacks.apgd import apgd
@@ -15,22 +15,21 @@ from pipeline.attacks.start import AttackBatch, AttackStart, clean_logits
 from pipeline.attacks.streaming import streamed_pgd
 from pipeline.attacks.tracker import BestPoint, MarginObjective, of_batch, verdict
 from pipeline.attacks.two_stage import SystemObjective, guided, mask_targets
+from pipeline.shapes import Images, Indices, Scores
 from pipeline.system import attacked, with_attackable_mask
 
-Points = Float[Tensor, "batch 3 height width"]
 
-
-def climb_class_score(spec: ClassAttack, start: AttackStart) -> Points:
+def climb_class_score(spec: ClassAttack, start: AttackStart) -> Images:
     """The point with the largest margin that one start of the attack visits."""
     return _climb(start, class_objective(spec, start), spec.search, spec.num_steps)
 
 
-def climb_mask_score(spec: MaskAttack, start: AttackStart) -> Points:
+def climb_mask_score(spec: MaskAttack, start: AttackStart) -> Images:
     """The point with the largest margin that one start of the attack visits."""
     return _climb(start, _mask_objective(spec, start), spec.search, spec.num_steps)
 
 
-def climb_guided(spec: GuidedAttack, start: AttackStart) -> Points:
+def climb_guided(spec: GuidedAttack, start: AttackStart) -> Images:
     """The point with the largest margin that the two searches of one start visit."""
     return guided(
         as_known(_mask_objective(MaskAttack(goal=spec.goal), start), start),
@@ -47,8 +46,8 @@ def climb_guided(spec: GuidedAttack, start: AttackStart) -> Points:
 
 
 def climb_over_a_queue(
-    spec: ClassAttack, start: AttackStart, judge: AttackBatch, *, batch_size: int, warm_start: Points | None
-) -> Points:
+    spec: ClassAttack, start: AttackStart, judge: AttackBatch, *, batch_size: int, warm_start: Images | None
+) -> Images:
     """What all starts of the attack find for any number of images, each of which leaves when ``judge`` misclassifies it.
 
     ``judge`` is the batch with the system itself, where that of the start is a faster copy.
@@ -72,10 +71,10 @@ class Confirmed:
     rows: Int64[Tensor, " batch"]
     """Which images of the judge's the objective is of."""
 
-    def __call__(self, images: Points) -> Float[Tensor, " batch"]:
+    def __call__(self, images: Images) -> Scores:
         return self.objective(images)
 
-    def scores_and_margins(self, images: Points) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
+    def scores_and_margins(self, images: Images) -> tuple[Scores, Scores]:
         """The scores of the copy; its margins where it classifies right, the system's where it claims a success."""
         scores, margins = self.objective.scores_and_margins(images)
         claimed = margins > 0
@@ -86,7 +85,7 @@ class Confirmed:
             margins = margins.masked_scatter(claimed, own.to(margins))
         return scores, margins
 
-    def select(self, indices: Int64[Tensor, " kept"]) -> "Confirmed":
+    def select(self, indices: Indices) -> "Confirmed":
         """The same objective for some images of the batch, in the order of ``indices``."""
         return replace(self, objective=self.objective.select(indices), rows=self.rows[indices])
 

@@ -17,12 +17,12 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
-from torch import Tensor
+from jaxtyping import Float
 
 from pipeline.attacks.measurement import Condition
 from pipeline.attacks.measurements import Corruption
 from pipeline.attacks.measuring import MeasuredBatch, Observation, observed
+from pipeline.shapes import Images, Masks, Seeds
 
 SEVERITIES = (1, 2, 3, 4, 5)
 _SIDE = 64  # of the images that the parameters were published for
@@ -35,13 +35,7 @@ Effect = Callable[..., Picture]
 """(picture, *parameters, scale, rng) to the corrupted picture, before clipping; ``scale`` is the side over 64."""
 
 
-def corrupt(
-    corruption: Corruption,
-    severity: int,
-    images: Float[Tensor, "batch 3 height width"],
-    masks: Float[Tensor, "batch 1 height width"],
-    seeds: Int64[Tensor, " batch"],
-) -> tuple[Float[Tensor, "batch 3 height width"], Float[Tensor, "batch 1 height width"]]:
+def corrupt(corruption: Corruption, severity: int, images: Images, masks: Masks, seeds: Seeds) -> tuple[Images, Masks]:
     """Corrupted images, and the masks of their objects: only the elastic one moves the object, and its mask with it.
 
     Severity 0 returns images and masks as they are. Raises ValueError for a severity above 5 or below 0.

@@ -6,13 +6,12 @@ Athalye, Engstrom, Ilyas and Kwok 2018, https://arxiv.org/abs/1707.07397.
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int64
-from torch import Tensor
 
 from pipeline.attacks.tracker import MarginObjective
 from pipeline.attacks.two_stage import SystemObjective
 from pipeline.masks.context import MaskContext
 from pipeline.randomness import derive_seeds
+from pipeline.shapes import Images, Indices, Scores
 
 # Keeps the attacker's draws apart from every other use of an image's seed.
 _DRAW_STREAM = 0x45_4F_54
@@ -32,17 +31,15 @@ class Expectation:
         if not self.objectives:
             raise ValueError("an expectation needs at least one objective")
 
-    def __call__(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
+    def __call__(self, images: Images) -> Scores:
         return self.scores_and_margins(images)[0]
 
-    def scores_and_margins(
-        self, images: Float[Tensor, "batch 3 height width"]
-    ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
+    def scores_and_margins(self, images: Images) -> tuple[Scores, Scores]:
         """The mean of the scores and the mean of the margins."""
         scores, margins = zip(*(objective.scores_and_margins(images) for objective in self.objectives), strict=True)
         return torch.stack(scores).mean(dim=0), torch.stack(margins).mean(dim=0)
 
-    def select(self, indices: Int64[Tensor, " kept"]) -> "Expectation":
+    def select(self, indices: Indices) -> "Expectation":
         """The same expectation for some images of the batch, in the order of ``indices``."""
         return Expectation(objectives=tuple(objective.select(indices) for objective in self.objectives))
 

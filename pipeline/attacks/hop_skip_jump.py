@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool
 from torch import Tensor
 
 from pipeline.attacks.measurements import DecisionBased
@@ -18,9 +18,10 @@ from pipeline.attacks.measuring import MeasuredBatch, Observation, observed_dist
 from pipeline.attacks.minimum_norm import Nearest
 from pipeline.attacks.norms import ball_of, length
 from pipeline.attacks.objectives import margin
-from pipeline.attacks.pgd import Images, RegionMasks
+from pipeline.attacks.pgd import RegionMasks
 from pipeline.attacks.threat import Norm
 from pipeline.randomness import derive_seeds, normal, uniform
+from pipeline.shapes import Images, Seeds
 from pipeline.system import attacked
 
 Decision = Callable[[Images], Bool[Tensor, " batch"]]
@@ -36,7 +37,7 @@ def hop_skip_jump(
     images: Images,
     *,
     norm: Norm,
-    seeds: Int64[Tensor, " batch"],
+    seeds: Seeds,
     num_steps: int = 20,
     max_probes: int = 1000,
     num_starts: int = 100,

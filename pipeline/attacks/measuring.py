@@ -5,13 +5,14 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Float64, Int64
+from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from pipeline.attacks.regions import region_masks
 from pipeline.attacks.threat import Region
 from pipeline.attacks.tracker import verdict
 from pipeline.masks.context import MaskContext
+from pipeline.shapes import Images, Labels, Logits, Masks, Regions, Seeds
 from pipeline.system import System
 from segmenter.metrics import intersection_over_union
 
@@ -19,8 +20,8 @@ from segmenter.metrics import intersection_over_union
 class Donors(NamedTuple):
     """Images whose backgrounds are borrowed, one for each image of a batch."""
 
-    images: Float[Tensor, "batch 3 height width"]
-    masks: Float[Tensor, "batch 1 height width"]
+    images: Images
+    masks: Masks
     found: Bool[Tensor, " batch"]
     """False where there is none; what stands in its place is never looked at."""
 
@@ -31,12 +32,12 @@ class MeasuredBatch:
 
     system: System
     """The inner module, not a wrapper. In float32 or wider."""
-    images: Float[Tensor, "batch 3 height width"]
+    images: Images
     """Clean, in [0,1]."""
-    labels: Int64[Tensor, " batch"]
+    labels: Labels
     context: MaskContext
     """Of the clean images, with the data set's masks: what is frozen was taken from them (``system.clean_context``)."""
-    seeds: Int64[Tensor, " batch"]
+    seeds: Seeds
     """One per image, from its identity and the run's seed."""
     donors: Callable[[bool], Donors]
     """Of the own class (True) or another one (False), by the image's identity alone."""
@@ -44,16 +45,16 @@ class MeasuredBatch:
     """What gradients are taken of in place of the system (``acceleration.copy_to_search``); success is decided by the system."""
 
     @property
-    def masks(self) -> Float[Tensor, "batch 1 height width"]:
+    def masks(self) -> Masks:
         """The data set's own."""
         assert self.context.oracle_masks is not None
         return self.context.oracle_masks
 
-    def region(self, region: Region, radius: int) -> Bool[Tensor, "batch 1 height width"] | None:
+    def region(self, region: Region, radius: int) -> Regions | None:
         """True where the image may be changed; None is everywhere."""
         return None if region == Region.EVERYWHERE else region_masks(region, self.masks, radius=radius)
 
-    def logits(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch classes"]:
+    def logits(self, images: Images) -> Logits:
         """What the system says of versions of the batch's images."""
         logits: Tensor = self.system(images, self.context)
         return logits
@@ -63,7 +64,7 @@ class MeasuredBatch:
 class Observation:
     """What was seen under one condition, one value per image."""
 
-    predictions: Int64[Tensor, " batch"]
+    predictions: Labels
     """Class, or -1 for no answer."""
     correct: Bool[Tensor, " batch"]
     mask_iou: Float64[Tensor, " batch"]
@@ -72,18 +73,18 @@ class Observation:
     """Distance or radius; NaN where a measurement has none."""
     counted: Bool[Tensor, " batch"]
     """False where nothing can be said of the image: it counts in no figure."""
-    images: Float[Tensor, "batch 3 height width"]
+    images: Images
     """What the system was shown."""
-    masks: Float[Tensor, "batch 1 height width"]
+    masks: Masks
     """What it saw that through."""
 
 
 @torch.no_grad()
 def observed(
     batch: MeasuredBatch,
-    images: Float[Tensor, "batch 3 height width"],
+    images: Images,
     *,
-    masks: Float[Tensor, "batch 1 height width"] | None = None,
+    masks: Masks | None = None,
     values: Float64[Tensor, " batch"] | None = None,
     counted: Bool[Tensor, " batch"] | None = None,
 ) -> Observation:
@@ -109,9 +110,7 @@ def observed(
     )
 
 
-def observed_distances(
-    batch: MeasuredBatch, points: Float[Tensor, "batch 3 height width"], distances: Float64[Tensor, " batch"]
-) -> Observation:
+def observed_distances(batch: MeasuredBatch, points: Images, distances: Float64[Tensor, " batch"]) -> Observation:
     """What was found nearest to each image, scored afresh: a point that is not misclassified counts as none."""
     seen = observed(batch, points)
     # Where nothing was found the point is the image: if that is misclassified after all (a tie), its distance is 0.

@@ -12,16 +12,17 @@ import math
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float64
 from torch import Tensor
 
 from pipeline.attacks.measurements import MinimumNorm
 from pipeline.attacks.measuring import MeasuredBatch, Observation, observed_distances
 from pipeline.attacks.norms import ball_of, dual_length, length
 from pipeline.attacks.objectives import ModelObjective, Objective, Score, margin, scores_and_gradients, scores_without_gradients
-from pipeline.attacks.pgd import Images, RegionMasks
+from pipeline.attacks.pgd import RegionMasks
 from pipeline.attacks.threat import Norm
 from pipeline.randomness import derive_seeds, normal
+from pipeline.shapes import Images, Seeds
 from pipeline.system import System, attacked
 
 _ROUNDING = 1e-5
@@ -32,7 +33,7 @@ _ROUNDING = 1e-5
 class Nearest:
     """The nearest misclassified point that was visited for each image."""
 
-    points: Float[Tensor, "batch 3 height width"]
+    points: Images
     """In [0,1]; the image itself where it is misclassified as it is, and where none was found."""
     distances: Float64[Tensor, " batch"]
     """From the image, exact to double precision; 0 where it is misclassified as it is, infinite where no point was found."""
@@ -77,7 +78,7 @@ def ddn(
     objective: Objective,
     images: Images,
     *,
-    seeds: Int64[Tensor, " batch"],
+    seeds: Seeds,
     num_steps: int = 100,
     first_radius: float = 1.0,
     region: RegionMasks | None = None,

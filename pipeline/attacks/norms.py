@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from pipeline import randomness
 from pipeline.attacks.threat import Norm as Norm
+from pipeline.shapes import Images, Masks, Regions, Scores, Seeds
 
 # The L2 and L1 projections aim this much (relative) below the radius, so that rounding leaves the result inside.
 _SHRINK = 2.0**-20
@@ -23,13 +24,13 @@ _ORDERS: Mapping[Norm, float] = {"linf": math.inf, "l2": 2, "l1": 1}
 _DUALS: Mapping[Norm, float] = {"linf": 1, "l2": 2, "l1": math.inf}
 
 
-def length(deltas: Float[Tensor, "batch ..."], norm: Norm) -> Float[Tensor, " batch"]:
+def length(deltas: Float[Tensor, "batch ..."], norm: Norm) -> Scores:
     """The norm of each perturbation."""
     lengths: Tensor = torch.linalg.vector_norm(deltas.flatten(1), ord=_ORDERS[norm], dim=1)
     return lengths
 
 
-def dual_length(gradients: Float[Tensor, "batch ..."], norm: Norm) -> Float[Tensor, " batch"]:
+def dual_length(gradients: Float[Tensor, "batch ..."], norm: Norm) -> Scores:
     """How fast a linear function with that gradient rises along the best direction of length 1."""
     lengths: Tensor = torch.linalg.vector_norm(gradients.flatten(1), ord=_DUALS[norm], dim=1)
     return lengths
@@ -44,29 +45,24 @@ def widest(norm: Norm, num_values: int) -> float:
 class LinfBall:
     """All points between two bounds. Built by ``ball_of``."""
 
-    images: Float[Tensor, "batch 3 height width"]
+    images: Images
     radius: Float[Tensor, "#batch 1 1 1"]
-    lower: Float[Tensor, "batch 3 height width"]
-    upper: Float[Tensor, "batch 3 height width"]
+    lower: Images
+    upper: Images
 
-    def project(self, points: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:
+    def project(self, points: Images) -> Images:
         """The nearest point of the ball; points of the ball stay as they are, to the bit."""
         return points.clamp(self.lower, self.upper)
 
-    def ascent(self, gradients: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:
+    def ascent(self, gradients: Images) -> Images:
         """The sign of the gradient; 0 where there is none. Outside the region the bounds leave no room for it."""
         return gradients.sign()
 
-    def move(
-        self,
-        points: Float[Tensor, "batch 3 height width"],
-        gradients: Float[Tensor, "batch 3 height width"],
-        step: Float[Tensor, "#batch 1 1 1"],
-    ) -> Float[Tensor, "batch 3 height width"]:
+    def move(self, points: Images, gradients: Images, step: Float[Tensor, "#batch 1 1 1"]) -> Images:
         """A step along steepest ascent, which may leave the ball."""
         return torch.addcmul(points, self.ascent(gradients), step)
 
-    def random_points(self, seeds: Int64[Tensor, " batch"]) -> Float[Tensor, "batch 3 height width"]:
+    def random_points(self, seeds: Seeds) -> Images:
         """Uniform in the cube around the image, then clamped to [0,1] and the region; the same for the same seed."""
         drawn = randomness.uniform(seeds, tuple(self.images.shape[1:]), dtype=self.images.dtype).mul_(2).sub_(1)
         return self.project(torch.addcmul(self.images, _like(drawn, self.images), self.radius))
@@ -76,11 +72,11 @@ class LinfBall:
 class L2Ball:
     """All points of [0,1] within a Euclidean distance. Built by ``ball_of``."""
 
-    images: Float[Tensor, "batch 3 height width"]
+    images: Images
     radius: Float[Tensor, "#batch 1 1 1"]
-    region: Bool[Tensor, "batch 1 height width"] | None
+    region: Regions | None
 
-    def project(self, points: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:
+    def project(self, points: Images) -> Images:
         """Into the region, then to the ball, then to [0,1]: always a point of all three, though not always the nearest one.
 
         Points of the ball stay as they are, to the bit.
@@ -93,7 +89,7 @@ class L2Ball:
         # An image lies in [0,1], so clamping brings every pixel nearer to it and never leaves the ball.
         return torch.where(norms > self.radius, shrunk, points).clamp_(0, 1)
 
-    def ascent(self, gradients: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:
+    def ascent(self, gradients: Images) -> Images:
         """The gradient inside the region, at length 1; 0 where it is 0."""
         if self.region is not None:
             gradients = gradients * self.region
@@ -102,16 +98,11 @@ class L2Ball:
         scaled = gradients / gradients.abs().amax(dim=(1, 2, 3), keepdim=True).clamp_min(tiny)
         return scaled / _l2_norms(scaled).clamp_min(tiny)
 
-    def move(
-        self,
-        points: Float[Tensor, "batch 3 height width"],
-        gradients: Float[Tensor, "batch 3 height width"],
-        step: Float[Tensor, "#batch 1 1 1"],
-    ) -> Float[Tensor, "batch 3 height width"]:
+    def move(self, points: Images, gradients: Images, step: Float[Tensor, "#batch 1 1 1"]) -> Images:
         """A step along steepest ascent, which may leave the ball."""
         return torch.addcmul(points, self.ascent(gradients), step)
 
-    def random_points(self, seeds: Int64[Tensor, " batch"]) -> Float[Tensor, "batch 3 height width"]:
+    def random_points(self, seeds: Seeds) -> Images:
         """Uniform in the ball, restricted to the region, then clamped to [0,1]; the same for the same seed."""
         shape = tuple(self.images.shape[1:])
         drawn = randomness.normal(randomness.derive_seeds(seeds, 0), shape, dtype=self.images.dtype)
@@ -129,11 +120,11 @@ class L1Ball:
     a ball in many dimensions lies in the box.
     """
 
-    images: Float[Tensor, "batch 3 height width"]
+    images: Images
     radius: Float[Tensor, "#batch 1 1 1"]
-    region: Bool[Tensor, "batch 1 height width"] | None
+    region: Regions | None
 
-    def project(self, points: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:
+    def project(self, points: Images) -> Images:
         """The nearest point (Euclidean) of ball, [0,1] and region together; points of all three stay as they are, to the bit."""
         if self.region is not None:
             points = torch.where(self.region, points, self.images)
@@ -144,12 +135,7 @@ class L1Ball:
         nearest = _like(_shrunk(deltas, self.images, self.radius.double() * (1 - _SHRINK)).to(points.dtype), self.images)
         return torch.where(outside, _add_inwards(self.images, nearest).clamp_(0, 1), points)
 
-    def move(
-        self,
-        points: Float[Tensor, "batch 3 height width"],
-        gradients: Float[Tensor, "batch 3 height width"],
-        step: Float[Tensor, "#batch 1 1 1"],
-    ) -> Float[Tensor, "batch 3 height width"]:
+    def move(self, points: Images, gradients: Images, step: Float[Tensor, "#batch 1 1 1"]) -> Images:
         """A step along steepest ascent among sparse ones, which may leave the ball but not [0,1].
 
         The largest entries of the gradient come first; each value moves by a hundredth part of the values' share of the step at
@@ -164,7 +150,7 @@ class L1Ball:
         moves = torch.zeros_like(taken).scatter(1, order, taken).view_as(points) * gradients.sign()
         return points + _like(moves, points)
 
-    def random_points(self, seeds: Int64[Tensor, " batch"]) -> Float[Tensor, "batch 3 height width"]:
+    def random_points(self, seeds: Seeds) -> Images:
         """Noise of a normal distribution with variance 1, projected, as the authors begin; the same for the same seed."""
         drawn = randomness.normal(randomness.derive_seeds(seeds, 0), tuple(self.images.shape[1:]), dtype=self.images.dtype)
         return self.project(self.images + _like(drawn, self.images))
@@ -184,12 +170,7 @@ def sparse_signs(
     return signs / signs.abs().sum(dim=(1, 2, 3), keepdim=True).clamp_min(1)
 
 
-def ball_of(
-    norm: Norm,
-    images: Float[Tensor, "batch 3 height width"],
-    epsilon: float | Float[Tensor, " batch"],
-    region: Float[Tensor, "batch 1 height width"] | Bool[Tensor, "batch 1 height width"] | None = None,
-) -> Ball:
+def ball_of(norm: Norm, images: Images, epsilon: float | Scores, region: Masks | Regions | None = None) -> Ball:
     """The points at most ``epsilon`` away in that norm, exactly, also when images and points are stored in float32.
 
     Raises ValueError for images outside [0,1] and a negative epsilon.

@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int64
 from torch import Tensor
 
 from classifier.losses import cross_entropy
 from pipeline.attacks.specs import ClassLoss
 from pipeline.masks.context import MaskContext
+from pipeline.shapes import Images, Indices, Labels, Logits, Scores
 
 Score = Callable[..., Tensor]
 """(outputs, *targets) -> one score per image (B,), higher is better for the attacker; every argument has the batch first."""
@@ -29,9 +29,9 @@ DLR_CLASSES = 4
 class Objective(Protocol):
     """Images (B,3,H,W) in [0,1] to scores (B,), to be maximised. An image's score does not depend on the rest of its batch."""
 
-    def __call__(self, images: Float[Tensor, "batch 3 height width"], /) -> Float[Tensor, " batch"]: ...
+    def __call__(self, images: Images, /) -> Scores: ...
 
-    def select(self, indices: Int64[Tensor, " kept"], /) -> "Objective":
+    def select(self, indices: Indices, /) -> "Objective":
         """The objective of some images of the batch, in the order of ``indices``: so an attack can drop images."""
         ...
 
@@ -54,17 +54,17 @@ class ModelObjective:
     context: MaskContext | None = None
     """What a system needs besides the images."""
 
-    def __call__(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
+    def __call__(self, images: Images) -> Scores:
         outputs = self.model(images) if self.context is None else self.model(images, self.context)
         return self.score(outputs, *self.targets)
 
-    def select(self, indices: Int64[Tensor, " kept"]) -> "ModelObjective":
+    def select(self, indices: Indices) -> "ModelObjective":
         """The same objective for some images of the batch, in the order of ``indices``."""
         context = None if self.context is None else self.context.select(indices)
         return replace(self, targets=tuple(target[indices] for target in self.targets), context=context)
 
 
-def margin(logits: Float[Tensor, "batch classes"], labels: Int64[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+def margin(logits: Logits, labels: Labels) -> Scores:
     """Largest other logit minus the label's: above 0 the image is misclassified.
 
     Carlini and Wagner 2017, https://arxiv.org/abs/1608.04644. Needs two classes or more. Its gradient does not vanish with the
@@ -74,7 +74,7 @@ def margin(logits: Float[Tensor, "batch classes"], labels: Int64[Tensor, " batch
     return logits.scatter(1, labels[:, None], -torch.inf).amax(dim=1) - own
 
 
-def dlr(logits: Float[Tensor, "batch classes"], labels: Int64[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+def dlr(logits: Logits, labels: Labels) -> Scores:
     """Difference-of-logits ratio: the margin over the distance from the largest to the third largest logit.
 
     Unchanged when the logits are shifted or scaled; above 0 the image is misclassified. Croce and Hein 2020,
@@ -84,25 +84,19 @@ def dlr(logits: Float[Tensor, "batch classes"], labels: Int64[Tensor, " batch"])
     return margin(logits, labels) / (largest[:, 0] - largest[:, 2] + 1e-12)
 
 
-def targeted_cross_entropy(
-    logits: Float[Tensor, "batch classes"], labels: Int64[Tensor, " batch"], target_labels: Int64[Tensor, " batch"]
-) -> Float[Tensor, " batch"]:
+def targeted_cross_entropy(logits: Logits, labels: Labels, target_labels: Labels) -> Scores:
     """Log probability of the target. The label plays no part; all targeted scores take the same arguments."""
     del labels
     return -cross_entropy(logits, target_labels)
 
 
-def targeted_margin(
-    logits: Float[Tensor, "batch classes"], labels: Int64[Tensor, " batch"], target_labels: Int64[Tensor, " batch"]
-) -> Float[Tensor, " batch"]:
+def targeted_margin(logits: Logits, labels: Labels, target_labels: Labels) -> Scores:
     """The target's logit minus the label's: above 0 the image is misclassified, though perhaps as a third class."""
     pair = logits.gather(1, torch.stack([target_labels, labels], dim=1))
     return pair[:, 0] - pair[:, 1]
 
 
-def targeted_dlr(
-    logits: Float[Tensor, "batch classes"], labels: Int64[Tensor, " batch"], target_labels: Int64[Tensor, " batch"]
-) -> Float[Tensor, " batch"]:
+def targeted_dlr(logits: Logits, labels: Labels, target_labels: Labels) -> Scores:
     """Targeted difference-of-logits ratio, Croce and Hein 2020, https://arxiv.org/abs/2003.01690, equation 7. Needs 4 classes."""
     largest = logits.topk(4, dim=1).values
     scale = largest[:, 0] - (largest[:, 2] + largest[:, 3]) / 2
@@ -129,9 +123,7 @@ def class_score(loss: ClassLoss, *, num_classes: int, targeted: bool = False) ->
             return targeted_dlr if targeted else dlr
 
 
-def scores_and_gradients(
-    objective: Objective, points: Float[Tensor, "batch 3 height width"]
-) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch 3 height width"]]:
+def scores_and_gradients(objective: Objective, points: Images) -> tuple[Scores, Images]:
     """An attack's step: the scores of the points and their gradients in the points, both detached.
 
     Nothing is added to any parameter's gradient. Raises ValueError where no gradient reaches the images (a cut graph would
@@ -147,7 +139,7 @@ def scores_and_gradients(
 
 
 @torch.no_grad()
-def scores_without_gradients(objective: Objective, points: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
+def scores_without_gradients(objective: Objective, points: Images) -> Scores:
     """The scores of the points alone. Raises ValueError where they are not one per image."""
     return _one_per_image(objective(points), points)
 

@@ -10,7 +10,7 @@ pixel outside it. An image in which no such square fits has no patch, and says n
 """
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Int64
 from torch import Tensor
 from torch.nn import functional
 
@@ -27,23 +27,20 @@ from pipeline.attacks.start import AttackBatch, AttackStart
 from pipeline.attacks.threat import Region, ThreatModel
 from pipeline.attacks.tracker import BestPoint
 from pipeline.randomness import derive_seeds, random_integers
+from pipeline.shapes import Images, Regions, Scores, Seeds
 
 Corners = Int64[Tensor, "batch 2"]
 """Row and column of the upper left pixel of a square; -1 and -1 where the image has no room for it."""
 
 
-def patch_share(
-    images: Float[Tensor, "batch 3 height width"], clean: Float[Tensor, "batch 3 height width"]
-) -> Float[Tensor, " batch"]:
+def patch_share(images: Images, clean: Images) -> Scores:
     """Area of the smallest square that holds every pixel that differs, as a share of the image; float64, 0 where none differs."""
     changed = (images != clean).any(dim=1)
     sides = torch.stack([_extent(changed.any(dim=2)), _extent(changed.any(dim=1))]).amax(dim=0)
     return sides.double() ** 2 / (images.shape[2] * images.shape[3])
 
 
-def allowed_corners(
-    side: int, shape: tuple[int, int], region: Bool[Tensor, "batch 1 height width"] | None, batch: int
-) -> Bool[Tensor, "batch rows columns"]:
+def allowed_corners(side: int, shape: tuple[int, int], region: Regions | None, batch: int) -> Bool[Tensor, "batch rows columns"]:
     """True for every corner whose square lies in the image and, where there is a region, in the region with all its pixels.
 
     Raises ValueError for a square that is larger than the image or has no pixel.
@@ -57,7 +54,7 @@ def allowed_corners(
     return outside.squeeze(1) == 0
 
 
-def patch_masks(corners: Corners, side: int, shape: tuple[int, int]) -> Bool[Tensor, "batch 1 height width"]:
+def patch_masks(corners: Corners, side: int, shape: tuple[int, int]) -> Regions:
     """True on the square at each corner: ``side ** 2`` pixels exactly, or none where the corner is -1."""
     rows, columns = (torch.arange(size, device=corners.device) for size in shape)
     inside_rows = (rows >= corners[:, :1]) & (rows < corners[:, :1] + side)
@@ -66,7 +63,7 @@ def patch_masks(corners: Corners, side: int, shape: tuple[int, int]) -> Bool[Ten
     return masks.unsqueeze(1)
 
 
-def random_corners(allowed: Bool[Tensor, "batch rows columns"], seeds: Int64[Tensor, " batch"]) -> Corners:
+def random_corners(allowed: Bool[Tensor, "batch rows columns"], seeds: Seeds) -> Corners:
     """One of the allowed corners of each image, all of them equally likely; the same for the same seed."""
     flat = allowed.flatten(1)
     drawn = random_integers(seeds, (1,)).squeeze(1)
@@ -74,12 +71,7 @@ def random_corners(allowed: Bool[Tensor, "batch rows columns"], seeds: Int64[Ten
 
 
 def promising_corners(
-    objective: Objective,
-    images: Float[Tensor, "batch 3 height width"],
-    allowed: Bool[Tensor, "batch rows columns"],
-    *,
-    side: int,
-    rank: int,
+    objective: Objective, images: Images, allowed: Bool[Tensor, "batch rows columns"], *, side: int, rank: int
 ) -> Corners:
     """The place of that rank (0 is the best) by what a patch there promises, to first order, on the image as it is.
 
@@ -104,14 +96,7 @@ def promising_corners(
 
 
 def start_corners(
-    objective: Objective,
-    images: Float[Tensor, "batch 3 height width"],
-    region: Bool[Tensor, "batch 1 height width"] | None,
-    *,
-    side: int,
-    start: int,
-    num_promising: int,
-    seeds: Int64[Tensor, " batch"],
+    objective: Objective, images: Images, region: Regions | None, *, side: int, start: int, num_promising: int, seeds: Seeds
 ) -> Corners:
     """Where start number ``start`` of an attack puts its patch: first the promising places in their order, then random ones."""
     allowed = allowed_corners(side, (images.shape[2], images.shape[3]), region, len(images)).to(images.device)
@@ -120,7 +105,7 @@ def start_corners(
     return random_corners(allowed, derive_seeds(seeds, start))
 
 
-def attack_with_patch(spec: PatchAttack, start: AttackStart) -> Float[Tensor, "batch 3 height width"]:
+def attack_with_patch(spec: PatchAttack, start: AttackStart) -> Images:
     """The point with the largest margin that one place of the patch leads to; the image itself where there is no room for it."""
     images = start.batch.images
     shape = (images.shape[2], images.shape[3])

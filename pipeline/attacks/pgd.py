@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from functools import partial
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.attacks.config import PgdConfig
@@ -17,10 +17,10 @@ from pipeline.attacks.objectives import Objective, scores_and_gradients, scores_
 from pipeline.attacks.threat import Norm
 from pipeline.attacks.tracker import BestPoint
 from pipeline.randomness import derive_seeds
+from pipeline.shapes import Images, Masks, Regions, Scores, Seeds
 
-Images = Float[Tensor, "batch 3 height width"]
-PerImage = float | Float[Tensor, " batch"]
-RegionMasks = Float[Tensor, "batch 1 height width"] | Bool[Tensor, "batch 1 height width"]
+PerImage = float | Scores
+RegionMasks = Masks | Regions
 
 
 def pgd(
@@ -31,7 +31,7 @@ def pgd(
     region: RegionMasks | None = None,
     start: Images | None = None,
     keep_best: bool = True,
-    seeds: Int64[Tensor, " batch"] | None = None,
+    seeds: Seeds | None = None,
 ) -> Images:
     """Run a configuration. Arguments, result and errors are those of ``pgd_in``."""
     return pgd_in(
@@ -63,7 +63,7 @@ def pgd_in(
     region: RegionMasks | None = None,
     start: Images | None = None,
     keep_best: bool = True,
-    seeds: Int64[Tensor, " batch"] | None = None,
+    seeds: Seeds | None = None,
 ) -> Images:
     """Climb the objective inside a norm ball: steps along steepest ascent in the norm, each followed by the way back into the ball.
 

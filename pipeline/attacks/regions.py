@@ -1,15 +1,11 @@
 """Which pixels an attack may change, per image, from the data set's own masks."""
 
-from jaxtyping import Bool, Float
-from torch import Tensor
-
 from pipeline.attacks.threat import Region
 from pipeline.masks.sources import bounding_boxes, dilate
+from pipeline.shapes import Masks, Regions
 
 
-def region_masks(
-    region: Region, oracle_masks: Float[Tensor, "batch 1 height width"], *, radius: int
-) -> Bool[Tensor, "batch 1 height width"]:
+def region_masks(region: Region, oracle_masks: Masks, *, radius: int) -> Regions:
     """True where the attack may change the image.
 
     Foreground (mask above 0) and background (mask 0) are each other's complement. ``radius`` is the reach of the

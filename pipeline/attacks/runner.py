@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from pipeline.attacks.specs import AttackSpec
@@ -17,6 +17,7 @@ from pipeline.attacks.suite import AttackSuite
 from pipeline.attacks.threat import ThreatModel
 from pipeline.attacks.tracker import BestPoint, Observer, Verdict, of_batch, verdict
 from pipeline.errors import ConfigError
+from pipeline.shapes import Images, Scores
 from pipeline.system import System, attacked
 
 
@@ -24,9 +25,9 @@ from pipeline.system import System, attacked
 class AttackResult:
     """What an attack found, in the order of the images."""
 
-    images: Float[Tensor, "batch 3 height width"]
+    images: Images
     """The point with the largest margin that was found (perhaps the image itself)."""
-    margins: Float[Tensor, " batch"]
+    margins: Scores
     """Largest other logit minus the label's at that point, scored afresh."""
     misclassified: Bool[Tensor, " batch"]
     """The system misclassifies that point."""
@@ -42,7 +43,7 @@ def run_attack(
     run_seed: int,
     batch_size: int | None = None,
     stop_at_success: bool = True,
-    warm_start: Float[Tensor, "batch 3 height width"] | None = None,
+    warm_start: Images | None = None,
     copy: System | None = None,
     observer: Observer | None = None,
 ) -> AttackResult:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float64, Int64
 from scipy import stats
 from torch import Tensor
 
@@ -24,6 +24,7 @@ from pipeline.attacks.objectives import margin
 from pipeline.attacks.pgd import pgd_l2
 from pipeline.masks.context import MaskContext
 from pipeline.randomness import derive_seeds, normal
+from pipeline.shapes import Images, Indices, Labels, Scores, Seeds
 from pipeline.system import attacked
 
 ABSTAIN = -1
@@ -32,7 +33,6 @@ ABSTAIN = -1
 # The votes that choose a class must be others than those that certify it, and an attacker's draws others than the judge's.
 _SELECT_STREAM, _CERTIFY_STREAM, _ATTACK_STREAM, _PREDICT_STREAM = range(4)
 
-Images = Float[Tensor, "batch 3 height width"]
 Model = Callable[[Images], Tensor]
 """Images to logits, of the images of one batch in their order: what belongs to them, their context, is the function's affair."""
 
@@ -41,7 +41,7 @@ Model = Callable[[Images], Tensor]
 class Certificate:
     """What the smoothed system says of each image, and how far that holds."""
 
-    predictions: Int64[Tensor, " batch"]
+    predictions: Labels
     """The class, or ``ABSTAIN``."""
     radii: Float64[Tensor, " batch"]
     """Euclidean distance within which the prediction cannot change; 0 where it abstains."""
@@ -52,7 +52,7 @@ def certify(
     images: Images,
     *,
     sigma: float,
-    seeds: Int64[Tensor, " batch"],
+    seeds: Seeds,
     num_selection: int = 100,
     num_draws: int = 1000,
     error_rate: float = 0.001,
@@ -72,13 +72,7 @@ def certify(
 
 
 def predict(
-    model: Model,
-    images: Images,
-    *,
-    sigma: float,
-    seeds: Int64[Tensor, " batch"],
-    num_draws: int = 1000,
-    error_rate: float = 0.001,
+    model: Model, images: Images, *, sigma: float, seeds: Seeds, num_draws: int = 1000, error_rate: float = 0.001
 ) -> Int64[Tensor, " batch"]:
     """The smoothed system's answer, or ``ABSTAIN`` where the two commonest classes cannot be told apart: the paper's PREDICT."""
     votes = _votes(model, images, sigma, derive_seeds(seeds, _PREDICT_STREAM), num_draws)
@@ -88,9 +82,7 @@ def predict(
     return torch.where(p_values <= error_rate, votes.argmax(dim=1), ABSTAIN)
 
 
-def _votes(
-    model: Model, images: Images, sigma: float, seeds: Int64[Tensor, " batch"], num_draws: int
-) -> Int64[Tensor, "batch classes"]:
+def _votes(model: Model, images: Images, sigma: float, seeds: Seeds, num_draws: int) -> Int64[Tensor, "batch classes"]:
     """How often each class is the answer to the image with noise."""
     votes: Tensor | None = None
     for draw in range(num_draws):
@@ -115,13 +107,13 @@ class SmoothedObjective:
 
     model: Callable[..., Tensor]
     """Images and, where there is one, their context to logits; in the state of ``system.attacked``."""
-    labels: Int64[Tensor, " batch"]
+    labels: Labels
     context: MaskContext | None
     sigma: float
-    seeds: Int64[Tensor, " batch"]
+    seeds: Seeds
     num_draws: int = 16
 
-    def __call__(self, images: Images) -> Float[Tensor, " batch"]:
+    def __call__(self, images: Images) -> Scores:
         seeds, total = derive_seeds(self.seeds, _ATTACK_STREAM), None
         for draw in range(self.num_draws):
             noisy = images + self.sigma * _noise(images, seeds, draw)
@@ -131,7 +123,7 @@ class SmoothedObjective:
         assert total is not None
         return margin((total / self.num_draws).clamp_min(1e-12).log(), self.labels)
 
-    def select(self, indices: Int64[Tensor, " kept"]) -> "SmoothedObjective":
+    def select(self, indices: Indices) -> "SmoothedObjective":
         """The same objective for some images of the batch, in the order of ``indices``."""
         context = None if self.context is None else self.context.select(indices)
         return replace(self, labels=self.labels[indices], context=context, seeds=self.seeds[indices])
@@ -167,12 +159,7 @@ def observe_attacked(spec: Smoothing, batch: MeasuredBatch, radius: float) -> Ob
     with attacked(batch.system), torch.no_grad():
         points = pgd_l2(objective, batch.images, epsilon=radius, num_steps=spec.num_steps, seeds=batch.seeds)
         answers = predict(
-            batch.logits,
-            points,
-            sigma=spec.sigma,
-            seeds=batch.seeds,
-            num_draws=spec.num_draws,
-            error_rate=spec.error_rate,
+            batch.logits, points, sigma=spec.sigma, seeds=batch.seeds, num_draws=spec.num_draws, error_rate=spec.error_rate
         )
     robust = (answers == batch.labels) | (answers == ABSTAIN)
     return replace(observed(batch, points), predictions=answers, correct=robust)

@@ -8,7 +8,7 @@ import zlib
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Int64
 from torch import Tensor
 
 from pipeline.attacks.eot import made_up_seeds
@@ -20,6 +20,7 @@ from pipeline.attacks.tracker import Observer
 from pipeline.attacks.two_stage import GuideMasks
 from pipeline.masks.context import MaskContext
 from pipeline.randomness import derive_seeds
+from pipeline.shapes import Images, Indices, Labels, Logits, Regions, Seeds
 from pipeline.system import System, attacked, traits_of
 
 
@@ -29,12 +30,12 @@ class AttackBatch:
 
     system: System
     """The inner module, not a wrapper of Fabric or DDP. In float32 or wider."""
-    images: Float[Tensor, "batch 3 height width"]
+    images: Images
     """Clean, in [0,1]."""
-    labels: Int64[Tensor, " batch"]
+    labels: Labels
     context: MaskContext | None
     """What the system needs besides the images, of the clean images (``system.clean_context``). Regions take its oracle masks."""
-    seeds: Int64[Tensor, " batch"]
+    seeds: Seeds
     """One per image, from its identity alone."""
     guides: GuideMasks | None = None
     """A fixed pool for ``steal``."""
@@ -42,7 +43,7 @@ class AttackBatch:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def select(self, indices: Int64[Tensor, " kept"]) -> "AttackBatch":
+    def select(self, indices: Indices) -> "AttackBatch":
         """Some of the images, in the order of ``indices``."""
         return replace(
             self,
@@ -62,7 +63,7 @@ class AttackBatch:
             has_oracle=self.context is not None and self.context.oracle_masks is not None,
         )
 
-    def region(self, threat: ThreatModel) -> Bool[Tensor, "batch 1 height width"] | None:
+    def region(self, threat: ThreatModel) -> Regions | None:
         """True where the attacker may change the image; None is everywhere. Raises ValueError where that needs oracle masks."""
         if threat.region == Region.EVERYWHERE:
             return None
@@ -72,7 +73,7 @@ class AttackBatch:
 
 
 @torch.no_grad()
-def clean_logits(batch: AttackBatch) -> Float[Tensor, "batch classes"]:
+def clean_logits(batch: AttackBatch) -> Logits:
     """What the system says of the images as they are."""
     with attacked(batch.system):
         logits: Tensor = batch.system(batch.images, batch.context)
@@ -101,7 +102,7 @@ class AttackStart:
         return derive_seeds(self.batch.seeds, self.run_seed, zlib.crc32(self.name.encode()), self.number)
 
     @property
-    def region(self) -> Bool[Tensor, "batch 1 height width"] | None:
+    def region(self) -> Regions | None:
         """True where the attacker may change the image; None is everywhere."""
         return self.batch.region(self.threat)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pipeline.attacks.objectives import Objective, margin
 from pipeline.masks.context import MaskContext
+from pipeline.shapes import Images, Indices, Labels, Masks, Scores
 from pipeline.system import System, attacked, masks_and_logits
 
 
@@ -22,13 +23,11 @@ from pipeline.system import System, attacked, masks_and_logits
 class MarginObjective(Objective, Protocol):
     """An objective that also says how near each image is to being misclassified."""
 
-    def scores_and_margins(
-        self, images: Float[Tensor, "batch 3 height width"], /
-    ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
+    def scores_and_margins(self, images: Images, /) -> tuple[Scores, Scores]:
         """What is climbed, and the margin of the attacked system's own logits (above 0: misclassified), without a gradient."""
         ...
 
-    def select(self, indices: Int64[Tensor, " kept"], /) -> "MarginObjective": ...
+    def select(self, indices: Indices, /) -> "MarginObjective": ...
 
 
 Observer = Callable[[Float[Tensor, "some 3 height width"], Float[Tensor, " some"]], None]
@@ -43,7 +42,7 @@ class BestPoint:
     such an image robust would be a false claim.
     """
 
-    def __init__(self, images: Float[Tensor, "batch 3 height width"], observer: Observer | None = None) -> None:
+    def __init__(self, images: Images, observer: Observer | None = None) -> None:
         """``observer`` is told of what a tracked objective is asked about."""
         self.observer = observer
         self.unchecked = images.detach().clone()
@@ -92,7 +91,7 @@ class BestPoint:
         refuse_nan(self._nan)
 
     @property
-    def points(self) -> Float[Tensor, "batch 3 height width"]:
+    def points(self) -> Images:
         """The best point of each image; where there is none, the image. Raises FloatingPointError where a value was NaN."""
         self.check()
         return self.unchecked
@@ -106,7 +105,7 @@ class Tracked:
         self.margins = best.values[:0]
         """Of the points asked about last."""
 
-    def __call__(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
+    def __call__(self, images: Images) -> Scores:
         scores, margins = self._objective.scores_and_margins(images)
         self.margins = torch.where(scores.detach().isnan(), torch.nan, margins.detach())
         self._best.update(images.detach(), self.margins, self._rows)
@@ -147,26 +146,19 @@ def refuse_nan(nan: Bool[Tensor, " batch"]) -> None:
 class Verdict(NamedTuple):
     """What a system says of stored images."""
 
-    predictions: Int64[Tensor, " batch"]
-    margins: Float[Tensor, " batch"]
+    predictions: Labels
+    margins: Scores
     """Largest other logit minus the label's."""
     misclassified: Bool[Tensor, " batch"]
     """The prediction is not the label."""
-    masks: Float[Tensor, "batch 1 height width"] | None = None
+    masks: Masks | None = None
     """What the system saw the images through, where that was asked for."""
     confidences: Float64[Tensor, " batch"] | None = None
     """Softmax of the predicted class, in double precision, where masks were asked for."""
 
 
 @torch.no_grad()
-def verdict(
-    system: System,
-    images: Float[Tensor, "batch 3 height width"],
-    labels: Int64[Tensor, " batch"],
-    context: MaskContext | None,
-    *,
-    with_masks: bool = False,
-) -> Verdict:
+def verdict(system: System, images: Images, labels: Labels, context: MaskContext | None, *, with_masks: bool = False) -> Verdict:
     """Score stored images afresh, in eval mode and without autocast: the only thing that a success is counted by. ``with_masks``
     also says what the images were seen through, and how sure the system is.
 

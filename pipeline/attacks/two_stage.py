@@ -24,6 +24,7 @@ from pipeline.attacks.threat import Norm
 from pipeline.attacks.tracker import BestPoint, MarginObjective, Observer
 from pipeline.masks.context import MaskContext
 from pipeline.masks.gates import soft_gate
+from pipeline.shapes import Images, Indices, Labels, Logits, Masks, Scores, Seeds
 from pipeline.system import StagedSystem, System, masks_and_logits, with_attackable_mask
 
 
@@ -56,9 +57,7 @@ def _unit(gradients: Tensor) -> Tensor:
     return scaled / scaled.square().sum(dim=(1, 2, 3), keepdim=True).sqrt().clamp_min(tiny)
 
 
-def mask_likeness(
-    mask_logits: Float[Tensor, "batch 1 height width"], target_masks: Float[Tensor, "batch 1 height width"]
-) -> Float[Tensor, " batch"]:
+def mask_likeness(mask_logits: Masks, target_masks: Masks) -> Scores:
     """Minus the binary cross-entropy to the target, averaged over the image's pixels: at most 0 for targets of 0 and 1.
 
     Its gradient at a mask logit is (target - probability) / pixels: largest where the mask is surely wrong, gone where it is as
@@ -78,16 +77,16 @@ class SystemObjective:
 
     system: System
     """In the state of ``system.attacked``."""
-    labels: Int64[Tensor, " batch"]
+    labels: Labels
     context: MaskContext | None
     class_score: Score | None = cross_entropy
     """Class logits and labels (and target labels, if there are any) to one value per image."""
-    target_labels: Int64[Tensor, " batch"] | None = None
+    target_labels: Labels | None = None
     path: GradientPath = GradientPath.BOTH
     """Which gradient of the class score is climbed. The value of the score is the same for all."""
     soft: bool = False
     """Climb the class score through a soft gate in place of the hard one: a transfer attack on ``learned-hard``."""
-    mask_targets: Float[Tensor, "batch 1 height width"] | None = None
+    mask_targets: Masks | None = None
     mask_weight: float = 1.0
 
     def __post_init__(self) -> None:
@@ -97,12 +96,10 @@ class SystemObjective:
         if special and with_attackable_mask(self.system) is None:
             raise ValueError(f"no attacker can move the mask of the source {self.system.mask_traits.source!r}")
 
-    def __call__(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
+    def __call__(self, images: Images) -> Scores:
         return self.scores_and_margins(images)[0]
 
-    def scores_and_margins(
-        self, images: Float[Tensor, "batch 3 height width"]
-    ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
+    def scores_and_margins(self, images: Images) -> tuple[Scores, Scores]:
         """The score that is climbed, and the margin of the system's own logits without a gradient."""
         system = with_attackable_mask(self.system)
         if system is None:
@@ -121,7 +118,7 @@ class SystemObjective:
             logits = self._own_logits(system, images, mask_logits)
         return scores, margin(logits.detach(), self.labels)
 
-    def select(self, indices: Int64[Tensor, " kept"]) -> "SystemObjective":
+    def select(self, indices: Indices) -> "SystemObjective":
         """The same objective for some images of the batch, in the order of ``indices``."""
         return replace(
             self,
@@ -163,11 +160,11 @@ class SystemObjective:
 def mask_targets(
     goal: MaskGoal,
     system: StagedSystem,
-    images: Float[Tensor, "batch 3 height width"],
-    labels: Int64[Tensor, " batch"],
+    images: Images,
+    labels: Labels,
     context: MaskContext | None,
     guides: GuideMasks | None = None,
-) -> Float[Tensor, "batch 1 height width"]:
+) -> Masks:
     """What each clean image's mask is to become. Raises ValueError where the goal needs masks that are not there."""
     like = images.new_zeros(len(images), 1, *images.shape[2:])
     match goal:
@@ -187,12 +184,7 @@ def mask_targets(
             return stolen_masks(*masks_and_logits(system, images, context), labels, guides)
 
 
-def stolen_masks(
-    clean_masks: Float[Tensor, "batch 1 height width"],
-    logits: Float[Tensor, "batch classes"],
-    labels: Int64[Tensor, " batch"],
-    guides: GuideMasks,
-) -> Float[Tensor, "batch 1 height width"]:
+def stolen_masks(clean_masks: Masks, logits: Logits, labels: Labels, guides: GuideMasks) -> Masks:
     """For each image the guide mask of another class that the attacker is most likely to reach.
 
     Of the classes in the pool other than the label, the one with the largest logit on the clean image; of its masks, the one most
@@ -218,16 +210,16 @@ def stolen_masks(
 def guided(
     mask_objective: MarginObjective,
     class_objective: MarginObjective,
-    images: Float[Tensor, "batch 3 height width"],
+    images: Images,
     *,
     norm: Norm,
     epsilon: PerImage,
     mask_steps: int,
     class_steps: int,
     region: RegionMasks | None = None,
-    seeds: Int64[Tensor, " batch"],
+    seeds: Seeds,
     observer: Observer | None = None,
-) -> Float[Tensor, "batch 3 height width"]:
+) -> Images:
     """First the mask, then the class from there: two searches, the second beginning at the best point of the first.
 
     Both are projected gradient descent with a step of 2.5 * epsilon / steps; the first starts at random. Returned is, of all

@@ -20,6 +20,7 @@ from pipeline.data.seeds import sample_seed
 from pipeline.data.splits import Split
 from pipeline.data.substitutes import with_substitutes
 from pipeline.data.transforms import Augmentation
+from pipeline.shapes import Labels, Seeds
 from pipeline.workers import Workers, leave_to_parent
 
 
@@ -31,10 +32,10 @@ class Batch:
     """RGB in [0,1], in channels-last memory order."""
     masks: Float[Tensor, "batch 1 side side"]
     """Foreground share of each pixel in [0,1]."""
-    labels: Int64[Tensor, " batch"]
+    labels: Labels
     indices: Int64[Tensor, " batch"]
     """Rows in the prepared data set."""
-    seeds: Int64[Tensor, " batch"]
+    seeds: Seeds
     """One seed a sample, from its id alone: for masks and fills that are random but must not change from call to call."""
     substitutes: Float[Tensor, "batch 1 side side"] | None = None
     """Masks that stand in place of the samples' own, in [0,1], varied as these are (``substitutes.with_substitutes``)."""

@@ -23,6 +23,7 @@ from pipeline.data.splits import Split
 from pipeline.errors import NumberError
 from pipeline.evaluation.records import SCHEMA, Status
 from pipeline.masks.context import MaskContext
+from pipeline.shapes import Images, Labels
 from pipeline.system import System, attacked, clean_context
 from segmenter.metrics import intersection_over_union
 
@@ -209,13 +210,7 @@ def norms(
 
 
 def attack_batch(
-    system: System,
-    images: Float[Tensor, "batch 3 height width"],
-    labels: Int64[Tensor, " batch"],
-    context: MaskContext,
-    *,
-    guides: GuideMasks | None,
-    batch_size: int,
+    system: System, images: Images, labels: Labels, context: MaskContext, *, guides: GuideMasks | None, batch_size: int
 ) -> AttackBatch:
     """Images ready to be attacked, with what the system takes from them while they are clean. All on the system's device.
 

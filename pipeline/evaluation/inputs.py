@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Int64
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, RandomSampler
 
 from pipeline.errors import InputError
 from pipeline.masks.context import MaskContext
+from pipeline.shapes import Images, Labels, Logits, Masks
 from pipeline.system import Maskless, System, as_system, attacked
 
 _SUM = 1e-3  # how far from 1 the sum of probabilities may be
@@ -24,9 +25,9 @@ _SUM = 1e-3  # how far from 1 the sum of probabilities may be
 class OwnBatch(NamedTuple):
     """Checked images with their labels."""
 
-    images: Float[Tensor, "batch 3 height width"]
-    labels: Int64[Tensor, " batch"]
-    masks: Float[Tensor, "batch 1 height width"] | None
+    images: Images
+    labels: Labels
+    masks: Masks | None
 
     def select(self, rows: Int64[np.ndarray, " some"]) -> "OwnBatch":
         """Some of the images, in the order of ``rows``."""
@@ -47,7 +48,7 @@ def device_of(system: System) -> torch.device:
     return next((parameter.device for parameter in system.parameters()), torch.device("cpu"))
 
 
-def checked_images(images: object) -> Float[Tensor, "batch 3 height width"]:
+def checked_images(images: object) -> Images:
     """Images as float32 (B,3,H,W) in [0,1]; float64 stays. Raises InputError with the remedy."""
     tensor = _tensor("images", images)
     if tensor.dtype == torch.uint8:
@@ -98,7 +99,7 @@ def checked_labels(labels: object, *, count: int, num_classes: int | None = None
     return tensor
 
 
-def checked_masks(masks: object, images: Tensor) -> Float[Tensor, "batch 1 height width"]:
+def checked_masks(masks: object, images: Tensor) -> Masks:
     """Masks as (B,1,H,W) in [0,1], in the images' type; (B,H,W) and booleans are taken. Raises InputError with the remedy."""
     tensor = _tensor("masks", masks)
     tensor = tensor.unsqueeze(1) if tensor.ndim == 3 else tensor
@@ -116,9 +117,7 @@ def checked_masks(masks: object, images: Tensor) -> Float[Tensor, "batch 1 heigh
 
 
 @torch.no_grad()
-def checked_logits(
-    system: System, images: Float[Tensor, "batch 3 height width"], context: MaskContext | None
-) -> Float[Tensor, "batch classes"]:
+def checked_logits(system: System, images: Images, context: MaskContext | None) -> Logits:
     """What the system says of clean images, in eval mode; its own mode is restored.
 
     Raises InputError for outputs that are no logits (B,K) of 2 classes or more, not finite, or of weights of less than 32 bits.
@@ -151,7 +150,7 @@ def check_outputs(outputs: object, count: int) -> None:
         raise InputError("the model returns values that are not finite for clean images: attacks compare them")
 
 
-def doubt_about_logits(logits: Float[Tensor, "batch classes"]) -> str | None:
+def doubt_about_logits(logits: Logits) -> str | None:
     """Why the outputs look like something else than logits, and what to do; None where they do not."""
     one = torch.ones((), dtype=logits.dtype, device=logits.device)
     if (logits >= 0).all() and torch.allclose(logits.sum(dim=1), one, atol=_SUM):

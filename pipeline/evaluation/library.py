@@ -12,8 +12,7 @@ from typing import Any
 
 import polars as pl
 import torch
-from jaxtyping import Float, Int64
-from torch import Tensor, nn
+from torch import nn
 
 from pipeline.attacks.acceleration import copy_to_search
 from pipeline.attacks.diagnostics import Check
@@ -46,6 +45,7 @@ from pipeline.evaluation.inputs import (
 from pipeline.evaluation.own import OwnImages, attack_batch_of, in_parts
 from pipeline.evaluation.records import MemoryStore
 from pipeline.runs.checkpoints import state_digest
+from pipeline.shapes import Images, Labels, Masks
 from pipeline.system import System, TwoStage
 
 PART = 256
@@ -131,18 +131,18 @@ def evaluate(
 
 def attack(
     system: nn.Module,
-    images: Float[Tensor, "batch 3 height width"],
-    labels: Int64[Tensor, " batch"],
+    images: Images,
+    labels: Labels,
     attack: str | AttackSpec = "apgd-margin",
     *,
     epsilon: float | str = 8 / 255,
     norm: Norm = "linf",
-    masks: Float[Tensor, "batch 1 height width"] | None = None,
+    masks: Masks | None = None,
     threat: ThreatModel | None = None,
     batch_size: int = 64,
     seed: int = 0,
     observer: Observer | None = None,
-) -> Float[Tensor, "batch 3 height width"]:
+) -> Images:
     """Adversarial images: for each image the point of the ball with the largest margin that one attack found.
 
     The attack runs to its end on every image, also on those that are misclassified before, so the images are as strong as it makes

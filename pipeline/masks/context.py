@@ -3,8 +3,9 @@
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Int64
 from torch import Tensor
+
+from pipeline.shapes import Indices
 
 
 class MaskContext(NamedTuple):
@@ -22,7 +23,7 @@ class MaskContext(NamedTuple):
     sample_seeds: Tensor | None = None
     """(B,), int64: decides random masks and noise fills."""
 
-    def select(self, indices: Int64[Tensor, " kept"]) -> "MaskContext":
+    def select(self, indices: Indices) -> "MaskContext":
         """The context of some images of the batch, in the order of ``indices``."""
         return MaskContext(*(None if value is None else value[indices] for value in self))
 

@@ -10,17 +10,14 @@ from torch.nn import functional
 from pipeline import randomness
 from pipeline.masks.config import Fill, MaskConfig
 from pipeline.masks.context import MaskContext, required
+from pipeline.shapes import Images, Masks
 
 FILL_STREAM = 2
 """What the image's seed is used for here; ``sources`` draws from another stream."""
 
 
 def fill_images(
-    config: MaskConfig,
-    images: Float[Tensor, "batch 3 height width"],
-    context: MaskContext,
-    *,
-    color: Float[Tensor, "1 3 1 1"],
+    config: MaskConfig, images: Images, context: MaskContext, *, color: Float[Tensor, "1 3 1 1"]
 ) -> Float[Tensor, "#batch 3 #height #width"]:
     """What stands where the mask is 0: the constant ``color`` for black, grey and mean, else one fill per image."""
     if config.fill == Fill.NOISE:
@@ -31,7 +28,7 @@ def fill_images(
     return color
 
 
-def blur(images: Float[Tensor, "batch 3 height width"], sigma: float) -> Float[Tensor, "batch 3 height width"]:
+def blur(images: Images, sigma: float) -> Images:
     """Gaussian blur with a standard deviation in pixels, cut off at 3 sigma; the border is repeated. Differentiable."""
     reach = math.ceil(3 * sigma)
     positions = torch.arange(-reach, reach + 1, device=images.device, dtype=images.dtype)
@@ -42,10 +39,6 @@ def blur(images: Float[Tensor, "batch 3 height width"], sigma: float) -> Float[T
     return functional.conv2d(rows, kernel[:, :, :, None], groups=3)
 
 
-def apply_mask(
-    images: Float[Tensor, "batch 3 height width"],
-    masks: Float[Tensor, "batch 1 height width"],
-    fills: Float[Tensor, "#batch 3 #height #width"],
-) -> Float[Tensor, "batch 3 height width"]:
+def apply_mask(images: Images, masks: Masks, fills: Float[Tensor, "#batch 3 #height #width"]) -> Images:
     """``masks * images + (1 - masks) * fills``: to the bit the fill where the mask is 0, and the image where it is 1."""
     return torch.lerp(fills, images, masks)

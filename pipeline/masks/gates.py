@@ -3,20 +3,16 @@
 import math
 from typing import Literal
 
-from jaxtyping import Float
-from torch import Tensor
-
 from pipeline.masks.config import MaskConfig
+from pipeline.shapes import Masks
 
 
-def soft_gate(mask_logits: Float[Tensor, "batch 1 height width"]) -> Float[Tensor, "batch 1 height width"]:
+def soft_gate(mask_logits: Masks) -> Masks:
     """Foreground probability: the sigmoid. In float32 it is exactly 1, without a gradient, above logits of about 17."""
     return mask_logits.sigmoid()
 
 
-def hard_gate(
-    mask_logits: Float[Tensor, "batch 1 height width"], *, threshold: float, surrogate: Literal["identity", "sigmoid"]
-) -> Float[Tensor, "batch 1 height width"]:
+def hard_gate(mask_logits: Masks, *, threshold: float, surrogate: Literal["identity", "sigmoid"]) -> Masks:
     """Exactly 0 or 1 forwards (probability above ``threshold``), a straight-through gradient backwards.
 
     Backwards the gate is the identity on the logits (Bengio et al. 2013, https://arxiv.org/abs/1308.3432), which never vanishes, or
@@ -28,11 +24,11 @@ def hard_gate(
     return hard + (smooth - smooth.detach())  # the bracket is exactly 0, so the sum is exactly hard
 
 
-def soft(_config: MaskConfig, mask_logits: Float[Tensor, "batch 1 height width"]) -> Float[Tensor, "batch 1 height width"]:
+def soft(_config: MaskConfig, mask_logits: Masks) -> Masks:
     """The gate of the sources ``learned`` and ``frozen``."""
     return soft_gate(mask_logits)
 
 
-def hard(config: MaskConfig, mask_logits: Float[Tensor, "batch 1 height width"]) -> Float[Tensor, "batch 1 height width"]:
+def hard(config: MaskConfig, mask_logits: Masks) -> Masks:
     """The gate of the source ``learned-hard``."""
     return hard_gate(mask_logits, threshold=config.threshold, surrogate=config.surrogate)

@@ -3,18 +3,16 @@
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
 from pipeline import randomness
 from pipeline.masks.config import MaskConfig
 from pipeline.masks.context import MaskContext, required
+from pipeline.shapes import Images, Masks, Seeds
 
 MASK_STREAM = 1
 """What the image's seed is used for here; ``fills`` draws from another stream."""
-
-Masks = Float[Tensor, "batch 1 height width"]
 
 
 def bounding_boxes(masks: Masks) -> Masks:
@@ -47,7 +45,7 @@ def shift(masks: Masks, *, pixels: int, direction: Literal["left", "right", "up"
     return functional.pad(masks, (before, -before) if sideways else (0, 0, before, -before))
 
 
-def random_masks(oracle_masks: Masks, sample_seeds: Int64[Tensor, " batch"]) -> Masks:
+def random_masks(oracle_masks: Masks, sample_seeds: Seeds) -> Masks:
     """Random blobs of the oracle's area: 0 or 1, and the number of ones is the oracle's sum rounded to a whole pixel.
 
     The blobs are where a smooth random field, periodic at the borders, is highest. The field knows nothing of the
@@ -73,7 +71,7 @@ def _periodic_sums(field: Tensor, *, axis: int, width: int) -> Tensor:
     return sums.narrow(axis, width, length) - sums.narrow(axis, 0, length)
 
 
-def given_masks(config: MaskConfig, images: Float[Tensor, "batch 3 height width"], context: MaskContext) -> Masks:
+def given_masks(config: MaskConfig, images: Images, context: MaskContext) -> Masks:
     """The mask of every source that does not follow the image. Raises ValueError where the context lacks what the source needs."""
     source, needed_by = config.source, f"the mask source {config.source.value!r}"
     masks: Tensor
@@ -93,7 +91,7 @@ def given_masks(config: MaskConfig, images: Float[Tensor, "batch 3 height width"
     return masks
 
 
-def everything(_config: MaskConfig, images: Float[Tensor, "batch 3 height width"], _context: MaskContext) -> Masks:
+def everything(_config: MaskConfig, images: Images, _context: MaskContext) -> Masks:
     """The source ``none``."""
     return images.new_ones(len(images), 1, *images.shape[2:])
 

@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int64
-from torch import Tensor, nn
+from torch import nn
 
 from pipeline.data.seeds import sample_seed
 from pipeline.evaluation.inputs import checked_images, checked_logits, checked_masks, checked_system, device_of
@@ -14,17 +13,18 @@ from pipeline.masks.config import MaskConfig
 from pipeline.masks.context import MaskContext
 from pipeline.prediction.choice import choose_system, load_trained_system
 from pipeline.runs.hub import SCHEME, fetch
+from pipeline.shapes import Images, Labels, Masks, Scores
 from pipeline.system import TwoStage, attacked, clean_context, masks_and_logits
 
 
 class Predictions(NamedTuple):
     """What a system says of images, in their order and on their device."""
 
-    labels: Int64[Tensor, " batch"]
+    labels: Labels
     """The class of the largest logit."""
-    confidences: Float[Tensor, " batch"]
+    confidences: Scores
     """Its softmax: the classifier's own probability, in [0,1], not calibrated."""
-    masks: Float[Tensor, "batch 1 height width"]
+    masks: Masks
     """What the classifier saw the images through, in [0,1]; all ones where there is no mask."""
 
 
@@ -68,12 +68,7 @@ def load_system(
 
 
 @torch.no_grad()
-def predict(
-    system: nn.Module,
-    images: Float[Tensor, "batch 3 height width"],
-    *,
-    masks: Float[Tensor, "batch 1 height width"] | None = None,
-) -> Predictions:
+def predict(system: nn.Module, images: Images, *, masks: Masks | None = None) -> Predictions:
     """Classes, confidences and masks of images (B,3,H,W) in [0,1], in eval mode; the system's own mode is restored.
 
     ``masks`` (B,1,H,W) are the oracle's, where the system's masks are made from them. Raises InputError for images, masks or

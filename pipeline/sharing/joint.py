@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from pipeline.errors import ConfigError, RunError
 from pipeline.masks.config import MaskSource
 from pipeline.runs.exported import Parity
+from pipeline.shapes import Images
 from pipeline.sharing.config import Kind
 from pipeline.system import TwoStage, masks_and_logits
 
@@ -31,7 +31,7 @@ STEPS = (1, 8, 16, 32)
 LOGITS, MASKS = 1e-3, 1e-4
 """How far logits may be off, as a share of the largest one (at least of 1), and masks on average."""
 
-Function = Callable[[Float[Tensor, "batch 3 height width"]], tuple[Tensor, Tensor]]
+Function = Callable[[Images], tuple[Tensor, Tensor]]
 
 
 class Joint(nn.Module):
@@ -153,7 +153,7 @@ def check_parity(name: str, function: Function, joint: Joint, *, seeded: Iterabl
     return Parity(test_images=images["test"], seeded_images=images["seeded"], logits=logits_off, masks=masks_off)
 
 
-def seeded_images(side: int, size_step: int | None) -> Iterator[Float[Tensor, "batch 3 height width"]]:
+def seeded_images(side: int, size_step: int | None) -> Iterator[Images]:
     """Images to compare on where there are no others: noise at every scale, in batches of several sizes."""
     generator = torch.Generator().manual_seed(0)
     sizes = [(1, side, side), (BATCH, side, side)]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from classifier import losses as classifier_losses
@@ -19,6 +19,7 @@ from pipeline.attacks.config import PgdConfig
 from pipeline.data.loader import Batch
 from pipeline.masks.config import MaskConfig
 from pipeline.masks.context import MaskContext
+from pipeline.shapes import Images, Scores, Seeds
 from pipeline.system import TwoStage
 from pipeline.training.objectives import Objective
 from pipeline.training.tasks import BoundStage
@@ -61,9 +62,7 @@ class JointStages(nn.Module):
         self.segmenter.train(mode)
         return self
 
-    def forward(
-        self, images: Float[Tensor, "batch 3 height width"], context: MaskContext | None = None
-    ) -> Float[Tensor, "batch outputs"]:
+    def forward(self, images: Images, context: MaskContext | None = None) -> Float[Tensor, "batch outputs"]:
         """Class logits, then mask logits row by row."""
         mask_logits = self.system.mask_logits(images)
         logits = self.system.classify(images, self.system.gate(mask_logits), context)
@@ -111,7 +110,7 @@ class SeparatelyAttacked(Objective):
     mask_weight: float
     label_smoothing: float = 0.0
 
-    def losses(self, stage: BoundStage, batch: Batch, seeds: Int64[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+    def losses(self, stage: BoundStage, batch: Batch, seeds: Seeds) -> Scores:
         """Of a stage that ``bind_joint`` made."""
         classes, masks = _ClassPart(self.num_classes, self.label_smoothing), _MaskPart(self.num_classes)
         of_classes = replace(stage, loss=classes.loss, divergence=classes.divergence)

@@ -6,7 +6,6 @@ so neither the batch an image is in nor an interruption changes them.
 """
 
 import torch
-from jaxtyping import Float, Int64
 from torch import Tensor
 
 from pipeline.attacks.config import PgdConfig
@@ -14,6 +13,7 @@ from pipeline.attacks.objectives import ModelObjective, Score
 from pipeline.attacks.pgd import pgd
 from pipeline.data.loader import Batch
 from pipeline.randomness import derive_seeds, normal
+from pipeline.shapes import Images, Seeds
 from pipeline.system import attacked
 from pipeline.training.tasks import BoundStage
 
@@ -22,9 +22,7 @@ TRADES_START_DEVIATION = 1e-3
 divergence is at its minimum and has no gradient."""
 
 
-def attacked_images(
-    stage: BoundStage, batch: Batch, attack: PgdConfig, *, seeds: Int64[Tensor, " batch"]
-) -> Float[Tensor, "batch 3 height width"]:
+def attacked_images(stage: BoundStage, batch: Batch, attack: PgdConfig, *, seeds: Seeds) -> Images:
     """The last point of an attack that climbs the stage's loss: Madry et al. 2018, https://arxiv.org/abs/1706.06083.
 
     Of the mask sources, those that follow the image follow the attacked one; all others stay as the clean image has them.
@@ -32,9 +30,7 @@ def attacked_images(
     return _climbed(stage, batch, attack, seeds=seeds, score=stage.loss, targets=stage.targets(batch), start=None)
 
 
-def diverging_images(
-    stage: BoundStage, batch: Batch, attack: PgdConfig, *, seeds: Int64[Tensor, " batch"]
-) -> Float[Tensor, "batch 3 height width"]:
+def diverging_images(stage: BoundStage, batch: Batch, attack: PgdConfig, *, seeds: Seeds) -> Images:
     """The last point of an attack that climbs the divergence from the clean outputs (of the network in eval mode), starting at the
     image plus Gaussian noise of deviation 0.001: that of TRADES, Zhang et al. 2019, https://arxiv.org/abs/1901.08573."""
     with attacked(stage.network), torch.no_grad():
@@ -44,9 +40,7 @@ def diverging_images(
     return _climbed(stage, batch, attack, seeds=seeds, score=stage.divergence, targets=reference, start=start)
 
 
-def worst_case_images(
-    stage: BoundStage, batch: Batch, *, attack: PgdConfig, seeds: Int64[Tensor, " batch"]
-) -> Float[Tensor, "batch 3 height width"]:
+def worst_case_images(stage: BoundStage, batch: Batch, *, attack: PgdConfig, seeds: Seeds) -> Images:
     """The best point of the ball around each image that an attack on the stage's validation loss visits."""
     objective = ModelObjective(
         model=stage.network,

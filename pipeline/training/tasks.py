@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from classifier import losses as classifier_losses
@@ -33,6 +32,7 @@ from pipeline.runs.checkpoints import (
 )
 from pipeline.runs.directory import Run, open_run
 from pipeline.runs.provenance import provenance
+from pipeline.shapes import Images
 from pipeline.system import TwoStage
 from pipeline.training.config import TrainConfig, TrainerConfig
 from pipeline.training.objectives import Objective
@@ -76,15 +76,15 @@ class BoundStage:
         """The score that selects the best epoch."""
         return next(iter(self.scores))
 
-    def attacked_network(self, images: Float[Tensor, "batch 3 height width"]) -> nn.Module:
+    def attacked_network(self, images: Images) -> nn.Module:
         """What an attack in training climbs on: the network, or a copy of it as it is now."""
         return self.network if self.copies is None else self.copies.latest(images)
 
-    def outputs(self, images: Float[Tensor, "batch 3 height width"], context: MaskContext | None) -> Tensor:
+    def outputs(self, images: Images, context: MaskContext | None) -> Tensor:
         """Outputs of the bare network, for validation and attacks."""
         return _call(self.network, images, context)
 
-    def training_outputs(self, images: Float[Tensor, "batch 3 height width"], context: MaskContext | None) -> Tensor:
+    def training_outputs(self, images: Images, context: MaskContext | None) -> Tensor:
         """Outputs through the wrapper, for what is differentiated by the parameters."""
         return _call(self.wrapper or self.network, images, context)
 
