@@ -22,6 +22,8 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline.cli.commands import COMMANDS, Command
+from pipeline.cli.composition import compose
+from pipeline.cli.groups import group_names
 from pipeline.cli.main import main
 from pipeline.config import adapter_of
 from pipeline.errors import ConfigError
@@ -70,9 +72,10 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 @pytest.fixture
 def composed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hydra reads the files of a command once, and lays the values of each call over a copy: nine tenths of a call is reading."""
-    whole, of_files = hydra.compose, cache(lambda name, words: hydra.compose(name, overrides=list(words)))
+    whole = hydra.compose
+    of_files = cache(lambda name, words: whole(name, overrides=list(words)))
 
-    def compose(config_name: str, overrides: list[str]) -> DictConfig:
+    def composed(config_name: str, overrides: list[str]) -> DictConfig:
         own = len(example_words(config_name))
         if not all(word.startswith("++") for word in overrides[own:]):
             return whole(config_name, overrides=overrides)
@@ -81,9 +84,10 @@ def composed_once(monkeypatch: pytest.MonkeyPatch) -> None:
             OmegaConf.update(config, override.key_or_group, override.value(), merge=True, force_add=True)
         return config
 
-    monkeypatch.setattr(hydra, "compose", compose)
+    monkeypatch.setattr(hydra, "compose", composed)
 
 
+@cache
 def example_words(name: str) -> list[str]:
     """A call of a command that is right."""
     return COMMANDS[name].words(shlex.split(COMMANDS[name].example)[2:])
@@ -185,6 +189,17 @@ def names_the_key(line: str, key: str) -> bool:
 @pytest.fixture(scope="module")
 def drawn() -> list[tuple[str, str, str]]:
     return random.Random(0).sample(cases(), 1500)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_what_is_composed_once_is_what_a_whole_call_composes(name: str, request: pytest.FixtureRequest) -> None:
+    config_class = COMMANDS[name].config_class()
+    schema = adapter_of(config_class).json_schema()
+    key = next(key for key, _ in leaves(schema, schema.get("$defs", {})) if key not in group_names())
+    words = [*example_words(name), f"{key}=7"]
+    whole = compose(name, config_class, words)
+    request.getfixturevalue("composed_once")
+    assert compose(name, config_class, words) == whole
 
 
 @pytest.mark.slow
