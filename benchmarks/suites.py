@@ -123,7 +123,7 @@ def _fooled(system: TwoStage, images: Tensor, labels: Tensor, oracle: Tensor, ep
     found = [
         images,
         pgd_linf(system, images, labels, epsilon, steps=20, loss_function="dl", absolute_step_size=epsilon / 8),
-        apgd_targeted(system, images, labels, epsilon, norm=float("inf"), n_iter=10, num_targets=5),
+        apgd_targeted(system, images, labels, epsilon, norm=float("inf"), n_iter=20, num_targets=3),
         _climbed(missed, images, epsilon, steps=10, start=collapsed),
         _climbed(joint, images, epsilon, steps=20),
     ]
