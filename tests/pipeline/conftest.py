@@ -1,4 +1,4 @@
-"""The small evaluation of ``small.py``, which runs in other processes as well, two small stages in their runs, and a SLURM."""
+"""The small evaluation of ``small.py``, two small stages in their runs, processes that start at once, and a SLURM."""
 
 import getpass
 import os
@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,14 @@ def small(load_file: Callable[[Path], ModuleType]) -> ModuleType:
 @pytest.fixture(scope="session")
 def tiny(load_file: Callable[[Path], ModuleType]) -> ModuleType:
     return load_file(Path(__file__).with_name("tiny.py"))
+
+
+@pytest.fixture(scope="session")
+def warm(load_file: Callable[[Path], ModuleType]) -> Iterator[Any]:
+    """Starts commands and scripts that need not import torch first (``warm.py``)."""
+    server = load_file(Path(__file__).with_name("warm.py")).Server()
+    yield server
+    server.close()
 
 
 @pytest.fixture(scope="module")

@@ -55,12 +55,13 @@ def test_on_a_hyperplane_the_distance_is_found_to_a_few_percent(norm: str, with_
         assert torch.equal(torch.where(region, images, found.points), images)
 
 
-@NORMS
-@pytest.mark.parametrize("source", [MaskSource.NONE, MaskSource.LEARNED, MaskSource.ORACLE])
+@pytest.mark.parametrize(
+    ("norm", "source"), [("l2", "learned"), ("linf", "none"), ("linf", "learned"), ("l1", "oracle"), ("l1", "learned")]
+)
 def test_it_is_never_much_nearer_than_a_white_box_search_on_a_smooth_system(
-    make_system: Callable[..., TwoStage], make_batch: Callable[..., tuple], norm: str, source: MaskSource
+    make_system: Callable[..., TwoStage], make_batch: Callable[..., tuple], norm: str, source: str
 ) -> None:
-    system = make_system(source)
+    system = make_system(MaskSource(source))
     images, labels, context = make_batch(system, 4)
     objective = ModelObjective(model=system, score=margin, targets=(labels,), context=context)
     with attacked(system), torch.no_grad():

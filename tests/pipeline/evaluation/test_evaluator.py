@@ -1,13 +1,13 @@
 """An evaluation against attacking every image alone, against itself after SIGKILL, and against its own saved images."""
 
+import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -306,20 +306,18 @@ def uninterrupted(small: ModuleType, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.mark.slow
 @pytest.mark.parametrize("attempt", range(6))
 def test_after_sigkill_nothing_is_lost_or_repeated(
-    small: ModuleType, uninterrupted: pl.DataFrame, tmp_path: Path, attempt: int
+    small: ModuleType, uninterrupted: pl.DataFrame, warm: Any, tmp_path: Path, attempt: int
 ) -> None:
-    command = [sys.executable, small.__file__, str(tmp_path)]
-    root = Path(__file__).parents[3]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, cwd=root, env={"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    ) as child:
-        assert child.stdout is not None
-        assert child.stdout.readline() == "begun\n"
+    reading, writing = os.pipe()
+    child = warm.start([str(tmp_path)], script=Path(small.__file__).read_text(), output=writing)
+    os.close(writing)
+    with open(reading) as lines:
+        assert lines.readline() == "begun\n"
         for _ in range(random.Random(attempt).randrange(1, 20)):
-            child.stdout.readline()
+            lines.readline()
         time.sleep(random.Random(attempt).random() * 0.1)
         child.send_signal(signal.SIGKILL)
-        child.wait()
+        child.communicate()
     before = {path.name: path.read_bytes() for path in (tmp_path / "records").glob("*.parquet")}
     assert 0 < len(before) < 24
     finished: list[int] = []

@@ -3,10 +3,7 @@
 import json
 import re
 import signal
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -22,7 +19,6 @@ from pipeline.training.config import TrainClassifierConfig, TrainerConfig
 from pipeline.training.logging import read_metrics
 from pipeline.training.objectives import AdversarialConfig, NaturalConfig, RobustValidationConfig
 
-ROOT = Path(__file__).parents[3]
 QUICK = PgdConfig(epsilon=2 / 255, num_steps=1)
 TRAINER = TrainerConfig(
     epochs=2, batch_size=16, eval_batch_size=8, ema_decay=0.9, checkpoint_every=100, accelerator="cpu", trackers=()
@@ -94,11 +90,16 @@ def config(synthetic_set, tmp_path):
     )
 
 
-def signalled(config, number, place, count):
-    """Train in a process that gets a signal at the step or validation of that number; what it says last, and its exit code."""
-    words = [json.dumps(to_plain(config)), str(int(number)), place, str(count)]
-    done = subprocess.run([sys.executable, "-c", SCRIPT, *words], cwd=ROOT, capture_output=True, text=True, check=False)
-    return done.returncode, (done.stdout or done.stderr).splitlines()[-1]
+@pytest.fixture
+def signalled(config, warm):
+    """Trains in a process that gets a signal at the step or validation of that number; what it says last, and its exit code."""
+
+    def run(number, place, count, config=config):
+        process = warm.start([json.dumps(to_plain(config)), str(int(number)), place, str(count)], script=SCRIPT)
+        out, err = process.communicate()
+        return process.returncode, (out or err).splitlines()[-1]
+
+    return run
 
 
 def outcome(run):
@@ -123,8 +124,10 @@ def assert_same_outcome(one, other):
         pytest.param(signal.SIGTERM, "step", 6, 6, marks=pytest.mark.slow),  # the last of an epoch
     ],
 )
-def test_a_signal_is_heard_after_its_step_which_is_where_the_run_goes_on(config, tmp_path, capsys, number, place, count, step):
-    code, said = signalled(config, number, place, count)
+def test_a_signal_is_heard_after_its_step_which_is_where_the_run_goes_on(
+    config, signalled, tmp_path, capsys, number, place, count, step
+):
+    code, said = signalled(number, place, count)
     assert code == 128 + number
     name = "Ctrl-C" if number == signal.SIGINT else number.name
     assert said == f"interrupted by {name} at step {step}, which is saved; the same command with resume=true continues there"
@@ -143,9 +146,9 @@ def test_a_signal_is_heard_after_its_step_which_is_where_the_run_goes_on(config,
         pytest.param(AdversarialConfig(attack=QUICK), 6, marks=pytest.mark.slow, id="first of an epoch"),
     ],
 )
-def test_a_step_that_takes_too_long_is_given_up_and_done_anew(config, tmp_path, capsys, objective, step):
+def test_a_step_that_takes_too_long_is_given_up_and_done_anew(config, signalled, tmp_path, capsys, objective, step):
     config = replace(config, objective=objective)
-    code, said = signalled(config, signal.SIGTERM, "long step", step + 1)
+    code, said = signalled(signal.SIGTERM, "long step", step + 1, config)
     assert (code, said.split(",")[0]) == (143, f"interrupted by SIGTERM at step {step}")
     train_classifier(replace(config, resume=True))
     assert f"resumed at step {step}," in capsys.readouterr().err
@@ -154,8 +157,8 @@ def test_a_step_that_takes_too_long_is_given_up_and_done_anew(config, tmp_path, 
     assert_same_outcome(config.run, whole.run)
 
 
-def test_a_validation_is_left_at_once_and_made_anew(config, tmp_path, capsys):
-    code, said = signalled(config, signal.SIGTERM, "validation", 3)  # the constructor asks first, then each validation
+def test_a_validation_is_left_at_once_and_made_anew(config, signalled, tmp_path, capsys):
+    code, said = signalled(signal.SIGTERM, "validation", 3)  # the constructor asks first, then each validation
     assert (code, said.split(",")[0]) == (143, "interrupted by SIGTERM at step 12")
     assert read_metrics(config.run / "metrics.csv")["epoch"] == [1]
     train_classifier(replace(config, resume=True))

@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -240,10 +238,10 @@ train_classifier(replace(config, objective=Killing(**vars(config.objective))))
 """
 
 
-def run_and_kill(config, *, step):
-    command = [sys.executable, "-c", SCRIPT, json.dumps(to_plain(config)), str(step)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+def run_and_kill(warm, config, *, step):
+    process = warm.start([json.dumps(to_plain(config)), str(step)], script=SCRIPT)
+    said = process.communicate()
+    assert process.returncode == -signal.SIGKILL, said
 
 
 @pytest.mark.parametrize(
@@ -256,11 +254,11 @@ def run_and_kill(config, *, step):
         pytest.param(ROBUST, 11, marks=pytest.mark.slow),
     ],
 )
-def test_a_killed_process_is_resumed_to_the_same_bits(config, tmp_path, objective, step):
+def test_a_killed_process_is_resumed_to_the_same_bits(config, warm, tmp_path, objective, step):
     config = replace(config, objective=objective)
     train_classifier(config)
     killed = replace(config, run=tmp_path / "killed")
-    run_and_kill(killed, step=step)
+    run_and_kill(warm, killed, step=step)
     assert not (killed.run / "result.json").exists()
     train_classifier(replace(killed, resume=True))
     assert_same_weights(config.run, killed.run)
