@@ -2,8 +2,6 @@
 
 from collections.abc import Mapping
 
-import polars as pl
-
 from pipeline.evaluation.statistics import Estimate
 from pipeline.reporting import plots, tables, wording
 from pipeline.reporting.comparisons import Comparison
@@ -12,7 +10,7 @@ from pipeline.reporting.figures import Figures
 from pipeline.reporting.metrics import MASK_AREA
 from pipeline.reporting.panel import Panel
 from pipeline.reporting.section import Section
-from pipeline.reporting.table import Cell, Column, Table, grouped
+from pipeline.reporting.table import Cell, Column, Row, Table, make_table, numbers
 
 TITLE = "How much background does it take?"
 _INTRO = (
@@ -64,23 +62,19 @@ def _panel(objective: str, of_runs: list[tuple[str, float, Comparison]]) -> Pane
 
 
 def _table(points: Mapping[str, list[tuple[str, float, Comparison]]], margins: Mapping[str, float]) -> Table:
-    groups: dict[str, list[tuple[Cell, ...]]] = {}
+    groups: dict[str, list[Row]] = {}
     tidy = []
     for objective, of_runs in points.items():
         for name, share, comparison in of_runs:
-            cells = (Cell(text=name), Cell(text=f"{margins[name]:g}"), Cell(text=f"{100 * share:.1f}"))
+            cells = (Cell(name), Cell(f"{margins[name]:g}"), Cell(f"{100 * share:.1f}"))
             groups.setdefault(wording.classifier(objective), []).append((*cells, *tables.comparison_cells(comparison)))
             tidy.append({"run": name, "context": margins[name], "background": share, **tables.comparison_tidy(comparison)})
-    return Table(
-        name="background",
+    named = (Column("Run"), numbers("data.context"), numbers("Background", "% of the image"))
+    return make_table(
+        "background",
         title=TITLE,
         caption="Oracle minus none at the primary epsilon of each run; p is corrected within its run.",
-        columns=(
-            Column(label="Run"),
-            Column(label="data.context", numeric=True),
-            Column(label="Background", detail="% of the image", numeric=True),
-            *tables.COMPARISON_COLUMNS,
-        ),
-        groups=grouped(groups),
-        tidy=pl.DataFrame(tidy, infer_schema_length=None),
+        columns=(*named, *tables.COMPARISON_COLUMNS),
+        rows=groups,
+        tidy=tidy,
     )

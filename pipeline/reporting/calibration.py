@@ -8,7 +8,6 @@ import polars as pl
 
 from pipeline.evaluation.calibration import BINS, Bin, error_by_chance, expected_calibration_error, reliability
 from pipeline.evaluation.statistics import Estimate
-from pipeline.evaluation.summary import epsilon_text
 from pipeline.reporting import plots, wording
 from pipeline.reporting.comparisons import generator
 from pipeline.reporting.data import Arm, Condition, Study, on_shared_images
@@ -16,7 +15,8 @@ from pipeline.reporting.figures import Figures, mean
 from pipeline.reporting.metrics import of_worst_image
 from pipeline.reporting.panel import Panel
 from pipeline.reporting.section import Section
-from pipeline.reporting.table import Cell, Column, Table, grouped
+from pipeline.reporting.table import Cell, Column, Row, Table, make_table, numbers, points_cell, share_cell
+from pipeline.reporting.tables import MASK_COLUMNS
 
 FEWEST = 5
 """Images that a bin has to hold to be drawn."""
@@ -93,33 +93,32 @@ def _panels(study: Study, found: Figures, calibrated: dict[Condition, dict[float
         of_heading = [one for one in drawn if wording.heading(one) == heading]
         for epsilon in (0.0, study.primary_epsilon):
             bins = [[one for one in calibrated[condition][epsilon].bins if one.right.n >= FEWEST] for condition in of_heading]
-            where = epsilon_text(epsilon) if epsilon else "clean"
             yield plots.reliability(
                 f"calibration-{wording.slug(of_heading[0].classifier_objective)}-{'attacked' if epsilon else 'clean'}",
-                f"{heading}, {where}",
+                f"{heading}, {wording.epsilon_or_clean(epsilon)}",
                 [(condition, some) for condition, some in zip(of_heading, bins, strict=True) if some],
             )
 
 
 def _errors(study: Study, calibrated: dict[Condition, dict[float, _Calibration]]) -> Table:
-    groups: dict[str, list[tuple[Cell, ...]]] = {}
+    groups: dict[str, list[Row]] = {}
     for condition, by_epsilon in calibrated.items():
-        cells = [Cell(text=condition.tested), Cell(text=condition.trained)]
+        cells = [Cell(condition.tested), Cell(condition.trained)]
         for one in by_epsilon.values():
-            too_sure = Cell(text=wording.points(one.too_sure), detail=wording.points_interval(one.too_sure))
-            cells += [Cell(text=f"{100 * one.error:.1f}"), Cell(text=f"{100 * one.by_chance:.1f}"), too_sure]
+            cells += [Cell(f"{100 * one.error:.1f}"), Cell(f"{100 * one.by_chance:.1f}"), points_cell(one.too_sure)]
         groups.setdefault(wording.heading(condition), []).append(tuple(cells))
-    columns = [Column(label="Masks in testing"), Column(label="Masks in training")]
-    for epsilon in (0.0, study.primary_epsilon):
-        where = epsilon_text(epsilon) if epsilon else "clean"
-        columns += [Column(label=label, detail=where, numeric=True) for label in ("ECE", "By chance", "Too sure")]
-    return Table(
-        name="calibration",
+    columns = [
+        numbers(label, wording.epsilon_or_clean(epsilon))
+        for epsilon in (0.0, study.primary_epsilon)
+        for label in ("ECE", "By chance", "Too sure")
+    ]
+    return make_table(
+        "calibration",
         title="Calibration",
         caption=f"{_CAPTION} {wording.pooling_text(study)}",
-        columns=tuple(columns),
-        groups=grouped(groups),
-        tidy=pl.DataFrame(list(_tidy(calibrated)), infer_schema_length=None),
+        columns=(*MASK_COLUMNS, *columns),
+        rows=groups,
+        tidy=_tidy(calibrated),
     )
 
 
@@ -132,30 +131,23 @@ def _tidy(calibrated: dict[Condition, dict[float, _Calibration]]) -> Iterator[di
 
 
 def _bins(calibrated: dict[Condition, dict[float, _Calibration]]) -> Table:
-    rows: dict[str, list[tuple[Cell, ...]]] = {}
+    rows: dict[str, list[Row]] = {}
     tidy: list[dict[str, object]] = []
     for condition, by_epsilon in calibrated.items():
         for epsilon, one in by_epsilon.items():
-            where = epsilon_text(epsilon) if epsilon else "clean"
+            heading = f"{wording.system_text(condition)}, {wording.epsilon_or_clean(epsilon)}"
             for each in one.bins:
-                right = Cell(text=wording.percent(each.right), detail=wording.percent_interval(each.right))
-                span = Cell(text=f"{100 * each.low:.1f} to {100 * each.high:.1f}")
-                cells = (span, Cell(text=str(each.right.n)), Cell(text=f"{100 * each.confidence:.1f}"), right)
-                rows.setdefault(f"{wording.system_text(condition)}, {where}", []).append(cells)
+                span, confidence = Cell(f"{100 * each.low:.1f} to {100 * each.high:.1f}"), Cell(f"{100 * each.confidence:.1f}")
+                rows.setdefault(heading, []).append((span, Cell(str(each.right.n)), confidence, share_cell(each.right)))
                 figures = {"right": each.right.value, "right_low": each.right.low, "right_high": each.right.high}
                 ends = {"above": each.low, "up_to": each.high, "n": each.right.n, "confidence": each.confidence}
                 tidy.append({**condition.columns, "epsilon": epsilon, **ends, **figures})
-    return Table(
-        name="calibration-bins",
+    return make_table(
+        "calibration-bins",
         title="Every bin of the reliability diagrams",
         caption="Confidence and share right in percent with 95 % interval, images of all trainings together; bins without an image "
         f"are left out here, and in the diagrams those with fewer than {FEWEST}.",
-        columns=(
-            Column(label="Confidence"),
-            Column(label="n", detail="images x seeds", numeric=True),
-            Column(label="Mean confidence", detail="%", numeric=True),
-            Column(label="Right", detail="%", numeric=True),
-        ),
-        groups=grouped(rows),
-        tidy=pl.DataFrame(tidy, infer_schema_length=None),
+        columns=(Column("Confidence"), numbers("n", "images x seeds"), numbers("Mean confidence", "%"), numbers("Right", "%")),
+        rows=rows,
+        tidy=tidy,
     )

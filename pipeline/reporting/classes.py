@@ -1,6 +1,5 @@
 """Accuracy class by class: an average hides the class that an attacker would choose."""
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import polars as pl
@@ -12,7 +11,8 @@ from pipeline.reporting.data import Arm, Condition, Study, on_shared_images
 from pipeline.reporting.figures import share
 from pipeline.reporting.metrics import ACCURACY
 from pipeline.reporting.section import Section
-from pipeline.reporting.table import Cell, Column, Table, grouped
+from pipeline.reporting.table import Cell, Column, Row, Table, make_table, numbers, share_cell, tidy_estimate
+from pipeline.reporting.tables import MASK_COLUMNS
 
 ByClass = dict[str, Estimate]
 """Accuracy by the name of a class, in the order of the data set; classes without an image are left out."""
@@ -30,23 +30,21 @@ class Worst(NamedTuple):
     """Every class has the same accuracy: none is the worst."""
 
 
+Found = dict[Condition, dict[float, tuple[ByClass, Worst]]]
+"""Of every system at every epsilon; 0 is not attacked."""
+
+
 def classes_section(study: Study) -> Section:
     """The worst class of every main system, and every class of every one."""
-    arms, epsilons = study.by_condition("main"), (0.0, study.primary_epsilon)
-    found = {
-        condition: {epsilon: _by_class(of_condition, epsilon) for epsilon in epsilons} for condition, of_condition in arms.items()
-    }
-    worst = {
-        condition: {epsilon: _worst_class(arms[condition], epsilon, by_class) for epsilon, by_class in by_epsilon.items()}
-        for condition, by_epsilon in found.items()
-    }
+    epsilons = (0.0, study.primary_epsilon)
+    found = {condition: {at: _classes(arms, at) for at in epsilons} for condition, arms in study.by_condition("main").items()}
     return Section(
         name="classes",
         title="Which class suffers most?",
         intro=f"Accuracy of each class by itself, without attack and at {epsilon_text(study.primary_epsilon)}. The worst of many "
         "classes is so partly by chance. Its interval allows for that: it is one of intervals that hold for all classes of a "
         "system at once (Bonferroni), so it is wider than those of the list of every class, which hold for one class each.",
-        tables=(_worst(study, found, worst),),
+        tables=(_worst(study, found),),
         folded=tuple(
             _every(study, heading, {key: one for key, one in found.items() if wording.heading(key) == heading})
             for heading in dict.fromkeys(map(wording.heading, found))
@@ -54,11 +52,12 @@ def classes_section(study: Study) -> Section:
     )
 
 
-def _worst_class(arms: list[Arm], epsilon: float, by_class: ByClass) -> Worst:
-    """The class with the lowest accuracy, the first of several."""
+def _classes(arms: list[Arm], epsilon: float) -> tuple[ByClass, Worst]:
+    """Every class, and the one with the lowest accuracy, the first of several."""
+    by_class = _by_class(arms, epsilon)
     name = min(by_class, key=lambda one: by_class[one].value)
     at_once = _by_class(arms, epsilon, confidence=1 - FAMILY / len(by_class), only=name)[name]
-    return Worst(name, at_once, all_alike=len({one.value for one in by_class.values()}) == 1 < len(by_class))
+    return by_class, Worst(name, at_once, all_alike=len({one.value for one in by_class.values()}) == 1 < len(by_class))
 
 
 def _by_class(arms: list[Arm], epsilon: float, *, confidence: float = CONFIDENCE, only: str | None = None) -> ByClass:
@@ -75,75 +74,55 @@ def _by_class(arms: list[Arm], epsilon: float, *, confidence: float = CONFIDENCE
     return found
 
 
-def _worst(study: Study, found: dict[Condition, dict[float, ByClass]], worst: dict[Condition, dict[float, Worst]]) -> Table:
-    groups: dict[str, list[tuple[Cell, ...]]] = {}
+def _worst(study: Study, found: Found) -> Table:
+    groups: dict[str, list[Row]] = {}
+    tidy: list[dict[str, object]] = []
     for condition, by_epsilon in found.items():
-        cells: list[Cell] = []
-        for epsilon, by_class in by_epsilon.items():
-            one = worst[condition][epsilon]
-            named = Cell(text="all alike") if one.all_alike else Cell(text=one.name, detail=f"{one.at_once.n} images")
+        cells = [Cell(condition.tested), Cell(condition.trained)]
+        for epsilon, (by_class, worst) in by_epsilon.items():
+            named = Cell("all alike") if worst.all_alike else Cell(worst.name, f"{worst.at_once.n} images")
             average = sum(each.value for each in by_class.values()) / len(by_class)
-            cells += [named, _cell(one.at_once), Cell(text=f"{100 * average:.1f}")]
-        row = (Cell(text=condition.tested), Cell(text=condition.trained), *cells)
-        groups.setdefault(wording.heading(condition), []).append(row)
-    columns = [Column(label="Masks in testing"), Column(label="Masks in training")]
-    for epsilon in (0.0, study.primary_epsilon):
-        where = epsilon_text(epsilon) if epsilon else "clean"
+            cells += [named, share_cell(worst.at_once), Cell(f"{100 * average:.1f}")]
+            about = {"worst_class": worst.name, "all_alike": worst.all_alike, "measure": ACCURACY.measure}
+            figures = {**about, **tidy_estimate(worst.at_once), "classes": len(by_class)}
+            tidy.append({**condition.columns, "epsilon": epsilon, **figures})
+        groups.setdefault(wording.heading(condition), []).append(tuple(cells))
+    columns = list(MASK_COLUMNS)
+    for where in map(wording.epsilon_or_clean, (0.0, study.primary_epsilon)):
         columns += [
-            Column(label="Worst class", detail=where),
-            Column(label="Its accuracy", detail=f"{where}, %", numeric=True),
-            Column(label="All classes alike", detail=f"{where}, %", numeric=True),
+            Column("Worst class", where),
+            numbers("Its accuracy", f"{where}, %"),
+            numbers("All classes alike", f"{where}, %"),
         ]
-    return Table(
-        name="worst-class",
+    return make_table(
+        "worst-class",
         title="Worst classes",
         caption="The class with the lowest accuracy, in percent with an interval that holds for all classes at once with 95 % "
         "confidence (Bonferroni), and the mean over classes, each counted alike however many images it has. "
         + wording.pooling_text(study),
-        columns=tuple(columns),
-        groups=grouped(groups),
-        tidy=pl.DataFrame(list(_tidy_worst(found, worst)), infer_schema_length=None),
+        columns=columns,
+        rows=groups,
+        tidy=tidy,
     )
 
 
-def _every(study: Study, heading: str, found: dict[Condition, dict[float, ByClass]]) -> Table:
-    first_condition, by_epsilon = next(iter(found.items()))
-    first = by_epsilon[0.0]
-    at = epsilon_text(study.primary_epsilon)
-    rows = []
-    for name, clean in first.items():
-        cells = (_cell(by_epsilon[study.primary_epsilon][name]) for by_epsilon in found.values())
-        rows.append((Cell(text=name), Cell(text=str(clean.n)), *cells))
-    named = (Column(label=one.tested, detail=f"trained with {one.trained}", numeric=True) for one in found)
-    return Table(
-        name=f"classes-{wording.slug(first_condition.classifier_objective)}",
+def _every(study: Study, heading: str, found: Found) -> Table:
+    first, by_epsilon = next(iter(found.items()))
+    rows = [
+        (Cell(name), Cell(str(clean.n)), *(share_cell(one[study.primary_epsilon][0][name]) for one in found.values()))
+        for name, clean in by_epsilon[0.0][0].items()
+    ]
+    return make_table(
+        f"classes-{wording.slug(first.classifier_objective)}",
         title=f"Every class, {heading[:1].lower()}{heading[1:]}",
-        caption=f"Robust accuracy at {at} in percent with 95 % interval, by class and by masks in testing. "
-        + wording.pooling_text(study),
-        columns=(Column(label="Class"), Column(label="n", detail="images", numeric=True), *named),
-        groups=(("", tuple(rows)),),
-        tidy=pl.DataFrame(list(_tidy(found)), infer_schema_length=None),
+        caption=f"Robust accuracy at {epsilon_text(study.primary_epsilon)} in percent with 95 % interval, by class and by masks in "
+        f"testing. {wording.pooling_text(study)}",
+        columns=(Column("Class"), numbers("n", "images"), *(numbers(one.tested, f"trained with {one.trained}") for one in found)),
+        rows={"": rows},
+        tidy=(
+            {**condition.columns, "class": name, "epsilon": epsilon, "measure": ACCURACY.measure, **tidy_estimate(one)}
+            for condition, by_epsilon in found.items()
+            for epsilon, (by_class, _) in by_epsilon.items()
+            for name, one in by_class.items()
+        ),
     )
-
-
-def _cell(estimate: Estimate) -> Cell:
-    return Cell(text=wording.percent(estimate), detail=wording.percent_interval(estimate))
-
-
-def _tidy(found: dict[Condition, dict[float, ByClass]]) -> Iterator[dict[str, object]]:
-    for condition, by_epsilon in found.items():
-        for epsilon, by_class in by_epsilon.items():
-            for name, one in by_class.items():
-                figures = {"value": one.value, "low": one.low, "high": one.high, "images": one.n, "groups": one.groups}
-                yield {**condition.columns, "class": name, "epsilon": epsilon, "measure": ACCURACY.measure, **figures}
-
-
-def _tidy_worst(
-    found: dict[Condition, dict[float, ByClass]], worst: dict[Condition, dict[float, Worst]]
-) -> Iterator[dict[str, object]]:
-    for condition, by_epsilon in worst.items():
-        for epsilon, one in by_epsilon.items():
-            figures = {"value": one.at_once.value, "low": one.at_once.low, "high": one.at_once.high}
-            sample = {"images": one.at_once.n, "groups": one.at_once.groups, "classes": len(found[condition][epsilon])}
-            named = {"worst_class": one.name, "all_alike": one.all_alike, "measure": ACCURACY.measure}
-            yield {**condition.columns, "epsilon": epsilon, **named, **figures, **sample}

@@ -66,6 +66,11 @@ class Condition(NamedTuple):
         return self.test_masks in [source for source in MaskSource if source.needs_segmenter]
 
     @property
+    def is_maskless(self) -> bool:
+        """No mask hides anything, neither in training nor in testing."""
+        return (self.train_masks, self.test_masks) == ("none", "none")
+
+    @property
     def primary_rank(self) -> Rank:
         """Its place among learned systems of its classifier objective; the answer is about the smallest."""
         return primary_rank(
@@ -173,9 +178,7 @@ def verdicts(arms: Sequence[Arm], epsilon: float) -> tuple[Bool[np.ndarray, "see
     return values.astype(bool), groups
 
 
-def on_shared_images(
-    tables: Sequence[pl.DataFrame],
-) -> tuple[Shaped[np.ndarray, "tables images"], Shaped[np.ndarray, " images"]]:
+def on_shared_images(tables: Sequence[pl.DataFrame]) -> tuple[Shaped[np.ndarray, "tables images"], Shaped[np.ndarray, " images"]]:
     """The column ``value`` of the images that all tables have, in the order of their ids, and the group of each image.
 
     A table has one row an image, with ``sample_id`` and ``group``.

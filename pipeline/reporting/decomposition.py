@@ -9,12 +9,13 @@ from pipeline.ablation.counterfactual import Attribution
 from pipeline.evaluation.statistics import Estimate, wilson
 from pipeline.evaluation.summary import epsilon_text
 from pipeline.reporting import wording
-from pipeline.reporting.data import Condition, Study
+from pipeline.reporting.data import Condition, Study, on_shared_images
 from pipeline.reporting.figures import share
 from pipeline.reporting.panel import LOOKS, Panel
 from pipeline.reporting.plots import bars
 from pipeline.reporting.section import Section
-from pipeline.reporting.table import Cell, Column, Table, grouped
+from pipeline.reporting.table import Cell, Column, Row, Table, make_table, numbers, share_cell, tidy_estimate
+from pipeline.reporting.tables import MASK_COLUMNS
 
 LOST = {
     Attribution.LOST_CLEAN: "wrong without attack",
@@ -71,32 +72,18 @@ def silhouette_section(study: Study) -> Section:
     rows, tidy = [], []
     for entry in study.silhouette:
         estimate = wilson(round(entry["accuracy"] * entry["n"]), entry["n"])
-        rows.append(
-            (
-                Cell(text=f"seed {entry['seed']}"),
-                Cell(text=str(entry["split"])),
-                Cell(text=wording.percent(estimate), detail=wording.percent_interval(estimate)),
-                Cell(text=str(estimate.n)),
-            )
-        )
-        about = {"seed": entry["seed"], "split": entry["split"]}
-        tidy.append({**about, "value": estimate.value, "low": estimate.low, "high": estimate.high, "images": estimate.n})
-    columns = (
-        Column(label="Training"),
-        Column(label="Split"),
-        Column(label="Accuracy", detail="%", numeric=True),
-        Column(label="n", detail="images", numeric=True),
-    )
-    grouped = (
-        "" if wording.units(study) == "images" else f" It takes images for independent, not {wording.units(study)}: too narrow."
-    )
-    table = Table(
-        name="silhouette",
+        seed, split = entry["seed"], entry["split"]
+        rows.append((Cell(f"seed {seed}"), Cell(str(split)), share_cell(estimate), Cell(str(estimate.n))))
+        tidy.append({"seed": seed, "split": split, **tidy_estimate(estimate)})
+    units = wording.units(study)
+    too_narrow = "" if units == "images" else f" It takes images for independent, not {units}: too narrow."
+    table = make_table(
+        "silhouette",
         title=title,
-        caption=f"Accuracy on all clean masks of the split, with 95 % Wilson interval.{grouped}",
-        columns=columns,
-        groups=(("", tuple(rows)),),
-        tidy=pl.DataFrame(tidy),
+        caption=f"Accuracy on all clean masks of the split, with 95 % Wilson interval.{too_narrow}",
+        columns=(Column("Training"), Column("Split"), numbers("Accuracy", "%"), numbers("n", "images")),
+        rows={"": rows},
+        tidy=pl.DataFrame(tidy).drop("groups"),
     )
     return Section(name="silhouette", title=title, intro=intro, tables=(table,))
 
@@ -119,10 +106,8 @@ def _shares(key: Condition, rows: pl.DataFrame) -> dict[float, dict[str, Estimat
 
 def _matrix(rows: pl.DataFrame, claim: pl.Expr) -> tuple[np.ndarray, np.ndarray]:
     """Seeds by images, of the images that every seed has, and the group of each image."""
-    parts = [part.select("sample_id", "group", claim=claim) for part in rows.sort("seed").partition_by("seed", maintain_order=True)]
-    ids = set.intersection(*(set(part["sample_id"]) for part in parts))
-    kept = [part.filter(pl.col("sample_id").is_in(ids)).sort("sample_id") for part in parts]
-    return np.stack([part["claim"].to_numpy() for part in kept]), kept[0]["group"].to_numpy()
+    parts = rows.sort("seed").partition_by("seed", maintain_order=True)
+    return on_shared_images([part.select("sample_id", "group", value=claim) for part in parts])
 
 
 def _overlooked(rows: pl.DataFrame) -> str | None:
@@ -154,7 +139,7 @@ def _panel(number: int, key: Condition, values: dict[str, Estimate]) -> Panel:
 def _table(study: Study, figures: dict[Condition, dict[float, dict[str, Estimate]]], parts: dict[Condition, pl.DataFrame]) -> Table:
     measures = {"oracle_arm_robust": "Robust with oracle", "arm_robust": "Robust with learned"}
     measures |= {each.value: f"Lost {text}" for each, text in LOST.items()} | {Attribution.GAINED.value: "Gained"}
-    trained = {key: Cell(text=key.trained, detail=_other_training(part)) for key, part in parts.items()}
+    trained = {key: Cell(key.trained, _other_training(part)) for key, part in parts.items()}
     return _measured(
         study,
         figures,
@@ -173,7 +158,7 @@ def _paths_table(study: Study, figures: dict[Condition, dict[float, dict[str, Es
     return _measured(
         study,
         figures,
-        {key: Cell(text=key.trained) for key in figures},
+        {key: Cell(key.trained) for key in figures},
         {name: f"Gradient through {path}" for name, path in _PATHS.items()},
         name="decomposition-paths",
         title="One attack, three gradients",
@@ -199,23 +184,15 @@ def _measured(
     caption: str,
 ) -> Table:
     """Some measures of every arm at the headline's epsilon. The figures for programs are those of all attributions and epsilons."""
-    groups: dict[str, list[tuple[Cell, ...]]] = {}
+    groups: dict[str, list[Row]] = {}
     tidy: list[dict[str, Any]] = []
     kept = {*measures, *(each.value for each in Attribution)} if Attribution.GAINED.value in measures else set(measures)
     for key, by_epsilon in figures.items():
         values = by_epsilon[study.primary_epsilon]
-        cells = (Cell(text=wording.percent(values[one]), detail=wording.percent_interval(values[one])) for one in measures)
-        row = (Cell(text=key.tested), trained[key], *cells)
+        row = (Cell(key.tested), trained[key], *(share_cell(values[one]) for one in measures))
         groups.setdefault(wording.classifier(key.classifier_objective), []).append(row)
         for at, estimates in by_epsilon.items():
             about = {**{one: getattr(key, one) for one in _KEY}, "epsilon": at}
-            tidy += [{**about, "measure": one, **vars(value)} for one, value in estimates.items() if one in kept]
-    columns = (Column(label="Masks in testing"), Column(label="Masks in training"))
-    return Table(
-        name=name,
-        title=title,
-        caption=caption,
-        columns=columns + tuple(Column(label=label, detail="%", numeric=True) for label in measures.values()),
-        groups=grouped(groups),
-        tidy=pl.DataFrame(tidy, infer_schema_length=None).rename({"n": "images"}),
-    )
+            tidy += [{**about, "measure": one, **tidy_estimate(value)} for one, value in estimates.items() if one in kept]
+    columns = (*MASK_COLUMNS, *(numbers(label, "%") for label in measures.values()))
+    return make_table(name, title=title, caption=caption, columns=columns, rows=groups, tidy=tidy)

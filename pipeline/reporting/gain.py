@@ -10,7 +10,7 @@ from pipeline.reporting.data import Study
 from pipeline.reporting.panel import LOOKS
 from pipeline.reporting.plots import bars
 from pipeline.reporting.section import Section
-from pipeline.reporting.table import Cell, Column, Table, grouped
+from pipeline.reporting.table import Cell, Column, Row, Table, make_table, numbers, share_cell
 
 TITLE = "Why does the oracle help?"
 LABELS = {
@@ -71,23 +71,16 @@ def _figures(study: Study) -> dict[str, dict[str, Estimate]]:
 def _table(
     study: Study, figures: dict[str, dict[str, Estimate]], parts: tuple[str, ...], *, name: str, title: str, unit: str
 ) -> Table:
-    rows: dict[str, list[tuple[Cell, ...]]] = {
-        wording.classifier(objective): [
-            (
-                Cell(text=LABELS[part]),
-                Cell(text=wording.percent(values[part]), detail=wording.percent_interval(values[part])),
-                Cell(text=str(values[part].n)),
-            )
-            for part in parts
-        ]
+    rows: dict[str, list[Row]] = {
+        wording.classifier(objective): [(Cell(LABELS[part]), share_cell(values[part]), Cell(str(values[part].n))) for part in parts]
         for objective, values in figures.items()
     }
     tidy = [vars(entry) for entry in study.gain or () if entry.part in parts]
-    return Table(
-        name=name,
+    return make_table(
+        name,
         title=title,
         caption=f"In {unit} with 95 % interval, at {epsilon_text(study.primary_epsilon)}.",
-        columns=(Column(label="Part"), Column(label="Robust accuracy", detail=unit, numeric=True), Column(label="n", numeric=True)),
-        groups=grouped(rows),
+        columns=(Column("Part"), numbers("Robust accuracy", unit), numbers("n")),
+        rows=rows,
         tidy=pl.DataFrame(tidy).rename({"n": "images"}),
     )

@@ -16,7 +16,7 @@ from pipeline.reporting import wording
 from pipeline.reporting.data import Arm, Study
 from pipeline.reporting.examples import example_pictures
 from pipeline.reporting.section import Section
-from pipeline.reporting.table import Cell, Column, Table, grouped
+from pipeline.reporting.table import Cell, Column, Row, Table, make_table, numbers
 from pipeline.reporting.threats import THREATS
 
 _CLAIMS = {Claim.ACCURACY: "accuracy", Claim.UPPER_ESTIMATE: "upper estimate", Claim.LOWER_BOUND: "lower bound"}
@@ -87,7 +87,8 @@ def _errors(systems: Sequence[_System], name: str) -> dict[Path, float]:
         own = observed[one.arm.path]
         # Of several without masks the one of its own run, which comes last here.
         for other in sorted(systems, key=lambda other: other.run == one.run):
-            baseline = observed[other.arm.path] if one.circumstances == other.circumstances and _is_maskless(other.arm) else None
+            comparable = other.arm.condition.is_maskless and one.circumstances == other.circumstances
+            baseline = observed[other.arm.path] if comparable else None
             if own is not None and baseline is not None:
                 with suppress(ValueError):  # other images, or a baseline without an error to divide by
                     errors[one.arm.path] = mean_corruption_error(own, baseline)
@@ -101,28 +102,24 @@ def _corrupted(path: Path, name: str) -> pl.DataFrame | None:
     return None if found is None or found["kind"].unique().to_list() != ["corruptions"] else found
 
 
-def _is_maskless(arm: Arm) -> bool:
-    return (arm.condition.train_masks, arm.condition.test_masks) == ("none", "none")
-
-
 def _table(name: str, systems: Sequence[_System], errors: Mapping[Path, float]) -> Table:
     shown = [figure for figure in systems[0].figures if _on_page(figure)]
-    columns = [Column(label=figure.label, detail=_CLAIMS[figure.claim], numeric=True) for figure in shown]
-    rows: dict[str, list[tuple[Cell, ...]]] = {}
+    columns = [numbers(figure.label, _CLAIMS[figure.claim]) for figure in shown]
+    rows: dict[str, list[Row]] = {}
     for system in systems:
         by_label, arm = {figure.label: figure for figure in system.figures}, system.arm
-        row = [Cell(text=f"{arm.condition.masks}, seed {arm.seed}")]
-        row += [_cell(by_label[figure.label]) if figure.label in by_label else Cell(text="") for figure in shown]
+        row = [Cell(f"{arm.condition.masks}, seed {arm.seed}")]
+        row += [_cell(by_label[figure.label]) if figure.label in by_label else Cell("") for figure in shown]
         if errors:
-            row.append(Cell(text=f"{errors[arm.path]:.2f}" if arm.path in errors else ""))
+            row.append(Cell(f"{errors[arm.path]:.2f}" if arm.path in errors else ""))
         rows.setdefault(system.heading, []).append(tuple(row))
-    against = [Column(label=_ERROR, detail="of none's", numeric=True)] if errors else []
-    return Table(
-        name=f"measured-{wording.slug(name)}",
+    against = [numbers(_ERROR, "of none's")] if errors else []
+    return make_table(
+        f"measured-{wording.slug(name)}",
         title=f"{name} ({systems[0].figures[0].threat})",
         caption="With 95 % interval; shares in percent of the images that are counted. The CSV holds every figure.",
-        columns=(Column(label="Masks in training to testing"), *columns, *against),
-        groups=grouped(rows),
+        columns=(Column("Masks in training to testing"), *columns, *against),
+        rows=rows,
         tidy=pl.concat([_tidy(system, errors.get(system.arm.path)) for system in systems], how="vertical_relaxed"),
     )
 
@@ -135,8 +132,8 @@ def _on_page(figure: Figure) -> bool:
 def _cell(figure: Figure) -> Cell:
     one = figure.estimate
     if figure.unit in ("share", "difference"):
-        return Cell(text=wording.percent(one), detail=f"{wording.percent_interval(one)} n={one.n}")
-    return Cell(text=f"{one.value:.3g}", detail=f"[{one.low:.3g}, {one.high:.3g}]")
+        return Cell(wording.percent(one), f"{wording.percent_interval(one)} n={one.n}")
+    return Cell(f"{one.value:.3g}", f"[{one.low:.3g}, {one.high:.3g}]")
 
 
 def _tidy(system: _System, error: float | None) -> pl.DataFrame:

@@ -2,13 +2,11 @@
 
 from collections.abc import Sequence
 
-import polars as pl
-
 from pipeline.reporting import tables, wording
 from pipeline.reporting.comparisons import Comparison, compared_with_own
 from pipeline.reporting.data import Study
 from pipeline.reporting.section import Section
-from pipeline.reporting.table import Cell, Column, Table, grouped
+from pipeline.reporting.table import Cell, Column, Row, Table, make_table
 from pipeline.reporting.trust import Failure
 
 _INTRO = (
@@ -34,19 +32,19 @@ def own_section(study: Study, failed: Sequence[Failure]) -> tuple[Section, ...]:
 
 
 def _table(found: Sequence[Comparison]) -> Table:
-    groups: dict[str, list[tuple[Cell, ...]]] = {}
+    groups: dict[str, list[Row]] = {}
     for one in found:
-        row = (Cell(text=one.name, detail=_other(one)), *tables.comparison_cells(one))
+        row = (Cell(one.name, _other(one)), *tables.comparison_cells(one))
         groups.setdefault(wording.heading(one.first), []).append(row)
     tidy = [{**tables.comparison_tidy(one), "second_classifier_objective": one.second.classifier_objective} for one in found]
-    return Table(
-        name="own-systems",
+    return make_table(
+        "own-systems",
         title="Systems of your own minus others",
         caption="Differences of robust accuracy on the same images, with p corrected by Holm over all of these at one epsilon, "
         "apart from the comparisons of the answer.",
-        columns=(Column(label="Difference"), *tables.COMPARISON_COLUMNS),
-        groups=grouped(groups),
-        tidy=pl.DataFrame(tidy, infer_schema_length=None),
+        columns=(Column("Difference"), *tables.COMPARISON_COLUMNS),
+        rows=groups,
+        tidy=tidy,
     )
 
 

@@ -19,7 +19,7 @@ from pipeline.reporting.measured import measured_sections
 from pipeline.reporting.metrics import METRICS, Metric
 from pipeline.reporting.provenance import configuration_text, provenance_rows
 from pipeline.reporting.section import Section
-from pipeline.reporting.table import Cell, Column, Table, grouped
+from pipeline.reporting.table import Cell, Column, Row, Table, make_table
 from pipeline.reporting.trust import failures
 
 Runs = dict[str, tuple[Study, Figures]]
@@ -108,24 +108,23 @@ def _metric_section(runs: Runs, metric: Metric) -> Section:
 def _table(runs: Runs, metric: Metric) -> Table:
     """All main systems of all runs, at every epsilon of any."""
     epsilons = sorted({0.0, *(epsilon for study, _ in runs.values() for epsilon in study.attacked)})
-    groups: dict[str, list[tuple[Cell, ...]]] = {}
+    groups: dict[str, list[Row]] = {}
     tidy = []
     for name, (study, found) in runs.items():
         systems = [one for one in found.of_role("main") if metric.applies(one.condition)]
-        tidy += (
-            [tables.of_metric(study, systems, metric, title="").tidy.insert_column(0, pl.lit(name).alias("run"))] if systems else []
-        )
+        if systems:
+            tidy.append(tables.of_metric(study, systems, metric, title="").tidy.insert_column(0, pl.lit(name).alias("run")))
         for one in systems:
             curve = one.curve(metric)
-            cells = (tables.metric_cell(metric, curve[epsilon]) if epsilon in curve else Cell(text="") for epsilon in epsilons)
+            cells = (tables.metric_cell(metric, curve[epsilon]) if epsilon in curve else Cell("") for epsilon in epsilons)
             row = (*(cell(one) for _, cell in tables.MASKS), *cells)
             groups.setdefault(f"{name}: {wording.heading(one.condition)}", []).append(row)
-    return Table(
-        name=metric.table,
+    return make_table(
+        metric.table,
         title=metric.title,
         caption=f"{metric.caption} " + " ".join(f"{name}: {wording.pooling_text(study)}" for name, (study, _) in runs.items()),
-        columns=(*(column for column, _ in tables.MASKS), *tables.metric_columns(metric, epsilons)),
-        groups=grouped(groups),
+        columns=(*tables.MASK_COLUMNS, *tables.metric_columns(metric, epsilons)),
+        rows=groups,
         tidy=pl.concat(tidy, how="vertical_relaxed"),
     )
 
@@ -133,27 +132,23 @@ def _table(runs: Runs, metric: Metric) -> Table:
 def _between(runs: Runs) -> Section:
     """The same system of the first run and of each other one, on the images that both have met."""
     (first, (reference, _)), *others = runs.items()
-    groups: dict[str, list[tuple[Cell, ...]]] = {}
+    groups: dict[str, list[Row]] = {}
     reasons, tidy = [], []
     for name, (study, _) in others:
         family = differences(study, reference)
         reasons += [] if family else [f"{name} and {first}: {why_not(study, reference)}"]
         for one in family:
-            row = (Cell(text=f"{name} - {first}", detail=systems_text(one)), *tables.comparison_cells(one))
+            row = (Cell(f"{name} - {first}", systems_text(one)), *tables.comparison_cells(one))
             groups.setdefault(wording.heading(one.first), []).append(row)
             tidy.append({"run": name, "other_run": first, **tables.comparison_tidy(one)})
-    columns = (Column(label="Difference"), *tables.COMPARISON_COLUMNS)
-    caption = (
-        "Robust accuracy of one system in two runs on the same images, first minus second, by seeds that both have. p is corrected "
-        "over all systems at one epsilon."
-    )
-    table = Table(
-        name="between-runs",
+    table = make_table(
+        "between-runs",
         title="The same system in both runs",
-        caption=caption,
-        columns=columns,
-        groups=grouped(groups),
-        tidy=pl.DataFrame(tidy, infer_schema_length=None),
+        caption="Robust accuracy of one system in two runs on the same images, first minus second, by seeds that both have. p is "
+        "corrected over all systems at one epsilon.",
+        columns=(Column("Difference"), *tables.COMPARISON_COLUMNS),
+        rows=groups,
+        tidy=tidy,
     )
     return Section(
         name="between-runs",

@@ -15,7 +15,7 @@ from pipeline.reporting.comparisons import generator
 from pipeline.reporting.data import Arm, Condition, Study, on_shared_images
 from pipeline.reporting.figures import share
 from pipeline.reporting.section import Section
-from pipeline.reporting.table import Cell, Column, Table, grouped
+from pipeline.reporting.table import Cell, Column, Row, Table, make_table, numbers, points_cell, share_cell, tidy_estimate
 
 TITLE = "How much of the gain is surface?"
 WHOLE = "everywhere"
@@ -101,7 +101,7 @@ def _robust_at(study: Study, records: pl.DataFrame) -> pl.DataFrame:
 
 def _parts(found: Systems) -> dict[Condition, dict[str, Estimate]]:
     """Of every condition but none what it adds to none of the same objective and seeds, and what that is made of."""
-    maskless = {condition.classifier_objective: condition for condition in found if _is_maskless(condition)}
+    maskless = {condition.classifier_objective: condition for condition in found if condition.is_maskless}
     parts: dict[Condition, dict[str, Estimate]] = {}
     for condition, (seeds, robust, groups) in found.items():
         none = maskless.get(condition.classifier_objective)
@@ -122,54 +122,38 @@ def _parts(found: Systems) -> dict[Condition, dict[str, Estimate]]:
     return parts
 
 
-def _is_maskless(condition: Condition) -> bool:
-    return (condition.train_masks, condition.test_masks) == ("none", "none")
-
-
 def _levels(study: Study, found: Systems) -> Table:
-    rows: dict[str, list[tuple[Cell, ...]]] = {}
+    rows: dict[str, list[Row]] = {}
     tidy = []
     budgets = [budget for budget in BUDGETS if any(budget in robust for _, robust, _ in found.values())]
     for condition, (_, robust, groups) in found.items():
         estimates = {budget: share(values.astype(bool), groups, f"{budget} {condition.draws}") for budget, values in robust.items()}
-        cells = [_cell(estimates[budget]) if budget in estimates else Cell(text="") for budget in budgets]
-        rows.setdefault(wording.heading(condition), []).append((Cell(text=condition.masks), *cells))
-        tidy += [{**condition.columns, "budget": budget, **vars(estimate)} for budget, estimate in estimates.items()]
-    return Table(
-        name="surface-levels",
+        cells = [share_cell(estimates[budget]) if budget in estimates else Cell("") for budget in budgets]
+        rows.setdefault(wording.heading(condition), []).append((Cell(condition.masks), *cells))
+        tidy += [{**condition.columns, "budget": budget, **tidy_estimate(estimate)} for budget, estimate in estimates.items()]
+    return make_table(
+        "surface-levels",
         title="Robust accuracy, by what the attacker may change",
         caption=f"Upper estimates in % with 95 % interval, at {epsilon_text(study.primary_epsilon)}.",
-        columns=(
-            Column(label="Masks in training to testing"),
-            *(Column(label=BUDGETS[budget], detail="%", numeric=True) for budget in budgets),
-        ),
-        groups=grouped(rows),
-        tidy=pl.DataFrame(tidy, infer_schema_length=None).rename({"n": "images"}),
+        columns=(Column("Masks in training to testing"), *(numbers(BUDGETS[budget], "%") for budget in budgets)),
+        rows=rows,
+        tidy=tidy,
     )
 
 
 def _gains(study: Study, parts: Mapping[Condition, Mapping[str, Estimate]]) -> Table:
-    rows: dict[str, list[tuple[Cell, ...]]] = {}
+    rows: dict[str, list[Row]] = {}
     shown = [part for part in PARTS if any(part in of for of in parts.values())]
     for condition, of in parts.items():
-        cells = [
-            Cell(text=wording.points(of[part]), detail=wording.points_interval(of[part])) if part in of else Cell(text="")
-            for part in shown
-        ]
-        rows.setdefault(wording.heading(condition), []).append((Cell(text=condition.masks), *cells))
-    tidy = [{**condition.columns, "part": part, **vars(one)} for condition, of in parts.items() for part, one in of.items()]
-    return Table(
-        name="surface",
+        cells = [points_cell(of[part]) if part in of else Cell("") for part in shown]
+        rows.setdefault(wording.heading(condition), []).append((Cell(condition.masks), *cells))
+    return make_table(
+        "surface",
         title=TITLE,
         caption=f"In points with 95 % interval, on the same images, at {epsilon_text(study.primary_epsilon)}.",
-        columns=(
-            Column(label="Masks in training to testing"),
-            *(Column(label=_LABELS[part], detail="points", numeric=True) for part in shown),
+        columns=(Column("Masks in training to testing"), *(numbers(_LABELS[part], "points") for part in shown)),
+        rows=rows,
+        tidy=(
+            {**condition.columns, "part": part, **tidy_estimate(one)} for condition, of in parts.items() for part, one in of.items()
         ),
-        groups=grouped(rows),
-        tidy=pl.DataFrame(tidy, infer_schema_length=None).rename({"n": "images"}),
     )
-
-
-def _cell(estimate: Estimate) -> Cell:
-    return Cell(text=wording.percent(estimate), detail=wording.percent_interval(estimate))

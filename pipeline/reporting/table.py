@@ -1,14 +1,15 @@
 """A table, once for all outputs: the page, CSV and LaTeX. Text from data is escaped for where it goes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import polars as pl
 
-from pipeline.reporting import templating
+from pipeline.evaluation.statistics import Estimate
+from pipeline.reporting import templating, wording
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Cell:
     """What stands in a table, as text."""
 
@@ -19,7 +20,7 @@ class Cell:
     """PASS, FAIL or SKIP, where the cell says so."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Column:
     """A heading."""
 
@@ -27,6 +28,9 @@ class Column:
     detail: str = ""
     """Unit."""
     numeric: bool = False
+
+
+Row = tuple[Cell, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +42,7 @@ class Table:
     title: str
     caption: str
     columns: tuple[Column, ...]
-    groups: tuple[tuple[str, tuple[tuple[Cell, ...], ...]], ...]
+    groups: tuple[tuple[str, tuple[Row, ...]], ...]
     """Titles (empty for none) with their rows."""
     tidy: pl.DataFrame = field(repr=False)
     """The same figures for programs: one row a figure, shares in [0,1], no rounding."""
@@ -48,9 +52,39 @@ class Table:
         return sum(len(rows) for _, rows in self.groups)
 
 
-def grouped(rows: Mapping[str, Sequence[tuple[Cell, ...]]]) -> tuple[tuple[str, tuple[tuple[Cell, ...], ...]], ...]:
-    """Rows by the title of their group, as ``Table.groups``."""
-    return tuple((title, tuple(of_title)) for title, of_title in rows.items())
+def make_table(
+    name: str,
+    *,
+    title: str,
+    caption: str,
+    columns: Iterable[Column],
+    rows: Mapping[str, Sequence[Row]],
+    tidy: pl.DataFrame | Iterable[Mapping[str, object]],
+) -> Table:
+    """A table of rows by the title of their group, and of figures for programs, a mapping each."""
+    frame = tidy if isinstance(tidy, pl.DataFrame) else pl.DataFrame(list(tidy), infer_schema_length=None)
+    groups = tuple((heading, tuple(of_heading)) for heading, of_heading in rows.items())
+    return Table(name=name, title=title, caption=caption, columns=tuple(columns), groups=groups, tidy=frame)
+
+
+def numbers(label: str, detail: str = "") -> Column:
+    """A column of figures."""
+    return Column(label, detail, numeric=True)
+
+
+def share_cell(estimate: Estimate) -> Cell:
+    """A share in percent with its interval."""
+    return Cell(wording.percent(estimate), wording.percent_interval(estimate))
+
+
+def points_cell(estimate: Estimate) -> Cell:
+    """A difference in percentage points with its interval."""
+    return Cell(wording.points(estimate), wording.points_interval(estimate))
+
+
+def tidy_estimate(estimate: Estimate) -> dict[str, float | int]:
+    """An estimate as columns for programs."""
+    return {"value": estimate.value, "low": estimate.low, "high": estimate.high, "images": estimate.n, "groups": estimate.groups}
 
 
 def to_csv(table: Table) -> bytes:

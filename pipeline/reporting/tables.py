@@ -2,8 +2,6 @@
 
 from collections.abc import Callable, Sequence
 
-import polars as pl
-
 from pipeline.attacks.diagnostics import Outcome
 from pipeline.evaluation.statistics import Estimate
 from pipeline.evaluation.summary import epsilon_text
@@ -12,25 +10,26 @@ from pipeline.reporting.comparisons import Comparison
 from pipeline.reporting.data import Study
 from pipeline.reporting.figures import Figures, SystemFigures
 from pipeline.reporting.metrics import ACCURACY, MASK_IOU, Metric
-from pipeline.reporting.table import Cell, Column, Table, grouped
+from pipeline.reporting.table import Cell, Column, Row, Table, make_table, numbers, points_cell, tidy_estimate
 
 Described = tuple[Column, Callable[[SystemFigures], Cell]]
 """A column, and what stands in it for a system."""
 
 MASKS: tuple[Described, ...] = (
-    (Column(label="Masks in testing"), lambda figures: Cell(text=figures.condition.tested)),
-    (Column(label="Masks in training"), lambda figures: Cell(text=figures.condition.trained)),
+    (Column("Masks in testing"), lambda figures: Cell(figures.condition.tested)),
+    (Column("Masks in training"), lambda figures: Cell(figures.condition.trained)),
 )
+MASK_COLUMNS = tuple(column for column, _ in MASKS)
 COMPARISON_COLUMNS = (
-    Column(label="Epsilon", numeric=True),
-    Column(label="Points", detail="95 % interval", numeric=True),
-    Column(label="p", detail="Holm", numeric=True),
-    Column(label="Only first / only second", detail="images", numeric=True),
-    Column(label="Would show", detail="points", numeric=True),
-    Column(label="By seed", detail="points", numeric=True),
+    numbers("Epsilon"),
+    numbers("Points", "95 % interval"),
+    numbers("p", "Holm"),
+    numbers("Only first / only second", "images"),
+    numbers("Would show", "points"),
+    numbers("By seed", "points"),
 )
 """What ``comparison_cells`` fills."""
-_SAMPLE = Column(label="n", detail="images x seeds", numeric=True)
+_SAMPLE = numbers("n", "images x seeds")
 
 
 def headline(study: Study, found: Figures) -> Table:
@@ -40,7 +39,7 @@ def headline(study: Study, found: Figures) -> Table:
         found.of_role("main"),
         ACCURACY,
         title="All systems",
-        trailing=((_SAMPLE, _sample_cell), (Column(label="Sanity"), _sanity_cell)),
+        trailing=((_SAMPLE, _sample_cell), (Column("Sanity"), _sanity_cell)),
     )
 
 
@@ -66,65 +65,50 @@ def degradation(study: Study, systems: Sequence[SystemFigures]) -> Table:
         name="degradation",
         title="Masks of measured quality",
         caption="Accuracy in percent against the quality of the mask, with 95 % interval.",
-        leading=(
-            (Column(label="Masks in testing"), lambda figures: Cell(text=figures.condition.tested)),
-            (
-                Column(label="Mask IoU", detail="clean", numeric=True),
-                lambda figures: Cell(text=MASK_IOU.text(figures.clean_iou), detail=MASK_IOU.interval(figures.clean_iou)),
-            ),
-        ),
+        leading=(MASKS[0], (numbers("Mask IoU", "clean"), lambda figures: metric_cell(MASK_IOU, figures.clean_iou))),
         trailing=((_SAMPLE, _sample_cell),),
     )
 
 
 def seeds(study: Study, found: Figures) -> Table:
     """Each training of every main system by itself."""
-    attacked = study.attacked
-    columns = (*(column for column, _ in MASKS), Column(label="Seed", numeric=True), *metric_columns(ACCURACY, (0.0, *attacked)))
-    groups: dict[str, list[tuple[Cell, ...]]] = {}
+    groups: dict[str, list[Row]] = {}
     tidy = []
     for figures in (one for one in found.of_role("main") if not one.condition.is_own):
         rows = groups.setdefault(wording.heading(figures.condition), [])
         for place, seed in enumerate(figures.seeds):
             values = [measured.by_seed[place] for measured in figures.measured[ACCURACY.measure].values()]
             names = (cell(figures) for _, cell in MASKS)
-            rows.append((*names, Cell(text=str(seed)), *(metric_cell(ACCURACY, value) for value in values)))
+            rows.append((*names, Cell(str(seed)), *(metric_cell(ACCURACY, value) for value in values)))
         tidy += _tidy_of_seeds(figures, ACCURACY)
-    return Table(
-        name="seeds",
+    return make_table(
+        "seeds",
         title="Every training by itself",
         caption="Accuracy in percent of the systems of each training seed, with 95 % Wilson interval: how far trainings differ.",
-        columns=columns,
-        groups=grouped(groups),
-        tidy=pl.DataFrame(tidy, infer_schema_length=None),
+        columns=(*MASK_COLUMNS, numbers("Seed"), *metric_columns(ACCURACY, (0.0, *study.attacked))),
+        rows=groups,
+        tidy=tidy,
     )
 
 
 def comparisons(found: Figures) -> Table:
     """Every paired comparison at every epsilon."""
-    columns = (Column(label="Difference"), *COMPARISON_COLUMNS)
-    objectives = dict.fromkeys(one.first.classifier_objective for one in found.comparisons)
-    groups = tuple(
-        (
-            wording.classifier(objective),
-            tuple(_comparison_row(one) for one in found.comparisons if one.first.classifier_objective == objective),
-        )
-        for objective in objectives
-    )
+    groups: dict[str, list[Row]] = {}
+    for one in found.comparisons:
+        groups.setdefault(wording.classifier(one.first.classifier_objective), []).append(_comparison_row(one))
     caption = (
         "Differences of robust accuracy on the same images, first minus second. p speaks of these trained models: with several "
         "seeds it is that of the seed that shows the difference least, and 1 where seeds point both ways; it is corrected over all "
         "comparisons at one epsilon. Would show: the least difference that every seed would have shown so corrected, four times "
         "in five."
     )
-    rows = [comparison_tidy(one) for one in found.comparisons]
-    return Table(
-        name="comparisons",
+    return make_table(
+        "comparisons",
         title="All paired comparisons",
         caption=caption,
-        columns=columns,
-        groups=groups,
-        tidy=pl.DataFrame(rows, infer_schema_length=None),
+        columns=(Column("Difference"), *COMPARISON_COLUMNS),
+        rows=groups,
+        tidy=map(comparison_tidy, found.comparisons),
     )
 
 
@@ -133,25 +117,20 @@ def sanity(study: Study) -> Table:
     order = (Outcome.FAIL, Outcome.PASS, Outcome.SKIP)
     checked = [(arm, check) for arm in study.arms for check in arm.checks or ()]
     rows = [
-        (
-            Cell(text=arm.name),
-            Cell(text=check.outcome.value, outcome=check.outcome.value),
-            Cell(text=check.name),
-            Cell(text=check.finding),
-        )
+        (Cell(arm.name), Cell(check.outcome.value, outcome=check.outcome.value), Cell(check.name), Cell(check.finding))
         for arm, check in sorted(checked, key=lambda pair: order.index(pair[1].outcome))
     ]
     tidy = [
         {"arm": arm.name, **{name: getattr(check, name) for name in ("name", "outcome", "finding", "advice")}}
         for arm, check in checked
     ]
-    return Table(
-        name="sanity",
+    return make_table(
+        "sanity",
         title="All sanity checks",
         caption="Checks for what makes a system look more robust than it is. SKIP: the check says nothing about that system.",
-        columns=(Column(label="Arm"), Column(label="Verdict"), Column(label="Check"), Column(label="Finding")),
-        groups=(("", tuple(rows)),),
-        tidy=pl.DataFrame(tidy, infer_schema_length=None),
+        columns=(Column("Arm"), Column("Verdict"), Column("Check"), Column("Finding")),
+        rows={"": rows},
+        tidy=tidy,
     )
 
 
@@ -167,7 +146,7 @@ def of_metric(
     trailing: Sequence[Described] = (),
 ) -> Table:
     """A metric of some systems, not attacked and at every epsilon; for programs also that of each of several seeds."""
-    groups: dict[str, list[tuple[Cell, ...]]] = {}
+    groups: dict[str, list[Row]] = {}
     tidy = []
     for figures in systems:
         curve = figures.curve(metric)
@@ -177,66 +156,59 @@ def of_metric(
         tidy += [_tidy(figures, epsilon, metric, value) for epsilon, value in curve.items()]
         if len(figures.seeds) > 1:
             tidy += _tidy_of_seeds(figures, metric)
-    columns = (
-        *(column for column, _ in leading),
-        *metric_columns(metric, (0.0, *study.attacked)),
-        *(column for column, _ in trailing),
-    )
-    return Table(
-        name=name or metric.table,
+    first, last = ([column for column, _ in described] for described in (leading, trailing))
+    return make_table(
+        name or metric.table,
         title=title,
         caption=f"{caption or metric.caption} {wording.pooling_text(study)}",
-        columns=columns,
-        groups=grouped(groups),
-        tidy=pl.DataFrame(tidy, infer_schema_length=None),
+        columns=(*first, *metric_columns(metric, (0.0, *study.attacked)), *last),
+        rows=groups,
+        tidy=tidy,
     )
 
 
 def metric_columns(metric: Metric, epsilons: Sequence[float]) -> tuple[Column, ...]:
     """One a figure; epsilon 0 is not attacked."""
     return tuple(
-        Column(label=epsilon_text(epsilon), detail=metric.unit, numeric=True)
-        if epsilon
-        else Column(label="Clean", detail=metric.clean_unit, numeric=True)
-        for epsilon in epsilons
+        numbers(epsilon_text(epsilon), metric.unit) if epsilon else numbers("Clean", metric.clean_unit) for epsilon in epsilons
     )
 
 
 def metric_cell(metric: Metric, estimate: Estimate) -> Cell:
     """A figure with its interval."""
-    return Cell(text=metric.text(estimate), detail=metric.interval(estimate))
+    return Cell(metric.text(estimate), metric.interval(estimate))
 
 
 def _sample_cell(figures: SystemFigures) -> Cell:
     images, groups = figures.clean.n, figures.clean.groups
-    return Cell(text=f"{images} x {len(figures.seeds)}", detail=f"in {groups} groups" if groups < images else "")
+    return Cell(f"{images} x {len(figures.seeds)}", f"in {groups} groups" if groups < images else "")
 
 
 def _sanity_cell(figures: SystemFigures) -> Cell:
     if figures.unchecked == len(figures.seeds):
-        return Cell(text="not checked")
+        return Cell("not checked")
     unchecked = f", {figures.unchecked} seeds unchecked" if figures.unchecked else ""
     if figures.failed:
-        return Cell(text=f"FAIL {figures.failed} of {figures.failed + figures.passed}{unchecked}", outcome="FAIL")
-    return Cell(text=f"PASS {figures.passed} of {figures.passed}{unchecked}", outcome="PASS")
+        return Cell(f"FAIL {figures.failed} of {figures.failed + figures.passed}{unchecked}", outcome="FAIL")
+    return Cell(f"PASS {figures.passed} of {figures.passed}{unchecked}", outcome="PASS")
 
 
-def _comparison_row(comparison: Comparison) -> tuple[Cell, ...]:
+def _comparison_row(comparison: Comparison) -> Row:
     learned = next((side for side in (comparison.first, comparison.second) if side.uses_segmenter), None)
     detail = "" if learned is None else f"classifier trained with {learned.train_masks}, {learned.segmenter_objective} segmenter"
-    return (Cell(text=comparison.name, detail=detail), *comparison_cells(comparison))
+    return (Cell(comparison.name, detail), *comparison_cells(comparison))
 
 
-def comparison_cells(comparison: Comparison) -> tuple[Cell, ...]:
+def comparison_cells(comparison: Comparison) -> Row:
     """What stands behind the name of a comparison."""
     only = [f"{one.only_first} / {one.only_second}" for one in comparison.by_seed]
     return (
-        Cell(text=epsilon_text(comparison.epsilon)),
-        Cell(text=wording.points(comparison.difference), detail=wording.points_interval(comparison.difference)),
-        Cell(text=wording.p_text(comparison.adjusted)),
-        Cell(text=", ".join(only)),
-        Cell(text="not estimable" if comparison.detectable is None else f"{100 * comparison.detectable:.1f}"),
-        Cell(text=", ".join(wording.points(one.difference) for one in comparison.by_seed)),
+        Cell(epsilon_text(comparison.epsilon)),
+        points_cell(comparison.difference),
+        Cell(wording.p_text(comparison.adjusted)),
+        Cell(", ".join(only)),
+        Cell("not estimable" if comparison.detectable is None else f"{100 * comparison.detectable:.1f}"),
+        Cell(", ".join(wording.points(one.difference) for one in comparison.by_seed)),
     )
 
 
@@ -284,10 +256,6 @@ def _tidy(
         "epsilon": epsilon,
         "measure": metric.measure,
         "seed": seed,
-        "value": estimate.value,
-        "low": estimate.low,
-        "high": estimate.high,
-        "images": estimate.n,
-        "groups": estimate.groups,
+        **tidy_estimate(estimate),
         "seeds": len(figures.seeds) if seed is None else 1,
     }

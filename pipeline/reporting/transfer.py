@@ -12,7 +12,7 @@ from pipeline.reporting import wording
 from pipeline.reporting.data import Arm, Condition, Study, on_shared_images
 from pipeline.reporting.figures import share
 from pipeline.reporting.section import Section
-from pipeline.reporting.table import Cell, Column, Table
+from pipeline.reporting.table import Cell, Column, Table, make_table, numbers, tidy_estimate
 
 TITLE = "Do adversarial images of one system fool the others?"
 _INTRO = (
@@ -70,10 +70,10 @@ def _pairs(sources: list[Arm], targets: list[Arm], seeds: str) -> Iterator[tuple
 
 def _table(study: Study, matrix: Matrix, seeds: str) -> Table:
     conditions = list(dict.fromkeys(condition for pair in matrix for condition in pair))
-    numbers = {condition: str(number) for number, condition in enumerate(conditions, start=1)}
+    place = {condition: str(number) for number, condition in enumerate(conditions, start=1)}
     rows = [
         (
-            Cell(text=f"{numbers[source]}. {source.masks}", detail=wording.heading(source)),
+            Cell(f"{place[source]}. {source.masks}", wording.heading(source)),
             *(_cell(matrix, source, target, seeds) for target in conditions),
         )
         for source in conditions
@@ -84,27 +84,24 @@ def _table(study: Study, matrix: Matrix, seeds: str) -> Table:
             **{f"target_{name}": value for name, value in target.columns.items()},
             "seeds": seeds,
             "epsilon": study.primary_epsilon,
-            **vars(estimate),
+            **tidy_estimate(estimate),
         }
         for (source, target), estimate in matrix.items()
     ]
     about = "trained under the same seed" if seeds == _SAME else "trained under another seed"
-    return Table(
-        name=f"transfer-{seeds}-seed",
+    return make_table(
+        f"transfer-{seeds}-seed",
         title=f"Images of the row shown to the column, {about}",
         caption=f"Right in %, with 95 % interval, at {epsilon_text(study.primary_epsilon)}. Columns are numbered like rows.",
-        columns=(
-            Column(label="Images made on"),
-            *(Column(label=numbers[target], detail=target.test_masks, numeric=True) for target in conditions),
-        ),
-        groups=(("", tuple(rows)),),
-        tidy=pl.DataFrame(tidy, infer_schema_length=None).rename({"n": "images"}),
+        columns=(Column("Images made on"), *(numbers(place[target], target.test_masks) for target in conditions)),
+        rows={"": rows},
+        tidy=tidy,
     )
 
 
 def _cell(matrix: Matrix, source: Condition, target: Condition, seeds: str) -> Cell:
     estimate = matrix.get((source, target))
     if estimate is None:
-        return Cell(text="")
+        return Cell("")
     known = " known" if source == target and seeds == _SAME else ""
-    return Cell(text=wording.percent(estimate), detail=f"{wording.percent_interval(estimate)}{known}")
+    return Cell(wording.percent(estimate), f"{wording.percent_interval(estimate)}{known}")

@@ -73,6 +73,11 @@ def equals_p(p_value: float) -> str:
     return f"p {text}" if text.startswith("<") else f"p = {text}"
 
 
+def epsilon_or_clean(epsilon: float) -> str:
+    """``8/255``; ``clean`` where nothing is attacked."""
+    return epsilon_text(epsilon) if epsilon else "clean"
+
+
 def threat_text(study: Study, epsilon: float) -> str:
     """``L-infinity perturbations up to 8/255``, with the region where it is not the whole image."""
     summary = study.arms[0].summary
