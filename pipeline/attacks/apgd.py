@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pipeline.attacks.apgd_l1 import begin_l1, climb_l1
-from pipeline.attacks.norms import Ball, L1Ball, ball_of
+from pipeline.attacks.norms import Ball, L1Ball, ball_of, wide
 from pipeline.attacks.objectives import Objective, scores_and_gradients, scores_without_gradients
 from pipeline.attacks.pgd import PerImage, RegionMasks
 from pipeline.attacks.threat import Norm
@@ -97,10 +97,6 @@ def checkpoints(num_steps: int) -> list[int]:
     return moves
 
 
-def _choose(condition: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    return torch.where(condition.view(-1, 1, 1, 1), left, right)
-
-
 def _climb(objective: Objective, ball: Ball, point: Tensor, num_steps: int) -> BestPoint:
     """One start. No branch on values: on a GPU the loop must not wait for them."""
     step = (2 * ball.radius).expand(len(point), 1, 1, 1)
@@ -117,11 +113,12 @@ def _climb(objective: Objective, ball: Ball, point: Tensor, num_steps: int) -> B
             return best
         new_scores, gradients = scores_and_gradients(objective, point)
         rises, scores = rises + (new_scores > scores), new_scores
-        best_gradients = _choose(best.update(point, new_scores), gradients, best_gradients)
+        best_gradients = torch.where(wide(best.update(point, new_scores)), gradients, best_gradients)
         if move in checks:
             stalled = (rises <= _ENOUGH_RISES * (move - last_check)) | (~halved & (best.values <= known))
-            step = _choose(stalled, step / 2, step)
-            point, gradients = _choose(stalled, best.unchecked, point), _choose(stalled, best_gradients, gradients)
+            step = torch.where(wide(stalled), step / 2, step)
+            point = torch.where(wide(stalled), best.unchecked, point)
+            gradients = torch.where(wide(stalled), best_gradients, gradients)
             known, halved, last_check = best.values, stalled, move
             rises = torch.zeros_like(rises)
     raise AssertionError("the last move returns")

@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from pipeline.attacks.norms import L1Ball, sparse_signs
+from pipeline.attacks.norms import L1Ball, sparse_signs, wide
 from pipeline.attacks.objectives import Objective, scores_and_gradients, scores_without_gradients
 from pipeline.attacks.tracker import BestPoint
 from pipeline.shapes import Images, Seeds
@@ -70,13 +70,13 @@ def climb_l1(objective: Objective, ball: L1Ball, point: Images, num_steps: int) 
             best.update(point, scores_without_gradients(objective, point))
             return best
         new_scores, gradients = scores_and_gradients(objective, point)
-        best_gradients = torch.where(_wide(best.update(point, new_scores)), gradients, best_gradients)
+        best_gradients = torch.where(wide(best.update(point, new_scores)), gradients, best_gradients)
         if move % interval == 0:
             now = _changed(best.unchecked, images)
             fewer = now / changed < _FEWER
-            step = torch.where(_wide(fewer), full, (step / _SHORTER).clamp_min(full / _SHORTEST))
-            point = torch.where(_wide(fewer), best.unchecked, point)
-            gradients = torch.where(_wide(fewer), best_gradients, gradients)
+            step = torch.where(wide(fewer), full, (step / _SHORTER).clamp_min(full / _SHORTEST))
+            point = torch.where(wide(fewer), best.unchecked, point)
+            gradients = torch.where(wide(fewer), best_gradients, gradients)
             changed, sparse = now, now / images[0].numel() / _OF_CHANGED
     raise AssertionError("the last move returns")
 
@@ -84,7 +84,3 @@ def climb_l1(objective: Objective, ball: L1Ball, point: Images, num_steps: int) 
 def _changed(points: Tensor, images: Tensor) -> Tensor:
     """How many values of each image differ."""
     return (points != images).flatten(1).sum(dim=1)
-
-
-def _wide(values: Tensor) -> Tensor:
-    return values.view(-1, 1, 1, 1)

@@ -76,24 +76,20 @@ def _corrupted(corruption: Corruption, severity: int, picture: Picture, rng: np.
     return np.concatenate([np.clip(changed, 0, 1), picture[:, :, 3:]], axis=2)
 
 
-def _gaussian_noise(picture: Picture, deviation: float, *, scale: float, rng: np.random.Generator) -> Picture:
-    del scale
+def _gaussian_noise(picture: Picture, deviation: float, *, rng: np.random.Generator, **_: object) -> Picture:
     return np.asarray(picture + rng.normal(0, deviation, picture.shape))
 
 
-def _shot_noise(picture: Picture, photons: float, *, scale: float, rng: np.random.Generator) -> Picture:
-    del scale
+def _shot_noise(picture: Picture, photons: float, *, rng: np.random.Generator, **_: object) -> Picture:
     return np.asarray(rng.poisson(picture * photons) / photons)
 
 
-def _impulse_noise(picture: Picture, share: float, *, scale: float, rng: np.random.Generator) -> Picture:
-    del scale
+def _impulse_noise(picture: Picture, share: float, *, rng: np.random.Generator, **_: object) -> Picture:
     salt = rng.random(picture.shape) < 0.5
     return np.where(rng.random(picture.shape) < share, salt.astype(np.float64), picture)
 
 
-def _defocus_blur(picture: Picture, radius: float, *, scale: float, rng: np.random.Generator) -> Picture:
-    del rng
+def _defocus_blur(picture: Picture, radius: float, *, scale: float, **_: object) -> Picture:
     return _filtered(picture, _disk(radius * scale))
 
 
@@ -111,25 +107,13 @@ def _motion_blur(picture: Picture, radius: float, sigma: float, *, scale: float,
     return _filtered(picture, _streak(radius * scale, sigma * scale, rng.uniform(-45, 45)))
 
 
-def _zoom_blur(picture: Picture, largest: float, *, scale: float, rng: np.random.Generator) -> Picture:
-    del scale, rng
+def _zoom_blur(picture: Picture, largest: float, **_: object) -> Picture:
     factors = 1 + 0.01 * np.arange(round((largest - 1) / 0.01))
     return np.asarray((picture + sum(_zoomed(picture, factor) for factor in factors)) / (len(factors) + 1))
 
 
-def _snow(
-    picture: Picture,
-    mean: float,
-    deviation: float,
-    zoom: float,
-    threshold: float,
-    radius: float,
-    sigma: float,
-    kept: float,
-    *,
-    scale: float,
-    rng: np.random.Generator,
-) -> Picture:
+def _snow(picture: Picture, *parameters: float, scale: float, rng: np.random.Generator) -> Picture:
+    mean, deviation, zoom, threshold, radius, sigma, kept = parameters
     flakes = _zoomed(rng.normal(mean, deviation, picture.shape[:2])[..., None], zoom * max(1.0, scale))
     flakes = np.clip(np.where(flakes < threshold, 0, flakes), 0, 1)
     flakes = _filtered(flakes, _streak(radius * scale, sigma * scale, rng.uniform(-135, -45)))
@@ -138,29 +122,25 @@ def _snow(
     return np.asarray(whitened + flakes + np.rot90(flakes, 2))
 
 
-def _frost(picture: Picture, kept: float, ice: float, *, scale: float, rng: np.random.Generator) -> Picture:
-    del scale
+def _frost(picture: Picture, kept: float, ice: float, *, rng: np.random.Generator, **_: object) -> Picture:
     ridges = 1 - np.abs(2 * _clouds(picture.shape[:2], 1.7, rng) - 1)
     return np.asarray(kept * picture + ice * (0.25 + 0.75 * ridges[..., None] ** 2) * _ICE)
 
 
-def _fog(picture: Picture, thickness: float, decay: float, *, scale: float, rng: np.random.Generator) -> Picture:
-    del scale
+def _fog(picture: Picture, thickness: float, decay: float, *, rng: np.random.Generator, **_: object) -> Picture:
     brightest = picture.max()
     foggy = picture + thickness * _clouds(picture.shape[:2], decay, rng)[..., None]
     return np.asarray(foggy * brightest / (brightest + thickness))
 
 
-def _brightness(picture: Picture, more: float, *, scale: float, rng: np.random.Generator) -> Picture:
+def _brightness(picture: Picture, more: float, **_: object) -> Picture:
     """The value of HSV is raised, hue and saturation stay."""
-    del scale, rng
     value = picture.max(axis=2, keepdims=True)
     brighter = np.minimum(value + more, 1)
     return np.asarray(np.where(value > 0, picture * brighter / np.maximum(value, 1e-12), brighter))
 
 
-def _contrast(picture: Picture, kept: float, *, scale: float, rng: np.random.Generator) -> Picture:
-    del scale, rng
+def _contrast(picture: Picture, kept: float, **_: object) -> Picture:
     means = picture.mean(axis=(0, 1), keepdims=True)
     return np.asarray((picture - means) * kept + means)
 
@@ -179,17 +159,15 @@ def _elastic(picture: Picture, strength: float, sigma: float, affine: float, *, 
     return np.asarray(cv2.remap(warped, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101))
 
 
-def _pixelate(picture: Picture, share: float, *, scale: float, rng: np.random.Generator) -> Picture:
-    del scale, rng
+def _pixelate(picture: Picture, share: float, **_: object) -> Picture:
     height, width = picture.shape[:2]
     small = cv2.resize(picture, (max(1, int(width * share)), max(1, int(height * share))), interpolation=cv2.INTER_AREA)
     return np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_NEAREST_EXACT))
 
 
-def _jpeg(picture: Picture, quality: int, *, scale: float, rng: np.random.Generator) -> Picture:
-    del scale, rng
+def _jpeg(picture: Picture, quality: int, **_: object) -> Picture:
     pixels = np.ascontiguousarray(np.rint(picture[:, :, ::-1] * 255).astype(np.uint8))
-    _, encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
     return np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR), dtype=np.float64)[:, :, ::-1] / 255
 
 

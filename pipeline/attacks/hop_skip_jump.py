@@ -16,7 +16,7 @@ from torch import Tensor
 from pipeline.attacks.measurements import DecisionBased
 from pipeline.attacks.measuring import MeasuredBatch, Observation, observed_distances
 from pipeline.attacks.minimum_norm import Nearest
-from pipeline.attacks.norms import ball_of, length
+from pipeline.attacks.norms import ball_of, length, wide
 from pipeline.attacks.objectives import margin
 from pipeline.attacks.pgd import RegionMasks
 from pipeline.attacks.threat import Norm
@@ -65,9 +65,9 @@ def hop_skip_jump(
         point = _jump(misclassified, point, direction, distance / math.sqrt(step))
         point = to_boundary(misclassified, images, point, norm)
         nearer = _distance(point, images, norm) < shortest
-        best = torch.where(_wide(nearer), point, best)
+        best = torch.where(wide(nearer), point, best)
         shortest = _distance(best, images, norm)
-    chosen = torch.where(_wide(wrong | ~found), images, best)
+    chosen = torch.where(wide(wrong | ~found), images, best)
     distances = _distance(chosen.double(), images.double(), norm).masked_fill(~wrong & ~found, torch.inf)
     return Nearest(points=chosen, distances=distances)
 
@@ -78,7 +78,7 @@ def _start(misclassified: Decision, images: Tensor, free: Tensor, seeds: Tensor,
         noise = uniform(derive_seeds(seeds, _START_STREAM, number), tuple(images.shape[1:]), dtype=images.dtype)
         candidate = torch.where(free > 0, noise, images)
         new = misclassified(candidate) & ~found
-        point, found = torch.where(_wide(new), candidate, point), found | new
+        point, found = torch.where(wide(new), candidate, point), found | new
         if found.all():
             break
     return point, found
@@ -93,7 +93,7 @@ def to_boundary(misclassified: Decision, images: Tensor, points: Tensor, norm: N
         middle = (low + high) / 2
         candidate = _between(images, points, middle, norm)
         fooled = misclassified(candidate)
-        best = torch.where(_wide(fooled), candidate, best)
+        best = torch.where(wide(fooled), candidate, best)
         low, high = torch.where(fooled, low, middle), torch.where(fooled, middle, high)
     return best
 
@@ -102,9 +102,9 @@ def _between(images: Tensor, points: Tensor, share: Tensor, norm: Norm) -> Tenso
     """Part of the way to the points: along the line, or as far as a cube or an L1 ball of that radius reaches."""
     match norm:
         case "l2":
-            return torch.lerp(images, points, _wide(share))
+            return torch.lerp(images, points, wide(share))
         case "linf":
-            return images + (points - images).clamp(-_wide(share), _wide(share))
+            return images + (points - images).clamp(-wide(share), wide(share))
         case "l1":
             return ball_of(norm, images, share).project(points)
 
@@ -114,23 +114,23 @@ def _direction(misclassified: Decision, point: Tensor, free: Tensor, reach: Tens
     total, signed, wrong = torch.zeros_like(point), torch.zeros_like(point), torch.zeros_like(reach)
     for probe in range(probes):
         drawn = normal(derive_seeds(seeds, probe), tuple(point.shape[1:]), dtype=point.dtype) * free
-        neighbor = (point + _wide(reach) * _unit(drawn)).clamp(0, 1)
-        offset = (neighbor - point) / _wide(reach.clamp_min(1e-12))
+        neighbor = (point + wide(reach) * _unit(drawn)).clamp(0, 1)
+        offset = (neighbor - point) / wide(reach.clamp_min(1e-12))
         fooled = misclassified(neighbor)
-        total, signed, wrong = total + offset, signed + offset * _wide(fooled.to(point.dtype)), wrong + fooled
+        total, signed, wrong = total + offset, signed + offset * wide(fooled.to(point.dtype)), wrong + fooled
     share = wrong / probes
     # The authors subtract the mean of the answers, which lowers the variance; if all answers agree, that would leave nothing.
-    centered = 2 * signed - total - total * _wide(2 * share - 1)
-    return torch.where(_wide(share == 1), _unit(total), torch.where(_wide(share == 0), -_unit(total), _unit(centered)))
+    centered = 2 * signed - total - total * wide(2 * share - 1)
+    return torch.where(wide(share == 1), _unit(total), torch.where(wide(share == 0), -_unit(total), _unit(centered)))
 
 
 def _jump(misclassified: Decision, point: Tensor, direction: Tensor, stride: Tensor) -> Tensor:
     """A step that is halved until it ends at a misclassified point; the point itself where none does."""
     waiting, moved = torch.ones_like(stride, dtype=torch.bool), point
     for _ in range(_HALVINGS * 2):
-        candidate = (point + _wide(stride) * direction).clamp(0, 1)
+        candidate = (point + wide(stride) * direction).clamp(0, 1)
         good = misclassified(candidate) & waiting
-        moved, waiting = torch.where(_wide(good), candidate, moved), waiting & ~good
+        moved, waiting = torch.where(wide(good), candidate, moved), waiting & ~good
         if not waiting.any():
             break
         stride = stride / 2
@@ -161,8 +161,4 @@ def _distance(points: Tensor, images: Tensor, norm: Norm) -> Tensor:
 
 
 def _unit(values: Tensor) -> Tensor:
-    return values / _wide(_distance(values, torch.zeros_like(values), "l2").clamp_min(torch.finfo(values.dtype).tiny))
-
-
-def _wide(values: Tensor) -> Tensor:
-    return values.view(-1, 1, 1, 1)
+    return values / wide(_distance(values, torch.zeros_like(values), "l2").clamp_min(torch.finfo(values.dtype).tiny))

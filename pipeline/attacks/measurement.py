@@ -43,9 +43,8 @@ class Measurement:
         """All conditions, in the order in which they are recorded."""
         raise NotImplementedError
 
-    def passes(self, num_classes: int) -> Passes:
+    def passes(self, num_classes: int) -> Passes:  # noqa: ARG002
         """What all conditions cost for one image, at most."""
-        del num_classes
         return Passes(forward=len(self.conditions()), backward=0)
 
     def observe(self, batch: "MeasuredBatch", condition: Condition) -> "Observation":

@@ -67,16 +67,14 @@ class MinimumNorm(Distances):
             raise ValueError(f"ddn knows the norm l2 alone, not {self.norm}")
         super().__post_init__()
 
-    def passes(self, num_classes: int) -> Passes:
+    def passes(self, num_classes: int) -> Passes:  # noqa: ARG002
         """One in each direction for every step, the score of the last point, and the answer to what was found."""
-        del num_classes
         return Passes(forward=self.num_steps + 2, backward=self.num_steps)
 
-    def observe(self, batch: "MeasuredBatch", condition: Condition) -> "Observation":
+    def observe(self, batch: "MeasuredBatch", condition: Condition) -> "Observation":  # noqa: ARG002
         """The distance of each image."""
         from pipeline.attacks.minimum_norm import observe_nearest
 
-        del condition
         return observe_nearest(self, batch)
 
 
@@ -93,17 +91,15 @@ class DecisionBased(Distances):
     max_probes: Count = 500
     """Most neighbors that a step asks about, at least 1; step t asks about 100 * sqrt(t)."""
 
-    def passes(self, num_classes: int) -> Passes:
+    def passes(self, num_classes: int) -> Passes:  # noqa: ARG002
         """The probes of all steps, and about 36 decisions a step to move and to come back to the boundary."""
-        del num_classes
         probes = sum(min(int(100 * math.sqrt(step)), self.max_probes) for step in range(1, self.num_steps + 1))
         return Passes(forward=probes + 36 * self.num_steps, backward=0)
 
-    def observe(self, batch: "MeasuredBatch", condition: Condition) -> "Observation":
+    def observe(self, batch: "MeasuredBatch", condition: Condition) -> "Observation":  # noqa: ARG002
         """The distance of each image."""
         from pipeline.attacks.hop_skip_jump import observe_decisions
 
-        del condition
         return observe_decisions(self, batch)
 
 
@@ -259,9 +255,8 @@ class Smoothing(Measurement):
         attacks = [Condition(name="attacked", level=radius, claim=Claim.UPPER_ESTIMATE) for radius in self.radii]
         return (Condition(name="certified", level=self.sigma, claim=Claim.LOWER_BOUND), *attacks)
 
-    def passes(self, num_classes: int) -> Passes:
+    def passes(self, num_classes: int) -> Passes:  # noqa: ARG002
         """The votes of the certificate and of every attacked image, and the draws of every step."""
-        del num_classes
         steps = len(self.radii) * self.num_steps * self.attack_draws
         return Passes(forward=self.num_selection + (1 + len(self.radii)) * self.num_draws + steps, backward=steps)
 

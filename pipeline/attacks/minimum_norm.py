@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pipeline.attacks.measurements import MinimumNorm
 from pipeline.attacks.measuring import MeasuredBatch, Observation, observed_distances
-from pipeline.attacks.norms import ball_of, dual_length, length
+from pipeline.attacks.norms import ball_of, dual_length, length, wide
 from pipeline.attacks.objectives import ModelObjective, Objective, Score, margin, scores_and_gradients, scores_without_gradients
 from pipeline.attacks.pgd import RegionMasks
 from pipeline.attacks.threat import Norm
@@ -95,13 +95,13 @@ def ddn(
         scores, gradients = scores_and_gradients(objective, point)
         flat = (gradients == 0).flatten(1).all(dim=1)
         drawn = normal(derive_seeds(seeds, step), tuple(images.shape[1:]), dtype=images.dtype)
-        gradients = torch.where(_wide(flat), drawn, gradients)
+        gradients = torch.where(wide(flat), drawn, gradients)
         gradients = gradients if region is None else gradients * (region > 0)
         fooled = closest.record(point, scores)
         stride = 0.01 + 0.99 * (1 + math.cos(math.pi * step / num_steps)) / 2
         moved = point - images + stride * _direction(gradients)
         radius = torch.where(fooled, 0.95 * radius, 1.05 * radius).minimum(far)
-        on_sphere = images + moved * _wide(radius / length(moved, "l2").clamp_min(1e-12))
+        on_sphere = images + moved * wide(radius / length(moved, "l2").clamp_min(1e-12))
         point = ball_of("l2", images, radius, region).project(on_sphere)
     closest.record(point, scores_without_gradients(objective, point))
     return closest.nearest()
@@ -157,7 +157,7 @@ class _Closest:
         fooled = scores > 0
         distances = length(points.double() - self._images.double(), self._norm)
         nearer = fooled & (distances < self._distances)
-        self._points = torch.where(_wide(nearer), points, self._points)
+        self._points = torch.where(wide(nearer), points, self._points)
         self._distances = torch.where(nearer, distances, self._distances)
         return fooled
 
@@ -182,8 +182,4 @@ def _direction(gradients: Tensor) -> Tensor:
     """At Euclidean length 1; 0 where it is 0."""
     tiny = torch.finfo(gradients.dtype).tiny
     scaled = gradients / gradients.abs().amax(dim=(1, 2, 3), keepdim=True).clamp_min(tiny)
-    return scaled / _wide(length(scaled, "l2")).clamp_min(tiny)
-
-
-def _wide(values: Tensor) -> Tensor:
-    return values.view(-1, 1, 1, 1)
+    return scaled / wide(length(scaled, "l2")).clamp_min(tiny)

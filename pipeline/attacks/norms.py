@@ -36,9 +36,22 @@ def dual_length(gradients: Float[Tensor, "batch ..."], norm: Norm) -> Scores:
     return lengths
 
 
+def wide(values: Tensor) -> Float[Tensor, "batch 1 1 1"]:
+    """One value an image, to be set against its pixels."""
+    return values.view(-1, 1, 1, 1)
+
+
 def widest(norm: Norm, num_values: int) -> float:
     """The norm of a change of every value by 1: no perturbation of an image in [0,1] is larger."""
     return float(num_values ** (1 / _ORDERS[norm]))
+
+
+def unit(gradients: Images) -> Images:
+    """Each gradient at Euclidean length 1; 0 where it is 0."""
+    # Scaled by its largest entry first: the squares of a vanishing gradient (1e-30) would round to 0.
+    tiny = torch.finfo(gradients.dtype).tiny
+    scaled = gradients / gradients.abs().amax(dim=(1, 2, 3), keepdim=True).clamp_min(tiny)
+    return scaled / _l2_norms(scaled).clamp_min(tiny)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,12 +104,7 @@ class L2Ball:
 
     def ascent(self, gradients: Images) -> Images:
         """The gradient inside the region, at length 1; 0 where it is 0."""
-        if self.region is not None:
-            gradients = gradients * self.region
-        # Scaled by its largest entry first: the squares of a vanishing gradient (1e-30) would round to 0.
-        tiny = torch.finfo(gradients.dtype).tiny
-        scaled = gradients / gradients.abs().amax(dim=(1, 2, 3), keepdim=True).clamp_min(tiny)
-        return scaled / _l2_norms(scaled).clamp_min(tiny)
+        return unit(gradients if self.region is None else gradients * self.region)
 
     def move(self, points: Images, gradients: Images, step: Float[Tensor, "#batch 1 1 1"]) -> Images:
         """A step along steepest ascent, which may leave the ball."""

@@ -33,11 +33,6 @@ class SquareAttack(AttackSpec):
     restarts: Annotated[Whole, Field(ge=1, le=1000)] = 1
     """Random starts, at least 1."""
 
-    def num_starts(self, num_classes: int) -> int:
-        """Restarts."""
-        del num_classes
-        return self.restarts
-
     def passes(self, num_classes: int) -> Passes:
         """Its queries."""
         return Passes(forward=self.num_starts(num_classes) * self.num_queries, backward=0)
@@ -70,14 +65,8 @@ class AutoAttack(AttackSpec):
     num_queries: Count = 5000
     """Forward passes of its Square, at least 1."""
 
-    def num_starts(self, num_classes: int) -> int:
-        """One: it restarts by itself."""
-        del num_classes
-        return 1
-
-    def passes(self, num_classes: int) -> Passes:
+    def passes(self, num_classes: int) -> Passes:  # noqa: ARG002
         """The iterations of its gradient attacks, for each of 9 targets where they have targets, and the queries of Square."""
-        del num_classes
         gradients = sum(_GRADIENTS_OF_MEMBER.get(member, 0) for member in self.attacks)
         queries = sum(self.num_queries for member in self.attacks if member not in _GRADIENTS_OF_MEMBER)
         return Passes(forward=gradients + queries, backward=gradients)

@@ -40,9 +40,8 @@ class PatchAttack(AttackSpec):
         if self.num_promising + self.num_random < 1:
             raise ValueError("num_promising and num_random are both 0: there is no place to try")
 
-    def num_starts(self, num_classes: int) -> int:
+    def num_starts(self, num_classes: int) -> int:  # noqa: ARG002
         """One for each place."""
-        del num_classes
         return self.num_promising + self.num_random
 
     def passes(self, num_classes: int) -> Passes:

@@ -91,14 +91,16 @@ class AttackSpec:
     """An attack of a suite. A subclass is a ``configuration`` with a ``kind`` of its own."""
 
     kind: str
+    restarts: int = 1
+    """Random starts, where an attack has some."""
     budgets: ClassVar[tuple[Budget, ...]] = ("linf", "l2", "l1")
     """What the epsilons may limit that it keeps to."""
     needs_exact_logits: ClassVar[bool] = False
     """It counts on the system's own logits: it is never run on a faster copy."""
 
-    def num_starts(self, num_classes: int) -> int:
+    def num_starts(self, num_classes: int) -> int:  # noqa: ARG002  for attacks with targets
         """How often the attack begins on an image for which it finds no adversarial example."""
-        raise NotImplementedError
+        return self.restarts
 
     def passes(self, num_classes: int) -> Passes:
         """What all its starts cost for an image for which it finds no adversarial example."""
@@ -187,8 +189,24 @@ class ClassAttack(AttackSpec):
         return climb_over_a_queue(self, start, judge, batch_size=batch_size, warm_start=warm_start)
 
 
+class _TowardsGoal(AttackSpec):
+    """An attack that drives the mask to a goal."""
+
+    goal: MaskGoal
+
+    def inapplicable(self, conditions: Conditions) -> str | None:
+        """The mask has to move, and the goal to be known."""
+        if not conditions.traits.is_attackable:
+            return conditions.traits.why_fixed
+        if self.goal == MaskGoal.STEAL and not conditions.has_guides:
+            return "there are no guide masks to steal"
+        if self.goal == MaskGoal.INVERT_ORACLE and not conditions.has_oracle:
+            return "there are no oracle masks to invert"
+        return None
+
+
 @configuration
-class MaskAttack(AttackSpec):
+class MaskAttack(_TowardsGoal):
     """Drive the mask to a goal, alone or together with a class score."""
 
     kind: Literal["mask"] = "mask"
@@ -206,18 +224,9 @@ class MaskAttack(AttackSpec):
     restarts: Annotated[Whole, Field(ge=1, le=1000)] = 1
     """Random starts, at least 1."""
 
-    def num_starts(self, num_classes: int) -> int:
-        """Restarts."""
-        del num_classes
-        return self.restarts
-
     def passes(self, num_classes: int) -> Passes:
         """One in each direction for every step."""
         return _steps(self.num_starts(num_classes) * self.num_steps)
-
-    def inapplicable(self, conditions: Conditions) -> str | None:
-        """The mask has to move, and the goal to be known."""
-        return _goal_unreachable(self.goal, conditions)
 
     def run(self, start: "AttackStart") -> "Tensor":
         """One search from one random point."""
@@ -227,7 +236,7 @@ class MaskAttack(AttackSpec):
 
 
 @configuration
-class GuidedAttack(AttackSpec):
+class GuidedAttack(_TowardsGoal):
     """First drive the mask to a goal, then climb the class score from there; both by projected gradient descent."""
 
     kind: Literal["guided"] = "guided"
@@ -243,18 +252,9 @@ class GuidedAttack(AttackSpec):
     restarts: Annotated[Whole, Field(ge=1, le=1000)] = 1
     """Random starts, at least 1."""
 
-    def num_starts(self, num_classes: int) -> int:
-        """Restarts."""
-        del num_classes
-        return self.restarts
-
     def passes(self, num_classes: int) -> Passes:
         """One in each direction for every step of both phases."""
         return _steps(self.num_starts(num_classes) * (self.mask_steps + self.class_steps))
-
-    def inapplicable(self, conditions: Conditions) -> str | None:
-        """The mask has to move, and the goal to be known."""
-        return _goal_unreachable(self.goal, conditions)
 
     def run(self, start: "AttackStart") -> "Tensor":
         """Two searches, the second from the end of the first."""
@@ -265,13 +265,3 @@ class GuidedAttack(AttackSpec):
 
 def _steps(number: int) -> Passes:
     return Passes(forward=number, backward=number)
-
-
-def _goal_unreachable(goal: MaskGoal, conditions: Conditions) -> str | None:
-    if not conditions.traits.is_attackable:
-        return conditions.traits.why_fixed
-    if goal == MaskGoal.STEAL and not conditions.has_guides:
-        return "there are no guide masks to steal"
-    if goal == MaskGoal.INVERT_ORACLE and not conditions.has_oracle:
-        return "there are no oracle masks to invert"
-    return None

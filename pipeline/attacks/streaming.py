@@ -33,7 +33,6 @@ def streamed_pgd(
     seeds: Int64[Tensor, "restarts images"],
     batch_size: int,
     num_steps: int,
-    step_size: float | None = None,
     warm_start: Images | None = None,
 ) -> Images:
     """Run projected gradient descent on any number of images until each is misclassified or has used up its starts.
@@ -43,8 +42,7 @@ def streamed_pgd(
         ball: of all the images, with their regions.
         seeds: one for each random start of each image; start r begins where ``pgd`` with one restart and the seeds of row r does.
         batch_size: images in a batch, at least 1; fewer only when no more are waiting.
-        num_steps: gradient steps of each start, at least 1.
-        step_size: length of a step in the ball's norm; None is ``2.5 * epsilon / num_steps``.
+        num_steps: gradient steps of each start, at least 1; a step has the length ``2.5 * epsilon / num_steps`` in the ball's norm.
         warm_start: one more start for each image, tried first, brought into the ball: the best point of a smaller ball, say.
 
     Returns:
@@ -57,7 +55,7 @@ def streamed_pgd(
     """
     if num_steps < 1 or batch_size < 1 or not len(seeds):
         raise ValueError(f"restarts, num_steps and batch_size are at least 1, not {len(seeds)}, {num_steps} and {batch_size}")
-    search = _Search(objective, ball, seeds, num_steps, step_size, warm_start)
+    search = _Search(objective, ball, seeds, num_steps, warm_start)
     search.judge_images(batch_size)
     search.run(batch_size)
     return search.best.points
@@ -66,19 +64,10 @@ def streamed_pgd(
 class _Search:
     """The queue, the slots of the batch, and what was found so far."""
 
-    def __init__(
-        self,
-        objective: MarginObjective,
-        ball: Ball,
-        seeds: Tensor,
-        num_steps: int,
-        step_size: float | None,
-        warm_start: Tensor | None,
-    ) -> None:
+    def __init__(self, objective: MarginObjective, ball: Ball, seeds: Tensor, num_steps: int, warm_start: Tensor | None) -> None:
         self._objective, self._ball, self._seeds = objective, ball, seeds
         self._num_steps, self._warm_start = num_steps, warm_start
-        radius = ball.radius.expand(len(ball.images), 1, 1, 1)
-        self._step = 2.5 * radius / num_steps if step_size is None else torch.full_like(radius, step_size)
+        self._step = 2.5 * ball.radius.expand(len(ball.images), 1, 1, 1) / num_steps
         self.best = BestPoint(ball.images)
 
     def judge_images(self, batch_size: int) -> None:

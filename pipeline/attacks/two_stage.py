@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from classifier.losses import cross_entropy
+from pipeline.attacks.norms import unit
 from pipeline.attacks.objectives import Score, margin
 from pipeline.attacks.pgd import PerImage, RegionMasks, pgd_in
 from pipeline.attacks.specs import GradientPath, MaskGoal
@@ -47,14 +48,7 @@ class _BalancedPaths(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Any) -> Tensor:
         del ctx
         pixel_gradients, mask_gradients = gradients
-        return _unit(pixel_gradients) + _unit(mask_gradients)
-
-
-def _unit(gradients: Tensor) -> Tensor:
-    # Scaled by its largest entry first: the squares of a vanishing gradient (1e-30) would round to 0.
-    tiny = torch.finfo(gradients.dtype).tiny
-    scaled = gradients / gradients.abs().amax(dim=(1, 2, 3), keepdim=True).clamp_min(tiny)
-    return scaled / scaled.square().sum(dim=(1, 2, 3), keepdim=True).sqrt().clamp_min(tiny)
+        return unit(pixel_gradients) + unit(mask_gradients)
 
 
 def mask_likeness(mask_logits: Masks, target_masks: Masks) -> Scores:
