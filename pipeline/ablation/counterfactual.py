@@ -18,6 +18,7 @@ from torch import Tensor
 from pipeline.attacks.objectives import margin
 from pipeline.data.dataset import PreparedDataset
 from pipeline.data.loader import Batch, read_rows
+from pipeline.evaluation.metrics import strongest
 from pipeline.evaluation.records import RecordStore, Status, Unit
 from pipeline.evaluation.statistics import Estimate, share
 from pipeline.masks.context import MaskContext
@@ -171,8 +172,7 @@ def _worst_images(store: RecordStore) -> Iterator[tuple[pl.DataFrame, list[np.nd
     units = sorted(store.units())
     for chunk in sorted({unit.chunk for unit in units}):
         records, images = _of_chunk(store, [unit for unit in units if unit.chunk == chunk])
-        worst = records.sort("adversarial_margin", descending=True, maintain_order=True)
-        worst = worst.unique(["sample_id", "epsilon"], keep="first", maintain_order=True)
+        worst = strongest(records, "sample_id", "epsilon")
         keys = zip(worst["sample_id"], worst["found_by"], worst["found_epsilon"], strict=True)
         yield worst, [None if found_by is None else images[sample, found_by, epsilon] for sample, found_by, epsilon in keys]
 

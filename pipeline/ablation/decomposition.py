@@ -59,10 +59,6 @@ class DecompositionJob(TableJob):
         """The records of both arms and of the three attacks."""
         return (self.arm, self.oracle, *self.diagnoses)
 
-    @property
-    def alike(self) -> tuple[object, ...]:
-        return ()
-
     def table(self, state: JobState) -> pl.DataFrame:
         finished = state.materials.finished
         to_the_end = [job for job in self.diagnoses if job.diagnosis == GradientPath.BOTH]

@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float, Shaped
 
-from pipeline.evaluation.metrics import robust_images
+from pipeline.evaluation.metrics import on_shared_images, robust_images
 from pipeline.evaluation.records import read_records
 from pipeline.evaluation.statistics import Estimate, pooled_over_seeds
 
@@ -61,11 +61,6 @@ def gain_rows(runs: Mapping[str, Sequence[Path]], about: Mapping[str, Any]) -> l
 
 
 def _aligned(tables: Mapping[str, Sequence[pl.DataFrame]]) -> tuple[Robust, Shaped[np.ndarray, " images"]]:
-    every = [table for of_seeds in tables.values() for table in of_seeds]
-    shared = set.intersection(*(set(table["sample_id"]) for table in every))
-
-    def column(table: pl.DataFrame, name: str) -> np.ndarray:
-        return table.filter(pl.col("sample_id").is_in(shared)).sort("sample_id")[name].to_numpy()
-
-    robust = {name: np.stack([column(one, "robust") for one in of_seeds]).astype(np.float64) for name, of_seeds in tables.items()}
-    return robust, column(every[0], "group")
+    every = [(name, table) for name, of_seeds in tables.items() for table in of_seeds]
+    values, groups = on_shared_images([table.rename({"robust": "value"}) for _, table in every])
+    return {name: values[[one == name for one, _ in every]].astype(np.float64) for name in tables}, groups

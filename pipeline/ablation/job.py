@@ -138,9 +138,9 @@ class Job(ABC):
         return DataView()
 
     @property
-    @abstractmethod
     def alike(self) -> tuple[object, ...]:
-        """JSON-able, and equal for jobs of the kind that should take equally long."""
+        """JSON-able, and equal for jobs of the kind that should take equally long: all of them, unless the kind says otherwise."""
+        return ()
 
     @abstractmethod
     def config(self, materials: Materials, run: Path) -> Any:

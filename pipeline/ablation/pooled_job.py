@@ -71,10 +71,6 @@ class PooledJob(Job):
     def needs(self) -> tuple[Job, ...]:
         return self.folds
 
-    @property
-    def alike(self) -> tuple[object, ...]:
-        return ()
-
     def config(self, materials: Materials, run: Path) -> dict[str, Any]:
         """That of the first fold's evaluation, for whoever asks what was attacked and how."""
         return {"pool": {"version": 1}, **to_plain(dataclasses.replace(materials.finished[self.example].config, run=run))}

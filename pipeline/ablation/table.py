@@ -7,6 +7,7 @@ from pipeline.ablation.config import AblateConfig
 from pipeline.ablation.grid import arms, own_systems
 from pipeline.ablation.results import percent
 from pipeline.evaluation.summary import SUMMARY, Summary, epsilon_text
+from pipeline.terminal import aligned
 
 _HEAD = ("classifier", "segmenter", "masks in training", "in testing", "seed", "clean", "mask IoU")
 
@@ -36,7 +37,5 @@ def table(config: AblateConfig, cache: RunCache) -> list[str]:
         if (state := cache.finished(own)) is not None:
             result = Summary.read(state.path / SUMMARY)
             rows.append([own.name, "-", "-", result.mask_source, str(own.seed), *_figures(result)])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     norm = config.attack.threat.norm
-    return [f"robust accuracy by {norm} epsilon, worst case of all attacks; {counted}; intervals are in the report", *lines]
+    return [f"robust accuracy by {norm} epsilon, worst case of all attacks; {counted}; intervals are in the report", *aligned(rows)]

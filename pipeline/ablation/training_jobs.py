@@ -212,10 +212,6 @@ class SilhouetteJob(TrainingJob):
         return f"silhouettes{self._which_slug}"
 
     @property
-    def alike(self) -> tuple[object, ...]:
-        return ()
-
-    @property
     def data(self) -> DataView:
         """The data set of silhouettes."""
         return DataView(silhouettes=True, fold=self.fold)

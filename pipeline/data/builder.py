@@ -101,14 +101,8 @@ def _put(partial: Path, target: Path) -> None:
 
 
 def _outcome(manifest: dict[str, Any], *, unchanged: bool) -> Outcome:
-    return Outcome(
-        unchanged=unchanged,
-        num_samples=manifest["num_samples"],
-        counts=manifest["counts"],
-        rejects=manifest["rejects"],
-        notes=manifest["notes"],
-        seconds=manifest["seconds"],
-    )
+    told = ("num_samples", "counts", "rejects", "notes", "seconds")
+    return Outcome(unchanged=unchanged, **{name: manifest[name] for name in told})
 
 
 def _existing(target: Path, made_from: dict[str, Any]) -> Outcome:

@@ -2,16 +2,15 @@
 
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from pipeline.data.coco.annotations import Annotation
 from pipeline.data.coco.config import CocoConfig, CocoPart
 from pipeline.data.coco.listing import ANNOTATIONS
-from pipeline.data.coco.objects import ImageItem, check_object
+from pipeline.data.coco.objects import ImageItem
 from pipeline.data.folder import FolderItem
 from pipeline.data.folder_config import FolderConfig
 from pipeline.data.folder_listing import IMAGES, MASKS, SPLIT_FOLDERS, TABLE
@@ -21,7 +20,6 @@ from pipeline.data.gtsrb.layouts import find_tables
 from pipeline.data.gtsrb.shapes import NUM_CLASSES
 from pipeline.data.gtsrb.source import CLASS_NAMES
 from pipeline.data.prepare import plan_of
-from pipeline.data.rules import Rejected
 from pipeline.data.sample import Reject, Sample
 from pipeline.errors import DataError
 from pipeline.progress import progress_bar
@@ -103,9 +101,10 @@ def look(config: OwnSource) -> Look:
     counts: dict[str, Counter[str]] = {name: Counter() for name in plan.classes}
     groups = set()
     for item in plan.items:
-        for label in _labels(item, config, plan.classes):
+        group, labels = _group_and_labels(item, plan.classes)
+        for label in labels:
             counts[plan.classes[label]][item.split] += 1
-            groups.add(_group(item))
+            groups.add(group)
     samples, rejects = _decoded(plan)
     if not samples:
         raise DataError("root: none of the objects that were decoded can be used; foreguard prepare says of each one why")
@@ -132,35 +131,16 @@ def _decoded(plan: Any) -> tuple[list[Sample], list[Reject]]:
     return [one for one in found if isinstance(one, Sample)], [one for one in found if isinstance(one, Reject)]
 
 
-def _labels(item: Any, config: OwnSource, classes: tuple[str, ...]) -> Iterator[int]:
-    """Of the objects of an item that pass what can be told without decoding it."""
+def _group_and_labels(item: Any, classes: tuple[str, ...]) -> tuple[str, Sequence[int]]:
+    """Of an item, and of its objects that pass what can be told without decoding it."""
     match item:
         case FolderItem():
-            yield item.label
+            return item.entry.group, [item.label]
         case Sign():
-            yield classes.index(CLASS_NAMES[item.class_number])
+            return item.group, [classes.index(CLASS_NAMES[item.class_number])]
         case ImageItem():
-            assert isinstance(config, CocoConfig)
-            for annotation in map(Annotation.unpack, item.annotations):
-                if annotation.label is not None and _passes(annotation, item, config):
-                    yield annotation.label
-
-
-def _passes(annotation: Annotation, item: ImageItem, config: CocoConfig) -> bool:
-    try:
-        check_object(annotation, item.width, item.height, config)
-    except Rejected:
-        return False
-    return True
-
-
-def _group(item: Any) -> str:
-    match item:
-        case FolderItem():
-            return item.entry.group
-        case Sign():
-            return item.group
-    return str(item.source_file)
+            return item.source_file, item.labels
+    raise TypeError(type(item))
 
 
 def _split_folders(root: Path) -> list[Path]:

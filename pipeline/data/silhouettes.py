@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -32,18 +33,13 @@ def load(path: Path, item: tuple[int, int]) -> list[Sample | Reject]:
     return [_sample(dataset, number, row) for number, row in enumerate(rows, start=item[0]) if row["split"] in SPLITS]
 
 
-def _sample(dataset: PreparedDataset, number: int, row: dict[str, object]) -> Sample:
+def _sample(dataset: PreparedDataset, number: int, row: dict[str, Any]) -> Sample:
     mask = np.array(dataset.masks[number])
-    x0, y0, x1, y1 = (float(str(row[name])) for name in ("x0", "y0", "x1", "y1"))
-    split = next(split for split in SPLITS if split == row["split"])
+    kept = {name: row[name] for name in ("sample_id", "source_file", "group", "split", "mask_recipe")}
     return Sample(
-        sample_id=str(row["sample_id"]),
-        source_file=str(row["source_file"]),
-        group=str(row["group"]),
+        **kept,
         label=int(dataset.labels[number]),
-        split=split,
-        box=(x0, y0, x1, y1),
-        mask_recipe=str(row["mask_recipe"]),
+        box=(row["x0"], row["y0"], row["x1"], row["y1"]),
         image=np.repeat(mask[:, :, None], 3, axis=2),
         mask=mask,
     )

@@ -102,16 +102,9 @@ class Store:
 
 
 def _row(sample: Sample) -> dict[str, Any]:
-    return {
-        "sample_id": sample.sample_id,
-        "source_file": sample.source_file,
-        "split": sample.split,
-        "group": sample.group,
-        "label": sample.label,
-        **dict(zip(("x0", "y0", "x1", "y1"), map(float, sample.box), strict=True)),
-        "mask_recipe": sample.mask_recipe,
-        "foreground_share": float(sample.mask.mean(dtype=np.float64) / 255),
-    }
+    kept = {name: value for name, value in vars(sample).items() if name in SCHEMA}
+    box = dict(zip(("x0", "y0", "x1", "y1"), map(float, sample.box), strict=True))
+    return {**kept, **box, "foreground_share": float(sample.mask.mean(dtype=np.float64) / 255)}
 
 
 def fingerprint(classes: Sequence[str], files: dict[str, Any], samples: pl.DataFrame) -> str:

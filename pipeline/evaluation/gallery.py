@@ -19,6 +19,7 @@ from torch import Tensor
 from pipeline.errors import RunError
 from pipeline.evaluation.chunks import Chunk
 from pipeline.evaluation.evaluator import EvaluationRun, attack_again
+from pipeline.evaluation.metrics import strongest
 from pipeline.runs.files import write_atomically
 from pipeline.system import attacked, masks_and_logits
 
@@ -105,7 +106,7 @@ def _choose(run: EvaluationRun, records: pl.DataFrame, per_outcome: int) -> pl.D
     ids = run.dataset.samples["sample_id"].gather(run.rows)
     order = pl.DataFrame({"sample_id": ids, "position": np.arange(len(ids))})
     largest = records.filter(pl.col("epsilon") == pl.col("epsilon").max())
-    worst = largest.sort("adversarial_margin", descending=True, maintain_order=True).unique("sample_id", keep="first")
+    worst = strongest(largest, "sample_id")
     wrong, misclassified = pl.col("clean_prediction") != pl.col("label"), pl.col("adversarial_prediction") != pl.col("label")
     of_right = (
         pl.when(misclassified).then(pl.lit(GalleryOutcome.MISCLASSIFIED.value)).otherwise(pl.lit(GalleryOutcome.ROBUST.value))

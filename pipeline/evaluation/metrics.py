@@ -5,10 +5,12 @@ classified right: the worst case of each image, then the share of images. So a c
 (a photograph, a track) are not independent, and every interval is one for independent groups.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
+from jaxtyping import Shaped
 
 from pipeline.evaluation.statistics import Estimate, mean_estimate, share
 
@@ -59,6 +61,22 @@ def robust_images(records: pl.DataFrame, epsilon: float) -> pl.DataFrame:
     return up_to.group_by("sample_id").agg(pl.col("group").first(), robust=~wrong.any()).sort("sample_id")
 
 
+def on_shared_images(tables: Sequence[pl.DataFrame]) -> tuple[Shaped[np.ndarray, "tables images"], Shaped[np.ndarray, " images"]]:
+    """The column ``value`` of the images that all tables have, in the order of their ids, and the group of each image.
+
+    A table has one row an image, with ``sample_id`` and ``group``.
+    """
+    ids = set.intersection(*(set(table["sample_id"]) for table in tables))
+    kept = [table.filter(pl.col("sample_id").is_in(ids)).sort("sample_id") for table in tables]
+    return np.stack([table["value"].to_numpy() for table in kept]), kept[0]["group"].to_numpy()
+
+
+def strongest(records: pl.DataFrame, *keys: str) -> pl.DataFrame:
+    """Of the records with the same keys the one with the largest adversarial margin; of equal ones the first."""
+    worst = records.sort("adversarial_margin", descending=True, maintain_order=True)
+    return worst.unique(list(keys), keep="first", maintain_order=True)
+
+
 def robust_accuracy(records: pl.DataFrame, epsilon: float) -> Estimate:
     """Share of images that stand at this epsilon. Raises ValueError as ``robust`` does."""
     return _share(robust_images(records, epsilon).rename({"robust": "claim"}))
@@ -80,10 +98,7 @@ def _point(records: pl.DataFrame, epsilon: float, rng: np.random.Generator) -> C
         by_attack[names[number]] = _share(
             at.unique("sample_id").sort("sample_id").with_columns(claim=~pl.col("sample_id").is_in(misclassified))
         )
-    worst = at.sort("adversarial_margin", descending=True, maintain_order=True).unique(
-        "sample_id", keep="first", maintain_order=True
-    )
-    worst = worst.sort("sample_id")
+    worst = strongest(at, "sample_id").sort("sample_id")
     return CurvePoint(
         epsilon=epsilon,
         robust_accuracy=robust_accuracy(records, epsilon),

@@ -7,10 +7,11 @@ import numpy as np
 import polars as pl
 
 from pipeline.evaluation.calibration import BINS, Bin, error_by_chance, expected_calibration_error, reliability
+from pipeline.evaluation.metrics import on_shared_images
 from pipeline.evaluation.statistics import Estimate
 from pipeline.reporting import plots, wording
 from pipeline.reporting.comparisons import generator
-from pipeline.reporting.data import Arm, Condition, Study, on_shared_images
+from pipeline.reporting.data import Arm, Condition, Study
 from pipeline.reporting.figures import Figures, mean
 from pipeline.reporting.metrics import of_worst_image
 from pipeline.reporting.panel import Panel

@@ -4,10 +4,11 @@ from typing import NamedTuple
 
 import polars as pl
 
+from pipeline.evaluation.metrics import on_shared_images
 from pipeline.evaluation.statistics import CONFIDENCE, Estimate
 from pipeline.evaluation.summary import epsilon_text
 from pipeline.reporting import wording
-from pipeline.reporting.data import Arm, Condition, Study, on_shared_images
+from pipeline.reporting.data import Arm, Condition, Study
 from pipeline.reporting.figures import share
 from pipeline.reporting.metrics import ACCURACY
 from pipeline.reporting.section import Section

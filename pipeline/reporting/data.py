@@ -11,7 +11,7 @@ from jaxtyping import Bool, Shaped
 
 from pipeline.ablation.manifest import ConfinedEntry, GainEntry, TransferEntry
 from pipeline.attacks.diagnostics import Check
-from pipeline.evaluation.metrics import robust_images
+from pipeline.evaluation.metrics import on_shared_images, robust_images
 from pipeline.evaluation.primary_comparison import Rank, primary_rank
 from pipeline.evaluation.summary import Summary
 from pipeline.masks.config import MaskSource
@@ -176,13 +176,3 @@ def verdicts(arms: Sequence[Arm], epsilon: float) -> tuple[Bool[np.ndarray, "see
     """Whether each image stands at an epsilon under each seed, and the group of each. Only images that all seeds have met."""
     values, groups = on_shared_images([robust_images(arm.records, epsilon).rename({"robust": "value"}) for arm in arms])
     return values.astype(bool), groups
-
-
-def on_shared_images(tables: Sequence[pl.DataFrame]) -> tuple[Shaped[np.ndarray, "tables images"], Shaped[np.ndarray, " images"]]:
-    """The column ``value`` of the images that all tables have, in the order of their ids, and the group of each image.
-
-    A table has one row an image, with ``sample_id`` and ``group``.
-    """
-    ids = set.intersection(*(set(table["sample_id"]) for table in tables))
-    kept = [table.filter(pl.col("sample_id").is_in(ids)).sort("sample_id") for table in tables]
-    return np.stack([table["value"].to_numpy() for table in kept]), kept[0]["group"].to_numpy()

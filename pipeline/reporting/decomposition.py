@@ -6,10 +6,11 @@ import numpy as np
 import polars as pl
 
 from pipeline.ablation.counterfactual import Attribution
+from pipeline.evaluation.metrics import on_shared_images
 from pipeline.evaluation.statistics import Estimate, wilson
 from pipeline.evaluation.summary import epsilon_text
 from pipeline.reporting import wording
-from pipeline.reporting.data import Condition, Study, on_shared_images
+from pipeline.reporting.data import Condition, Study
 from pipeline.reporting.figures import share
 from pipeline.reporting.panel import LOOKS, Panel
 from pipeline.reporting.plots import bars

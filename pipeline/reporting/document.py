@@ -22,6 +22,7 @@ from pipeline.reporting.provenance import configuration_text, provenance_rows
 from pipeline.reporting.section import Section
 from pipeline.reporting.surface import surface_sections
 from pipeline.reporting.table import Table
+from pipeline.reporting.templating import sentences
 from pipeline.reporting.transfer import transfer_sections
 from pipeline.reporting.trust import Failure, Trust, Verdict, failures, judge
 
@@ -111,35 +112,15 @@ def _subtitle(study: Study) -> str:
 
 
 def _how_to_read(study: Study, found: Figures) -> tuple[str, ...]:
-    threat = wording.threat_text(study, study.epsilons[-1])
-    paragraphs: tuple[str, ...] = (
-        "A system here is a mask that hides the background of an image, and a classifier that sees what is left. "
-        f"An attacker who knows all of it changes each image by {threat}, so as to be misclassified.",
-        "An image counts as robust only if it is classified right as it is and after every attack tried at that epsilon and at "
-        "every smaller one. Robust accuracy is the share of such images: an upper bound, since a better attack may lower it.",
-        "Oracle masks are the data set's own and stay fixed under attack. No real system has them: they show what a perfect mask "
-        "would be worth. Learned masks are predicted from the attacked image, so the attack moves them as well.",
+    paragraphs = sentences(
+        "how_to_read.txt",
+        {},
+        threat=wording.threat_text(study, study.epsilons[-1]),
+        several_learned=any(len(answer.all_learned) > 1 for answer in found.answers),
+        several_trainings=len({arm.seed for arm in study.arms}) > 1,
+        units=wording.units(study),
     )
-    if any(len(answer.all_learned) > 1 for answer in found.answers):
-        paragraphs += (
-            "Of several systems with learned masks the answer is about one, by a rule that knows no result: stages trained "
-            "together before stages trained apart, then soft masks before hard ones, then a classifier trained with such masks, "
-            "then a segmenter trained like the classifier, then a natural one.",
-        )
-    return (*paragraphs, _how_to_read_differences(study))
-
-
-def _how_to_read_differences(study: Study) -> str:
-    seeds = len({arm.seed for arm in study.arms})
-    least = ", taken from the training that shows the difference least" if seeds > 1 else ""
-    grouped = ""
-    if wording.units(study) != "images":
-        grouped = f"Images from one photograph or track are alike, so intervals and p values count {wording.units(study)}. "
-    return (
-        f"{grouped}Differences are between systems on the same images; p is the exact sign-flip test's{least}, corrected for the "
-        "number of comparisons. It speaks of these trained models, not of others that the same recipe would give. Intervals are "
-        "not corrected; where an interval and p disagree, nothing is claimed."
-    )
+    return tuple(paragraphs)
 
 
 def answer_cards(study: Study, found: Figures, failed: Sequence[Failure]) -> tuple[AnswerCard, ...]:

@@ -12,10 +12,11 @@ from jaxtyping import Bool, Float, Shaped
 
 from pipeline.attacks.diagnostics import Outcome
 from pipeline.evaluation import statistics
+from pipeline.evaluation.metrics import on_shared_images
 from pipeline.evaluation.statistics import Estimate, mean_estimate, pooled_over_seeds
 from pipeline.progress import progress_bar
 from pipeline.reporting.comparisons import Answer, Comparison, answered, compared, generator
-from pipeline.reporting.data import Arm, Condition, Role, Study, on_shared_images
+from pipeline.reporting.data import Arm, Condition, Role, Study
 from pipeline.reporting.metrics import ACCURACY, MASK_IOU, METRICS, Metric
 
 

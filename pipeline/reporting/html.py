@@ -5,7 +5,6 @@ from markupsafe import Markup
 from pipeline.reporting import templating, wording
 from pipeline.reporting.document import Document
 from pipeline.reporting.gallery import OUTCOMES
-from pipeline.reporting.glossary import GLOSSARY
 from pipeline.reporting.panel import Panel, themed
 
 
@@ -17,9 +16,8 @@ def render(document: Document) -> str:
     style = environment.get_template("style.css").render(
         outcomes=[name for name, _ in outcomes], num_systems=len(document.gallery.systems) if document.gallery else 0
     )
-    return environment.get_template("index.html").render(
-        document=document, outcomes=outcomes, glossary=GLOSSARY, style=Markup(style)
-    )  # our own file; nothing from data goes into it
+    # Our own file; nothing from data goes into it.
+    return environment.get_template("index.html").render(document=document, outcomes=outcomes, style=Markup(style))
 
 
 def _figure(panel: Panel) -> Markup:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from pipeline.evaluation.metrics import robust_images
+from pipeline.evaluation.metrics import robust_images, strongest
 from pipeline.evaluation.statistics import Estimate
 from pipeline.reporting.data import Condition
 
@@ -64,9 +64,7 @@ class Metric:
 def of_worst_image(records: pl.DataFrame, epsilon: float, *, clean: str, attacked: str) -> pl.DataFrame:
     """One column of each image's adversarial image with the largest margin at an epsilon; another one of the clean image."""
     records = records.filter(pl.col("epsilon") == epsilon) if epsilon else records
-    worst = records.sort("adversarial_margin", descending=True, maintain_order=True)
-    worst = worst.unique("sample_id", keep="first", maintain_order=True)
-    return worst.select("sample_id", "group", value=attacked if epsilon else clean)
+    return strongest(records, "sample_id").select("sample_id", "group", value=attacked if epsilon else clean)
 
 
 def _right(records: pl.DataFrame, epsilon: float) -> pl.DataFrame:

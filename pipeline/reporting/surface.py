@@ -6,13 +6,13 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float, Shaped
 
-from pipeline.evaluation.metrics import robust_images
+from pipeline.evaluation.metrics import on_shared_images, robust_images
 from pipeline.evaluation.records import read_records
 from pipeline.evaluation.statistics import Estimate, pooled_over_seeds
 from pipeline.evaluation.summary import epsilon_text
 from pipeline.reporting import wording
 from pipeline.reporting.comparisons import generator
-from pipeline.reporting.data import Arm, Condition, Study, on_shared_images
+from pipeline.reporting.data import Arm, Condition, Study
 from pipeline.reporting.figures import share
 from pipeline.reporting.section import Section
 from pipeline.reporting.table import Cell, Column, Row, Table, make_table, numbers, points_cell, share_cell, tidy_estimate

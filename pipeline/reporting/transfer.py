@@ -6,10 +6,11 @@ import polars as pl
 
 from pipeline.ablation.table_job import read_table
 from pipeline.ablation.transfer_job import TRANSFERRED
+from pipeline.evaluation.metrics import on_shared_images
 from pipeline.evaluation.statistics import Estimate
 from pipeline.evaluation.summary import epsilon_text
 from pipeline.reporting import wording
-from pipeline.reporting.data import Arm, Condition, Study, on_shared_images
+from pipeline.reporting.data import Arm, Condition, Study
 from pipeline.reporting.figures import share
 from pipeline.reporting.section import Section
 from pipeline.reporting.table import Cell, Column, Table, make_table, numbers, tidy_estimate

@@ -5,16 +5,16 @@ import os
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any
 
 from pipeline.data.coco.annotations import Annotation, Id, ImageRecord, identity, read_annotations
 from pipeline.data.coco.config import CocoConfig, CocoPart
-from pipeline.data.coco.objects import ImageItem, check_object, sample_ids
+from pipeline.data.coco.objects import ImageItem
 from pipeline.data.images import open_image
 from pipeline.data.names import Tree
 from pipeline.data.rules import Rejected
 from pipeline.data.sample import Reject
-from pipeline.data.splits import SEGMENTER, Split
+from pipeline.data.splits import SEGMENTER
 from pipeline.errors import DataError
 
 ANNOTATIONS = "annotations"
@@ -30,47 +30,11 @@ def annotation_path(root: Path, part: CocoPart) -> Path:
     return elsewhere if os.path.isfile(elsewhere) and not os.path.isfile(usual) else usual
 
 
-class OpenImage:
-    """An image whose annotations are still being read."""
-
-    def __init__(self, source_file: str, width: int, height: int, split: Split | Literal["segmenter"] | None, hint: str) -> None:
-        self.source_file, self.width, self.height, self.split = source_file, width, height, split
-        self.has_ours = False
-        self.labels: list[int] = []
-        """Of the objects that pass the rules on size and position."""
-        self._hint = hint
-        self._packed: list[bytes] = []
-
-    def add(self, annotation: Annotation, config: CocoConfig) -> Reject | None:
-        """Keep an annotation; returns the reject of an object of ours that breaks a rule."""
-        self._packed.append(annotation.pack())
-        if annotation.label is None:
-            return None
-        self.has_ours = True
-        try:
-            check_object(annotation, self.width, self.height, config)
-        except Rejected as error:
-            (name,) = sample_ids(self.source_file, [annotation])
-            return Reject(source_file=self.source_file, item=name, rule=error.rule, detail=error.detail, label=annotation.label)
-        self.labels.append(annotation.label)
-        return None
-
-    def item(self, split: Split | Literal["segmenter"]) -> ImageItem:
-        return ImageItem(
-            source_file=self.source_file,
-            width=self.width,
-            height=self.height,
-            split=split,
-            annotations=tuple(self._packed),
-            hint=self._hint,
-        )
-
-
 class Listing:
     """The images that hold objects of our classes, collected part by part."""
 
     def __init__(self, config: CocoConfig) -> None:
-        self.images: list[OpenImage] = []
+        self.images: list[ImageItem] = []
         self.rejects: list[Reject] = []
         self.faults: dict[int, list[Reject]] = defaultdict(list)
         """The rejected objects of each class that has no other object so far."""
@@ -101,7 +65,7 @@ class Listing:
                 what = "no object of the configured classes"
                 self._reject(image.source_file, image.source_file, "image-without-annotation", what)
 
-    def _annotate(self, image: OpenImage, annotation: Annotation) -> None:
+    def _annotate(self, image: ImageItem, annotation: Annotation) -> None:
         reject = image.add(annotation, self._config)
         if annotation.label is None or annotation.label in self._found:
             return
@@ -111,7 +75,7 @@ class Listing:
         else:
             self.faults[annotation.label].append(reject)
 
-    def _take_images(self, part: CocoPart, images: list[ImageRecord]) -> dict[Id, OpenImage]:
+    def _take_images(self, part: CocoPart, images: list[ImageRecord]) -> dict[Id, ImageItem]:
         tree = Tree(self._root / part.images)
         located: list[tuple[ImageRecord, str]] = []
         for image in images:
@@ -123,7 +87,7 @@ class Listing:
         for image, source_file in located:
             files_of[image.image_id].add(source_file)
             ids_of[source_file].add(image.image_id)
-        taken: dict[Id, OpenImage] = {}
+        taken: dict[Id, ImageItem] = {}
         elsewhere = self._elsewhere(part, located)
         for image, source_file in located:
             try:
@@ -134,7 +98,13 @@ class Listing:
                 width, height = _size(image, self._root / source_file)
                 near = tree.near(os.path.relpath(source_file, part.images)) if elsewhere else ""
                 hint = near if near and NOWHERE in elsewhere else near + elsewhere
-                taken[image.image_id] = OpenImage(source_file, width, height, SEGMENTER if part.segmenter else part.split, hint)
+                taken[image.image_id] = ImageItem(
+                    source_file=source_file,
+                    width=width,
+                    height=height,
+                    split=SEGMENTER if part.segmenter else part.split,
+                    hint=hint,
+                )
             except Rejected as error:
                 self._reject(source_file, source_file, error.rule, error.detail)
         for image_id, opened in taken.items():

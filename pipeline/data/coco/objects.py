@@ -2,7 +2,7 @@
 
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -24,9 +24,9 @@ SAME_BOX = 0.9
 """Intersection over union from which on ``bbox`` is the box of the outline: in COCO itself it is 0.99 and more."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True)
 class ImageItem:
-    """One image with all its annotations: what a worker process needs, and no more."""
+    """One image with all its annotations, collected while the file is read: what a worker process needs, and no more."""
 
     source_file: str
     """Relative to the source's root; it is the group as well."""
@@ -34,11 +34,30 @@ class ImageItem:
     """Of the image's record, in pixels."""
     height: int
     """Of the image's record, in pixels."""
-    split: Split | Literal["segmenter"]
-    annotations: tuple[bytes, ...]
-    """``Annotation.pack()``; those of other categories too, for the overlap."""
+    split: Split | Literal["segmenter"] | None
+    """None until it is drawn."""
     hint: str = ""
     """Where images of this part were found that are not where they should be."""
+    annotations: list[bytes] = field(default_factory=list)
+    """``Annotation.pack()``; those of other categories too, for the overlap."""
+    labels: list[int] = field(default_factory=list)
+    """Of the objects of ours that pass the rules on size and position."""
+    has_ours: bool = False
+    """An object of ours is annotated, whether or not it passes."""
+
+    def add(self, annotation: Annotation, config: CocoConfig) -> Reject | None:
+        """Keep an annotation; returns the reject of an object of ours that breaks a rule."""
+        self.annotations.append(annotation.pack())
+        if annotation.label is None:
+            return None
+        self.has_ours = True
+        try:
+            check_object(annotation, self.width, self.height, config)
+        except Rejected as error:
+            (name,) = sample_ids(self.source_file, [annotation])
+            return Reject(source_file=self.source_file, item=name, rule=error.rule, detail=error.detail, label=annotation.label)
+        self.labels.append(annotation.label)
+        return None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -250,6 +269,7 @@ class _Scene:
             return outline
         assert outline is not None
         assert annotation is not None
+        assert item.split is not None
         x0, y0, x1, y1 = checked.box
         inside = np.s_[max(math.floor(y0), 0) : math.ceil(y1), max(math.floor(x0), 0) : math.ceil(x1)]
         mask = draw(outline.runs, width=item.width, height=item.height) * np.uint8(255)

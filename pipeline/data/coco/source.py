@@ -2,14 +2,14 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pipeline.data.coco.annotations import Category, class_labels, identity, read_annotations, read_index
 from pipeline.data.coco.config import CocoConfig
-from pipeline.data.coco.listing import ANNOTATIONS, Listing, OpenImage, annotation_path
+from pipeline.data.coco.listing import ANNOTATIONS, Listing, annotation_path
 from pipeline.data.coco.objects import ImageItem, load_image
 from pipeline.data.download import Archive, fetch_archive
 from pipeline.data.sample import NO_CLASS, Plan
@@ -125,9 +125,9 @@ def _recipe(config: CocoConfig) -> dict[str, Any]:
     return {"version": RECIPE_VERSION, **choices}
 
 
-def _with_splits(images: list[OpenImage], shares: Mapping[Split, float], seed: int) -> list[ImageItem]:
+def _with_splits(images: list[ImageItem], shares: Mapping[Split, float], seed: int) -> list[ImageItem]:
     """Give the images of parts without a split one each, stratified by the classes of their objects."""
     pairs = [(image.source_file, label) for image in images if image.split is None for label in image.labels]
     drawn = assign_splits([group for group, _ in pairs], [label for _, label in pairs], shares, seed=seed)
     # An image that was not drawn has no object that passes: it yields rejects only, in whatever split.
-    return [image.item(image.split or drawn.get(image.source_file, "train")) for image in images]
+    return [replace(image, split=image.split or drawn.get(image.source_file, "train")) for image in images]
