@@ -1,7 +1,8 @@
 """The one error tree. The command line catches ``UserError`` and nothing else; any other exception is a bug."""
 
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -19,6 +20,16 @@ def printable(text: str) -> str:
 def shortened(text: str) -> str:
     """The text for use within a line: what is very long ends in its length."""
     return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}... ({len(text)} characters)"
+
+
+def said(error: BaseException, most: int | None = None) -> str:
+    """What somebody else's error says, on one line and at most so long."""
+    return " ".join(str(error).split())[:most]
+
+
+def kind_and_words(error: BaseException) -> str:
+    """``ValueError: what it says``, for an error that may be any."""
+    return f"{type(error).__name__}: {said(error)}"[:300]
 
 
 _MOST_SHOWN = 300
@@ -76,3 +87,12 @@ class OccupiedError(RunError):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+@contextmanager
+def writing(target: object, *, cannot: str = "be written") -> Iterator[None]:
+    """Raises RunError, in one line, for an operating system that does not let ``target`` be written."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{target}: cannot {cannot}: {error.strerror or error}") from error

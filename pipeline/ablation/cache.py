@@ -13,7 +13,7 @@ from pipeline.ablation.config import AblateConfig
 from pipeline.ablation.datasets import DataSets
 from pipeline.ablation.job import Job, JobState, Materials, recorded
 from pipeline.config import to_plain
-from pipeline.errors import RunError
+from pipeline.errors import writing
 from pipeline.runs.directory import fingerprint_of, run_fingerprint
 from pipeline.runs.files import canonical_sha256
 
@@ -77,11 +77,9 @@ class RunCache:
         """Remember how long a job took from its beginning to its end, for later plans and the report. Raises RunError."""
         cost = self._cost(state.job)
         line = json.dumps({"fingerprint": state.fingerprint, "cost": cost, "seconds": round(seconds, 2)})
-        try:
-            with (self._path / TIMINGS).open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
-        except OSError as error:
-            raise RunError(f"{self._path / TIMINGS}: cannot be written: {error.strerror or error}") from error
+        path = self._path / TIMINGS
+        with writing(path), path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
         self._seconds[cost][state.fingerprint] = seconds
 
     def usual_duration(self, job: Job) -> float | None:

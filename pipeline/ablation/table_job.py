@@ -11,7 +11,7 @@ import polars as pl
 
 from pipeline.ablation.evaluation_job import EvaluationJob
 from pipeline.ablation.job import DataView, Job, JobState, Materials
-from pipeline.errors import RunError
+from pipeline.errors import RunError, said
 from pipeline.runs.directory import open_run
 from pipeline.runs.files import write_atomically
 
@@ -69,7 +69,7 @@ def read_table(path: Path, columns: Columns, *, remedy: str) -> pl.DataFrame:
     try:
         rows = pl.read_parquet(path, glob=False)
     except (OSError, pl.exceptions.PolarsError) as error:
-        raise RunError(f"{path}: missing or damaged ({' '.join(str(error).split())[:120]}); {remedy}") from error
+        raise RunError(f"{path}: missing or damaged ({said(error, 120)}); {remedy}") from error
     lacking = [name for name, kinds in columns.items() if rows.schema.get(name) not in kinds or rows[name].null_count()]
     if lacking:
         raise RunError(f"{path}: of another version or damaged (columns {', '.join(sorted(lacking))}); {remedy}")

@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 from pydantic import Field
 
 from pipeline.config import AnyPath, Number, configuration
-from pipeline.errors import DataError, UserError
+from pipeline.errors import DataError, UserError, said
 from pipeline.terminal import Style, colored
 
 Verdict = Literal["ok", "note", "FAIL"]
@@ -121,7 +121,7 @@ def _torch_and_torchvision() -> Finding:
 
             kept = torchvision.ops.nms(torch.tensor([[0.0, 0, 1, 1], [0, 0, 1, 1]]), torch.tensor([0.9, 0.8]), 0.5)
     except (ImportError, RuntimeError, AttributeError, OSError) as error:
-        detail = f"do not work together ({' '.join(str(error).split())[:160]})"
+        detail = f"do not work together ({said(error, 160)})"
         return Finding(verdict="FAIL", what=what, detail=detail, remedy=f"install both from the lock: {INSTALL}")
     return Finding(verdict="ok" if kept.tolist() == [0] else "FAIL", what=what, detail="same build, operators run")
 

@@ -58,10 +58,7 @@ def new(config: NewConfig) -> dict[str, Any]:
     own = "" if config.out.resolve() == CONFIG_DIR.resolve() else f" --config-dir {shlex.quote(str(config.out))}"
     command = f"foreguard ablate{own} experiment={config.name}"
     text = experiment(config.name, command, found, values)
-    try:
-        write_atomically(target, text.encode())
-    except OSError as error:
-        raise RunError(f"{target}: cannot be written: {error.strerror or error}") from error
+    write_atomically(target, text.encode())
     print("\n".join([*seen(found), "", f"written: {target}", f"  {command} dry_run=true    what it will do", f"  {command}"]))
     return {"experiment": target, "command": command, "source": found.config.source, "counts": found.counts, "proposed": values}
 
@@ -88,15 +85,9 @@ def proposal(found: "Look") -> dict[str, Any]:
 
 def experiment(name: str, command: str, found: "Look", values: dict[str, Any]) -> str:
     """The file, as text. What comes from data stands in it as JSON, which is YAML that means nothing else."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from pipeline.templates import templates
 
-    environment = Environment(
-        loader=PackageLoader("pipeline.cli", "templates"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = templates("pipeline.cli", keep_trailing_newline=True)
     environment.filters |= {"json": _yaml, "key": json.dumps, "comment": lambda lines: "\n".join(f"# {line}" for line in lines)}
     template = environment.get_template("experiment.yaml")
     return template.render(name=name, command=command, found=found, seen=seen(found), **values)

@@ -14,7 +14,7 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, RandomSampler
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, said
 from pipeline.masks.context import MaskContext
 from pipeline.shapes import Images, Labels, Logits, Masks
 from pipeline.system import Maskless, System, as_system, attacked
@@ -129,7 +129,7 @@ def checked_logits(system: System, images: Images, context: MaskContext | None) 
     except InputError:
         raise
     except (ValueError, TypeError, AttributeError, RuntimeError, AssertionError) as error:
-        raise InputError(f"the system does not take images {tuple(images.shape)}: {' '.join(str(error).split())}") from error
+        raise InputError(f"the system does not take images {tuple(images.shape)}: {said(error)}") from error
     check_outputs(logits, len(images))
     assert isinstance(logits, Tensor)
     return logits
@@ -199,7 +199,7 @@ def _tensor(name: str, values: object) -> Tensor:
     try:
         return torch.as_tensor(values)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{name} are a {type(values).__name__}, expected a tensor: {' '.join(str(error).split())}") from error
+        raise InputError(f"{name} are a {type(values).__name__}, expected a tensor: {said(error)}") from error
 
 
 def _floats(name: str, tensor: Tensor) -> Tensor:

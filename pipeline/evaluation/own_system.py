@@ -20,7 +20,7 @@ from torch.nn.parameter import is_lazy
 from pipeline.attacks.start import AttackBatch
 from pipeline.data.dataset import PreparedDataset
 from pipeline.data.loader import read_rows
-from pipeline.errors import ConfigError, InputError
+from pipeline.errors import ConfigError, InputError, kind_and_words
 from pipeline.evaluation.chunks import attack_batch
 from pipeline.evaluation.inputs import checked_logits, checked_system, doubt_about_logits
 from pipeline.evaluation.loading import LoadedSystem
@@ -115,9 +115,9 @@ def _imported(path: str, name: str) -> ModuleType:
             raise ConfigError(
                 f"system={path}: there is no module {error.name}, neither in {os.getcwd()} nor in this environment"
             ) from error
-        raise ConfigError(f"system={path}: importing {name} fails: {_said(error)}") from error
+        raise ConfigError(f"system={path}: importing {name} fails: {kind_and_words(error)}") from error
     except (Exception, SystemExit) as error:  # of the user's own code, which may raise anything
-        raise ConfigError(f"system={path}: importing {name} fails: {_said(error)}") from error
+        raise ConfigError(f"system={path}: importing {name} fails: {kind_and_words(error)}") from error
 
 
 @contextmanager
@@ -145,7 +145,7 @@ def _built(path: str, build: Callable[..., Any]) -> nn.Module:
         with _working_directory_first():
             module = build()
     except (Exception, SystemExit) as error:  # of the user's own code, which may raise anything
-        raise ConfigError(f"system={path}: fails: {_said(error)}") from error
+        raise ConfigError(f"system={path}: fails: {kind_and_words(error)}") from error
     if not isinstance(module, nn.Module):
         raise ConfigError(f"system={path}: returns a {type(module).__name__}; expected a torch.nn.Module from images to logits")
     empty = next((name for name, value in module.state_dict().items() if is_lazy(value) or value.is_meta), None)
@@ -168,7 +168,3 @@ def _check_outputs(system: System, batch: AttackBatch, dataset: PreparedDataset)
         raise InputError(f"has {logits.shape[1]} classes, and {dataset.path} has {dataset.num_classes}: class k is class k of both")
     if (doubt := doubt_about_logits(logits)) is not None:
         raise InputError(doubt)
-
-
-def _said(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]

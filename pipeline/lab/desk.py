@@ -89,11 +89,11 @@ class Desk:
             yield None
             return
         bench = self._open_bench()
-        trial, subjects = prepare(bench, [bench.arm(name) for name in choice.arms], self.sample(choice), choice.settings)
+        trial, attacked_images = prepare(bench, [bench.arm(name) for name in choice.arms], self.sample(choice), choice.settings)
         session.trial = trial
         yield trial
         try:
-            with closing(run(trial, subjects)) as running:
+            with closing(run(trial, attacked_images)) as running:
                 for _ in running:
                     if session.request != mine:
                         yield None

@@ -16,7 +16,7 @@ from pipeline.lab.bench import Bench
 from pipeline.lab.config import Settings
 from pipeline.lab.controls import arms, choice_of, epsilon_of, images, label_shown, labels, make_controls
 from pipeline.lab.desk import Choice, Desk, Session
-from pipeline.lab.scene import empty_scene, environment, scene, spoken, style
+from pipeline.lab.scene import empty_scene, rendered, scene, spoken, style
 from pipeline.lab.snapshot import write_snapshot
 from pipeline.lab.trial import Trial
 
@@ -41,8 +41,8 @@ def application(desk: Desk, directory: Path) -> fastapi.FastAPI:
         _blocks(desk, directory),
         path="/",
         theme=theme,
-        css=str(style(follows_system=False)) + environment().get_template("page.css").render(),
-        js=environment().get_template("page.js").render(),
+        css=str(style(follows_system=False)) + rendered("page.css"),
+        js=rendered("page.js"),
         footer_links=[],
         run_history=False,
         show_error=False,
@@ -59,7 +59,7 @@ def application(desk: Desk, directory: Path) -> fastapi.FastAPI:
 def _blocks(desk: Desk, directory: Path) -> Any:
     with gr.Blocks(title=f"foreguard lab: {desk.config.run.name}", analytics_enabled=False, fill_width=True) as blocks:
         session = gr.State(Session())
-        gr.HTML(environment().get_template("header.html").render(run=str(desk.config.run)), elem_id="lab-header")
+        gr.HTML(rendered("header.html", run=str(desk.config.run)), elem_id="lab-header")
         with gr.Row(equal_height=False, elem_id="lab-columns"):
             with gr.Column(scale=0, min_width=320, elem_id="lab-controls"):
                 controls = make_controls(desk)

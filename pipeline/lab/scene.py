@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
 from pipeline.ablation.counterfactual import Attribution
@@ -17,8 +17,9 @@ from pipeline.lab.pictures import grey, magnified, picture
 from pipeline.lab.trial import Trial, View
 from pipeline.masks.config import MaskSource
 from pipeline.reporting.decomposition import LOST
-from pipeline.reporting.gallery import Picture, png_uri
+from pipeline.reporting.gallery import Picture
 from pipeline.reporting.wording import NORMS
+from pipeline.templates import templates
 
 BARS = 4
 """Classes that are shown."""
@@ -71,20 +72,19 @@ class Card:
 @cache
 def environment() -> Environment:
     """The templates: every value is escaped."""
-    made = Environment(
-        autoescape=True,
-        loader=PackageLoader("pipeline.lab", "templates"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    made = templates("pipeline.lab", autoescape=True)
     made.filters["signed"] = lambda value: f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")
     return made
 
 
+def rendered(template: str, **values: Any) -> str:
+    """A template with its values."""
+    return environment().get_template(template).render(**values)
+
+
 def style(*, follows_system: bool) -> Markup:
     """The style sheet: dark where the system is, or where Gradio says so. Our own file; nothing from data goes into it."""
-    return Markup(environment().get_template("scene.css").render(follows_system=follows_system))
+    return Markup(rendered("scene.css", follows_system=follows_system))
 
 
 def scene(trial: Trial, position: int | None = None) -> str:
@@ -92,23 +92,20 @@ def scene(trial: Trial, position: int | None = None) -> str:
     newest = trial.num_frames - 1
     at = newest if position is None else min(max(position, 0), newest)
     last = max(num_points(trial.settings) - 1, 1)
-    return (
-        environment()
-        .get_template("scene.html")
-        .render(
-            cards=[_card(trial, view, at) for view in trial.views],
-            sample=trial.sample,
-            label=None if trial.sample.label is None else trial.bench.classes[trial.sample.label],
-            settings=describe(trial.settings),
-            moment=_moment(trial, at),
-            progress=min(1.0, at / last),
-        )
+    return rendered(
+        "scene.html",
+        cards=[_card(trial, view, at) for view in trial.views],
+        sample=trial.sample,
+        label=None if trial.sample.label is None else trial.bench.classes[trial.sample.label],
+        settings=describe(trial.settings),
+        moment=_moment(trial, at),
+        progress=min(1.0, at / last),
     )
 
 
 def empty_scene(title: str, text: str) -> str:
     """What stands there while there is nothing to see."""
-    return environment().get_template("empty.html").render(title=title, text=text)
+    return rendered("empty.html", title=title, text=text)
 
 
 def describe(settings: Settings) -> str:
@@ -200,23 +197,20 @@ def _pictures(trial: Trial, view: View, frame: Frame) -> tuple[Picture, ...]:
     change, factor = magnified(frame.image, clean.image, limit)
     times = f"{factor:.0f}" if factor >= 10 else f"{factor:.1f}"
     pictures = [
-        Picture(caption="image", uri=png_uri(picture(frame.image)), alt=f"{name} as this system gets it"),
-        Picture(
-            caption=f"change \N{MULTIPLICATION SIGN}{times}" if frame.phase != Phase.CLEAN else "no change",
-            uri=png_uri(change),
-            alt="What the attack changed, magnified; grey is no change",
+        Picture.of("image", picture(frame.image), f"{name} as this system gets it"),
+        Picture.of(
+            f"change \N{MULTIPLICATION SIGN}{times}" if frame.phase != Phase.CLEAN else "no change",
+            change,
+            "What the attack changed, magnified; grey is no change",
         ),
     ]
     if view.arm.source == MaskSource.NONE:
         return tuple(pictures)
+    now = "mask now" if view.follows_image else "mask, fixed"
     return (
         *pictures,
-        Picture(caption="mask before", uri=png_uri(grey(clean.mask)), alt="Mask of the clean image; white is let through"),
-        Picture(
-            caption="mask now" if view.follows_image else "mask, fixed",
-            uri=png_uri(grey(frame.mask)),
-            alt=f"Mask now; overlap {frame.mask_iou:.2f}",
-        ),
+        Picture.of("mask before", grey(clean.mask), "Mask of the clean image; white is let through"),
+        Picture.of(now, grey(frame.mask), f"Mask now; overlap {frame.mask_iou:.2f}"),
     )
 
 

@@ -11,7 +11,7 @@ from pipeline.attacks.specs import AttackSpec
 from pipeline.config import to_plain
 from pipeline.lab.frames import Frame
 from pipeline.lab.pictures import grey, magnified, picture
-from pipeline.lab.scene import describe, environment, scene, spoken, style
+from pipeline.lab.scene import describe, rendered, scene, spoken, style
 from pipeline.lab.trial import Trial, View
 from pipeline.masks.config import MaskSource
 from pipeline.runs.provenance import provenance
@@ -35,23 +35,17 @@ def write_snapshot(trial: Trial, directory: Path) -> tuple[Path, Path]:
 def snapshot(trial: Trial, moving: bytes) -> str:
     """The page: the newest frame of the trial, its animation, and the lines of Python that make the attack again."""
     made = provenance()
-    return (
-        environment()
-        .get_template("snapshot.html")
-        .render(
-            style=style(follows_system=True),
-            scene=scene(trial),
-            title=f"{trial.sample.name}: {describe(trial.settings)}",
-            spoken=spoken(trial),
-            moving="data:image/gif;base64," + base64.b64encode(moving).decode(),
-            systems=[
-                (view.arm.title, view.arm.detail, view.arm.chosen.classifier_run.resolve().name)
-                for view in trial.views
-                if view.frames
-            ],
-            program=program(trial),
-            made=f"foreguard {made.foreguard}, torch {made.torch}",
-        )
+    shown = [view.arm for view in trial.views if view.frames]
+    return rendered(
+        "snapshot.html",
+        style=style(follows_system=True),
+        scene=scene(trial),
+        title=f"{trial.sample.name}: {describe(trial.settings)}",
+        spoken=spoken(trial),
+        moving="data:image/gif;base64," + base64.b64encode(moving).decode(),
+        systems=[(arm.title, arm.detail, arm.chosen.classifier_run.resolve().name) for arm in shown],
+        program=program(trial),
+        made=f"foreguard {made.foreguard}, torch {made.torch}",
     )
 
 
@@ -61,13 +55,8 @@ def program(trial: Trial) -> str:
     region = f', region="{settings.region.value}"' if settings.region != "everywhere" else ""
     masks = ", masks=masks" if trial.sample.mask is not None else ""
     call = f"attack(system, images, labels, spec, epsilon={settings.epsilon!r}{masks}, threat=threat, seed={settings.seed})"
-    return "\n".join(
-        (
-            f"spec = {_constructor(settings.spec)}",
-            f'threat = ThreatModel(norm="{settings.norm}"{region})',
-            f"adversarial = {call}",
-        )
-    )
+    threat = f'threat = ThreatModel(norm="{settings.norm}"{region})'
+    return "\n".join((f"spec = {_constructor(settings.spec)}", threat, f"adversarial = {call}"))
 
 
 def _constructor(spec: AttackSpec) -> str:

@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 
 from pipeline.data.images import Box, open_image, square_around
 from pipeline.data.rules import Rejected
-from pipeline.errors import DataError, RunError
+from pipeline.errors import DataError, RunError, writing
 from pipeline.interrupts import told
 from pipeline.prediction.config import PredictConfig
 
@@ -62,11 +62,8 @@ def predict(config: PredictConfig) -> None:
     out = Path("predictions") / config.images.resolve().stem if config.out is None else config.out
     _make_directory(out, (MASKS, OVERLAYS) if config.overlays else (MASKS,))
     errors: list[tuple[str, str]] = []
-    try:
-        with (out / PREDICTIONS).open("w", encoding="ascii") as lines:
-            _predict_all(config, out, listing.files, system, checkpoint.classes, checkpoint.image_size, lines, errors, device)
-    except OSError as error:
-        raise RunError(f"{out}: cannot be written: {error.strerror or error}") from error
+    with writing(out), (out / PREDICTIONS).open("w", encoding="ascii") as lines:
+        _predict_all(config, out, listing.files, system, checkpoint.classes, checkpoint.image_size, lines, errors, device)
     print(f"system: {chosen.name}, masks {system.mask_config.source.value}")
     _report(config, out, listing, errors, checkpoint.image_size)
 
@@ -193,11 +190,9 @@ def _save(pixels: UInt8[np.ndarray, "height width *channels"], path: Path) -> No
 def _make_directory(out: Path, names: tuple[str, ...]) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f"out: {out} exists already; choose another directory, nothing is overwritten")
-    try:
+    with writing(f"out: {out}", cannot="be made"):
         for name in names:
             (out / name).mkdir(parents=True)
-    except OSError as error:
-        raise RunError(f"out: {out} cannot be made: {error.strerror or error}") from error
 
 
 def _report(config: PredictConfig, out: Path, listing: "Listing", errors: list[tuple[str, str]], image_size: int) -> None:

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import RunError
+from pipeline.errors import RunError, writing
 from pipeline.reporting.config import ReportConfig
-from pipeline.runs.replacing import new_directory, writing
+from pipeline.runs.replacing import new_directory
 from pipeline.terminal import colored
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from pipeline.evaluation.examples import Example
-from pipeline.reporting.gallery import Picture, png_uri
+from pipeline.reporting.gallery import Picture
 
 MANY = 6
 """Conditions beyond which the image itself and the mask are left out."""
@@ -26,9 +26,9 @@ def _pictures(one: Example, *, alone: bool) -> list[Picture]:
     what = f"{one.measurement}, {one.condition}{f' {one.level:g}' if one.level else ''}"
     said = one.prediction or "no answer"
     sample = f"image {one.sample_id} of class {one.label}"
-    shown = Picture(caption=f"{what}: {said}", uri=png_uri(one.shown), alt=f"The {sample} under {what}, classified as {said}")
+    shown = Picture.of(f"{what}: {said}", one.shown, f"The {sample} under {what}, classified as {said}")
     if alone:
         return [shown]
-    clean = Picture(caption=f"{one.label}, as it is", uri=png_uri(one.image), alt=f"The {sample} as it is")
-    mask = Picture(caption="seen through", uri=png_uri(one.mask), alt=f"Mask that the {sample} is seen through under {what}")
+    clean = Picture.of(f"{one.label}, as it is", one.image, f"The {sample} as it is")
+    mask = Picture.of("seen through", one.mask, f"Mask that the {sample} is seen through under {what}")
     return [clean, shown, mask]

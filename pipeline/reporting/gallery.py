@@ -35,6 +35,11 @@ class Picture:
     """``data:image/png;base64,...``"""
     alt: str
 
+    @classmethod
+    def of(cls, caption: str, pixels: UInt8[np.ndarray, "side side *channels"], alt: str) -> "Picture":
+        """That of some pixels."""
+        return cls(caption=caption, uri=png_uri(pixels), alt=alt)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
@@ -113,9 +118,9 @@ def _card(arm: Arm, number: int, gallery: Gallery, row: int, outcome: GalleryOut
 def _pictures(gallery: Gallery, row: int, label: str, *, has_attack: bool) -> Sequence[Picture]:
     sample = f"image {gallery.sample_id[row]} of class {label}"
     pictures = [
-        Picture(caption="image", uri=png_uri(gallery.image[row]), alt=f"The {sample} as it is"),
-        Picture(caption="oracle mask", uri=png_uri(gallery.oracle_mask[row]), alt=f"True foreground of {sample}, white"),
-        Picture(caption="mask used", uri=png_uri(gallery.clean_mask[row]), alt=f"Mask that the classifier sees {sample} through"),
+        Picture.of("image", gallery.image[row], f"The {sample} as it is"),
+        Picture.of("oracle mask", gallery.oracle_mask[row], f"True foreground of {sample}, white"),
+        Picture.of("mask used", gallery.clean_mask[row], f"Mask that the classifier sees {sample} through"),
     ]
     if not has_attack:
         return pictures
@@ -124,9 +129,9 @@ def _pictures(gallery: Gallery, row: int, label: str, *, has_attack: bool) -> Se
     factor = f"x {0.5 / scale:.0f}" if scale else "none"
     return [
         *pictures,
-        Picture(caption=f"change {factor}", uri=png_uri(magnified), alt=f"Perturbation of {sample}, magnified, grey is no change"),
-        Picture(caption="attacked image", uri=png_uri(gallery.adversarial[row]), alt=f"The {sample} under attack"),
-        Picture(caption="its mask", uri=png_uri(gallery.adversarial_mask[row]), alt="Mask that the classifier sees it through now"),
+        Picture.of(f"change {factor}", magnified, f"Perturbation of {sample}, magnified, grey is no change"),
+        Picture.of("attacked image", gallery.adversarial[row], f"The {sample} under attack"),
+        Picture.of("its mask", gallery.adversarial_mask[row], "Mask that the classifier sees it through now"),
     ]
 
 

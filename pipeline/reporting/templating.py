@@ -4,16 +4,12 @@ import unicodedata
 from collections.abc import Callable
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
-_COMMON: dict[str, Any] = {
-    "loader": PackageLoader("pipeline.reporting", "templates"),
-    "undefined": StrictUndefined,
-    "trim_blocks": True,
-    "lstrip_blocks": True,
-}
+from pipeline.templates import templates
 
+_HERE = "pipeline.reporting"
 _LATEX = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -34,12 +30,13 @@ _LATEX = {
 
 def page() -> Environment:
     """For HTML: every value is escaped."""
-    return Environment(autoescape=True, **_COMMON)
+    return templates(_HERE, autoescape=True)
 
 
 def tex() -> Environment:
     """For LaTeX: every value is escaped as it is put in. Its tags are << >>, <% %> and <# #>, for braces belong to LaTeX."""
-    return Environment(
+    return templates(
+        _HERE,
         autoescape=True,  # so that what a macro returns is known to be finished
         finalize=lambda value: value if isinstance(value, Markup) else Markup(latex(str(value))),
         block_start_string="<%",
@@ -49,13 +46,12 @@ def tex() -> Environment:
         comment_start_string="<#",
         comment_end_string="#>",
         keep_trailing_newline=True,
-        **_COMMON,
     )
 
 
 def sentences(template: str, filters: dict[str, Callable[..., Any]], **values: Any) -> list[str]:
     """Plain text for people, one sentence or paragraph a line of the template's result."""
-    environment = Environment(autoescape=False, **_COMMON)
+    environment = templates(_HERE, autoescape=False)
     environment.filters |= filters
     return [line.strip() for line in environment.get_template(template).render(**values).splitlines() if line.strip()]
 

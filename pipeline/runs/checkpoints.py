@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from classifier.config import ClassifierConfig
 from classifier.model import Classifier, build_classifier
 from pipeline.config import adapter_of
-from pipeline.errors import CheckpointError, RunError, UserError
+from pipeline.errors import CheckpointError, RunError, UserError, said
 from pipeline.runs.files import JsonFile, read_bytes, write_atomically
 from pipeline.runs.provenance import Provenance
 from segmenter.config import SegmenterConfig
@@ -208,7 +208,7 @@ def _built(path: Path, checkpoint: Checkpoint, build: Callable[[], Stage]) -> St
             _check_fit(path, build(), weights)
     except (ValueError, RuntimeError) as error:
         if "meta tensors" not in str(error):  # some encoders look at numbers while they are built
-            raise CheckpointError(f"{path}: cannot be built: {' '.join(str(error).split())[:200]}; {Checkpoint.REMEDY}") from error
+            raise CheckpointError(f"{path}: cannot be built: {said(error, 200)}; {Checkpoint.REMEDY}") from error
     module = build()
     _check_fit(path, module, weights)
     module.load_state_dict(weights, strict=True)
@@ -226,7 +226,7 @@ def _read_weights(path: Path, checkpoint: Checkpoint) -> dict[str, Tensor]:
     try:
         weights = safetensors.torch.load(content)
     except (SafetensorError, KeyError, ValueError, RuntimeError, TypeError) as error:  # KeyError: a type that torch does not have
-        raise CheckpointError(f"{weights_path}: no safetensors file: {' '.join(str(error).split())[:200]}") from error
+        raise CheckpointError(f"{weights_path}: no safetensors file: {said(error, 200)}") from error
     if checkpoint.precision == "float32":
         return weights
     return {key: value.float() if value.dtype == torch.float16 else value for key, value in weights.items()}

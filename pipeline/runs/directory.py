@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pipeline.errors import RunError
+from pipeline.errors import RunError, writing
 from pipeline.interrupts import told
 from pipeline.runs.files import JsonFile, canonical_sha256
 from pipeline.runs.locking import locked, locked_together
@@ -186,10 +186,8 @@ def _make_directory(path: Path) -> None:
     foreign = path.is_dir() and any(not entry.name.startswith((".", RUN)) for entry in path.iterdir())
     if foreign and not (path / RUN).exists():  # else another process has begun meanwhile
         raise RunError(f"{path}: is not empty and holds no run; choose another directory")
-    try:
+    with writing(path, cannot="be made"):
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"{path}: cannot be made: {error.strerror or error}") from error
 
 
 def _begin(path: Path, *, command: str, config: Mapping[str, Any], inputs: Mapping[str, str]) -> RunDescription:

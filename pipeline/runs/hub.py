@@ -7,7 +7,7 @@ HF_HOME). It is imported when it is used.
 import re
 from pathlib import Path
 
-from pipeline.errors import ConfigError, RunError
+from pipeline.errors import ConfigError, RunError, kind_and_words
 from pipeline.runs.exported import CLASSIFIER, EXPORTED, SEGMENTER
 
 SCHEME = "hf://"
@@ -29,7 +29,7 @@ def fetch(address: str) -> Path:
     try:
         path = huggingface_hub.snapshot_download(repository, revision=revision, allow_patterns=patterns)
     except Exception as error:  # of a network, in many ways
-        raise RunError(f"{address}: cannot be fetched: {_said(error)}") from error
+        raise RunError(f"{address}: cannot be fetched: {kind_and_words(error)}") from error
     if not (Path(path) / EXPORTED).is_file():
         raise RunError(f"{address}: holds no {EXPORTED}, so it is no system that foreguard export has written")
     return Path(path)
@@ -48,7 +48,7 @@ def push(directory: Path, repository: str, *, public: bool) -> str:
             repo_id=repository, folder_path=directory, commit_message="foreguard export", delete_patterns=_OURS
         )
     except Exception as error:  # of a network, in many ways
-        raise RunError(f"push={repository}: cannot be pushed, and {directory} is kept: {_said(error)}") from error
+        raise RunError(f"push={repository}: cannot be pushed, and {directory} is kept: {kind_and_words(error)}") from error
     return f"{SCHEME}{repository}"
 
 
@@ -64,7 +64,3 @@ def _read(address: str) -> tuple[str, str | None]:
     if found is None:
         raise ConfigError(f"{address}: expected {SCHEME}user/name, or {SCHEME}user/name@revision")
     return found["repository"], found["revision"]
-
-
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]

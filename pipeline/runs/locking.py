@@ -7,7 +7,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from pipeline.errors import OccupiedError, RunError
+from pipeline.errors import OccupiedError, RunError, writing
 
 
 @contextmanager
@@ -36,10 +36,8 @@ def locked_together(lock: Path, *, busy: str) -> Iterator[None]:
 
     Raises OccupiedError(busy) at once where a process has it by ``locked``, and RunError where the file cannot be written.
     """
-    try:
+    with writing(lock):
         file = lock.open("a+b")
-    except OSError as error:
-        raise RunError(f"{lock}: cannot be written: {error.strerror or error}") from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

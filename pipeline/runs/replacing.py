@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.errors import RunError
+from pipeline.errors import writing
 from pipeline.interrupts import held_back, temporary, unbroken
 
 
@@ -29,15 +29,6 @@ def new_directory(target: Path, *, replace: bool = True) -> Iterator[Path]:
         yield made
         with held_back(), unbroken(), writing(target):  # between its two renames nothing is in the place
             _take_place(made, place, replace=replace)
-
-
-@contextmanager
-def writing(target: Path) -> Iterator[None]:
-    """Raises RunError, in one line, for an operating system that does not let ``target`` be written."""
-    try:
-        yield
-    except OSError as error:
-        raise RunError(f"{target}: cannot be written: {error.strerror or error}") from error
 
 
 def _take_place(made: Path, target: Path, *, replace: bool) -> None:

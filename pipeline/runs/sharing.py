@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Protocol, runtime_checkable
 
-from pipeline.errors import OccupiedError, RunError
+from pipeline.errors import OccupiedError, writing
 from pipeline.runs.locking import locked
 
 POLL_S = 0.5
@@ -77,17 +77,12 @@ def once(claim: Path, results: Path, *, done: Callable[[], bool], work: Callable
 
 
 def _make(directory: Path) -> None:
-    try:
+    with writing(directory, cannot="be made"):
         directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"{directory}: cannot be made: {error.strerror or error}") from error
 
 
 def _look_afresh(directory: Path) -> None:
     """See what other machines have put into a directory. A network file system may answer from memory; what this machine changes
     itself makes it ask again."""
-    try:
-        with NamedTemporaryFile(dir=directory, prefix="."):
-            pass
-    except OSError as error:
-        raise RunError(f"{directory}: cannot be written: {error.strerror or error}") from error
+    with writing(directory), NamedTemporaryFile(dir=directory, prefix="."):
+        pass

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from pipeline.attacks.diagnostics import Outcome
 from pipeline.data.dataset import read_manifest
 from pipeline.errors import DataError, RunError, printable
@@ -17,6 +15,7 @@ from pipeline.runs.checkpoints import Checkpoint
 from pipeline.runs.directory import read_run
 from pipeline.runs.exported import ExportedSystem
 from pipeline.sharing.joint import FILES
+from pipeline.templates import templates
 from pipeline.training.result import RESULT, TrainingResult
 
 CARD = "README.md"
@@ -80,13 +79,8 @@ def _name_of_data(checkpoint: Checkpoint, prepared: Path | None) -> str | None:
 
 def card(description: ExportedSystem, checkpoint: Checkpoint, segmenter: Checkpoint | None, evidence: Evidence) -> str:
     """The card as Markdown, with the head that the Hugging Face hub reads."""
-    environment = Environment(
-        loader=PackageLoader("pipeline.sharing", "templates"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        finalize=lambda value: harmless(value) if isinstance(value, str) else value,
+    environment = templates(
+        "pipeline.sharing", keep_trailing_newline=True, finalize=lambda value: harmless(value) if isinstance(value, str) else value
     )
     environment.filters["epsilon"] = epsilon_text
     return environment.get_template("card.md").render(

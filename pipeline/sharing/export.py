@@ -183,7 +183,7 @@ def _shared(checkpoint: "Checkpoint", *, half: bool) -> "Checkpoint":
 def _write_files(
     config: ExportConfig, made: Path, system: "TwoStage", checkpoint: "Checkpoint"
 ) -> "tuple[dict[str, Parity], int | None, int | None]":
-    from pipeline.runs.replacing import writing
+    from pipeline.errors import writing
     from pipeline.sharing.joint import FILES, Joint, check_parity, seeded_images, trace, write_file
 
     if not config.files:

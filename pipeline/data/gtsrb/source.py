@@ -22,7 +22,7 @@ from pipeline.data.polygons import coverage
 from pipeline.data.rules import Rejected
 from pipeline.data.sample import Plan, Reject, Sample
 from pipeline.data.splits import assign_splits
-from pipeline.errors import ConfigError, DataError
+from pipeline.errors import ConfigError, DataError, said
 
 RECIPE_VERSION = 2
 TRAINING = Path("gtsrb/GTSRB/Training")
@@ -117,7 +117,7 @@ def _download(root: Path) -> None:
         for part in ("train", "test"):
             GTSRB(root, split=part, download=True)
     except (OSError, RuntimeError) as error:
-        raise DataError(f"data.download: GTSRB cannot be fetched to {root}: {' '.join(str(error).split())}") from error
+        raise DataError(f"data.download: GTSRB cannot be fetched to {root}: {said(error)}") from error
 
 
 def _list_signs(config: GtsrbConfig, numbers: tuple[int, ...]) -> tuple[list[Sign], list[Reject], list[Path]]:
