@@ -36,7 +36,7 @@ def dual_length(gradients: Float[Tensor, "batch ..."], norm: Norm) -> Scores:
     return lengths
 
 
-def wide(values: Tensor) -> Float[Tensor, "batch 1 1 1"]:
+def wide(values: Tensor) -> Tensor:
     """One value an image, to be set against its pixels."""
     return values.view(-1, 1, 1, 1)
 
