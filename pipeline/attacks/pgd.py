@@ -34,20 +34,8 @@ def pgd(
     seeds: Seeds | None = None,
 ) -> Images:
     """Run a configuration. Arguments, result and errors are those of ``pgd_in``."""
-    return pgd_in(
-        config.norm,
-        objective,
-        images,
-        epsilon=config.epsilon,
-        step_size=config.step_size,
-        num_steps=config.num_steps,
-        restarts=config.restarts,
-        random_start=config.random_start,
-        region=region,
-        start=start,
-        keep_best=keep_best,
-        seeds=seeds,
-    )
+    settings = vars(config)
+    return pgd_in(objective=objective, images=images, region=region, start=start, keep_best=keep_best, seeds=seeds, **settings)
 
 
 def pgd_in(

@@ -152,12 +152,12 @@ def answered(objective: str, comparisons: Sequence[Comparison]) -> Answer:
     ours = [one for one in comparisons if one.first.classifier_objective == objective]
     against_none = [one for one in ours if one.first.uses_segmenter]
     behind = {one.second: one for one in ours if one.second.uses_segmenter}
-    subjects = sorted({one.first for one in against_none} | set(behind), key=lambda one: one.primary_rank)
+    learned = sorted({one.first for one in against_none} | set(behind), key=lambda one: one.primary_rank)
     return Answer(
         classifier_objective=objective,
         oracle_none=next((one for one in ours if one.name == "oracle - none"), None),
-        learned_none=next((one for one in against_none if one.first == subjects[0]), None),
-        oracle_learned=behind.get(subjects[0]) if subjects else None,
+        learned_none=next((one for one in against_none if one.first == learned[0]), None),
+        oracle_learned=behind.get(learned[0]) if learned else None,
         all_learned=tuple(against_none),
     )
 
