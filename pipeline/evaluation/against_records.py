@@ -17,7 +17,6 @@ from pipeline.attacks.objectives import margin
 from pipeline.attacks.start import AttackBatch
 from pipeline.attacks.tracker import verdict
 from pipeline.evaluation.evaluator import EvaluationRun, attack_again
-from pipeline.evaluation.inputs import device_of
 from pipeline.evaluation.metrics import robust_images
 from pipeline.evaluation.own import OwnImages
 from pipeline.system import System
@@ -90,7 +89,7 @@ def successes_stand(run: EvaluationRun | OwnImages, records: pl.DataFrame, epsil
     misclassified = misclassified.sort("sample_id").head(num_images)
     if not len(misclassified):
         return skipped(name, f"no image is misclassified under the suite at epsilon {epsilon:.4g}")
-    device = device_of(run.system)
+    device = next((part.device for part in run.system.parameters()), torch.device("cpu"))
     claimed, lost = 0, []
     tolerance = _ROUNDING * _typical_margin(records)
     for (attack, found_epsilon), part in misclassified.group_by("found_by", "found_epsilon", maintain_order=True):

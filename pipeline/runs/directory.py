@@ -20,11 +20,10 @@ from pipeline.runs.provenance import Provenance, provenance
 _OF_TRAINERS = ("num_workers", "checkpoint_every", "trackers")
 _OF_SANITY = ("sanity", "sanity.objectives", "sanity.sources", "sanity.images")
 KEYS_OUTSIDE_FINGERPRINT = frozenset(
-    ("run", "resume", "prepared", "segmenter_run", "classifier_run", "shared", "devices", "batch_size", "gallery_images")
-    + ("sanity", "sanity_images", "sanity_epsilon")
-    + ("store", "dry_run", "workers", "data.root", "data.download", "evaluation.batch_size", "evaluation.devices")
-    + tuple(f"evaluation.{key}" for key in _OF_SANITY)
-    + tuple(f"{kind}trainer.{key}" for kind in ("", "segmenter_", "classifier_", "joint_") for key in _OF_TRAINERS)
+    {"run", "resume", "prepared", "segmenter_run", "classifier_run", "shared", "devices", "batch_size", "gallery_images"}
+    | {"sanity", "sanity_images", "sanity_epsilon", "store", "dry_run", "workers", "data.root", "data.download"}
+    | {"evaluation.batch_size", "evaluation.devices", *(f"evaluation.{key}" for key in _OF_SANITY)}
+    | {f"{kind}trainer.{key}" for kind in ("", "segmenter_", "classifier_", "joint_") for key in _OF_TRAINERS}
 )
 """Keys that a resumed run may have otherwise: paths (the content behind them is compared) and what changes no result."""
 
