@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import matplotlib
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.data.dataset import PreparedDataset
@@ -15,7 +15,6 @@ from pipeline.errors import printable
 
 CELL, GAP, TEXT, COLUMNS = 112, 8, 16, 12
 MAX_CELLS = 144
-OUTLINE, OUTLINE_EDGE = (255, 0, 200), (255, 255, 255)
 
 
 def write_contact_sheet(dataset: PreparedDataset, path: Path) -> None:
@@ -43,11 +42,15 @@ def write_contact_sheet(dataset: PreparedDataset, path: Path) -> None:
 def outlined(image: UInt8[np.ndarray, "side side 3"], mask: UInt8[np.ndarray, "side side"]) -> UInt8[np.ndarray, "cell cell 3"]:
     """The image enlarged with whole pixels, with the outline of mask >= 128."""
     large = cv2.resize(np.asarray(image), (CELL, CELL), interpolation=cv2.INTER_NEAREST_EXACT)
-    inside = (cv2.resize(np.asarray(mask), (CELL, CELL), interpolation=cv2.INTER_LINEAR) >= 128).astype(np.uint8)
-    contours, _ = cv2.findContours(inside, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(large, contours, -1, OUTLINE_EDGE, thickness=3)
-    cv2.drawContours(large, contours, -1, OUTLINE, thickness=1)
+    draw_outline(large, cv2.resize(np.asarray(mask), (CELL, CELL), interpolation=cv2.INTER_LINEAR) >= 128)
     return large
+
+
+def draw_outline(drawn: UInt8[np.ndarray, "side side 3"], inside: Bool[np.ndarray, "side side"]) -> None:
+    """Draw the edge of the region into the image."""
+    contours, _ = cv2.findContours(inside.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(drawn, contours, -1, (255, 255, 255), thickness=3)
+    cv2.drawContours(drawn, contours, -1, (255, 0, 200), thickness=1)
 
 
 def _spread(dataset: PreparedDataset) -> list[int]:

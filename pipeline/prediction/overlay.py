@@ -5,7 +5,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from pipeline.data.images import resize
-from pipeline.data.preview import OUTLINE, OUTLINE_EDGE
+from pipeline.data.preview import draw_outline
 
 MIN_SIDE, MAX_SIDE = 256, 512
 _BACKGROUND = 0.3
@@ -28,7 +28,5 @@ def overlay(
     weights = cv2.resize(np.ascontiguousarray(mask, dtype=np.float32), (side, side), interpolation=cv2.INTER_LINEAR)
     brightness = cv2.merge([_BACKGROUND + (1 - _BACKGROUND) * weights] * 3)
     drawn = cv2.multiply(resize(square, side), brightness, dtype=cv2.CV_8U)
-    contours, _ = cv2.findContours((weights >= 0.5).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(drawn, contours, -1, OUTLINE_EDGE, thickness=3)
-    cv2.drawContours(drawn, contours, -1, OUTLINE, thickness=1)
+    draw_outline(drawn, weights >= 0.5)
     return drawn
