@@ -139,27 +139,16 @@ def _record(evaluation: LoadedEvaluation, *, shown: bool) -> None:
 
     config, run, device = evaluation.config, evaluation.run, evaluation.device
     store, show = RecordStore(config.run), Show(run=config.run, shared=config.is_shared, shown=shown)
-
-    def missing() -> int:
-        return missing_records(run, store)
-
-    def where() -> str:
-        return f"with {missing()} records to go, none lost; continue with {_again(config)} run={config.run}"
-
-    results = config.run / RECORDS
+    missing, results = partial(missing_records, run, store), config.run / RECORDS
     with (
-        told(where),
+        told(lambda: f"with {missing()} records to go, none lost; continue with {_again(config)} run={config.run}"),
         progress_and_turns(show, "attack", results=results, missing=missing, unit="records") as (advance, turns),
     ):
         attack_images(run, store, device=device, advance=advance, turns=turns)
     if not run.suite.measurements:
         return
-
-    def unobserved() -> int:
-        return missing_observations(run, config.run)
-
-    results = config.run / MEASUREMENTS
-    with progress_and_turns(show, "measure", results=results, missing=unobserved, unit="observations") as (advance, turns):
+    missing, results = partial(missing_observations, run, config.run), config.run / MEASUREMENTS
+    with progress_and_turns(show, "measure", results=results, missing=missing, unit="observations") as (advance, turns):
         measure_images(run, config.run, device=device, advance=advance, turns=turns)
 
 

@@ -1,9 +1,24 @@
 """Which of several systems with learned masks an answer is about: a rule that knows no result."""
 
+from typing import Protocol
+
 Rank = tuple[bool, bool, bool, bool, bool, str, str, str]
 
 
-def primary_rank(*, classifier_objective: str, segmenter_objective: str | None, train_masks: str, test_masks: str) -> Rank:
+class Learned(Protocol):
+    """What the rule knows of a system."""
+
+    @property
+    def classifier_objective(self) -> str: ...
+    @property
+    def segmenter_objective(self) -> str | None: ...
+    @property
+    def train_masks(self) -> str: ...
+    @property
+    def test_masks(self) -> str: ...
+
+
+def primary_rank(one: Learned) -> Rank:
     """The place of a learned system among those with the same classifier objective: the primary comparison is that of the smallest.
 
     Stages trained together before stages trained apart; the soft gate before the hard one; a classifier trained with such masks
@@ -11,12 +26,12 @@ def primary_rank(*, classifier_objective: str, segmenter_objective: str | None, 
     rest. Then by name, so that no two systems tie.
     """
     return (
-        test_masks != "joint",
-        test_masks != "learned",
-        train_masks != test_masks,
-        segmenter_objective != classifier_objective,
-        segmenter_objective != "natural",
-        segmenter_objective or "",
-        train_masks,
-        test_masks,
+        one.test_masks != "joint",
+        one.test_masks != "learned",
+        one.train_masks != one.test_masks,
+        one.segmenter_objective != one.classifier_objective,
+        one.segmenter_objective != "natural",
+        one.segmenter_objective or "",
+        one.train_masks,
+        one.test_masks,
     )

@@ -9,7 +9,7 @@ from pipeline.ablation.manifest import ArmEntry, read_ablation
 from pipeline.config import validate
 from pipeline.errors import CheckpointError, ConfigError, RunError
 from pipeline.evaluation.loading import trained_segmenter
-from pipeline.evaluation.primary_comparison import Rank, primary_rank
+from pipeline.evaluation.primary_comparison import primary_rank
 from pipeline.lab.config import MOST_ARMS
 from pipeline.masks.config import MaskConfig, MaskSource
 from pipeline.prediction.choice import ChosenSystem, choose_system
@@ -124,20 +124,11 @@ def _side_by_side(entries: list[ArmEntry]) -> tuple[str, ...]:
     wanted = [
         [entry for entry in first if entry.test_masks == MaskSource.NONE],
         [entry for entry in first if entry.test_masks == MaskSource.ORACLE],
-        sorted((entry for entry in first if entry.test_masks in (MaskSource.LEARNED, MaskSource.LEARNED_HARD)), key=_rank),
+        sorted((entry for entry in first if entry.test_masks in (MaskSource.LEARNED, MaskSource.LEARNED_HARD)), key=primary_rank),
         [entry for entry in first if entry.test_masks == MaskSource.JOINT],
     ]
     shown = [some[0].name for some in wanted if some]
     return tuple(shown or [entry.name for entry in first])[:MOST_ARMS]
-
-
-def _rank(entry: ArmEntry) -> Rank:
-    return primary_rank(
-        classifier_objective=entry.classifier_objective,
-        segmenter_objective=entry.segmenter_objective,
-        train_masks=entry.train_masks,
-        test_masks=entry.test_masks,
-    )
 
 
 def _of_stages(chosen: ChosenSystem) -> RunArms:

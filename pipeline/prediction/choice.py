@@ -139,14 +139,8 @@ def _of_ablation(run: Path) -> ChosenSystem:
     objectives = list(dict.fromkeys(arm.classifier_objective for arm in usable))
 
     def rank(arm: "ArmEntry") -> tuple[bool, bool, int, Rank]:
-        place = primary_rank(
-            classifier_objective=arm.classifier_objective,
-            segmenter_objective=arm.segmenter_objective,
-            train_masks=arm.train_masks,
-            test_masks=arm.test_masks,
-        )
         objective = arm.classifier_objective
-        return not arm.test_masks.needs_segmenter, objective != "adversarial", objectives.index(objective), place
+        return not arm.test_masks.needs_segmenter, objective != "adversarial", objectives.index(objective), primary_rank(arm)
 
     arm = min(usable, key=rank)
     segmenter = run / arm.segmenter if arm.segmenter else None

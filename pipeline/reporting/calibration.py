@@ -64,7 +64,7 @@ def calibration_section(study: Study, found: Figures) -> Section:
 
 
 def _calibration(arms: list[Arm], epsilon: float) -> _Calibration:
-    tables = [(_confidence(arm, epsilon), _right(arm, epsilon)) for arm in arms]
+    tables = [(of_worst_image(arm.records, epsilon, "confidence"), _right(arm, epsilon)) for arm in arms]
     confidences, groups = on_shared_images([one for one, _ in tables])
     right = on_shared_images([one for _, one in tables])[0].astype(bool)
     key = f"calibration {arms[0].condition.draws} {epsilon}"
@@ -76,14 +76,10 @@ def _calibration(arms: list[Arm], epsilon: float) -> _Calibration:
     )
 
 
-def _confidence(arm: Arm, epsilon: float) -> pl.DataFrame:
-    return of_worst_image(arm.records, epsilon, clean="clean_confidence", attacked="adversarial_confidence")
-
-
 def _right(arm: Arm, epsilon: float) -> pl.DataFrame:
     """Of the same image as its confidence."""
-    right = pl.col("label") == pl.col("adversarial_prediction" if epsilon else "clean_prediction")
-    return of_worst_image(arm.records.with_columns(right=right), epsilon, clean="right", attacked="right")
+    right = {f"{kind}_right": pl.col("label") == pl.col(f"{kind}_prediction") for kind in ("clean", "adversarial")}
+    return of_worst_image(arm.records.with_columns(**right), epsilon, "right")
 
 
 def _panels(study: Study, found: Figures, calibrated: dict[Condition, dict[float, _Calibration]]) -> Iterator[Panel]:

@@ -31,7 +31,7 @@ def compare_runs(config: CompareConfig) -> dict[str, Any]:
     answer: list[dict[str, Any]] = []
     reasons = []
     for name, study in others:
-        found = [one for one in differences(study, reference) if _wanted(config, one)]
+        found = [one for one in differences(study, reference) if config.epsilon is None or abs(one.epsilon - config.epsilon) < 1e-9]
         if not found:
             reasons.append(f"{name} and {first}: {why_not(study, reference) if config.epsilon is None else _at(config, study)}")
             continue
@@ -45,10 +45,6 @@ def compare_runs(config: CompareConfig) -> dict[str, Any]:
     for reason in reasons:
         print(colored(f"not compared: {reason}", "note"))
     return {"comparisons": answer, "not_compared": reasons}
-
-
-def _wanted(config: CompareConfig, one: "Comparison") -> bool:
-    return config.epsilon is None or abs(one.epsilon - config.epsilon) < 1e-9
 
 
 def _at(config: CompareConfig, study: "Study") -> str:

@@ -73,12 +73,7 @@ class Condition(NamedTuple):
     @property
     def primary_rank(self) -> Rank:
         """Its place among learned systems of its classifier objective; the answer is about the smallest."""
-        return primary_rank(
-            classifier_objective=self.classifier_objective,
-            segmenter_objective=self.segmenter_objective,
-            train_masks=self.train_masks,
-            test_masks=self.test_masks,
-        )
+        return primary_rank(self)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ curves and a section of the page are made from it.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import polars as pl
 
@@ -61,10 +62,10 @@ class Metric:
         return f"[{self.scale * estimate.low:.{self.digits}f}, {self.scale * estimate.high:.{self.digits}f}]"
 
 
-def of_worst_image(records: pl.DataFrame, epsilon: float, *, clean: str, attacked: str) -> pl.DataFrame:
-    """One column of each image's adversarial image with the largest margin at an epsilon; another one of the clean image."""
+def of_worst_image(records: pl.DataFrame, epsilon: float, what: str) -> pl.DataFrame:
+    """``adversarial_WHAT`` of each image's adversarial image with the largest margin at an epsilon; at 0 ``clean_WHAT``."""
     records = records.filter(pl.col("epsilon") == epsilon) if epsilon else records
-    return strongest(records, "sample_id").select("sample_id", "group", value=attacked if epsilon else clean)
+    return strongest(records, "sample_id").select("sample_id", "group", value=f"{'adversarial' if epsilon else 'clean'}_{what}")
 
 
 def _right(records: pl.DataFrame, epsilon: float) -> pl.DataFrame:
@@ -72,14 +73,6 @@ def _right(records: pl.DataFrame, epsilon: float) -> pl.DataFrame:
         return robust_images(records, epsilon).rename({"robust": "value"})
     right = pl.col("clean_prediction") == pl.col("label")
     return records.unique("sample_id").select("sample_id", "group", value=right)
-
-
-def _mask_iou(records: pl.DataFrame, epsilon: float) -> pl.DataFrame:
-    return of_worst_image(records, epsilon, clean="clean_mask_iou", attacked="adversarial_mask_iou")
-
-
-def _mask_area(records: pl.DataFrame, epsilon: float) -> pl.DataFrame:
-    return of_worst_image(records, epsilon, clean="clean_mask_mean", attacked="adversarial_mask_mean")
 
 
 ACCURACY = Metric(
@@ -111,7 +104,7 @@ MASK_IOU = Metric(
     clean_unit="mean IoU",
     axis="mask IoU with the oracle",
     spoken="mean mask IoU",
-    values=_mask_iou,
+    values=partial(of_worst_image, what="mask_iou"),
     draws=("clean iou", "iou"),
     scale=1,
     digits=3,
@@ -132,7 +125,7 @@ MASK_AREA = Metric(
     clean_unit="% of the image",
     axis="mask area (% of the image)",
     spoken="mean mask area",
-    values=_mask_area,
+    values=partial(of_worst_image, what="mask_mean"),
     draws=("clean area", "area"),
     suffix=" %",
     limits=(0, 100),
