@@ -123,7 +123,8 @@ def serve(connection: socket.socket) -> None:
 
 def begin(words: list[str], script: str | None, cwd: str) -> None:
     """Be ``python -m pipeline WORDS`` or ``python -c SCRIPT WORDS`` from here on."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever starts the tests in the background has it ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever starts the tests in the background has it ignored,
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and this one whoever says nohup
     os.chdir(cwd)
     sys.path[0] = cwd
     main = import_module("pipeline.__main__") if script is None else ModuleType("__main__")
