@@ -179,26 +179,23 @@ def _headline(study: Study, found: Figures) -> Section:
 
 def _metric_section(study: Study, found: Figures, metric: Metric) -> Section:
     """Curves by classifier objective, and the table; that of accuracy stands further up, among all systems."""
-    systems = [one for one in found.of_role("main") if metric.applies(one.condition)]
-    panels = [
-        plots.curves(
-            f"{metric.name}-{wording.slug(objective)}",
-            wording.heading(drawn[0].condition),
-            drawn,
-            metric,
-            norm=study.arms[0].summary.norm,
-        )
-        for objective, drawn in panels_of(systems).items()
-    ]
+    systems = found.under(metric)
     has_table = bool(systems) and metric is not ACCURACY
     return Section(
         name=metric.name,
         title=metric.title,
         intro=metric.intro,
         tables=(tables.of_metric(study, systems, metric, title=metric.title),) if has_table else (),
-        panels=tuple(panels),
+        panels=tuple(metric_panels(study, found, metric)),
         missing=None if systems else metric.missing,
     )
+
+
+def metric_panels(study: Study, found: Figures, metric: Metric, *, name: str = "", run: str = "") -> Iterator[Panel]:
+    """The curves of a metric, a panel for each classifier objective. ``name`` and ``run`` tell those of several runs apart."""
+    for objective, systems in panels_of(found.under(metric)).items():
+        heading, norm = wording.heading(systems[0].condition), study.arms[0].summary.norm
+        yield plots.curves(f"{metric.name}-{name}{wording.slug(objective)}", f"{run}{heading}", systems, metric, norm=norm)
 
 
 def _degradation(study: Study, found: Figures) -> Section:

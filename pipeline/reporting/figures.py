@@ -77,6 +77,10 @@ class Figures:
         """In the order of the run."""
         return [figures for figures in self.systems if figures.role == role]
 
+    def under(self, metric: Metric) -> list[SystemFigures]:
+        """The main systems that a metric says something about."""
+        return [figures for figures in self.of_role("main") if metric.applies(figures.condition)]
+
 
 def panels_of(systems: Sequence[SystemFigures]) -> dict[str, list[SystemFigures]]:
     """What is drawn together, by classifier objective. Systems of the user's own stand beside those of every objective; where there

@@ -137,15 +137,14 @@ def _cell(figure: Figure) -> Cell:
 
 
 def _tidy(system: _System, error: float | None) -> pl.DataFrame:
-    arm, rows = system.arm, []
-    about: dict[str, str | int] = {"run": system.run} if system.run else {}
+    """``system`` holds the figures of one measurement, and of these ``error`` is a last one."""
+    arm, first = system.arm, system.figures[0]
+    about: dict[str, object] = {"run": system.run} if system.run else {}
     about |= {"system": arm.name, "seed": arm.seed, "test_masks": arm.condition.test_masks}
-    for figure in system.figures:
-        kept = {key: getattr(figure.estimate, key) for key in ("value", "low", "high", "n", "groups")}
-        named = {"measurement": figure.measurement, "threat": figure.threat, "figure": figure.label}
-        rows.append({**about, **named, "claim": figure.claim.value, "unit": figure.unit, **kept})
+    about |= {"measurement": first.measurement, "threat": first.threat}
+    found = [(one.label, one.claim, one.unit, vars(one.estimate)) for one in system.figures]
     if error is not None:
-        named = {"measurement": system.figures[0].measurement, "threat": system.figures[0].threat, "figure": _ERROR}
-        kept = {"value": error, "low": None, "high": None, "n": system.figures[0].estimate.n, "groups": None}
-        rows.append({**about, **named, "claim": Claim.ACCURACY.value, "unit": "ratio", **kept})
+        value = {"value": error, "low": None, "high": None, "n": first.estimate.n, "groups": None}
+        found.append((_ERROR, Claim.ACCURACY, "ratio", value))
+    rows = [{**about, "figure": label, "claim": claim.value, "unit": unit, **value} for label, claim, unit, value in found]
     return pl.DataFrame(rows, infer_schema_length=None)

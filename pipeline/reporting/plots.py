@@ -1,6 +1,6 @@
 """Figures: one panel a file, so that each can be read on a phone; SVG and PDF with the same bytes for the same run."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -18,115 +18,108 @@ WIDTH, HEIGHT, LEGEND_LINE = 4.4, 2.9, 0.19
 """Inches."""
 
 
+@mpl.rc_context(RC)
 def curves(name: str, title: str, systems: Sequence[SystemFigures], metric: Metric, *, norm: str) -> Panel:
     """A metric over epsilon with intervals, one line a system; at 0 that of images that are not attacked."""
     series = [(one, one.curve(metric)) for one in _ordered(systems)]
-    with mpl.rc_context(RC):
-        figure, axes = _figure(len(series))
-        _lines(axes, series, scale=metric.scale)
-        axes.set(ylabel=metric.axis)
-        if metric.limits is not None:
-            low, high = metric.limits
-            axes.set(ylim=(low - 0.02 * (high - low), high + 0.02 * (high - low)))
-        _epsilon_axis(axes, systems, norm)
-        return make_panel(figure, axes, name, title, _spoken(series, metric))
+    figure, axes = _figure(num_labels=len(series))
+    _lines(axes, series, scale=metric.scale)
+    axes.set(ylabel=metric.axis)
+    if metric.limits is not None:
+        low, high = metric.limits
+        axes.set(ylim=(low - 0.02 * (high - low), high + 0.02 * (high - low)))
+    _epsilon_axis(axes, systems, norm)
+    return make_panel(figure, axes, name, title, _spoken(series, metric))
 
 
+@mpl.rc_context(RC)
 def degradation(name: str, title: str, systems: Sequence[SystemFigures], *, epsilon: float) -> Panel:
     """Robust accuracy at one epsilon over the clean IoU of the masks: the oracle, what was made of it, and predicted masks, from
     which an arrow points to the IoU that is left of them under attack."""
     kinds: dict[str, list[SystemFigures]] = {}
     for one in systems:
         kinds.setdefault(one.condition.test_masks, []).append(one)
-    with mpl.rc_context(RC):
-        figure, axes = _figure(len(kinds))
-        for kind, members in kinds.items():
-            look = LOOKS.get(kind, LOOKS["none"])
-            chain = members if members[0].condition.uses_segmenter else kinds.get("oracle", [])[:1] + members
-            chain = sorted(chain, key=lambda one: one.clean_iou.value)
-            if not members[0].condition.uses_segmenter and len(chain) > 1:
-                axes.plot(
-                    [one.clean_iou.value for one in chain],
-                    [100 * one.robust(epsilon).value for one in chain],
-                    color=look.color,
-                    linestyle=look.dashes,
-                    linewidth=1,
-                )
-            for one in members:
-                _placed(axes, one, epsilon, look, label=kind if one is members[0] else None)
-        axes.set(
-            ylabel=f"right under attack (%), {epsilon_text(epsilon)}",
-            xlabel="mask IoU with the oracle, clean images",
-            ylim=(-2, 102),
-        )
-        axes.set_xlim(right=1.02)
-        spoken = "; ".join(
-            f"{one.condition.tested}: IoU {one.clean_iou.value:.2f}, {100 * one.robust(epsilon).value:.1f} %" for one in systems
-        )
-        return make_panel(figure, axes, name, title, f"Robust accuracy over mask IoU. {spoken}.")
+    figure, axes = _figure(num_labels=len(kinds))
+    for kind, members in kinds.items():
+        look = _look(kind)
+        chain = members if members[0].condition.uses_segmenter else kinds.get("oracle", [])[:1] + members
+        chain = sorted(chain, key=lambda one: one.clean_iou.value)
+        if not members[0].condition.uses_segmenter and len(chain) > 1:
+            axes.plot(
+                [one.clean_iou.value for one in chain],
+                [100 * one.robust(epsilon).value for one in chain],
+                color=look.color,
+                linestyle=look.dashes,
+                linewidth=1,
+            )
+        for one in members:
+            _placed(axes, one, epsilon, look, label=kind if one is members[0] else None)
+    axes.set(
+        ylabel=f"right under attack (%), {epsilon_text(epsilon)}", xlabel="mask IoU with the oracle, clean images", ylim=(-2, 102)
+    )
+    axes.set_xlim(right=1.02)
+    spoken = "; ".join(
+        f"{one.condition.tested}: IoU {one.clean_iou.value:.2f}, {100 * one.robust(epsilon).value:.1f} %" for one in systems
+    )
+    return make_panel(figure, axes, name, title, f"Robust accuracy over mask IoU. {spoken}.")
 
 
+@mpl.rc_context(RC)
 def bars(name: str, title: str, rows: Sequence[tuple[str, Estimate]], *, xlabel: str, color: str) -> Panel:
     """Shares with intervals as horizontal bars, in the given order from the top."""
-    with mpl.rc_context(RC):
-        figure = Figure(figsize=(WIDTH, 0.75 + 0.36 * len(rows)), layout="constrained")
-        axes = figure.subplots()
-        places = list(range(len(rows)))
-        values = [100 * value.value for _, value in rows]
-        spread = [_reach(value, 100) for _, value in rows]
-        axes.barh(places, values, height=0.6, color=color)
-        axes.errorbar(values, places, xerr=list(zip(*spread, strict=True)), fmt="none", ecolor=INK["ink"], elinewidth=1)
-        axes.set_yticks(places, [label for label, _ in rows])
-        axes.invert_yaxis()
-        axes.grid(visible=False, axis="y")
-        axes.set(xlabel=xlabel, xlim=(0, max(5.0, min(100.0, 1.15 * max(100 * value.high for _, value in rows)))))
-        spoken = "; ".join(f"{label}: {100 * value.value:.1f} %" for label, value in rows)
-        return make_panel(figure, axes, name, title, f"Bars. {spoken}.")
+    figure, axes = _figure(height=0.75 + 0.36 * len(rows))
+    places = list(range(len(rows)))
+    values = [100 * value.value for _, value in rows]
+    axes.barh(places, values, height=0.6, color=color)
+    axes.errorbar(values, places, xerr=_reaches([value for _, value in rows], 100), fmt="none", ecolor=INK["ink"], elinewidth=1)
+    axes.set_yticks(places, [label for label, _ in rows])
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+    axes.set(xlabel=xlabel, xlim=(0, max(5.0, min(100.0, 1.15 * max(100 * value.high for _, value in rows)))))
+    spoken = "; ".join(f"{label}: {100 * value.value:.1f} %" for label, value in rows)
+    return make_panel(figure, axes, name, title, f"Bars. {spoken}.")
 
 
+@mpl.rc_context(RC)
 def gains(name: str, title: str, points: Sequence[tuple[float, Estimate]]) -> Panel:
     """The oracle's gain with its interval over the share of background, from left to right."""
-    with mpl.rc_context(RC):
-        figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
-        axes = figure.subplots()
-        shares = [100 * share for share, _ in points]
-        spread = list(zip(*(_reach(value, 100) for _, value in points), strict=True))
-        look = LOOKS["oracle"]
-        axes.axhline(0, color=INK["ink"], linewidth=0.8)
-        axes.errorbar(
-            shares, [100 * value.value for _, value in points], yerr=spread, color=look.color, marker=look.marker, capsize=3
-        )
-        axes.set(xlabel="background (% of the image)", ylabel="oracle - none (points)")
-        spoken = "; ".join(
-            f"{share:.0f} % background: {100 * value.value:+.1f} points" for share, (_, value) in zip(shares, points, strict=True)
-        )
-        return make_panel(figure, axes, name, title, f"Gain over background. {spoken}.")
+    figure, axes = _figure(height=3.2)
+    shares = [100 * share for share, _ in points]
+    spread = _reaches([value for _, value in points], 100)
+    look = LOOKS["oracle"]
+    axes.axhline(0, color=INK["ink"], linewidth=0.8)
+    axes.errorbar(shares, [100 * value.value for _, value in points], yerr=spread, color=look.color, marker=look.marker, capsize=3)
+    axes.set(xlabel="background (% of the image)", ylabel="oracle - none (points)")
+    spoken = "; ".join(
+        f"{share:.0f} % background: {100 * value.value:+.1f} points" for share, (_, value) in zip(shares, points, strict=True)
+    )
+    return make_panel(figure, axes, name, title, f"Gain over background. {spoken}.")
 
 
+@mpl.rc_context(RC)
 def reliability(name: str, title: str, lines: Sequence[tuple[Condition, Sequence[Bin]]]) -> Panel:
     """Share right over mean confidence, one line a system; on the diagonal a confidence is what it says."""
-    with mpl.rc_context(RC):
-        figure, axes = _figure(len(lines))
-        axes.plot([0, 100], [0, 100], color=INK["muted"], linewidth=0.8, linestyle=(0, (2, 2)))
-        for condition, bins in lines:
-            look = LOOKS.get(condition.test_masks, LOOKS["none"])
-            axes.errorbar(
-                [100 * one.confidence for one in bins],
-                [100 * one.right.value for one in bins],
-                yerr=list(zip(*(_reach(one.right, 100) for one in bins), strict=True)) or None,
-                color=look.color,
-                marker=look.marker,
-                linestyle=look.dashes,
-                elinewidth=0.8,
-                label=condition_label(condition),
-            )
-        axes.set(xlabel="mean confidence (%)", ylabel="right (%)", xlim=(-2, 102), ylim=(-2, 102))
-        spoken = "; ".join(
-            f"{condition_label(condition)}: "
-            + ", ".join(f"{100 * one.confidence:.0f} % sure, {100 * one.right.value:.0f} % right" for one in bins)
-            for condition, bins in lines
+    figure, axes = _figure(num_labels=len(lines))
+    axes.plot([0, 100], [0, 100], color=INK["muted"], linewidth=0.8, linestyle=(0, (2, 2)))
+    for condition, bins in lines:
+        look = _look(condition.test_masks)
+        axes.errorbar(
+            [100 * one.confidence for one in bins],
+            [100 * one.right.value for one in bins],
+            yerr=_reaches([one.right for one in bins], 100),
+            color=look.color,
+            marker=look.marker,
+            linestyle=look.dashes,
+            elinewidth=0.8,
+            label=_label(condition),
         )
-        return make_panel(figure, axes, name, title, f"Share right over confidence. {spoken}.")
+    axes.set(xlabel="mean confidence (%)", ylabel="right (%)", xlim=(-2, 102), ylim=(-2, 102))
+    spoken = "; ".join(
+        f"{_label(condition)}: "
+        + ", ".join(f"{100 * one.confidence:.0f} % sure, {100 * one.right.value:.0f} % right" for one in bins)
+        for condition, bins in lines
+    )
+    return make_panel(figure, axes, name, title, f"Share right over confidence. {spoken}.")
 
 
 Series = Sequence[tuple[SystemFigures, dict[float, Estimate]]]
@@ -139,22 +132,21 @@ def _ordered(systems: Sequence[SystemFigures]) -> list[SystemFigures]:
     )
 
 
-def label_of(figures: SystemFigures) -> str:
+def _label(condition: Condition) -> str:
     """``learned (natural segmenter), trained with oracle``"""
-    return condition_label(figures.condition)
-
-
-def condition_label(condition: Condition) -> str:
-    """The same of a condition."""
     if condition.is_own:
         return f"{condition.classifier_objective} (masks {condition.tested})"
     trained = "" if condition.trained == condition.test_masks else f", trained with {condition.trained}"
     return condition.tested + trained
 
 
-def _figure(num_labels: int) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(WIDTH, HEIGHT + LEGEND_LINE * num_labels), layout="constrained")
+def _figure(*, num_labels: int = 0, height: float = HEIGHT) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(WIDTH, height + LEGEND_LINE * num_labels), layout="constrained")
     return figure, figure.subplots()
+
+
+def _look(kind: str) -> Look:
+    return LOOKS.get(kind, LOOKS["none"])
 
 
 def _lines(axes: Axes, series: Series, *, scale: float) -> None:
@@ -162,19 +154,19 @@ def _lines(axes: Axes, series: Series, *, scale: float) -> None:
     widest = max(epsilon for _, values in series for epsilon in values)
     for place, (figures, values) in enumerate(series):
         kind = figures.condition.test_masks
-        look, variant = LOOKS.get(kind, LOOKS["none"]), drawn.get(kind, 0)
+        look, variant = _look(kind), drawn.get(kind, 0)
         drawn[kind] = variant + 1
         dodge = widest * 0.006 * (place - (len(series) - 1) / 2)  # so that intervals of equal values stay apart
         axes.errorbar(
             [epsilon + dodge for epsilon in values],
             [scale * value.value for value in values.values()],
-            yerr=list(zip(*(_reach(value, scale) for value in values.values()), strict=True)),
+            yerr=_reaches(values.values(), scale),
             color=look.color,
             marker=look.marker if not variant else VARIANTS[(variant - 1) % len(VARIANTS)].marker,
             linestyle=look.dashes if not variant else VARIANTS[(variant - 1) % len(VARIANTS)].dashes,
             markerfacecolor=look.color if not variant else "#ffffff",
             elinewidth=1,
-            label=label_of(figures),
+            label=_label(figures.condition),
         )
 
 
@@ -183,7 +175,7 @@ def _placed(axes: Axes, figures: SystemFigures, epsilon: float, look: Look, *, l
     axes.errorbar(
         [at],
         [100 * value.value],
-        yerr=[[reach] for reach in _reach(value, 100)],
+        yerr=_reaches([value], 100),
         color=look.color,
         marker=look.marker,
         markersize=8 if figures.condition.uses_segmenter else 5,
@@ -210,13 +202,17 @@ def _epsilon_axis(axes: Axes, systems: Sequence[SystemFigures], norm: str) -> No
     axes.set(xlabel=f"epsilon ({names.get(norm, norm)})")
 
 
-def _reach(value: Estimate, scale: float) -> tuple[float, float]:
-    return scale * max(0.0, value.value - value.low), scale * max(0.0, value.high - value.value)
+def _reaches(values: Collection[Estimate], scale: float) -> tuple[list[float], list[float]]:
+    """How far intervals reach down and up."""
+    down = [scale * max(0.0, one.value - one.low) for one in values]
+    return down, [scale * max(0.0, one.high - one.value) for one in values]
 
 
 def _spoken(series: Series, metric: Metric) -> str:
     lines = []
     for figures, values in series:
         scaled = {epsilon: f"{metric.scale * value.value:.3g}{metric.suffix}" for epsilon, value in values.items()}
-        lines.append(f"{label_of(figures)}: {', '.join(f'{epsilon_text(epsilon)}: {text}' for epsilon, text in scaled.items())}")
+        lines.append(
+            f"{_label(figures.condition)}: {', '.join(f'{epsilon_text(epsilon)}: {text}' for epsilon, text in scaled.items())}"
+        )
     return f"Lines of {metric.spoken} over epsilon. {'; '.join(lines)}."

@@ -8,13 +8,13 @@ import polars as pl
 
 from pipeline.errors import RunError
 from pipeline.evaluation.summary import epsilon_text
-from pipeline.reporting import plots, tables, wording
+from pipeline.reporting import tables, wording
 from pipeline.reporting.background import background_section
 from pipeline.reporting.citation import citation, methods
 from pipeline.reporting.comparisons import Comparison, compare_systems, corrected
 from pipeline.reporting.data import Study
-from pipeline.reporting.document import Document, answer_cards
-from pipeline.reporting.figures import Figures, compute_figures, panels_of
+from pipeline.reporting.document import Document, answer_cards, metric_panels
+from pipeline.reporting.figures import Figures, compute_figures
 from pipeline.reporting.measured import measured_sections
 from pipeline.reporting.metrics import METRICS, Metric
 from pipeline.reporting.provenance import configuration_text, provenance_rows
@@ -85,15 +85,9 @@ def check_threats(studies: Sequence[Study]) -> None:
 
 def _metric_section(runs: Runs, metric: Metric) -> Section:
     panels = [
-        plots.curves(
-            f"{metric.name}-{number}-{wording.slug(objective)}",
-            f"{name}: {wording.heading(systems[0].condition)}",
-            systems,
-            metric,
-            norm=study.arms[0].summary.norm,
-        )
+        panel
         for number, (name, (study, found)) in enumerate(runs.items(), start=1)
-        for objective, systems in panels_of([one for one in found.of_role("main") if metric.applies(one.condition)]).items()
+        for panel in metric_panels(study, found, metric, name=f"{number}-", run=f"{name}: ")
     ]
     return Section(
         name=metric.name,
@@ -111,7 +105,7 @@ def _table(runs: Runs, metric: Metric) -> Table:
     groups: dict[str, list[Row]] = {}
     tidy = []
     for name, (study, found) in runs.items():
-        systems = [one for one in found.of_role("main") if metric.applies(one.condition)]
+        systems = found.under(metric)
         if systems:
             tidy.append(tables.of_metric(study, systems, metric, title="").tidy.insert_column(0, pl.lit(name).alias("run")))
         for one in systems:
