@@ -1,10 +1,11 @@
 """Which of several systems with learned masks an answer is about: a rule that knows no result."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 Rank = tuple[bool, bool, bool, bool, bool, str, str, str]
 
 
+@runtime_checkable
 class Learned(Protocol):
     """What the rule knows of a system."""
 
