@@ -8,7 +8,7 @@ at one epsilon.
 """
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -105,16 +105,12 @@ class Answer:
 def compared(study: Study) -> list[Comparison]:
     """The family at each epsilon above 0: oracle - none, and for each learned system learned - none and oracle - learned."""
     arms = study.by_condition("main")
-    found = []
-    for epsilon in study.attacked:
-        family = []
-        for objective in study.classifier_objectives:
-            trained = [key for key in arms if not key.is_own and key.classifier_objective == objective]
-            for name, first, second in _pairs(trained):
-                comparison = compare_systems(name, arms[first], arms[second], epsilon)
-                family += [comparison] if comparison is not None else []
-        found += corrected(family)
-    return found
+    pairs = [
+        (name, arms[first], arms[second])
+        for objective in study.classifier_objectives
+        for name, first, second in _pairs([key for key in arms if not key.is_own and key.classifier_objective == objective])
+    ]
+    return families(pairs, study.attacked)
 
 
 def compared_with_own(study: Study) -> list[Comparison]:
@@ -126,19 +122,24 @@ def compared_with_own(study: Study) -> list[Comparison]:
     arms, own = study.by_condition("main"), study.own
     others = [key for key in arms if not key.is_own and (key.test_masks in ("none", "oracle") or key.uses_segmenter)]
     pairs = [(one, other) for place, one in enumerate(own) for other in [*others, *own[:place]]]
-    found: list[Comparison] = []
-    for epsilon in study.attacked:
-        named = [(f"{one.classifier_objective} - {_short(other)}", one, other) for one, other in pairs]
-        family = [compare_systems(name, arms[one], arms[other], epsilon) for name, one, other in named]
-        found += corrected([comparison for comparison in family if comparison is not None])
-    return found
+    named = [(f"{one.classifier_objective} - {_short(other)}", arms[one], arms[other]) for one, other in pairs]
+    return families(named, study.attacked)
 
 
 def _short(condition: Condition) -> str:
     return condition.classifier_objective if condition.is_own else condition.test_masks
 
 
-def corrected(family: Sequence[Comparison]) -> list[Comparison]:
+def families(pairs: Sequence[tuple[str, list[Arm], list[Arm]]], epsilons: Iterable[float]) -> list[Comparison]:
+    """Pairs of systems, compared at each epsilon by themselves. A pair without a seed in common is left out."""
+    found = []
+    for epsilon in epsilons:
+        family = [_compare_systems(name, first, second, epsilon) for name, first, second in pairs]
+        found += _corrected([one for one in family if one is not None])
+    return found
+
+
+def _corrected(family: Sequence[Comparison]) -> list[Comparison]:
     """The comparisons of one family with Holm's correction, and what each would have shown under it."""
     adjusted = holm([comparison.p_value for comparison in family])
     return [
@@ -179,7 +180,7 @@ def _pairs(conditions: Sequence[Condition]) -> list[tuple[str, Condition, Condit
     return [(name, first, second) for name, first, second in pairs if first is not None and second is not None]
 
 
-def compare_systems(name: str, first: list[Arm], second: list[Arm], epsilon: float) -> Comparison | None:
+def _compare_systems(name: str, first: list[Arm], second: list[Arm], epsilon: float) -> Comparison | None:
     """Two systems under the seeds that both have, on the images that all of these have met, not corrected.
 
     None without such a seed. Raises ValueError where they share no image.

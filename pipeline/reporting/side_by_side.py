@@ -11,7 +11,7 @@ from pipeline.evaluation.summary import epsilon_text
 from pipeline.reporting import tables, wording
 from pipeline.reporting.background import background_section
 from pipeline.reporting.citation import citation, methods
-from pipeline.reporting.comparisons import Comparison, compare_systems, corrected
+from pipeline.reporting.comparisons import Comparison, families
 from pipeline.reporting.data import Study
 from pipeline.reporting.document import Document, answer_cards, metric_panels
 from pipeline.reporting.figures import Figures, compute_figures
@@ -175,11 +175,8 @@ def differences(study: Study, reference: Study) -> list[Comparison]:
     pairs = [(key, key) for key in ours if key in theirs]
     if not pairs and len(ours) == len(theirs) == 1:
         pairs = list(zip(ours, theirs, strict=True))
-    found = []
-    for epsilon in (epsilon for epsilon in study.attacked if epsilon in reference.attacked):
-        family = [compare_systems("between runs", ours[one], theirs[other], epsilon) for one, other in pairs]
-        found += corrected([one for one in family if one is not None])
-    return found
+    named = [("between runs", ours[one], theirs[other]) for one, other in pairs]
+    return families(named, [epsilon for epsilon in study.attacked if epsilon in reference.attacked])
 
 
 def systems_text(one: Comparison) -> str:
