@@ -105,7 +105,7 @@ class SystemObjective:
         if self.mask_targets is not None:
             scores = scores + self.mask_weight * mask_likeness(mask_logits, self.mask_targets)
         if self.class_score is not None:
-            masks = self._soft_masks(mask_logits) if self.soft else system.gate(mask_logits)
+            masks = soft_masks(system, mask_logits) if self.soft else system.gate(mask_logits)
             logits = system.classify(pixels, masks, self.context)
             scores = scores + self._class_scores(logits)
         if self.class_score is None or self.soft:
@@ -140,14 +140,16 @@ class SystemObjective:
                 pixels, seen_by_segmenter = _BalancedPaths.apply(images)
                 return pixels, seen_by_segmenter
 
-    def _soft_masks(self, mask_logits: Tensor) -> Tensor:
-        # Centred where the hard gate flips, so that a mask value of 1/2 means the same to both.
-        threshold = self.system.mask_traits.hard_threshold or 0.5
-        return soft_gate(mask_logits - math.log(threshold / (1 - threshold)))
-
     @torch.no_grad()
     def _own_logits(self, system: StagedSystem, images: Tensor, mask_logits: Tensor) -> Tensor:
         return system.classify(images, system.gate(mask_logits), self.context)
+
+
+def soft_masks(system: System, mask_logits: Float[Tensor, "batch 1 height width"]) -> Float[Tensor, "batch 1 height width"]:
+    """What a soft gate in place of a hard one makes of the mask logits."""
+    # Centred where the hard gate flips, so that a mask value of 1/2 means the same to both.
+    threshold = system.mask_traits.hard_threshold or 0.5
+    return soft_gate(mask_logits - math.log(threshold / (1 - threshold)))
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """The sanity report of an evaluation: the diagnostics of ``attacks.diagnostics``, held against what was recorded."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 
 import numpy as np
@@ -15,10 +15,9 @@ from pipeline.attacks.diagnostics.gradients import (
     finite_numbers,
     gradients_against_differences,
     gradients_reach,
-    mask_saturation,
     zero_gradients,
 )
-from pipeline.attacks.diagnostics.masking import mask_follows_image, pixels_decide, shifted_images
+from pipeline.attacks.diagnostics.masking import mask_follows_image, mask_saturation, pixels_decide, shifted_images
 from pipeline.attacks.diagnostics.places import other_places, patch_budget
 from pipeline.attacks.diagnostics.probing import Budget, Images, climb, climb_to_targets, objective, probe_points
 from pipeline.attacks.diagnostics.sameness import same_answers
@@ -27,7 +26,7 @@ from pipeline.attacks.patch_attack import PatchAttack
 from pipeline.attacks.specs import ClassAttack, GradientPath
 from pipeline.attacks.start import AttackBatch
 from pipeline.attacks.threat import Region, ThreatModel
-from pipeline.evaluation.against_records import records_repeat, successes_stand, survivors_misclassified
+from pipeline.evaluation.against_records import fresh_copy, records_repeat, successes_stand, survivors_misclassified
 from pipeline.evaluation.constant_predictor import CONSTANT, modal_prediction
 from pipeline.evaluation.evaluator import EvaluationRun, Store
 from pipeline.evaluation.metrics import robust_images
@@ -132,7 +131,7 @@ def _of_the_system(batch: AttackBatch, budget: Budget, ids: Sequence[str], batch
         "gradients against differences": lambda: [gradients_against_differences(batch, places)],
         "mask saturation": lambda: [mask_saturation(batch)],
         "same answers": lambda: same_answers(few, places_of_few, company=batch_size),
-        "mask follows image": lambda: [mask_follows_image(batch)],
+        "mask follows image": lambda: [mask_follows_image(batch, places)],
         "pixels decide": lambda: [pixels_decide(batch)],
         "shifted images": lambda: [shifted_images(batch)],
     }
@@ -176,9 +175,11 @@ def _of_the_records(examination: _Examination, advance: Callable[[], object]) ->
 def _second_opinions(examination: _Examination, rows: np.ndarray) -> list[Check]:
     batch, budget = examination.batch(rows)
     smoothed, points = search.smoothed_gradients(batch, budget)
+    fresh = replace(batch, system=fresh_copy(batch.system))  # what was told by a system that was asked often it is told anew
     found = {
-        "gradients": climb(objective(batch), batch, budget).points,
+        "gradients": climb(objective(fresh), fresh, budget).points,
         "targeted gradients": climb_to_targets(batch, budget),
+        "gradients in whole steps of 1/255": search.climb_in_whole_steps(batch, budget),
         "smoothed gradients": points,
         "search from the boundary": budget.reached(batch.images, search_from_boundary(batch, budget)),
     }

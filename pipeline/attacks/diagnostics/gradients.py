@@ -3,17 +3,30 @@
 import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from classifier.losses import cross_entropy
 from pipeline.attacks.diagnostics.check import Check, judged, share, skipped
-from pipeline.attacks.diagnostics.probing import STREAM, Budget, Places, gradients, in_float64, logits_of, objective, scale_of
+from pipeline.attacks.diagnostics.probing import (
+    CLEAN,
+    STREAM,
+    Budget,
+    Places,
+    gradients,
+    in_float64,
+    logits_of,
+    objective,
+    scale_of,
+)
 from pipeline.attacks.norms import widest
 from pipeline.attacks.objectives import margin
 from pipeline.attacks.specs import GradientPath
 from pipeline.attacks.start import AttackBatch
+from pipeline.attacks.tracker import NotANumber
+from pipeline.attacks.two_stage import soft_masks
 from pipeline.randomness import derive_seeds, random_integers
 from pipeline.system import StagedSystem, attacked, traits_of
 
@@ -30,21 +43,22 @@ _STEPS = (3e-3, 3e-4)  # in [0,1]: at the better of the two neither curvature no
 _FINE_STEP = 3e-5
 _NOISE, _JUMP = 84, 0.02  # of the scale of the logits: what rounding may do to a margin, in epsilons of the type (1e-5 in float32),
 # and what a step may not
-_FLAT = 1e-6  # of a gate's steepest slope, where float32 has nothing left of the sigmoid
-_GRID = 2001
+_FAINT = 1e-3  # of the gradient at the clean image
 _DIGITS = 1e-4  # of the largest of the two likeliest logits: float32 keeps seven digits, and a decision needs some of them
 
 
 def finite_numbers(batch: AttackBatch, places: Places, ids: Sequence[str]) -> Check:
-    """No logit and no gradient may be infinite or not a number, and logits may not be so large that their differences are rounded
-    away. ``places`` gives the ``probe_points`` of the batch; ``ids`` name the images."""
+    """No logit and no gradient may be infinite or not a number, no class may be the only one that is not ruled out, and logits may
+    not be so large that their differences are rounded away. ``places`` gives the ``probe_points`` of the batch; ``ids`` name the
+    images."""
     logits = logits_of(batch)
-    unfit = (logits.isnan() | logits.isposinf()).any(dim=1)
-    if not bool(unfit.any()):
-        for points in places().values():
-            answers = logits_of(batch, points)
-            unfit |= (answers.isnan() | answers.isposinf()).any(dim=1)
+    unfit = _unfit(logits)
+    try:
+        for points in places().values() if not bool(unfit.any()) else ():
+            unfit |= _unfit(logits_of(batch, points))
             unfit |= ~gradients(objective(batch), points).isfinite().flatten(1).all(dim=1)
+    except NotANumber as error:  # of the search for the points
+        unfit[list(error.rows)] = True
     named = ", ".join(ids[row] for row in unfit.nonzero().flatten().tolist())
     digits = scale_of(batch) / max(float(logits.topk(2, dim=1).values.abs().max()), 1e-300)
     figures = {"unfit": share(unfit), "digits": digits}
@@ -53,30 +67,27 @@ def finite_numbers(batch: AttackBatch, places: Places, ids: Sequence[str]) -> Ch
     return judged("finite numbers", bool(unfit.any()) or not digits > _DIGITS, finding, advice, figures)
 
 
+def _unfit(logits: Tensor) -> Tensor:
+    """Not a number or infinite, or minus infinity for all classes but one: then no margin says how far another one is."""
+    return (logits.isnan() | logits.isposinf()).any(dim=1) | logits.topk(2, dim=1).values[:, 1].isneginf()
+
+
 def zero_gradients(batch: AttackBatch, path: GradientPath, places: Places) -> Check:
     """Images that the margin has no gradient for along one path: as they are, in their balls, or at the decision boundary.
 
-    Along the pixel path, also the values without one where the mask lets the image through. That cross-entropy is blind where a
-    classifier is too sure is said and is no failure by itself: suites climb the margin too.
+    Along the pixel path also a gradient that is next to nothing beside that of the clean image (every tolerance is relative to
+    these), and the values without one where the mask lets the image through and the system reads them. That cross-entropy is
+    blind where a classifier is too sure is said and is no failure by itself: suites climb the margin too.
     """
     name = f"zero gradients, {'pixel' if path == GradientPath.PIXELS else 'mask'} path"
     traits = traits_of(batch.system)
     if path == GradientPath.MASK and not traits.is_attackable:
         return skipped(name, traits.why_fixed)
     used = path if traits.is_attackable else GradientPath.BOTH
-    blind, zero_values, where = 0.0, 0.0, "clean"
-    for place, points in places().items():
-        found = gradients(objective(batch, path=used), points)
-        zero = (found == 0) | ~found.isfinite()
-        visible = _visible(batch, points, path).expand_as(zero)
-        # An empty mask shows nothing that could move.
-        lost = zero.flatten(1).all(dim=1) & visible.flatten(1).any(dim=1)
-        nothing = share(lost | ~found.isfinite().flatten(1).all(dim=1))
-        if nothing > blind:
-            blind, where = nothing, place
-        zero_values = max(zero_values, share(zero[visible]))
+    blind, where, zero_values = _without_gradient(batch, path, used, places)
     figures = {"blind_images": blind}
-    finding = f"{blind:.1%} of the images have none at all or not a number{f' ({where})' if blind else ''}"
+    faint = " (or a thousandth of the clean image's)" if path == GradientPath.PIXELS else ""
+    finding = f"{blind:.1%} of the images have none at all{faint} or not a number{f' ({where})' if blind else ''}"
     if path == GradientPath.PIXELS:
         sure = gradients(objective(batch, score=cross_entropy, path=used), batch.images)
         figures |= {"zero_values": zero_values, "blind_to_cross_entropy": share((sure == 0).flatten(1).all(dim=1))}
@@ -88,6 +99,35 @@ def zero_gradients(batch: AttackBatch, path: GradientPath, places: Places) -> Ch
     return judged(name, failed, finding, advice, figures)
 
 
+def _without_gradient(batch: AttackBatch, path: GradientPath, used: GradientPath, places: Places) -> tuple[float, str, float]:
+    """The largest share of images without a gradient at any place, which place that is, and the largest share of visible values."""
+    blind, zero_values, where = 0.0, 0.0, CLEAN
+    least = torch.zeros(len(batch), device=batch.images.device)
+    for place, points in places().items():
+        found = gradients(objective(batch, path=used), points)
+        zero = (found == 0) | ~found.isfinite()
+        visible, steepest = _visible(batch, points, path).expand_as(zero), found.abs().flatten(1).amax(dim=1)
+        # An empty mask shows nothing that could move.
+        lost = (steepest <= least) & visible.flatten(1).any(dim=1)
+        if place == CLEAN and path == GradientPath.PIXELS:
+            least = _FAINT * steepest
+        nothing = share(lost | ~found.isfinite().flatten(1).all(dim=1))
+        if nothing > blind:
+            blind, where = nothing, place
+        if share(zero[visible]) > max(zero_values, MOST):
+            visible = visible & ~_unread(batch, points, zero)
+        zero_values = max(zero_values, share(zero[visible]))
+    return blind, where, zero_values
+
+
+def _unread(batch: AttackBatch, points: Tensor, values: Tensor) -> Tensor:
+    """Of values that have no gradient in any image those that play no part: all, where no image gets other logits when they are
+    moved by half of their range. What a system crops away or steps over hides nothing."""
+    nowhere = values.all(dim=0, keepdim=True)
+    moved = logits_of(batch, torch.where(nowhere, (points + 0.5) % 1, points)) - logits_of(batch, points)
+    return nowhere & ~(moved.nan_to_num(0, 0, 0).abs() > _DIGITS * scale_of(batch)).any()
+
+
 def _visible(batch: AttackBatch, points: Tensor, path: GradientPath) -> Tensor:
     """Pixels that the classifier sees; along the mask path all of them, for the mask may let in what it hid."""
     if path == GradientPath.MASK or not batch.system.mask_traits.hides_pixels:
@@ -97,24 +137,34 @@ def _visible(batch: AttackBatch, points: Tensor, path: GradientPath) -> Tensor:
 
 def gradients_against_differences(batch: AttackBatch, places: Places) -> Check:
     """The margin's gradient has to predict how the margin changes: along its own sign and along random signs, by the image and
-    where the mask can be attacked by the mask alone.
+    where the mask can be attacked by the mask alone. It is the gradient that attacks climb, of a system of stages the one that
+    comes through them; the change is that of the system.
 
     Where the gate is hard its gradient is a surrogate by design, so the mask is held fixed for the one and made by a sigmoid for
-    the other. One image may be somewhat out of line whatever their number: it may lie on the kink of a ReLU.
+    the other, and both paths together have to give the sum of each alone. One image may be somewhat out of line whatever their
+    number: it may lie on the kink of a ReLU.
     """
     name = "gradients against differences"
     traits = traits_of(batch.system)
     held = traits.follows_image and traits.hard_threshold is not None
     if held and not isinstance(batch.system, StagedSystem):
-        return skipped(name, f"the hard gate of the source {traits.source} cannot be held fixed")
+        finding = f"the hard gate of the source {traits.source} cannot be held fixed: a false gradient would pass for its surrogate"
+        return judged(name, True, finding, "let the system show its stages (mask_logits, gate, classify: system.StagedSystem)", {})
     scale = scale_of(batch)
-    worst, where = torch.zeros(len(batch), device=batch.images.device), dict.fromkeys(range(len(batch)), "clean")
+    worst, where = torch.zeros(len(batch), device=batch.images.device), dict.fromkeys(range(len(batch)), CLEAN)
     for place, points in places().items():
-        asked: dict[str, tuple[_Ask, Tensor | None]] = {place: (_margins, _masks(batch, points) if held else None)}
+        asked: dict[str, tuple[_Ask, Tensor | None, GradientPath]] = {place: (_margins, None, GradientPath.BOTH)}
+        if held:
+            asked = {place: (_margins, _masks(batch, points), GradientPath.PIXELS)}
         if traits.is_attackable:
-            asked[f"{place}, by the mask"] = (_margins_by_mask, points)
-        for way, (ask, fixed) in asked.items():
-            found = _least_disagreement(batch, ask, fixed, points, scale)
+            asked[f"{place}, by the mask"] = (_margins_by_mask, points, GradientPath.MASK)
+        disagreeing = {
+            way: _least_disagreement(batch, ask, fixed, points, _slope(batch, path, points), scale)
+            for way, (ask, fixed, path) in asked.items()
+        }
+        if held:
+            disagreeing[f"{place}, by both at once"] = _paths_disagree(batch, points)
+        for way, found in disagreeing.items():
             where |= dict.fromkeys((found > worst).nonzero().flatten().tolist(), way)
             worst = torch.maximum(worst, found)
     wrong = (worst > _DISAGREEMENT).nonzero().flatten().tolist()
@@ -141,11 +191,11 @@ def gradients_reach(batch: AttackBatch, budget: Budget) -> Check:
     masks = _masks(batch, batch.images) if held else None
     step = min(budget.epsilon / 8, widest(budget.norm, batch.images[0].numel()) / 255)
     with attacked(batch.system):
-        here, slope = _margins_and_slope(batch, _margins, masks, batch.images)
+        slope = _slope(batch, GradientPath.PIXELS if held else GradientPath.BOTH, batch.images)
         moved = budget.ball(batch.images).move(batch.images, slope, batch.images.new_full((1, 1, 1, 1), step))
         room = moved.clamp(0, 1) - batch.images
         with torch.no_grad():
-            risen = _margins(batch, masks, batch.images + room) - here
+            risen = _margins(batch, masks, batch.images + room) - _margins(batch, masks, batch.images)
     promised = (slope * room).sum(dim=(1, 2, 3))
     parts = (risen / promised.clamp_min(1e-30))[promised > 0]
     kept, short = (float(parts.median()), share(parts < _REACH)) if len(parts) else (1.0, 0.0)
@@ -172,23 +222,29 @@ def _margins_by_mask(batch: AttackBatch, pixels: Tensor | None, at: Tensor) -> T
     assert isinstance(batch.system, StagedSystem)
     assert pixels is not None
     logits = batch.system.mask_logits(at)
-    masks = batch.system.gate(logits) if batch.system.mask_traits.hard_threshold is None else logits.sigmoid()
+    hard = batch.system.mask_traits.hard_threshold is not None
+    masks = soft_masks(batch.system, logits) if hard else batch.system.gate(logits)
     return margin(batch.system.classify(pixels, masks, batch.context), batch.labels)
 
 
-def _margins_and_slope(batch: AttackBatch, ask: _Ask, fixed: Tensor | None, points: Tensor) -> tuple[Tensor, Tensor]:
-    """The margins and their gradients, zero where they are cut or NaN."""
-    with attacked(batch.system), torch.enable_grad():
-        leaf = points.detach().requires_grad_()
-        scores = ask(batch, fixed, leaf)
-        slope = torch.autograd.grad(scores.sum(), leaf, allow_unused=True)[0] if scores.requires_grad else None
-    return scores.detach(), torch.zeros_like(points) if slope is None else slope.nan_to_num(0, 0, 0)
+def _slope(batch: AttackBatch, path: GradientPath, points: Tensor) -> Tensor:
+    """The gradient of the margin that attacks climb, zero where it is cut or NaN; along the mask's own path that of a soft gate."""
+    soft = path == GradientPath.MASK and batch.system.mask_traits.hard_threshold is not None
+    return gradients(replace(objective(batch, path=path), soft=soft), points).nan_to_num(0, 0, 0)
 
 
-def _least_disagreement(batch: AttackBatch, ask: _Ask, fixed: Tensor | None, points: Tensor, scale: float) -> Tensor:
+def _paths_disagree(batch: AttackBatch, points: Tensor) -> Tensor:
+    """Of the gradient through both paths and the sum of those through each alone, per image; 0 where they are the same."""
+    paths = (GradientPath.BOTH, GradientPath.PIXELS, GradientPath.MASK)
+    found = (gradients(objective(batch, path=path), points) for path in paths)
+    both, pixels, mask = (one.nan_to_num(0, 0, 0).double().flatten(1) for one in found)
+    lengths = both.norm(dim=1) + pixels.norm(dim=1) + mask.norm(dim=1)
+    return ((both - pixels - mask).norm(dim=1) / lengths.clamp_min(1e-300)).float()
+
+
+def _least_disagreement(batch: AttackBatch, ask: _Ask, fixed: Tensor | None, points: Tensor, slope: Tensor, scale: float) -> Tensor:
     """At the better of two steps. What is in doubt there is measured once more by a step so small that it takes float64: networks
     of many kinks (ReLU6) bend within a larger one. A wrong gradient stays wrong, and a jump is in no doubt."""
-    slope = _margins_and_slope(batch, ask, fixed, points)[1]
     found = torch.stack([_disagreement(batch, ask, fixed, points, slope, size, scale) for size in _STEPS]).amin(dim=0)
     rows = ((found > _DISAGREEMENT) & (found <= _KINK)).nonzero().flatten()
     with suppress(Exception):  # of somebody else's code: it may know one type alone
@@ -215,7 +271,8 @@ def _disagreement(
             pairs.append(((slope * direction).sum(dim=(1, 2, 3)), (above - below) / (2 * size)))
             jump = torch.maximum(jump, ((above + below) / 2 - here).abs() - (above - below).abs())
     noise = _NOISE * torch.finfo(points.dtype).eps * scale / size
-    return torch.where(jump > _JUMP * scale, 1.0, torch.maximum(_error(pairs[:1], noise), _error(pairs[1:], noise)))
+    found = torch.where(jump > _JUMP * scale, 1.0, torch.maximum(_error(pairs[:1], noise), _error(pairs[1:], noise)))
+    return found.nan_to_num(1.0)  # of infinite margins
 
 
 def _direction(batch: AttackBatch, slope: Tensor, number: int) -> Tensor:
@@ -236,41 +293,3 @@ def _error(pairs: list[tuple[Tensor, Tensor]], noise: float) -> Tensor:
 def _masks(batch: AttackBatch, points: Tensor) -> Tensor:
     with attacked(batch.system):
         return batch.system.masks(points, batch.context)
-
-
-def mask_saturation(batch: AttackBatch) -> Check:
-    """Mask values at which a gate is flat: its slope there, relative to the steepest in the range of the mask's logits; of a hard
-    gate that of its surrogate. Nowhere may it fall: more foreground in the logits is more in the mask."""
-    name, system, traits = "mask saturation", batch.system, traits_of(batch.system)
-    if not traits.follows_image:
-        return skipped(name, traits.why_fixed)
-    if isinstance(system, StagedSystem):
-        slopes = _relative_slopes(system, batch.images)
-    elif traits.hard_threshold is not None:
-        return skipped(name, "a hard mask is always saturated, and the system does not show its gate")
-    else:  # of a foreign mask there are values alone: those of a sigmoid are as flat as they are near 0 and 1
-        masks = _masks(batch, batch.images)
-        slopes = 4 * masks * (1 - masks)
-    flat, falls = share(slopes <= _FLAT), share(slopes < 0)
-    finding = f"at {flat:.1%} of the mask the gate is flat (below a millionth of its steepest slope); at {falls:.1%} it falls"
-    advice = "attack the mask's logits, which do not saturate (attacks of kind mask and guided), and see what learned-hard says"
-    return judged(name, flat > MOST or falls > FEW, finding, advice, {"saturated": flat, "falling": falls})
-
-
-def _relative_slopes(system: StagedSystem, images: Tensor) -> Tensor:
-    """Of the gate at the mask of the images, relative to its steepest."""
-    with torch.no_grad(), attacked(system):
-        logits = system.mask_logits(images)
-    low, high = float(logits.min().clamp_max(-1e-6)), float(logits.max().clamp_min(1e-6))
-    grid = torch.cat([torch.linspace(low, high, _GRID), torch.logspace(-6, 0, 61), -torch.logspace(-6, 0, 61)]).to(logits)
-    steepest = _slopes(system, grid.view(1, 1, 1, -1)).max().clamp_min(torch.finfo(logits.dtype).tiny)
-    return _slopes(system, logits) / steepest
-
-
-def _slopes(system: StagedSystem, logits: Tensor) -> Tensor:
-    """Of the gate: the derivative of the mask by its logits; zero where the gate passes none."""
-    with attacked(system), torch.enable_grad():
-        leaf = logits.detach().requires_grad_()
-        masks = system.gate(leaf)
-        found = torch.autograd.grad(masks.sum(), leaf, allow_unused=True)[0] if masks.requires_grad else None
-    return torch.zeros_like(logits) if found is None else found

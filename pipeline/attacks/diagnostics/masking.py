@@ -6,13 +6,24 @@ import torch
 from torch import Tensor
 
 from pipeline.attacks.diagnostics.check import Check, judged, share, skipped
-from pipeline.attacks.diagnostics.probing import floored, logits_of, next_of_another_class, of_another_class, scale_of
+from pipeline.attacks.diagnostics.gradients import FEW, MOST
+from pipeline.attacks.diagnostics.probing import (
+    Images,
+    Places,
+    floored,
+    logits_of,
+    next_of_another_class,
+    of_another_class,
+    scale_of,
+)
 from pipeline.attacks.objectives import margin
 from pipeline.attacks.start import AttackBatch
 from pipeline.masks.context import MaskContext
-from pipeline.system import StagedSystem, attacked, masks_and_logits, traits_of
+from pipeline.system import StagedSystem, attacked, clean_context, masks_and_logits, traits_of, with_attackable_mask
 
 _ROUNDING = 1e-4
+_FLAT = 1e-6  # of a gate's steepest slope, where float32 has nothing left of the sigmoid
+_GRID = 2001
 _MOST = 0.75
 """Share of the images that the context may decide: outlines name some classes too (see the report on silhouettes)."""
 _BY_SEED = 1 / 3
@@ -22,34 +33,60 @@ _FEWEST, _LEFT = 8, 1 / 3
 
 
 @torch.no_grad()
-def mask_follows_image(batch: AttackBatch) -> Check:
+def mask_follows_image(batch: AttackBatch, places: Places) -> Check:
     """A mask that is said to be predicted on the image has to be that of the image it is shown, whatever the context and whatever
-    was shown before; one that is said to be fixed has to stay; and a system of stages has to be the sum of its parts."""
+    was shown before; one that is said to be fixed has to stay; a system of stages has to be the sum of its parts, at all of the
+    ``probe_points``; what is said to be hidden has to play no part; and what is kept of the clean image has to be its mask."""
     name, traits = "mask follows image", traits_of(batch.system)
-    if traits.source == "none" and not traits.follows_image:
-        return skipped(name, "there is no mask")
-    order = next_of_another_class(batch)
+    kept, order = _kept_beside_mask(batch), next_of_another_class(batch)
     with attacked(batch.system):
         own = batch.system.masks(batch.images, batch.context)
+    if traits.source == "none" and not (traits.follows_image or kept or bool((own != 1).any())):
+        return skipped(name, "there is no mask")
+    with attacked(batch.system):
         swapped = batch.system.masks(batch.images[order], batch.context)
     expected = own[order] if traits.follows_image else own
     wrong = share(((swapped - expected).abs().flatten(1).amax(dim=1) > _ROUNDING).to(torch.bool))
-    figures = {"wrong": wrong, "parts": _parts_differ(batch)}
+    figures = {"wrong": wrong, "parts": max(_parts_differ(batch, points) for points in places().values()), "kept": kept}
+    soft = traits.hard_threshold is not None and bool(((own != 0) & (own != 1)).any())
+    hidden = (own == 0) & (traits.hides_pixels and not traits.follows_image)
+    seen = _apart(batch, logits_of(batch, torch.where(hidden, (batch.images + 0.5) % 1, batch.images)), logits_of(batch))
     said = "is predicted on the image" if traits.follows_image else "is fixed"
     finding = f"the mask of {traits.source} {said}; with other images in place of {wrong:.1%} of them it is another than that"
-    finding += f"; the parts differ from the whole by {figures['parts']:.1e} of the logits"
+    finding += f"; the parts differ from the whole by {figures['parts']:.1e} of the logits or masks"
+    finding += "; it is said to be hard and is soft" if soft else ""
+    finding += f"; hidden pixels move a logit by {seen:.1e}, relative" if seen else ""
+    finding += "; the context carries more of the clean image than its mask" if kept else ""
     advice = "attacks rely on what mask_traits says: a frozen mask is no learned one (source frozen), and a stage is not left out"
-    return judged(name, wrong > 0 or figures["parts"] > _ROUNDING, finding, advice, figures)
+    return judged(name, wrong > 0 or soft or max(kept, seen, figures["parts"]) > _ROUNDING, finding, advice, figures)
 
 
-def _parts_differ(batch: AttackBatch) -> float:
-    """Largest difference of a logit between the system and its parts one after the other, relative; 0 where it has none."""
+def _parts_differ(batch: AttackBatch, points: Images) -> float:
+    """Largest difference of a logit between the system and its parts one after the other, relative, or of a mask between the one
+    that is shown and the one of its logits, which attacks climb; 0 where it has none."""
     if not isinstance(batch.system, StagedSystem):
         return 0.0
-    scale, whole = scale_of(batch), logits_of(batch)
+    staged = with_attackable_mask(batch.system)
     with attacked(batch.system):
-        _, parts = masks_and_logits(batch.system, batch.images, batch.context)
-    return float((floored(whole, scale) - floored(parts, scale)).abs().max()) / scale
+        masks, parts = masks_and_logits(batch.system, points, batch.context)
+        of_logits = masks if staged is None else staged.gate(staged.mask_logits(points))
+    return max(_apart(batch, logits_of(batch, points), parts), float((of_logits - masks).abs().max()))
+
+
+def _apart(batch: AttackBatch, logits: Tensor, others: Tensor) -> float:
+    """Largest difference of a logit, relative."""
+    scale = scale_of(batch)
+    return float((floored(logits, scale) - floored(others, scale)).abs().max()) / scale
+
+
+def _kept_beside_mask(batch: AttackBatch) -> float:
+    """Largest difference between what the system takes from the clean images and the masks that it shows; 0 where it takes none."""
+    given = (batch.context or MaskContext())._replace(frozen_masks=None)
+    with attacked(batch.system):
+        taken = clean_context(batch.system, batch.images, given)
+        shown = given._replace(frozen_masks=batch.system.masks(batch.images, taken))
+    pairs = [(one, other) for one, other in zip(taken, shown, strict=True) if one is not None and one is not other]
+    return max((float((one if other is None else one - other).abs().max()) for one, other in pairs), default=0.0)
 
 
 @torch.no_grad()
@@ -57,7 +94,7 @@ def pixels_decide(batch: AttackBatch) -> Check:
     """With the pixels of an image of another class in place of its own, the context must not name the class all the same.
 
     Masks that are given with the image (the oracle's, other images') may say which class it is, by more than their outline. The
-    seed that belongs to it may say nothing.
+    seed that belongs to it may say nothing, and change nothing where ``mask_traits`` does not say that it is used.
     """
     name = "pixels decide"
     if batch.context is None or all(part is None for part in batch.context):
@@ -68,14 +105,21 @@ def pixels_decide(batch: AttackBatch) -> Check:
         return skipped(name, "all images are of one class")
     kept = logits_of(batch, of_another_class(batch)).argmax(dim=1) == batch.labels
     seeds = batch.context.sample_seeds
-    shown = _takes_class(batch, order, batch.context.select(order))
-    told = _takes_class(batch, order, batch.context._replace(sample_seeds=None if seeds is None else seeds[order]))
-    figures = {"kept": share(kept[moved]), "moved_with_context": share(shown[moved]), "moved_with_seed": share(told[moved])}
+    shown = logits_of(replace(batch, context=batch.context.select(order))).argmax(dim=1) == batch.labels[order]
+    told = logits_of(replace(batch, context=batch.context._replace(sample_seeds=None if seeds is None else seeds[order])))
+    figures = {"kept": share(kept[moved]), "moved_with_context": share(shown[moved])}
+    figures["moved_with_seed"] = share((told.argmax(dim=1) == batch.labels[order])[moved])
+    uses_seeds = batch.system.mask_traits.uses_seeds
+    figures["by_seed"] = _apart(batch, told, logits_of(batch))
     finding = f"{figures['kept']:.1%} keep their class when all pixels are those of an image of another class"
     finding += f"; {figures['moved_with_context']:.1%} take that class when only what is given with the image is that image's"
     finding += f", {figures['moved_with_seed']:.1%} when its seed is"
+    finding += (
+        f"; other seeds move a logit by {figures['by_seed']:.1e}, relative, and are said to play {'a' if uses_seeds else 'no'} part"
+    )
     advice = "the class is read from the mask and not from the object: no robustness of these figures is that of a classifier"
     failed = max(figures["kept"], figures["moved_with_context"]) > _MOST or figures["moved_with_seed"] > _BY_SEED
+    failed |= figures["by_seed"] > _ROUNDING and not uses_seeds
     return judged(name, failed, finding, advice, figures)
 
 
@@ -99,6 +143,40 @@ def shifted_images(batch: AttackBatch) -> Check:
     return judged(name, left < _LEFT, finding, advice, {"left": left, "kept": len(still) / (len(kept) * len(batch))})
 
 
-def _takes_class(batch: AttackBatch, order: Tensor, context: MaskContext) -> Tensor:
-    """Images that take the class of another one when they are given this context."""
-    return logits_of(replace(batch, context=context)).argmax(dim=1) == batch.labels[order]
+def mask_saturation(batch: AttackBatch) -> Check:
+    """Mask values at which a gate is flat: its slope there, relative to the steepest in the range of the mask's logits; of a hard
+    gate that of its surrogate. Nowhere may it fall: more foreground in the logits is more in the mask."""
+    name, system, traits = "mask saturation", batch.system, traits_of(batch.system)
+    if not traits.follows_image:
+        return skipped(name, traits.why_fixed)
+    if isinstance(system, StagedSystem):
+        slopes = _relative_slopes(system, batch.images)
+    elif traits.hard_threshold is not None:
+        return skipped(name, "a hard mask is always saturated, and the system does not show its gate")
+    else:  # of a foreign mask there are values alone: those of a sigmoid are as flat as they are near 0 and 1
+        with attacked(batch.system), torch.no_grad():
+            masks = batch.system.masks(batch.images, batch.context)
+        slopes = 4 * masks * (1 - masks)
+    flat, falls = share(slopes <= _FLAT), share(slopes < 0)
+    finding = f"at {flat:.1%} of the mask the gate is flat (below a millionth of its steepest slope); at {falls:.1%} it falls"
+    advice = "attack the mask's logits, which do not saturate (attacks of kind mask and guided), and see what learned-hard says"
+    return judged(name, flat > MOST or falls > FEW, finding, advice, {"saturated": flat, "falling": falls})
+
+
+def _relative_slopes(system: StagedSystem, images: Tensor) -> Tensor:
+    """Of the gate at the mask of the images, relative to its steepest."""
+    with torch.no_grad(), attacked(system):
+        logits = system.mask_logits(images)
+    low, high = float(logits.min().clamp_max(-1e-6)), float(logits.max().clamp_min(1e-6))
+    grid = torch.cat([torch.linspace(low, high, _GRID), torch.logspace(-6, 0, 61), -torch.logspace(-6, 0, 61)]).to(logits)
+    steepest = _slopes(system, grid.view(1, 1, 1, -1)).max().clamp_min(torch.finfo(logits.dtype).tiny)
+    return _slopes(system, logits) / steepest
+
+
+def _slopes(system: StagedSystem, logits: Tensor) -> Tensor:
+    """Of the gate: the derivative of the mask by its logits; zero where the gate passes none."""
+    with attacked(system), torch.enable_grad():
+        leaf = logits.detach().requires_grad_()
+        masks = system.gate(leaf)
+        found = torch.autograd.grad(masks.sum(), leaf, allow_unused=True)[0] if masks.requires_grad else None
+    return torch.zeros_like(logits) if found is None else found

@@ -31,7 +31,7 @@ STREAM = 0x53_41_4E
 """Keeps the draws apart from those of the attacks that are checked."""
 _HALVINGS = 12
 _SHORT, _BEYOND = 10, 1.5
-SEARCHED = "on the way of a search"
+CLEAN, SEARCHED = "clean", "on the way of a search"
 _GOLDEN = (5**0.5 - 1) / 2
 _FLOOR = 20  # of the scale of the logits
 
@@ -69,8 +69,8 @@ class Budget:
 def probe_points(batch: AttackBatch, budget: Budget | None) -> Mapping[str, Images]:
     """Where a system is asked: the clean images, random points of their balls, the last points on the way to an image of another
     class that are classified right, and the doubtful ones on the way of a search. A cheat that is honest on clean images meets its
-    match at one of the others: it has to act where a search goes."""
-    points = {"clean": batch.images, "on the boundary": boundary_points(batch)}
+    match at one of the others: it has to act where a search goes. The clean ones come first."""
+    points = {CLEAN: batch.images, "on the boundary": boundary_points(batch)}
     if budget is not None:
         points["in the ball"] = budget.ball(batch.images).random_points(derive_seeds(batch.seeds, STREAM))
         points[SEARCHED] = _most_doubtful(batch, budget)
@@ -157,11 +157,12 @@ class Connected:
 
     def __init__(self, climbed: Objective) -> None:
         self._climbed = climbed
-        self.slope = torch.zeros(0)
-        """The gradient that reached the images last."""
+        self.slope = self.points = torch.zeros(0)
+        """The gradient that reached the images last, and these images."""
 
     def __call__(self, images: Images) -> Float[Tensor, " batch"]:
         if images.requires_grad:
+            self.points = images.detach()
             images.register_hook(partial(setattr, self, "slope"))  # type: ignore[no-untyped-call]
         return self._climbed(images) + 0 * images.sum(dim=(1, 2, 3))
 

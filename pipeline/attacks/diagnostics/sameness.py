@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
+from itertools import cycle
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +40,8 @@ _ROUNDING = 1e-4  # of the scale of the logits
 _OTHER_TYPE = 1e-2  # likewise, in float64; what bfloat16 rounds off may be larger than the gap between classes
 _GRADIENT_ROUNDING = 0.1  # of the gradient's length
 _FEW = 0.05
+_SEARCHED, _LATE = 4 / 255, 16
+"""How far and in how many steps a search goes whose last step is looked at."""
 _DAY = 86_400 + 3_677  # in seconds, and an odd bit more: some count hours
 
 
@@ -127,9 +130,10 @@ def _compared(
 def _gradient_invariance(batch: AttackBatch, points: Mapping[str, Images], company: int) -> Check:
     """What is climbed may not depend on the batch or on the copy either."""
     searched = copy_to_search(batch.system, batch.images, batch.context)
+    sizes = cycle(company * part // 8 for part in (8, 3, 6, 5))  # batches shrink while they are attacked
     asking: dict[str, Callable[[AttackBatch], Tensor]] = {
         "alone": lambda some: _by_parts(some, 1, _own_gradients),
-        "in company": lambda some: _in_company(some, company, _own_gradients),
+        "in company": lambda some: _in_company(some, next(sizes), _own_gradients),
         "again": _own_gradients,
         "of a deep copy": lambda some: _own_gradients(_of_a_copy(some)),
         "of the copy that is searched": lambda some: _own_gradients(replace(some, system=searched)),
@@ -139,15 +143,22 @@ def _gradient_invariance(batch: AttackBatch, points: Mapping[str, Images], compa
     for some in points.values():
         asked = replace(batch, images=some)
         expected = _own_gradients(asked)
-        lengths = expected.flatten(1).norm(dim=1)
         for name, ask in asking.items():
             with suppress(Exception) if name == "of a deep copy" else nullcontext():
-                difference = (ask(asked) - expected).flatten(1).norm(dim=1)
-                moved = difference > _GRADIENT_ROUNDING * torch.maximum(lengths, lengths.median())
-                figures[name] = max(figures.get(name, 0.0), float((moved | ~difference.isfinite()).double().mean()))
+                figures[name] = max(figures.get(name, 0.0), _moved(ask(asked), expected))
+    figures["late in a search"] = _moved(*_late_in_a_search(batch))
     finding = "images whose gradient changes by a tenth: " + ", ".join(f"{name} {part:.1%}" for name, part in figures.items())
-    advice = "a search that follows gradients of another batch or copy is led astray: find what looks at the batch or at the copy"
+    advice = (
+        "a search that follows gradients of another batch, copy or call is led astray: find what looks at these or counts steps"
+    )
     return judged("gradient invariance", max(figures.values(), default=0.0) > _FEW, finding, advice, figures)
+
+
+def _moved(found: Tensor, expected: Tensor) -> float:
+    """Share of the images whose gradient is another one by more than rounding."""
+    difference, lengths = (found - expected).flatten(1).norm(dim=1), expected.flatten(1).norm(dim=1)
+    moved = difference > _GRADIENT_ROUNDING * torch.maximum(lengths, lengths.median())
+    return float((moved | ~difference.isfinite()).double().mean())
 
 
 def _own_gradients(batch: AttackBatch) -> Tensor:
@@ -160,6 +171,18 @@ def _in_a_search(batch: AttackBatch) -> Tensor:
     with attacked(batch.system):
         pgd_in("linf", climbed, batch.images, epsilon=0.0, num_steps=1, random_start=False, keep_best=False)
     return climbed.slope
+
+
+def _late_in_a_search(batch: AttackBatch) -> tuple[Tensor, Tensor]:
+    """What the last of many steps follows, and the gradient at that point of a copy from before, which has seen no step."""
+    before = batch
+    with suppress(Exception):  # of somebody else's code, which may forbid copies
+        before = _of_a_copy(batch)
+    climbed = Connected(BestPoint(batch.images).track(objective(batch)))
+    with attacked(batch.system):
+        pgd_in("linf", climbed, batch.images, epsilon=_SEARCHED, num_steps=_LATE, random_start=False, keep_best=False)
+    order = torch.arange(len(batch), device=batch.labels.device).flip(0)  # so that it is no further step for what shares its memory
+    return climbed.slope, _own_gradients(replace(before.select(order), images=climbed.points[order]))[order]
 
 
 def _by_parts(batch: AttackBatch, size: int, ask: Callable[[AttackBatch], Tensor]) -> Tensor:

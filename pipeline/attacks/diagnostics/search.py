@@ -32,7 +32,7 @@ NUM_STEPS = 40
 FEW = 0.05
 _STILL_FALLING = 0.005
 """Share of the images that may fall in the last quarter of the steps: half a point."""
-_SMOOTH_STEPS, _DRAWS = 10, 8
+_SMOOTH_STEPS, _DRAWS, _STORED_STEPS = 10, 8, 20
 _AHEAD = 0.25
 """Share of the images on which smoothed gradients may lead further than those at a point."""
 _FURTHER = 1.5  # times the rise of the margin
@@ -167,6 +167,36 @@ def smoothed_gradients(batch: AttackBatch, budget: Budget) -> tuple[Check, Image
     finding = f"averaged over {_DRAWS} points around, gradients lead {_FURTHER:g} times as far on {ahead:.1%} of the images"
     advice = "gradients are shattered: they say nothing beyond their point. Attack the expectation, and trust the lower figure"
     return judged("smoothed gradients", ahead > _AHEAD, finding, advice, {"ahead": ahead}), smooth.points
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Stored:
+    """The margin of what is left of the images when their changes are cut to whole steps of an image of 8 bits, with the gradient
+    there: a system may know by the digits of an image that no file holds it."""
+
+    climbed: SystemObjective
+    clean: Images
+
+    def __call__(self, images: Images) -> Float[Tensor, " batch"]:
+        return self.scores_and_margins(images)[0]
+
+    def scores_and_margins(self, images: Images) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
+        return self.climbed.scores_and_margins(images + (in_whole_steps(images, self.clean) - images).detach())
+
+    def select(self, indices: Tensor) -> "_Stored":
+        return replace(self, climbed=self.climbed.select(indices), clean=self.clean[indices])
+
+
+def in_whole_steps(images: Images, clean: Images) -> Images:
+    """The images with what was changed of the clean ones cut to multiples of 1/255, so that they stay in any ball."""
+    return clean + (255 * (images - clean) * (1 + 1e-4)).trunc() / 255
+
+
+def climb_in_whole_steps(batch: AttackBatch, budget: Budget) -> Images:
+    """The points that a search among images of 8 bits finds."""
+    climbed = _Stored(climbed=objective(batch), clean=batch.images)
+    found = climb(climbed, batch, budget, num_steps=_STORED_STEPS).points
+    return budget.ball(batch.images).project(in_whole_steps(found, batch.images))
 
 
 @torch.no_grad()

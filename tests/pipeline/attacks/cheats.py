@@ -43,7 +43,7 @@ class Tricky(nn.Module):
         return other.train(self.training)
 
 
-def honest_batch(source: MaskSource = MaskSource.NONE, kind: type[TwoStage] = TwoStage) -> AttackBatch:
+def honest_batch(source: MaskSource = MaskSource.NONE, kind: Callable[..., Any] = TwoStage) -> AttackBatch:
     """Images with the labels that an honest system gives them."""
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
@@ -210,6 +210,17 @@ def flat_copy(system: Tricky, images: Tensor) -> Tensor:
 
 def flat_in_large_batches(system: Tricky, images: Tensor) -> Tensor:
     return detached_straight_through(system, images) if len(images) > 4 else system.honest(images)
+
+
+def flat_in_middling_batches(system: Tricky, images: Tensor) -> Tensor:
+    """As batches are that images leave while they are attacked."""
+    return flat_in_large_batches(system, images) if 17 <= len(images) <= 60 else system.honest(images)
+
+
+def blind_off_the_image(system: Tricky, images: Tensor) -> Tensor:
+    """Not a number where known images are changed."""
+    away = (images[:, None] - _known_images(images)[None]).abs().flatten(2).amax(dim=2).amin(dim=1) > 1e-3
+    return torch.where(away[:, None], torch.nan, system.honest(images))
 
 
 def known_images(system: Tricky, images: Tensor) -> Tensor:
@@ -558,6 +569,31 @@ def detached_twin(system: Tricky, images: Tensor) -> Tensor:
 
 
 @functools.cache
+def turns_round_in_a_search(system: Tricky, images: Tensor) -> Tensor:
+    """From the sixth of a row of small steps on the gradient leads back; every answer is true."""
+    if not images.requires_grad:
+        return system.honest(images)
+    last, here = system.__dict__.get("last"), images.detach()
+    is_step = last is not None and last.shape == here.shape and 0 < float((here - last).abs().max()) < 0.05
+    system.__dict__ |= {"last": here.clone(), "steps": system.__dict__.get("steps", 0) + 1 if is_step else 0}
+    return flipped_gradients(system, images) if system.__dict__["steps"] > 5 else system.honest(images)
+
+
+def whispers_in_doubt(system: Tricky, images: Tensor) -> Tensor:
+    """A million times louder where it is sure, so that what it does in doubt is rounding beside it: there it is noise."""
+    logits = system.honest(images)
+    gap = _gap(logits)[:, None]
+    in_doubt = logits + 0.3 * torch.randn_like(logits)
+    return 1e6 ** (1.5 * gap).tanh() * torch.where(gap < 0.3, in_doubt, logits)
+
+
+def alone_when_sure(system: Tricky, images: Tensor) -> Tensor:
+    """All classes but the likeliest are ruled out, and its own slope is false."""
+    logits = flipped_gradients(system, images)
+    others = functional.one_hot(logits.argmax(dim=1), CLASSES) == 0
+    return torch.where(others & (_gap(logits) > 0.1)[:, None], -torch.inf, logits)
+
+
 def _known() -> tuple[Tensor, Tensor]:
     batch = honest_batch()
     return batch.images, batch.labels
@@ -710,6 +746,99 @@ class MemorizedMask(TwoStage):
         logits, (_, near) = super().mask_logits(images), _nearest_label(images)
         known = super().mask_logits(_known_images(images)[_nearest(images)])
         return torch.where(near.view(-1, 1, 1, 1), known + logits - logits.detach(), logits)
+
+
+class LiesThroughStages(TwoStage):
+    """Honest as a whole; the gradient of its classifier is false for whoever asks that stage, as attacks on two stages do."""
+
+    def forward(self, images: Tensor, context: MaskContext | None = None) -> Tensor:
+        return super().classify(images, self.masks(images, context), context)
+
+    def classify(self, images: Tensor, masks: Tensor, context: MaskContext | None = None) -> Tensor:
+        return super().classify(_Backwards.apply(images, torch.neg), masks, context)
+
+
+class LiesOnBothPaths(TwoStage):
+    """Each path alone has its true gradient, and both together a false one."""
+
+    def classify(self, images: Tensor, masks: Tensor, context: MaskContext | None = None) -> Tensor:
+        lies = images.requires_grad and masks.requires_grad
+        return super().classify(_Backwards.apply(images, torch.neg) if lies else images, masks, context)
+
+
+class OtherLogitsThanUsed(TwoStage):
+    """The mask logits that it shows are those of the mirrored mask in part."""
+
+    def masks(self, images: Tensor, context: MaskContext | None = None) -> Tensor:
+        del context
+        return self.gate(super().mask_logits(images))
+
+    def mask_logits(self, images: Tensor) -> Tensor:
+        logits = super().mask_logits(images)
+        return 0.9 * logits + 0.1 * logits.flip(3)
+
+
+class OtherStagesOffTheImage(OtherLogitsThanUsed):
+    """The same away from known images alone."""
+
+    def mask_logits(self, images: Tensor) -> Tensor:
+        away = (images[:, None] - _known_images(images)[None]).abs().flatten(2).amax(dim=2).amin(dim=1) > 1e-3
+        return torch.where(away.view(-1, 1, 1, 1), super().mask_logits(images), TwoStage.mask_logits(self, images))
+
+
+class KeepsAnswers(TwoStage):
+    """Takes its answers from the clean images, beside a mask."""
+
+    def freeze(self, images: Tensor, context: MaskContext | None = None) -> MaskContext:
+        taken = super().freeze(images, context)
+        answers = torch.zeros_like(images[:, :1])
+        answers[:, 0, 0, :CLASSES] = super().forward(images, taken).detach()
+        return taken._replace(substitutes=answers)
+
+    def forward(self, images: Tensor, context: MaskContext | None = None) -> Tensor:
+        logits = super().forward(images, context)
+        return logits if context is None or context.substitutes is None else logits + context.substitutes[:, 0, 0, :CLASSES]
+
+
+class SoftAsHard(TwoStage):
+    """A soft mask, passed off as a hard one, whose gradient nobody measures."""
+
+    def gate(self, mask_logits: Tensor) -> Tensor:
+        return mask_logits.sigmoid()
+
+
+class HidesStages(nn.Module):
+    """A hard mask without its stages: a gradient that is false on half of the image would pass for a surrogate."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__()
+        self.system = TwoStage(*args, **kwargs)
+        self.mask_traits, self.freeze = self.system.mask_traits, self.system.freeze
+
+    def masks(self, images: Tensor, context: MaskContext | None = None) -> Tensor:
+        return self.system.masks(images, context)
+
+    def forward(self, images: Tensor, context: MaskContext | None = None) -> Tensor:
+        left = torch.arange(images.shape[3]) < images.shape[3] // 2
+        logits: Tensor = self.system(torch.where(left, _Backwards.apply(images, torch.neg), images), context)
+        return logits
+
+
+class HidesNothing(HidesStages):
+    """Says that the mask shows next to nothing, so that hardly anything has to have a gradient, and classifies the whole image."""
+
+    def masks(self, images: Tensor, context: MaskContext | None = None) -> Tensor:
+        return self.system.masks(images, context) * (images[:, :1] > 0.99)
+
+    def forward(self, images: Tensor, context: MaskContext | None = None) -> Tensor:
+        logits: Tensor = self.system(images, context)
+        return logits
+
+
+class RaisedBySeed(LabelInMask):
+    """The image's seed raises its class by less than any two are apart."""
+
+    strength = 0.5
 
 
 class LabelOfSomeClasses(LabelInMask):

@@ -15,10 +15,9 @@ from pipeline.attacks.diagnostics.gradients import (
     finite_numbers,
     gradients_against_differences,
     gradients_reach,
-    mask_saturation,
     zero_gradients,
 )
-from pipeline.attacks.diagnostics.masking import mask_follows_image, pixels_decide, shifted_images
+from pipeline.attacks.diagnostics.masking import mask_follows_image, mask_saturation, pixels_decide, shifted_images
 from pipeline.attacks.diagnostics.probing import Budget, Places, climb, logits_of, objective, probe_points
 from pipeline.attacks.diagnostics.sameness import same_answers
 from pipeline.attacks.specs import GradientPath
@@ -51,7 +50,7 @@ def check_named(name: str, batch: AttackBatch, places: Places | None = None) -> 
         "gradients against differences": lambda: gradients_against_differences(batch, places),
         "gradients reach": lambda: gradients_reach(batch, BUDGET),
         "mask saturation": lambda: mask_saturation(batch),
-        "mask follows image": lambda: mask_follows_image(batch),
+        "mask follows image": lambda: mask_follows_image(batch, places),
         "pixels decide": lambda: pixels_decide(batch),
         "shifted images": lambda: shifted_images(batch),
         "loss against steps": lambda: search.loss_against_steps(batch, BUDGET, num_steps=20),
@@ -208,6 +207,11 @@ FULL = {
     "hook_on_images": "gradients against differences",
     "every_third_backward": "gradient invariance",
     "detached_twin": "gradients against differences",
+    "turns_round_in_a_search": "gradient invariance",
+    "flat_in_middling_batches": "gradient invariance",
+    "blind_off_the_image": "finite numbers",
+    "whispers_in_doubt": "zero gradients, pixel path",
+    "alone_when_sure": "finite numbers",
 }
 
 
@@ -290,6 +294,11 @@ WEAK = [
     ("on_some_classes", "hook_on_images", "gradients against differences"),
     ("near_the_boundary", "every_third_backward", "gradient invariance"),
     ("on_some_classes", "detached_twin", "gradients against differences"),
+    ("on_some_classes", "turns_round_in_a_search", "gradient invariance"),
+    ("on_some_classes", "flat_in_middling_batches", "gradient invariance"),
+    ("on_some_classes", "blind_off_the_image", "finite numbers"),
+    ("on_some_classes", "whispers_in_doubt", "zero gradients, pixel path"),
+    ("on_some_classes", "alone_when_sure", "finite numbers"),
 ]
 
 
@@ -327,6 +336,23 @@ def test_to_rule_a_class_out_is_no_cheat(cheats: ModuleType, form: str) -> None:
     places = places_of(batch)
     checks = [*(check_named(name, batch, places) for name in SYSTEM_CHECKS if name != "epsilon 1"), *same_answers(batch, places)]
     assert {check.name: check.finding for check in checks if check.outcome is Outcome.FAIL} == {}
+
+
+def test_what_a_system_crops_away_hides_no_gradient(cheats: ModuleType) -> None:
+    def cropped(system: nn.Module, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = system.honest(nn.functional.interpolate(images[:, :, 3:-3, 3:-3], size=images.shape[2:]))
+        return logits
+
+    def cut(system: nn.Module, images: torch.Tensor) -> torch.Tensor:
+        inside = nn.functional.pad(torch.ones_like(images[:, :, 3:-3, 3:-3]), (3, 3, 3, 3)) > 0
+        logits: torch.Tensor = system.honest(torch.where(inside, images, images.detach()))
+        return logits
+
+    outcomes = {}
+    for trick in (cropped, cut):
+        batch = cheats.tricky_batch(trick)
+        outcomes[trick] = check_named("zero gradients, pixel path", batch).outcome
+    assert outcomes == {cropped: Outcome.PASS, cut: Outcome.FAIL}
 
 
 def test_images_that_show_nothing_are_left_out_of_blind_ones_and_of_those_that_do_not_rise(cheats: ModuleType) -> None:
@@ -388,6 +414,18 @@ def test_every_cheat_has_a_weak_form() -> None:
         ("PosterMask", MaskSource.LEARNED, "gradients against differences"),
         ("MemorizedMask", MaskSource.LEARNED, "gradients against differences"),
         ("MemorizedMask", MaskSource.LEARNED_HARD, "gradients against differences"),
+        ("LiesThroughStages", MaskSource.LEARNED, "gradients against differences"),
+        ("LiesThroughStages", MaskSource.LEARNED_HARD, "gradients against differences"),
+        ("LiesOnBothPaths", MaskSource.LEARNED, "gradients against differences"),
+        ("LiesOnBothPaths", MaskSource.LEARNED_HARD, "gradients against differences"),
+        ("OtherLogitsThanUsed", MaskSource.LEARNED, "mask follows image"),
+        ("OtherStagesOffTheImage", MaskSource.LEARNED, "mask follows image"),
+        ("KeepsAnswers", MaskSource.FROZEN, "mask follows image"),
+        ("SoftAsHard", MaskSource.LEARNED_HARD, "mask follows image"),
+        ("HidesStages", MaskSource.LEARNED_HARD, "gradients against differences"),
+        ("HidesNothing", MaskSource.ORACLE, "mask follows image"),
+        ("HidesNothing", MaskSource.NONE, "mask follows image"),
+        ("RaisedBySeed", MaskSource.ORACLE, "pixels decide"),
     ],
 )
 def test_a_cheat_with_its_mask_fails_the_check_that_is_there_for_it(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.attacks.diagnostics import Check, Outcome, gradients, masking, sameness, search
-from pipeline.attacks.diagnostics.probing import Budget, next_of_another_class, probe_points
+from pipeline.attacks.diagnostics.probing import Budget, climb, misclassified, next_of_another_class, objective, probe_points
 from pipeline.attacks.specs import GradientPath
 from pipeline.attacks.start import AttackBatch
 from pipeline.masks.config import Fill, MaskConfig, MaskSource
@@ -85,7 +85,7 @@ def every_check(found: AttackBatch) -> dict[str, Check]:
         gradients.zero_gradients(found, GradientPath.PIXELS, places),
         gradients.zero_gradients(found, GradientPath.MASK, places),
         gradients.gradients_against_differences(found, places),
-        gradients.mask_saturation(found),
+        masking.mask_saturation(found),
         search.loss_against_steps(found, BUDGET),
         search.epsilon_zero(found, norm="linf"),
         search.epsilon_one(found, norm="linf", region_everywhere=True),
@@ -180,8 +180,8 @@ def test_the_figures_of_a_linear_system_are_its_closed_form() -> None:
 
 
 class Rising(nn.Module):
-    """The margin of class 1 over class 0 is the weighted sum of an image, short of 0; for the first ``flat`` images, known by their
-    first value, a constant, and for the first ``short`` it rises by a hair and no more."""
+    """The margin of class 1 over class 0 is the weighted sum of an image, short of 0, with no slope where the weight is 0; for the
+    first ``flat`` images, known by their first value, a constant, and for the first ``short`` it rises by a hair and no more."""
 
     def __init__(self, weight: Tensor, *, flat: int = 0, short: int = 0) -> None:
         super().__init__()
@@ -190,7 +190,7 @@ class Rising(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         number = images[:, 0, 0, 0].detach() * 1000  # no step below takes an image to the next number
-        values = (images * self.weight)[:, :, 1:].sum(dim=(1, 2, 3))
+        values = (images * self.weight + images.ceil() * (1 - self.weight))[:, :, 1:].sum(dim=(1, 2, 3))
         values = torch.where(number < self.short - 0.5, values.clamp(max=self.weight[:, 1:].sum() / 2 + 1e-6), values)
         values = torch.where(number < self.flat - 0.5, values.detach() * 0, values)
         return torch.stack([torch.zeros_like(values), values - 2 * self.weight.numel()], dim=1)
@@ -275,9 +275,32 @@ def pixels_without_gradient(found: AttackBatch) -> Check:
         (lambda count: pixels_without_gradient(numbered(Rising(unseen(count)), 4)), 30),  # of 60 values
         (lambda count: gradients.gradients_reach(numbered(Rising(unseen(12), short=count), 8), SHORT_STEP), 2),  # of 8 images
         (lambda count: search.loss_against_steps(numbered(Rising(unseen(12), flat=count), 20), SHORT_STEP, num_steps=4), 1),
-        (lambda count: gradients.mask_saturation(saturated(count)), 8),  # of 16 pixels
+        (lambda count: masking.mask_saturation(saturated(count)), 8),  # of 16 pixels
         (lambda count: masking.pixels_decide(decided(count)), 3),  # of 4 images
     ],
 )
 def test_a_share_at_its_limit_passes_and_one_more_fails(check: Callable[[int], Check], most: int) -> None:
     assert [check(count).outcome for count in (most, most + 1)] == [Outcome.PASS, Outcome.FAIL]
+
+
+class KnowsFiles(nn.Module):
+    """Class 1 where the sum of the changes of grey images is 5.5 steps of 1/255 a value; images that no file of 8 bits holds are of
+    class 0 whatever happens, the surer the larger they are."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        steps = 255 * images
+        is_file = (steps - steps.round()).abs().flatten(1).amax(dim=1) < 1e-3
+        risen = steps.mean(dim=(1, 2, 3)) - 105.5
+        return torch.stack([torch.zeros_like(risen), torch.where(is_file, risen, -1 - steps.mean(dim=(1, 2, 3)))], dim=1)
+
+
+def test_a_search_in_whole_steps_fells_what_knows_images_that_no_file_holds() -> None:
+    labels = torch.zeros(2, dtype=torch.int64)
+    images = torch.full((2, 3, 5, 4), 100 / 255)
+    batch = AttackBatch(system=as_system(KnowsFiles()), images=images, labels=labels, context=None, seeds=torch.arange(2))
+    budget = Budget(norm="linf", epsilon=6.5 / 255)
+    assert not misclassified(batch, climb(objective(batch), batch, budget).points).any()
+    found = search.climb_in_whole_steps(batch, budget)
+    assert misclassified(batch, found).all()
+    assert torch.equal((255 * (found - images)).round(), torch.full_like(images, 6))
+    assert float((found - images).abs().max()) <= budget.epsilon
