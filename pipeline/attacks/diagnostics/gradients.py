@@ -239,7 +239,8 @@ def _paths_disagree(batch: AttackBatch, points: Tensor) -> Tensor:
     found = (gradients(objective(batch, path=path), points) for path in paths)
     both, pixels, mask = (one.nan_to_num(0, 0, 0).double().flatten(1) for one in found)
     lengths = both.norm(dim=1) + pixels.norm(dim=1) + mask.norm(dim=1)
-    return ((both - pixels - mask).norm(dim=1) / lengths.clamp_min(1e-300)).float()
+    apart: Tensor = (both - pixels - mask).norm(dim=1) / lengths.clamp_min(1e-300)
+    return apart.float()
 
 
 def _least_disagreement(batch: AttackBatch, ask: _Ask, fixed: Tensor | None, points: Tensor, slope: Tensor, scale: float) -> Tensor:
