@@ -13,7 +13,7 @@ from pipeline.attacks.objectives import cross_entropy, margin, scores_and_gradie
 from pipeline.attacks.pgd import pgd_linf
 from pipeline.attacks.specs import GradientPath, MaskGoal
 from pipeline.attacks.tracker import BestPoint, MarginObjective
-from pipeline.attacks.two_stage import GuideMasks, SystemObjective, guided, mask_likeness, mask_targets, stolen_masks
+from pipeline.attacks.two_stage import GuideMasks, SystemObjective, guided, mask_likeness, mask_targets, soft_masks, stolen_masks
 from pipeline.masks.config import Fill, MaskConfig, MaskSource
 from pipeline.masks.context import MaskContext
 from pipeline.system import TwoStage
@@ -285,8 +285,7 @@ def test_the_soft_twin_is_climbed_and_the_hard_system_is_judged(make_system: Mak
     torch.testing.assert_close(scores, cross_entropy(soft(images, context), labels))
     torch.testing.assert_close(margins, margin(hard(images, context), labels))
     shifted = TwoStage(hard.classifier, segmenter=hard.segmenter, masks=MaskConfig(source=MaskSource.LEARNED_HARD, threshold=0.8))
-    objective = SystemObjective(system=shifted, labels=labels, context=context, soft=True)
-    at_half = objective._soft_masks(torch.full((1, 1, 1, 1), 4.0).log())  # probability 0.8
+    at_half = soft_masks(shifted, torch.full((1, 1, 1, 1), 4.0).log())  # probability 0.8
     torch.testing.assert_close(at_half, torch.full((1, 1, 1, 1), 0.5))
 
 
