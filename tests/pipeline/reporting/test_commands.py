@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from pathlib import Path
@@ -63,18 +64,19 @@ def test_figures_are_drawings_with_text_and_without_a_date(reported):
         assert b"CreationDate" not in content
 
 
-def test_a_report_takes_the_place_of_an_older_one_and_of_nothing_else(small_run, tmp_path, capsys):
+def test_a_report_takes_the_place_of_an_older_one_and_of_nothing_else(small_run, reported, tmp_path, capsys):
     target = tmp_path / "out"
     target.mkdir()
     (target / "thesis.txt").write_text("mine")
     assert main(["report", f"run={small_run}", f"out={target}"]) == 2
     assert "holds something that is not a report" in capsys.readouterr().err
     assert tree(target) == {"thesis.txt": b"mine"}
-    (target / "thesis.txt").unlink()
-    assert main(["report", f"run={small_run}", f"out={target}"]) == 0
+    shutil.rmtree(target)
+    shutil.copytree(reported, target)  # of another run
     (target / "old.svg").write_text("of an older version")
     assert main(["report", f"run={small_run}", f"out={target}"]) == 0
     assert "old.svg" not in tree(target)
+    assert tree(target)["index.html"] != tree(reported)["index.html"]
     assert {path.name for path in tmp_path.iterdir()} == {"run", "out"}
 
 

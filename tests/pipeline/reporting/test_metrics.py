@@ -38,8 +38,14 @@ def study(simulated, tmp_path_factory):
     return read_study(simulated.write_ablation(run, num_images=40, seeds=(0,), arms=simulated.ARMS[3:5], with_gallery=False))
 
 
-def test_one_entry_more_stands_in_page_curves_csv_and_latex(study):
-    without, contents = files(compose(study)), files(compose(study, (*METRICS, TOY)))
+@pytest.fixture(scope="module")
+def reports(study):
+    """The files of a report without the toy, and with it."""
+    return files(compose(study)), files(compose(study, (*METRICS, TOY)))
+
+
+def test_one_entry_more_stands_in_page_curves_csv_and_latex(study, reports):
+    without, contents = reports
     added = {"tables/toy.csv", "tables/toy.tex", "figures/toy-adversarial.svg", "figures/toy-adversarial.pdf"}
     assert set(contents) - set(without) == added
     rows = list(csv.DictReader(io.StringIO(contents["tables/toy.csv"].decode())))
@@ -60,8 +66,8 @@ def test_one_entry_more_stands_in_page_curves_csv_and_latex(study):
     assert "Lines of distance over epsilon." in page
 
 
-def test_nothing_else_of_a_report_depends_on_which_metrics_it_shows(study):
-    without, contents = files(compose(study)), files(compose(study, (*METRICS, TOY)))
+def test_nothing_else_of_a_report_depends_on_which_metrics_it_shows(reports):
+    without, contents = reports
     same = [name for name in without if name not in ("index.html", "report.json")]
     assert len(same) > 10
     assert [name for name in same if without[name] != contents[name]] == []
