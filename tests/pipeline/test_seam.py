@@ -122,7 +122,7 @@ def test_evaluation_and_diagnostics_take_every_kind_of_system(small: ModuleType,
     records = read_records(tmp_path)
     assert set(records["mask_source"]) == {{"bare": "none", "two-stage": "learned"}.get(kind, "spotlight")}
     assert (records["adversarial_prediction"] != records["label"]).sum() > (records["clean_prediction"] != records["label"]).sum()
-    checks = {check.name: check for check in sanity_checks(run, store, records, num_images=8, device=CPU, epsilon=0.9)}
+    checks = {check.name: check for check in sanity_checks(run, store, records, num_images=4, device=CPU, epsilon=0.9)}
     assert checks["batch invariance"].outcome is Outcome.PASS
     assert checks["re-scoring of saved images"].outcome is Outcome.PASS
     attackable = kind in ("two-stage", "foreign with logits")

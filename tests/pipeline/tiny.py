@@ -46,6 +46,8 @@ NATURAL = [
     "silhouette=false",
 ]
 """Naturally trained classifiers attacked at two epsilons and nothing else; masks are to be added."""
+SEGMENTER, CLASSIFIER = SegmenterConfig(decoder_channels=(16, 8, 8)), ClassifierConfig(width=4)
+"""As shipped, but narrow."""
 
 
 def save_untrained(path: Path, module: Any, architecture: Any, **described: Any) -> None:
@@ -58,12 +60,12 @@ def save_untrained(path: Path, module: Any, architecture: Any, **described: Any)
 
 
 def save_stages(path: Path, *, config: dict[str, Any], refers: bool = False, **described: Any) -> None:
-    """``segmenter`` and ``classifier`` in a directory, of default architectures and seed 0; ``refers``: trained with that one."""
-    save_untrained(path / "segmenter", build_segmenter(SegmenterConfig(), seed=0), SegmenterConfig(), config=config, **described)
-    network = build_classifier(ClassifierConfig(), num_classes=len(described["classes"]), seed=0)
+    """``segmenter`` and ``classifier`` in a directory, of SEGMENTER, CLASSIFIER and seed 0; ``refers``: trained with that one."""
+    save_untrained(path / "segmenter", build_segmenter(SEGMENTER, seed=0), SEGMENTER, config=config, **described)
+    network = build_classifier(CLASSIFIER, num_classes=len(described["classes"]), seed=0)
     digest = weights_digest(path / "segmenter", "segmenter")
     segmenter = refer_to_segmenter(path / "segmenter", sha256=digest, run=path / "classifier") if refers else None
-    save_untrained(path / "classifier", network, ClassifierConfig(), config=config, segmenter=segmenter, **described)
+    save_untrained(path / "classifier", network, CLASSIFIER, config=config, segmenter=segmenter, **described)
 
 
 def free_port() -> int:

@@ -328,9 +328,9 @@ def test_a_disk_that_is_full_is_said_to_be(tmp_path, inside):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_the_workers_of_a_killed_call_end_with_it(tmp_path, number):
+def test_the_workers_of_a_killed_call_end_with_it(warm, tmp_path, number):
     words = ["prepare", "data=synthetic", f"prepared={tmp_path / 'set'}", "workers=2", "data.num_train=200000"]
-    process = subprocess.Popen([sys.executable, "-m", "pipeline", *words], stderr=subprocess.DEVNULL, env=dict(os.environ))
+    process = warm.start(words)
     parent, partial = psutil.Process(process.pid), tmp_path / ".set.partial" / "images.npy"
     while not (partial.exists() and partial.stat().st_size > 1e6):
         assert process.poll() is None
@@ -338,21 +338,19 @@ def test_the_workers_of_a_killed_call_end_with_it(tmp_path, number):
     workers = parent.children(recursive=True)
     assert len(workers) >= 2
     os.kill(process.pid, number)
-    process.wait()
+    process.communicate()
     gone, alive = psutil.wait_procs(workers, timeout=60)
     assert not alive
     assert len(gone) == len(workers)
 
 
 @pytest.mark.slow
-def test_ctrl_c_in_the_middle_leaves_nothing_and_the_same_command_works_again(tmp_path):
-    words = [sys.executable, "-m", "pipeline", "prepare", "data=synthetic", f"prepared={tmp_path / 'set'}", "workers=2"]
-    process = subprocess.Popen(
-        [*words, "data.num_train=200000"], stderr=subprocess.PIPE, text=True, start_new_session=True, env=dict(os.environ)
-    )
+def test_ctrl_c_in_the_middle_leaves_nothing_and_the_same_command_works_again(warm, tmp_path):
+    words = ["prepare", "data=synthetic", f"prepared={tmp_path / 'set'}", "workers=2"]
+    process = warm.start([*words, "data.num_train=200000"])
     partial = tmp_path / ".set.partial" / "images.npy"
     while not (partial.exists() and partial.stat().st_size > 1e6):
-        assert process.poll() is None, process.stderr.read()
+        assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate()
@@ -360,6 +358,7 @@ def test_ctrl_c_in_the_middle_leaves_nothing_and_the_same_command_works_again(tm
     assert "interrupted" in errors
     assert "Traceback" not in errors
     assert names(tmp_path) == {".set.lock"}
-    small = [*words, "data.num_train=100", "data.num_val=20", "data.num_test=20"]
-    assert subprocess.run(small, check=False).returncode == 0
+    again = warm.start([*words, "data.num_train=100", "data.num_val=20", "data.num_test=20"])
+    said = again.communicate()
+    assert again.returncode == 0, said
     assert pl.read_parquet(tmp_path / "set" / "samples.parquet").height == 140

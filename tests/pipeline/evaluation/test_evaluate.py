@@ -224,7 +224,7 @@ def test_everything_is_measured_on_one_small_system(
 def test_a_patch_is_a_threat_of_its_own(evaluate: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["attack.threat={norm: patch, epsilons: [0.02, 0.05], region: background}", "~attack.attacks"]
     words += ["+attack.attacks={patch: {kind: patch, num_promising: 1, num_random: 1, num_steps: 2}}"]
-    assert evaluate(tmp_path / "run", *words, "sanity=true", "sanity_images=2", suite=()) == 0
+    assert evaluate(tmp_path / "run", *words, "sanity=true", "sanity_images=2", "max_images=8", suite=()) == 0
     printed = capsys.readouterr().out
     assert "square patch of at most 5 % of the image on the background" in printed
     assert "one square of 5 % of the image" in printed

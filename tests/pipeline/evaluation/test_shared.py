@@ -75,19 +75,21 @@ def words(small: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> list[s
 
 
 @pytest.fixture(scope="module")
-def by_one(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def by_one(words: list[str], start: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("by_one") / "run"
-    command = [sys.executable, "-m", "pipeline", "evaluate", *words, f"run={run}"]
-    subprocess.run(command, cwd=TESTS, env=os.environ | ENVIRONMENT, check=True)
+    process = start(words, run)
+    said = process.communicate()
+    assert process.returncode == 0, said
     return run
 
 
-def start(words: list[str], run: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "pipeline", "evaluate", *words, f"run={run}", "shared=true"]
-    return subprocess.Popen(command, cwd=TESTS, text=True, env=os.environ | ENVIRONMENT, **PIPES)
+@pytest.fixture(scope="module")
+def start(warm: Any) -> Callable[..., Any]:
+    """Starts an evaluation of these and more words into a run."""
+    return lambda words, run, *more: warm.start(["evaluate", *words, f"run={run}", *more], cwd=TESTS)
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+def wait_for(condition: Callable[[], bool], process: Any) -> None:
     while not condition():
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
@@ -154,18 +156,20 @@ def assert_same(run: Path, expected: Path, *, shared: bool = True) -> None:
 
 
 @pytest.mark.slow
-def test_three_processes_of_which_one_is_killed_find_what_one_finds(words: list[str], by_one: Path, tmp_path: Path) -> None:
+def test_three_processes_of_which_one_is_killed_find_what_one_finds(
+    words: list[str], by_one: Path, start: Callable[..., Any], tmp_path: Path
+) -> None:
     run = tmp_path / "run"
-    first = start(words, run)
+    first = start(words, run, "shared=true")
     wait_for(lambda: any((run / RECORDS).glob("*.parquet")), first)
     first.send_signal(signal.SIGSTOP)  # in its first part, which nobody else may take as long as it lives
-    others = [start(words, run) for _ in range(2)]
+    others = [start(words, run, "shared=true") for _ in range(2)]
     wait_for(lambda: len(parts(run)) == PARTS - 1, others[0])
     time.sleep(1.0)
     assert [one.poll() for one in others] == [None, None]
     assert parts(run) == set(range(1, PARTS))
     assert not (run / "summary.json").exists()
-    first.kill()
+    first.send_signal(signal.SIGKILL)
     first.communicate()
     printed = [one.communicate() for one in others]
     assert [one.returncode for one in others] == [0, 0], printed
@@ -219,10 +223,11 @@ def test_a_job_that_slurm_requeues_and_preempts_goes_on_and_finds_what_one_finds
 
 
 @pytest.mark.slow
-def test_several_devices_are_one_command_and_find_what_one_finds(words: list[str], by_one: Path, tmp_path: Path) -> None:
+def test_several_devices_are_one_command_and_find_what_one_finds(
+    words: list[str], by_one: Path, start: Callable[..., Any], tmp_path: Path
+) -> None:
     run = tmp_path / "run"
-    command = [sys.executable, "-m", "pipeline", "evaluate", *words, f"run={run}", "devices=2"]
-    process = subprocess.Popen(command, cwd=TESTS, env=os.environ | ENVIRONMENT, text=True, start_new_session=True, **PIPES)
+    process = start(words, run, "devices=2")
     out, err = process.communicate()
     assert process.returncode == 0, err
     assert out.count("clean accuracy") == 1
@@ -240,10 +245,11 @@ def other_devices(command: int) -> list[int]:
 
 
 @pytest.mark.slow
-def test_what_a_killed_process_of_a_command_leaves_is_done_by_the_command(words: list[str], by_one: Path, tmp_path: Path) -> None:
+def test_what_a_killed_process_of_a_command_leaves_is_done_by_the_command(
+    words: list[str], by_one: Path, start: Callable[..., Any], tmp_path: Path
+) -> None:
     run = tmp_path / "run"
-    command = [sys.executable, "-m", "pipeline", "evaluate", *words, f"run={run}", "devices=2"]
-    process = subprocess.Popen(command, cwd=TESTS, env=os.environ | ENVIRONMENT, text=True, **PIPES)
+    process = start(words, run, "devices=2")
     wait_for(lambda: len(other_devices(process.pid)) == 1, process)
     (other,) = other_devices(process.pid)
     os.kill(other, signal.SIGKILL)
@@ -255,20 +261,21 @@ def test_what_a_killed_process_of_a_command_leaves_is_done_by_the_command(words:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    ("number", "code", "devices"), [(signal.SIGINT, 130, 2), (signal.SIGTERM, 143, 2), (signal.SIGKILL, -9, 3)]
+)
 def test_several_devices_end_together_however_the_command_ends(
-    words: list[str], tmp_path: Path, number: signal.Signals, code: int
+    words: list[str], start: Callable[..., Any], tmp_path: Path, number: signal.Signals, code: int, devices: int
 ) -> None:
     run = tmp_path / "run"
-    longer = "++attack.attacks.pgd.num_steps=20000"
-    command = [sys.executable, "-m", "pipeline", "evaluate", *words, longer, f"run={run}", "devices=3"]
-    process = subprocess.Popen(command, cwd=TESTS, env=os.environ | ENVIRONMENT, text=True, start_new_session=True, **PIPES)
-    wait_for(lambda: len(taken(run)) == 3, process)
+    process = start(words, run, "++attack.attacks.pgd.num_steps=20000", f"devices={devices}")
+    wait_for(lambda: len(taken(run)) == devices, process)
     process.send_signal(number) if number == signal.SIGKILL else os.killpg(process.pid, number)
-    _, err = process.communicate()  # until the last of them has closed its end
-    assert process.returncode == code, err
+    process.communicate()
     while alive(process.pid):
         time.sleep(0.05)
+    _, err = process.communicate()  # with all that any of them has said
+    assert process.returncode == code, err
     if number != signal.SIGKILL:
         assert err.strip().count("\n") == 0, err
         assert "records to go, none lost; continue with resume=true" in err

@@ -88,9 +88,9 @@ def test_class_confidence_and_mask_are_those_of_the_system_on_the_centred_square
     stored = resize(np.ascontiguousarray(wide[:, 10:50]), SIZE)
     image = torch.from_numpy(stored).permute(2, 0, 1)[None].float() / 255
     system = TwoStage(
-        build_classifier(ClassifierConfig(), num_classes=len(CLASSES), seed=0),
+        build_classifier(ClassifierConfig(width=4), num_classes=len(CLASSES), seed=0),
         masks=MaskConfig(source=MaskSource.LEARNED),
-        segmenter=build_segmenter(SegmenterConfig(), seed=0),
+        segmenter=build_segmenter(SegmenterConfig(decoder_channels=(16, 8, 8)), seed=0),
     ).eval()
     with torch.no_grad():
         probabilities, mask = system(image).softmax(dim=1)[0], system.masks(image)[0, 0]

@@ -51,8 +51,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory, tiny: ModuleType) -> Path:
 
 
 def by_hand(source: str, fill: str) -> TwoStage:
-    classifier = build_classifier(ClassifierConfig(), num_classes=3, seed=0)
-    return TwoStage(classifier, segmenter=build_segmenter(SegmenterConfig(), seed=0), masks=source, fill=fill).eval()
+    classifier = build_classifier(ClassifierConfig(width=4), num_classes=3, seed=0)
+    return TwoStage(
+        classifier, segmenter=build_segmenter(SegmenterConfig(decoder_channels=(16, 8, 8)), seed=0), masks=source, fill=fill
+    ).eval()
 
 
 @pytest.mark.parametrize(

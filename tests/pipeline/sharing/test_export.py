@@ -215,7 +215,7 @@ def test_a_directory_with_files_of_another_system_is_one_line(exported: Path, tm
     copy = tmp_path / "copy"
     shutil.copytree(exported, copy)
     checkpoint = read_checkpoint(copy, "classifier")
-    other = build_classifier(ClassifierConfig(), num_classes=len(checkpoint.classes), seed=1)
+    other = build_classifier(ClassifierConfig(width=4), num_classes=len(checkpoint.classes), seed=1)
     save_checkpoint(copy / "classifier" / "checkpoints", "best", checkpoint, other.state_dict())
     with pytest.raises(
         CheckpointError, match=r"classifier/checkpoints/best.*: (is not the file that system\.json names|is missing)"

@@ -35,69 +35,76 @@ from pipeline.training.tasks import SavedStage, Training, bind_classifier
 from pipeline.training.trainer import train
 from pipeline.training.objectives import AdversarialConfig, NaturalConfig, RobustValidationConfig, TradesConfig
 
-prepared, run, devices, name = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
-joint, name = name.startswith("joint "), name.removeprefix("joint ")
+prepared, runs, devices = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 attack = PgdConfig(epsilon=4 / 255, num_steps=2)
 validation = RobustValidationConfig(max_images=13)
 robust = {"adversarial": AdversarialConfig, "trades": TradesConfig}
-objective = NaturalConfig() if name == "natural" else robust[name](attack=attack, validation=validation)
-torch.manual_seed(1)
-module = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.SiLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 10))
-stages = (SavedStage(kind="classifier", architecture={}),)
 mean = (0.5, 0.5, 0.5)
-bind = lambda module: bind_classifier(module, masks=MaskConfig(source=MaskSource.RANDOM), segmenter=None, mean_color=mean)
-if joint:
-    segmenter = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.SiLU(), nn.Conv2d(4, 1, 3, padding=1))
-    module = JointStages(segmenter, module, masks=MaskConfig(source=MaskSource.JOINT), mean_color=mean)
-    stages = tuple(SavedStage(kind=kind, architecture={}, part=kind) for kind in ("segmenter", "classifier"))
-    bind = lambda module: bind_joint(module, num_classes=10, mask_weight=1.0)
-    objective = SeparatelyAttacked(objective, num_classes=10, mask_weight=1.0)
 trainer = TrainerConfig(
     epochs=2, batch_size=16, eval_batch_size=15, accelerator="cpu", devices=devices, trackers=(), ema_decay=0.9, checkpoint_every=4
 )
-train(
-    Training(
-        command="test", config={"objective": name}, inputs={}, run=run, resume=True,
-        stages=stages, turns=("segmenter", "classifier") if joint else (), bind=bind,
-        module=module, objective=objective, trainer=trainer, dataset=open_prepared(prepared), augment=None,
+for name in sys.argv[4:]:
+    run, joint, name = runs / name, name.startswith("joint "), name.removeprefix("joint ")
+    objective = NaturalConfig() if name == "natural" else robust[name](attack=attack, validation=validation)
+    torch.manual_seed(1)
+    module = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.SiLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 10))
+    stages = (SavedStage(kind="classifier", architecture={}),)
+    bind = lambda module: bind_classifier(module, masks=MaskConfig(source=MaskSource.RANDOM), segmenter=None, mean_color=mean)
+    if joint:
+        segmenter = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.SiLU(), nn.Conv2d(4, 1, 3, padding=1))
+        module = JointStages(segmenter, module, masks=MaskConfig(source=MaskSource.JOINT), mean_color=mean)
+        stages = tuple(SavedStage(kind=kind, architecture={}, part=kind) for kind in ("segmenter", "classifier"))
+        bind = lambda module: bind_joint(module, num_classes=10, mask_weight=1.0)
+        objective = SeparatelyAttacked(objective, num_classes=10, mask_weight=1.0)
+    train(
+        Training(
+            command="test", config={"objective": name}, inputs={}, run=run, resume=True,
+            stages=stages, turns=("segmenter", "classifier") if joint else (), bind=bind,
+            module=module, objective=objective, trainer=trainer, dataset=open_prepared(prepared), augment=None,
+        )
     )
-)
 """
+OBJECTIVES = ["natural", "adversarial", "trades", "joint adversarial"]
 
 
-def run_script(path, prepared, run, *, devices, objective):
-    root = Path(__file__).parents[3]
+def run_script(path, *words, program=()):
+    script, root = path / "script.py", Path(__file__).parents[3]
+    script.write_text(SCRIPT)
     environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(path), str(prepared), str(run), str(devices), objective]
+    command = [sys.executable, *program, str(script), *map(str, words)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return done
+
+
+@pytest.fixture(scope="module")
+def trained(synthetic_set, tmp_path_factory):
+    """The runs of every objective, by one process and by two of torchrun, which train one after the other."""
+    path = tmp_path_factory.mktemp("trained")
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    for devices, program in ((1, ()), (2, torchrun)):
+        run_script(path, synthetic_set, path / str(devices), devices, *OBJECTIVES, program=program)
+    return path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("objective", ["natural", "adversarial", "trades", "joint adversarial"])
-def test_two_processes_train_the_same_batch_to_the_same_losses(synthetic_set, tmp_path, objective):
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    for devices in (1, 2):
-        run_script(script, synthetic_set, tmp_path / f"run{devices}", devices=devices, objective=objective)
-    one, two = (read_metrics(tmp_path / f"run{devices}" / "metrics.csv") for devices in (1, 2))
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_two_processes_train_the_same_batch_to_the_same_losses(trained, objective):
+    runs = [trained / devices / objective for devices in ("1", "2")]
+    one, two = (read_metrics(run / "metrics.csv") for run in runs)
     assert one.keys() == two.keys()
     for name in one:
         if name != "seconds":
             assert two[name] == pytest.approx(one[name], rel=1e-4, abs=1e-6), name
-    first, second = (read_state(tmp_path / f"run{devices}" / "state.pt")["module"] for devices in (1, 2))
+    first, second = (read_state(run / "state.pt")["module"] for run in runs)
     for name, value in first.items():
         torch.testing.assert_close(second[name], value, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow
 def test_a_refusal_is_one_line_in_two_processes_as_well(synthetic_set, tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    (tmp_path / "run").write_text("")
-    with pytest.raises(AssertionError, match=r"RunError: .*run: is a file; expected the directory of a run"):
-        run_script(script, synthetic_set, tmp_path / "run", devices=2, objective="natural")
+    (tmp_path / "natural").write_text("")
+    with pytest.raises(AssertionError, match=r"RunError: .*natural: is a file; expected the directory of a run"):
+        run_script(tmp_path, synthetic_set, tmp_path, 2, "natural")
 
 
 SBATCH = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "train", "SLURM_NTASKS": "2", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}

@@ -278,11 +278,11 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(config, tmp_path, monkeyp
     assert_same_outcome(config.run, again.run)
 
 
-@pytest.mark.slow
 class Killed(BaseException):
     """The process ends here: unlike an interruption, nothing saves the state on its way out."""
 
 
+@pytest.mark.slow
 def test_a_kill_between_the_writings_of_an_epochs_end_changes_nothing(config, monkeypatch, tmp_path):
     """Two checkpoints are written where a training of one stage writes one."""
     config = replace(config, objective=NaturalConfig(), trainer=replace(TRAINER, epochs=1))
