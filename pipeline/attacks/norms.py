@@ -140,7 +140,12 @@ class L1Ball:
         deltas = points.double() - self.images.double()
         too_far = deltas.abs().sum(dim=(1, 2, 3), keepdim=True) > self.radius
         outside = too_far | ((points < 0) | (points > 1)).flatten(1).any(dim=1).view(-1, 1, 1, 1)
-        nearest = _like(_shrunk(deltas, self.images, self.radius.double() * (1 - _SHRINK)).to(points.dtype), self.images)
+        radius = self.radius.double() * (1 - _SHRINK)
+        shrunk = _shrunk(deltas, self.images, radius)
+        length = shrunk.abs().sum(dim=(1, 2, 3), keepdim=True)
+        # What a radius of 1e-12 leaves of a value near 1 has few digits, and may be too much.
+        shrunk = torch.where(length > self.radius, shrunk * (radius / length), shrunk)
+        nearest = _like(shrunk.to(points.dtype), self.images)
         return torch.where(outside, _add_inwards(self.images, nearest).clamp_(0, 1), points)
 
     def move(self, points: Images, gradients: Images, step: Float[Tensor, "#batch 1 1 1"]) -> Images:
