@@ -125,6 +125,8 @@ def begin(words: list[str], script: str | None, cwd: str) -> None:
     """Be ``python -m pipeline WORDS`` or ``python -c SCRIPT WORDS`` from here on."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever starts the tests in the background has it ignored,
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and this one whoever says nohup
+    # Opened anew: where the server's own was a file it is taken for one that can seek, which a pipe cannot.
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", 1, closefd=False) for number in (1, 2))
     os.chdir(cwd)
     sys.path[0] = cwd
     main = import_module("pipeline.__main__") if script is None else ModuleType("__main__")

@@ -8,10 +8,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from runpy import run_path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -50,20 +51,21 @@ def words(directory: Path, *more: str) -> list[str]:
 class Foreguard:
     """Commands, each in a process of its own (see ``warm.py``)."""
 
-    def __init__(self, server: subprocess.Popen[str]) -> None:
+    def __init__(self, server: Any) -> None:
         self._server = server
 
     def run(self, command: list[str], on_line: Callable[[int, str], None] = lambda _pid, _line: None) -> tuple[int, str]:
         """Exit code, and all that was printed. ``on_line`` is told the process and each line."""
-        self._server.stdin.write(json.dumps(command) + "\n")
-        self._server.stdin.flush()
-        pid = int(self._server.stdout.readline().removeprefix("pid "))
         said = ""
-        while not (line := self._server.stdout.readline()).startswith("exit "):
-            assert line, f"the server died after: {said}"
-            said += line
-            on_line(pid, line)
-        return int(line.removeprefix("exit ")), said
+        reading, writing = os.pipe()
+        process = self._server.start(command, output=writing)
+        os.close(writing)
+        with open(reading) as lines:
+            for line in lines:
+                said += line
+                on_line(process.pid, line)
+        process.communicate()
+        return process.returncode, said
 
     def stop_somewhere(self, command: list[str], luck: random.Random, how: signal.Signals) -> tuple[int, str]:
         """Run a command and stop it in one of its next jobs, begun or just finished."""
@@ -75,19 +77,14 @@ class Foreguard:
             if lines_left == 0:
                 lines_left = -1
                 time.sleep(luck.uniform(0, 0.5))
-                os.kill(pid, how)  # a process that has ended waits until the server has asked for its code
+                os.kill(pid, how)  # a process that has ended waits until its code is asked for
 
         return self.run(command, stop)
 
 
 @pytest.fixture(scope="module")
-def foreguard() -> Iterator[Foreguard]:
-    command = [sys.executable, str(Path(__file__).with_name("warm.py"))]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, text=True, env=environment, start_new_session=True, **pipes) as server:
-        yield Foreguard(server)
-        server.stdin.close()
+def foreguard(warm: Any) -> Foreguard:
+    return Foreguard(warm)
 
 
 @pytest.fixture(scope="module")
