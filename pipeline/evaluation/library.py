@@ -23,7 +23,8 @@ from pipeline.attacks.start import AttackBatch
 from pipeline.attacks.suite import AttackSuite
 from pipeline.attacks.threat import Norm, ThreatModel
 from pipeline.attacks.tracker import Observer
-from pipeline.config import parse_number
+from pipeline.config import BatchSize, Seed, configuration, validate
+from pipeline.config import Images as Count
 from pipeline.data.dataset import PreparedDataset, open_prepared
 from pipeline.data.splits import Split
 from pipeline.data.substitutes import with_substitutes
@@ -52,6 +53,17 @@ PART = 256
 """Images that are attacked together, as by the command."""
 FEW = 8
 """Images that tell whether a system can be attacked."""
+
+
+@configuration
+class _Call:
+    """What is asked for beside system, data and attacks, checked as the keys of a command are."""
+
+    batch_size: BatchSize
+    seed: Seed
+    split: Split = "test"
+    max_images: Count | None = None
+    diagnostics: bool = False
 
 
 def evaluate(
@@ -93,7 +105,8 @@ def evaluate(
 
     Raises:
         InputError: images, labels, masks or outputs that cannot be, each with what would be right.
-        ConfigError: an unknown suite or attack, an epsilon that is none, a suite none of whose attacks applies to the system.
+        ConfigError: an unknown suite or attack, an epsilon or another setting that cannot be, a suite none of whose attacks applies
+            to the system.
 
     Examples:
         >>> import torch
@@ -111,13 +124,15 @@ def evaluate(
         (80, 27)
     """
     wrapped = checked_system(system)
-    model = threat if threat is not None else ThreatModel(norm=norm, epsilons=tuple(epsilons))  # type: ignore[arg-type]
+    settled = {"batch_size": batch_size, "seed": seed, "split": split, "max_images": max_images, "diagnostics": diagnostics}
+    call = validate(_Call, settled)
+    model = threat if threat is not None else ThreatModel(norm=norm, epsilons=epsilons)  # type: ignore[arg-type]
     settings = EvaluationSettings(
         system=wrapped,
         system_id=state_digest(system)[:16],
         suite=AttackSuite(threat=model, attacks=attacks_by_name(attacks)),
-        seed=seed,
-        batch_size=batch_size,
+        seed=call.seed,
+        batch_size=call.batch_size,
         attack_all=False,
         save_images=False,
     )
@@ -125,8 +140,8 @@ def evaluate(
     with tf32_disabled(device):
         if isinstance(data, PreparedDataset | Path | str):
             dataset = data if isinstance(data, PreparedDataset) else open_prepared(Path(data))
-            return _on_prepared(settings, dataset, split, max_images, diagnostics, device)
-        return _on_own(settings, data, max_images, diagnostics, device)
+            return _on_prepared(settings, dataset, call, device)
+        return _on_own(settings, data, call, device)
 
 
 def attack(
@@ -181,14 +196,15 @@ def attack(
         [False, False, False, False]
     """
     wrapped = checked_system(system)
-    number = float(parse_number(epsilon))
-    model = ThreatModel(norm=norm, epsilons=(number,)) if threat is None else replace(threat, epsilons=(number,))
+    call = validate(_Call, {"batch_size": batch_size, "seed": seed})
+    epsilons: Any = (epsilon,)
+    model = ThreatModel(norm=norm, epsilons=epsilons) if threat is None else replace(threat, epsilons=epsilons)
     named = {attack: spec_by_name(attack)} if isinstance(attack, str) else {attack.kind: attack}
     suite = AttackSuite(threat=model, attacks=named)
     checked = checked_batch(images, labels, masks)
     device = device_of(wrapped)
     with tf32_disabled(device):
-        batch = attack_batch_of(wrapped, checked, positions=range(len(checked.labels)), device=device, batch_size=batch_size)
+        batch = attack_batch_of(wrapped, checked, positions=range(len(checked.labels)), device=device, batch_size=call.batch_size)
         num_classes = _num_classes(batch.select(torch.arange(min(len(batch), FEW), device=device)))
         checked_labels(checked.labels, count=len(checked.labels), num_classes=num_classes)
         skipped_attacks(suite, batch)
@@ -199,9 +215,9 @@ def attack(
             spec,
             batch,
             threat=model,
-            epsilon=number,
-            run_seed=seed,
-            batch_size=batch_size,
+            epsilon=model.epsilons[0],
+            run_seed=call.seed,
+            batch_size=call.batch_size,
             stop_at_success=False,
             copy=copy,
             observer=observer,
@@ -209,20 +225,13 @@ def attack(
     return found.images.to(checked.images.device)
 
 
-def _on_prepared(
-    settings: EvaluationSettings,
-    dataset: PreparedDataset,
-    split: Split,
-    max_images: int | None,
-    diagnostics: bool,
-    device: torch.device,
-) -> Evaluation:
+def _on_prepared(settings: EvaluationSettings, dataset: PreparedDataset, call: _Call, device: torch.device) -> Evaluation:
     if isinstance(settings.system, TwoStage):
         dataset = with_substitutes(dataset, settings.system.mask_config.source.substitute)
     run = EvaluationRun(
         **vars(replace(settings, guides=guide_masks(dataset, device))),
         dataset=dataset,
-        rows=choose_rows(dataset, split, max_images),
+        rows=choose_rows(dataset, call.split, call.max_images),
         chunk_size=PART,
     )
     num_classes = _num_classes(run.batch(run.rows[:FEW], device))
@@ -232,19 +241,17 @@ def _on_prepared(
     run, store = replace(run, suite=suite), MemoryStore()
     attack_images(run, store, device=device, advance=lambda _: None)
     records = store.records()
-    checks = tuple(sanity_checks(run, store, records, num_images=64, device=device)) if diagnostics else None
+    checks = tuple(sanity_checks(run, store, records, num_images=64, device=device)) if call.diagnostics else None
     return Evaluation(outcomes=records, threat=suite.threat, skipped=skipped, checks=checks)
 
 
-def _on_own(
-    settings: EvaluationSettings, data: Iterable[Any], max_images: int | None, diagnostics: bool, device: torch.device
-) -> Evaluation:
+def _on_own(settings: EvaluationSettings, data: Iterable[Any], call: _Call, device: torch.device) -> Evaluation:
     records: list[pl.DataFrame] = []
     skipped: dict[str, str] = {}
     checks: tuple[Check, ...] | None = None
     copy: System | None = None
     first = num_classes = 0
-    for own in in_parts(own_batches(data), size=PART, max_images=max_images):
+    for own in in_parts(own_batches(data), size=PART, max_images=call.max_images):
         images = OwnImages(**vars(settings), own=own, first=first)
         if copy is None:
             few = images.batch(images.rows[:FEW], device)
@@ -258,7 +265,7 @@ def _on_own(
         chunk, store = images.chunk(images.rows, device), MemoryStore()
         attack_chunk(images, store, chunk, images.units(0), copy, advance=lambda _: None)
         records.append(store.records())
-        if diagnostics and checks is None:
+        if call.diagnostics and checks is None:
             checks = tuple(sanity_checks(images, store, records[0], num_images=64, device=device))
         first += len(own.labels)
     if not records:

@@ -305,6 +305,35 @@ def test_names_of_attacks_and_suites_are_looked_up_and_near_ones_named(linear: t
         evaluate(model, [(images, labels)], epsilons=[8])
 
 
+@pytest.mark.parametrize(
+    ("setting", "value", "named"),
+    [
+        ("batch_size", 0, "batch_size: [^\n]* greater than or equal to 1, got 0"),
+        ("seed", -1, "seed: [^\n]* greater than or equal to 0, got -1"),
+        ("seed", True, "seed: a number is meant, neither true nor false, got True"),
+        ("max_images", 0, "max_images: [^\n]* greater than or equal to 1, got 0"),
+        ("max_images", -1, "max_images: [^\n]*, got -1"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_named_before_anything_is_attacked(
+    linear: tuple[Linear, Tensor, Tensor], setting: str, value: int, named: str
+) -> None:
+    model, images, labels = linear
+    settings: dict[str, Any] = {"attacks": STEPS, setting: value}
+    with pytest.raises(ConfigError, match=rf"^{named}$"):
+        evaluate(model, [(images, labels)], **settings)
+
+
+@pytest.mark.parametrize(("setting", "value"), [("epsilon", "8/0"), ("epsilon", True), ("batch_size", 0), ("seed", -1)])
+def test_a_setting_of_one_attack_that_cannot_be_is_named(
+    linear: tuple[Linear, Tensor, Tensor], setting: str, value: object
+) -> None:
+    model, images, labels = linear
+    settings: dict[str, Any] = {setting: value}
+    with pytest.raises(ConfigError, match=rf"{setting}[^\n]*, got {value!r}"):
+        attack(model, images, labels, STEPS["pgd"], **settings)
+
+
 def test_a_prepared_set_of_other_classes_is_refused(synthetic_set: Path, small: ModuleType) -> None:
     del small
     model = nn.Sequential(nn.AdaptiveAvgPool2d(SIDE), nn.Flatten(), nn.Linear(3 * SIDE * SIDE, 3))
