@@ -10,6 +10,7 @@ The parts are differences between systems, not shares of one cause: where two ov
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from jaxtyping import Float, Shaped
 
 from pipeline.evaluation.metrics import on_shared_images, robust_images
 from pipeline.evaluation.records import read_records
-from pipeline.evaluation.statistics import Estimate, pooled_over_seeds
+from pipeline.evaluation.statistics import Estimate, pooled_over_seeds, share
 
 NONE, ORACLE, FOREIGN, ALIKE, FOREGROUND, BACKGROUND = "none", "oracle", "foreign-same", "random-alike", "foreground", "background"
 PARTS: Mapping[str, Mapping[str, int]] = {
@@ -38,11 +39,16 @@ Robust = Mapping[str, Float[np.ndarray, "seeds images"]]
 def split_gain(robust: Robust, groups: Shaped[np.ndarray, " images"]) -> dict[str, Estimate]:
     """Every level and part as an estimate over seeds and images; its interval is for independent groups and, with several, seeds.
 
-    Bootstrap with a fixed seed: the same outcomes give the same figures.
+    Bootstrap with a fixed seed: the same outcomes give the same figures. Of a single seed, levels have Wilson's interval.
     """
-    values = {name: robust[name] for name in LEVELS}
-    values |= {part: np.sum([times * robust[name] for name, times in of.items()], axis=0) for part, of in PARTS.items()}
-    return {name: pooled_over_seeds(value, groups, np.random.default_rng(0)) for name, value in values.items()}
+    found = {}
+    for name in (*LEVELS, *PARTS):
+        of = PARTS.get(name, {name: 1})
+        values = np.sum([times * robust[one] for one, times in of.items()], axis=0)
+        limits = (float(sum(min(times, 0) for times in of.values())), float(sum(max(times, 0) for times in of.values())))
+        pooled = partial(pooled_over_seeds, values, groups, np.random.default_rng(0), limits=limits)
+        found[name] = share(values[0] > 0, groups) if name in LEVELS and len(values) == 1 else pooled()
+    return found
 
 
 def gain_rows(runs: Mapping[str, Sequence[Path]], about: Mapping[str, Any]) -> list[dict[str, Any]]:

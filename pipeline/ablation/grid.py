@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from itertools import product
 
-from pipeline.ablation.config import AblateConfig, MaskPair
+from pipeline.ablation.config import GAIN_NEEDS, AblateConfig, MaskPair
 from pipeline.ablation.decomposition import DecompositionJob
 from pipeline.ablation.evaluation_job import EvaluationJob
 from pipeline.ablation.job import Fold, Job
@@ -87,6 +87,19 @@ def confined(config: AblateConfig) -> list[EvaluationJob | PooledJob]:
         if asked and config.attack.threat.norm == "linf":
             found.append(_confined(arm, region=Region.FOREGROUND, equal_l2=True))
     return found
+
+
+def gain_systems(config: AblateConfig, objective: str) -> dict[str, list[EvaluationJob | PooledJob]]:
+    """By level of ``gain``: the arms of one classifier objective that its masks name, trained and tested alike, and those without
+    masks under confined attackers; one a seed. What ``surface`` confines besides is none of them."""
+    systems: dict[str, list[EvaluationJob | PooledJob]] = {}
+    for arm in (*arms(config), *confined(config)):
+        one = arm.example
+        source, of_objective = one.masks.source, one.classifier.objective == objective
+        counts = not one.is_confined or (source == MaskSource.NONE and not one.equal_l2)
+        if of_objective and counts and source == one.classifier.masks.source in GAIN_NEEDS:
+            systems.setdefault(one.region.value if one.is_confined else source.value, []).append(arm)
+    return systems
 
 
 def transfers(config: AblateConfig) -> list[TransferJob]:

@@ -10,11 +10,11 @@ import polars as pl
 from pydantic import Field
 
 from pipeline.ablation.cache import RunCache
-from pipeline.ablation.config import GAIN_NEEDS, MANIFEST, AblateConfig
+from pipeline.ablation.config import MANIFEST, AblateConfig
 from pipeline.ablation.decomposition import DECOMPOSED, ROWS, summary
 from pipeline.ablation.evaluation_job import EvaluationJob, Role
 from pipeline.ablation.gain import gain_rows
-from pipeline.ablation.grid import arms, confined, decompositions, jobs, own_systems, silhouettes, transfers
+from pipeline.ablation.grid import arms, confined, decompositions, gain_systems, jobs, own_systems, silhouettes, transfers
 from pipeline.ablation.job import Job, JobState
 from pipeline.ablation.pooled_job import PooledJob
 from pipeline.ablation.results import AGAIN
@@ -230,14 +230,7 @@ def _gain(config: AblateConfig, states: dict[Job, JobState]) -> list[dict[str, A
         return None
     rows: list[dict[str, Any]] = []
     for objective in config.gain_objectives:
-        systems: dict[str, list[Job]] = {source.value: [] for source in GAIN_NEEDS}
-        for arm in arms(config):
-            one = arm.example
-            if arm.role == "main" and one.classifier.objective == objective and one.masks.source is one.classifier.masks.source:
-                systems.get(one.masks.source.value, []).append(arm)
-        for arm in confined(config):
-            if arm.example.classifier.objective == objective:
-                systems.setdefault(arm.example.region.value, []).append(arm)
+        systems = gain_systems(config, objective)
         if all(job in states for of_seeds in systems.values() for job in of_seeds):
             runs = {name: [states[job].path for job in of_seeds] for name, of_seeds in systems.items()}
             rows += gain_rows(runs, {"classifier_objective": objective})

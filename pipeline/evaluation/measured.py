@@ -6,7 +6,7 @@ No model and no GPU. Images of one group are not independent, and every interval
 import bisect
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -113,11 +113,12 @@ def median_distance(observations: pl.DataFrame) -> Estimate:
     """
     distances = np.sort(observations["value"].to_numpy())
     steps = np.unique(distances[np.isfinite(distances)]).tolist()
+    least = 0.0 if robust_beyond(observations, -1.0).low <= 0.5 else float(distances[0])  # below it, all images are robust
     above = bisect.bisect_left(steps, True, key=lambda step: robust_beyond(observations, step).low <= 0.5)
     below = bisect.bisect_left(steps, True, key=lambda step: robust_beyond(observations, step).high < 0.5)
     return Estimate(
         value=float(distances[(len(distances) - 1) // 2]),
-        low=steps[above - 1] if above else 0.0,
+        low=steps[above - 1] if above else least,
         high=steps[below] if below < len(steps) else math.inf,
         n=len(distances),
         groups=observations["group"].n_unique(),
@@ -212,7 +213,7 @@ def _of_corruptions(own: pl.DataFrame, named: _Named, rng: np.random.Generator) 
     tables |= {name: corrupted.filter(pl.col("condition") == name) for name in conditions}
     found = []
     for label, table in tables.items():
-        found.append(named.figure(f"{label}: accuracy", _mean(table, "correct", rng)))
+        found.append(named.figure(f"{label}: accuracy", _accuracy(table)))
         found.append(named.figure(f"{label}: mask IoU", _mean(table, "mask_iou", rng), unit="iou"))
     return found
 
@@ -244,9 +245,15 @@ def _share(table: pl.DataFrame, claim: pl.Expr) -> Estimate:
     return share(images["claim"].to_numpy(), images["group"].to_numpy())
 
 
+def _accuracy(table: pl.DataFrame) -> Estimate:
+    """The share of right answers over images and conditions, of which every image has as many; those of an image are a group."""
+    answers = table.sort("sample_id")
+    return replace(share(answers["correct"].to_numpy(), answers["group"].to_numpy()), n=answers["sample_id"].n_unique())
+
+
 def _mean(table: pl.DataFrame, column: str, rng: np.random.Generator) -> Estimate:
     """The mean over images of each image's mean over the conditions of the table."""
-    images = table.group_by("sample_id").agg(pl.col("group").first(), pl.col(column).cast(pl.Float64).mean()).sort("sample_id")
+    images = table.group_by("sample_id").agg(pl.col("group").first(), pl.col(column).mean()).sort("sample_id")
     return mean_estimate(images[column].to_numpy(), images["group"].to_numpy(), rng)
 
 

@@ -221,6 +221,7 @@ def pooled_over_seeds(
     rng: np.random.Generator,
     *,
     confidence: float = CONFIDENCE,
+    limits: tuple[float, float] | None = None,
 ) -> Estimate:
     """The mean over training seeds and images, for a figure known for every image under every seed (right or wrong as 1 or 0, or
     the difference of two systems).
@@ -231,12 +232,17 @@ def pooled_over_seeds(
 
     Limits: with S seeds, resampling sees (S - 1) / S of the variance between seeds, so with 2 or 3 seeds the interval is too narrow
     in that part: give the per-seed figures beside it. With one seed it says nothing about retraining. n counts images, not
-    images times seeds, for the seeds add no image.
+    images times seeds, for the seeds add no image. Where all values are equal, resampling knows no spread: with ``limits``, the
+    least and the largest that there can be, the ends then are Wilson's for a share, and Tango's for a difference.
     """
     seeds, images = values.shape
     if not seeds or not images or len(groups) != images or not np.isfinite(values).all():
         raise ValueError(f"{seeds} seeds and {images} images: at least one of each, a group for each image, every value finite")
-    number = numbered(groups)
+    number, mean = numbered(groups), float(values.mean())
+    if limits is not None and np.ptp(values) == 0:
+        unmet = score_interval(0.0, effective_size(values[0], groups, confidence=confidence), confidence=confidence)[1]
+        low, high = (mean + unmet * (limit - mean) for limit in limits)
+        return Estimate(value=mean, low=low, high=high, n=images, groups=len(np.unique(number)))
     sums = np.stack([*(totals(row, number) for row in values), np.bincount(number).astype(np.float64)])
     # Groups alike in size and values are drawn together: right and wrong under S seeds are few patterns, however many images.
     patterns, counts = np.unique(sums, axis=1, return_counts=True)
@@ -247,7 +253,7 @@ def pooled_over_seeds(
         drawn = rng.multinomial(num_groups, counts / num_groups, size=len(part)) @ patterns.T
         means[part] = np.einsum("rs,rs->r", seed_weights[part], drawn[:, :-1] / drawn[:, -1:])
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Estimate(value=float(values.mean()), low=float(low), high=float(high), n=images, groups=num_groups)
+    return Estimate(value=mean, low=float(low), high=float(high), n=images, groups=num_groups)
 
 
 def score_interval(value: float, n: float, *, confidence: float = CONFIDENCE) -> tuple[float, float]:

@@ -116,8 +116,10 @@ def _parts(found: Systems) -> dict[Condition, dict[str, Estimate]]:
             for part, of in PARTS.items()
             if shared and set(of) <= set(gains)
         }
+        most = {part: float(sum(map(abs, of.values()))) for part, of in PARTS.items()}
         parts[condition] = {
-            part: pooled_over_seeds(values, groups, generator(f"{part} {condition.draws}")) for part, values in sums.items()
+            part: pooled_over_seeds(values, groups, generator(f"{part} {condition.draws}"), limits=(-most[part], most[part]))
+            for part, values in sums.items()
         }
     return parts
 

@@ -9,11 +9,12 @@ import pytest
 
 from pipeline.ablation.config import AblateConfig
 from pipeline.ablation.gain import LEVELS, PARTS, split_gain
-from pipeline.ablation.grid import arms, confined
+from pipeline.ablation.grid import arms, confined, gain_systems
 from pipeline.cli.composition import load_config
 from pipeline.cli.main import main
 from pipeline.errors import ConfigError
 from pipeline.evaluation.records import read_records
+from pipeline.evaluation.statistics import compare, share
 from pipeline.reporting.gain import gain_section
 from pipeline.reporting.reading import read_study
 from pipeline.runs.directory import read_run
@@ -45,16 +46,49 @@ def test_the_parts_are_differences_of_the_systems_and_add_up_to_the_gain() -> No
 
 
 def test_an_interval_is_paired_by_image_and_counts_groups() -> None:
-    """Two systems that stand and fall together differ by nothing, surely; the same figures in fewer groups are less sure."""
+    """Systems that stand and fall together differ by no more than a sample without a difference allows; the same figures in fewer
+    groups are less sure."""
     rng = np.random.default_rng(5)
     same = (rng.random((1, 200)) < 0.5).astype(float)
     robust = dict.fromkeys(LEVELS, same)
     found = split_gain(robust, np.arange(200))
-    assert (found["gain"].low, found["gain"].value, found["gain"].high) == (0, 0, 0)
+    of_two = compare(same[0] > 0, same[0] > 0, np.arange(200)).difference
+    for part, most in (("gain", 1), ("surface", 1), ("outline", 1), ("rest", 2)):
+        assert (found[part].low, found[part].value, found[part].high) == pytest.approx((most * of_two.low, 0, most * of_two.high))
     clustered = np.repeat((rng.random((1, 20)) < 0.5).astype(float), 10, axis=1)
     robust = {**robust, "oracle": clustered}
     wide, narrow = (split_gain(robust, groups)["oracle"] for groups in (np.arange(200) // 10, np.arange(200)))
     assert wide.high - wide.low > 2 * (narrow.high - narrow.low)
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+@pytest.mark.parametrize("right", [0.0, 1.0])
+def test_a_level_where_all_images_say_the_same_has_the_interval_of_a_share(right: float, seeds: int) -> None:
+    robust = dict.fromkeys(LEVELS, np.full((seeds, 60), right))
+    found = split_gain(robust, np.arange(60) // 2)
+    expected = share(np.full(60, right > 0), np.arange(60) // 2)
+    for level in LEVELS:
+        assert (found[level].low, found[level].high) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_a_level_of_one_seed_has_the_interval_that_the_table_of_systems_gives_it() -> None:
+    robust = dict.fromkeys(LEVELS, np.eye(1, 60))
+    found, expected = split_gain(robust, np.arange(60)), share(np.arange(60) < 1, np.arange(60))
+    assert all(found[level] == expected for level in LEVELS)
+
+
+@pytest.mark.parametrize("more", [[], ["surface={}"], ["surface={}", "folds=3"], ["surface={}", "attack.threat.norm=l2"]])
+def test_the_gain_is_made_of_the_arms_without_masks_alone_whatever_else_is_confined(more: list[str]) -> None:
+    config = load_config("ablate", AblateConfig, [*WORDS, "seeds=[0,1]", *more])
+    found = gain_systems(config, "natural")
+    assert set(found) == set(LEVELS)
+    for level, systems in found.items():
+        seen = [(one.seed, one.classifier.masks.source.value, one.masks.source.value) for one in (job.example for job in systems)]
+        masks = level if level in NEEDED else "none"
+        assert seen == [(0, masks, masks), (1, masks, masks)]
+        assert {(job.example.region.value, job.example.equal_l2) for job in systems} == {
+            ("everywhere" if level in NEEDED else level, False)
+        }
 
 
 @pytest.mark.slow

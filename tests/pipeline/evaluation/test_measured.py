@@ -9,15 +9,18 @@ import pytest
 from scipy import stats
 
 from pipeline.attacks.measurement import Claim
+from pipeline.attacks.measurements import Corruptions
 from pipeline.evaluation.measured import (
     MEASURED,
     Figure,
     MeasurementReport,
     background_gap,
+    figures,
     mean_corruption_error,
     median_distance,
     robust_beyond,
 )
+from pipeline.evaluation.statistics import share, wilson
 
 
 def distances(values: list[float], groups: list[str] | None = None) -> pl.DataFrame:
@@ -49,7 +52,14 @@ def test_infinite_distances_move_the_median_and_may_leave_its_interval_open() ->
     assert open_ended.low < 49
     assert open_ended.high == infinite
     never = median_distance(distances([infinite] * 20))
-    assert (never.value, never.high) == (infinite, infinite)
+    assert (never.low, never.value, never.high) == (infinite, infinite, infinite)
+
+
+def test_where_all_distances_are_alike_no_other_is_in_the_interval_unless_the_images_are_few() -> None:
+    """Of 20 images none is nearer than 0.3: that half of all were is as unlikely as 20 heads. Of 3 it is not."""
+    alike = median_distance(distances([0.3] * 20))
+    assert (alike.low, alike.value, alike.high) == (0.3, 0.3, 0.3)
+    assert median_distance(distances([0.3] * 3)).low == 0
 
 
 def test_images_of_few_groups_know_the_median_less_well() -> None:
@@ -107,6 +117,36 @@ def test_the_corruption_error_is_the_mean_of_ratios_and_not_the_ratio_of_means()
         mean_corruption_error(corrupted({"fog": [1, 3]}), baseline)
     with pytest.raises(ValueError, match="nothing to divide by"):
         mean_corruption_error(baseline, corrupted({"fog": [0, 0], "snow": [5, 5]}))
+
+
+@pytest.mark.parametrize("wrong", [0, 20])
+def test_an_accuracy_that_no_image_contradicts_has_the_interval_of_a_share_at_every_severity(wrong: int) -> None:
+    table = corrupted({"fog": [wrong, wrong], "snow": [wrong, wrong]}, images=20)
+    clean = pl.DataFrame([{"sample_id": f"s{i}", "condition": "clean", "level": 0.0, "correct": i >= wrong} for i in range(20)])
+    groups = pl.col("sample_id").str.replace(r"\d$", "").alias("group")
+    constant = {"measurement": pl.lit("c"), "counted": pl.lit(True), "mask_iou": pl.lit(1.0)}
+    observed = pl.concat([table.filter(pl.col("level") > 0), clean]).with_columns(groups, **constant)
+    expected = share(np.arange(20) >= wrong, np.arange(20) // 10)
+    found = [one for one in figures(observed, {"c": Corruptions()}) if one.unit == "share"]
+    assert [one.label for one in found] == [f"{name}: accuracy" for name in ("clean", "all corruptions", "fog", "snow")]
+    for one in found:
+        assert one.estimate == expected
+
+
+def test_an_accuracy_over_corruptions_counts_an_image_once_however_often_it_is_shown() -> None:
+    """Every image is right under all conditions or under none: 75 looks at 40 images are worth 40 images."""
+    rows = [
+        {"sample_id": f"s{i:02d}", "condition": "fog", "level": float(level), "correct": i % 2 == 0}
+        for level in range(1, 76)
+        for i in range(40)
+    ]
+    constant = {"measurement": pl.lit("c"), "counted": pl.lit(True), "mask_iou": pl.lit(1.0)}
+    clean = {"sample_id": "s00", "condition": "clean", "level": 0.0, "correct": True}
+    observed = pl.DataFrame([*rows, clean]).with_columns(pl.col("sample_id").alias("group"), **constant)
+    (found,) = (one.estimate for one in figures(observed, {"c": Corruptions()}) if one.label == "fog: accuracy")
+    expected = wilson(20, 40)
+    assert (found.value, found.n, found.groups) == (0.5, 40, 40)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.02)
 
 
 def test_the_report_of_figures_is_read_as_it_was_written_infinite_ends_included(tmp_path: Path) -> None:
