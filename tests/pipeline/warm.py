@@ -4,6 +4,8 @@ Starting, stopping and killing commands dozens of times would otherwise be mostl
 ``python -m pipeline`` or ``python -c`` have it: a pid, a group and an output of its own, exit handlers, what it starts itself.
 """
 
+import atexit
+import gc
 import json
 import os
 import signal
@@ -12,13 +14,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 IMPORTED = [
-    *("pipeline.__main__", "pipeline.data.prepare", "pipeline.training.commands", "pipeline.evaluation.evaluate"),
+    *("pipeline.data.prepare", "pipeline.training.commands", "pipeline.evaluation.evaluate"),
     *("pipeline.cli.composition", "pipeline.cli.ablate", "pipeline.ablation.run"),
     *("pipeline.reporting.commands", "pipeline.reporting.document"),
 ]
@@ -98,8 +102,13 @@ def _file() -> int:
 
 def serve(connection: socket.socket) -> None:
     """Answer until nobody asks any more."""
+    import_module("pipeline.__main__")
+    register, handlers = atexit.register, list[Callable[[], object]]()
+    atexit.register = lambda function, *args, **kwargs: handlers.append(partial(function, *args, **kwargs)) or function
     for name in IMPORTED:
         import_module(name)
+    atexit.register = register
+    gc.freeze()  # no process need look through these for what can be freed
     while True:
         request, descriptors, _, _ = socket.recv_fds(connection, 1 << 20, 2)
         if not request:
@@ -115,14 +124,27 @@ def serve(connection: socket.socket) -> None:
                 os.close(descriptor)
             connection.send(json.dumps(os.getpid()).encode())
             connection.close()
-            begin(**asked)
+            begin(**asked, handlers=handlers)
             return
         for descriptor in descriptors:
             os.close(descriptor)
 
 
-def begin(words: list[str], script: str | None, cwd: str) -> None:
-    """Be ``python -m pipeline WORDS`` or ``python -c SCRIPT WORDS`` from here on."""
+def register_before(handlers: list[Callable[[], object]]) -> None:
+    """Have the next handler registered before these. A command registers its own end before it imports what they belong to."""
+    register = atexit.register
+
+    def first(*given: Any) -> None:
+        atexit.register = register
+        register(*given)
+        for handler in handlers:
+            register(handler)
+
+    atexit.register = first
+
+
+def begin(words: list[str], script: str | None, cwd: str, handlers: list[Callable[[], object]]) -> None:
+    """Be ``python -m pipeline WORDS`` or ``python -c SCRIPT WORDS`` from here on. ``handlers``: of the imports, for the exit."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever starts the tests in the background has it ignored,
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and this one whoever says nohup
     # Opened anew: where the server's own was a file it is taken for one that can seek, which a pipe cannot.
@@ -133,8 +155,11 @@ def begin(words: list[str], script: str | None, cwd: str) -> None:
     sys.modules["__main__"] = main  # what the processes that it starts go by
     sys.argv = ["-c" if script else str(main.__file__), *words]
     if script is None:
+        register_before(handlers)
         main.command_line()
     else:
+        for handler in handlers:
+            atexit.register(handler)
         exec(compile(script, "script", "exec"), main.__dict__)
 
 

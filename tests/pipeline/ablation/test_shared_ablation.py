@@ -1,13 +1,13 @@
 """``foreguard ablate shared=true``: real processes that share jobs and parts, of which one is killed."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from runpy import run_path
+from typing import Any
 
 import psutil
 import pytest
@@ -18,7 +18,7 @@ from pipeline.ablation.devices import gpus, job_takers
 from pipeline.errors import ConfigError
 from pipeline.evaluation.records import read_records
 
-ROOT = Path(__file__).parents[3]
+Start = Callable[..., Any]
 WORDS = run_path(str(Path(__file__).parents[1] / "tiny.py"))["ABLATION"]
 
 
@@ -26,13 +26,13 @@ def words(directory: Path) -> list[str]:
     return ["ablate", f"run={directory / 'run'}", f"prepared={directory / 'prepared'}", *WORDS]
 
 
-def start(directory: Path, *more: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "pipeline", *words(directory), *more]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, cwd=directory, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+@pytest.fixture(scope="module")
+def start(warm: Any) -> Start:
+    """Starts an ablation in a directory, with more words."""
+    return lambda directory, *more: warm.start([*words(directory), *more], cwd=directory)
 
 
-def run_alone(directory: Path, *more: str) -> None:
+def run_alone(start: Start, directory: Path, *more: str) -> None:
     process = start(directory, *more)
     said = process.communicate()
     assert process.returncode == 0, said
@@ -51,16 +51,16 @@ def expect_same_records(shared: Path, alone: Path) -> None:
 
 
 @pytest.mark.slow
-def test_three_processes_of_which_one_is_killed_come_to_the_ablation_of_one(tmp_path: Path) -> None:
+def test_three_processes_of_which_one_is_killed_come_to_the_ablation_of_one(tmp_path: Path, start: Start) -> None:
     alone, shared = tmp_path / "alone", tmp_path / "shared"
     for directory in (alone, shared):
         directory.mkdir()
-    run_alone(alone)
+    run_alone(start, alone)
     processes = [start(shared, "shared=true") for _ in range(3)]
     while not list((shared / "run" / "store").glob("*/.*.job")):
         assert [one.poll() for one in processes] == [None] * 3
         time.sleep(0.02)
-    processes[0].kill()
+    processes[0].send_signal(signal.SIGKILL)
     printed = [one.communicate() for one in processes]
     assert [one.returncode for one in processes] == [-9, 0, 0], printed
     reports = sum("report: " in out for out, _ in printed[1:])
@@ -81,20 +81,29 @@ def test_every_process_of_several_devices_sees_a_gpu_of_its_own(monkeypatch: pyt
         pass
 
 
+def takers_of_jobs(command: int) -> list[psutil.Process]:
+    """The processes beside a command's own. A child that has just ended, such as git, has no words any more."""
+    found = []
+    for child in psutil.Process(command).children():
+        with suppress(psutil.NoSuchProcess):
+            found += [child] * ("spawn_main" in " ".join(child.cmdline()))
+    return found
+
+
 @pytest.mark.slow
-def test_several_devices_are_stopped_with_the_command_and_come_to_the_ablation_of_one(tmp_path: Path) -> None:
+def test_several_devices_are_stopped_with_the_command_and_come_to_the_ablation_of_one(tmp_path: Path, start: Start) -> None:
     alone, several = tmp_path / "alone", tmp_path / "several"
     for directory in (alone, several):
         directory.mkdir()
-    longer = ["seeds=[0,1]", "classifier_trainer.epochs=30", "segmenter_trainer.epochs=30"]  # both processes are at work by then
-    run_alone(alone, *longer)
+    longer = ["seeds=[0,1]", "classifier_trainer.epochs=20", "segmenter_trainer.epochs=20"]  # both processes are at work by then
+    run_alone(start, alone, *longer)
     for end, code in ((signal.SIGTERM, 143), (signal.SIGKILL, -9)):
         command = start(several, "devices=2", *longer)
         others: list[psutil.Process] = []
         while len(list((several / "run").glob("ablation.*.log"))) < 2 or not others:
             assert command.poll() is None
-            others = [one for one in psutil.Process(command.pid).children() if "spawn_main" in " ".join(one.cmdline())]
-            time.sleep(0.02)
+            others = takers_of_jobs(command.pid)
+            time.sleep(0.1)
         command.send_signal(end)
         said = command.communicate()
         assert command.returncode == code, said
