@@ -17,7 +17,7 @@ from pipeline.data.gtsrb.fitting import plain_outline, refined_outline
 from pipeline.data.gtsrb.shapes import SHAPES
 from pipeline.data.gtsrb.source import TEST_IMAGES, TEST_TABLE
 from pipeline.data.images import read_picture
-from pipeline.data.polygons import coverage, soft_iou
+from pipeline.data.polygons import coverage
 
 OUTLINES = Path(__file__).parents[1] / "tests" / "pipeline" / "data" / "gtsrb_outlines.json"
 SIZES = ("small", "medium", "large")
@@ -36,6 +36,11 @@ class Measured:
     refined: float
     """With the fall-back: equal to ``plain`` where the sign is unrefinable."""
     fell_back: bool
+
+
+def soft_iou(first: np.ndarray, second: np.ndarray) -> float:
+    """Intersection over union of two coverages: sum of minima over sum of maxima."""
+    return float(np.minimum(first, second).sum()) / float(np.maximum(first, second).sum())
 
 
 def hand_polygon(entry: dict[str, Any]) -> np.ndarray:

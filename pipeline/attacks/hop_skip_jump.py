@@ -55,20 +55,20 @@ def hop_skip_jump(
     dimensions = math.sqrt(images[0].numel())
     point, found = _start(misclassified, images, free, seeds, num_starts)
     point = to_boundary(misclassified, images, point, norm)
-    best, shortest = point, _distance(point, images, norm)
+    best, shortest = point, length(point - images, norm)
     for step in range(1, num_steps + 1):
-        distance = _distance(point, images, norm)
-        reach = _distance(point, images, "l2") / dimensions
+        distance = length(point - images, norm)
+        reach = length(point - images, "l2") / dimensions
         probes = min(int(_FIRST_PROBES * math.sqrt(step)), max_probes)
         direction = _direction(misclassified, point, free, reach, derive_seeds(seeds, _PROBE_STREAM, step), probes)
         direction = direction.sign() * free if norm == "linf" else direction
         point = _jump(misclassified, point, direction, distance / math.sqrt(step))
         point = to_boundary(misclassified, images, point, norm)
-        nearer = _distance(point, images, norm) < shortest
+        nearer = length(point - images, norm) < shortest
         best = torch.where(wide(nearer), point, best)
-        shortest = _distance(best, images, norm)
+        shortest = length(best - images, norm)
     chosen = torch.where(wide(wrong | ~found), images, best)
-    distances = _distance(chosen.double(), images.double(), norm).masked_fill(~wrong & ~found, torch.inf)
+    distances = length(chosen.double() - images.double(), norm).masked_fill(~wrong & ~found, torch.inf)
     return Nearest(points=chosen, distances=distances)
 
 
@@ -87,7 +87,7 @@ def _start(misclassified: Decision, images: Tensor, free: Tensor, seeds: Tensor,
 def to_boundary(misclassified: Decision, images: Tensor, points: Tensor, norm: Norm) -> Tensor:
     """Bisection between the image and a misclassified point; it ends on the misclassified side."""
     low = torch.zeros(len(images), dtype=images.dtype, device=images.device)
-    high = torch.ones_like(low) if norm == "l2" else _distance(points, images, norm)
+    high = torch.ones_like(low) if norm == "l2" else length(points - images, norm)
     best = points
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
@@ -156,9 +156,5 @@ def observe_decisions(spec: DecisionBased, batch: MeasuredBatch) -> Observation:
     return observed_distances(batch, found.points, found.distances)
 
 
-def _distance(points: Tensor, images: Tensor, norm: Norm) -> Tensor:
-    return length(points - images, norm)
-
-
 def _unit(values: Tensor) -> Tensor:
-    return values / wide(_distance(values, torch.zeros_like(values), "l2").clamp_min(torch.finfo(values.dtype).tiny))
+    return values / wide(length(values, "l2").clamp_min(torch.finfo(values.dtype).tiny))

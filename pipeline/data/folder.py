@@ -1,7 +1,7 @@
 """The user's own images, masks and labels: one sub-folder per class, or a CSV file."""
 
-from collections import Counter
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,8 +15,9 @@ from pipeline.data.mask_values import FOREGROUND
 from pipeline.data.rules import Rejected
 from pipeline.data.sample import Plan, Reject, Sample
 from pipeline.data.splits import Split, assign_splits, drawn_shares
+from pipeline.runs.files import file_sha256
 
-RECIPE_VERSION = 2
+RECIPE_VERSION = 3
 MASK_VALUES = "two values are background and object, more are the foreground share: the rules of mask_values"
 
 
@@ -38,8 +39,9 @@ def plan(config: FolderConfig) -> Plan:
     """
     shares = drawn_shares(config.val_fraction, config.test_fraction)
     listing = list_folder(config.root)
-    entries, lonely = _without_lonely(listing.entries)
-    rejects = listing.rejects + lonely
+    entries, repeated = _with_copies_together(config.root, listing.entries)
+    entries, lonely = _without_lonely(entries)
+    rejects = listing.rejects + repeated + lonely
     classes = tuple(sorted({entry.class_name for entry in entries}))
     label_of = {name: label for label, name in enumerate(classes)}
     files = {config.root / name for entry in entries for name in (entry.image, entry.mask)}
@@ -55,6 +57,36 @@ def plan(config: FolderConfig) -> Plan:
         load=partial(load_item, root=config.root, image_size=config.image_size, context=config.context),
         rejects=rejects,
     )
+
+
+def _with_copies_together(root: Path, entries: list[Entry]) -> tuple[list[Entry], list[Reject]]:
+    """The groups of pictures that are the same file are one, in the split that one of them has; a copy in another is left out."""
+    original, first, leaders = _originals(root, {entry.image for entry in entries}), dict[str, Entry](), dict[str, str]()
+
+    def leader(group: str) -> str:
+        return leader(leaders[group]) if group in leaders else group
+
+    kept, rejects = [], []
+    for entry in sorted(entries, key=lambda entry: entry.split is None):  # a split that is given comes first
+        former = first.setdefault(original.get(entry.image, entry.image), entry)
+        if entry.split not in (None, former.split):
+            detail = f"the same picture as {former.image} in the {former.split} split"
+            rejects.append(Reject(source_file=entry.image, item=entry.sample_id, rule="repeated-image", detail=detail))
+            continue
+        kept.append(entry)
+        one, other = leader(entry.group), leader(former.group)
+        leaders |= {one: other} if one != other else {}
+    splits = {leader(entry.group): entry.split for entry in kept if entry.split}
+    return [replace(one, group=leader(one.group), split=one.split or splits.get(leader(one.group))) for one in kept], rejects
+
+
+def _originals(root: Path, files: Iterable[str]) -> dict[str, str]:
+    """Of files that are the same, to the byte, the first by name. Only files of equal size are read."""
+    by_size, by_content = defaultdict(list), dict[tuple[int, str], str]()
+    for file in sorted(files):
+        by_size[(root / file).stat().st_size].append(file)
+    alike = [(size, file) for size, of_size in by_size.items() if len(of_size) > 1 for file in of_size]
+    return {file: by_content.setdefault((size, file_sha256(root / file)), file) for size, file in alike}
 
 
 def _without_lonely(entries: list[Entry]) -> tuple[list[Entry], list[Reject]]:

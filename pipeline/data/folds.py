@@ -14,6 +14,7 @@ from pipeline.data.builder import partial_directory
 from pipeline.data.dataset import FILES, PreparedDataset, read_manifest
 from pipeline.data.splits import SEGMENTER, Split, assign_folds, assign_splits
 from pipeline.data.store import check_samples, file_record, fingerprint, train_mean, write_manifest
+from pipeline.errors import DataError
 
 VERSION = 1
 
@@ -45,10 +46,16 @@ def fold_splits(samples: pl.DataFrame, *, number: int, folds: int) -> pl.Series:
 def write_fold(dataset: PreparedDataset, target: Path, *, number: int, folds: int) -> None:
     """Write one fold of a data set as the directory ``target``, whole or not at all.
 
-    Raises DataError where the fold leaves a class without an image to train on, or the directory cannot be written; OccupiedError
-    where another process is writing it.
+    Raises DataError where the fold leaves a class without an image to train on, where tracks are not known, or the directory cannot
+    be written; OccupiedError where another process is writing it.
     """
     began = time.monotonic()
+    hidden = dataset.samples.filter((pl.col("split") == "test") & (pl.col("group") == pl.col("sample_id")))
+    if dataset.name == "gtsrb" and len(hidden):
+        raise DataError(
+            f"{dataset.path}: nobody knows the tracks of {len(hidden)} test images, so a fold would train on frames of signs that"
+            " it tests; add a column Group to their table, prepare the training images alone, or leave folds out"
+        )
     samples = dataset.samples.with_columns(fold_splits(dataset.samples, number=number, folds=folds))
     with partial_directory(target) as partial:
         for name in FILES:

@@ -19,9 +19,3 @@ def coverage(polygon: Float[np.ndarray, "points 2"], *, width: int, height: int)
         covered[first:last] += np.sign(y0 - y1) * np.clip(right_edges - crossing[:, None], 0, 1)
     share = np.abs(covered).reshape(height, SCANLINES, width).mean(axis=1)
     return np.asarray(np.clip(share, 0, 1), dtype=np.float32)
-
-
-def soft_iou(first: Float32[np.ndarray, "height width"], second: Float32[np.ndarray, "height width"]) -> float:
-    """Intersection over union of two coverages: sum of minima over sum of maxima; 1 where both are empty."""
-    union = float(np.maximum(first, second).sum())
-    return float(np.minimum(first, second).sum()) / union if union else 1.0

@@ -25,6 +25,7 @@ REMEDIES: Mapping[str, str] = {
     "size-mismatch": "the mask or the annotation must be of the picture as it is now",
     "turned-image": "save the picture upright, without EXIF orientation, or draw the mask on the upright one",
     "leaks-into-test": "nothing is to be done: the rest of the set is used",
+    "repeated-image": "nothing is to be done: the first one is used",
     # masks
     "empty-mask": "a mask needs foreground: leave the sample out or draw it again",
     "faint-mask": "scale the mask so that its foreground reaches the largest value",
@@ -50,7 +51,6 @@ REMEDIES: Mapping[str, str] = {
     "unknown-category": "category_id must be an id of the file's categories",
     "repeated-annotation": "nothing is to be done: the first one is used",
     "annotation-without-image": "data.parts says in which folder the images lie",
-    "repeated-image": "nothing is to be done: the first one is used",
     "ambiguous-image": "give every image an id and a file name of its own",
     "image-without-annotation": "nothing is to be done if no object of the classes is in it; see data.classes",
     # GTSRB

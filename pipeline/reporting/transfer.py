@@ -19,7 +19,8 @@ TITLE = "Do adversarial images of one system fool the others?"
 _INTRO = (
     "Each row is a system whose adversarial images were made by one attack that ran to its end (Auto-PGD on the margin, through "
     "both stages); each column a system that they are shown to. In the cell: the share of all images that the system of the column "
-    "gets right as they are and in these copies. On the diagonal the attacker knows the system; elsewhere only the one of the row. "
+    "gets right as they are and in these copies. Of an image that the row gets wrong as it is there is no copy, so a row that gets "
+    "little right says little. On the diagonal the attacker knows the system; elsewhere only the one of the row. "
     "Every figure is an upper estimate against an attacker with that one other system at hand, and none a bound: a figure beside "
     "the diagonal that is lower than the one on it says that the attack on the system itself was too weak."
 )

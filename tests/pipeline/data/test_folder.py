@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import unicodedata
+import zlib
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def save(path: Path, pixels: np.ndarray) -> None:
 
 
 def pair(root: Path, class_name: str, name: str, *, suffix: str = ".png", values: np.ndarray | None = None) -> None:
-    save(root / "images" / class_name / f"{name}{suffix}", photo())
+    save(root / "images" / class_name / f"{name}{suffix}", photo(zlib.crc32(f"{root.name}/{class_name}/{name}".encode())))
     save(root / "masks" / class_name / f"{name}.png", mask() if values is None else values)
 
 
@@ -328,6 +329,46 @@ def test_a_file_without_its_match_is_named_with_what_may_be_it(root: Path, old: 
     assert "images/cat/a.png is there" in rejects[there].detail
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_copies_of_a_picture_are_one_group_however_they_are_called_and_never_in_two_splits(root: Path, seed: int) -> None:
+    """Each of 30 pictures lies there under two or three names, in chains: the second name of one is in a group with the next."""
+    rows = []
+    for number in range(30):
+        for copy in range(2 + number % 2):
+            file = f"images/{number}-{copy}.png"
+            save(root / file, photo(number))
+            save(root / "masks" / f"{number}-{copy}.png", mask())
+            group = f"walk {number // 2}" if copy == number % 2 else ""
+            rows.append([file, f"masks/{number}-{copy}.png", "cat" if number % 3 else "dog", "", group])
+    table(root, rows, "image,mask,label,split,group")
+    samples, rejects = load(root, seed=seed)
+    assert not rejects
+    assert len(samples) == len(rows)
+    by_picture: dict[str, set[tuple[str, str]]] = defaultdict(set)
+    for sample in samples:
+        by_picture[sample.source_file.split("-")[0]].add((sample.group, sample.split))
+    assert {len(found) for found in by_picture.values()} == {1}
+    assert len({sample.group for sample in samples}) == 15
+    assert {sample.split for sample in samples} == {"train", "val", "test"}
+
+
+def test_a_copy_in_another_split_is_left_out_and_one_without_a_split_follows(root: Path) -> None:
+    for name, of in (("again", "a"), ("once-more", "a"), ("other", "b")):
+        save(root / "images" / "cat" / f"{name}.png", photo(ord(of)))
+        save(root / "masks" / "cat" / f"{name}.png", mask())
+    for name in "ab":
+        save(root / "images" / "cat" / f"{name}.png", photo(ord(name)))
+    cats = {"a": "train", "again": "test", "once-more": "", "b": "test", "other": "test", "c": ""}
+    rows = [[f"images/cat/{name}.png", f"masks/cat/{name}.png", "cat", split] for name, split in cats.items()]
+    table(root, [*rows, *([*row, ""] for row in rows_of()[3:])], "image,mask,label,split")
+    samples, (reject,) = load(root)
+    assert (reject.rule, Path(reject.source_file).stem) == ("repeated-image", "again")
+    assert "the same picture as images/cat/a.png in the train split" in reject.detail
+    split_of = {Path(sample.source_file).stem: sample.split for sample in samples if "cat" in sample.source_file}
+    assert split_of["a"] == split_of["once-more"] == "train"
+    assert split_of["b"] == split_of["other"] == "test"
+
+
 def test_splits_may_be_folders_above_images_and_masks(tmp_path: Path) -> None:
     for part in ("train", "Valid", "test"):
         for class_name in ("cat", "dog"):
@@ -463,6 +504,7 @@ def test_a_mask_of_0_and_one_other_value_is_background_and_object_whatever_the_v
 
 
 def test_a_whole_image_is_padded_and_never_squashed(root: Path) -> None:
+    save(root / "images" / "cat" / "a.png", photo())
     found = plan(FolderConfig(root=root, image_size=WIDTH))
     sample = found.load(found.items[0])[0]
     assert isinstance(sample, Sample)
@@ -476,6 +518,7 @@ def test_a_whole_image_is_padded_and_never_squashed(root: Path) -> None:
 
 
 def test_a_crop_is_centred_on_the_mask_with_the_margin_asked_for(root: Path) -> None:
+    save(root / "images" / "cat" / "a.png", photo())
     x0, y0, x1, y1 = BOX
     found = plan(FolderConfig(root=root, image_size=24, context=0.25))
     sample = found.load(found.items[0])[0]

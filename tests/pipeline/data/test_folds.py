@@ -81,3 +81,17 @@ def test_a_fold_that_leaves_a_class_nothing_to_train_on_is_refused_by_the_class(
     with pytest.raises(DataError, match=repr(base.classes[3])):
         write_fold(lonely, tmp_path / "fold", number=number, folds=3)
     assert not (tmp_path / "fold").exists()
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_signs_whose_tracks_nobody_knows_are_in_no_fold(synthetic_set: Path, tmp_path: Path, known: bool):
+    """GTSRB's official test images are frames of tracks that are not published: one that is tested would be trained on."""
+    base = open_prepared(synthetic_set)
+    groups = pl.when(pl.col("split") == "test").then("sample_id" if not known else pl.col("label").cast(str)).otherwise("group")
+    signs = type(base)(**{**vars(base), "name": "gtsrb", "samples": base.samples.with_columns(group=groups)})
+    if known:
+        write_fold(signs, tmp_path / "fold", number=0, folds=3)
+        return
+    with pytest.raises(DataError, match=r"the tracks of \d+ test images, .* column Group"):
+        write_fold(signs, tmp_path / "fold", number=0, folds=3)
+    assert not (tmp_path / "fold").exists()
