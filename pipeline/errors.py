@@ -14,7 +14,8 @@ def printable(text: str) -> str:
     >>> printable("red\\x1b[31m\\n")
     'red\\\\x1b[31m\\\\n'
     """
-    return "".join(letter if unicodedata.category(letter) not in _ESCAPED else _escape(letter) for letter in text)
+    escaped = (letter.encode("unicode_escape").decode() if unicodedata.category(letter) in _ESCAPED else letter for letter in text)
+    return "".join(escaped)
 
 
 def shortened(text: str) -> str:
@@ -35,10 +36,6 @@ def kind_and_words(error: BaseException) -> str:
 _MOST_SHOWN = 300
 _ESCAPED = ("Cc", "Cf", "Cs", "Zl", "Zp")
 """Unicode's classes of what moves the cursor, turns the direction of writing or cannot be encoded."""
-
-
-def _escape(letter: str) -> str:
-    return letter.encode("unicode_escape").decode("ascii")
 
 
 class UserError(Exception):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from pipeline.ablation.config import AblateConfig
+from pipeline.attacks.specs import Passes as Passes
 from pipeline.config import to_plain
 from pipeline.runs.checkpoints import StageKind, weights_digest
 
@@ -51,18 +52,6 @@ class DataView(NamedTuple):
     """Every image is its own mask."""
     fold: Fold | None = None
     """Split by this fold."""
-
-
-class Passes(NamedTuple):
-    """How often an image goes through a stage, all images and both stages together."""
-
-    forward: int
-    backward: int
-
-    @property
-    def total(self) -> int:
-        """Forwards and backwards, which cost about the same where no gradient of a weight is asked for."""
-        return self.forward + self.backward
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +157,7 @@ class Job(ABC):
 
     @abstractmethod
     def passes(self, ablation: AblateConfig, counts: ImageCounts) -> Passes:
-        """At most so many passes does it cost."""
+        """At most so many passes through a stage does it cost, of all images and both stages together."""
 
 
 def recorded(config: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pipeline.ablation.results import training_line
 from pipeline.masks.config import MaskConfig, MaskSource
 from pipeline.runs.checkpoints import StageKind
 from pipeline.training.commands import train_classifier, train_joint, train_segmenter
-from pipeline.training.config import TrainClassifierConfig, TrainJointConfig, TrainSegmenterConfig
+from pipeline.training.config import TrainClassifierConfig, TrainerConfig, TrainJointConfig, TrainSegmenterConfig
 from pipeline.training.result import RESULT
 
 
@@ -41,6 +41,17 @@ class TrainingJob(Job):
     @property
     def _which_slug(self) -> str:
         return f"-seed{self.seed}{self.fold.slug if self.fold else ''}"
+
+    def _settings(self, materials: Materials, run: Path, objective: str, trainer: TrainerConfig) -> dict[str, Any]:
+        """What all trainings of an ablation share."""
+        return {
+            "prepared": materials.prepared,
+            "run": run,
+            "resume": True,
+            "objective": materials.ablation.objective(objective),
+            "augment": materials.ablation.augment,
+            "trainer": dataclasses.replace(trainer, seed=self.seed),
+        }
 
     def run(self, state: JobState) -> None:
         type(self).trained_by(state.config)
@@ -74,16 +85,8 @@ class SegmenterJob(TrainingJob):
         return (self.objective,)
 
     def config(self, materials: Materials, run: Path) -> TrainSegmenterConfig:
-        ablation = materials.ablation
-        return TrainSegmenterConfig(
-            prepared=materials.prepared,
-            run=run,
-            resume=True,
-            segmenter=ablation.segmenter,
-            objective=ablation.objective(self.objective),
-            augment=ablation.augment,
-            trainer=dataclasses.replace(ablation.segmenter_trainer, seed=self.seed),
-        )
+        settings = self._settings(materials, run, self.objective, materials.ablation.segmenter_trainer)
+        return TrainSegmenterConfig(**settings, segmenter=materials.ablation.segmenter)
 
     def passes(self, ablation: AblateConfig, counts: ImageCounts) -> Passes:
         epochs, seen = ablation.segmenter_trainer.epochs, counts._replace(train=counts.train + counts.for_segmenters)
@@ -91,12 +94,30 @@ class SegmenterJob(TrainingJob):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifierJob(TrainingJob):
+class ClassifierTraining(TrainingJob):
+    """Train a classifier, whatever it sees."""
+
+    command: ClassVar[str] = "train-classifier"
+    trained_by = train_classifier
+
+    def _config(
+        self, materials: Materials, run: Path, objective: str, masks: MaskConfig, segmenter_run: Path | None
+    ) -> TrainClassifierConfig:
+        ablation = materials.ablation
+        return TrainClassifierConfig(
+            **self._settings(materials, run, objective, ablation.classifier_trainer),
+            classifier=ablation.classifier,
+            masks=masks,
+            segmenter_run=segmenter_run,
+            label_smoothing=ablation.label_smoothing,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierJob(ClassifierTraining):
     """Train a classifier behind a mask source."""
 
     kind: ClassVar[str] = "classifier"
-    command: ClassVar[str] = "train-classifier"
-    trained_by = train_classifier
 
     objective: str
     masks: MaskConfig
@@ -125,7 +146,7 @@ class ClassifierJob(TrainingJob):
 
     def config(self, materials: Materials, run: Path) -> TrainClassifierConfig:
         segmenter_run = None if self.segmenter is None else materials.finished[self.segmenter].path
-        return classifier_config(materials, run, self.objective, self.seed, masks=self.masks, segmenter_run=segmenter_run)
+        return self._config(materials, run, self.objective, self.masks, segmenter_run)
 
     def passes(self, ablation: AblateConfig, counts: ImageCounts) -> Passes:
         epochs, behind = ablation.classifier_trainer.epochs, self.segmenter is not None
@@ -174,18 +195,13 @@ class JointJob(TrainingJob):
     def config(self, materials: Materials, run: Path) -> TrainJointConfig:
         ablation, finished = materials.ablation, materials.finished
         return TrainJointConfig(
-            prepared=materials.prepared,
-            run=run,
-            resume=True,
+            **self._settings(materials, run, self.objective, ablation.joint_trainer),
             segmenter_run=finished[self.segmenter].path,
             classifier_run=finished[self.classifier].path,
             mask_weight=ablation.joint.mask_weight,
             attack_on=ablation.joint.attack_on,
             updates=ablation.joint.updates,
             label_smoothing=ablation.label_smoothing,
-            objective=ablation.objective(self.objective),
-            augment=ablation.augment,
-            trainer=dataclasses.replace(ablation.joint_trainer, seed=self.seed),
         )
 
     def passes(self, ablation: AblateConfig, counts: ImageCounts) -> Passes:
@@ -196,12 +212,10 @@ class JointJob(TrainingJob):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SilhouetteJob(TrainingJob):
+class SilhouetteJob(ClassifierTraining):
     """Train a classifier that sees the oracle mask in place of the image: what the outline alone gives away."""
 
     kind: ClassVar[str] = "silhouette"
-    command: ClassVar[str] = "train-classifier"
-    trained_by = train_classifier
 
     @property
     def title(self) -> str:
@@ -218,27 +232,8 @@ class SilhouetteJob(TrainingJob):
 
     def config(self, materials: Materials, run: Path) -> TrainClassifierConfig:
         """Of ``foreguard train-classifier``, on the data set of silhouettes."""
-        return classifier_config(materials, run, "natural", self.seed, masks=MaskConfig(source=MaskSource.NONE), segmenter_run=None)
+        return self._config(materials, run, "natural", MaskConfig(source=MaskSource.NONE), None)
 
     def passes(self, ablation: AblateConfig, counts: ImageCounts) -> Passes:
         epochs = ablation.classifier_trainer.epochs
         return training_passes(ablation.objective("natural"), counts, epochs=epochs, behind_segmenter=False)
-
-
-def classifier_config(
-    materials: Materials, run: Path, objective: str, seed: int, *, masks: MaskConfig, segmenter_run: Path | None
-) -> TrainClassifierConfig:
-    """What all classifiers of an ablation share."""
-    ablation = materials.ablation
-    return TrainClassifierConfig(
-        prepared=materials.prepared,
-        run=run,
-        resume=True,
-        classifier=ablation.classifier,
-        masks=masks,
-        segmenter_run=segmenter_run,
-        label_smoothing=ablation.label_smoothing,
-        objective=ablation.objective(objective),
-        augment=ablation.augment,
-        trainer=dataclasses.replace(ablation.classifier_trainer, seed=seed),
-    )

@@ -62,10 +62,15 @@ class MaskGoal(StrEnum):
 
 
 class Passes(NamedTuple):
-    """Of one image through a system."""
+    """How often an image goes through a system, or through its stages."""
 
     forward: int
     backward: int
+
+    @property
+    def total(self) -> int:
+        """Forwards and backwards, which cost about the same where no gradient of a weight is asked for."""
+        return self.forward + self.backward
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -58,6 +58,6 @@ REMEDIES: Mapping[str, str] = {
     "class-mismatch": "the folder and the column ClassId must agree",
     "duplicate-annotation": "nothing is to be done: the first row is used",
     "empty-box": "the ROI must have an area",
-    "unknown-track": "training files are named TRACK_FRAME, or say the track in a column Track",
+    "unknown-track": "training files are named TRACK_FRAME, or say the track in a column Group",
 }
 """Every rule with what to do about it."""

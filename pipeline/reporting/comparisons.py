@@ -122,12 +122,9 @@ def compared_with_own(study: Study) -> list[Comparison]:
     arms, own = study.by_condition("main"), study.own
     others = [key for key in arms if not key.is_own and (key.test_masks in ("none", "oracle") or key.uses_segmenter)]
     pairs = [(one, other) for place, one in enumerate(own) for other in [*others, *own[:place]]]
-    named = [(f"{one.classifier_objective} - {_short(other)}", arms[one], arms[other]) for one, other in pairs]
+    short = {other: other.classifier_objective if other.is_own else other.test_masks for _, other in pairs}
+    named = [(f"{one.classifier_objective} - {short[other]}", arms[one], arms[other]) for one, other in pairs]
     return families(named, study.attacked)
-
-
-def _short(condition: Condition) -> str:
-    return condition.classifier_objective if condition.is_own else condition.test_masks
 
 
 def families(pairs: Sequence[tuple[str, list[Arm], list[Arm]]], epsilons: Iterable[float]) -> list[Comparison]:

@@ -103,7 +103,8 @@ def _corrupted(path: Path, name: str) -> pl.DataFrame | None:
 
 
 def _table(name: str, systems: Sequence[_System], errors: Mapping[Path, float]) -> Table:
-    shown = [figure for figure in systems[0].figures if _on_page(figure)]
+    means = ("clean", "all corruptions")  # of corruptions the page shows these alone
+    shown = [one for one in systems[0].figures if one.threat != "corruption" or one.label.startswith(means)]
     columns = [numbers(figure.label, _CLAIMS[figure.claim]) for figure in shown]
     rows: dict[str, list[Row]] = {}
     for system in systems:
@@ -122,11 +123,6 @@ def _table(name: str, systems: Sequence[_System], errors: Mapping[Path, float]) 
         rows=rows,
         tidy=pl.concat([_tidy(system, errors.get(system.arm.path)) for system in systems], how="vertical_relaxed"),
     )
-
-
-def _on_page(figure: Figure) -> bool:
-    """Of the corruptions the page shows the means alone."""
-    return figure.threat != "corruption" or figure.label.startswith(("clean", "all corruptions"))
 
 
 def _cell(figure: Figure) -> Cell:

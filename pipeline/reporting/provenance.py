@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from pipeline.reporting.data import Arm, Study
+from pipeline.reporting.data import Study
 
 
 def provenance_rows(study: Study) -> tuple[tuple[str, str], ...]:
@@ -14,6 +14,11 @@ def provenance_rows(study: Study) -> tuple[tuple[str, str], ...]:
     command = f"foreguard ablate experiment={study.name}" if study.is_ablation else "foreguard evaluate"
     attacks = study.arms[0].about["config"]["attack"]["attacks"]
     skipped = sorted({f"{name}: {reason}" for arm in study.arms for name, reason in arm.summary.skipped.items()})
+    own = [
+        f"{arm.condition.classifier_objective}: {arm.summary.own}, SHA-256 of its state {arm.about['inputs']['system'][:16]}"
+        for arm in study.arms
+        if arm.condition.is_own
+    ]
     rows = [
         ("Command", f"{command} run=... (configuration below)"),
         ("This page", "foreguard report run=..."),
@@ -31,13 +36,9 @@ def provenance_rows(study: Study) -> tuple[tuple[str, str], ...]:
             "Weights",
             f"{len({entry[name] for entry in inputs for name in ('classifier', 'segmenter') if name in entry})} distinct stages",
         ),
-        ("Systems of your own", "; ".join(dict.fromkeys(_own(arm) for arm in study.arms if arm.condition.is_own))),
+        ("Systems of your own", "; ".join(dict.fromkeys(own))),
     ]
     return tuple((name, text) for name, text in rows if text)
-
-
-def _own(arm: Arm) -> str:
-    return f"{arm.condition.classifier_objective}: {arm.summary.own}, SHA-256 of its state {arm.about['inputs']['system'][:16]}"
 
 
 def configuration_text(study: Study) -> str:

@@ -78,20 +78,14 @@ def judge(answer: Answer, study: Study, failed: Sequence[Failure]) -> Trust:
         f"{condition.tested} masks: not checked" for condition in conditions if not all(map(_is_checked, arms[condition]))
     )
     verdict = Verdict.NOT_TRUSTED if reasons or unchecked else Verdict.TRUSTED
-    images = _images([arm for condition in conditions for arm in arms[condition]])
+    checks = [check for condition in conditions for arm in arms[condition] for check in arm.checks or ()]
+    images = min((int(check.figures.get("images", 0)) for check in checks if check.name == _STEPS), default=0)
     return Trust(verdict=verdict, reasons=(*reasons, *unchecked), images=images)
 
 
 def _is_checked(arm: Arm) -> bool:
     """Some search was tried: what can be told of a system without attacking it says little of an attack."""
     return any(check.outcome != Outcome.SKIP and check.name in _SEARCHES for check in arm.checks or ())
-
-
-def _images(arms: Sequence[Arm]) -> int:
-    """On how many images searches were tried, of the arm with the fewest."""
-    return min(
-        (int(check.figures.get("images", 0)) for arm in arms for check in arm.checks or () if check.name == _STEPS), default=0
-    )
 
 
 def _constant_predictors(study: Study) -> list[Failure]:

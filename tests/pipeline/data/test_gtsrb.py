@@ -22,6 +22,7 @@ from pipeline.data.gtsrb.config import GtsrbConfig
 from pipeline.data.gtsrb.shapes import shape_of
 from pipeline.data.gtsrb.source import CLASS_NAMES, TEST_IMAGES, TEST_TABLE, TRAINING, plan
 from pipeline.data.polygons import coverage
+from pipeline.data.rules import REMEDIES
 from pipeline.data.sample import Plan, Reject, Sample
 from pipeline.errors import ConfigError, DataError
 
@@ -216,6 +217,15 @@ def test_an_image_whose_track_is_not_in_its_name_is_rejected(tree: Path) -> None
     write_image(tree / TRAINING / "00001" / "extra.ppm", 1)
     edit(table_of(tree, 1), lambda rows: rows.append(good_row("extra.ppm", 1)))
     assert [(reject.rule, reject.item) for reject in plan(config(tree)).rejects] == [("unknown-track", "train/00001/extra")]
+
+
+def test_the_column_that_the_remedy_names_says_the_track_of_a_training_image(tree: Path) -> None:
+    write_image(tree / TRAINING / "00001" / "extra.ppm", 1)
+    column = REMEDIES["unknown-track"].split()[-1]
+    write_table(table_of(tree, 1), [[*good_row("extra.ppm", 1), "00001/lent"]], header=(*COLUMNS, column))
+    samples, rejects = load_all(plan(config(tree)))
+    assert [sample.group for sample in samples if sample.sample_id == "train/00001/extra"] == ["00001/lent"]
+    assert "unknown-track" not in {reject.rule for reject in rejects}
 
 
 def test_the_training_track_that_the_test_set_repeats_is_left_out(tree: Path) -> None:
