@@ -129,7 +129,8 @@ def attack_with_patch(spec: PatchAttack, start: AttackStart) -> Images:
 
 def observe_patches(spec: Patches, batch: MeasuredBatch, condition: Condition) -> Observation:
     """Every image with the worst patch that was found for it; those without room for one are not counted."""
-    region, shape = Region(condition.name), (batch.images.shape[2], batch.images.shape[3])
+    shape = (batch.images.shape[2], batch.images.shape[3])
+    threat = ThreatModel(norm="patch", epsilons=(condition.level,), region=Region(condition.name))
     side = patch_side(condition.level, *shape)
     if not side:
         return observed(batch, batch.images, counted=torch.zeros_like(batch.labels, dtype=torch.bool))
@@ -137,12 +138,12 @@ def observe_patches(spec: Patches, batch: MeasuredBatch, condition: Condition) -
         "patch",
         spec.attack,
         AttackBatch(system=batch.system, images=batch.images, labels=batch.labels, context=batch.context, seeds=batch.seeds),
-        threat=ThreatModel(norm="patch", epsilons=(condition.level,), region=region),
+        threat=threat,
         epsilon=condition.level,
         run_seed=0,  # the seeds of the batch are the run's already
         copy=batch.copy,
     )
-    allowed = allowed_corners(side, shape, batch.region(region, 1), len(batch.labels))
+    allowed = allowed_corners(side, shape, batch.region(threat.region, threat.region_radius), len(batch.labels))
     return observed(batch, found.images, counted=allowed.flatten(1).any(dim=1).to(batch.labels.device))
 
 

@@ -15,11 +15,11 @@ from pipeline.attacks.measuring import Donors, MeasuredBatch
 from pipeline.attacks.minimum_norm import Nearest, ddn, fmn, observe_nearest
 from pipeline.attacks.objectives import ModelObjective, margin
 from pipeline.attacks.patch_attack import PatchAttack
-from pipeline.attacks.patches import observe_patches, patch_share
+from pipeline.attacks.patches import allowed_corners, observe_patches, patch_share
 from pipeline.attacks.pgd import pgd_l2
 from pipeline.attacks.regions import region_masks
 from pipeline.attacks.smoothing import SmoothedObjective, certify, observe_attacked, observe_certified, predict
-from pipeline.attacks.threat import Region
+from pipeline.attacks.threat import Region, ThreatModel
 from pipeline.masks.config import MaskSource
 from pipeline.masks.context import MaskContext
 from pipeline.system import TwoStage, attacked
@@ -156,3 +156,15 @@ def test_patches_keep_to_their_share_and_region_and_count_only_where_there_is_ro
     nothing = observe_patches(spec, measured, whole._replace(level=0.5 / 256))
     assert not nothing.counted.any()
     assert patch_share(measured.images, measured.images).tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("region", list(Region))
+def test_an_image_counts_where_the_attack_itself_has_room_for_its_patch(measured: MeasuredBatch, region: Region) -> None:
+    """A square of 3 pixels fits into the band around an outline as wide as a threat model has it, and into every other region."""
+    spec = Patches(shares=(9 / 256,), regions=(region,), attack=PatchAttack(num_promising=1, num_random=0, num_steps=1))
+    (condition,) = spec.conditions()
+    threat = ThreatModel(norm="patch", epsilons=(condition.level,), region=region)
+    allowed = region_masks(region, measured.masks, radius=threat.region_radius)
+    seen = observe_patches(spec, measured, condition)
+    assert torch.equal(seen.counted, allowed_corners(3, (16, 16), allowed, 3).flatten(1).any(1))
+    assert seen.counted.any()
