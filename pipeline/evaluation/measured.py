@@ -14,6 +14,7 @@ import polars as pl
 
 from pipeline.attacks.measurement import Claim
 from pipeline.attacks.measurements import Backdrop, Backgrounds, Corruptions, Distances, MeasurementSpec, Patches, Smoothing
+from pipeline.attacks.threat import Region
 from pipeline.evaluation.metrics import robust_images
 from pipeline.evaluation.statistics import Estimate, mean_estimate, paired_difference, share
 from pipeline.evaluation.summary import Summary
@@ -70,7 +71,7 @@ def figures(observations: pl.DataFrame, measurements: Mapping[str, MeasurementSp
         named = _Named(name, spec.kind, spec.threat)
         match spec:
             case Distances():
-                found += _of_distances(own, named, spec.epsilons)
+                found += _of_distances(own, named, spec)
             case Patches():
                 found += _of_patches(own, named)
             case Corruptions():
@@ -190,12 +191,13 @@ class _Named:
         return Figure(**about, label=label, claim=claim, unit=unit, estimate=estimate)
 
 
-def _of_distances(own: pl.DataFrame, named: _Named, epsilons: Sequence[float]) -> list[Figure]:
-    median = named.figure("median distance", median_distance(own), Claim.UPPER_ESTIMATE, "distance")
-    curve = [
-        named.figure(f"robust accuracy at {epsilon:.4g}", robust_beyond(own, epsilon), Claim.UPPER_ESTIMATE) for epsilon in epsilons
-    ]
-    return [median, *curve]
+def _of_distances(own: pl.DataFrame, named: _Named, spec: Distances) -> list[Figure]:
+    where = "" if spec.region == Region.EVERYWHERE else f", attacker on the {spec.region}"
+    found = [named.figure(f"median distance{where}", median_distance(own), Claim.UPPER_ESTIMATE, "distance")]
+    for epsilon in spec.epsilons:
+        label = f"robust accuracy at {epsilon:.4g}{where}"
+        found.append(named.figure(label, robust_beyond(own, epsilon), Claim.UPPER_ESTIMATE))
+    return found
 
 
 def _of_patches(own: pl.DataFrame, named: _Named) -> list[Figure]:

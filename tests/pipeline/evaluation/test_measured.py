@@ -9,7 +9,8 @@ import pytest
 from scipy import stats
 
 from pipeline.attacks.measurement import Claim
-from pipeline.attacks.measurements import Corruptions
+from pipeline.attacks.measurements import Corruptions, DecisionBased, Distances, MinimumNorm
+from pipeline.attacks.threat import Region
 from pipeline.evaluation.measured import (
     MEASURED,
     Figure,
@@ -78,6 +79,17 @@ def test_the_interval_of_the_median_holds_the_true_one_as_often_as_it_says() -> 
         median = median_distance(distances(rng.exponential(size=60).tolist()))
         held += median.low <= math.log(2) <= median.high
     assert stats.binomtest(held, 200, 0.95, alternative="less").pvalue > 1e-3
+
+
+@pytest.mark.parametrize("spec", [MinimumNorm, DecisionBased])
+@pytest.mark.parametrize("region", list(Region))
+def test_a_distance_within_a_region_is_not_called_robust_accuracy_without_it(spec: type[Distances], region: Region) -> None:
+    """Nobody has to keep to a region: whatever the measurement is called, its figures say to which part of the image it speaks."""
+    constant = {"measurement": pl.lit("mine"), "counted": pl.lit(True)}
+    observed = distances([0.1, 0.2, math.inf]).with_columns(**constant)
+    labels = [one.label for one in figures(observed, {"mine": spec(region=region, epsilons=(0.1, 0.2))})]
+    where = {Region.EVERYWHERE: ""}.get(region, f", attacker on the {region.value}")
+    assert labels == [f"{what}{where}" for what in ("median distance", "robust accuracy at 0.1", "robust accuracy at 0.2")]
 
 
 def swaps(same: list[bool | None], other: list[bool | None]) -> pl.DataFrame:
