@@ -70,6 +70,12 @@ class ThreatModel:
     num_draws: Annotated[Whole, Field(ge=1, le=10_000)] = 8
     """Seeds that an attacker with hidden-seed averages over at every step, at least 1."""
 
+    @property
+    def limits(self) -> str:
+        """What an attacker may less than with the whole image and all knowledge, for people; empty where nothing."""
+        where = "" if self.region == Region.EVERYWHERE else f" on the {self.region}"
+        return where + (", seeds hidden" if self.knowledge == Knowledge.HIDDEN_SEED else "")
+
     def __post_init__(self) -> None:
         for epsilon in self.epsilons:
             check_epsilon(self.norm, epsilon)

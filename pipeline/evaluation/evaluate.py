@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pipeline.attacks.suite import AttackSuite
+from pipeline.attacks.threat import Knowledge
 from pipeline.config import to_plain
 from pipeline.errors import ConfigError
 from pipeline.evaluation.config import EvaluateConfig
@@ -223,6 +224,8 @@ def _report(evaluation: LoadedEvaluation) -> None:
         MeasurementReport(figures=tuple(measured)).write(config.run / MEASURED)
     summary.write(config.run / SUMMARY)  # after all that it stands for: an ablation takes an evaluation that has it for finished
     print("\n".join([*lines(summary), *_beside_published(config, summary), *measured_lines(measured)]))
+    if run.suite.threat.knowledge == Knowledge.HIDDEN_SEED:
+        print("the attacker does not know the seeds of random masks and noise: report these figures beside the white-box ones")
     if config.sanity:
         images, epsilon = config.sanity_images, config.sanity_epsilon
         with progress_bar("sanity checks", total=ASKED, unit="checks") as advance:

@@ -43,7 +43,7 @@ class Evaluation:
     def __str__(self) -> str:
         lines = [f"clean accuracy                  {self.clean_accuracy()}"]
         for epsilon in self.threat.epsilons:
-            where = f"robust accuracy, {self.threat.norm} {epsilon_text(epsilon)}"
-            lines.append(f"{where:<32}{self.robust_accuracy(epsilon)}")
+            where = f"robust accuracy, {self.threat.norm} {epsilon_text(epsilon)}{self.threat.limits}"
+            lines.append(f"{where:<31} {self.robust_accuracy(epsilon)}")
         lines += [f"not tried: {name}: {reason}" for name, reason in self.skipped.items()]
         return "\n".join([*lines, *(check_lines(self.checks) if self.checks else [])])

@@ -108,7 +108,7 @@ def compose(study: Study, metrics: Sequence[Metric] = METRICS) -> Document:
 def _subtitle(study: Study) -> str:
     summary = study.arms[0].summary
     threat = wording.threat_text(study, study.epsilons[-1])
-    return f"{summary.data} data, {wording.sample_text(study)}, {threat}"
+    return f"{summary.data} data, {wording.sample_text(study)}, {threat}{', seeds hidden' if wording.hides_seeds(study) else ''}"
 
 
 def _how_to_read(study: Study, found: Figures) -> tuple[str, ...]:
@@ -116,6 +116,7 @@ def _how_to_read(study: Study, found: Figures) -> tuple[str, ...]:
         "how_to_read.txt",
         {},
         threat=wording.threat_text(study, study.epsilons[-1]),
+        hides_seeds=wording.hides_seeds(study),
         several_learned=any(len(answer.all_learned) > 1 for answer in found.answers),
         several_trainings=len({arm.seed for arm in study.arms}) > 1,
         units=wording.units(study),

@@ -85,6 +85,12 @@ def threat_text(study: Study, epsilon: float) -> str:
     return f"{NORMS.get(summary.norm, summary.norm)} perturbations{where} up to {epsilon_text(epsilon)}"
 
 
+def hides_seeds(study: Study) -> bool:
+    """The attacker lacks the seeds of random masks and noise fills: figures are higher than under one who knows all."""
+    threat = study.arms[0].about["config"]["attack"].get("threat") or {}
+    return bool(threat.get("knowledge") == "hidden-seed")
+
+
 def sample_text(study: Study) -> str:
     """``245 test images from 67 photographs or tracks, 2 training seeds``"""
     (images, groups), seeds = study.sample, len({arm.seed for arm in study.arms})

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from pipeline import MaskConfig, ThreatModel, TwoStage, attack, evaluate, load_system
 from pipeline.attacks.specs import ClassAttack, ClassLoss
+from pipeline.attacks.threat import Knowledge, Region
 from pipeline.cli.main import main
 from pipeline.data.dataset import open_prepared
 from pipeline.errors import ConfigError, InputError
@@ -184,6 +185,15 @@ def test_oracle_masks_reach_a_system_that_is_made_for_them() -> None:
     result = evaluate(system, [(images, labels, masks)], threat=background, attacks=STEPS)
     assert result.robust_accuracy(1.0).value == 1, "through an oracle mask and a constant fill the background is not seen"
     assert result.outcomes["clean_mask_iou"].to_list() == [1.0] * 6
+    assert "robust accuracy, linf 1 on the background 100.0 %" in str(result)
+
+
+@pytest.mark.parametrize("region", list(Region))
+@pytest.mark.parametrize("knowledge", list(Knowledge))
+def test_what_an_attacker_may_less_is_said_beside_every_figure(region: Region, knowledge: Knowledge) -> None:
+    limits = ThreatModel(region=region, knowledge=knowledge).limits
+    assert (region.value in limits) == (region != Region.EVERYWHERE)
+    assert ("seeds hidden" in limits) == (knowledge != Knowledge.WHITE_BOX)
 
 
 def test_the_system_is_as_it_was_also_in_train_mode() -> None:

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from pipeline.reporting.citation import citation, methods
+from pipeline.reporting.document import compose
 from pipeline.reporting.reading import read_study
 from pipeline.reporting.templating import latex
 
@@ -85,3 +86,18 @@ def test_the_name_of_an_experiment_cannot_break_the_bibtex_entry(study):
     text = dict(citation(replace(study, name="50 % {of} \\input{x}")))["BibTeX"]
     note = re.search(r"note = \{(.*)\},", text)[1]
     assert "50 \\% \\{of\\} \\textbackslash{}input" in note
+
+
+@pytest.mark.parametrize(
+    ("knowledge", "told"), [("white-box", "knows all of it changes"), ("hidden-seed", "but the seeds of random masks")]
+)
+def test_the_page_does_not_call_an_attacker_all_knowing_who_lacks_the_seeds(study, knowledge: str, told: str):
+    def about(arm):
+        attack = arm.about["config"]["attack"]
+        threat = {**(attack.get("threat") or {}), "knowledge": knowledge}
+        return {**arm.about, "config": {**arm.about["config"], "attack": {**attack, "threat": threat}}}
+
+    arms = tuple(replace(arm, about=about(arm)) for arm in study.arms)
+    document = compose(replace(study, arms=arms))
+    assert told in document.how_to_read[0]
+    assert ("seeds hidden" in document.subtitle) == (knowledge == "hidden-seed")
