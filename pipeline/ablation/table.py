@@ -37,5 +37,5 @@ def table(config: AblateConfig, cache: RunCache) -> list[str]:
         if (state := cache.finished(own)) is not None:
             result = Summary.read(state.path / SUMMARY)
             rows.append([own.name, "-", "-", result.mask_source, str(own.seed), *_figures(result)])
-    norm = config.attack.threat.norm
-    return [f"robust accuracy by {norm} epsilon, worst case of all attacks; {counted}; intervals are in the report", *aligned(rows)]
+    title = f"robust accuracy by {config.attack.threat.norm} epsilon{config.attack.threat.limits}, worst case of all attacks"
+    return [f"{title}; {counted}; intervals are in the report", *aligned(rows)]

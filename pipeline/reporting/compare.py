@@ -27,7 +27,7 @@ def compare_runs(config: CompareConfig) -> dict[str, Any]:
     studies = [read_study(run) for run in config.runs]
     check_threats(studies)
     (first, reference), *others = named(studies).items()
-    print(f"robust accuracy on the same images, under {wording.NORMS.get(reference.arms[0].summary.norm, 'other')} perturbations")
+    print(f"robust accuracy on the same images, under {wording.perturbations(reference)}")
     answer: list[dict[str, Any]] = []
     reasons = []
     for name, study in others:

@@ -39,7 +39,8 @@ def compose_runs(studies: Sequence[Study], metrics: Sequence[Metric] = METRICS) 
         title=" and ".join(runs),
         subtitle="; ".join(
             f"{name}: {study.arms[0].summary.data} data, {wording.sample_text(study)}" for name, (study, _) in runs.items()
-        ),
+        )
+        + f"; {wording.perturbations(studies[0])}",
         how_to_read=(
             "Every run by itself says more in its own report. Differences between runs are shown only for the same system (same "
             "objectives, same masks in training and testing), by seed, on the same images of the same data.",

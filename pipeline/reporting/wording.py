@@ -80,9 +80,14 @@ def epsilon_or_clean(epsilon: float) -> str:
 
 def threat_text(study: Study, epsilon: float) -> str:
     """``L-infinity perturbations up to 8/255``, with the region where it is not the whole image."""
+    return f"{perturbations(study)} up to {epsilon_text(epsilon)}"
+
+
+def perturbations(study: Study) -> str:
+    """The same of any size."""
     summary = study.arms[0].summary
     where = "" if summary.region == "everywhere" else f" on the {summary.region}"
-    return f"{NORMS.get(summary.norm, summary.norm)} perturbations{where} up to {epsilon_text(epsilon)}"
+    return f"{NORMS.get(summary.norm, summary.norm)} perturbations{where}"
 
 
 def hides_seeds(study: Study) -> bool:

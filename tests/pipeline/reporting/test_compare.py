@@ -1,6 +1,8 @@
 """``foreguard compare``: the same figures as by hand, for people and for programs, and what it refuses."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +10,10 @@ import pytest
 from scipy.stats import binomtest
 
 from pipeline.cli.main import main
+from pipeline.evaluation.summary import SUMMARY, Summary
 from pipeline.reporting.data import verdicts
 from pipeline.reporting.reading import read_study
+from pipeline.reporting.side_by_side import compose_runs
 
 NONE, LEARNED = 3, 6
 """Of the simulator's arms: adversarially trained, without masks and with learned ones."""
@@ -59,6 +63,15 @@ def test_people_see_a_line_an_epsilon_with_interval_p_and_sample(evaluations, ca
     assert "masks learned (not recorded segmenter), trained with learned - none, trained with none" in shown[3]
     assert len(shown) == 4
     assert "\x1b" not in "".join(shown)
+
+
+def test_the_region_that_the_attacker_keeps_to_is_said_with_the_figures(evaluations, tmp_path, capsys):
+    runs = [shutil.copytree(one, tmp_path / one.name) for one in evaluations]
+    for run in runs:
+        replace(Summary.read(run / SUMMARY), region="background").write(run / SUMMARY)
+    assert main(["compare", f"runs=[{','.join(map(str, runs))}]"]) == 0
+    assert "under L-infinity perturbations on the background\n" in capsys.readouterr().out
+    assert compose_runs([read_study(run) for run in runs]).subtitle.endswith("L-infinity perturbations on the background")
 
 
 def test_runs_without_an_image_in_common_are_refused_with_the_reason(evaluations, simulated, tmp_path, capsys):
