@@ -139,7 +139,7 @@ def _group_and_labels(item: Any, classes: tuple[str, ...]) -> tuple[str, Sequenc
         case Sign():
             return item.group, [classes.index(CLASS_NAMES[item.class_number])]
         case ImageItem():
-            return item.source_file, item.labels
+            return item.group, item.labels
     raise TypeError(type(item))
 
 

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +23,8 @@ from pipeline.data.splits import Split
 BOX_TOLERANCE = 1.0
 SAME_BOX = 0.9
 """Intersection over union from which on ``bbox`` is the box of the outline: in COCO itself it is 0.99 and more."""
+_VERSION = re.compile(r"\.rf\.\w+(?=\.\w+$)")
+"""What Roboflow puts into the names of the images, turned, cropped or noisy, that it makes of one photograph."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -29,7 +32,7 @@ class ImageItem:
     """One image with all its annotations, collected while the file is read: what a worker process needs, and no more."""
 
     source_file: str
-    """Relative to the source's root; it is the group as well."""
+    """Relative to the source's root."""
     width: int
     """Of the image's record, in pixels."""
     height: int
@@ -44,6 +47,11 @@ class ImageItem:
     """Of the objects of ours that pass the rules on size and position."""
     has_ours: bool = False
     """An object of ours is annotated, whether or not it passes."""
+
+    @property
+    def group(self) -> str:
+        """The photograph: the file, or what its versions are called in common."""
+        return _VERSION.sub("", self.source_file)
 
     def add(self, annotation: Annotation, config: CocoConfig) -> Reject | None:
         """Keep an annotation; returns the reject of an object of ours that breaks a rule."""
@@ -283,7 +291,7 @@ class _Scene:
         return Sample(
             sample_id=sample_id,
             source_file=item.source_file,
-            group=item.source_file,
+            group=item.group,
             label=int(annotation.label or 0),
             split=item.split,
             box=(float(left), float(top), float(left + side), float(top + side)),

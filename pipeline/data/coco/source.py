@@ -127,7 +127,7 @@ def _recipe(config: CocoConfig) -> dict[str, Any]:
 
 def _with_splits(images: list[ImageItem], shares: Mapping[Split, float], seed: int) -> list[ImageItem]:
     """Give the images of parts without a split one each, stratified by the classes of their objects."""
-    pairs = [(image.source_file, label) for image in images if image.split is None for label in image.labels]
+    pairs = [(image.group, label) for image in images if image.split is None for label in image.labels]
     drawn = assign_splits([group for group, _ in pairs], [label for _, label in pairs], shares, seed=seed)
     # An image that was not drawn has no object that passes: it yields rejects only, in whatever split.
-    return [replace(image, split=image.split or drawn.get(image.source_file, "train")) for image in images]
+    return [replace(image, split=image.split or drawn.get(image.group, "train")) for image in images]

@@ -1109,6 +1109,22 @@ def test_an_export_of_roboflow_is_read_whole(tmp_path: Path) -> None:
         plan(shipped("coco_mini", tmp_path / "export"))
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_versions_of_one_photograph_are_one_group_and_in_one_split(made_up: MadeUp, seed: int) -> None:
+    """Roboflow turns, crops and brightens a photograph into several files, whose names have a hash each."""
+    for photograph in range(20):
+        for version in ("0a1b2c", "3d4e5f", "ffee00"):
+            image = made_up.image(f"IMG.{photograph}_jpg.rf.{version}{photograph}.png")
+            made_up.object(image, (5, 10, 20, 30), 1 + 2 * (photograph % 2))
+    samples, _ = made_up.load(val_fraction=0.25, test_fraction=0.25, seed=seed)
+    found: dict[str, set[tuple[str, str]]] = {}
+    for sample in samples:
+        found.setdefault(sample.source_file.split(".rf.")[0], set()).add((sample.group, sample.split))
+    assert {len(of_photograph) for of_photograph in found.values()} == {1}
+    assert len({sample.group for sample in samples}) == 20 + 2
+    assert {sample.split for sample in samples} == {"train", "val", "test"}
+
+
 @settings(max_examples=100, deadline=None)
 @given(segmentation=json_values, box=json_values, flag=json_values)
 def test_whatever_stands_in_an_annotation_is_a_sample_or_a_reject(segmentation: Any, box: Any, flag: Any) -> None:
