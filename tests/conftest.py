@@ -1,16 +1,21 @@
 """Shared by all tests: shapes are checked as types, real data is found or skipped, torch is quiet and deterministic."""
 
+import atexit
+import gc
 import importlib.util
+import inspect
 import os
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from functools import partial, wraps
 from pathlib import Path
+from typing import Any
 
+import jaxtyping
 import pytest
 from beartype import BeartypeConf, beartype
 from hypothesis import settings
-from jaxtyping import install_import_hook
 
 # Before torch is imported: tests run in several processes (pytest-xdist), and threads on top of that only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -20,7 +25,60 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 _checker = types.ModuleType("foreguard_typechecker")
 _checker.check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # type: ignore[attr-defined]
 sys.modules[_checker.__name__] = _checker
-install_import_hook(["segmenter", "classifier", "pipeline"], "foreguard_typechecker.check")
+_sizes_of_a_call = jaxtyping.jaxtyped("context")
+
+
+def _checked(function: Any, *, typechecker: Callable[[Any], Any]) -> Any:
+    """What the import hook makes of a function or a data class.
+
+    Its own decorator checks arguments before a call and again with what is returned, and keeps account of sizes where no array is
+    annotated: for small tensors a good part of the time. Here everything is checked once. Sizes that are computed from arguments
+    ("{count}"), annotations in quotation marks and generators, which begin later than they are called, are left to it.
+    """
+    annotations = [*getattr(function, "__annotations__", {}).values()]
+    written = str(annotations)
+    left = "{" in written or any(isinstance(one, str) for one in annotations) or inspect.isgeneratorfunction(function)
+    if left or not isinstance(function, types.FunctionType):
+        return _jaxtyped(function, typechecker=typechecker)
+    checked = typechecker(function)
+    if "jaxtyping." not in written:
+        return checked
+
+    @wraps(function)
+    def with_its_sizes(*args: Any, **kwargs: Any) -> Any:
+        with _sizes_of_a_call:
+            return checked(*args, **kwargs)
+
+    return with_its_sizes
+
+
+_jaxtyped, jaxtyping.jaxtyped = jaxtyping.jaxtyped, lambda *, typechecker: partial(_checked, typechecker=typechecker)
+jaxtyping.install_import_hook(["segmenter", "classifier", "pipeline"], "foreguard_typechecker.check")
+
+atexit.register(gc.unfreeze)  # below; what ends in order tells of no leak
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, Any, Any]:
+    """Without garbage collection, which finds nothing while everything is imported, and takes a third of the time."""
+    gc.disable()
+    found = yield
+    gc.freeze()  # what is imported stays to the end: nobody need look through it again
+    gc.enable()
+    return found
+
+
+LONG = (
+    *("test_kills", "test_shared_ablation", "test_launchers", "test_stopped_from_outside", "test_shared", "test_zoo"),
+    *("test_examples", "test_pages"),
+)
+"""Files with tests that take about a minute."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have the long tests begin first, so that no worker is left at the end with one."""
+    items.sort(key=lambda item: item.path.stem not in LONG)
+
 
 # How long an example takes says nothing on a busy machine.
 settings.register_profile("foreguard", deadline=None)
