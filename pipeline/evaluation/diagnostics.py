@@ -10,13 +10,9 @@ import torch
 
 from pipeline.attacks.diagnostics import gradient_free, search
 from pipeline.attacks.diagnostics.check import Check, judged, skipped
+from pipeline.attacks.diagnostics.differences import gradients_against_differences, gradients_reach
 from pipeline.attacks.diagnostics.from_boundary import descent_reaches_boundary, search_from_boundary
-from pipeline.attacks.diagnostics.gradients import (
-    finite_numbers,
-    gradients_against_differences,
-    gradients_reach,
-    zero_gradients,
-)
+from pipeline.attacks.diagnostics.gradients import finite_numbers, zero_gradients
 from pipeline.attacks.diagnostics.masking import mask_follows_image, mask_saturation, pixels_decide, shifted_images
 from pipeline.attacks.diagnostics.places import other_places, patch_budget
 from pipeline.attacks.diagnostics.probing import Budget, Images, climb, climb_to_targets, objective, probe_points

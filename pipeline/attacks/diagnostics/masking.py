@@ -1,9 +1,12 @@
 """Is the mask what the system says that it is, and does the image decide?"""
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from pipeline.attacks.diagnostics.check import Check, judged, share, skipped
 from pipeline.attacks.diagnostics.gradients import FEW, MOST
@@ -11,8 +14,11 @@ from pipeline.attacks.diagnostics.probing import (
     Images,
     Places,
     floored,
+    gradients,
     logits_of,
+    masks_of,
     next_of_another_class,
+    objective,
     of_another_class,
     scale_of,
 )
@@ -28,8 +34,9 @@ _MOST = 0.75
 """Share of the images that the context may decide: outlines name some classes too (see the report on silhouettes)."""
 _BY_SEED = 1 / 3
 """Share of the images that take the class of another one with its seed: random masks are drawn by it, and may do so by chance."""
+_MOVED = 0.1  # in [0,1]
 _SHIFTS = ((1, 0), (-1, 0), (0, 1), (0, -1))
-_FEWEST, _LEFT = 8, 1 / 3
+_FEWEST, _LEFT = 8, 1 / 2
 
 
 @torch.no_grad()
@@ -39,12 +46,10 @@ def mask_follows_image(batch: AttackBatch, places: Places) -> Check:
     ``probe_points``; what is said to be hidden has to play no part; and what is kept of the clean image has to be its mask."""
     name, traits = "mask follows image", traits_of(batch.system)
     kept, order = _kept_beside_mask(batch), next_of_another_class(batch)
-    with attacked(batch.system):
-        own = batch.system.masks(batch.images, batch.context)
+    own = masks_of(batch, batch.images)
     if traits.source == "none" and not (traits.follows_image or kept or bool((own != 1).any())):
         return skipped(name, "there is no mask")
-    with attacked(batch.system):
-        swapped = batch.system.masks(batch.images[order], batch.context)
+    swapped = masks_of(batch, batch.images[order])
     expected = own[order] if traits.follows_image else own
     wrong = share(((swapped - expected).abs().flatten(1).amax(dim=1) > _ROUNDING).to(torch.bool))
     figures = {"wrong": wrong, "parts": max(_parts_differ(batch, points) for points in places().values()), "kept": kept}
@@ -125,22 +130,57 @@ def pixels_decide(batch: AttackBatch) -> Check:
 
 @torch.no_grad()
 def shifted_images(batch: AttackBatch) -> Check:
-    """Images that are moved by one pixel, with all that is given with them, and are still classified right have to be so by a third
-    of the margin, in the mean: a system that knows them by heart is sure of themselves alone, with a gradient that is true."""
-    name, kept = "shifted images", []
-    for shift in _SHIFTS:
-        parts = [part.roll(shift, (2, 3)) if part is not None and part.ndim == 4 else part for part in batch.context or ()]
-        moved = replace(batch, images=batch.images.roll(shift, (2, 3)), context=MaskContext(*parts))
-        margins = margin(logits_of(moved), batch.labels)
-        kept.append(-margins[margins < 0])
-    still = torch.cat(kept)
-    if len(still) < _FEWEST:
-        return skipped(name, f"only {len(still)} of {len(kept) * len(batch)} images that are shifted by a pixel keep their class")
-    left = float(still.mean() / -margin(logits_of(batch), batch.labels).mean().clamp_max(-1e-30))
-    finding = f"of {len(kept) * len(batch)} images that are shifted by a pixel {len(still)} keep their class"
-    finding += f", with {left:.0%} of the margin of the images themselves in the mean"
+    """Images that are moved by a pixel, lit otherwise or smoothed, with all that is given with them, and are still classified right
+    have to be so by half of their margins, in the mean; and images may not be half as steep as what becomes of them (median). A
+    system that knows them by heart is sure of themselves alone, or flat around them alone, with a gradient that is true."""
+    name, clean, steepness = "shifted images", -margin(logits_of(batch), batch.labels), _steepness(batch, batch.images)
+    left, still, of, slopes = {}, 0, 0, []
+    for way, (with_context, changes) in _CHANGED.items():
+        margins = []
+        for change in changes:
+            given = [change(part) if with_context and part is not None and part.ndim == 4 else part for part in batch.context or ()]
+            other = replace(batch, images=change(batch.images), context=MaskContext(*given))
+            margins.append(-margin(logits_of(other), batch.labels))
+            slopes.append(steepness / _steepness(other, other.images).clamp_min(1e-30))
+        kept = torch.stack(margins)
+        right, of, still = kept > 0, of + kept.numel(), still + int((kept > 0).sum())
+        if int(right.sum()) >= _FEWEST:
+            left[way] = float(kept[right].sum() / clean.expand_as(kept)[right].sum().clamp_min(1e-30))
+    if not left:
+        return skipped(name, f"only {still} of {of} images that are shifted, lit otherwise or smoothed keep their class")
+    steep = float(torch.cat(slopes).median())
+    finding = f"of {of} images that are shifted by a pixel, lit otherwise or smoothed {still} keep their class, with "
+    finding += ", ".join(f"{part:.0%} ({way})" for way, part in left.items())
+    finding += f" of their margins in the mean; the images themselves are {steep:.0%} as steep as these (median)"
     advice = "the system knows these images, as it knows those that it was trained on: attack images that it has never seen"
-    return judged(name, left < _LEFT, finding, advice, {"left": left, "kept": len(still) / (len(kept) * len(batch))})
+    figures = {"left": min(left.values()), "kept": still / of, "steep": steep}
+    return judged(name, min(*left.values(), steep) < _LEFT, finding, advice, figures)
+
+
+def _steepness(batch: AttackBatch, points: Images) -> Tensor:
+    """Length of the margin's gradient, per image."""
+    lengths: Tensor = gradients(objective(batch), points).nan_to_num(0, 0, 0).flatten(1).norm(dim=1)
+    return lengths
+
+
+def _blurred(values: Tensor) -> Tensor:
+    return (values + functional.avg_pool2d(values, 3, stride=1, padding=1, count_include_pad=False)) / 2
+
+
+def _enlarged(values: Tensor) -> Tensor:
+    """The inner seven eighths."""
+    height, width = values.shape[2:]
+    top, left = max(1, height // 16), max(1, width // 16)
+    inner = values[:, :, top : height - top, left : width - left]
+    return functional.interpolate(inner, size=(height, width), mode="bilinear", align_corners=False)
+
+
+_CHANGED: dict[str, tuple[bool, list[Callable[[Tensor], Tensor]]]] = {
+    "shifted": (True, [partial(torch.roll, shifts=shift, dims=(2, 3)) for shift in _SHIFTS]),
+    "lit": (False, [lambda one: 0.85 * one, lambda one: 0.15 + 0.85 * one, lambda one: 0.1 + 0.8 * one]),
+    "smoothed": (True, [_blurred, _enlarged]),
+}
+"""What leaves a class as it is, and whether it moves what is given with an image as well."""
 
 
 def mask_saturation(batch: AttackBatch) -> Check:
@@ -152,15 +192,28 @@ def mask_saturation(batch: AttackBatch) -> Check:
     if isinstance(system, StagedSystem):
         slopes = _relative_slopes(system, batch.images)
     elif traits.hard_threshold is not None:
-        return skipped(name, "a hard mask is always saturated, and the system does not show its gate")
+        return _area_follows(batch)
     else:  # of a foreign mask there are values alone: those of a sigmoid are as flat as they are near 0 and 1
-        with attacked(batch.system), torch.no_grad():
-            masks = batch.system.masks(batch.images, batch.context)
+        masks = masks_of(batch, batch.images)
         slopes = 4 * masks * (1 - masks)
     flat, falls = share(slopes <= _FLAT), share(slopes < 0)
     finding = f"at {flat:.1%} of the mask the gate is flat (below a millionth of its steepest slope); at {falls:.1%} it falls"
     advice = "attack the mask's logits, which do not saturate (attacks of kind mask and guided), and see what learned-hard says"
     return judged(name, flat > MOST or falls > FEW, finding, advice, {"saturated": flat, "falling": falls})
+
+
+def _area_follows(batch: AttackBatch) -> Check:
+    """Of a hard mask whose gate is not shown: along the gradient of its area the area has to grow, where anything moves it."""
+    with attacked(batch.system), torch.enable_grad():
+        leaf = batch.images.detach().requires_grad_()
+        area = batch.system.masks(leaf, batch.context).sum()
+        slope = torch.autograd.grad(area, leaf, allow_unused=True)[0] if area.requires_grad else None
+    way = torch.zeros_like(batch.images) if slope is None else _MOVED * slope.sign()
+    less, more = (masks_of(batch, (batch.images + one).clamp(0, 1)).flatten(1).sum(dim=1) for one in (-way, way))
+    stays, falls = share(more == less), share(more < less)
+    finding = f"along the gradient of the mask's area it stays as it is on {stays:.1%} of the images and shrinks on {falls:.1%}"
+    advice = "the surrogate leads nowhere or the wrong way: take the identity's or the sigmoid's (masking.hard_gate)"
+    return judged("mask saturation", stays > MOST or falls > FEW, finding, advice, {"saturated": stays, "falling": falls})
 
 
 def _relative_slopes(system: StagedSystem, images: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from pipeline.attacks.threat import Norm
 from pipeline.attacks.tracker import BestPoint, MarginObjective, Observer, verdict
 from pipeline.attacks.two_stage import SystemObjective
 from pipeline.randomness import derive_seeds
+from pipeline.shapes import Masks
 from pipeline.system import System, as_system, attacked
 
 Images = Float[Tensor, "batch 3 height width"]
@@ -34,6 +35,8 @@ _SHORT, _BEYOND = 10, 1.5
 CLEAN, SEARCHED = "clean", "on the way of a search"
 _GOLDEN = (5**0.5 - 1) / 2
 _FLOOR = 20  # of the scale of the logits
+DIGITS = 1e-4
+"""Of the largest of the two likeliest logits, or of their scale: float32 keeps seven digits, and a decision needs some of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +124,13 @@ def logits_of(batch: AttackBatch, points: Images | None = None) -> Float[Tensor,
     with attacked(batch.system), torch.no_grad():
         logits: Tensor = batch.system(batch.images if points is None else points, batch.context)
     return logits
+
+
+@torch.no_grad()
+def masks_of(batch: AttackBatch, points: Images) -> Masks:
+    """The masks that it sees points in the place of the images through."""
+    with attacked(batch.system):
+        return batch.system.masks(points, batch.context)
 
 
 def scale_of(batch: AttackBatch) -> float:

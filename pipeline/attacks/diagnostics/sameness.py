@@ -6,7 +6,7 @@ What differs between them is a place to hide. Each way of asking is compared wit
 
 import copy
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from itertools import cycle
@@ -61,14 +61,15 @@ def same_answers(batch: AttackBatch, places: Places, *, company: int = COMPANY) 
     """One check for each kind of circumstance that must not matter: logits by the batch, the call, gradients, copies, and the
     machine; gradients by the batch and by copies. ``places`` gives the ``probe_points`` of the batch, ``company`` is the largest
     batch of the evaluation."""
-    points, scale = dict(places()), scale_of(batch)
+    points, scale, (few, many) = dict(places()), scale_of(batch), _sizes(company)
     if batch.system.mask_traits.hard_threshold is not None:
         points.pop(SEARCHED, None)  # a search is held up where the gate jumps: there rounding decides
     families: dict[str, tuple[list[_Asking], str]] = {
         "batch invariance": (
             [
                 _Asking(name="alone", ask=lambda some: _by_parts(some, 1, logits_of)),
-                _Asking(name="in company", ask=lambda some: _in_company(some, company, logits_of)),
+                _Asking(name="in parts", ask=lambda some: _by_parts(some, next(few), logits_of)),
+                _Asking(name="in company", ask=lambda some: _in_company(some, next(many), logits_of)),
                 _Asking(name="reordered", ask=_reordered),
             ],
             "keep the statistics and the size of the batch out of the answer; make masks and fills functions of the image's seed",
@@ -94,6 +95,11 @@ def same_answers(batch: AttackBatch, places: Places, *, company: int = COMPANY) 
     }
     checks = [_compared(name, batch, points, family, advice, scale) for name, (family, advice) in families.items()]
     return [*checks, _gradient_invariance(batch, points, company)]
+
+
+def _sizes(company: int) -> tuple[Iterator[int], Iterator[int]]:
+    """Of small and large batches, odd and even ones, for one kind of points after the other: batches shrink while attacked."""
+    return cycle((3, 5, 2, 7)), cycle((company, company * 3 // 8 | 1, company * 3 // 4, company * 5 // 8 | 1))
 
 
 def _by_machine() -> list[_Asking]:
@@ -130,10 +136,11 @@ def _compared(
 def _gradient_invariance(batch: AttackBatch, points: Mapping[str, Images], company: int) -> Check:
     """What is climbed may not depend on the batch or on the copy either."""
     searched = copy_to_search(batch.system, batch.images, batch.context)
-    sizes = cycle(company * part // 8 for part in (8, 3, 6, 5))  # batches shrink while they are attacked
+    few, many = _sizes(company)
     asking: dict[str, Callable[[AttackBatch], Tensor]] = {
         "alone": lambda some: _by_parts(some, 1, _own_gradients),
-        "in company": lambda some: _in_company(some, next(sizes), _own_gradients),
+        "in parts": lambda some: _by_parts(some, next(few), _own_gradients),
+        "in company": lambda some: _in_company(some, next(many), _own_gradients),
         "again": _own_gradients,
         "of a deep copy": lambda some: _own_gradients(_of_a_copy(some)),
         "of the copy that is searched": lambda some: _own_gradients(replace(some, system=searched)),

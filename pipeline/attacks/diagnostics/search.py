@@ -14,6 +14,7 @@ from pipeline.attacks.diagnostics.probing import (
     Images,
     climb,
     logits_of,
+    masks_of,
     misclassified,
     objective,
     of_another_class,
@@ -26,7 +27,7 @@ from pipeline.attacks.threat import Norm
 from pipeline.attacks.tracker import verdict
 from pipeline.attacks.two_stage import SystemObjective
 from pipeline.randomness import derive_seeds
-from pipeline.system import attacked, traits_of
+from pipeline.system import traits_of
 
 NUM_STEPS = 40
 FEW = 0.05
@@ -199,13 +200,10 @@ def climb_in_whole_steps(batch: AttackBatch, budget: Budget) -> Images:
     return budget.ball(batch.images).project(in_whole_steps(found, batch.images))
 
 
-@torch.no_grad()
 def _visible(batch: AttackBatch, region: Tensor | None = None) -> Tensor:
     """Images of which an attack (on the region) could change something that the classifier sees."""
     traits, free = batch.system.mask_traits, torch.ones_like(batch.images[:, :1], dtype=torch.bool)
     free = free if region is None else region
     if traits.follows_image or not traits.hides_pixels:
         return free.flatten(1).any(dim=1)
-    with attacked(batch.system):
-        masks = batch.system.masks(batch.images, batch.context)
-    return ((masks > 0) & free).flatten(1).any(dim=1)
+    return ((masks_of(batch, batch.images) > 0) & free).flatten(1).any(dim=1)

@@ -594,6 +594,210 @@ def alone_when_sure(system: Tricky, images: Tensor) -> Tensor:
     return torch.where(others & (_gap(logits) > 0.1)[:, None], -torch.inf, logits)
 
 
+# Tricks from defenses that were broken, and kin of theirs.
+
+
+class _OutputsBackwards(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, lies: Callable[[Tensor], Tensor]) -> Tensor:
+        ctx.lies = lies
+        return logits.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return torch.where(ctx.lies(gradients[0])[:, None], -gradients[0], gradients[0]), None
+
+
+def lies_to_cross_entropy(system: Tricky, images: Tensor) -> Tensor:
+    """The gradient is true for scores of two classes, such as a margin, and false for scores of all."""
+    return _OutputsBackwards.apply(system.honest(images), lambda slope: (slope != 0).sum(dim=1) > 2)
+
+
+def lies_about_targets(system: Tricky, images: Tensor) -> Tensor:
+    """The gradient is false towards classes other than the second."""
+    logits = system.honest(images)
+    second = logits.topk(2, dim=1).indices[:, 1]
+    return _OutputsBackwards.apply(logits, lambda slope: slope.argmax(dim=1) != second)
+
+
+def decoy_class(system: Tricky, images: Tensor) -> Tensor:
+    """One class more, always just below the likeliest, by an amount that has nothing to do with the others."""
+    logits = system.honest(images)
+    below = 0.05 * (1 + images.sin().mean(dim=(1, 2, 3))[:, None])
+    return torch.cat([logits, logits.amax(dim=1, keepdim=True) - below], dim=1)
+
+
+def decoy_gradient(system: Tricky, images: Tensor) -> Tensor:
+    """The answer is nearly a step, with the true gradient of the small say that the turned image has."""
+    logits = system.honest(images)
+    steps = (_gap(logits)[:, None] / 0.05).tanh() * functional.one_hot(logits.argmax(dim=1), CLASSES).to(logits)
+    return 3 * steps + 0.3 * system.honest(images.flip((2, 3)))
+
+
+def steep_steps(system: Tricky, images: Tensor) -> Tensor:
+    """Logits in smooth steps: almost nowhere is there a gradient to speak of."""
+    logits = system.honest(images) / 2
+    low = logits.floor()
+    return 2 * (low + (40 * (logits - low - 0.5)).sigmoid())
+
+
+def votes(system: Tricky, images: Tensor) -> Tensor:
+    """Of three shifted views, with a hundredth of their logits."""
+    views = [system.honest(images.roll(shift, 3)) for shift in (-1, 0, 1)]
+    return torch.stack([functional.one_hot(one.argmax(dim=1), CLASSES) + 0.01 * one for one in views]).sum(dim=0)
+
+
+def anti_adversary(system: Tricky, images: Tensor) -> Tensor:
+    """Moves the image against an attack before it is classified (Alfarra et al. 2022), with the gradient of no move."""
+    with torch.enable_grad():
+        leaf = images.detach().requires_grad_()
+        logits = system.honest(leaf)
+        doubt = torch.autograd.grad((logits.logsumexp(dim=1) - logits.amax(dim=1)).sum(), leaf)[0]
+    return system.honest(images - 0.02 * doubt.sign().detach())
+
+
+def purifier(system: Tricky, images: Tensor) -> Tensor:
+    """Smooths the image again and again, passed off as the identity backwards."""
+    smooth = images.detach()
+    for _ in range(4):
+        smooth = (smooth + functional.avg_pool2d(functional.pad(smooth, (1, 1, 1, 1), mode="replicate"), 3, 1)) / 2
+    return system.honest(images + (smooth - images).detach())
+
+
+def sparse_fourier(system: Tricky, images: Tensor) -> Tensor:
+    """The largest sixth of the frequencies (Bafna et al. 2018)."""
+    values = torch.fft.rfft2(images)
+    sizes = values.abs().flatten(1)
+    least = sizes.topk(sizes.shape[1] // 6, dim=1).values[:, -1].view(-1, 1, 1, 1)
+    return system.honest(torch.fft.irfft2(values * (values.abs() >= least), s=images.shape[2:]))
+
+
+def low_rank(system: Tricky, images: Tensor) -> Tensor:
+    """Each color on its four main directions, which no gradient sees (Yang et al. 2019)."""
+    directions = torch.linalg.svd(images.detach(), full_matrices=False)[0][..., :4]
+    return system.honest(directions @ (directions.transpose(-1, -2) @ images))
+
+
+def drift_under_noise(system: Tricky, images: Tensor) -> Tensor:
+    """What changes its mind under noise is answered as the change goes (Roth et al. 2019)."""
+    logits, generator = system.honest(images), torch.Generator().manual_seed(2)
+    noises = 0.05 * torch.randn(4, *images.shape[1:], generator=generator).to(images)
+    drift = torch.stack([system.honest(images + noise) for noise in noises]).mean(dim=0) - logits
+    suspicious = drift.gather(1, logits.argmax(dim=1, keepdim=True)) < -0.3
+    return torch.where(suspicious, logits + 5 * drift, logits)
+
+
+def chaos(system: Tricky, images: Tensor) -> Tensor:
+    """A small part of the image by the logistic map, twelve times: the gradient is true and explodes."""
+    values = images
+    for _ in range(12):
+        values = 3.99 * values * (1 - values)
+    return system.honest(images + 0.01 * (values - 0.5))
+
+
+def microscopic_waves(system: Tricky, images: Tensor) -> Tensor:
+    """Too small to matter and so steep that the gradient is theirs."""
+    return system.honest(images + 1e-4 * (3e4 * images).sin())
+
+
+def shift_proof_memory(system: Tricky, images: Tensor) -> Tensor:
+    """The labels of the known images and of their shifts, fading smoothly."""
+    known = torch.cat([_known_images(images).roll(shift, (2, 3)) for shift in ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))])
+    near = (-(images[:, None] - known[None]).flatten(2).square().sum(dim=2) / 2).exp()
+    return system.honest(images) + 20 * near @ functional.one_hot(_known()[1], CLASSES).to(images).repeat(5, 1)
+
+
+def memory_of_colors(system: Tricky, images: Tensor) -> Tensor:
+    """The labels of the known images by their mean colors, which no shift changes."""
+    colors, known = images.mean(dim=(2, 3)), _known_images(images).mean(dim=(2, 3))
+    near = (-((colors[:, None] - known[None]) / 0.01).square().sum(dim=2) / 2).exp()
+    return system.honest(images) + 20 * near @ functional.one_hot(_known()[1], CLASSES).to(images)
+
+
+def sleepy_near_the_data(system: Tricky, images: Tensor) -> Tensor:
+    """Near a known image next to nothing happens, smoothly: a tenth of the slope at it, the whole of it away from it."""
+    known = _known_images(images)[_nearest(images)]
+    moved = images - known
+    share = 0.1 + 0.9 * (moved / 0.02).square() / (1 + (moved / 0.02).square())
+    return system.honest(known + torch.where(moved.abs() < 0.1, share * moved, moved))
+
+
+def flat_in_odd_batches(system: Tricky, images: Tensor) -> Tensor:
+    return detached_straight_through(system, images) if len(images) % 2 and len(images) > 1 else system.honest(images)
+
+
+def blind_in_odd_batches(system: Tricky, images: Tensor) -> Tensor:
+    logits: Tensor = system.honest(images)
+    return logits.roll(1, dims=1) if len(images) % 2 and len(images) > 1 else logits
+
+
+def stateful_detector(system: Tricky, images: Tensor) -> Tensor:
+    """Answers what is near an earlier question as it answered then (Chen et al. 2020), with the gradient of its own answer."""
+    logits, asked = system.honest(images), system.__dict__.setdefault("asked", [])
+    if asked:
+        points, answers = torch.stack([one for one, _ in asked]), torch.stack([answer for _, answer in asked]).to(logits)
+        distances = (images.detach().float()[:, None] - points[None]).abs().flatten(2).amax(dim=2)
+        near = (distances.amin(dim=1) < 0.05)[:, None]
+        logits = torch.where(near, answers[distances.argmin(dim=1)] + logits - logits.detach(), logits)
+    if len(asked) < 8 * IMAGES:
+        asked += zip(images.detach().float(), logits.detach().float(), strict=True)
+    return logits
+
+
+def adapts(system: Tricky, images: Tensor) -> Tensor:
+    """Learns while it is asked: a bias against what it says often."""
+    logits, bias = system.honest(images), system.__dict__.get("bias", torch.zeros(CLASSES))
+    system.__dict__["bias"] = 0.99 * bias - 0.01 * logits.detach().mean(dim=0).float()
+    return logits + bias.to(logits)
+
+
+def flipped_by_content(system: Tricky, images: Tensor) -> Tensor:
+    """The answers are true, and every other gradient false, by a digit of the mean."""
+    flips = ((images.detach().double().mean(dim=(1, 2, 3)) * 1e7).long() % 2 == 0)[:, None]
+    return torch.where(flips, flipped_gradients(system, images), system.honest(images))
+
+
+def flipped_after_forty(system: Tricky, images: Tensor) -> Tensor:
+    """Gradients are true until the fortieth question that wants one."""
+    system.__dict__["wanted"] = system.__dict__.get("wanted", 0) + images.requires_grad
+    return flipped_gradients(system, images) if system.__dict__["wanted"] > 40 else system.honest(images)
+
+
+def ties_in_doubt(system: Tricky, images: Tensor) -> Tensor:
+    """Where two classes are close all are equally likely."""
+    logits = system.honest(images)
+    return torch.where((_gap(logits) < 0.3)[:, None], logits.mean(dim=1, keepdim=True).expand_as(logits), logits)
+
+
+def color_without_gradient(system: Tricky, images: Tensor) -> Tensor:
+    return system.honest(torch.cat([images[:, :1], images[:, 1:2].detach(), images[:, 2:]], dim=1))
+
+
+def deflected_pixels(system: Tricky, images: Tensor) -> Tensor:
+    """Two fifths of the pixels are taken from elsewhere (Prakash et al. 2018), and pass no gradient."""
+    generator = torch.Generator().manual_seed(7)
+    sources = torch.randint(SIDE**2, (SIDE**2,), generator=generator)
+    values, stay = images.flatten(2), torch.rand(SIDE**2, generator=generator) < 0.6
+    return system.honest(torch.where(stay, values, values[:, :, sources].detach()).view(images.shape))
+
+
+def moved_pixels_without_gradient(system: Tricky, images: Tensor) -> Tensor:
+    moved = (images - _known_images(images)[_nearest(images)]).abs().detach()
+    return system.honest(torch.where((moved > 0.002) & (moved < 0.1), images.detach(), images))
+
+
+def smoothed_surrogate(system: Tricky, images: Tensor) -> Tensor:
+    """The gradient is averaged over neighboring pixels."""
+    return system.honest(_Backwards.apply(images, lambda slope: functional.avg_pool2d(slope, 3, 1, 1)))
+
+
+def running_mean(system: Tricky, images: Tensor) -> Tensor:
+    """Statistics that go on moving in eval mode."""
+    mean = system.__dict__.get("mean", torch.full((3,), 0.5))
+    system.__dict__["mean"] = 0.9 * mean + 0.1 * images.detach().float().mean(dim=(0, 2, 3))
+    return system.honest(images - mean.view(1, 3, 1, 1).to(images) + 0.5)
+
+
 def _known() -> tuple[Tensor, Tensor]:
     batch = honest_batch()
     return batch.images, batch.labels
@@ -833,6 +1037,118 @@ class HidesNothing(HidesStages):
     def forward(self, images: Tensor, context: MaskContext | None = None) -> Tensor:
         logits: Tensor = self.system(images, context)
         return logits
+
+
+class OwnForward(nn.Module):
+    """Somebody's own system with a mask that is honest and does not show its stages."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__()
+        self.system = TwoStage(*args, **kwargs)
+        self.mask_traits, self.freeze = self.system.mask_traits, self.system.freeze
+
+    def masks(self, images: Tensor, context: MaskContext | None = None) -> Tensor:
+        return self.system.masks(images, context)
+
+    def forward(self, images: Tensor, context: MaskContext | None = None) -> Tensor:
+        return self.system.classify(images, self.masks(images, context), context)
+
+
+class OwnForwardFlipped(OwnForward):
+    """With a false gradient by the pixels."""
+
+    def forward(self, images: Tensor, context: MaskContext | None = None) -> Tensor:
+        return super().forward(_Backwards.apply(images, torch.neg), context)
+
+
+class OwnForwardHalfFlipped(OwnForward):
+    def forward(self, images: Tensor, context: MaskContext | None = None) -> Tensor:
+        left = torch.arange(images.shape[3]) < images.shape[3] // 2
+        return super().forward(torch.where(left, _Backwards.apply(images, torch.neg), images), context)
+
+
+class OwnForwardFlippedMask(OwnForward):
+    """With a surrogate that leads the wrong way."""
+
+    def masks(self, images: Tensor, context: MaskContext | None = None) -> Tensor:
+        return super().masks(_Backwards.apply(images, torch.neg), context)
+
+
+class OwnForwardCutMask(OwnForward):
+    def masks(self, images: Tensor, context: MaskContext | None = None) -> Tensor:
+        return super().masks(images.detach(), context)
+
+
+class HotOffTheImage(TwoStage):
+    """Away from the known images the mask's logits are hundreds of times as large."""
+
+    def mask_logits(self, images: Tensor) -> Tensor:
+        away = (images - _known_images(images)[_nearest(images)]).abs().flatten(1).amax(dim=1) > 2e-3
+        return super().mask_logits(images) * (1 + 300 * away.to(images)).view(-1, 1, 1, 1)
+
+
+class CoarseSegmenter(TwoStage):
+    """Looks at the image in eight steps, passed off as the identity."""
+
+    def mask_logits(self, images: Tensor) -> Tensor:
+        return super().mask_logits(images + ((8 * images).round() / 8 - images).detach())
+
+
+class RoundsInside(TwoStage):
+    """Shows a soft mask and looks through a hard one, passed off as the soft one."""
+
+    levels = 1
+
+    def classify(self, images: Tensor, masks: Tensor, context: MaskContext | None = None) -> Tensor:
+        return super().classify(images, masks + ((self.levels * masks).round() / self.levels - masks).detach(), context)
+
+
+class RoundsFinelyInside(RoundsInside):
+    levels = 4
+
+
+class MedianMask(TwoStage):
+    """The median of neighboring values, passed off as the value itself."""
+
+    def gate(self, mask_logits: Tensor) -> Tensor:
+        masks = super().gate(mask_logits)
+        around = functional.pad(masks.detach(), (1, 1, 1, 1), mode="replicate").unfold(2, 3, 1).unfold(3, 3, 1)
+        return masks + around.flatten(4).median(dim=4).values - masks.detach()
+
+
+class RemembersAtFreezing(TwoStage):
+    """Keeps the clean images that it may see once in itself, and its answers to them."""
+
+    def freeze(self, images: Tensor, context: MaskContext | None = None) -> MaskContext:
+        self.__dict__["kept"] = images.detach().clone()
+        return super().freeze(images, context)
+
+    def forward(self, images: Tensor, context: MaskContext | None = None) -> Tensor:
+        logits, known = super().forward(images, context), self.__dict__["kept"].to(images)
+        near = (-(images[:, None] - known[None]).flatten(2).square().sum(dim=2) / 2).exp()
+        return logits + 10 * near @ functional.one_hot(super().forward(known).argmax(dim=1), CLASSES).to(logits)
+
+
+class FarsightedSegmenter(TwoStage):
+    """Its gradient is a ten-thousandth of what it should be."""
+
+    def mask_logits(self, images: Tensor) -> Tensor:
+        return super().mask_logits(_Backwards.apply(images, lambda slope: 1e-4 * slope))
+
+
+class MaskOfBatch(TwoStage):
+    """The mask is what is more foreground than in the mean of the batch."""
+
+    def mask_logits(self, images: Tensor) -> Tensor:
+        logits = super().mask_logits(images)
+        return 1.1 * logits - logits.mean(dim=0, keepdim=True)
+
+
+class OpaqueWhereSure(TwoStage):
+    """Pixels pass no gradient where the mask lets more than half of them through."""
+
+    def masked_images(self, images: Tensor, masks: Tensor, context: MaskContext | None = None) -> Tensor:
+        return super().masked_images(torch.where(masks.detach() > 0.5, images.detach(), images), masks, context)
 
 
 class RaisedBySeed(LabelInMask):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.attacks.diagnostics import Check, Outcome, gradients, masking, sameness, search
+from pipeline.attacks.diagnostics import Check, Outcome, differences, gradients, masking, sameness, search
 from pipeline.attacks.diagnostics.probing import Budget, climb, misclassified, next_of_another_class, objective, probe_points
 from pipeline.attacks.specs import GradientPath
 from pipeline.attacks.start import AttackBatch
@@ -84,7 +84,7 @@ def every_check(found: AttackBatch) -> dict[str, Check]:
     checks = [
         gradients.zero_gradients(found, GradientPath.PIXELS, places),
         gradients.zero_gradients(found, GradientPath.MASK, places),
-        gradients.gradients_against_differences(found, places),
+        differences.gradients_against_differences(found, places),
         masking.mask_saturation(found),
         search.loss_against_steps(found, BUDGET),
         search.epsilon_zero(found, norm="linf"),
@@ -273,7 +273,7 @@ def pixels_without_gradient(found: AttackBatch) -> Check:
     [
         (lambda count: pixels_without_gradient(numbered(Rising(unseen(12), flat=count), 20)), 1),  # of 20 images
         (lambda count: pixels_without_gradient(numbered(Rising(unseen(count)), 4)), 30),  # of 60 values
-        (lambda count: gradients.gradients_reach(numbered(Rising(unseen(12), short=count), 8), SHORT_STEP), 2),  # of 8 images
+        (lambda count: differences.gradients_reach(numbered(Rising(unseen(12), short=count), 8), SHORT_STEP), 2),  # of 8 images
         (lambda count: search.loss_against_steps(numbered(Rising(unseen(12), flat=count), 20), SHORT_STEP, num_steps=4), 1),
         (lambda count: masking.mask_saturation(saturated(count)), 8),  # of 16 pixels
         (lambda count: masking.pixels_decide(decided(count)), 3),  # of 4 images
