@@ -151,7 +151,7 @@ def signals_handled(given_up: Callable[[Interrupted], None] | None = None) -> It
     _Arrived.handled, _Arrived.number, _Arrived.said, held = True, None, None, _Arrived.held
     handled = [number for number in SIGNALS if number is signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN]
     previous = {number: signal.signal(number, _handle) for number in handled}
-    previous[_WAKE] = signal.signal(_WAKE, _woken)
+    previous[_WAKE] = signal.signal(_WAKE, lambda *_: None)
     try:
         with _watched(given_up):
             yield
@@ -183,10 +183,6 @@ def _handle(number: int, frame: FrameType | None) -> None:
         _Arrived.number = signal.Signals(number)
         if not _Arrived.held:
             raise Interrupted(_Arrived.number)
-
-
-def _woken(number: int, frame: FrameType | None) -> None:
-    del number, frame
 
 
 def _forked() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from pipeline.ablation.config import AblateConfig
 from pipeline.data.dataset import open_prepared
 from pipeline.errors import ConfigError
-from pipeline.evaluation.evaluate import choose_device
+from pipeline.evaluation.devices import choose_device
 from pipeline.evaluation.own_system import build_own, load_own, system_digest
 
 

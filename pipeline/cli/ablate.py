@@ -3,6 +3,10 @@
 from typing import Any
 
 from pipeline.ablation.config import AblateConfig
+from pipeline.ablation.plan import for_programs
+from pipeline.ablation.run import run_ablation
+from pipeline.reporting.commands import report
+from pipeline.reporting.config import ReportConfig
 
 
 def ablate(config: AblateConfig) -> dict[str, Any]:
@@ -10,12 +14,6 @@ def ablate(config: AblateConfig) -> dict[str, Any]:
 
     Raises ``UserError`` of the kind that fits.
     """
-    # What only the work itself needs: neither --help nor a typo should wait for it.
-    from pipeline.ablation.plan import for_programs
-    from pipeline.ablation.run import run_ablation
-    from pipeline.reporting.commands import report
-    from pipeline.reporting.config import ReportConfig
-
     reported: list[dict[str, Any]] = []
     steps = run_ablation(config, report=lambda: reported.append(report(ReportConfig(run=config.run))))
     return {"run": config.run, "dry_run": config.dry_run, "plan": for_programs(steps), **(reported[0] if reported else {})}

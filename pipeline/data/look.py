@@ -71,9 +71,8 @@ def recognize(root: Path) -> OwnSource:
     """
     if not root.is_dir():
         raise DataError(f"root: {root} {'is no folder' if root.exists() else 'does not exist'}")
-    if (root / TABLE).is_file() or any(
-        (folder / IMAGES).is_dir() and (folder / MASKS).is_dir() for folder in (root, *_split_folders(root))
-    ):
+    splits = [folder for folder in sorted(root.iterdir()) if folder.is_dir() and folder.name.lower() in SPLIT_FOLDERS]
+    if (root / TABLE).is_file() or any((folder / IMAGES).is_dir() and (folder / MASKS).is_dir() for folder in (root, *splits)):
         return FolderConfig(root=root)
     if parts := tuple(_coco_parts(root)):
         return CocoConfig(root=root, classes=None, parts=_with_splits(parts))
@@ -141,10 +140,6 @@ def _group_and_labels(item: Any, classes: tuple[str, ...]) -> tuple[str, Sequenc
         case ImageItem():
             return item.group, item.labels
     raise TypeError(type(item))
-
-
-def _split_folders(root: Path) -> list[Path]:
-    return [folder for folder in sorted(root.iterdir()) if folder.is_dir() and folder.name.lower() in SPLIT_FOLDERS]
 
 
 def _coco_parts(root: Path) -> Iterator[CocoPart]:

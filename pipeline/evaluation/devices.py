@@ -1,10 +1,10 @@
-"""One evaluation on several devices of this machine: processes that take parts of it, which begin and end with the command."""
+"""The device of an evaluation, or several: processes that take parts of it, which begin and end with the command."""
 
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from multiprocessing.process import BaseProcess
 
@@ -13,6 +13,28 @@ import torch
 from pipeline.errors import ConfigError, UserError, printable
 from pipeline.evaluation.config import EvaluateConfig
 from pipeline.workers import Workers, leave_to_parent
+
+
+def choose_device(accelerator: str, *, shared: bool = False, variables: Mapping[str, str] = os.environ) -> torch.device:
+    """The device that attacks run on. Of processes that share a run on one machine each takes another GPU, by the number that
+    torchrun or srun gave it. Raises ConfigError where this machine has none of the kind."""
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if accelerator == "auto":
+        accelerator = "cuda" if available["cuda"] else "cpu"
+    if not available[accelerator]:
+        raise ConfigError(f"accelerator={accelerator}: there is none on this machine; foreguard doctor says what there is")
+    number = variables.get("LOCAL_RANK") or variables.get("SLURM_LOCALID") or "0"
+    if shared and accelerator == "cuda":
+        return torch.device("cuda", int(number) % torch.cuda.device_count())
+    return torch.device(accelerator)
+
+
+def tf32_disabled(device: torch.device) -> AbstractContextManager[None]:
+    """Convolutions in float32: on a GPU their default is TF32, whose rounding is as large as a small perturbation."""
+    if device.type != "cuda":
+        return nullcontext()
+    flags: AbstractContextManager[None] = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+    return flags
 
 
 @contextmanager

@@ -1,35 +1,53 @@
-"""The command ``foreguard evaluate``: attack a trained system and say how many images it still gets right.
-
-What only the work itself needs is imported when it begins: neither ``--help`` nor a typo should wait for it.
-"""
+"""The command ``foreguard evaluate``: attack a trained system and say how many images it still gets right."""
 
 import dataclasses
 import os
 import platform
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from pipeline.attacks.allocator import keep_freed_pages
 from pipeline.attacks.suite import AttackSuite
 from pipeline.attacks.threat import Knowledge
+from pipeline.attacks.two_stage import GuideMasks
 from pipeline.config import to_plain
-from pipeline.errors import ConfigError
+from pipeline.data.dataset import PreparedDataset, open_prepared
+from pipeline.data.loader import read_rows
+from pipeline.data.substitutes import with_substitutes
+from pipeline.evaluation.chunks import choose_rows
 from pipeline.evaluation.config import EvaluateConfig
+from pipeline.evaluation.devices import choose_device, part_takers, tf32_disabled
+from pipeline.evaluation.diagnostics import ASKED, sanity_checks
+from pipeline.evaluation.evaluator import EvaluationRun, applicable, attack_images, missing_records
+from pipeline.evaluation.gallery import GALLERY, write_gallery
+from pipeline.evaluation.loading import LoadedSystem, load_from_runs
+from pipeline.evaluation.measured import MEASURED, MeasurementReport, figures, measured_lines
+from pipeline.evaluation.measuring import MEASUREMENTS, measure_images, missing_observations, read_observations
+from pipeline.evaluation.own_system import load_own
+from pipeline.evaluation.records import RECORDS, RecordStore, read_records
+from pipeline.evaluation.sharing import CLAIMS, Show, progress_and_turns
+from pipeline.evaluation.summary import (
+    SANITY,
+    SUMMARY,
+    SanityReport,
+    Summary,
+    check_lines,
+    epsilon_text,
+    is_checked,
+    lines,
+    summarise,
+    version_of_checks,
+)
 from pipeline.interrupts import told
 from pipeline.progress import progress_bar
-from pipeline.runs.directory import read_run
+from pipeline.runs.directory import open_run, read_run
+from pipeline.runs.sharing import once
 from pipeline.runs.zoo import SCHEME, find
-
-if TYPE_CHECKING:
-    from pipeline.attacks.two_stage import GuideMasks
-    from pipeline.data.dataset import PreparedDataset
-    from pipeline.evaluation.evaluator import EvaluationRun
-    from pipeline.evaluation.loading import LoadedSystem
-    from pipeline.evaluation.summary import Summary
 
 GUIDES = 256
 """Masks of the validation images that attacks with the goal ``steal`` choose from."""
@@ -41,15 +59,13 @@ class LoadedEvaluation:
 
     config: EvaluateConfig
     device: torch.device
-    loaded: "LoadedSystem"
-    run: "EvaluationRun"
+    loaded: LoadedSystem
+    run: EvaluationRun
     skipped: dict[str, str]
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """Run an evaluation, or continue it, print its figures and return them. Raises ``UserError`` of the kind that fits."""
-    from pipeline.evaluation.devices import part_takers
-
     evaluation = load_evaluation(config)
     with part_takers(config, evaluation.device, take_parts) as start_others, _opened(evaluation):
         if config.shared:
@@ -62,9 +78,6 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
 
 
 def _answer(config: EvaluateConfig) -> dict[str, Any]:
-    from pipeline.evaluation.measured import MEASURED, MeasurementReport
-    from pipeline.evaluation.summary import SANITY, SUMMARY, SanityReport, Summary
-
     found: dict[str, Any] = {"run": config.run, "summary": Summary.read(config.run / SUMMARY)}
     if config.sanity:
         found["checks"] = SanityReport.read(config.run / SANITY).checks
@@ -82,12 +95,6 @@ def take_parts(config: EvaluateConfig) -> None:
 
 def load_evaluation(config: EvaluateConfig) -> LoadedEvaluation:
     """Data, system and attacks of an evaluation. Raises ``UserError`` of the kind that fits."""
-    from pipeline.attacks.allocator import keep_freed_pages
-    from pipeline.data.dataset import open_prepared
-    from pipeline.data.substitutes import with_substitutes
-    from pipeline.evaluation.chunks import choose_rows
-    from pipeline.evaluation.evaluator import EvaluationRun, applicable
-
     device = choose_device(config.accelerator, shared=config.is_shared)
     keep_freed_pages()
     dataset = open_prepared(config.prepared)
@@ -114,8 +121,6 @@ def load_evaluation(config: EvaluateConfig) -> LoadedEvaluation:
 
 @contextmanager
 def _opened(evaluation: LoadedEvaluation) -> Iterator[None]:
-    from pipeline.runs.directory import open_run
-
     config, loaded = evaluation.config, evaluation.loaded
     inputs = {"data set": evaluation.run.dataset.fingerprint, **loaded.inputs, **order_of_attacks(config.attack)}
     plain, resume = to_plain(config), config.resume or config.shared
@@ -133,11 +138,6 @@ def _again(config: EvaluateConfig) -> str:
 
 def _record(evaluation: LoadedEvaluation, *, shown: bool) -> None:
     """Make what is missing of records and observations, or a share of it where others make it too."""
-    from pipeline.evaluation.evaluator import attack_images, missing_records
-    from pipeline.evaluation.measuring import MEASUREMENTS, measure_images, missing_observations
-    from pipeline.evaluation.records import RECORDS, RecordStore
-    from pipeline.evaluation.sharing import Show, progress_and_turns
-
     config, run, device = evaluation.config, evaluation.run, evaluation.device
     store, show = RecordStore(config.run), Show(run=config.run, shared=config.is_shared, shown=shown)
     missing, results = partial(missing_records, run, store), config.run / RECORDS
@@ -153,10 +153,7 @@ def _record(evaluation: LoadedEvaluation, *, shown: bool) -> None:
         measure_images(run, config.run, device=device, advance=advance, turns=turns)
 
 
-def _loaded_system(config: EvaluateConfig, dataset: "PreparedDataset", device: torch.device) -> "LoadedSystem":
-    from pipeline.evaluation.loading import load_from_runs
-    from pipeline.evaluation.own_system import load_own
-
+def _loaded_system(config: EvaluateConfig, dataset: PreparedDataset, device: torch.device) -> LoadedSystem:
     classifier_run = config.classifier_run
     if config.system is not None and config.system.startswith(SCHEME):
         classifier_run = find(config.system)[0]
@@ -177,12 +174,6 @@ def _loaded_system(config: EvaluateConfig, dataset: "PreparedDataset", device: t
 def _sum_up(evaluation: LoadedEvaluation) -> None:
     """By the process that comes first, where several share the run: it comes when everything is recorded. One that was not told to
     share sums up in any case, as with resume=true."""
-    from pipeline.evaluation.gallery import GALLERY
-    from pipeline.evaluation.measured import MEASURED
-    from pipeline.evaluation.sharing import CLAIMS
-    from pipeline.evaluation.summary import SUMMARY, is_checked
-    from pipeline.runs.sharing import once
-
     config, run = evaluation.config, evaluation.run
     if not config.is_shared:
         _report(evaluation)
@@ -198,13 +189,6 @@ def _sum_up(evaluation: LoadedEvaluation) -> None:
 
 
 def _report(evaluation: LoadedEvaluation) -> None:
-    from pipeline.evaluation.diagnostics import ASKED, sanity_checks
-    from pipeline.evaluation.gallery import write_gallery
-    from pipeline.evaluation.measured import MEASURED, MeasurementReport, figures, measured_lines
-    from pipeline.evaluation.measuring import read_observations
-    from pipeline.evaluation.records import RecordStore, read_records
-    from pipeline.evaluation.summary import SANITY, SUMMARY, SanityReport, check_lines, lines, summarise, version_of_checks
-
     config, run, loaded, device = evaluation.config, evaluation.run, evaluation.loaded, evaluation.device
     records = read_records(config.run)
     if config.gallery_images:
@@ -237,10 +221,8 @@ def _report(evaluation: LoadedEvaluation) -> None:
         print("\n".join(check_lines(checks)))
 
 
-def _beside_published(config: EvaluateConfig, summary: "Summary") -> list[str]:
+def _beside_published(config: EvaluateConfig, summary: Summary) -> list[str]:
     """Of a system of the zoo, whether the figures are those that were published, where they are of the same data and attacks."""
-    from pipeline.evaluation.summary import epsilon_text
-
     if config.system is None or not config.system.startswith(SCHEME):
         return []
     entry = find(config.system)[1]
@@ -262,34 +244,8 @@ def order_of_attacks(suite: AttackSuite) -> dict[str, str]:
     return {"order of the attacks": ", ".join(suite.attacks), **measured}
 
 
-def choose_device(accelerator: str, *, shared: bool = False, variables: Mapping[str, str] = os.environ) -> torch.device:
-    """The device that attacks run on. Of processes that share a run on one machine each takes another GPU, by the number that
-    torchrun or srun gave it. Raises ConfigError where this machine has none of the kind."""
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if accelerator == "auto":
-        accelerator = "cuda" if available["cuda"] else "cpu"
-    if not available[accelerator]:
-        raise ConfigError(f"accelerator={accelerator}: there is none on this machine; foreguard doctor says what there is")
-    number = variables.get("LOCAL_RANK") or variables.get("SLURM_LOCALID") or "0"
-    if shared and accelerator == "cuda":
-        return torch.device("cuda", int(number) % torch.cuda.device_count())
-    return torch.device(accelerator)
-
-
-def tf32_disabled(device: torch.device) -> AbstractContextManager[None]:
-    """Convolutions in float32: on a GPU their default is TF32, whose rounding is as large as a small perturbation."""
-    if device.type != "cuda":
-        return nullcontext()
-    flags: AbstractContextManager[None] = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
-    return flags
-
-
-def guide_masks(dataset: "PreparedDataset", device: torch.device) -> "GuideMasks | None":
+def guide_masks(dataset: PreparedDataset, device: torch.device) -> GuideMasks | None:
     """Masks of validation images for attacks that steal one; None where all are of one class."""
-    from pipeline.attacks.two_stage import GuideMasks
-    from pipeline.data.loader import read_rows
-    from pipeline.evaluation.chunks import choose_rows
-
     if not (dataset.samples["split"] == "val").any():
         return None
     batch = read_rows(dataset, choose_rows(dataset, "val", GUIDES)).to(device)

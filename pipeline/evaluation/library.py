@@ -30,8 +30,9 @@ from pipeline.data.splits import Split
 from pipeline.data.substitutes import with_substitutes
 from pipeline.errors import InputError
 from pipeline.evaluation.chunks import choose_rows
+from pipeline.evaluation.devices import tf32_disabled
 from pipeline.evaluation.diagnostics import sanity_checks
-from pipeline.evaluation.evaluate import guide_masks, tf32_disabled
+from pipeline.evaluation.evaluate import guide_masks
 from pipeline.evaluation.evaluator import EvaluationRun, EvaluationSettings, applicable, attack_chunk, attack_images
 from pipeline.evaluation.found import Evaluation
 from pipeline.evaluation.inputs import (

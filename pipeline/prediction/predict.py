@@ -1,27 +1,28 @@
-"""The command ``foreguard predict``: class, confidence and mask for the user's own images.
-
-What only the work itself needs is imported when it begins: neither ``--help`` nor a typo should wait for it.
-"""
+"""The command ``foreguard predict``: class, confidence and mask for the user's own images."""
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import UInt8
+from PIL import Image
 
 from pipeline.data.images import Box, open_image, square_around
 from pipeline.data.rules import Rejected
+from pipeline.data.seeds import sample_seed
 from pipeline.errors import DataError, RunError, writing
+from pipeline.evaluation.devices import choose_device
 from pipeline.interrupts import told
+from pipeline.masks.context import MaskContext
+from pipeline.prediction.choice import choose_system, load_trained_system
 from pipeline.prediction.config import PredictConfig
-
-if TYPE_CHECKING:
-    import torch
-
-    from pipeline.prediction.listing import Listing
-    from pipeline.system import TwoStage
+from pipeline.prediction.listing import Listing, left_alone_lines, list_images
+from pipeline.prediction.overlay import drawn_side, overlay
+from pipeline.progress import progress_bar
+from pipeline.system import TwoStage, attacked
 
 PREDICTIONS, MASKS, OVERLAYS = "predictions.jsonl", "masks", "overlays"
 MAX_NAMED = 5
@@ -51,10 +52,6 @@ def predict(config: PredictConfig) -> None:
     where none is drawn); or file and error. Raises ``UserError`` of the kind that fits, DataError also where not one image can be
     read.
     """
-    from pipeline.evaluation.evaluate import choose_device
-    from pipeline.prediction.choice import choose_system, load_trained_system
-    from pipeline.prediction.listing import list_images
-
     listing = list_images(config.images)
     device = choose_device(config.accelerator)
     chosen = choose_system(config.run, config.segmenter_run, config.masks)
@@ -72,15 +69,13 @@ def _predict_all(
     config: PredictConfig,
     out: Path,
     files: list[tuple[str, Path]],
-    system: "TwoStage",
+    system: TwoStage,
     classes: tuple[str, ...],
     image_size: int,
     lines: IO[str],
     errors: list[tuple[str, str]],
-    device: "torch.device",
+    device: torch.device,
 ) -> None:
-    from pipeline.progress import progress_bar
-
     done = 0
 
     def where() -> str:
@@ -120,8 +115,6 @@ def cut_square(
     number: int, name: str, path: Path, image_size: int, *, square: Literal["crop", "pad"] = "crop", drawn: bool = True
 ) -> Square:
     """The square of a file that a system sees, and if ``drawn`` the one that is shown to people. Raises ``Rejected``."""
-    from pipeline.prediction.overlay import drawn_side
-
     with open_image(path) as opened:
         width, height = opened.width, opened.height
         if square == "crop":
@@ -141,14 +134,8 @@ def cut_square(
 
 
 def _predict_batch(
-    out: Path, system: "TwoStage", classes: tuple[str, ...], squares: list[Square], device: "torch.device"
+    out: Path, system: TwoStage, classes: tuple[str, ...], squares: list[Square], device: torch.device
 ) -> list[dict[str, Any]]:
-    import torch
-
-    from pipeline.data.seeds import sample_seed
-    from pipeline.masks.context import MaskContext
-    from pipeline.system import attacked
-
     if not squares:
         return []
     stored = np.stack([square.pixels for square in squares])
@@ -170,8 +157,6 @@ def _predict_batch(
 
 def _draw(out: Path, square: Square, mask: np.ndarray) -> tuple[str, str | None]:
     """Write the mask (grey, as large as the training images) and the overlay. Names are numbers: a file's own may be anything."""
-    from pipeline.prediction.overlay import overlay
-
     mask_name, overlay_name = (f"{kind}/{square.number:06d}.png" for kind in (MASKS, OVERLAYS))
     _save(np.rint(mask * 255).astype(np.uint8), out / mask_name)
     if square.shown is None:
@@ -182,8 +167,6 @@ def _draw(out: Path, square: Square, mask: np.ndarray) -> tuple[str, str | None]
 
 def _save(pixels: UInt8[np.ndarray, "height width *channels"], path: Path) -> None:
     """A PNG. Run lengths alone make files within 3 % of the default's size in a quarter of its time."""
-    from PIL import Image
-
     Image.fromarray(pixels).save(path, compress_level=1, compress_type=Image.RLE)
 
 
@@ -195,9 +178,7 @@ def _make_directory(out: Path, names: tuple[str, ...]) -> None:
             (out / name).mkdir(parents=True)
 
 
-def _report(config: PredictConfig, out: Path, listing: "Listing", errors: list[tuple[str, str]], image_size: int) -> None:
-    from pipeline.prediction.listing import left_alone_lines
-
+def _report(config: PredictConfig, out: Path, listing: Listing, errors: list[tuple[str, str]], image_size: int) -> None:
     total = len(listing.files)
     how = "cut to the largest centered square" if config.square == "crop" else "padded to a square"
     print(f"{total - len(errors)} of {total} images predicted, each {how} and resized to {image_size} x {image_size} pixels")

@@ -1,21 +1,22 @@
-"""The command ``foreguard report``: from the records of a run to a page, tables and figures.
-
-What only the work itself needs is imported when it begins: neither ``--help`` nor a typo should wait for it.
-"""
+"""The command ``foreguard report``: from the records of a run to a page, tables and figures."""
 
 import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline.errors import RunError, writing
 from pipeline.reporting.config import ReportConfig
+from pipeline.reporting.document import Document, compose
+from pipeline.reporting.html import render
+from pipeline.reporting.reading import read_study
+from pipeline.reporting.side_by_side import compose_runs
+from pipeline.reporting.table import to_csv, to_latex
+from pipeline.reporting.templating import latex
+from pipeline.reporting.wording import system_text
 from pipeline.runs.replacing import new_directory
 from pipeline.terminal import colored
-
-if TYPE_CHECKING:
-    from pipeline.reporting.document import Document
 
 MARKER = "report.json"
 FORMAT = 1
@@ -29,11 +30,6 @@ def report(config: ReportConfig) -> dict[str, Any]:
     It is a function of the run, or of several: the same run gives the same bytes, so an older report is replaced without asking.
     Raises RunError for a run that cannot be reported and for a directory that holds something else or cannot be written.
     """
-    from pipeline.reporting.document import compose
-    from pipeline.reporting.reading import read_study
-    from pipeline.reporting.side_by_side import compose_runs
-    from pipeline.reporting.wording import system_text
-
     target = config.out or (config.run or Path()) / "report"
     _check_target(target)
     document = compose(read_study(config.run)) if config.run else compose_runs([read_study(run) for run in config.runs])
@@ -53,11 +49,8 @@ def report(config: ReportConfig) -> dict[str, Any]:
     }
 
 
-def files(document: "Document") -> dict[str, bytes]:
+def files(document: Document) -> dict[str, bytes]:
     """Every file of a report by its path, the marker included."""
-    from pipeline.reporting.html import render
-    from pipeline.reporting.table import to_csv, to_latex
-
     contents = {"index.html": render(document).encode(), **quotable(document)}
     for table in document.tables():
         contents |= {f"tables/{table.name}.csv": to_csv(table), f"tables/{table.name}.tex": to_latex(table)}
@@ -67,10 +60,8 @@ def files(document: "Document") -> dict[str, bytes]:
     return contents | {MARKER: (json.dumps(marker, indent=2) + "\n").encode()}
 
 
-def quotable(document: "Document") -> dict[str, bytes]:
+def quotable(document: Document) -> dict[str, bytes]:
     """What a paper takes over: the paragraph for its methods as text and LaTeX, and what it cites as BibTeX."""
-    from pipeline.reporting.templating import latex
-
     paragraphs = ["".join(f"{part}\n" for part in map(escape, document.methods)) for escape in (str, latex)]
     entries = [text for form, text in document.citation if form.endswith("BibTeX")]
     texts = {"methods.txt": paragraphs[0], "methods.tex": paragraphs[1], "cite.bib": "\n\n".join(entries) + "\n"}

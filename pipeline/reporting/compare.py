@@ -1,17 +1,17 @@
-"""The command ``foreguard compare``: what differs between runs, on the images that both have met, as a table for the terminal.
+"""The command ``foreguard compare``: what differs between runs, on the images that both have met, as a table for the terminal."""
 
-What only the work itself needs is imported when it begins: neither ``--help`` nor a typo should wait for it.
-"""
-
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline.errors import ConfigError, RunError
+from pipeline.evaluation.summary import epsilon_text
+from pipeline.reporting import wording
+from pipeline.reporting.comparisons import Comparison, Conclusion
 from pipeline.reporting.config import CompareConfig
+from pipeline.reporting.data import Study
+from pipeline.reporting.reading import read_study
+from pipeline.reporting.side_by_side import check_threats, differences, named, other_attacks, systems_text, why_not
+from pipeline.reporting.tables import comparison_tidy
 from pipeline.terminal import Style, aligned, colored
-
-if TYPE_CHECKING:
-    from pipeline.reporting.comparisons import Comparison
-    from pipeline.reporting.data import Study
 
 _HEAD = ("epsilon", "points", "95 % interval", "p (Holm)", "only first/second", "n", "higher", "system")
 _STYLES: dict[str, Style] = {"first": "good", "second": "bad", "not shown": "note"}
@@ -20,10 +20,6 @@ _STYLES: dict[str, Style] = {"first": "good", "second": "bad", "not shown": "not
 def compare_runs(config: CompareConfig) -> dict[str, Any]:
     """Print, and return, the differences of every run from the first. Raises RunError: threat models differ, or no pair of runs
     has a system on the same images; ConfigError: an epsilon that was not attacked."""
-    from pipeline.reporting import wording
-    from pipeline.reporting.reading import read_study
-    from pipeline.reporting.side_by_side import check_threats, differences, named, other_attacks, why_not
-
     studies = [read_study(run) for run in config.runs]
     check_threats(studies)
     (first, reference), *others = named(studies).items()
@@ -39,7 +35,11 @@ def compare_runs(config: CompareConfig) -> dict[str, Any]:
         print("\n".join(aligned([_HEAD, *map(_row, found)], _STYLES)))
         if (doubt := other_attacks({first: reference, name: study})) is not None:
             print(colored(f"BEWARE: {doubt}", "note"))
-        answer.append({"run": name, "reference": first, "caution": doubt, "differences": [_for_programs(one) for one in found]})
+        rows = [
+            {**comparison_tidy(one), "second_classifier_objective": one.second.classifier_objective, "conclusion": one.conclusion}
+            for one in found
+        ]
+        answer.append({"run": name, "reference": first, "caution": doubt, "differences": rows})
     if not answer:
         raise RunError(f"no system can be compared image by image ({'; '.join(reasons)})")
     for reason in reasons:
@@ -47,22 +47,15 @@ def compare_runs(config: CompareConfig) -> dict[str, Any]:
     return {"comparisons": answer, "not_compared": reasons}
 
 
-def _at(config: CompareConfig, study: "Study") -> str:
-    from pipeline.evaluation.summary import epsilon_text
-
+def _at(config: CompareConfig, study: Study) -> str:
     attacked = ", ".join(map(epsilon_text, study.attacked))
     if not any(abs(one - (config.epsilon or 0)) < 1e-9 for one in study.attacked):
         raise ConfigError(f"epsilon={epsilon_text(config.epsilon or 0)}: {study.path} was attacked at {attacked}")
     return "not attacked at that epsilon, or no system in common"
 
 
-def _row(one: "Comparison") -> tuple[str, ...]:
+def _row(one: Comparison) -> tuple[str, ...]:
     """A difference is shown where its interval and the corrected test agree."""
-    from pipeline.evaluation.summary import epsilon_text
-    from pipeline.reporting import wording
-    from pipeline.reporting.comparisons import Conclusion
-    from pipeline.reporting.side_by_side import systems_text
-
     shown = {Conclusion.HIGHER: "first", Conclusion.LOWER: "second"}.get(one.conclusion, "not shown")
     only = ", ".join(f"{each.only_first}/{each.only_second}" for each in one.by_seed)
     sample = str(one.difference.n) + ("" if one.difference.groups == one.difference.n else f" in {one.difference.groups} groups")
@@ -70,9 +63,3 @@ def _row(one: "Comparison") -> tuple[str, ...]:
     interval = wording.points_interval(one.difference)
     p_value = wording.p_text(one.adjusted)
     return (epsilon_text(one.epsilon), wording.points(one.difference), interval, p_value, only, sample, shown, system)
-
-
-def _for_programs(one: "Comparison") -> dict[str, Any]:
-    from pipeline.reporting.tables import comparison_tidy
-
-    return {**comparison_tidy(one), "second_classifier_objective": one.second.classifier_objective, "conclusion": one.conclusion}

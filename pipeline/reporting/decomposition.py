@@ -43,10 +43,10 @@ def decomposition_section(study: Study) -> Section:
     if rows is None:
         missing = "No decomposition was made; an ablation with decomposition in its experiment makes one."
         return Section(name="decomposition", title=title, intro="", missing=missing)
-    parts = _by_condition(rows)
-    figures = {key: _shares(key, part) for key, part in parts}
+    parts = {Condition(**part.select(_KEY).row(0, named=True)): part for part in rows.partition_by(_KEY, maintain_order=True)}
+    figures = {key: _shares(key, part) for key, part in parts.items()}
     epsilon = study.primary_epsilon
-    other = any((part["oracle_train_masks"] != part["train_masks"]).any() for _, part in parts)
+    other = any((part["oracle_train_masks"] != part["train_masks"]).any() for part in parts.values())
     intro = (
         f"Images robust with oracle masks at {epsilon_text(epsilon)} and not with learned ones, in percent of all images, by which "
         "part of the attacked image is enough to fool the system: its mask on the clean pixels, its pixels through the clean mask, "
@@ -59,7 +59,7 @@ def decomposition_section(study: Study) -> Section:
         intro=intro + (" Where the oracle's classifier was trained with other masks, the classifier differs too." if other else ""),
         warning=_overlooked(rows),
         panels=tuple(_panel(number, key, values[epsilon]) for number, (key, values) in enumerate(figures.items(), start=1)),
-        tables=(_table(study, figures, dict(parts)), _paths_table(study, figures)),
+        tables=(_table(study, figures, parts), _paths_table(study, figures)),
     )
 
 
@@ -87,11 +87,6 @@ def silhouette_section(study: Study) -> Section:
         tidy=pl.DataFrame(tidy).drop("groups"),
     )
     return Section(name="silhouette", title=title, intro=intro, tables=(table,))
-
-
-def _by_condition(rows: pl.DataFrame) -> list[tuple[Condition, pl.DataFrame]]:
-    parts = rows.partition_by(_KEY, maintain_order=True)
-    return [(Condition(**{name: part[name][0] for name in _KEY}), part) for part in parts]
 
 
 def _shares(key: Condition, rows: pl.DataFrame) -> dict[float, dict[str, Estimate]]:

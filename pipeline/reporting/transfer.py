@@ -1,6 +1,7 @@
 """Adversarial images of every arm shown to all the others: a matrix, once under the same seed and once under another."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from itertools import product
 
 import polars as pl
 
@@ -10,7 +11,7 @@ from pipeline.evaluation.metrics import on_shared_images
 from pipeline.evaluation.statistics import Estimate
 from pipeline.evaluation.summary import epsilon_text
 from pipeline.reporting import wording
-from pipeline.reporting.data import Arm, Condition, Study
+from pipeline.reporting.data import Condition, Study
 from pipeline.reporting.figures import share
 from pipeline.reporting.section import Section
 from pipeline.reporting.table import Cell, Column, Table, make_table, numbers, tidy_estimate
@@ -55,19 +56,13 @@ def _matrix(shown: Mapping[tuple[str, str], pl.DataFrame], study: Study, seeds: 
     found: Matrix = {}
     for source, sources in by_condition.items():
         for target, targets in by_condition.items():
-            pairs = [names for names in _pairs(sources, targets, seeds) if names in shown]
+            alike = [pair for pair in product(sources, targets) if (pair[0].seed == pair[1].seed) == (seeds == _SAME)]
+            pairs = [shown[names] for one, other in alike if (names := (one.name, other.name)) in shown]
             if pairs:
-                values, groups = on_shared_images([shown[names] for names in pairs])
+                values, groups = on_shared_images(pairs)
                 key = f"transfer {seeds} {source.draws} {target.draws}"
                 found[source, target] = share(values.astype(bool), groups, key)
     return found
-
-
-def _pairs(sources: list[Arm], targets: list[Arm], seeds: str) -> Iterator[tuple[str, str]]:
-    for source in sources:
-        for target in targets:
-            if (source.seed == target.seed) == (seeds == _SAME):
-                yield source.name, target.name
 
 
 def _table(study: Study, matrix: Matrix, seeds: str) -> Table:

@@ -1,26 +1,33 @@
-"""The command ``foreguard export``: a trained system as one directory that loads without its run.
-
-What only the work itself needs is imported when it begins: neither ``--help`` nor a typo should wait for it.
-"""
+"""The command ``foreguard export``: a trained system as one directory that loads without its run."""
 
 import dataclasses
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor, nn
 
 from pipeline.config import to_plain
-from pipeline.errors import CheckpointError, ConfigError, RunError
+from pipeline.data.dataset import open_prepared
+from pipeline.data.loader import read_rows
+from pipeline.errors import CheckpointError, ConfigError, RunError, writing
+from pipeline.evaluation.chunks import choose_rows
+from pipeline.evaluation.loading import trained_segmenter
+from pipeline.masks.context import MaskContext
+from pipeline.prediction.choice import ChosenSystem, choose_system, load_trained_system
 from pipeline.progress import progress_bar
+from pipeline.runs.checkpoints import Checkpoint, SegmenterReference, read_checkpoint, save_checkpoint
+from pipeline.runs.exported import CLASSIFIER, EXPORTED, MARK, SEGMENTER, ExportedSystem, Parity
+from pipeline.runs.files import write_atomically
+from pipeline.runs.hub import check_repository, push
+from pipeline.runs.provenance import provenance
+from pipeline.runs.replacing import new_directory
+from pipeline.sharing.card import CARD, card, gather
 from pipeline.sharing.config import ExportConfig
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from pipeline.prediction.choice import ChosenSystem
-    from pipeline.runs.checkpoints import Checkpoint
-    from pipeline.runs.exported import Parity
-    from pipeline.system import TwoStage
+from pipeline.sharing.joint import BATCH, FILES, Joint, check_parity, check_possible, seeded_images, trace, write_file
+from pipeline.system import TwoStage
 
 IMAGES = 200
 """Test images that a file has to agree on."""
@@ -30,13 +37,6 @@ _RECIPE = ("masks", "objective", "label_smoothing", "augment", "trainer", "mask_
 
 def export(config: ExportConfig) -> None:
     """Write the directory, or nothing, and push it where that is asked for. Raises ``UserError`` of the kind that fits."""
-    import torch
-
-    from pipeline.prediction.choice import choose_system, load_trained_system
-    from pipeline.runs.hub import check_repository, push
-    from pipeline.runs.replacing import new_directory
-    from pipeline.sharing.joint import check_possible
-
     if config.push is not None:
         check_repository(config.push)
     _check_target(config.out, force=config.force)
@@ -57,9 +57,6 @@ def export(config: ExportConfig) -> None:
 
 
 def _check_target(out: Path, *, force: bool) -> None:
-    from pipeline.runs.exported import EXPORTED, ExportedSystem
-    from pipeline.sharing.card import CARD
-
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not (out / EXPORTED).is_file():
@@ -75,14 +72,7 @@ def _check_target(out: Path, *, force: bool) -> None:
         raise RunError(f"{out / foreign[0]}: is not of the system that was exported there: move it away, or choose another out=...")
 
 
-def _write(
-    config: ExportConfig, made: Path, chosen: "ChosenSystem", system: "TwoStage", checkpoint: "Checkpoint"
-) -> "dict[str, Parity]":
-    from pipeline.runs.exported import EXPORTED, ExportedSystem
-    from pipeline.runs.files import write_atomically
-    from pipeline.runs.provenance import provenance
-    from pipeline.sharing.card import CARD, card, gather
-
+def _write(config: ExportConfig, made: Path, chosen: ChosenSystem, system: TwoStage, checkpoint: Checkpoint) -> dict[str, Parity]:
     evidence = gather(chosen, checkpoint, config.prepared)
     classifier, segmenter = _write_stages(made, chosen, system, checkpoint, half=config.half)
     parity, size_step, smallest = _write_files(config, made, system, checkpoint)
@@ -103,7 +93,7 @@ def _write(
     return parity
 
 
-def _name(chosen: "ChosenSystem", system: "TwoStage") -> str:
+def _name(chosen: ChosenSystem, system: TwoStage) -> str:
     """What it is called, without the directory that it lay in."""
     run = chosen.classifier_run.resolve()
     named = run if run.is_dir() else run.parent.parent  # it may be the JSON of a checkpoint
@@ -114,15 +104,8 @@ def _names(directory: Path) -> list[str]:
     return sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_symlink() or not path.is_dir())
 
 
-def _halve(prepared: Path, system: "TwoStage") -> None:
+def _halve(prepared: Path, system: TwoStage) -> None:
     """Round the weights to half precision. Raises RunError where that changes a prediction."""
-    import torch
-
-    from pipeline.data.dataset import open_prepared
-    from pipeline.data.loader import read_rows
-    from pipeline.evaluation.chunks import choose_rows
-    from pipeline.masks.context import MaskContext
-
     dataset = open_prepared(prepared)
     batch = read_rows(dataset, choose_rows(dataset, "test", IMAGES))
     context = system.freeze(
@@ -139,13 +122,9 @@ def _halve(prepared: Path, system: "TwoStage") -> None:
 
 
 def _write_stages(
-    made: Path, chosen: "ChosenSystem", system: "TwoStage", checkpoint: "Checkpoint", *, half: bool
-) -> "tuple[Checkpoint, Checkpoint | None]":
+    made: Path, chosen: ChosenSystem, system: TwoStage, checkpoint: Checkpoint, *, half: bool
+) -> tuple[Checkpoint, Checkpoint | None]:
     """Both stages as their runs have them, so that what reads those reads these. Returns what is said of the two."""
-    from pipeline.evaluation.loading import trained_segmenter
-    from pipeline.runs.checkpoints import SegmenterReference, read_checkpoint, save_checkpoint
-    from pipeline.runs.exported import CLASSIFIER, MARK, SEGMENTER
-
     segmenter, reference = None, checkpoint.segmenter
     if system.segmenter is not None:
         source = system.mask_config.source
@@ -160,12 +139,12 @@ def _write_stages(
     return trained, segmenter
 
 
-def _stored(stage: "nn.Module", *, half: bool) -> "dict[str, Tensor]":
+def _stored(stage: nn.Module, *, half: bool) -> dict[str, Tensor]:
     """The weights as they are kept."""
     return {name: value.half() if half and value.is_floating_point() else value for name, value in stage.state_dict().items()}
 
 
-def _shared(checkpoint: "Checkpoint", *, half: bool) -> "Checkpoint":
+def _shared(checkpoint: Checkpoint, *, half: bool) -> Checkpoint:
     """Without the paths of the machine: of a file with initial weights the name, which its SHA-256 stands beside."""
     config: dict[str, Any] = {key: checkpoint.config[key] for key in _RECIPE if key in checkpoint.config}
     if isinstance(config.get("trainer"), dict):
@@ -181,11 +160,8 @@ def _shared(checkpoint: "Checkpoint", *, half: bool) -> "Checkpoint":
 
 
 def _write_files(
-    config: ExportConfig, made: Path, system: "TwoStage", checkpoint: "Checkpoint"
-) -> "tuple[dict[str, Parity], int | None, int | None]":
-    from pipeline.errors import writing
-    from pipeline.sharing.joint import FILES, Joint, check_parity, seeded_images, trace, write_file
-
+    config: ExportConfig, made: Path, system: TwoStage, checkpoint: Checkpoint
+) -> tuple[dict[str, Parity], int | None, int | None]:
     if not config.files:
         return {}, None, None
     joint, kinds = Joint(system).eval(), list(dict.fromkeys(config.files))
@@ -203,13 +179,8 @@ def _write_files(
     return parity, traced.size_step, traced.smallest
 
 
-def _test_images(config: ExportConfig, checkpoint: "Checkpoint") -> "Iterator[Tensor]":
+def _test_images(config: ExportConfig, checkpoint: Checkpoint) -> Iterator[Tensor]:
     """What a file is compared on beside noise."""
-    from pipeline.data.dataset import open_prepared
-    from pipeline.data.loader import read_rows
-    from pipeline.evaluation.chunks import choose_rows
-    from pipeline.sharing.joint import BATCH
-
     if config.prepared is None:
         return
     dataset = open_prepared(config.prepared)

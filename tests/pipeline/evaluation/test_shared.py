@@ -26,8 +26,7 @@ from pipeline.data.builder import write_prepared
 from pipeline.data.sample import Plan, Sample
 from pipeline.errors import ConfigError
 from pipeline.evaluation.config import EvaluateConfig
-from pipeline.evaluation.devices import part_takers
-from pipeline.evaluation.evaluate import choose_device
+from pipeline.evaluation.devices import choose_device, part_takers
 from pipeline.evaluation.evaluator import EvaluationRun, attack_images, missing_chunks, missing_records
 from pipeline.evaluation.gallery import read_gallery
 from pipeline.evaluation.measuring import read_observations
