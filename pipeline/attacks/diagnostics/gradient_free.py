@@ -6,7 +6,17 @@ from torch import Tensor, nn
 
 from pipeline.attacks.autoattack import square
 from pipeline.attacks.diagnostics.check import Check, Outcome, judged, share
-from pipeline.attacks.diagnostics.probing import STREAM, Budget, Images, climb, logits_of, misclassified, objective, scale_of
+from pipeline.attacks.diagnostics.probing import (
+    STREAM,
+    Budget,
+    Images,
+    climb,
+    climb_to_targets,
+    logits_of,
+    misclassified,
+    objective,
+    scale_of,
+)
 from pipeline.attacks.hop_skip_jump import hop_skip_jump
 from pipeline.attacks.objectives import margin
 from pipeline.attacks.start import AttackBatch
@@ -74,13 +84,15 @@ def square_points(batch: AttackBatch, budget: Budget, *, num_queries: int) -> Im
 def square_against_white_box(batch: AttackBatch, budget: Budget, points: Images, *, num_queries: int) -> Check:
     """Square may not get further than descent: whoever knows the gradient finds the larger margin on nearly every image.
 
-    ``points`` are ``square_points`` of the batch. Unlike successes, margins say something of every image.
+    ``points`` are ``square_points`` of the batch. Unlike successes, margins say something of every image. Descent is the best
+    of one away from the class and some towards others: one alone ends in a hollow now and then, where no gradient misleads.
     Where it fells nothing that descent fells it has no power, and passing would say nothing: SKIP.
     """
     name = "Square against white-box"
-    white = climb(objective(batch), batch, budget).values
+    away, towards = climb(objective(batch), batch, budget).values, climb_to_targets(batch, budget)
     with attacked(batch.system), torch.no_grad():
         black = margin(batch.system(points, batch.context), batch.labels)
+        white = margin(batch.system(towards, batch.context), batch.labels).maximum(away)
     ahead = black - white > _FURTHER * scale_of(batch)
     clean = margin(logits_of(batch), batch.labels)
     rose, whole = (float((reached - clean).clamp_min(0).sum()) for reached in (black, white))

@@ -14,7 +14,16 @@ from pipeline.attacks.diagnostics.differences import gradients_against_differenc
 from pipeline.attacks.diagnostics.from_boundary import descent_reaches_boundary, search_from_boundary
 from pipeline.attacks.diagnostics.gradients import finite_numbers, zero_gradients
 from pipeline.attacks.diagnostics.masking import mask_follows_image, mask_saturation, pixels_decide, shifted_images
-from pipeline.attacks.diagnostics.probing import Budget, Places, climb, logits_of, objective, probe_points
+from pipeline.attacks.diagnostics.probing import (
+    Budget,
+    Places,
+    climb,
+    climb_to_targets,
+    logits_of,
+    misclassified,
+    objective,
+    probe_points,
+)
 from pipeline.attacks.diagnostics.sameness import same_answers
 from pipeline.attacks.specs import GradientPath
 from pipeline.attacks.start import AttackBatch
@@ -521,11 +530,19 @@ def test_the_power_of_square_is_the_share_of_what_descent_fells_that_it_fells_to
     assert float((found - batch.images).abs().max()) <= 0.1
     check = gradient_free.square_against_white_box(batch, wide, found, num_queries=QUERIES)
     by_square = verdict(batch.system, found, batch.labels, batch.context).misclassified
-    by_descent = verdict(batch.system, climb(objective(batch), batch, wide).points, batch.labels, batch.context).misclassified
+    by_descent = misclassified(batch, climb(objective(batch), batch, wide).points) | misclassified(
+        batch, climb_to_targets(batch, wide)
+    )
     assert by_descent.any()
     assert check.figures["power"] == pytest.approx(float((by_square & by_descent).sum() / by_descent.sum()))
     unmoved = gradient_free.square_against_white_box(batch, wide, batch.images, num_queries=QUERIES)
     assert (unmoved.outcome, unmoved.figures["power"]) == (Outcome.SKIP, 0)
+
+
+def test_points_that_descent_leads_to_are_never_further_than_descent(cheats: ModuleType) -> None:
+    batch = cheats.honest_batch(MaskSource.NONE)
+    for points in (climb(objective(batch), batch, BUDGET).points, climb_to_targets(batch, BUDGET)):
+        assert gradient_free.square_against_white_box(batch, BUDGET, points, num_queries=QUERIES).figures["ahead"] == 0
 
 
 def test_square_asks_nothing_about_what_is_misclassified_as_it_is(cheats: ModuleType) -> None:
