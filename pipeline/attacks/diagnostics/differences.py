@@ -26,7 +26,7 @@ from pipeline.attacks.diagnostics.probing import (
     scale_of,
 )
 from pipeline.attacks.norms import widest
-from pipeline.attacks.objectives import Score, margin, targeted_margin
+from pipeline.attacks.objectives import Score, margin
 from pipeline.attacks.specs import GradientPath
 from pipeline.attacks.start import AttackBatch
 from pipeline.attacks.two_stage import soft_masks
@@ -40,15 +40,16 @@ _SHORT = 0.25  # share of the images that may keep less: a margin has kinks
 _DIRECTIONS = 8
 _STEPS = (3e-3, 3e-4)  # in [0,1]: at the better of the two neither curvature nor rounding hides an honest gradient
 _FINE_STEP = 3e-5
+_ADDED_UP = 1e-2
 _NOISE, _JUMP = 84, 0.02  # of the scale of the logits: what rounding may do to a margin, in epsilons of the type (1e-5 in float32),
 # and what a step may not
 
 
 def gradients_against_differences(batch: AttackBatch, places: Places) -> Check:
-    """A gradient has to predict how its score changes: along the sign of the margin's and along random signs, by the image and
+    """The margin's gradient has to predict how the margin changes: along its own sign and along random signs, by the image and
     where the mask can be attacked by the mask alone. It is the gradient that attacks climb, of a system of stages the one that
-    comes through them; the change is that of the system. Asked are the margin, cross-entropy, and the margin to another class than
-    the likeliest wrong one: what is true for one loss may be false for another, and nobody knows which a suite climbs.
+    comes through them; the change is that of the system. And the gradients of several losses have to add up to that of their sum:
+    what is true for one may be false for another, and nobody knows which a suite climbs.
 
     Where the gate is hard its gradient is a surrogate by design, so the mask is held fixed for the one and made by a sigmoid for
     the other, and both paths together have to give the sum of each alone. One image may be somewhat out of line whatever their
@@ -73,9 +74,10 @@ def gradients_against_differences(batch: AttackBatch, places: Places) -> Check:
         if traits.is_attackable:
             asked[f"{place}, by the mask"] = (_logits_by_mask, points, GradientPath.MASK)
         disagreeing = {
-            way: _least_disagreement(batch, ask, fixed, points, _slopes(batch, path, points, fixed, scale), scale)
+            way: _least_disagreement(batch, ask, fixed, points, _slope(batch, path, points, fixed), scale)
             for way, (ask, fixed, path) in asked.items()
         }
+        disagreeing[f"{place}, of several losses"] = _losses_disagree(batch, points, scale)
         if held and traits.is_attackable:
             disagreeing[f"{place}, by both at once"] = _paths_disagree(batch, points)
         for way, found in disagreeing.items():
@@ -102,9 +104,9 @@ def gradients_reach(batch: AttackBatch, budget: Budget) -> Check:
     held = traits.follows_image and traits.hard_threshold is not None
     if held and not _can_be_held(batch):
         return skipped(name, f"the hard gate of the source {traits.source} cannot be held fixed")
-    masks, scale = masks_of(batch, batch.images) if held else None, scale_of(batch)
+    masks = masks_of(batch, batch.images) if held else None
     step = min(budget.epsilon / 8, widest(budget.norm, batch.images[0].numel()) / 255)
-    slope = _slopes(batch, GradientPath.PIXELS if held else GradientPath.BOTH, batch.images, masks, scale)[0]
+    slope = _slope(batch, GradientPath.PIXELS if held else GradientPath.BOTH, batch.images, masks)
     moved = budget.ball(batch.images).move(batch.images, slope, batch.images.new_full((1, 1, 1, 1), step))
     room = moved.clamp(0, 1) - batch.images
     with attacked(batch.system), torch.no_grad():
@@ -166,71 +168,80 @@ def _can_be_held(batch: AttackBatch) -> bool:
     return bool((same <= DIGITS * scale).all() and (others > DIGITS * scale).all())
 
 
-def _scores(logits: Tensor, labels: Tensor, scale: float) -> Tensor:
-    """What losses climb, (scores, images), in units of the logits: margin, cross-entropy, margin to the second wrong class."""
-    likely = floored(logits, scale)
-    wrong = likely.scatter(1, labels[:, None], -torch.inf)
-    target = wrong.topk(min(2, wrong.shape[1] - 1), dim=1).indices[:, -1]
-    return torch.stack(
-        [margin(logits, labels), scale * cross_entropy(likely / scale, labels), targeted_margin(likely, labels, target)]
-    )
-
-
-def _slopes(batch: AttackBatch, path: GradientPath, points: Tensor, masks: Tensor | None, scale: float) -> Tensor:
-    """The gradients of ``_scores`` that attacks climb, zero where they are cut or NaN; along the mask's own path those of a soft
-    gate, of a system without stages those behind a mask that is held fixed."""
+def _slope(batch: AttackBatch, path: GradientPath, points: Tensor, masks: Tensor | None, score: Score = margin) -> Tensor:
+    """The gradient of a score that attacks climb, zero where it is cut or NaN; along the mask's own path that of a soft gate, of a
+    system without stages that behind a mask that is held fixed."""
     soft = path == GradientPath.MASK and batch.system.mask_traits.hard_threshold is not None
     staged = isinstance(batch.system, StagedSystem)
-    climbed = replace(objective(batch, path=path if staged else GradientPath.BOTH), soft=soft)
-    scores: list[Score] = [lambda logits, labels, row=row: _scores(logits, labels, scale)[row] for row in range(3)]
+    climbed = objective(batch, score=score, path=path if staged else GradientPath.BOTH)
     with _mask_held(batch.system, None if staged else masks):
-        found = [gradients(replace(climbed, class_score=score), points).nan_to_num(0, 0, 0) for score in scores]
-    return torch.stack(found)
+        return gradients(replace(climbed, soft=soft), points).nan_to_num(0, 0, 0)
+
+
+def _losses_disagree(batch: AttackBatch, points: Tensor, scale: float) -> Tensor:
+    """1 for an image whose gradients of several losses do not add up to that of their sum, as derivatives do to the last digit:
+    the margin, cross-entropy, and the margin to the second wrong class."""
+
+    def to_second(logits: Tensor, labels: Tensor) -> Tensor:
+        wrong = floored(logits, scale).scatter(1, labels[:, None], -torch.inf)
+        own = logits.gather(1, labels[:, None])[:, 0]
+        return wrong.topk(min(2, wrong.shape[1] - 1), dim=1).values[:, -1] - own
+
+    def softly(logits: Tensor, labels: Tensor) -> Tensor:
+        return scale * cross_entropy(floored(logits, scale) / scale, labels)
+
+    def together(logits: Tensor, labels: Tensor) -> Tensor:
+        return margin(logits, labels) + softly(logits, labels) + to_second(logits, labels)
+
+    slopes = [_slope(batch, GradientPath.BOTH, points, None, score) for score in (together, margin, softly, to_second)]
+    return (_excess(*slopes) > _ADDED_UP).float()
 
 
 def _paths_disagree(batch: AttackBatch, points: Tensor) -> Tensor:
     """Of the gradient through both paths and the sum of those through each alone, per image; 0 where they are the same."""
     paths = (GradientPath.BOTH, GradientPath.PIXELS, GradientPath.MASK)
-    found = (gradients(objective(batch, path=path), points) for path in paths)
-    both, pixels, mask = (one.nan_to_num(0, 0, 0).double().flatten(1) for one in found)
-    lengths = both.norm(dim=1) + pixels.norm(dim=1) + mask.norm(dim=1)
-    apart: Tensor = (both - pixels - mask).norm(dim=1) / lengths.clamp_min(1e-300)
+    return _excess(*(gradients(objective(batch, path=path), points).nan_to_num(0, 0, 0) for path in paths))
+
+
+def _excess(whole: Tensor, *parts: Tensor) -> Tensor:
+    """By how much gradients are more or less than the sum of their parts, per image, relative to all lengths."""
+    one, *others = (gradient.double().flatten(1) for gradient in (whole, *parts))
+    lengths = torch.stack([gradient.norm(dim=1) for gradient in (one, *others)]).sum(dim=0)
+    apart: Tensor = (one - torch.stack(others).sum(dim=0)).norm(dim=1) / lengths.clamp_min(1e-300)
     return apart.float()
 
 
-def _least_disagreement(
-    batch: AttackBatch, ask: _Ask, fixed: Tensor | None, points: Tensor, slopes: Tensor, scale: float
-) -> Tensor:
-    """Of the worst score, at the better of two steps. What is in doubt there is measured once more by a step so small that it takes
-    float64: networks of many kinks (ReLU6) bend within a larger one. A wrong gradient stays wrong, and a jump is in no doubt."""
-    found = torch.stack([_disagreement(batch, ask, fixed, points, slopes, size, scale) for size in _STEPS]).amin(dim=0)
-    rows = ((found > _DISAGREEMENT) & (found <= _KINK)).any(dim=0).nonzero().flatten()
+def _least_disagreement(batch: AttackBatch, ask: _Ask, fixed: Tensor | None, points: Tensor, slope: Tensor, scale: float) -> Tensor:
+    """At the better of two steps. What is in doubt there is measured once more by a step so small that it takes float64: networks
+    of many kinks (ReLU6) bend within a larger one. A wrong gradient stays wrong, and a jump is in no doubt."""
+    found = torch.stack([_disagreement(batch, ask, fixed, points, slope, size, scale) for size in _STEPS]).amin(dim=0)
+    rows = ((found > _DISAGREEMENT) & (found <= _KINK)).nonzero().flatten()
     with suppress(Exception):  # of somebody else's code: it may know one type alone
         if len(rows):
             held = None if fixed is None else fixed[rows].double()
-            exact, at, way = in_float64(batch.select(rows)), points[rows].double(), slopes[:, rows].double()
-            found[:, rows] = torch.minimum(found[:, rows], _disagreement(exact, ask, held, at, way, _FINE_STEP, scale))
-    return found.amax(dim=0)
+            exact, at, way = in_float64(batch.select(rows)), points[rows].double(), slope[rows].double()
+            found[rows] = torch.minimum(found[rows], _disagreement(exact, ask, held, at, way, _FINE_STEP, scale))
+    return found
 
 
 def _disagreement(
-    batch: AttackBatch, ask: _Ask, fixed: Tensor | None, points: Tensor, slopes: Tensor, size: float, scale: float
+    batch: AttackBatch, ask: _Ask, fixed: Tensor | None, points: Tensor, slope: Tensor, size: float, scale: float
 ) -> Tensor:
-    """Of predicted and measured changes of each score, per image: |difference| / (|one| + |other|), 0 where both are rounding.
+    """Of predicted and measured changes of the margin, per image: |difference| / (|one| + |other|), 0 where both are rounding.
 
-    1 where the score jumps: an image that is answered otherwise than all its neighbors.
+    1 where the margin jumps: an image that is answered otherwise than all its neighbors.
     """
 
-    def scores(at: Tensor) -> Tensor:
-        return _scores(ask(batch, fixed, at), batch.labels, scale)
+    def margins(at: Tensor) -> Tensor:
+        return margin(ask(batch, fixed, at), batch.labels)
 
     inside = (points >= size) & (points <= 1 - size)  # where a model that clamps its images is smooth
     with attacked(batch.system), torch.no_grad():
-        here, pairs, jump = scores(points), [], torch.zeros_like(slopes[..., 0, 0, 0])
+        here, pairs, jump = margins(points), [], torch.zeros_like(points[:, 0, 0, 0])
         for number in range(_DIRECTIONS + 1):
-            direction = _direction(batch, slopes[0], number) * inside
-            above, below = (scores(points + sign * size * direction) for sign in (1, -1))
-            pairs.append(((slopes * direction).sum(dim=(2, 3, 4)), (above - below) / (2 * size)))
+            direction = _direction(batch, slope, number) * inside
+            above, below = (margins(points + sign * size * direction) for sign in (1, -1))
+            pairs.append(((slope * direction).sum(dim=(1, 2, 3)), (above - below) / (2 * size)))
             jump = torch.maximum(jump, ((above + below) / 2 - here).abs() - (above - below).abs())
     noise = _NOISE * torch.finfo(points.dtype).eps * scale / size
     found = torch.where(jump > _JUMP * scale, 1.0, torch.maximum(_error(pairs[:1], noise), _error(pairs[1:], noise)))
