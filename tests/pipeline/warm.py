@@ -158,6 +158,7 @@ def begin(words: list[str], script: str | None, cwd: str, handlers: list[Callabl
         register_before(handlers)
         main.command_line()
     else:
+        gc.unfreeze()  # it ends as an interpreter does, which tells what is left
         for handler in handlers:
             atexit.register(handler)
         exec(compile(script, "script", "exec"), main.__dict__)
