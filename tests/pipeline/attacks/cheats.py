@@ -1011,8 +1011,8 @@ class SoftAsHard(TwoStage):
         return mask_logits.sigmoid()
 
 
-class HidesStages(nn.Module):
-    """A hard mask without its stages: a gradient that is false on half of the image would pass for a surrogate."""
+class OwnForward(nn.Module):
+    """Somebody's own system with a mask that is honest and does not show its stages."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__()
@@ -1021,6 +1021,13 @@ class HidesStages(nn.Module):
 
     def masks(self, images: Tensor, context: MaskContext | None = None) -> Tensor:
         return self.system.masks(images, context)
+
+    def forward(self, images: Tensor, context: MaskContext | None = None) -> Tensor:
+        return self.system.classify(images, self.masks(images, context), context)
+
+
+class HidesStages(OwnForward):
+    """A hard mask without its stages: a gradient that is false on half of the image would pass for a surrogate."""
 
     def forward(self, images: Tensor, context: MaskContext | None = None) -> Tensor:
         left = torch.arange(images.shape[3]) < images.shape[3] // 2
@@ -1037,21 +1044,6 @@ class HidesNothing(HidesStages):
     def forward(self, images: Tensor, context: MaskContext | None = None) -> Tensor:
         logits: Tensor = self.system(images, context)
         return logits
-
-
-class OwnForward(nn.Module):
-    """Somebody's own system with a mask that is honest and does not show its stages."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__()
-        self.system = TwoStage(*args, **kwargs)
-        self.mask_traits, self.freeze = self.system.mask_traits, self.system.freeze
-
-    def masks(self, images: Tensor, context: MaskContext | None = None) -> Tensor:
-        return self.system.masks(images, context)
-
-    def forward(self, images: Tensor, context: MaskContext | None = None) -> Tensor:
-        return self.system.classify(images, self.masks(images, context), context)
 
 
 class OwnForwardFlipped(OwnForward):
