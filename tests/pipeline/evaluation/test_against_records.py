@@ -245,12 +245,11 @@ def scaled(small: ModuleType, factor: float) -> System:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("factor", [1e-4, 1e4])
-def test_verdicts_do_not_depend_on_the_scale_of_the_logits(small: ModuleType, factor: float) -> None:
+def test_verdicts_do_not_depend_on_the_scale_of_the_logits(small: ModuleType) -> None:
     verdicts = []
-    for times in (1.0, factor):
-        run = small.evaluation_run(joined=scaled(small, times), attacks=WEAK, epsilons=(0.01,), batch_size=16)
+    for factor in (1.0, 1e-4, 1e4):
+        run = small.evaluation_run(joined=scaled(small, factor), attacks=WEAK, epsilons=(0.01,), batch_size=16)
         checks = sanity_checks(run, MemoryStore(), recorded(run), num_images=4, device=CPU)
         verdicts.append({check.name: check.outcome for check in checks})
-    assert verdicts[0] == verdicts[1]
+    assert verdicts[1:] == 2 * verdicts[:1]
     assert verdicts[0]["gradients against differences"] is Outcome.PASS

@@ -67,7 +67,7 @@ for name in sys.argv[4:]:
 OBJECTIVES = ["natural", "adversarial", "trades", "joint adversarial"]
 
 
-def run_script(path, *words, program=()):
+def run_script(path, *words, program):
     script, root = path / "script.py", Path(__file__).parents[3]
     script.write_text(SCRIPT)
     environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
@@ -77,12 +77,14 @@ def run_script(path, *words, program=()):
 
 
 @pytest.fixture(scope="module")
-def trained(synthetic_set, tmp_path_factory):
+def trained(synthetic_set, tmp_path_factory, warm):
     """The runs of every objective, by one process and by two of torchrun, which train one after the other."""
     path = tmp_path_factory.mktemp("trained")
+    alone = warm.start([str(synthetic_set), str(path / "1"), "1", *OBJECTIVES], script=SCRIPT)
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
-    for devices, program in ((1, ()), (2, torchrun)):
-        run_script(path, synthetic_set, path / str(devices), devices, *OBJECTIVES, program=program)
+    run_script(path, synthetic_set, path / "2", 2, *OBJECTIVES, program=torchrun)
+    said = alone.communicate()
+    assert alone.returncode == 0, said
     return path
 
 
@@ -104,7 +106,7 @@ def test_two_processes_train_the_same_batch_to_the_same_losses(trained, objectiv
 def test_a_refusal_is_one_line_in_two_processes_as_well(synthetic_set, tmp_path):
     (tmp_path / "natural").write_text("")
     with pytest.raises(AssertionError, match=r"RunError: .*natural: is a file; expected the directory of a run"):
-        run_script(tmp_path, synthetic_set, tmp_path, 2, "natural")
+        run_script(tmp_path, synthetic_set, tmp_path, 2, "natural", program=())
 
 
 SBATCH = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "train", "SLURM_NTASKS": "2", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import psutil
 import pytest
@@ -19,13 +20,13 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[3]
 ENVIRONMENT = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 TRAINER = ["epochs=12", "batch_size=16", "ema_decay=0.9", "trackers=[]", "accelerator=cpu", "num_workers=0"]
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "pipeline"]
 
 
 def words(data: Path, run: Path) -> list[str]:
     """A training, as it is said for the first time."""
     trainer = (f"trainer.{word}" for word in TRAINER)
-    return ["-m", "pipeline", "train-classifier", f"prepared={data}", f"run={run}", "classifier.width=2", *trainer]
+    return ["train-classifier", f"prepared={data}", f"run={run}", "classifier.width=2", *trainer]
 
 
 def table(run: Path) -> str:
@@ -40,11 +41,11 @@ def assert_same_weights(run: Path, other: Path) -> None:
 
 
 def test_a_training_that_slurm_requeues_and_preempts_goes_on_by_itself_to_the_same_weights(
-    synthetic_set: Path, slurm: dict[str, str], tiny: ModuleType, tmp_path: Path
+    synthetic_set: Path, slurm: dict[str, str], tiny: ModuleType, warm: Any, tmp_path: Path
 ) -> None:
     run, whole, said = tmp_path / "run", tmp_path / "whole", tmp_path / "said"
     submit = ["sbatch", "--parsable", "--requeue", "--open-mode=append", f"--output={said}", f"--chdir={ROOT}"]
-    submit.append(f"--wrap=exec {shlex.join([sys.executable, *words(synthetic_set, run)])}")
+    submit.append(f"--wrap=exec {shlex.join([sys.executable, '-m', 'pipeline', *words(synthetic_set, run)])}")
     job = subprocess.run(submit, env=slurm | ENVIRONMENT, capture_output=True, text=True, check=True).stdout.strip()
     tiny.taken_away_twice(slurm, job, said, lambda: table(run))
     lines = said.read_text()
@@ -52,8 +53,9 @@ def test_a_training_that_slurm_requeues_and_preempts_goes_on_by_itself_to_the_sa
     assert lines.count("foreguard: interrupted by SIGTERM at step ") == 2, lines
     first, second = (int(step) for step in re.findall(rf"{re.escape(str(run))}: resumed at step (\d+),", lines))
     assert 0 < first < second, lines
-    undisturbed = [sys.executable, *words(synthetic_set, whole)]
-    subprocess.run(undisturbed, cwd=ROOT, env=os.environ | ENVIRONMENT, check=True, capture_output=True)
+    undisturbed = warm.start(words(synthetic_set, whole))
+    whole_said = undisturbed.communicate()
+    assert undisturbed.returncode == 0, whole_said
     assert_same_weights(run, whole)
 
 
