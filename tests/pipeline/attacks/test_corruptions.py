@@ -147,6 +147,8 @@ def test_brightness_raises_the_value_of_hsv_and_contrast_shrinks_the_distance_fr
     images, masks, seeds = pictures()
     brighter, _ = corrupt(Corruption.BRIGHTNESS, 2, images, masks, seeds)
     torch.testing.assert_close(brighter.amax(1), (images.amax(1) + 0.2).clamp_max(1), rtol=0, atol=0.51 / 255)
+    black, _ = corrupt(Corruption.BRIGHTNESS, 2, 0 * images, masks, seeds)
+    torch.testing.assert_close(black, torch.full_like(images, 0.2), rtol=0, atol=1e-6)  # has no hue: grey, and 0.2 is 51 / 255
     flat, _ = corrupt(Corruption.CONTRAST, 3, images, masks, seeds)
     means = images.mean(dim=(2, 3), keepdim=True)
     torch.testing.assert_close(flat, (images - means) * 0.2 + means, rtol=0, atol=0.51 / 255)

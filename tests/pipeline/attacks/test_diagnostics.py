@@ -5,11 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 
+import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 from torch import Tensor, nn
 
-from pipeline.attacks.diagnostics import Check, Outcome, differences, gradients, masking, sameness, search
+from pipeline.attacks.diagnostics import Check, Outcome, differences, gradient_free, gradients, masking, sameness, search
 from pipeline.attacks.diagnostics.probing import Budget, climb, misclassified, next_of_another_class, objective, probe_points
 from pipeline.attacks.specs import GradientPath
 from pipeline.attacks.start import AttackBatch
@@ -304,3 +306,223 @@ def test_a_search_in_whole_steps_fells_what_knows_images_that_no_file_holds() ->
     assert misclassified(batch, found).all()
     assert torch.equal((255 * (found - images)).round(), torch.full_like(images, 6))
     assert float((found - images).abs().max()) <= budget.epsilon
+
+
+class ByLevel(nn.Module):
+    """What is grey at 0.3 is treated otherwise than what is grey at 0.6, the clean images of ``grey_batch``."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        special = images.detach().mean(dim=(1, 2, 3)) < 0.45
+        moved = images - torch.where(special, 0.3, 0.6).view(-1, 1, 1, 1)
+        values = torch.where(special, self.special(moved), self.usual(moved))
+        return torch.stack([torch.zeros_like(values), values], dim=1)
+
+
+def grey_batch(system: ByLevel, special: int, count: int, side: int = 4) -> AttackBatch:
+    levels = torch.where(torch.arange(count) < special, 0.3, 0.6)
+    images = levels.view(-1, 1, 1, 1).expand(count, 3, side, side).contiguous()
+    labels = torch.zeros(count, dtype=torch.int64)
+    return AttackBatch(system=as_system(system), images=images, labels=labels, context=None, seeds=torch.arange(count))
+
+
+WIDE = Budget(norm="linf", epsilon=0.1)
+
+
+class Shattered(ByLevel):
+    """The mean of all changes, less 1, which inside the ball has a gradient by some of the values alone: those around it, which lie
+    outside, lead ``further`` times as far."""
+
+    def __init__(self, further: float) -> None:
+        super().__init__()
+        self.further = further
+
+    def usual(self, moved: Tensor) -> Tensor:
+        return moved.mean(dim=(1, 2, 3)) - 1
+
+    def special(self, moved: Tensor) -> Tensor:
+        seen = torch.arange(moved[0].numel()).view_as(moved[0]) * self.further < moved[0].numel()
+        inside = moved.detach().abs().amax(dim=(1, 2, 3), keepdim=True) < 0.1001
+        return self.usual(torch.where(inside & ~seen, moved.detach(), moved))
+
+
+@pytest.mark.parametrize(
+    ("further", "shattered", "outcome"), [(1.6, 1, Outcome.PASS), (1.6, 2, Outcome.FAIL), (1.35, 4, Outcome.PASS)]
+)
+def test_smoothed_gradients_may_lead_half_as_far_again_and_further_on_a_quarter_of_the_images(
+    further: float, shattered: int, outcome: Outcome
+) -> None:
+    check, points = search.smoothed_gradients(grey_batch(Shattered(further), shattered, 4, side=32), WIDE)
+    assert (check.outcome, check.figures["ahead"]) == (outcome, shattered / 4 if further > 1.5 else 0)
+    levels = torch.where(torch.arange(4) < shattered, 0.3, 0.6).view(-1, 1, 1, 1)
+    torch.testing.assert_close(points, (levels + 0.1).expand_as(points))  # all the way, where the noise around it leads
+
+
+class Bump(ByLevel):
+    """Rises from -1 to 1 in the ball, by its gradient, and by ``height`` more where the first value is as large as it may be, which
+    no gradient says; or from -1 to 0."""
+
+    def __init__(self, height: float, *, tied: bool) -> None:
+        super().__init__()
+        self.height, self.tied = height, tied
+
+    def special(self, moved: Tensor) -> Tensor:
+        return 20 * moved[:, :, 1:].mean(dim=(1, 2, 3)) - 1 + self.height * (moved[:, 0, 0, 0] > 0.0999).to(moved)
+
+    def usual(self, moved: Tensor) -> Tensor:
+        risen = 20 * moved[:, :, 1:].mean(dim=(1, 2, 3)) - 1
+        return risen.clamp(max=0) if self.tied else risen
+
+
+@pytest.mark.parametrize(
+    ("system", "bumps", "outcome", "ahead", "power"),
+    [
+        (Bump(0.03, tied=False), 2, Outcome.PASS, 0.1, 1.0),
+        (Bump(0.03, tied=False), 3, Outcome.FAIL, 0.15, 1.0),
+        (Bump(0.01, tied=False), 20, Outcome.PASS, 0.0, 1.0),  # by less than 2 % of the scale of the logits
+        (Bump(0.01, tied=True), 5, Outcome.PASS, 0.0, 1.0),  # a tie is no success of either search
+        (Bump(0.01, tied=True), 0, Outcome.SKIP, 0.0, 0.0),
+    ],
+)
+def test_a_search_without_gradients_may_lead_further_on_a_tenth_of_the_images(
+    system: Bump, bumps: int, outcome: Outcome, ahead: float, power: float
+) -> None:
+    batch = grey_batch(system, bumps, 20)
+    corner = WIDE.ball(batch.images).project(batch.images + 1)
+    check = gradient_free.square_against_white_box(batch, WIDE, corner, num_queries=7)
+    assert (check.outcome, check.figures["ahead"], check.figures["power"]) == (outcome, ahead, power)
+
+
+class Bent(nn.Module):
+    """Linear, with a gradient that is multiplied: at the values that lie 0.1 above their grey, and at those 0.2 above, by one
+    factor for each image of four."""
+
+    def __init__(self, first: list[float], second: list[float]) -> None:
+        super().__init__()
+        self.factors = torch.tensor([[1.0] * 4, first, second])
+
+    def forward(self, images: Tensor) -> Tensor:
+        tenths = (10 * images.detach().mean(dim=(1, 2, 3)) - 4).round().long()  # no probe moves an image by as much
+        factors = self.factors[tenths, torch.arange(len(images)) % 4].view(-1, 1, 1, 1)
+        values = (factors * images + (1 - factors) * images.detach()).sum(dim=(1, 2, 3)) - 100
+        return torch.stack([torch.zeros_like(values), values], dim=1)
+
+
+def bent(first: list[float], second: list[float]) -> tuple[AttackBatch, Callable[[], dict[str, Tensor]]]:
+    images, labels = torch.full((4, 3, 4, 4), 0.4), torch.zeros(4, dtype=torch.int64)
+    batch = AttackBatch(system=as_system(Bent(first, second)), images=images, labels=labels, context=None, seeds=torch.arange(4))
+    return batch, lambda: {"clean": images, "first": images + 0.1, "second": images + 0.2}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "named"),
+    [
+        ([1, 1, 1, 1], [1, 1, 1, 1], "0 of 4 images"),
+        ([-1, -1, 1, 1], [1, 1, 1, 1], "2 of 4 images (first)"),
+        ([1, -1, 1, 1], [1, 1, -1, -1], "3 of 4 images (first, second)"),
+        ([0.4, -1, 1, 1], [-1, -1, 1, 1], "2 of 4 images (first, second)"),  # where it is worst, and of the like the first place
+    ],
+)
+def test_what_disagrees_is_told_with_its_place(first: list[float], second: list[float], named: str) -> None:
+    check = differences.gradients_against_differences(*bent(first, second))
+    assert check.finding == f"they disagree on {named}"
+    assert (check.outcome is Outcome.FAIL) == ("(" in named)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "blind", "named"),
+    [
+        ([2e-3, 1, 1, 1], [1, 1, 1, 2e-3], 0.0, None),  # more than a thousandth of the clean image's
+        ([5e-4, 1, 1, 1], [1, 1, 1, 1], 0.25, "first"),
+        ([0, 1, 1, 1], [1, 0, 0, 1], 0.5, "second"),
+        ([0, 0, 1, 1], [1, 1, 1, 5e-4], 0.5, "first"),
+    ],
+)
+def test_what_has_no_gradient_is_told_with_the_place_of_most_of_it(
+    first: list[float], second: list[float], blind: float, named: str | None
+) -> None:
+    batch, places = bent(first, second)
+    check = gradients.zero_gradients(batch, GradientPath.PIXELS, places)
+    assert check.figures["blind_images"] == blind
+    assert [place for place in places() if f"({place})" in check.finding] == ([named] if named else [])
+
+
+class Clamps(nn.Module):
+    """Linear in what is left of an image when it is brought back to [0,1]."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        values = (images.clamp(0, 1) * torch.linspace(-1, 1, images[0].numel()).view_as(images[0])).sum(dim=(1, 2, 3))
+        return torch.stack([torch.zeros_like(values), values - 50], dim=1)
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0])
+def test_a_system_that_clamps_its_images_is_no_wrong_gradient_at_either_end_of_the_range(level: float) -> None:
+    images, labels = torch.full((4, 3, 4, 4), level), torch.zeros(4, dtype=torch.int64)
+    images[:, :, 0] = 0.5
+    batch = AttackBatch(system=as_system(Clamps()), images=images, labels=labels, context=None, seeds=torch.arange(4))
+    check = differences.gradients_against_differences(batch, lambda: {"clean": images})
+    assert (check.outcome, check.figures["largest"]) == (Outcome.PASS, pytest.approx(0, abs=0.01))
+
+
+class Remembers(nn.Module):
+    """Notes every image that it is shown, with its mask; of the first class unless the first value is more than a half."""
+
+    mask_traits = MaskTraits(source="oracle")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shown: list[Tensor] = []
+
+    def masks(self, images: Tensor, context: MaskContext | None = None) -> Tensor:
+        del images
+        assert context is not None
+        assert context.oracle_masks is not None
+        return context.oracle_masks
+
+    def forward(self, images: Tensor, context: MaskContext | None = None) -> Tensor:
+        self.shown += list(torch.cat([images.detach(), self.masks(images, context)], dim=1))
+        values = 1 - 2 * images[:, 0, 0, 0]
+        return torch.stack([values, torch.zeros_like(values)], dim=1)
+
+
+def remembered(images: Tensor, masks: Tensor) -> tuple[Check, list[Tensor]]:
+    system, numbers = Remembers(), torch.arange(len(images))
+    context = MaskContext(oracle_masks=masks, sample_seeds=numbers)
+    batch = AttackBatch(system=system, images=images, labels=0 * numbers, context=context, seeds=numbers)
+    return masking.shifted_images(batch), system.shown
+
+
+def test_images_are_shifted_lit_otherwise_and_smoothed_as_it_says() -> None:
+    """Against numpy and scipy; the mask moves with what moves the object, and the light leaves it alone."""
+    both = torch.rand(4, 12, 20, generator=torch.Generator().manual_seed(3)).numpy()
+    image, mask = both[:3], both[3:]
+    blurred = np.stack([ndimage.convolve(one, np.ones((3, 3)), mode="constant") for one in both])
+    blurred /= ndimage.convolve(np.ones((12, 20)), np.ones((3, 3)), mode="constant")  # of the pixels that there are
+    inner = both[:, 1:-1, 1:-1]
+    rows, columns = (np.clip((np.arange(size) + 0.5) * (size - 2) / size - 0.5, 0, size - 3) for size in (12, 20))
+    enlarged = [ndimage.map_coordinates(one, np.meshgrid(rows, columns, indexing="ij"), order=1) for one in inner]
+    expected = [np.roll(both, by, axis) for axis in (1, 2) for by in (1, -1)]
+    expected += [np.concatenate([lit, mask]) for lit in (0.85 * image, 0.15 + 0.85 * image, 0.1 + 0.8 * image)]
+    expected += [(both + blurred) / 2, np.stack(enlarged)]
+    _, shown = remembered(torch.from_numpy(image[None]), torch.from_numpy(mask[None]))
+    different = [one.numpy() for one in shown if np.abs(one.numpy() - both).max() > 1e-6]
+
+    def covers(some: list[np.ndarray], others: list[np.ndarray]) -> bool:
+        return all(min(np.abs(one - other).max() for other in others) < 1e-5 for one in some)
+
+    assert covers(expected, different)
+    assert covers(different, expected)
+
+
+@pytest.mark.parametrize(("lost", "outcome"), [(0, Outcome.PASS), (1, Outcome.SKIP)])
+def test_eight_images_that_keep_their_class_say_something_and_seven_do_not(lost: int, outcome: Outcome) -> None:
+    """Of two images and four shifts, of which one brings a large value to the first place, or none; the others are fewer."""
+    images = torch.zeros(2, 3, 12, 20)
+    images[:lost, 0, 0, 1] = 1
+    check, _ = remembered(images, torch.ones(2, 1, 12, 20))
+    assert check.outcome is outcome
+    assert [way for way in ("shifted", "lit", "smoothed") if f"({way})" in check.finding] == ["shifted"] * (1 - lost)
+
+
+def test_an_image_that_rises_at_the_last_step_alone_is_not_stuck() -> None:
+    check = search.loss_against_steps(numbered(Rising(unseen(12)), 8), SHORT_STEP, num_steps=1)
+    assert (check.outcome, check.figures["stuck"]) == (Outcome.PASS, 0.0)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pipeline.attacks.apgd import apgd
 from pipeline.attacks.apgd_l1 import begin_l1
-from pipeline.attacks.norms import ball_of
+from pipeline.attacks.norms import ball_of, sparse_signs
 from pipeline.attacks.objectives import ModelObjective, margin
 from pipeline.attacks.pgd import pgd_l1
 from pipeline.attacks.runner import run_attack
@@ -102,6 +102,24 @@ def test_a_step_goes_to_the_largest_entries_as_far_as_they_have_room() -> None:
     moved = ball_of("l1", images, 1.0).move(images, gradients, torch.full((1, 1, 1, 1), 0.6, dtype=torch.float64))
     expected[0, 0, 0, 1:5] = torch.tensor([-0.1, 0.2, 0.2, -0.1])  # a hundredth of 300 values: a third of the step each at most
     torch.testing.assert_close(moved - images, expected, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [
+        (0, [0, -1, 0, 0, 0, 0]),  # never none
+        (1, [0, -1, 0, 0, 0, 0]),
+        (2, [0, -1, 0, 0, 1, 0]),
+        (3, [-1, -1, 1, 0, 1, 0]),  # of two alike both
+        (6, [-1, -1, 1, 0, 1, 1]),
+        (60, [-1, -1, 1, 0, 1, 1]),  # at most all that are not 0
+    ],
+)
+def test_a_sparse_step_is_along_the_signs_of_the_largest_entries_and_has_length_1(count: int, expected: list[int]) -> None:
+    gradients = torch.tensor([-2.0, -9.0, 2.0, 0.0, 3.0, 1e-9]).view(1, 3, 2, 1)
+    signs = torch.tensor(expected).view(1, 3, 2, 1)
+    both = sparse_signs(torch.cat([gradients, 0 * gradients]), torch.tensor([count, count]))
+    torch.testing.assert_close(both, torch.cat([signs / signs.abs().sum(), 0 * gradients]))
 
 
 def test_larger_balls_are_searched_first_and_left_again() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
-from pipeline.attacks.norms import LinfBall, ball_of
+from pipeline.attacks.norms import LinfBall, ball_of, dual_length, length, widest
 from pipeline.attacks.threat import Norm
 
 NORMS: tuple[Norm, ...] = get_args(Norm)
@@ -82,6 +82,18 @@ def test_no_stored_point_of_a_dark_image_is_farther_than_epsilon_in_double_preci
     ball = ball_of("linf", images, epsilon)
     for bound in (ball.lower, ball.upper):
         assert (bound.double() - images.double()).abs().max() <= epsilon
+
+
+@pytest.mark.parametrize(
+    ("norm", "sizes", "duals"), [("linf", [4, 0.5], [7, 6]), ("l2", [5, 3**0.5], [5, 3**0.5]), ("l1", [7, 6], [4, 0.5])]
+)
+def test_lengths_are_those_of_the_norm_and_of_its_dual_and_none_is_wider_than_the_image(norm: Norm, sizes, duals) -> None:
+    deltas = torch.zeros(2, 3, 2, 2)
+    deltas[0, 0, 0] = torch.tensor([3.0, -4.0])
+    deltas[1] = 0.5
+    torch.testing.assert_close(length(deltas, norm), torch.tensor(sizes, dtype=torch.float32))
+    torch.testing.assert_close(dual_length(deltas, norm), torch.tensor(duals, dtype=torch.float32))
+    assert widest(norm, 12) == pytest.approx(float(length(torch.ones(1, 3, 2, 2), norm)))
 
 
 def test_the_ascent_direction_is_the_sign_or_the_unit_gradient_inside_the_region() -> None:

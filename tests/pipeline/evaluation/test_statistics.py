@@ -202,10 +202,7 @@ def test_too_few_images_can_show_no_difference() -> None:
         {"discordance": 0.0},
         {"discordance": 1.01},
         {"discordance": -0.1},
-        {"level": 0.0},
-        {"level": 1.0},
-        {"power": 0.0},
-        {"power": 1.0},
+        *({name: value} for name in ("level", "power") for value in (-0.1, 0.0, 1.0, 1.1)),
     ],
 )
 def test_what_is_no_test_has_no_detectable_difference(no_test: dict[str, float]) -> None:
