@@ -232,9 +232,10 @@ def pooled_over_seeds(
 
     Limits: with S seeds, resampling sees (S - 1) / S of the variance between seeds, so with 2 or 3 seeds the interval is too narrow
     in that part: give the per-seed figures beside it. The end away from 0 or 1 of a share of very few images lies too near: with
-    2 to 6 of 215 the truth is beyond it in 4 to 9 of 100 simulations. With one seed it says nothing about retraining. n counts
-    images, not images times seeds, for the seeds add no image. Where all values are equal, resampling knows no spread: with
-    ``limits``, the least and the largest that there can be, the ends then are Wilson's for a share, and Tango's for a difference.
+    2 to 6 of 215 the truth is beyond it in 4 to 9 of 100 simulations (``reporting.figures.share`` mends that). With one seed it
+    says nothing about retraining. n counts images, not images times seeds, for the seeds add no image. Where all values are equal,
+    resampling knows no spread: with ``limits``, the least and the largest that there can be, the ends then are Wilson's for a
+    share, and Tango's for a difference.
     """
     seeds, images = values.shape
     if not seeds or not images or len(groups) != images or not np.isfinite(values).all():

@@ -1,11 +1,11 @@
 """What the records of a study say: every system's figures, and the comparisons between them.
 
 One seed: shares have Wilson intervals at the effective number of images. Several seeds: the interval is that of
-``statistics.pooled_over_seeds``, and the figures of each seed stand beside it.
+``statistics.pooled_over_seeds``, for shares never within Wilson's, and the figures of each seed stand beside it.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
@@ -117,13 +117,16 @@ def share(
     *,
     confidence: float = statistics.CONFIDENCE,
 ) -> Estimate:
-    """A share with its interval: Wilson's for one seed, else pooled over seeds.
+    """A share with its interval: Wilson's for one seed; over several that pooled over seeds, never within Wilson's for all answers.
 
-    Where all images of all seeds say the same, resampling knows no spread; the interval is then Wilson's for one seed.
+    Of a share of very few images resampling sees too little: of 215 images of which 1 to 2 % stand, under two seeds, the truth lay
+    above its interval in 4 to 8 of 100 simulations, and never above both. Wilson's takes the answers on one image for one group.
     """
-    if len(values) == 1 or values.all() or not values.any():
+    if len(values) == 1:
         return statistics.share(values[0], groups, confidence=confidence)
-    return pooled_over_seeds(values.astype(np.float64), groups, generator(key), confidence=confidence)
+    pooled = pooled_over_seeds(values.astype(np.float64), groups, generator(key), confidence=confidence)
+    wilson = statistics.share(values.T.ravel(), np.repeat(groups, len(values)), confidence=confidence)
+    return replace(pooled, low=min(pooled.low, wilson.low), high=max(pooled.high, wilson.high))
 
 
 def mean(values: Float[np.ndarray, "seeds images"], groups: Shaped[np.ndarray, " images"], key: str) -> Estimate:

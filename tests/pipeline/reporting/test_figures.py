@@ -7,11 +7,13 @@ import polars as pl
 import pytest
 from scipy import stats
 
-from pipeline.evaluation.statistics import sign_flip, smallest_detectable_difference
+from pipeline.evaluation import statistics
+from pipeline.evaluation.statistics import pooled_over_seeds, sign_flip, smallest_detectable_difference
 from pipeline.reporting import tables
+from pipeline.reporting.comparisons import generator
 from pipeline.reporting.data import Condition
 from pipeline.reporting.document import compose
-from pipeline.reporting.figures import compute_figures
+from pipeline.reporting.figures import compute_figures, share
 from pipeline.reporting.reading import read_study
 from pipeline.reporting.wording import answer_sentences, floor_note, pooling_text, sample_text
 
@@ -109,6 +111,34 @@ def test_several_seeds_are_pooled_and_their_largest_p_value_counts(ablation, poo
     assert comparison.p_value == max(one.p_value for one in comparison.by_seed)
     assert comparison.difference.n == 60
     assert len(comparison.by_seed) == 2
+
+
+@pytest.mark.parametrize(("standing", "within"), [(0.01, 0.3), (0.01, 0.8), (0.03, 0.8), (0.97, 0.8)])
+def test_the_share_of_few_images_over_two_trainings_lies_in_its_interval_as_often_as_it_says(
+    standing: float, within: float
+) -> None:
+    """Images that stand more or less easily, alike in both trainings (beta-binomial, correlation ``within``)."""
+    rng, groups, missed = np.random.default_rng(0), np.arange(215), []
+    size = 1 / within - 1
+    for _ in range(200):
+        easy = rng.beta(standing * size, (1 - standing) * size, size=215)
+        found = share(rng.random((2, 215)) < easy, groups, "simulated")
+        missed.append((standing < found.low, standing > found.high))
+    assert (
+        np.mean(missed, axis=0) <= 0.04
+    ).all()  # 2.5 % are promised; resampling alone misses up to 8 % at the end away from 0 or 1
+
+
+def test_a_share_over_trainings_is_never_surer_than_wilsons_interval_or_resampling() -> None:
+    groups = np.repeat(np.arange(40), 3)
+    for row, threshold in enumerate((0.02, 0.3, 0.9, 1.1, -1)):
+        values = np.random.default_rng(row).random((2, 120)) < threshold
+        found, again = share(values, groups, "k"), np.repeat(groups, 2)
+        resampled = pooled_over_seeds(values.astype(float), groups, generator("k"))
+        wilson = statistics.share(values.T.ravel(), again)
+        assert (found.low, found.high) == (min(resampled.low, wilson.low), max(resampled.high, wilson.high))
+        assert (found.value, found.n, found.groups) == (values.mean(), 120, 40)
+        assert found.low < found.high
 
 
 def test_seeds_that_point_both_ways_show_nothing(simulated, tmp_path):
