@@ -55,8 +55,8 @@ def loss_against_steps(batch: AttackBatch, budget: Budget, *, num_steps: int = N
     batch, budget = batch.select(rows), budget.select(rows)
     margins: list[Tensor] = []
     climb(objective(batch), batch, budget, num_steps=num_steps, observer=lambda _, seen: margins.append(seen))
-    reached = torch.stack(margins).cummax(dim=0).values  # the clean image, then one row for each step
-    stuck = share(reached[-1] <= reached[0])
+    clean, *reached = torch.stack(margins).cummax(dim=0).values  # of the rest the random start, then one for each step
+    stuck = share(reached[-1] <= clean)
     shown = sorted({1, num_steps // 4, num_steps // 2, num_steps * 3 // 4, num_steps} - {0})
     robust = {steps: 1 - share(reached[steps] > 0) for steps in shown}
     late = int(((reached[num_steps] > 0) & (reached[num_steps * 3 // 4] <= 0)).sum())
