@@ -20,6 +20,7 @@ from pipeline.attacks.diagnostics import (
     sameness,
     search,
 )
+from pipeline.attacks.diagnostics.check import share
 from pipeline.attacks.diagnostics.probing import Budget, next_of_another_class, probe_points
 from pipeline.attacks.specs import GradientPath
 from pipeline.attacks.start import AttackBatch
@@ -103,6 +104,11 @@ def saturated(count: int) -> AttackBatch:
     return AttackBatch(system=system, images=torch.rand(2, 3, 4, 4), labels=labels, context=None, seeds=labels)
 
 
+def test_the_share_of_nothing_is_0() -> None:
+    assert share(torch.zeros(0, dtype=torch.bool)) == 0
+    assert share(torch.tensor([True, False, False, True, True])) == 0.6
+
+
 def test_a_batch_of_one_class_has_no_image_of_another() -> None:
     found = decided(4)
     assert next_of_another_class(found).tolist() == [1, 2, 3, 0]
@@ -143,7 +149,7 @@ class ByLevel(nn.Module):
         return torch.stack([torch.zeros_like(values), values], dim=1)
 
 
-def grey_batch(system: ByLevel, special: int, count: int, side: int = 4) -> AttackBatch:
+def grey_batch(system: nn.Module, special: int, count: int, side: int = 4) -> AttackBatch:
     levels = torch.where(torch.arange(count) < special, 0.3, 0.6)
     images = levels.view(-1, 1, 1, 1).expand(count, 3, side, side).contiguous()
     labels = torch.zeros(count, dtype=torch.int64)
@@ -401,6 +407,27 @@ class Faint(nn.Module):
         return self.logit + 0 * images[:, :1]
 
 
+class ShowsItsMaskAlone(nn.Module):
+    """A hard mask that opens where the image gets lighter, with the slope of 1; of what is grey at 0.3 with another slope,
+    and at another level."""
+
+    mask_traits = MaskTraits(source="learned-hard", follows_image=True, hard_threshold=0.5)
+
+    def __init__(self, slope: float, level: float) -> None:
+        super().__init__()
+        self.slope, self.level = slope, level
+
+    def masks(self, images: Tensor, context: MaskContext | None = None) -> Tensor:
+        del context
+        grey = images.mean(dim=1, keepdim=True)
+        special = grey.detach() < 0.45
+        slope, level = torch.where(special, self.slope, 1), torch.where(special, self.level, 0.6)
+        return (grey > level).to(images) + slope * (grey - grey.detach())
+
+    def forward(self, images: Tensor, context: MaskContext | None = None) -> Tensor:
+        return (images * self.masks(images, context)).mean(dim=(2, 3))
+
+
 class KnowsOne(nn.Module):
     """One image by its values, with a margin of 1 and the slope 1; all others with less, or steeper."""
 
@@ -492,6 +519,8 @@ def reached(distances: list[float]) -> Check:
         (lambda k: of_same_answers("gradient invariance", grey_batch(Alone(2.0), k, 20)), 1, 2),  # of 20 images
         (lambda k: masking.mask_saturation(masked(Falling, Saturated(k))), 0, 1),  # of 16 pixels
         (lambda x: masking.mask_saturation(masked(TwoStage, Faint(x))), -15.1, -15.3),  # 4 e^x is 1e-6 at -15.2
+        (lambda k: masking.mask_saturation(grey_batch(ShowsItsMaskAlone(1, 0.45), k, 4)), 2, 3),  # masks that stay as they are
+        (lambda k: masking.mask_saturation(grey_batch(ShowsItsMaskAlone(-1, 0.3), k, 20)), 1, 2),  # masks that shrink
         (lambda m: masking.shifted_images(known(m, 1.0)), 0.51, 0.49),
         (lambda s: masking.shifted_images(known(1.0, s)), 1.96, 2.04),
         (followed, 0.98e-4, 1.02e-4),
@@ -522,7 +551,7 @@ def test_a_search_has_levelled_off_where_half_a_point_may_be_all_that_falls_in_i
     check = search.loss_against_steps(batch, WIDE, num_steps=4)
     assert check.figures == pytest.approx(
         {"stuck": 0, "late": late / count, "images": count}
-        | {f"robust_after_{steps}": share for steps, share in ((1, 1), (2, 1), (3, late / count), (4, 0))}
+        | {f"robust_after_{steps}": part for steps, part in ((1, 1), (2, 1), (3, late / count), (4, 0))}
     )
     # Clopper and Pearson 1934: the share at which so many or more would be seen once in forty times.
     least = stats.beta.ppf(0.025, late, count - late + 1) if late else 0.0
