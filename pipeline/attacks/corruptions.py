@@ -141,7 +141,7 @@ def _brightness(picture: Picture, more: float, **_: object) -> Picture:
 
 
 def _contrast(picture: Picture, kept: float, **_: object) -> Picture:
-    means = picture.mean(axis=(0, 1), keepdims=True)
+    means = picture.mean(axis=(0, 1))
     return np.asarray((picture - means) * kept + means)
 
 

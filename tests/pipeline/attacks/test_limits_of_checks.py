@@ -156,6 +156,10 @@ def grey_batch(system: nn.Module, special: int, count: int, side: int = 4) -> At
     return AttackBatch(system=as_system(system), images=images, labels=labels, context=None, seeds=torch.arange(count))
 
 
+def same(batch: AttackBatch) -> Callable[[], dict[str, Tensor]]:
+    return lambda: {"clean": batch.images}
+
+
 WIDE = Budget(norm="linf", epsilon=0.1)
 
 
@@ -276,6 +280,47 @@ def test_what_has_no_gradient_is_told_with_the_place_of_most_of_it(
     assert [place for place in places() if f"({place})" in check.finding] == ([named] if named else [])
 
 
+class Loud(ByLevel):
+    """Logits of some images lie so far apart that cross-entropy has no gradient in float32; the margin has one for all."""
+
+    def usual(self, moved: Tensor) -> Tensor:
+        return moved.mean(dim=(1, 2, 3)) - 1
+
+    def special(self, moved: Tensor) -> Tensor:
+        return self.usual(moved) - 1000
+
+
+def test_where_cross_entropy_alone_is_blind_is_said_of_the_pixels_and_is_no_failure() -> None:
+    batch = grey_batch(Loud(), 3, 4)
+    pixels = gradients.zero_gradients(batch, GradientPath.PIXELS, same(batch))
+    assert pixels.figures == {"blind_images": 0, "zero_values": 0, "blind_to_cross_entropy": 0.75}
+    assert pixels.outcome is Outcome.PASS
+    assert "cross-entropy is blind on 75.0%" in pixels.finding
+
+
+@pytest.mark.parametrize(
+    ("path", "figures", "advice"),
+    [
+        (GradientPath.PIXELS, {"blind_images", "zero_values", "blind_to_cross_entropy"}, "trust attacks without gradients alone"),
+        (GradientPath.MASK, {"blind_images"}, "give the gate a surrogate gradient"),
+    ],
+)
+def test_what_to_do_about_a_missing_gradient_depends_on_its_path(path: GradientPath, figures: set[str], advice: str) -> None:
+    system = TwoStage(Flat(), segmenter=Faint(1.0), masks=MaskConfig(source=MaskSource.LEARNED)).eval()
+    images, labels = torch.rand(2, 3, 4, 4), torch.zeros(2, dtype=torch.int64)
+    batch = AttackBatch(system=system, images=images, labels=labels, context=None, seeds=labels)
+    check = gradients.zero_gradients(batch, path, same(batch))
+    assert (check.outcome, check.figures["blind_images"], set(check.figures)) == (Outcome.FAIL, 1, figures)
+    assert advice in check.advice
+
+
+class Flat(nn.Module):
+    """The first class, whatever it is shown."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.tensor([1.0, 0.0]) + 0 * images[:, 0, 0, :1]
+
+
 class Clamps(nn.Module):
     """Linear in what is left of an image when it is brought back to [0,1]."""
 
@@ -356,10 +401,6 @@ def test_eight_images_that_keep_their_class_say_something_and_seven_do_not(lost:
 def test_an_image_that_rises_at_the_last_step_alone_is_not_stuck() -> None:
     check = search.loss_against_steps(numbered(Rising(unseen(12)), 8), SHORT_STEP, num_steps=1)
     assert (check.outcome, check.figures["stuck"]) == (Outcome.PASS, 0.0)
-
-
-def same(batch: AttackBatch) -> Callable[[], dict[str, Tensor]]:
-    return lambda: {"clean": batch.images}
 
 
 class Tells(nn.Module):

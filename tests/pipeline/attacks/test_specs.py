@@ -200,7 +200,7 @@ def test_what_is_left_out_of_a_call_has_the_value_that_its_docstring_says(functi
 
 def modules() -> list[ModuleType]:
     packages = (pipeline.attacks, pipeline.masks)
-    names = [found.name for one in packages for found in pkgutil.iter_modules(one.__path__, f"{one.__name__}.")]
+    names = [found.name for one in packages for found in pkgutil.walk_packages(one.__path__, f"{one.__name__}.")]
     return [*map(importlib.import_module, names), clusters, statistics]
 
 
