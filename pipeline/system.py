@@ -5,6 +5,7 @@ Attacks, evaluation and diagnostics rely on ``System`` alone. Any module from im
 that can be attacked by itself by having those of ``StagedSystem``. What only some systems can do is asked for, never assumed.
 """
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -261,6 +262,12 @@ class TwoStage(nn.Module):
 
 
 Module = TypeVar("Module", bound=nn.Module | System)
+
+
+@torch.no_grad()
+def deep_copy(module: Module) -> Module:
+    """A copy that shares nothing with the module. With gradients the weights of a scripted copy would depend on its own."""
+    return copy.deepcopy(module)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from pipeline.attacks.depthwise import quicken_depthwise
 from pipeline.attacks.packing import pack_convolutions
 from pipeline.masks.context import MaskContext
 from pipeline.shapes import Images
-from pipeline.system import MadeOfStages, System, attacked
+from pipeline.system import MadeOfStages, System, attacked, deep_copy
 
 Precision = Literal["float32", "bf16"]
 
@@ -49,7 +49,7 @@ def attacked_copy(system: System, images: Images, *, precision: Precision = "flo
     """
     if not isinstance(system, MadeOfStages):
         return system
-    fast = copy.deepcopy(system)
+    fast = deep_copy(system)
     fast.map_stages(lambda stage: _Stage(fold_batch_norms(stage, images), precision))
     assert isinstance(fast, nn.Module)
     if images.device.type == "cpu":

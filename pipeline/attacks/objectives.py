@@ -15,6 +15,7 @@ from torch import Tensor
 
 from classifier.losses import cross_entropy
 from pipeline.attacks.specs import ClassLoss
+from pipeline.errors import InputError
 from pipeline.masks.context import MaskContext
 from pipeline.shapes import Images, Indices, Labels, Logits, Scores
 
@@ -126,15 +127,18 @@ def class_score(loss: ClassLoss, *, num_classes: int, targeted: bool = False) ->
 def scores_and_gradients(objective: Objective, points: Images) -> tuple[Scores, Images]:
     """An attack's step: the scores of the points and their gradients in the points, both detached.
 
-    Nothing is added to any parameter's gradient. Raises ValueError where no gradient reaches the images (a cut graph would
-    otherwise pass for robustness) and where the scores are not one per image.
+    Nothing is added to any parameter's gradient. Raises InputError where no gradient reaches the images (a cut graph would
+    otherwise pass for robustness), ValueError where the scores are not one per image.
     """
     with torch.enable_grad():
         leaf = points.detach().requires_grad_()
         scores = _one_per_image(objective(leaf), leaf)
         gradients = torch.autograd.grad(scores.sum(), leaf, allow_unused=True)[0] if scores.requires_grad else None
     if gradients is None:
-        raise ValueError("no gradient reaches the images from this objective: there is nothing to climb")
+        raise InputError(
+            "no gradient reaches the images from this objective: there is nothing to climb; the system cuts it (no_grad, detach,"
+            " numpy, integers): mend it, or attack it without gradients (attack=decision)"
+        )
     return scores.detach(), gradients
 
 

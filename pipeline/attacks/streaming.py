@@ -51,7 +51,7 @@ def streamed_pgd(
 
     The starts of an image follow each other, so what is found does not depend on which images share its batch.
     Raises FloatingPointError for a NaN score or margin (the search was blind there, and "robust" would be a false claim) and
-    ValueError where no gradient reaches the images.
+    InputError where no gradient reaches the images.
     """
     if num_steps < 1 or batch_size < 1 or not len(seeds):
         raise ValueError(f"restarts, num_steps and batch_size are at least 1, not {len(seeds)}, {num_steps} and {batch_size}")

@@ -1,6 +1,5 @@
 """Hold what was recorded against what the diagnostics find on the same images, under the same threat, at the same epsilon."""
 
-import copy
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -19,7 +18,7 @@ from pipeline.attacks.tracker import verdict
 from pipeline.evaluation.evaluator import EvaluationRun, attack_again
 from pipeline.evaluation.metrics import robust_images
 from pipeline.evaluation.own import OwnImages
-from pipeline.system import System
+from pipeline.system import System, deep_copy
 
 _ROUNDING = 1e-3
 """By how much a margin may move with batch and copy, relative to the median clean margin."""
@@ -114,7 +113,7 @@ def successes_stand(run: EvaluationRun | OwnImages, records: pl.DataFrame, epsil
 def fresh_copy(system: System) -> System:
     """A deep copy, where the system allows one."""
     with suppress(Exception):  # of somebody else's code: that it forbids copies is no cheat
-        return copy.deepcopy(system)
+        return deep_copy(system)
     return system
 
 

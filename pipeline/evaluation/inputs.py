@@ -36,11 +36,18 @@ class OwnBatch(NamedTuple):
 
 
 def checked_system(system: object) -> System:
-    """A module as a system. Raises InputError for what is no module, and for weights of less than 32 bits."""
+    """A module as a system. Raises InputError for what is no module or has no eval mode, and for weights of less than 32 bits."""
     try:
-        return as_system(system)
+        wrapped = as_system(system)
+        with attacked(wrapped):
+            return wrapped
     except TypeError as error:
         raise InputError(f"{error}; give an object of a class that derives from torch.nn.Module") from error
+    except ValueError as error:  # of half precision
+        raise InputError(f"the system cannot be attacked: {said(error)}") from error
+    except (AttributeError, RuntimeError) as error:
+        remedy = "give the module itself, not what torch.export or torch.jit.freeze makes of it"
+        raise InputError(f"the system cannot be put into eval mode: {said(error)}; {remedy}") from error
 
 
 def device_of(system: System) -> torch.device:
@@ -120,16 +127,34 @@ def checked_masks(masks: object, images: Tensor) -> Masks:
 def checked_logits(system: System, images: Images, context: MaskContext | None) -> Logits:
     """What the system says of clean images, in eval mode; its own mode is restored.
 
-    Raises InputError for outputs that are no logits (B,K) of 2 classes or more, not finite, or of weights of less than 32 bits.
+    Raises InputError for outputs that are no logits (B,K) of 2 classes or more, not finite, or of less than 32 bits, and for a
+    system that takes batches of one size alone.
     """
+    refused = []
+    for count in (1, len(images)) if len(images) > 1 else ():
+        first = torch.zeros(count, dtype=torch.int64, device=images.device)
+        try:
+            _outputs(system, images[first], None if context is None else context.select(first))
+        except InputError as error:
+            refused.append(error)
+    if len(refused) == 1:
+        remedy = "a dynamic first dimension where it is traced, batch norms in eval mode, no squeeze()"
+        raise InputError(f"the system has to take batches of any size, for attacks leave images out ({remedy}): {refused[0]}")
+    return _outputs(system, images, context)
+
+
+def _outputs(system: System, images: Images, context: MaskContext | None) -> Logits:
+    given = images.clone()
     try:
         with attacked(system):
             # A bare module is asked itself: what it returns may be anything, and its own name for it helps.
-            logits: Any = system.module(images) if isinstance(system, Maskless) else system(images, context)
+            logits: Any = system.module(given) if isinstance(system, Maskless) else system(given, context)
     except InputError:
         raise
     except (ValueError, TypeError, AttributeError, RuntimeError, AssertionError) as error:
-        raise InputError(f"the system does not take images {tuple(images.shape)}: {said(error)}") from error
+        raise InputError(f"the system does not take images {tuple(images.shape)}: {said(error, 300)}") from error
+    if not torch.equal(given, images):
+        raise InputError("the system writes into the images that it is given: say images - mean, not images.sub_(mean)")
     check_outputs(logits, len(images))
     assert isinstance(logits, Tensor)
     return logits
@@ -146,7 +171,10 @@ def check_outputs(outputs: object, count: int) -> None:
     if outputs.ndim != 2 or len(outputs) != count or outputs.shape[1] < 2:
         shape = f"({count}, classes) with 2 classes or more"
         raise InputError(f"the model returns the shape {tuple(outputs.shape)} for {count} images, expected logits {shape}")
-    if not outputs.isfinite().all():
+    if outputs.is_floating_point() and outputs.dtype.itemsize < 4:
+        rounding = "its rounding hides what a small perturbation does"
+        raise InputError(f"the model returns {outputs.dtype} and {rounding}: compute in float32, without autocast")
+    if (outputs.isnan() | outputs.isposinf()).any():  # minus infinity is how some systems rule a class out
         raise InputError("the model returns values that are not finite for clean images: attacks compare them")
 
 
@@ -156,12 +184,7 @@ def doubt_about_logits(logits: Logits) -> str | None:
     if (logits >= 0).all() and torch.allclose(logits.sum(dim=1), one, atol=_SUM):
         return (
             "the outputs look like probabilities (each row sums to 1): attacks take them for logits, whose gradients then vanish"
-            " where the model is sure, and robustness is overestimated; leave the softmax out"
-        )
-    if (logits <= 0).all() and torch.allclose(logits.exp().sum(dim=1), one, atol=_SUM):
-        return (
-            "the outputs look like log-probabilities (each row of exp sums to 1): attacks take them for logits, and the log of a"
-            " softmax that underflows has no gradient; leave the log_softmax out"
+            " where the model is sure, and robustness is overestimated; leave the softmax out (of an ensemble take the log)"
         )
     return None
 

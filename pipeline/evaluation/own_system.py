@@ -59,7 +59,7 @@ def load_own(path: str, *, dataset: PreparedDataset, device: torch.device) -> Lo
 
 
 def build_own(path: str) -> nn.Module:
-    """The module that ``package.module:callable`` returns, in eval mode, as it is built. Raises ConfigError in one line."""
+    """The module that ``package.module:callable`` returns, as it is built. Raises ConfigError in one line."""
     return _built(path, _found(path))
 
 
@@ -153,7 +153,7 @@ def _built(path: str, build: Callable[..., Any]) -> nn.Module:
         raise ConfigError(
             f"system={path}: its {empty} has no values yet: run it on an image, or load its weights, before it is returned"
         )
-    return module.eval()
+    return module
 
 
 def _first(system: System, dataset: PreparedDataset, device: torch.device) -> AttackBatch:

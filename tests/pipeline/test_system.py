@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from pipeline.masks.config import Fill, MaskConfig, MaskSource
 from pipeline.masks.context import MaskContext
-from pipeline.system import TwoStage, attacked
+from pipeline.system import TwoStage, attacked, deep_copy
 
 SIDE, CLASSES = 8, 5
 BATCH = 3
@@ -265,3 +265,14 @@ def test_lightning_fabric_takes_a_system_and_its_context() -> None:
     images, context = batch()
     logits = fabric.setup(joined)(images, context)
     torch.testing.assert_close(logits.float(), joined(images, context), rtol=0.05, atol=0.05)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore:.*torch.jit:DeprecationWarning")
+def test_a_copy_of_a_scripted_module_can_be_attacked() -> None:
+    scripted = torch.jit.script(classifier())
+    copied = deep_copy(scripted)
+    images = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    with attacked(copied):
+        assert torch.equal(copied(images), scripted.eval()(images))
+    next(scripted.parameters()).data.zero_()
+    assert next(copied.parameters()).any()

@@ -1,6 +1,5 @@
 """What the diagnostics ask a system: at which points, for which score and gradient, and how far a short search gets."""
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,7 +19,7 @@ from pipeline.attacks.tracker import BestPoint, MarginObjective, Observer, verdi
 from pipeline.attacks.two_stage import SystemObjective
 from pipeline.randomness import derive_seeds
 from pipeline.shapes import Masks
-from pipeline.system import System, as_system, attacked
+from pipeline.system import System, as_system, attacked, deep_copy
 
 Images = Float[Tensor, "batch 3 height width"]
 Places = Callable[[], Mapping[str, Images]]
@@ -234,7 +233,7 @@ def in_float64(batch: AttackBatch) -> AttackBatch:
 
 def _own_copy(system: System) -> nn.Module:
     """A deep copy whose type may be changed. Raises ValueError where it holds the system's own weights."""
-    copied = copy.deepcopy(system)
+    copied = deep_copy(system)
     assert isinstance(copied, nn.Module)
     assert isinstance(system, nn.Module)
     held = {id(tensor) for tensor in (*system.parameters(), *system.buffers())}

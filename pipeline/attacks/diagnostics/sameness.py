@@ -4,7 +4,6 @@ An attack, its verdict and the deployed system ask in different ways: with gradi
 What differs between them is a place to hide. Each way of asking is compared with asking for all images at once, without gradients.
 """
 
-import copy
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext, suppress
@@ -31,7 +30,7 @@ from pipeline.attacks.diagnostics.probing import (
 from pipeline.attacks.pgd import pgd_in
 from pipeline.attacks.start import AttackBatch
 from pipeline.attacks.tracker import BestPoint
-from pipeline.system import attacked
+from pipeline.system import attacked, deep_copy
 
 COMPANY = 64
 """Images in the largest batch that is asked for, unless told otherwise."""
@@ -265,7 +264,7 @@ def _outside(batch: AttackBatch) -> Tensor:
 
 
 def _of_a_copy(batch: AttackBatch) -> AttackBatch:
-    return replace(batch, system=copy.deepcopy(batch.system))
+    return replace(batch, system=deep_copy(batch.system))
 
 
 def _channels_last(images: Tensor) -> Tensor:

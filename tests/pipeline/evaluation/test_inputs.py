@@ -122,6 +122,46 @@ class Failing(nn.Module):
         return images
 
 
+class OfOneSize(Returns):
+    """As a model that was traced with a batch."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(lambda logits: logits)
+        self.size = size
+
+    def forward(self, images: Tensor) -> Any:
+        return super().forward(images.view(self.size, 3, 6, 8))
+
+
+class Normalizing(Returns):
+    """In place."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda logits: logits)
+
+    def forward(self, images: Tensor) -> Any:
+        return super().forward(images.sub_(0.5))
+
+
+class BlindInTheDark(Returns):
+    def __init__(self) -> None:
+        super().__init__(lambda logits: logits)
+
+    def forward(self, images: Tensor) -> Any:
+        return super().forward(images) / (images.amax(dim=(1, 2, 3)) > 0)[:, None]
+
+
+class ModeOfItsOwn(Failing):
+    """As an exported program."""
+
+    def train(self, mode: bool = True) -> "ModeOfItsOwn":
+        del mode
+        raise NotImplementedError("no train()")
+
+
+ANY_SIZE = r"the system has to take batches of any size, [^\n]*: "
+
+
 @pytest.mark.parametrize(
     ("model", "said"),
     [
@@ -131,11 +171,19 @@ class Failing(nn.Module):
         ),
         (Returns(lambda logits: {"logits": logits}), r"the model returns a dictionary \(logits\): wrap it in a module [^\n]*alone"),
         (Returns(lambda logits: logits[:, 0]), r"the model returns the shape \(4,\) for 4 images, expected logits \(4, classes\)"),
-        (Returns(lambda logits: logits[:2]), r"the model returns the shape \(2, 3\) for 4 images"),
+        (Returns(lambda logits: logits[:2]), ANY_SIZE + r"the model returns the shape \(2, 3\) for 4 images"),
         (Returns(lambda logits: logits[:, :1]), r"the model returns the shape \(4, 1\) for 4 images"),
         (Returns(lambda logits: logits / 0), r"the model returns values that are not finite for clean images"),
         (Failing(), r"the system does not take images \(4, 3, 6, 8\): Input width \(8\) doesn't match model \(224\)\."),
-        (Returns(lambda logits: logits).half(), r"the system does not take images [^\n]*float32 or wider"),
+        (Returns(lambda logits: logits).half(), r"the system cannot be attacked: [^\n]*float32 or wider"),
+        (Returns(lambda logits: logits.half()), r"the model returns torch\.float16 and its rounding hides [^\n]*in float32"),
+        (Returns(lambda logits: logits.bfloat16()), r"the model returns torch\.bfloat16 and its rounding hides [^\n]*in float32"),
+        (Returns(torch.squeeze), ANY_SIZE + r"the model returns the shape \(3,\) for 1 images"),
+        (Returns(nn.BatchNorm1d(3, track_running_stats=False)), ANY_SIZE + r"the system does not take images \(1, 3, 6, 8\): "),
+        (OfOneSize(4), ANY_SIZE + r"the system does not take images \(1, 3, 6, 8\): "),
+        (OfOneSize(1), ANY_SIZE + r"the system does not take images \(4, 3, 6, 8\): "),
+        (Normalizing(), r"the system writes into the images that it is given: say "),
+        (ModeOfItsOwn(), r"the system cannot be put into eval mode: no train\(\); give the module itself, "),
     ],
 )
 def test_models_whose_outputs_are_no_logits_are_refused_with_the_remedy(model: nn.Module, said: str) -> None:
@@ -152,16 +200,25 @@ def test_checking_a_model_leaves_its_mode_alone() -> None:
     assert [module.training for module in model.modules()] == modes
 
 
-def test_probabilities_and_their_logs_are_told_from_logits() -> None:
+def test_one_image_without_an_answer_is_no_matter_of_the_size_of_the_batch() -> None:
+    pictures = PICTURES.clone()
+    pictures[2] = 0
+    with pytest.raises(InputError, match=r"^the model returns values that are not finite for clean images"):
+        checked_logits(as_system(BlindInTheDark()), pictures, None)
+
+
+def test_probabilities_are_told_from_logits_and_their_logs_are_logits() -> None:
     logits = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
-    assert doubt_about_logits(logits) is None
-    assert doubt_about_logits(logits.abs()) is None
-    assert doubt_about_logits(-logits.abs()) is None
-    probabilities, logs = doubt_about_logits(logits.softmax(1)), doubt_about_logits(logits.log_softmax(1))
+    for taken in (logits, logits.abs(), -logits.abs(), logits.log_softmax(1)):
+        assert doubt_about_logits(taken) is None
+    probabilities = doubt_about_logits(logits.softmax(1))
     assert probabilities is not None
     assert "look like probabilities" in probabilities
-    assert logs is not None
-    assert "look like log-probabilities" in logs
+
+
+def test_a_class_that_is_ruled_out_may_be_minus_infinity() -> None:
+    forbidden = torch.tensor([0.0, -torch.inf, 0.0])
+    assert checked_logits(as_system(Returns(lambda logits: logits + forbidden)), PICTURES, None)[:, 1].isneginf().all()
 
 
 def test_what_is_no_module_is_no_system() -> None:

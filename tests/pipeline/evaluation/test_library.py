@@ -254,14 +254,24 @@ class Wrapped(nn.Module):
 
     def forward(self, images: Tensor) -> Any:
         logits = self.body(images)
-        return {"softmax": logits.softmax(1), "log_softmax": logits.log_softmax(1), "tuple": (logits,)}[self.change]
+        changed = {"nothing": logits, "softmax": logits.softmax(1), "log_softmax": logits.log_softmax(1), "tuple": (logits,)}
+        return (changed | {"cut": logits.detach()})[self.change]
 
 
-@pytest.mark.parametrize("change", ["softmax", "log_softmax"])
-def test_outputs_that_look_like_probabilities_are_warned_about(change: str) -> None:
-    model, images = Wrapped(change), images_of(5)
-    with pytest.warns(UserWarning, match=r"^the outputs look like (log-)?probabilities"):
-        evaluate(model, [(images, labels_of(model, images))], attacks=STEPS)
+def test_probabilities_are_warned_about_and_their_logs_are_attacked_as_the_logits_are() -> None:
+    images = images_of(5)
+    labels = labels_of(Wrapped("nothing"), images)
+    with pytest.warns(UserWarning, match=r"^the outputs look like probabilities"):
+        evaluate(Wrapped("softmax"), [(images, labels)], attacks=STEPS)
+    plain, logs = (evaluate(Wrapped(change), [(images, labels)], attacks=STEPS).outcomes for change in ("nothing", "log_softmax"))
+    assert plain["status"].equals(logs["status"])
+    torch.testing.assert_close(plain["adversarial_margin"].to_torch(), logs["adversarial_margin"].to_torch(), atol=1e-3, rtol=1e-3)
+
+
+def test_a_model_that_cuts_the_gradient_is_told_in_one_line() -> None:
+    images = images_of(5)
+    with pytest.raises(InputError, match=r"^no gradient reaches the images [^\n]*attack=decision"):
+        evaluate(Wrapped("cut"), [(images, labels_of(Wrapped("nothing"), images))], attacks=STEPS)
 
 
 @pytest.mark.parametrize(

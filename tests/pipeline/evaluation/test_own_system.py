@@ -68,6 +68,15 @@ def a_tuple():
     return changed(lambda logits: (logits, logits))
 
 
+def of_eight():
+    return changed(lambda logits: logits.view(8, -1))
+
+
+class Exported(Net):
+    def train(self, mode=True):
+        raise NotImplementedError("Calling train() is not supported yet.")
+
+
 def maps():
     return changed(lambda logits: logits[:, :, None, None])
 
@@ -238,6 +247,8 @@ def test_code_that_computes_something_else_with_the_same_state_is_another_system
         ("own_models:few_classes", "has 2 classes, and "),
         ("own_models:a_tuple", "the model returns a tuple of 2, not a tensor"),
         ("own_models:maps", "the model returns the shape (8, "),
+        ("own_models:of_eight", "the system has to take batches of any size, for attacks leave images out ("),
+        ("own_models:Exported", "the system cannot be put into eval mode: "),
         ("own_models:probabilities", "the outputs look like probabilities"),
     ],
 )
