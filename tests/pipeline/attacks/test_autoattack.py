@@ -19,7 +19,7 @@ from pipeline.attacks.threat import Region
 from pipeline.attacks.tracker import verdict
 from pipeline.masks.config import MaskSource
 from pipeline.masks.context import MaskContext
-from pipeline.system import TwoStage
+from pipeline.system import TwoStage, as_system
 
 Make = Callable[..., TwoStage]
 MakeBatch = Callable[..., tuple[Tensor, Tensor, MaskContext]]
@@ -243,6 +243,28 @@ def test_layouts_and_double_precision_change_nothing_that_matters(make_system: M
     found = autoattack(double, images, labels, context, norm="linf", epsilon=0.05, seeds=SEEDS[:1], attacks=("apgd-ce",))
     assert found.dtype == torch.float64
     assert verdict(double, found, labels, context).misclassified.all()
+
+
+@pytest.mark.parametrize(
+    ("norm", "classes", "targets"),
+    [("linf", 4, (3, 3)), ("l2", 10, (9, 9)), ("linf", 43, (9, 9)), ("l1", 4, (3, 3)), ("l1", 43, (5, 9))],
+)
+def test_nine_classes_are_targets_or_all_others_and_five_where_the_norm_is_l1(
+    norm: str, classes: int, targets: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def evaluation(runner: AutoAttack, image: Tensor, label: Tensor, *, batch_size: int) -> tuple[Tensor, Tensor]:
+        del batch_size
+        asked.append((runner.apgd_targeted.n_target_classes, runner.fab.n_target_classes))
+        return image, label
+
+    monkeypatch.setattr(AutoAttack, "run_standard_evaluation", evaluation)
+    system = as_system(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(75, classes)))
+    images, labels = torch.rand(2, 3, 5, 5), torch.zeros(2, dtype=torch.int64)
+    found = autoattack(system, images, labels, None, norm=norm, epsilon=0.1, seeds=SEEDS[:2])  # type: ignore[arg-type]
+    assert torch.equal(found, images)
+    assert asked == [targets, targets]
 
 
 def test_images_on_which_the_euclidean_square_cannot_start_are_named(make_system: Make) -> None:
