@@ -143,6 +143,18 @@ def test_defocus_of_a_point_is_a_disk_of_the_radius_which_grows_with_the_side(si
     assert (spread * columns).sum() == pytest.approx(0, abs=1e-6)
 
 
+def test_motion_is_along_a_line_that_the_seed_draws_within_45_degrees_of_level() -> None:
+    side, severity, seeds = 128, 5, torch.arange(24)
+    block = torch.zeros(len(seeds), 3, side, side)
+    block[..., 60:69, 60:69] = 1
+    moved = corrupt(Corruption.MOTION_BLUR, severity, block, block[:, :1], seeds)[0][:, 0].double().numpy()
+    total, places = moved.sum(axis=(1, 2)), np.arange(side) - 64  # around its middle
+    down, along = (moved.sum(axis=2) * places).sum(axis=1) / total, (moved.sum(axis=1) * places).sum(axis=1) / total
+    number = list(Corruption).index(Corruption.MOTION_BLUR)
+    drawn = [np.random.default_rng([seed, number, severity]).uniform(-45, 45) for seed in seeds.tolist()]
+    assert np.degrees(np.arctan(down / along)) == pytest.approx(drawn, abs=0.1)
+
+
 def test_brightness_raises_the_value_of_hsv_and_contrast_shrinks_the_distance_from_the_mean() -> None:
     images, masks, seeds = pictures()
     brighter, _ = corrupt(Corruption.BRIGHTNESS, 2, images, masks, seeds)
