@@ -20,7 +20,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from pipeline.attacks.norms import ball_of
+from pipeline.attacks.norms import Ball, ball_of
 from pipeline.attacks.objectives import DLR_CLASSES, margin, targeted_margin
 from pipeline.attacks.outside import STANDARD, Member, square_fits
 from pipeline.attacks.threat import Norm
@@ -71,7 +71,7 @@ def autoattack(
         found: Tensor = runner.run_standard_evaluation(image, label, batch_size=1)[0]
         return found
 
-    return _one_by_one(attack, system, images, labels, context, norm=norm, epsilon=epsilon, seeds=seeds, region=region)
+    return _one_by_one(attack, system, ball_of(norm, images, epsilon, region), labels, context, seeds, region)
 
 
 def square(
@@ -108,7 +108,7 @@ def square(
         found: Tensor = search.perturb(image, label)
         return found
 
-    return _one_by_one(attack, system, images, labels, context, norm=norm, epsilon=epsilon, seeds=seeds, region=region)
+    return _one_by_one(attack, system, ball_of(norm, images, epsilon, region), labels, context, seeds, region)
 
 
 def _check_square(norm: Norm, images: Tensor) -> None:
@@ -120,23 +120,20 @@ def _check_square(norm: Norm, images: Tensor) -> None:
 def _one_by_one(
     attack: Callable[[Model, Tensor, Tensor, int], Tensor],
     system: System,
-    images: Tensor,
+    ball: Ball,
     labels: Tensor,
     context: MaskContext | None,
-    *,
-    norm: Norm,
-    epsilon: float,
     seeds: Tensor,
     region: Tensor | None,
 ) -> Tensor:
-    found = images.clone()
+    images, found = ball.images, ball.images.clone()
     with attacked(system), _undisturbed(images.device):
         for row in torch.arange(len(images), device=images.device)[:, None]:
             model = _model(system, images[row], context and context.select(row), None if region is None else region[row])
             # The library flattens by view, so it gets plain memory order, and it computes in single precision.
             image = images[row].float().contiguous()
             found[row] = attack(model, image, labels[row], int(seeds[row])).detach().to(images.dtype)
-    return ball_of(norm, images, epsilon, region).project(found)  # it rounds to nearest, we inwards
+    return ball.project(found)  # it rounds to nearest, we inwards
 
 
 def _model(system: System, image: Tensor, context: MaskContext | None, region: Tensor | None) -> Model:

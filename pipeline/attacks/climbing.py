@@ -20,7 +20,8 @@ from pipeline.system import attacked, with_attackable_mask
 
 
 def climb_class_score(spec: ClassAttack, start: AttackStart) -> Images:
-    """The point with the largest margin that one start of the attack visits."""
+    """The point with the largest margin that one start of the attack visits: a search from a random point, for one target where
+    there are any."""
     return _climb(start, class_objective(spec, start), spec.search, spec.num_steps)
 
 

@@ -11,7 +11,7 @@ in ``MeasurementSpec``.
 import math
 from dataclasses import field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -107,6 +107,8 @@ class DecisionBased(Distances):
 class Patches(Measurement):
     """What a square patch of some sizes does anywhere, on the object alone and beside it, end to end through the segmenter."""
 
+    threat: ClassVar[str] = "patch"
+
     kind: Literal["patches"] = "patches"
     """Accuracy under a square patch of several sizes: anywhere, on the object alone, beside the object."""
     shares: Annotated[tuple[Annotated[Number, Field(gt=0, le=1)], ...], Field(min_length=1)] = (0.02, 0.05)
@@ -116,10 +118,6 @@ class Patches(Measurement):
     counted there."""
     attack: PatchAttack = field(default_factory=PatchAttack)
     """How places and content are searched."""
-
-    @property
-    def threat(self) -> str:
-        return "patch"
 
     def conditions(self) -> tuple[Condition, ...]:
         """Every region with every share, the small ones first."""
@@ -162,6 +160,8 @@ class Corruption(StrEnum):
 class Corruptions(Measurement):
     """Accuracy and mask IoU under common corruptions, and on the clean images."""
 
+    threat: ClassVar[str] = "corruption"
+
     kind: Literal["corruptions"] = "corruptions"
     """Accuracy under noise, blur, weather and digital artefacts that nobody has chosen."""
     corruptions: Annotated[tuple[Corruption, ...], Field(min_length=1)] = tuple(Corruption)
@@ -169,10 +169,6 @@ class Corruptions(Measurement):
     frost, fog, brightness, contrast, elastic, pixelate, jpeg."""
     severities: Annotated[tuple[Annotated[Whole, Field(ge=1, le=5)], ...], Field(min_length=1)] = (1, 2, 3, 4, 5)
     """How severe, 1 to 5."""
-
-    @property
-    def threat(self) -> str:
-        return "corruption"
 
     def conditions(self) -> tuple[Condition, ...]:
         """Clean first, then every corruption at every severity."""
@@ -204,14 +200,12 @@ class Backdrop(StrEnum):
 class Backgrounds(Measurement):
     """Accuracy and mask IoU in front of other backgrounds, and in front of the own one."""
 
+    threat: ClassVar[str] = "background"
+
     kind: Literal["backgrounds"] = "backgrounds"
     """Accuracy of the same objects in front of other backgrounds, and of objects and backgrounds alone."""
     backdrops: Annotated[tuple[Backdrop, ...], Field(min_length=1)] = tuple(Backdrop)
     """same-class and other-class (their difference is the BG-gap), only-foreground, only-background."""
-
-    @property
-    def threat(self) -> str:
-        return "background"
 
     def conditions(self) -> tuple[Condition, ...]:
         """The images as they are first, then every backdrop."""
@@ -229,6 +223,8 @@ class Backgrounds(Measurement):
 class Smoothing(Measurement):
     """Certified radii of the smoothed system, and what an attack on the smoothed system leaves standing."""
 
+    threat: ClassVar[str] = "l2"
+
     kind: Literal["smoothing"] = "smoothing"
     """Certified l2 radii of the system under randomized smoothing, beside an attack on the same smoothed system."""
     sigma: Annotated[Number, Field(gt=0, le=1000)] = 0.25
@@ -245,10 +241,6 @@ class Smoothing(Measurement):
     """Gradient steps of that attack, at least 1."""
     attack_draws: Count = 8
     """Draws of the noise that each of its steps averages over, at least 1."""
-
-    @property
-    def threat(self) -> str:
-        return "l2"
 
     def conditions(self) -> tuple[Condition, ...]:
         """The certificates, then an attack at every radius."""

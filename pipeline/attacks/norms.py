@@ -98,7 +98,8 @@ class L2Ball:
             points = torch.where(self.region, points, self.images)
         deltas = points - self.images
         norms = _l2_norms(deltas)
-        shrunk = _add_inwards(self.images, deltas * _l2_factors(norms, self.radius))
+        factors = self.radius / norms.clamp_min(torch.finfo(norms.dtype).tiny) * (1 - _SHRINK)
+        shrunk = _add_inwards(self.images, deltas * factors)
         # An image lies in [0,1], so clamping brings every pixel nearer to it and never leaves the ball.
         return torch.where(norms > self.radius, shrunk, points).clamp_(0, 1)
 
@@ -253,10 +254,6 @@ def _l2_norms(deltas: Tensor) -> Tensor:
     # A sum and not vector_norm: torch adds in a cascade there, which keeps the digits that the projection relies on.
     norms: Tensor = deltas.square().sum(dim=(1, 2, 3), keepdim=True).sqrt()
     return norms
-
-
-def _l2_factors(norms: Tensor, radius: Tensor) -> Tensor:
-    return radius / norms.clamp_min(torch.finfo(norms.dtype).tiny) * (1 - _SHRINK)
 
 
 def _like(values: Tensor, images: Tensor) -> Tensor:

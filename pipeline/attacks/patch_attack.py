@@ -1,18 +1,13 @@
 """The attack by a square patch: what can be set of it. ``patches`` runs it; nothing here imports torch."""
 
 import math
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from pipeline.attacks.specs import AttackSpec, ClassLoss, Conditions, Passes
 from pipeline.attacks.threat import Budget
 from pipeline.config import Count, Whole, configuration
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from pipeline.attacks.start import AttackStart
 
 
 @configuration
@@ -24,6 +19,7 @@ class PatchAttack(AttackSpec):
     """
 
     budgets: ClassVar[tuple[Budget, ...]] = ("patch",)
+    one_start: ClassVar[str] = "pipeline.attacks.patches:attack_with_patch"
 
     kind: Literal["patch"] = "patch"
     """Any change at all inside one square."""
@@ -56,12 +52,6 @@ class PatchAttack(AttackSpec):
         if patch_side(smallest, height, width) < 1:
             return f"{smallest:.4g} of an image of {height} x {width} pixels is less than a pixel"
         return None
-
-    def run(self, start: "AttackStart") -> "Tensor":
-        """One place."""
-        from pipeline.attacks.patches import attack_with_patch
-
-        return attack_with_patch(self, start)
 
 
 def patch_side(share: float, height: int, width: int) -> int:

@@ -6,6 +6,7 @@ add an attack, write a class like these in a file of its own and name it in ``re
 
 from dataclasses import dataclass
 from enum import StrEnum
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
@@ -98,6 +99,10 @@ class AttackSpec:
     kind: str
     restarts: int = 1
     """Random starts, where an attack has some."""
+    num_steps: int
+    """Gradient steps of each start, where it makes some."""
+    one_start: ClassVar[str]
+    """What ``run`` calls with the attack and the start, by its place: ``package.module:function``. Its module may import torch."""
     budgets: ClassVar[tuple[Budget, ...]] = ("linf", "l2", "l1")
     """What the epsilons may limit that it keeps to."""
     needs_exact_logits: ClassVar[bool] = False
@@ -108,8 +113,8 @@ class AttackSpec:
         return self.restarts
 
     def passes(self, num_classes: int) -> Passes:
-        """What all its starts cost for an image for which it finds no adversarial example."""
-        raise NotImplementedError
+        """What all its starts cost for an image for which it finds no adversarial example: one in each direction for every step."""
+        return _steps(self.num_starts(num_classes) * self.num_steps)
 
     def why_skipped(self, conditions: Conditions) -> str | None:
         """Why the attack is not run on a system under a threat model, in a few words; None where it is."""
@@ -126,7 +131,8 @@ class AttackSpec:
 
     def run(self, start: "AttackStart") -> "Tensor":
         """One start: for each image of its batch a point in the ball, with the largest margin that was visited."""
-        raise NotImplementedError
+        found: Tensor = resolve_name(self.one_start)(self, start)
+        return found
 
     def run_over_a_queue(
         self, start: "AttackStart", judge: "AttackBatch", *, batch_size: int, warm_start: "Tensor | None"
@@ -142,6 +148,8 @@ class AttackSpec:
 @configuration
 class ClassAttack(AttackSpec):
     """Climb a score of the class logits, end to end or through one path, untargeted or towards other classes."""
+
+    one_start: ClassVar[str] = "pipeline.attacks.climbing:climb_class_score"
 
     kind: Literal["class"] = "class"
     """Climbs a score of the class logits, away from the label or towards other classes."""
@@ -164,10 +172,6 @@ class ClassAttack(AttackSpec):
         """Restarts, for each target where there are any."""
         return self.restarts * max(1, min(self.num_targets, num_classes - 1))
 
-    def passes(self, num_classes: int) -> Passes:
-        """One in each direction for every step."""
-        return _steps(self.num_starts(num_classes) * self.num_steps)
-
     def inapplicable(self, conditions: Conditions) -> str | None:
         """A soft gate needs a hard one to stand for, a single path a second one."""
         traits = conditions.traits
@@ -176,12 +180,6 @@ class ClassAttack(AttackSpec):
         if self.path != GradientPath.BOTH and not traits.is_attackable:
             return f"{traits.why_fixed}: there is one path only"
         return None
-
-    def run(self, start: "AttackStart") -> "Tensor":
-        """One search from one random point, for one target where there are any."""
-        from pipeline.attacks.climbing import climb_class_score
-
-        return climb_class_score(self, start)
 
     def run_over_a_queue(
         self, start: "AttackStart", judge: "AttackBatch", *, batch_size: int, warm_start: "Tensor | None"
@@ -214,6 +212,8 @@ class _TowardsGoal(AttackSpec):
 class MaskAttack(_TowardsGoal):
     """Drive the mask to a goal, alone or together with a class score."""
 
+    one_start: ClassVar[str] = "pipeline.attacks.climbing:climb_mask_score"
+
     kind: Literal["mask"] = "mask"
     """Drives the mask to a goal, alone or together with a class score."""
     goal: MaskGoal
@@ -229,20 +229,12 @@ class MaskAttack(_TowardsGoal):
     restarts: Annotated[Whole, Field(ge=1, le=1000)] = 1
     """Random starts, at least 1."""
 
-    def passes(self, num_classes: int) -> Passes:
-        """One in each direction for every step."""
-        return _steps(self.num_starts(num_classes) * self.num_steps)
-
-    def run(self, start: "AttackStart") -> "Tensor":
-        """One search from one random point."""
-        from pipeline.attacks.climbing import climb_mask_score
-
-        return climb_mask_score(self, start)
-
 
 @configuration
 class GuidedAttack(_TowardsGoal):
     """First drive the mask to a goal, then climb the class score from there; both by projected gradient descent."""
+
+    one_start: ClassVar[str] = "pipeline.attacks.climbing:climb_guided"
 
     kind: Literal["guided"] = "guided"
     """Drives the mask to a goal first, then climbs the class score from there."""
@@ -260,12 +252,6 @@ class GuidedAttack(_TowardsGoal):
     def passes(self, num_classes: int) -> Passes:
         """One in each direction for every step of both phases."""
         return _steps(self.num_starts(num_classes) * (self.mask_steps + self.class_steps))
-
-    def run(self, start: "AttackStart") -> "Tensor":
-        """Two searches, the second from the end of the first."""
-        from pipeline.attacks.climbing import climb_guided
-
-        return climb_guided(self, start)
 
 
 def _steps(number: int) -> Passes:

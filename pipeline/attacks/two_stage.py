@@ -109,7 +109,8 @@ class SystemObjective:
             logits = system.classify(pixels, masks, self.context)
             scores = scores + self._class_scores(logits)
         if self.class_score is None or self.soft:
-            logits = self._own_logits(system, images, mask_logits)
+            with torch.no_grad():
+                logits = system.classify(images, system.gate(mask_logits), self.context)
         return scores, margin(logits.detach(), self.labels)
 
     def select(self, indices: Indices) -> "SystemObjective":
@@ -139,10 +140,6 @@ class SystemObjective:
             case GradientPath.BALANCED:
                 pixels, seen_by_segmenter = _BalancedPaths.apply(images)
                 return pixels, seen_by_segmenter
-
-    @torch.no_grad()
-    def _own_logits(self, system: StagedSystem, images: Tensor, mask_logits: Tensor) -> Tensor:
-        return system.classify(images, system.gate(mask_logits), self.context)
 
 
 def soft_masks(system: System, mask_logits: Float[Tensor, "batch 1 height width"]) -> Float[Tensor, "batch 1 height width"]:

@@ -79,7 +79,9 @@ def gradients_against_differences(batch: AttackBatch, places: Places) -> Check:
         }
         disagreeing[f"{place}, of several losses"] = _losses_disagree(batch, points, scale)
         if held and traits.is_attackable:
-            disagreeing[f"{place}, by both at once"] = _paths_disagree(batch, points)
+            paths = (GradientPath.BOTH, GradientPath.PIXELS, GradientPath.MASK)
+            of_paths = (gradients(objective(batch, path=path), points).nan_to_num(0, 0, 0) for path in paths)
+            disagreeing[f"{place}, by both at once"] = _excess(*of_paths)  # 0 where the one is the sum of those through each alone
         for way, found in disagreeing.items():
             where |= dict.fromkeys((found > worst).nonzero().flatten().tolist(), way)
             worst = torch.maximum(worst, found)
@@ -195,12 +197,6 @@ def _losses_disagree(batch: AttackBatch, points: Tensor, scale: float) -> Tensor
 
     slopes = [_slope(batch, GradientPath.BOTH, points, None, score) for score in (together, margin, softly, to_second)]
     return (_excess(*slopes) > _ADDED_UP).float()
-
-
-def _paths_disagree(batch: AttackBatch, points: Tensor) -> Tensor:
-    """Of the gradient through both paths and the sum of those through each alone, per image; 0 where they are the same."""
-    paths = (GradientPath.BOTH, GradientPath.PIXELS, GradientPath.MASK)
-    return _excess(*(gradients(objective(batch, path=path), points).nan_to_num(0, 0, 0) for path in paths))
 
 
 def _excess(whole: Tensor, *parts: Tensor) -> Tensor:

@@ -7,14 +7,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from pipeline.attacks.diagnostics.check import Check, judged, share, skipped
-from pipeline.attacks.diagnostics.probing import (
-    Budget,
-    climb,
-    gradients,
-    misclassified,
-    objective,
-    of_another_class,
-)
+from pipeline.attacks.diagnostics.probing import Budget, climb, gradients, misclassified, objective, of_another_class
 from pipeline.attacks.hop_skip_jump import to_boundary
 from pipeline.attacks.minimum_norm import Nearest
 from pipeline.attacks.norms import ball_of, length

@@ -7,16 +7,7 @@ from torch import Tensor
 
 from classifier.losses import cross_entropy
 from pipeline.attacks.diagnostics.check import Check, judged, share, skipped
-from pipeline.attacks.diagnostics.probing import (
-    CLEAN,
-    DIGITS,
-    Places,
-    gradients,
-    logits_of,
-    masks_of,
-    objective,
-    scale_of,
-)
+from pipeline.attacks.diagnostics.probing import CLEAN, DIGITS, Places, gradients, logits_of, masks_of, objective, scale_of
 from pipeline.attacks.specs import GradientPath
 from pipeline.attacks.start import AttackBatch
 from pipeline.attacks.tracker import NotANumber

@@ -21,6 +21,7 @@ from pipeline.attacks.diagnostics.probing import (
     objective,
     of_another_class,
     scale_of,
+    slopes_of,
 )
 from pipeline.attacks.objectives import margin
 from pipeline.attacks.start import AttackBatch
@@ -204,11 +205,7 @@ def mask_saturation(batch: AttackBatch) -> Check:
 
 def _area_follows(batch: AttackBatch) -> Check:
     """Of a hard mask whose gate is not shown: along the gradient of its area the area has to grow, where anything moves it."""
-    with attacked(batch.system), torch.enable_grad():
-        leaf = batch.images.detach().requires_grad_()
-        area = batch.system.masks(leaf, batch.context).sum()
-        slope = torch.autograd.grad(area, leaf, allow_unused=True)[0] if area.requires_grad else None
-    way = torch.zeros_like(batch.images) if slope is None else _MOVED * slope.sign()
+    way = _MOVED * slopes_of(batch.system, lambda points: batch.system.masks(points, batch.context), batch.images).sign()
     less, more = (masks_of(batch, (batch.images + one).clamp(0, 1)).flatten(1).sum(dim=1) for one in (-way, way))
     stays, falls = share(more == less), share(more < less)
     finding = f"along the gradient of the mask's area it stays as it is on {stays:.1%} of the images and shrinks on {falls:.1%}"
@@ -217,19 +214,10 @@ def _area_follows(batch: AttackBatch) -> Check:
 
 
 def _relative_slopes(system: StagedSystem, images: Tensor) -> Tensor:
-    """Of the gate at the mask of the images, relative to its steepest."""
+    """Of the gate at the mask of the images, the derivative of the mask by its logits, relative to its steepest."""
     with torch.no_grad(), attacked(system):
         logits = system.mask_logits(images)
     low, high = float(logits.min().clamp_max(-1e-6)), float(logits.max().clamp_min(1e-6))
     grid = torch.cat([torch.linspace(low, high, _GRID), torch.logspace(-6, 0, 61), -torch.logspace(-6, 0, 61)]).to(logits)
-    steepest = _slopes(system, grid.view(1, 1, 1, -1)).max().clamp_min(torch.finfo(logits.dtype).tiny)
-    return _slopes(system, logits) / steepest
-
-
-def _slopes(system: StagedSystem, logits: Tensor) -> Tensor:
-    """Of the gate: the derivative of the mask by its logits; zero where the gate passes none."""
-    with attacked(system), torch.enable_grad():
-        leaf = logits.detach().requires_grad_()
-        masks = system.gate(leaf)
-        found = torch.autograd.grad(masks.sum(), leaf, allow_unused=True)[0] if masks.requires_grad else None
-    return torch.zeros_like(logits) if found is None else found
+    steepest = slopes_of(system, system.gate, grid.view(1, 1, 1, -1)).max().clamp_min(torch.finfo(logits.dtype).tiny)
+    return slopes_of(system, system.gate, logits) / steepest

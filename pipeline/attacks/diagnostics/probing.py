@@ -154,10 +154,15 @@ def objective(batch: AttackBatch, *, score: Score = margin, path: GradientPath =
 
 def gradients(climbed: SystemObjective, points: Images) -> Images:
     """Gradients of the score; zero where the graph is cut."""
-    with attacked(climbed.system), torch.enable_grad():
+    return slopes_of(climbed.system, climbed, points)
+
+
+def slopes_of(system: System, values: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
+    """Gradients of the sum of what is computed of the points with a system under attack; zero where the graph is cut."""
+    with attacked(system), torch.enable_grad():
         leaf = points.detach().requires_grad_()
-        scores = climbed(leaf)
-        found = torch.autograd.grad(scores.sum(), leaf, allow_unused=True)[0] if scores.requires_grad else None
+        total = values(leaf).sum()
+        found = torch.autograd.grad(total, leaf, allow_unused=True)[0] if total.requires_grad else None
     return torch.zeros_like(points) if found is None else found
 
 

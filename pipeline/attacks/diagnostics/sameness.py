@@ -90,7 +90,14 @@ def same_answers(batch: AttackBatch, places: Places, *, company: int = COMPANY) 
             [_Asking(name="of a deep copy", ask=lambda some: logits_of(_of_a_copy(some)), optional=True)],
             "attacks search on a copy: what it says otherwise than the system leads them astray",
         ),
-        "threads, layout and types": (_by_machine(), "the figure holds for one machine and one arrangement of memory alone"),
+        "threads, layout and types": (
+            [
+                _Asking(name="other threads", ask=_other_threads),
+                _Asking(name="channels last", ask=_channels_last),
+                _Asking(name="in float64", ask=lambda some: logits_of(in_float64(some)), tolerance=_OTHER_TYPE, optional=True),
+            ],
+            "the figure holds for one machine and one arrangement of memory alone",
+        ),
     }
     checks = [_compared(name, batch, points, family, advice, scale) for name, (family, advice) in families.items()]
     return [*checks, _gradient_invariance(batch, points, company)]
@@ -99,14 +106,6 @@ def same_answers(batch: AttackBatch, places: Places, *, company: int = COMPANY) 
 def _sizes(company: int) -> tuple[Iterator[int], Iterator[int]]:
     """Of small and large batches, odd and even ones, for one kind of points after the other: batches shrink while attacked."""
     return cycle((3, 5, 2, 7)), cycle((company, company * 3 // 8 | 1, company * 3 // 4, company * 5 // 8 | 1))
-
-
-def _by_machine() -> list[_Asking]:
-    return [
-        _Asking(name="other threads", ask=_other_threads),
-        _Asking(name="channels last", ask=lambda some: logits_of(some, _channels_last(some.images))),
-        _Asking(name="in float64", ask=lambda some: logits_of(in_float64(some)), tolerance=_OTHER_TYPE, optional=True),
-    ]
 
 
 def _compared(
@@ -267,9 +266,9 @@ def _of_a_copy(batch: AttackBatch) -> AttackBatch:
     return replace(batch, system=deep_copy(batch.system))
 
 
-def _channels_last(images: Tensor) -> Tensor:
-    other = torch.channels_last if images.is_contiguous() else torch.contiguous_format
-    return images.contiguous(memory_format=other)
+def _channels_last(batch: AttackBatch) -> Tensor:
+    other = torch.channels_last if batch.images.is_contiguous() else torch.contiguous_format
+    return logits_of(batch, batch.images.contiguous(memory_format=other))
 
 
 def _other_threads(batch: AttackBatch) -> Tensor:
