@@ -18,11 +18,11 @@ from typing import Any
 from pipeline.data.dataset import FILES, MANIFEST, failed, open_prepared, read_manifest
 from pipeline.data.rejects import REJECTS
 from pipeline.data.sample import Plan, Reject, Sample
-from pipeline.data.store import Store, sync, write_manifest
+from pipeline.data.store import Store, write_manifest
 from pipeline.errors import DataError, OccupiedError
 from pipeline.interrupts import temporary, told
 from pipeline.progress import progress_bar
-from pipeline.runs.files import canonical_sha256
+from pipeline.runs.files import canonical_sha256, sync
 from pipeline.runs.locking import locked
 from pipeline.workers import Workers, leave_to_parent
 
@@ -77,18 +77,14 @@ def write_prepared(plan: Plan, target: Path, *, name: str, image_size: int, root
         try:
             manifest = store.finish(plan.classes, made_from, plan.without_sample, learnable=plan.is_for_training)
         except DataError as error:
-            _keep_rejects(partial, target)
+            for name in (*FILES, MANIFEST):
+                if name != REJECTS:
+                    (partial / name).unlink(missing_ok=True)
+            _put(partial, target)
             raise DataError(f"{error}; each one is in {target / REJECTS}") from error
         manifest["seconds"] = round(time.monotonic() - started, 3)
         write_manifest(partial, manifest)
     return _outcome(manifest, unchanged=False)
-
-
-def _keep_rejects(partial: Path, target: Path) -> None:
-    for name in (*FILES, MANIFEST):
-        if name != REJECTS:
-            (partial / name).unlink(missing_ok=True)
-    _put(partial, target)
 
 
 def _put(partial: Path, target: Path) -> None:

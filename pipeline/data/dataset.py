@@ -7,7 +7,6 @@ A prepared data set holds memory-mapped ``images.npy`` (N,S,S,3 uint8, RGB) and 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -94,14 +93,10 @@ class PreparedDataset:
 
     def indices(self, split: Split) -> Int64[np.ndarray, " of_split"]:
         """Rows of one split, ascending. Raises DataError for a split without samples."""
-        found = np.flatnonzero(self._splits == split).astype(np.int64)
+        found = np.flatnonzero(self.samples["split"] == split).astype(np.int64)
         if not len(found):
             raise DataError(f"{self.path}: no sample is in the {split} split; prepare it again with another split fraction")
         return found
-
-    @cached_property
-    def _splits(self) -> np.ndarray:
-        return self.samples["split"].to_numpy()
 
 
 def open_prepared(path: Path, *, verify: bool = True) -> PreparedDataset:

@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from pipeline.data.folder_listing import TABLE, Entry, list_folder
 from pipeline.data.images import Box, ImageFile, Raster, open_image, square_around
 from pipeline.data.mask_values import FOREGROUND
 from pipeline.data.rules import Rejected
-from pipeline.data.sample import Plan, Reject, Sample
+from pipeline.data.sample import Plan, Reject, Sample, recipe_of
 from pipeline.data.splits import Split, assign_splits, drawn_shares
 from pipeline.runs.files import file_sha256
 
@@ -47,11 +47,9 @@ def plan(config: FolderConfig) -> Plan:
     files = {config.root / name for entry in entries for name in (entry.image, entry.mask)}
     if (config.root / TABLE).is_file():
         files.add(config.root / TABLE)
-    choices = asdict(config)
-    del choices["root"]
     return Plan(
         classes=classes,
-        recipe={"version": RECIPE_VERSION, "mask_values": MASK_VALUES, **choices},
+        recipe=recipe_of(config, version=RECIPE_VERSION, mask_values=MASK_VALUES),
         files=sorted(files),
         items=_items(entries, label_of, shares, config.seed),
         load=partial(load_item, root=config.root, image_size=config.image_size, context=config.context),

@@ -1,7 +1,7 @@
 """What every source hands to the writer of prepared data sets: samples, rejects, and the plan that lists them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,6 +54,11 @@ class Reject:
     """One line with the figures that decided."""
     label: int | None = None
     """The class that it would have had, where that is known."""
+
+
+def recipe_of(config: Any, **about: Any) -> dict[str, Any]:
+    """The ``recipe`` of a plan: what is said ``about`` it and the choices of its configuration, but for where the files lie."""
+    return {**about, **{key: value for key, value in asdict(config).items() if key not in ("root", "download")}}
 
 
 Loader = Callable[[Any], list[Sample | Reject]]

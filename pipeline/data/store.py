@@ -18,7 +18,7 @@ from pipeline.data.rejects import RejectLog
 from pipeline.data.sample import Reject, Sample
 from pipeline.data.splits import SPLITS
 from pipeline.errors import DataError
-from pipeline.runs.files import canonical_sha256, file_sha256
+from pipeline.runs.files import canonical_sha256, file_sha256, sync
 
 # Rows are dictionaries until there are this many of them; as columns they take a tenth of the memory.
 ROWS_IN_BLOCK = 4096
@@ -192,11 +192,3 @@ def write_manifest(directory: Path, manifest: dict[str, Any]) -> None:
     manifest = json.loads(json.dumps(manifest))
     path.write_text(json.dumps({**manifest, "checksum": canonical_sha256(manifest)}, indent=1), encoding="utf-8")
     sync(path)
-
-
-def sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

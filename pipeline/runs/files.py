@@ -90,7 +90,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         _remove_left_over(path)
         _write_and_flush(temporary, content)
         os.replace(temporary, path)
-        _flush_directory(path.parent)
+        sync(path.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True) if path.parent.is_dir() else None
         raise RunError(f"{path}: cannot be written: {error.strerror or error}") from error
@@ -121,7 +121,8 @@ def _write_and_flush(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _flush_directory(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have the system write a file or directory to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

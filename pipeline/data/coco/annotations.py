@@ -89,9 +89,7 @@ def read_index(path: Path) -> tuple[list[ImageRecord], list[Category]]:
     images, categories, found = [], [], set()
     with closing(_records(path)) as records:  # ends the progress bar before an error is shown
         for section, position, record in records:
-            if (
-                position >= 0 or section == "annotations"
-            ):  # a file without images tells nothing, and one without objects may be meant
+            if position >= 0 or section == "annotations":  # a file without images tells nothing, one without objects may be meant
                 found.add(section)
             where = f"{path}: {section}[{position}]"
             if position < 0:

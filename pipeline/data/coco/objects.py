@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from jaxtyping import Int
@@ -19,6 +19,7 @@ from pipeline.data.rules import Rejected
 from pipeline.data.sample import Reject, Sample
 from pipeline.data.splits import Split
 
+Found = TypeVar("Found")
 # Boxes are written with two decimals, and some end a fraction of a pixel beyond the image.
 BOX_TOLERANCE = 1.0
 SAME_BOX = 0.9
@@ -163,31 +164,20 @@ def load_image(item: ImageItem, *, config: CocoConfig) -> list[Sample | Reject]:
     """Decode an image once and cut all objects of our classes, in the order of the annotation file."""
     annotations = [Annotation.unpack(packed) for packed in item.annotations]
     names = sample_ids(item.source_file, annotations)
-    found: dict[int, Sample | Checked | Rejected] = {}
+    scene = _Scene(item, [a if name else None for a, name in zip(annotations, names, strict=True)], config)
+    found: list[Sample | Reject] = []
     for index, annotation in enumerate(annotations):
         if annotation.label is not None:
-            found[index] = _checked(annotation, names[index], item, config)
-    if any(isinstance(one, Checked) for one in found.values()):
-        scene = _Scene(item, [a if name else None for a, name in zip(annotations, names, strict=True)], config)
-        found |= {index: scene.cut(index, one, names[index]) for index, one in found.items() if isinstance(one, Checked)}
-    return [_result(item, annotations[index], names[index], one) for index, one in found.items()]
-
-
-def _result(item: ImageItem, annotation: Annotation, name: str, found: "Sample | Checked | Rejected") -> Sample | Reject:
-    if isinstance(found, Sample):
-        return found
-    assert isinstance(found, Rejected)
-    name = name or f"{item.source_file}#{annotation.annotation_id}"
-    return Reject(source_file=item.source_file, item=name, rule=found.rule, detail=found.detail, label=annotation.label)
-
-
-def _checked(annotation: Annotation, name: str, item: ImageItem, config: CocoConfig) -> Checked | Rejected:
-    if not name:
-        return Rejected("repeated-annotation", "the same object stands before it with the same id")
-    try:
-        return check_object(annotation, item.width, item.height, config)
-    except Rejected as error:
-        return error
+            try:
+                if not names[index]:
+                    raise Rejected("repeated-annotation", "the same object stands before it with the same id")
+                checked = check_object(annotation, item.width, item.height, config)
+                found.append(scene.cut(index, annotation.label, checked, names[index]))
+            except Rejected as error:
+                name = names[index] or f"{item.source_file}#{annotation.annotation_id}"
+                about = {"source_file": item.source_file, "item": name, "rule": error.rule, "detail": error.detail}
+                found.append(Reject(**about, label=annotation.label))
+    return found
 
 
 def sample_ids(source_file: str, annotations: list[Annotation]) -> list[str]:
@@ -230,7 +220,7 @@ class _Scene:
         self._item, self._annotations, self._config = item, annotations, config
         self._pictures: dict[int, Raster | Rejected] = {}
 
-    def _picture(self, side: int) -> Raster | Rejected:
+    def _picture(self, side: int) -> Raster:
         """The image decoded as finely as a square of that side needs; what other objects need has no say in it."""
         scale = next(scale for scale in (8, 4, 2, 1) if scale == 1 or side >= 2 * scale * self._config.image_size)
         if scale not in self._pictures:
@@ -238,7 +228,7 @@ class _Scene:
                 self._pictures[scale] = _read(self._config.root, self._item, shrink=2 * scale)
             except Rejected as error:
                 self._pictures[scale] = error
-        return self._pictures[scale]
+        return _unless_rejected(self._pictures[scale])
 
     @cached_property
     def _outlines(self) -> list[Outline | Rejected | None]:
@@ -265,34 +255,28 @@ class _Scene:
             owner[draw(runs, width=self._item.width, height=self._item.height)] = index
         return owner
 
-    def cut(self, index: int, checked: Checked, sample_id: str) -> Sample | Rejected:
-        """The crop of one object, by position, or the rule that its mask breaks."""
-        item, config, annotation = self._item, self._config, self._annotations[index]
+    def cut(self, index: int, label: int, checked: Checked, sample_id: str) -> Sample:
+        """The crop of one object, by position. Raises ``Rejected``."""
+        item, config = self._item, self._config
         left, top, side = square_around(checked.box, context=config.context, width=item.width, height=item.height)
-        image = self._picture(side)
-        if isinstance(image, Rejected):
-            return image
-        outline = self._outlines[index]
-        if isinstance(outline, Rejected):
-            return outline
+        image, outline = self._picture(side), _unless_rejected(self._outlines[index])
         assert outline is not None
-        assert annotation is not None
         assert item.split is not None
         x0, y0, x1, y1 = checked.box
         inside = np.s_[max(math.floor(y0), 0) : math.ceil(y1), max(math.floor(x0), 0) : math.ceil(x1)]
         mask = draw(outline.runs, width=item.width, height=item.height) * np.uint8(255)
         if not mask[inside].any():
-            return Rejected("empty-mask", "no pixel of the outline lies in the box")
+            raise Rejected("empty-mask", "no pixel of the outline lies in the box")
         owner = self._owner[inside]
         overlap = float(((owner >= 0) & (owner != index)).mean())
         if overlap > config.max_overlap:
             what = f"{overlap:.2f} of the box belongs to other objects, at most {config.max_overlap:g} may"
-            return Rejected("overlapped", what)
+            raise Rejected("overlapped", what)
         return Sample(
             sample_id=sample_id,
             source_file=item.source_file,
             group=item.group,
-            label=int(annotation.label or 0),
+            label=label,
             split=item.split,
             box=(float(left), float(top), float(left + side), float(top + side)),
             mask_recipe=outline.recipe,
@@ -300,3 +284,10 @@ class _Scene:
             mask=resize(crop(mask, left, top, side, replicate=False), config.image_size),
             notes=image.notes | checked.notes,
         )
+
+
+def _unless_rejected(found: Found | Rejected) -> Found:
+    """What was found. Raises the ``Rejected`` that was kept in its place."""
+    if isinstance(found, Rejected):
+        raise found
+    return found

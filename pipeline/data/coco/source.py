@@ -2,17 +2,16 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from pipeline.data.coco.annotations import Category, class_labels, identity, read_annotations, read_index
 from pipeline.data.coco.config import CocoConfig
 from pipeline.data.coco.listing import ANNOTATIONS, Listing, annotation_path
 from pipeline.data.coco.objects import ImageItem, load_image
 from pipeline.data.download import Archive, fetch_archive
-from pipeline.data.sample import NO_CLASS, Plan
+from pipeline.data.sample import NO_CLASS, Plan, recipe_of
 from pipeline.data.splits import Split, assign_splits, drawn_shares
 from pipeline.errors import ConfigError, DataError
 
@@ -52,7 +51,10 @@ def plan(config: CocoConfig) -> Plan:
     if not config.parts or (config.classes is not None and not config.classes):
         raise ConfigError(f"data.{'classes' if config.parts else 'parts'} is empty: name at least one")
     if config.download:
-        _fetch_missing(config)
+        needed = {path for part in config.parts for path in (f"{ANNOTATIONS}/{part.annotations}", part.images)}
+        for archive in OFFICIAL_ARCHIVES:
+            if needed & set(archive.provides):
+                fetch_archive(archive, config.root)
     _check_layout(config)
     paths = [annotation_path(config.root, part) for part in config.parts]
     indexes = [read_index(path) for path in paths]
@@ -70,7 +72,7 @@ def plan(config: CocoConfig) -> Plan:
     items = _with_splits(sorted(listing.images, key=lambda image: image.source_file), shares, config.seed)
     return Plan(
         classes=tuple(classes),
-        recipe=_recipe(config),
+        recipe=recipe_of(config, version=RECIPE_VERSION),
         files=paths + [path for item in items if os.path.isfile(path := config.root / item.source_file)],
         items=items if without is None else (),
         load=partial(load_image, config=config),
@@ -92,13 +94,6 @@ def _annotated(paths: Sequence[Path], categories: Sequence[Sequence[Category]]) 
     return classes
 
 
-def _fetch_missing(config: CocoConfig) -> None:
-    needed = {path for part in config.parts for path in (f"{ANNOTATIONS}/{part.annotations}", part.images)}
-    for archive in OFFICIAL_ARCHIVES:
-        if needed & set(archive.provides):
-            fetch_archive(archive, config.root)
-
-
 def _check_layout(config: CocoConfig) -> None:
     if not config.root.is_dir():
         what = "is no folder" if config.root.exists() else "does not exist"
@@ -116,13 +111,6 @@ def _files_there(root: Path) -> str:
     if any(name.endswith("_annotations.coco.json") for name in there):
         return "; it looks like an export of Roboflow: data=roboflow reads that"
     return f"; there are {', '.join(there[:4])}" if there else ""
-
-
-def _recipe(config: CocoConfig) -> dict[str, Any]:
-    choices = asdict(config)
-    for elsewhere in ("root", "download"):  # they decide where the files lie, not what becomes of them
-        del choices[elsewhere]
-    return {"version": RECIPE_VERSION, **choices}
 
 
 def _with_splits(images: list[ImageItem], shares: Mapping[Split, float], seed: int) -> list[ImageItem]:

@@ -4,7 +4,6 @@ import csv
 import math
 import os
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -84,7 +83,9 @@ def read_rows(root: Path, table: Table) -> tuple[list[Row], list[Reject]]:
     """
     records, tree = _read_table(table.path), Tree(table.folder)
     places = [_place(tree, fields) for fields in records]
-    present = _images_in({table.folder, *(place.parent for place in places if place is not None)})
+    folders = {table.folder, *(place.parent for place in places if place is not None)}
+    files = [path for folder in folders if os.path.isdir(folder) for path in sorted(folder.iterdir())]
+    present = {path.with_suffix(""): path for path in files if path.suffix.lower() in image_suffixes()}
     if table.above_images:
         present = {stem: path for stem, path in present.items() if path.parent != table.folder}
     rows: dict[Path, Row] = {}
@@ -114,12 +115,6 @@ def _place(tree: Tree, fields: dict[str, str]) -> Path | None:
     except DataError:
         return None
     return tree.root / name if name.strip(".") else None
-
-
-def _images_in(folders: Iterable[Path]) -> dict[Path, Path]:
-    """Path without ending to path of the images in some folders."""
-    images = [path for folder in folders if os.path.isdir(folder) for path in sorted(folder.iterdir())]
-    return {path.with_suffix(""): path for path in images if path.suffix.lower() in image_suffixes()}
 
 
 def _row(root: Path, table: Table, path: Path, fields: dict[str, str]) -> Row:

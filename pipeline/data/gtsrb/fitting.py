@@ -77,11 +77,6 @@ def _color_of(class_number: int) -> Color | None:
     return "blue" if 33 <= class_number <= 40 else "red"
 
 
-def _has_ring(class_number: int) -> bool:
-    """A red ring around a white field: neither the stop sign nor no-entry, which are red throughout."""
-    return _color_of(class_number) == "red" and class_number not in (14, 17)
-
-
 class _Evidence:
     """What the image says for an outline, for many candidates at once."""
 
@@ -98,7 +93,8 @@ class _Evidence:
         self.edges = [(0.0, 0.0)]
         if self.color is not None:
             self.edges.append((RIM[plain.shape] * self.side + INWARD, 1.0))
-        if _has_ring(class_number):
+        # Around a white field: neither the stop sign nor no-entry, which are red throughout.
+        if self.color == "red" and class_number not in (14, 17):
             self.edges.append((RING[plain.shape] * self.side + INWARD, -1.0))
         shift = 0.8 + 0.015 * self.side
         turn = 0.0 if plain.shape == "circle" else 0.06

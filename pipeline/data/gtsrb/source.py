@@ -5,7 +5,7 @@ The benchmark ships ROI boxes, no masks. Masks come from the shape of the sign, 
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from pipeline.data.gtsrb.shapes import NUM_CLASSES
 from pipeline.data.images import crop, read_picture, resize, square_around
 from pipeline.data.polygons import coverage
 from pipeline.data.rules import Rejected
-from pipeline.data.sample import Plan, Reject, Sample
+from pipeline.data.sample import Plan, Reject, Sample, recipe_of
 from pipeline.data.splits import assign_splits
 from pipeline.errors import ConfigError, DataError, said
 
@@ -77,7 +77,11 @@ def plan(config: GtsrbConfig) -> Plan:
 
     Raises ConfigError (classes) and DataError (files missing or damaged).
     """
-    numbers = _class_numbers(config)
+    numbers = tuple(range(NUM_CLASSES)) if config.classes is None else config.classes
+    if not numbers:
+        raise ConfigError("data.classes is empty: name at least one class, 0 to 42, or null for all")
+    if len(set(numbers)) < len(numbers):
+        raise ConfigError("data.classes names a class twice")
     if config.download:
         _download(config.root)
     if not config.root.is_dir():
@@ -90,22 +94,13 @@ def plan(config: GtsrbConfig) -> Plan:
     without = next((label for label, number in enumerate(numbers) if number not in found), None)
     return Plan(
         classes=tuple(CLASS_NAMES[number] for number in numbers),
-        recipe={"version": RECIPE_VERSION, **{k: v for k, v in asdict(config).items() if k not in ("root", "download")}},
+        recipe=recipe_of(config, version=RECIPE_VERSION),
         files=tables + [config.root / sign.source_file for sign in signs],
         items=_with_splits(signs, config) if without is None else (),
         load=partial(load_sign, config=config, labels={number: label for label, number in enumerate(numbers)}),
         rejects=rejects,
         without_sample=without,
     )
-
-
-def _class_numbers(config: GtsrbConfig) -> tuple[int, ...]:
-    numbers = tuple(range(NUM_CLASSES)) if config.classes is None else config.classes
-    if not numbers:
-        raise ConfigError("data.classes is empty: name at least one class, 0 to 42, or null for all")
-    if len(set(numbers)) < len(numbers):
-        raise ConfigError("data.classes names a class twice")
-    return numbers
 
 
 def _download(root: Path) -> None:
@@ -152,11 +147,12 @@ def load_sign(sign: Sign, *, config: GtsrbConfig, labels: Mapping[int, int]) -> 
     """Read one image, make its mask at the file's resolution, and cut both to the square around the ROI."""
     try:
         image = read_picture(config.root / sign.source_file)
+        height, width = image.shape[:2]
+        if (width, height) != (sign.width, sign.height):
+            sizes = f"the file has {width}x{height} px, its annotation {sign.width}x{sign.height}"
+            raise Rejected("size-mismatch", sizes)
     except Rejected as error:
-        return [_reject(sign, error.rule, error.detail)]
-    height, width = image.shape[:2]
-    if (width, height) != (sign.width, sign.height):
-        return [_reject(sign, "size-mismatch", f"the file has {width}x{height} px, its annotation {sign.width}x{sign.height}")]
+        return [Reject(source_file=sign.source_file, item=sign.sample_id, rule=error.rule, detail=error.detail)]
     mask, recipe = sign_mask(image, sign.roi, sign.class_number, refine=config.refine)
     x1, y1, x2, y2 = sign.roi
     left, top, side = square_around((x1, y1, x2 + 1, y2 + 1), context=config.context, width=width, height=height)
@@ -187,7 +183,3 @@ def sign_mask(
     height, width = image.shape[:2]
     mask = np.rint(coverage(outline.points(), width=width, height=height) * 255).astype(np.uint8)
     return mask, f"{outline.shape}-{'refined' if refined else 'plain'}"
-
-
-def _reject(sign: Sign, rule: str, detail: str) -> Reject:
-    return Reject(source_file=sign.source_file, item=sign.sample_id, rule=rule, detail=detail)
