@@ -135,6 +135,7 @@ def test_larger_balls_are_searched_first_and_left_again() -> None:
     begin, left = begin_l1(score, ball, torch.arange(3), 20)  # type: ignore[arg-type]
     assert left == 8
     assert len(asked) == 2 * (6 + 1)
+    torch.testing.assert_close(asked[0], torch.full_like(asked[0], 6.0), rtol=1e-5, atol=0)  # where noise lies in the largest ball
     largest = torch.stack(asked).amax(dim=1)
     assert largest[:7].max() > 2 * 2.0, "it never left the ball of twice the radius"
     assert (largest[:7] <= 6.0).all()

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -241,6 +241,13 @@ def test_one_group_has_the_range_of_its_values_and_equal_values_no_width() -> No
     for bad in (np.array([]), np.array([0.1, np.inf]), np.array([np.nan, 0.1])):
         with pytest.raises(ValueError, match=r"at least one image|finite"):
             mean_estimate(bad, alone(len(bad)), rng())
+
+
+@given(st.floats(1e-3, 1), st.lists(st.integers(1, 9), min_size=2, max_size=6))
+@example(0.1, [3, 3, 1])  # 0.1 + 0.1 + 0.1 is no 3 * 0.1
+def test_equal_values_have_no_width_whatever_rounding_makes_of_their_sums(value: float, sizes: list[int]) -> None:
+    estimate = mean_estimate(np.full(sum(sizes), value), np.repeat(np.arange(len(sizes)), sizes), rng())
+    assert estimate.low == estimate.value == estimate.high == pytest.approx(value)
 
 
 def test_a_mean_of_grouped_images_is_the_bootstrap_of_sums_over_sizes() -> None:
