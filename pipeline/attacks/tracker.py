@@ -166,6 +166,7 @@ def verdict(system: System, images: Images, labels: Labels, context: MaskContext
     """
     with attacked(system):
         masks, logits = masks_and_logits(system, images, context) if with_masks else (None, system(images, context))
+    logits = logits.as_subclass(Tensor)  # one of somebody else's could give one largest value and name another
     refuse_nan((logits.isnan() | logits.isposinf()).any(dim=1))
     predictions = logits.argmax(dim=1)
     return Verdict(

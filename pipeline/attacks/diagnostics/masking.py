@@ -35,6 +35,7 @@ _MOST = 0.75
 """Share of the images that the context may decide: outlines name some classes too (see the report on silhouettes)."""
 _BY_SEED = 1 / 3
 """Share of the images that take the class of another one with its seed: random masks are drawn by it, and may do so by chance."""
+_GIVEN = ("oracle_masks", "substitutes")
 _MOVED = 0.1  # in [0,1]
 _SHIFTS = ((1, 0), (-1, 0), (0, 1), (0, -1))
 _FEWEST, _LEFT = 8, 1 / 2
@@ -100,7 +101,8 @@ def pixels_decide(batch: AttackBatch) -> Check:
     """With the pixels of an image of another class in place of its own, the context must not name the class all the same.
 
     Masks that are given with the image (the oracle's, other images') may say which class it is, by more than their outline. The
-    seed that belongs to it may say nothing, and change nothing where ``mask_traits`` does not say that it is used.
+    seed that belongs to it may say nothing, and change nothing where ``mask_traits`` does not say that it is used. Masks may change
+    nothing where the system predicts its own: nobody has them when the image arrives.
     """
     name = "pixels decide"
     if batch.context is None or all(part is None for part in batch.context):
@@ -115,17 +117,21 @@ def pixels_decide(batch: AttackBatch) -> Check:
     told = logits_of(replace(batch, context=batch.context._replace(sample_seeds=None if seeds is None else seeds[order])))
     figures = {"kept": share(kept[moved]), "moved_with_context": share(shown[moved])}
     figures["moved_with_seed"] = share((told.argmax(dim=1) == batch.labels[order])[moved])
-    uses_seeds = batch.system.mask_traits.uses_seeds
+    uses_seeds, follows_image = batch.system.mask_traits.uses_seeds, batch.system.mask_traits.follows_image
     figures["by_seed"] = _apart(batch, told, logits_of(batch))
+    inverted = {name: 1 - masks for name in _GIVEN if (masks := getattr(batch.context, name)) is not None and follows_image}
+    others = replace(batch, context=batch.context._replace(**inverted))
+    figures["by_masks"] = _apart(batch, logits_of(others), logits_of(batch))
     finding = f"{figures['kept']:.1%} keep their class when all pixels are those of an image of another class"
     finding += f"; {figures['moved_with_context']:.1%} take that class when only what is given with the image is that image's"
     finding += f", {figures['moved_with_seed']:.1%} when its seed is"
     finding += (
         f"; other seeds move a logit by {figures['by_seed']:.1e}, relative, and are said to play {'a' if uses_seeds else 'no'} part"
     )
+    finding += f"; other masks beside the image, which are said to play no part, by {figures['by_masks']:.1e}" if inverted else ""
     advice = "the class is read from the mask and not from the object: no robustness of these figures is that of a classifier"
     failed = max(figures["kept"], figures["moved_with_context"]) > _MOST or figures["moved_with_seed"] > _BY_SEED
-    failed |= figures["by_seed"] > _ROUNDING and not uses_seeds
+    failed |= figures["by_masks"] > _ROUNDING or (figures["by_seed"] > _ROUNDING and not uses_seeds)
     return judged(name, failed, finding, advice, figures)
 
 

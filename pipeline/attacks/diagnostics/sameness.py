@@ -4,6 +4,8 @@ An attack, its verdict and the deployed system ask in different ways: with gradi
 What differs between them is a place to hide. Each way of asking is compared with asking for all images at once, without gradients.
 """
 
+import datetime
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext, suppress
@@ -219,16 +221,31 @@ def _after_training_mode(batch: AttackBatch) -> Tensor:
     return logits_of(batch)
 
 
+class _Tomorrow(datetime.datetime):
+    @classmethod
+    def now(cls, tz: datetime.tzinfo | None = None) -> "_Tomorrow":
+        return super().now(tz) + datetime.timedelta(seconds=_DAY)
+
+    today = now
+
+
 def _tomorrow(batch: AttackBatch) -> Tensor:
-    """By every clock of the module ``time``."""
-    clocks = {name: getattr(time, name) for name in ("time", "monotonic", "perf_counter")}
+    """By the clocks of the modules ``time`` and ``datetime``, also where the system's own code has imported one by its name."""
+    clocks: dict[int, object] = {id(datetime.datetime): _Tomorrow}
+    for name in ("time", "monotonic", "perf_counter"):
+        clock, ticks = getattr(time, name), getattr(time, f"{name}_ns")
+        clocks |= {id(clock): lambda clock=clock: clock() + _DAY, id(ticks): lambda ticks=ticks: ticks() + _DAY * 10**9}
+    for clock in (time.localtime, time.gmtime):
+        clocks[id(clock)] = lambda *given, clock=clock: clock(*given or (time.time(),))
+    owners = {time, datetime, *(sys.modules.get(type(part).__module__, time) for part in batch.system.modules())}
+    held = [(owner, name, one) for owner in owners for name, one in vars(owner).items() if id(one) in clocks]
     try:
-        for name, clock in clocks.items():
-            setattr(time, name, lambda clock=clock: clock() + _DAY)
+        for owner, name, one in held:
+            setattr(owner, name, clocks[id(one)])
         return logits_of(batch)
     finally:
-        for name, clock in clocks.items():
-            setattr(time, name, clock)
+        for owner, name, one in held:
+            setattr(owner, name, one)
 
 
 def _with_gradients(batch: AttackBatch) -> Tensor:

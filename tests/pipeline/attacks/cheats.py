@@ -1,12 +1,14 @@
 """Systems that look more robust than they are, each by one trick, built around an honest one of a few hundred weights."""
 
 import copy
+import datetime
 import functools
 import hashlib
 import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from time import time_ns
 from typing import Any
 
 import torch
@@ -568,7 +570,6 @@ def detached_twin(system: Tricky, images: Tensor) -> Tensor:
     return (system.honest(images) + system.honest(images.flip(3).detach())) / 2
 
 
-@functools.cache
 def turns_round_in_a_search(system: Tricky, images: Tensor) -> Tensor:
     """From the sixth of a row of small steps on the gradient leads back; every answer is true."""
     if not images.requires_grad:
@@ -798,6 +799,77 @@ def running_mean(system: Tricky, images: Tensor) -> Tensor:
     return system.honest(images - mean.view(1, 3, 1, 1).to(images) + 0.5)
 
 
+def by_the_calendar(system: Tricky, images: Tensor) -> Tensor:
+    """Noise that is another every hour."""
+    return _noisy(system, images, datetime.datetime.now().hour)
+
+
+def by_a_clock_with_a_name(system: Tricky, images: Tensor) -> Tensor:
+    """Noise that is another every minute, by a clock that no other module can exchange."""
+    return _noisy(system, images, time_ns() // 60_000_000_000)
+
+
+def _noisy(system: Tricky, images: Tensor, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return system.honest(images + 0.1 * torch.randn(images[0].shape, generator=generator).to(images))
+
+
+def crosstalk_of_gradients(system: Tricky, images: Tensor) -> Tensor:
+    """Each image gets twice its neighbor's gradient beside its own."""
+    return system.honest(_Backwards.apply(images, lambda slope: slope + 2 * slope.roll(1, 0) * (len(slope) > 1)))
+
+
+def sluggish_gradients(system: Tricky, images: Tensor) -> Tensor:
+    """Mostly those of the last time."""
+
+    def mixed(slope: Tensor) -> Tensor:
+        last = system.__dict__.get("slope", slope)
+        system.__dict__["slope"] = slope.clone()
+        return slope if last.shape != slope.shape else 0.2 * slope + 0.8 * last.to(slope)
+
+    return system.honest(_Backwards.apply(images, mixed))
+
+
+class _LinearBackwards(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        del ctx
+        return values.relu()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        del ctx
+        return gradients[0]
+
+
+def linear_backwards(system: Tricky, images: Tensor) -> Tensor:
+    """ReLUs that pass every gradient."""
+    values = images
+    for layer in system.honest[0]:
+        values = _LinearBackwards.apply(values) if isinstance(layer, nn.ReLU) else layer(values)
+    return system.honest[1](values)
+
+
+def cancelled_pixels(system: Tricky, images: Tensor) -> Tensor:
+    """A large constant goes and takes the last digits with it, which no gradient sees."""
+    return system.honest((images + 2.0**17) - 2.0**17)
+
+
+def equalized(system: Tricky, images: Tensor) -> Tensor:
+    """Each color by its rank, passed off as itself."""
+    values = images.flatten(2)
+    ranks = values.argsort(dim=2).argsort(dim=2).to(images) / values.shape[2]
+    return system.honest((values + (ranks - values).detach()).view(images.shape))
+
+
+def overwrites_images(system: Tricky, images: Tensor) -> Tensor:
+    """Puts the known image in the place of the one that it is given."""
+    known, (_, near) = _known_images(images)[_nearest(images)], _nearest_label(images)
+    images.data.copy_(torch.where(near.view(-1, 1, 1, 1), known, images.detach()))
+    return system.honest(images)
+
+
+@functools.cache
 def _known() -> tuple[Tensor, Tensor]:
     batch = honest_batch()
     return batch.images, batch.labels
@@ -1141,6 +1213,21 @@ class OpaqueWhereSure(TwoStage):
 
     def masked_images(self, images: Tensor, masks: Tensor, context: MaskContext | None = None) -> Tensor:
         return super().masked_images(torch.where(masks.detach() > 0.5, images.detach(), images), masks, context)
+
+
+class OracleInside(TwoStage):
+    """Shows the mask that it predicts, and looks through the one that is given with the image as well."""
+
+    part = 1.0
+
+    def classify(self, images: Tensor, masks: Tensor, context: MaskContext | None = None) -> Tensor:
+        assert context is not None
+        assert context.oracle_masks is not None
+        return super().classify(images, masks * (1 - self.part + self.part * context.oracle_masks), context)
+
+
+class OracleFaintlyInside(OracleInside):
+    part = 0.1
 
 
 class RaisedBySeed(LabelInMask):

@@ -256,6 +256,14 @@ FULL = {
     "moved_pixels_without_gradient": "gradients against differences",
     "smoothed_surrogate": "gradients against differences",
     "running_mean": "repeated calls",
+    "by_the_calendar": "repeated calls",
+    "by_a_clock_with_a_name": "repeated calls",
+    "crosstalk_of_gradients": "gradient invariance",
+    "sluggish_gradients": "gradient invariance",
+    "linear_backwards": "gradients against differences",
+    "cancelled_pixels": "gradients against differences",
+    "equalized": "gradients against differences",
+    "overwrites_images": "gradients against differences",
 }
 
 
@@ -370,6 +378,14 @@ WEAK = [
     ("near_the_boundary", "moved_pixels_without_gradient", "gradients against differences"),
     ("by_half", "smoothed_surrogate", "gradients against differences"),
     ("on_some_classes", "running_mean", "repeated calls"),
+    ("near_the_boundary", "by_the_calendar", "repeated calls"),
+    ("on_some_classes", "by_a_clock_with_a_name", "repeated calls"),
+    ("near_the_boundary", "crosstalk_of_gradients", "gradient invariance"),
+    ("on_some_classes", "sluggish_gradients", "gradient invariance"),
+    ("by_half", "linear_backwards", "gradients against differences"),
+    ("on_some_classes", "cancelled_pixels", "gradients against differences"),
+    ("by_half", "equalized", "gradients against differences"),
+    ("by_half", "overwrites_images", "gradients against differences"),
 ]
 
 
@@ -514,6 +530,8 @@ def test_every_cheat_has_a_weak_form() -> None:
         ("FarsightedSegmenter", MaskSource.LEARNED_HARD, "gradients against differences"),
         ("MaskOfBatch", MaskSource.LEARNED, "batch invariance"),
         ("OpaqueWhereSure", MaskSource.LEARNED, "zero gradients, pixel path"),
+        ("OracleInside", MaskSource.LEARNED, "pixels decide"),
+        ("OracleFaintlyInside", MaskSource.LEARNED, "pixels decide"),
     ],
 )
 def test_a_cheat_with_its_mask_fails_the_check_that_is_there_for_it(

@@ -1,12 +1,13 @@
 """Success is judged apart from search."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.attacks.objectives import scores_without_gradients
 from pipeline.attacks.pgd import pgd_linf
@@ -15,7 +16,7 @@ from pipeline.attacks.start import AttackBatch, clean_logits
 from pipeline.attacks.tracker import BestPoint, MarginObjective, verdict
 from pipeline.attacks.two_stage import GuideMasks, SystemObjective, mask_targets
 from pipeline.masks.config import MaskSource
-from pipeline.system import TwoStage
+from pipeline.system import TwoStage, as_system
 
 
 class Opposed:
@@ -84,6 +85,30 @@ def test_a_verdict_is_what_the_system_says_in_eval_mode(
     assert torch.equal(scored.predictions, labels)
     assert scored.misclassified.all()
     assert not verdict(system, images, labels, context).misclassified.any()
+
+
+class Lying(Tensor):
+    """Names the first class, whatever it holds."""
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = super().__torch_function__(function, types, args, kwargs)
+        return torch.zeros_like(found) if function is Tensor.argmax else found
+
+
+class Liar(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        return images.amax(dim=(2, 3)).as_subclass(Lying)
+
+
+def test_logits_are_what_they_hold() -> None:
+    images = torch.rand(8, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    highest = torch.from_numpy(images.numpy().max(axis=(2, 3)).argmax(axis=1))
+    assert (Liar()(images).argmax(dim=1) == 0).all()
+    found = verdict(as_system(Liar()), images, highest, None)
+    assert torch.equal(found.predictions, highest)
+    assert highest.any()
+    assert not found.misclassified.any()
 
 
 def test_nan_logits_have_no_verdict(make_system: Callable[..., TwoStage], make_batch: Callable[..., tuple]) -> None:
