@@ -10,7 +10,7 @@ from pipeline.reporting.figures import Figures
 from pipeline.reporting.metrics import MASK_AREA
 from pipeline.reporting.panel import Panel
 from pipeline.reporting.section import Section
-from pipeline.reporting.table import Cell, Column, Row, Table, make_table, numbers
+from pipeline.reporting.table import Cell, Column, Table, make_table, numbers
 
 TITLE = "How much background does it take?"
 _INTRO = (
@@ -31,9 +31,11 @@ def background_section(runs: Mapping[str, tuple[Study, Figures]]) -> Section | N
     points: dict[str, list[tuple[str, float, Comparison]]] = {}
     for name in shown:
         for answer in gains[name]:
-            assert answer.oracle_none is not None
-            share = _background(runs[name][1], answer.oracle_none)
-            points.setdefault(answer.classifier_objective, []).append((name, share, answer.oracle_none))
+            gain = answer.oracle_none
+            assert gain is not None
+            oracle = next(one for one in runs[name][1].of_role("main") if one.condition == gain.first)
+            share = 1 - oracle.at(MASK_AREA, 0.0).value  # of the image outside the oracle's masks, on the images that were attacked
+            points.setdefault(answer.classifier_objective, []).append((name, share, gain))
     return Section(
         name="background",
         title=TITLE,
@@ -48,12 +50,6 @@ def _context(study: Study) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
-def _background(found: Figures, comparison: Comparison) -> float:
-    """Mean share of the image outside the oracle's masks, 0 to 1, on the images that were attacked."""
-    oracle = next(one for one in found.of_role("main") if one.condition == comparison.first)
-    return 1 - oracle.at(MASK_AREA, 0.0).value
-
-
 def _panel(objective: str, of_runs: list[tuple[str, float, Comparison]]) -> Panel:
     values: list[tuple[float, Estimate]] = [(share, comparison.difference) for _, share, comparison in of_runs]
     return plots.gains(
@@ -62,12 +58,11 @@ def _panel(objective: str, of_runs: list[tuple[str, float, Comparison]]) -> Pane
 
 
 def _table(points: Mapping[str, list[tuple[str, float, Comparison]]], margins: Mapping[str, float]) -> Table:
-    groups: dict[str, list[Row]] = {}
-    tidy = []
+    rows, tidy = [], []
     for objective, of_runs in points.items():
         for name, share, comparison in of_runs:
             cells = (Cell(name), Cell(f"{margins[name]:g}"), Cell(f"{100 * share:.1f}"))
-            groups.setdefault(wording.classifier(objective), []).append((*cells, *tables.comparison_cells(comparison)))
+            rows.append((wording.classifier(objective), (*cells, *tables.comparison_cells(comparison))))
             tidy.append({"run": name, "context": margins[name], "background": share, **tables.comparison_tidy(comparison)})
     named = (Column("Run"), numbers("data.context"), numbers("Background", "% of the image"))
     return make_table(
@@ -75,6 +70,6 @@ def _table(points: Mapping[str, list[tuple[str, float, Comparison]]], margins: M
         title=TITLE,
         caption="Oracle minus none at the primary epsilon of each run; p is corrected within its run.",
         columns=(*named, *tables.COMPARISON_COLUMNS),
-        rows=groups,
+        rows=rows,
         tidy=tidy,
     )

@@ -98,12 +98,12 @@ def _panels(study: Study, found: Figures, calibrated: dict[Condition, dict[float
 
 
 def _errors(study: Study, calibrated: dict[Condition, dict[float, _Calibration]]) -> Table:
-    groups: dict[str, list[Row]] = {}
+    rows: list[tuple[str, Row]] = []
     for condition, by_epsilon in calibrated.items():
         cells = [Cell(condition.tested), Cell(condition.trained)]
         for one in by_epsilon.values():
             cells += [Cell(f"{100 * one.error:.1f}"), Cell(f"{100 * one.by_chance:.1f}"), points_cell(one.too_sure)]
-        groups.setdefault(wording.heading(condition), []).append(tuple(cells))
+        rows.append((wording.heading(condition), tuple(cells)))
     columns = [
         numbers(label, wording.epsilon_or_clean(epsilon))
         for epsilon in (0.0, study.primary_epsilon)
@@ -114,7 +114,7 @@ def _errors(study: Study, calibrated: dict[Condition, dict[float, _Calibration]]
         title="Calibration",
         caption=f"{_CAPTION} {wording.pooling_text(study)}",
         columns=(*MASK_COLUMNS, *columns),
-        rows=groups,
+        rows=rows,
         tidy=_tidy(calibrated),
     )
 
@@ -128,14 +128,14 @@ def _tidy(calibrated: dict[Condition, dict[float, _Calibration]]) -> Iterator[di
 
 
 def _bins(calibrated: dict[Condition, dict[float, _Calibration]]) -> Table:
-    rows: dict[str, list[Row]] = {}
+    rows: list[tuple[str, Row]] = []
     tidy: list[dict[str, object]] = []
     for condition, by_epsilon in calibrated.items():
         for epsilon, one in by_epsilon.items():
             heading = f"{wording.system_text(condition)}, {wording.epsilon_or_clean(epsilon)}"
             for each in one.bins:
                 span, confidence = Cell(f"{100 * each.low:.1f} to {100 * each.high:.1f}"), Cell(f"{100 * each.confidence:.1f}")
-                rows.setdefault(heading, []).append((span, Cell(str(each.right.n)), confidence, share_cell(each.right)))
+                rows.append((heading, (span, Cell(str(each.right.n)), confidence, share_cell(each.right))))
                 figures = {"right": each.right.value, "right_low": each.right.low, "right_high": each.right.high}
                 ends = {"above": each.low, "up_to": each.high, "n": each.right.n, "confidence": each.confidence}
                 tidy.append({**condition.columns, "epsilon": epsilon, **ends, **figures})

@@ -76,7 +76,7 @@ def _by_class(arms: list[Arm], epsilon: float, *, confidence: float = CONFIDENCE
 
 
 def _worst(study: Study, found: Found) -> Table:
-    groups: dict[str, list[Row]] = {}
+    rows: list[tuple[str, Row]] = []
     tidy: list[dict[str, object]] = []
     for condition, by_epsilon in found.items():
         cells = [Cell(condition.tested), Cell(condition.trained)]
@@ -87,7 +87,7 @@ def _worst(study: Study, found: Found) -> Table:
             about = {"worst_class": worst.name, "all_alike": worst.all_alike, "measure": ACCURACY.measure}
             figures = {**about, **tidy_estimate(worst.at_once), "classes": len(by_class)}
             tidy.append({**condition.columns, "epsilon": epsilon, **figures})
-        groups.setdefault(wording.heading(condition), []).append(tuple(cells))
+        rows.append((wording.heading(condition), tuple(cells)))
     columns = list(MASK_COLUMNS)
     for where in map(wording.epsilon_or_clean, (0.0, study.primary_epsilon)):
         columns += [
@@ -102,7 +102,7 @@ def _worst(study: Study, found: Found) -> Table:
         "confidence (Bonferroni), and the mean over classes, each counted alike however many images it has. "
         + wording.pooling_text(study),
         columns=columns,
-        rows=groups,
+        rows=rows,
         tidy=tidy,
     )
 
@@ -110,7 +110,7 @@ def _worst(study: Study, found: Found) -> Table:
 def _every(study: Study, heading: str, found: Found) -> Table:
     first, by_epsilon = next(iter(found.items()))
     rows = [
-        (Cell(name), Cell(str(clean.n)), *(share_cell(one[study.primary_epsilon][0][name]) for one in found.values()))
+        ("", (Cell(name), Cell(str(clean.n)), *(share_cell(one[study.primary_epsilon][0][name]) for one in found.values())))
         for name, clean in by_epsilon[0.0][0].items()
     ]
     return make_table(
@@ -119,7 +119,7 @@ def _every(study: Study, heading: str, found: Found) -> Table:
         caption=f"Robust accuracy at {epsilon_text(study.primary_epsilon)} in percent with 95 % interval, by class and by masks in "
         f"testing. {wording.pooling_text(study)}",
         columns=(Column("Class"), numbers("n", "images"), *(numbers(one.tested, f"trained with {one.trained}") for one in found)),
-        rows={"": rows},
+        rows=rows,
         tidy=(
             {**condition.columns, "class": name, "epsilon": epsilon, "measure": ACCURACY.measure, **tidy_estimate(one)}
             for condition, by_epsilon in found.items()

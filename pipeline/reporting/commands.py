@@ -6,14 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from pipeline.errors import RunError, writing
 from pipeline.reporting.config import ReportConfig
 from pipeline.reporting.document import Document, compose
-from pipeline.reporting.html import render
+from pipeline.reporting.gallery import OUTCOMES
+from pipeline.reporting.panel import themed
 from pipeline.reporting.reading import read_study
 from pipeline.reporting.side_by_side import compose_runs
 from pipeline.reporting.table import to_csv, to_latex
-from pipeline.reporting.templating import latex
+from pipeline.reporting.templating import latex, page
 from pipeline.reporting.wording import system_text
 from pipeline.runs.replacing import new_directory
 from pipeline.terminal import colored
@@ -58,6 +61,19 @@ def files(document: Document) -> dict[str, bytes]:
         contents |= {f"figures/{panel.name}.svg": panel.svg, f"figures/{panel.name}.pdf": panel.pdf}
     marker = {"format": FORMAT, "command": "report", "run": document.title, "files": sorted(contents)}
     return contents | {MARKER: (json.dumps(marker, indent=2) + "\n").encode()}
+
+
+def render(document: Document) -> str:
+    """The page: one file that opens offline, runs no script and loads nothing. What comes from data is text, never markup."""
+    environment = page()
+    environment.filters["system"] = system_text
+    environment.filters["figure"] = lambda panel: Markup(themed(panel))  # matplotlib has escaped the text inside
+    outcomes = [(outcome.value, text) for outcome, text in OUTCOMES.items()]
+    style = environment.get_template("style.css").render(
+        outcomes=[name for name, _ in outcomes], num_systems=len(document.gallery.systems) if document.gallery else 0
+    )
+    # Our own file; nothing from data goes into it.
+    return environment.get_template("index.html").render(document=document, outcomes=outcomes, style=Markup(style))
 
 
 def quotable(document: Document) -> dict[str, bytes]:

@@ -128,21 +128,15 @@ def compared_with_own(study: Study) -> list[Comparison]:
 
 
 def families(pairs: Sequence[tuple[str, list[Arm], list[Arm]]], epsilons: Iterable[float]) -> list[Comparison]:
-    """Pairs of systems, compared at each epsilon by themselves. A pair without a seed in common is left out."""
+    """Pairs of systems, compared at each epsilon by themselves: with Holm's correction, and what each would have shown under it. A
+    pair without a seed in common is left out."""
     found = []
     for epsilon in epsilons:
         family = [_compare_systems(name, first, second, epsilon) for name, first, second in pairs]
-        found += _corrected([one for one in family if one is not None])
+        kept = [one for one in family if one is not None]
+        for one, adjusted in zip(kept, holm([one.p_value for one in kept]), strict=True):
+            found.append(replace(one, adjusted=adjusted, detectable=_detectable(one.by_seed, len(kept))))
     return found
-
-
-def _corrected(family: Sequence[Comparison]) -> list[Comparison]:
-    """The comparisons of one family with Holm's correction, and what each would have shown under it."""
-    adjusted = holm([comparison.p_value for comparison in family])
-    return [
-        replace(comparison, adjusted=p_value, detectable=_detectable(comparison.by_seed, len(family)))
-        for comparison, p_value in zip(family, adjusted, strict=True)
-    ]
 
 
 def answered(objective: str, comparisons: Sequence[Comparison]) -> Answer:
@@ -192,24 +186,20 @@ def _compare_systems(name: str, first: list[Arm], second: list[Arm], epsilon: fl
     differences = ours.astype(np.float64) - theirs
     rng = generator(f"{name} {first[0].condition.draws} {second[0].condition.draws} {epsilon}")
     alone = len(seeds) == 1 or np.ptp(differences) == 0
+    agree = len({np.sign(one.difference.value) for one in by_seed}) == 1
     return Comparison(
         name=name,
         first=first[0].condition,
         second=second[0].condition,
         epsilon=epsilon,
         difference=by_seed[0].difference if alone else pooled_over_seeds(differences, groups, rng),
-        p_value=_under_every_seed(by_seed),
+        p_value=max(one.p_value for one in by_seed) if agree else 1.0,
         adjusted=1.0,
         detectable=None,
         by_seed=by_seed,
         first_value=float(ours.mean()),
         second_value=float(theirs.mean()),
     )
-
-
-def _under_every_seed(by_seed: Sequence[PairedComparison]) -> float:
-    signs = {np.sign(comparison.difference.value) for comparison in by_seed}
-    return max(comparison.p_value for comparison in by_seed) if len(signs) == 1 else 1.0
 
 
 def _detectable(by_seed: Sequence[PairedComparison], family: int) -> float | None:

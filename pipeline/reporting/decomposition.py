@@ -12,10 +12,10 @@ from pipeline.evaluation.summary import epsilon_text
 from pipeline.reporting import wording
 from pipeline.reporting.data import Condition, Study
 from pipeline.reporting.figures import share
-from pipeline.reporting.panel import LOOKS, Panel
+from pipeline.reporting.panel import LOOKS
 from pipeline.reporting.plots import bars
 from pipeline.reporting.section import Section
-from pipeline.reporting.table import Cell, Column, Row, Table, make_table, numbers, share_cell, tidy_estimate
+from pipeline.reporting.table import Cell, Column, Table, make_table, numbers, share_cell, tidy_estimate
 from pipeline.reporting.tables import MASK_COLUMNS
 
 LOST = {
@@ -32,6 +32,9 @@ _PATHS = {"both_attack_robust": "both", "pixels_attack_robust": "the pixels only
 
 _ARMS = {"oracle_arm_robust": "oracle_robust", "arm_robust": "robust"}
 """Robust accuracy of the two arms by its name as a measure, which is not that of an attribution, and its column."""
+
+Shares = dict[Condition, dict[float, dict[str, Estimate]]]
+"""By arm, epsilon and measure."""
 
 _KEY = ["classifier_objective", "segmenter_objective", "train_masks", "test_masks"]
 
@@ -58,7 +61,16 @@ def decomposition_section(study: Study) -> Section:
         title=title,
         intro=intro + (" Where the oracle's classifier was trained with other masks, the classifier differs too." if other else ""),
         warning=_overlooked(rows),
-        panels=tuple(_panel(number, key, values[epsilon]) for number, (key, values) in enumerate(figures.items(), start=1)),
+        panels=tuple(
+            bars(
+                f"decomposition-{number}",
+                wording.system_text(key),
+                [(text, values[epsilon][each.value]) for each, text in LOST.items()],
+                xlabel="lost (% of all images)",
+                color=LOOKS["learned"].color,
+            )
+            for number, (key, values) in enumerate(figures.items(), start=1)
+        ),
         tables=(_table(study, figures, parts), _paths_table(study, figures)),
     )
 
@@ -74,7 +86,7 @@ def silhouette_section(study: Study) -> Section:
     for entry in study.silhouette:
         estimate = wilson(round(entry["accuracy"] * entry["n"]), entry["n"])
         seed, split = entry["seed"], entry["split"]
-        rows.append((Cell(f"seed {seed}"), Cell(str(split)), share_cell(estimate), Cell(str(estimate.n))))
+        rows.append(("", (Cell(f"seed {seed}"), Cell(str(split)), share_cell(estimate), Cell(str(estimate.n)))))
         tidy.append({"seed": seed, "split": split, **tidy_estimate(estimate)})
     units = wording.units(study)
     too_narrow = "" if units == "images" else f" It takes images for independent, not {units}: too narrow."
@@ -83,7 +95,7 @@ def silhouette_section(study: Study) -> Section:
         title=title,
         caption=f"Accuracy on all clean masks of the split, with 95 % Wilson interval.{too_narrow}",
         columns=(Column("Training"), Column("Split"), numbers("Accuracy", "%"), numbers("n", "images")),
-        rows={"": rows},
+        rows=rows,
         tidy=pl.DataFrame(tidy).drop("groups"),
     )
     return Section(name="silhouette", title=title, intro=intro, tables=(table,))
@@ -122,73 +134,45 @@ def _overlooked(rows: pl.DataFrame) -> str | None:
     return f"Attacks of this section misclassify images that the suite left, so robust accuracy is at most: {arms}."
 
 
-def _panel(number: int, key: Condition, values: dict[str, Estimate]) -> Panel:
-    return bars(
-        f"decomposition-{number}",
-        wording.system_text(key),
-        [(text, values[each.value]) for each, text in LOST.items()],
-        xlabel="lost (% of all images)",
-        color=LOOKS["learned"].color,
-    )
-
-
-def _table(study: Study, figures: dict[Condition, dict[float, dict[str, Estimate]]], parts: dict[Condition, pl.DataFrame]) -> Table:
+def _table(study: Study, figures: Shares, parts: dict[Condition, pl.DataFrame]) -> Table:
     measures = {"oracle_arm_robust": "Robust with oracle", "arm_robust": "Robust with learned"}
     measures |= {each.value: f"Lost {text}" for each, text in LOST.items()} | {Attribution.GAINED.value: "Gained"}
-    trained = {key: Cell(key.trained, _other_training(part)) for key, part in parts.items()}
-    return _measured(
-        study,
-        figures,
-        trained,
-        measures,
-        name="decomposition",
+    oracles = {key: part["oracle_train_masks"][0] for key, part in parts.items()}
+    trained = {key: Cell(key.trained, "" if of == key.train_masks else f"the oracle's arm: {of}") for key, of in oracles.items()}
+    return make_table(
+        "decomposition",
         title="Where did the robustness go?",
         caption=f"In percent of all images, with 95 % interval, at {epsilon_text(study.primary_epsilon)}. "
         "Robust: under the whole suite.",
+        **_measured(study, figures, trained, measures),
     )
 
 
-def _paths_table(study: Study, figures: dict[Condition, dict[float, dict[str, Estimate]]]) -> Table:
+def _paths_table(study: Study, figures: Shares) -> Table:
     steps = ((study.about.get("config") or {}).get("decomposition") or {}).get("num_steps")
     budget = f"{steps} steps" if steps else "as many steps"
-    return _measured(
-        study,
-        figures,
-        {key: Cell(key.trained) for key in figures},
-        {name: f"Gradient through {path}" for name, path in _PATHS.items()},
-        name="decomposition-paths",
+    trained = {key: Cell(key.trained) for key in figures}
+    return make_table(
+        "decomposition-paths",
         title="One attack, three gradients",
         caption=f"Images robust at {epsilon_text(study.primary_epsilon)} under one attack (Auto-PGD on the margin, {budget}), "
         "by what its gradient goes through, in percent with 95 % interval. Whichever it is, the mask still follows the attacked "
         "image.",
+        **_measured(study, figures, trained, {name: f"Gradient through {path}" for name, path in _PATHS.items()}),
     )
 
 
-def _other_training(part: pl.DataFrame) -> str:
-    other = part["oracle_train_masks"][0]
-    return f"the oracle's arm: {other}" if other != part["train_masks"][0] else ""
-
-
-def _measured(
-    study: Study,
-    figures: dict[Condition, dict[float, dict[str, Estimate]]],
-    trained: dict[Condition, Cell],
-    measures: dict[str, str],
-    *,
-    name: str,
-    title: str,
-    caption: str,
-) -> Table:
-    """Some measures of every arm at the headline's epsilon. The figures for programs are those of all attributions and epsilons."""
-    groups: dict[str, list[Row]] = {}
-    tidy: list[dict[str, Any]] = []
+def _measured(study: Study, figures: Shares, trained: dict[Condition, Cell], measures: dict[str, str]) -> dict[str, Any]:
+    """Columns and rows of some measures of every arm at the headline's epsilon. The figures for programs are those of all
+    attributions and epsilons."""
+    rows, tidy = [], list[dict[str, Any]]()
     kept = {*measures, *(each.value for each in Attribution)} if Attribution.GAINED.value in measures else set(measures)
     for key, by_epsilon in figures.items():
         values = by_epsilon[study.primary_epsilon]
         row = (Cell(key.tested), trained[key], *(share_cell(values[one]) for one in measures))
-        groups.setdefault(wording.classifier(key.classifier_objective), []).append(row)
+        rows.append((wording.classifier(key.classifier_objective), row))
         for at, estimates in by_epsilon.items():
             about = {**{one: getattr(key, one) for one in _KEY}, "epsilon": at}
             tidy += [{**about, "measure": one, **tidy_estimate(value)} for one, value in estimates.items() if one in kept]
     columns = (*MASK_COLUMNS, *(numbers(label, "%") for label in measures.values()))
-    return make_table(name, title=title, caption=caption, columns=columns, rows=groups, tidy=tidy)
+    return {"columns": columns, "rows": rows, "tidy": tidy}

@@ -10,7 +10,7 @@ from pipeline.reporting.data import Study
 from pipeline.reporting.panel import LOOKS
 from pipeline.reporting.plots import bars
 from pipeline.reporting.section import Section
-from pipeline.reporting.table import Cell, Column, Row, Table, make_table, numbers, share_cell
+from pipeline.reporting.table import Cell, Column, Table, make_table, numbers, share_cell
 
 TITLE = "Why does the oracle help?"
 LABELS = {
@@ -71,10 +71,11 @@ def _figures(study: Study) -> dict[str, dict[str, Estimate]]:
 def _table(
     study: Study, figures: dict[str, dict[str, Estimate]], parts: tuple[str, ...], *, name: str, title: str, unit: str
 ) -> Table:
-    rows: dict[str, list[Row]] = {
-        wording.classifier(objective): [(Cell(LABELS[part]), share_cell(values[part]), Cell(str(values[part].n))) for part in parts]
+    rows = [
+        (wording.classifier(objective), (Cell(LABELS[part]), share_cell(values[part]), Cell(str(values[part].n))))
         for objective, values in figures.items()
-    }
+        for part in parts
+    ]
     tidy = [vars(entry) for entry in study.gain or () if entry.part in parts]
     return make_table(
         name,

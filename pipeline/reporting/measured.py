@@ -9,18 +9,20 @@ from pathlib import Path
 import polars as pl
 
 from pipeline.attacks.measurement import Claim
-from pipeline.evaluation.examples import read_examples
+from pipeline.evaluation.examples import Example, read_examples
 from pipeline.evaluation.measured import MEASURED, Figure, MeasurementReport, mean_corruption_error
 from pipeline.evaluation.measuring import read_observations
 from pipeline.reporting import wording
 from pipeline.reporting.data import Arm, Study
-from pipeline.reporting.examples import example_pictures
+from pipeline.reporting.gallery import Picture
 from pipeline.reporting.section import Section
 from pipeline.reporting.table import Cell, Column, Row, Table, make_table, numbers
 from pipeline.reporting.threats import THREATS
 
 _CLAIMS = {Claim.ACCURACY: "accuracy", Claim.UPPER_ESTIMATE: "upper estimate", Claim.LOWER_BOUND: "lower bound"}
 _ERROR = "mean corruption error"
+_MANY = 6
+"""Conditions beyond which the image itself and the mask are left out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +69,7 @@ def measured_sections(runs: Mapping[str, Study]) -> tuple[Section, ...]:
             if of_kind == kind
         }
         title, intro = THREATS[kind]
-        pictures = example_pictures([one for one in examples if one.kind == kind])
+        pictures = _example_pictures([one for one in examples if one.kind == kind])
         if pictures and shown is not None:
             intro = f"{intro} The pictures are of {wording.system_text(shown.condition)}."
         alike = Counter(name for name, _ in kinds)
@@ -106,14 +108,14 @@ def _table(name: str, systems: Sequence[_System], errors: Mapping[Path, float]) 
     means = ("clean", "all corruptions")  # of corruptions the page shows these alone
     shown = [one for one in systems[0].figures if one.threat != "corruption" or one.label.startswith(means)]
     columns = [numbers(figure.label, _CLAIMS[figure.claim]) for figure in shown]
-    rows: dict[str, list[Row]] = {}
+    rows: list[tuple[str, Row]] = []
     for system in systems:
         by_label, arm = {figure.label: figure for figure in system.figures}, system.arm
         row = [Cell(f"{arm.condition.masks}, seed {arm.seed}")]
         row += [_cell(by_label[figure.label]) if figure.label in by_label else Cell("") for figure in shown]
         if errors:
             row.append(Cell(f"{errors[arm.path]:.2f}" if arm.path in errors else ""))
-        rows.setdefault(system.heading, []).append(tuple(row))
+        rows.append((system.heading, tuple(row)))
     against = [numbers(_ERROR, "of none's")] if errors else []
     return make_table(
         f"measured-{wording.slug(name)}",
@@ -144,3 +146,28 @@ def _tidy(system: _System, error: float | None) -> pl.DataFrame:
         found.append((_ERROR, Claim.ACCURACY, "ratio", value))
     rows = [{**about, "figure": label, "claim": claim.value, "unit": unit, **value} for label, claim, unit, value in found]
     return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def _example_pictures(examples: Sequence[Example]) -> tuple[Picture, ...]:
+    """Of every condition at its largest level: the image, what was shown in its place, and the mask it was seen through."""
+    strongest: dict[tuple[str, str], Example] = {}
+    for one in examples:
+        other = strongest.get((one.measurement, one.condition))
+        if other is None or one.level >= other.level:
+            strongest[one.measurement, one.condition] = one
+    pictures: list[Picture] = []
+    for one in strongest.values():
+        pictures += _pictures(one, alone=len(strongest) > _MANY)
+    return tuple(pictures)
+
+
+def _pictures(one: Example, *, alone: bool) -> list[Picture]:
+    what = f"{one.measurement}, {one.condition}{f' {one.level:g}' if one.level else ''}"
+    said = one.prediction or "no answer"
+    sample = f"image {one.sample_id} of class {one.label}"
+    shown = Picture.of(f"{what}: {said}", one.shown, f"The {sample} under {what}, classified as {said}")
+    if alone:
+        return [shown]
+    clean = Picture.of(f"{one.label}, as it is", one.image, f"The {sample} as it is")
+    mask = Picture.of("seen through", one.mask, f"Mask that the {sample} is seen through under {what}")
+    return [clean, shown, mask]

@@ -6,7 +6,7 @@ from pipeline.reporting import tables, wording
 from pipeline.reporting.comparisons import Comparison, compared_with_own
 from pipeline.reporting.data import Study
 from pipeline.reporting.section import Section
-from pipeline.reporting.table import Cell, Column, Row, Table, make_table
+from pipeline.reporting.table import Cell, Column, Table, make_table
 from pipeline.reporting.trust import Failure
 
 _INTRO = (
@@ -32,10 +32,6 @@ def own_section(study: Study, failed: Sequence[Failure]) -> tuple[Section, ...]:
 
 
 def _table(found: Sequence[Comparison]) -> Table:
-    groups: dict[str, list[Row]] = {}
-    for one in found:
-        row = (Cell(one.name, _other(one)), *tables.comparison_cells(one))
-        groups.setdefault(wording.heading(one.first), []).append(row)
     tidy = [{**tables.comparison_tidy(one), "second_classifier_objective": one.second.classifier_objective} for one in found]
     return make_table(
         "own-systems",
@@ -43,7 +39,7 @@ def _table(found: Sequence[Comparison]) -> Table:
         caption="Differences of robust accuracy on the same images, with p corrected by Holm over all of these at one epsilon, "
         "apart from the comparisons of the answer.",
         columns=(Column("Difference"), *tables.COMPARISON_COLUMNS),
-        rows=groups,
+        rows=((wording.heading(one.first), (Cell(one.name, _other(one)), *tables.comparison_cells(one))) for one in found),
         tidy=tidy,
     )
 

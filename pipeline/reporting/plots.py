@@ -21,7 +21,9 @@ WIDTH, HEIGHT, LEGEND_LINE = 4.4, 2.9, 0.19
 @mpl.rc_context(RC)
 def curves(name: str, title: str, systems: Sequence[SystemFigures], metric: Metric, *, norm: str) -> Panel:
     """A metric over epsilon with intervals, one line a system; at 0 that of images that are not attacked."""
-    series = [(one, one.curve(metric)) for one in _ordered(systems)]
+    place = {kind: number for number, kind in enumerate(LOOKS)}
+    ordered = sorted(systems, key=lambda one: place.get(one.condition.test_masks, len(place)))
+    series = [(one, one.curve(metric)) for one in ordered]
     figure, axes = _figure(num_labels=len(series))
     _lines(axes, series, scale=metric.scale)
     axes.set(ylabel=metric.axis)
@@ -123,13 +125,6 @@ def reliability(name: str, title: str, lines: Sequence[tuple[Condition, Sequence
 
 
 Series = Sequence[tuple[SystemFigures, dict[float, Estimate]]]
-
-
-def _ordered(systems: Sequence[SystemFigures]) -> list[SystemFigures]:
-    order = list(LOOKS)
-    return sorted(
-        systems, key=lambda one: order.index(one.condition.test_masks) if one.condition.test_masks in LOOKS else len(order)
-    )
 
 
 def _label(condition: Condition) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline.ablation.config import MANIFEST as ABLATION
 from pipeline.ablation.decomposition import DECOMPOSED
-from pipeline.ablation.manifest import ArmEntry, read_ablation
+from pipeline.ablation.manifest import read_ablation
 from pipeline.ablation.table_job import read_table
 from pipeline.errors import RunError
 from pipeline.evaluation.metrics import robust_images
@@ -65,7 +65,9 @@ def _read_ablation(run: Path) -> Study:
     for entry in manifest.arms:
         path = run / entry.evaluation
         if (path / SUMMARY).is_file():
-            arms.append(_arm(path, entry.name, _condition(entry), entry.seed, entry.role))
+            masks = (entry.train_masks.value, entry.test_masks.value)
+            condition = Condition(entry.classifier_objective, entry.segmenter_objective, *masks)
+            arms.append(_arm(path, entry.name, condition, entry.seed, entry.role))
         else:
             missing.append(_UNFINISHED.format(entry.name))
     for own in manifest.systems:
@@ -91,7 +93,14 @@ def _read_ablation(run: Path) -> Study:
         transfers=manifest.transfers,
         missing=tuple(missing),
     )
-    return study if manifest.decomposition is None else _with_decomposition(study, run / manifest.decomposition)
+    if manifest.decomposition is None:
+        return study
+    path = run / manifest.decomposition
+    rows = read_table(path, DECOMPOSED, remedy=_AGAIN)
+    for part in rows.partition_by("arm", maintain_order=True):
+        if (at := study.primary_epsilon) not in part["epsilon"]:
+            raise RunError(f"{path}: damaged (it holds nothing at {epsilon_text(at)} of {part['arm'][0]}); {_AGAIN}")
+    return replace(study, decomposition=rows)
 
 
 def _checked_at(arm: Arm, epsilon: float | None) -> Arm:
@@ -99,16 +108,6 @@ def _checked_at(arm: Arm, epsilon: float | None) -> Arm:
     if arm.checks is None or SanityReport.read(arm.path / SANITY).epsilon == epsilon:
         return arm
     return replace(arm, checks=None)
-
-
-def _with_decomposition(study: Study, path: Path) -> Study:
-    rows = read_table(path, DECOMPOSED, remedy=_AGAIN)
-    for part in rows.partition_by("arm", maintain_order=True):
-        if study.primary_epsilon not in part["epsilon"]:
-            raise RunError(
-                f"{path}: damaged (it holds nothing at {epsilon_text(study.primary_epsilon)} of {part['arm'][0]}); {_AGAIN}"
-            )
-    return replace(study, decomposition=rows)
 
 
 def _read_evaluation(run: Path) -> Study:
@@ -152,15 +151,6 @@ def _arm(path: Path, name: str, condition: Condition, seed: int, role: Role) -> 
         summary=summary,
         about=read_json(path / RUN),
         checks=None if report is None else report.checks,
-    )
-
-
-def _condition(entry: ArmEntry) -> Condition:
-    return Condition(
-        classifier_objective=entry.classifier_objective,
-        segmenter_objective=entry.segmenter_objective,
-        train_masks=entry.train_masks.value,
-        test_masks=entry.test_masks.value,
     )
 
 

@@ -19,7 +19,7 @@ from pipeline.reporting.measured import measured_sections
 from pipeline.reporting.metrics import METRICS, Metric
 from pipeline.reporting.provenance import configuration_text, provenance_rows
 from pipeline.reporting.section import Section
-from pipeline.reporting.table import Cell, Column, Row, Table, make_table
+from pipeline.reporting.table import Cell, Column, Table, make_table
 from pipeline.reporting.trust import failures
 
 Runs = dict[str, tuple[Study, Figures]]
@@ -103,8 +103,7 @@ def _metric_section(runs: Runs, metric: Metric) -> Section:
 def _table(runs: Runs, metric: Metric) -> Table:
     """All main systems of all runs, at every epsilon of any."""
     epsilons = sorted({0.0, *(epsilon for study, _ in runs.values() for epsilon in study.attacked)})
-    groups: dict[str, list[Row]] = {}
-    tidy = []
+    rows, tidy = [], []
     for name, (study, found) in runs.items():
         systems = found.under(metric)
         if systems:
@@ -113,13 +112,13 @@ def _table(runs: Runs, metric: Metric) -> Table:
             curve = one.curve(metric)
             cells = (tables.metric_cell(metric, curve[epsilon]) if epsilon in curve else Cell("") for epsilon in epsilons)
             row = (*(cell(one) for _, cell in tables.MASKS), *cells)
-            groups.setdefault(f"{name}: {wording.heading(one.condition)}", []).append(row)
+            rows.append((f"{name}: {wording.heading(one.condition)}", row))
     return make_table(
         metric.table,
         title=metric.title,
         caption=f"{metric.caption} " + " ".join(f"{name}: {wording.pooling_text(study)}" for name, (study, _) in runs.items()),
         columns=(*tables.MASK_COLUMNS, *tables.metric_columns(metric, epsilons)),
-        rows=groups,
+        rows=rows,
         tidy=pl.concat(tidy, how="vertical_relaxed"),
     )
 
@@ -127,14 +126,13 @@ def _table(runs: Runs, metric: Metric) -> Table:
 def _between(runs: Runs) -> Section:
     """The same system of the first run and of each other one, on the images that both have met."""
     (first, (reference, _)), *others = runs.items()
-    groups: dict[str, list[Row]] = {}
-    reasons, tidy = [], []
+    reasons, rows, tidy = [], [], []
     for name, (study, _) in others:
         family = differences(study, reference)
         reasons += [] if family else [f"{name} and {first}: {why_not(study, reference)}"]
         for one in family:
             row = (Cell(f"{name} - {first}", systems_text(one)), *tables.comparison_cells(one))
-            groups.setdefault(wording.heading(one.first), []).append(row)
+            rows.append((wording.heading(one.first), row))
             tidy.append({"run": name, "other_run": first, **tables.comparison_tidy(one)})
     table = make_table(
         "between-runs",
@@ -142,7 +140,7 @@ def _between(runs: Runs) -> Section:
         caption="Robust accuracy of one system in two runs on the same images, first minus second, by seeds that both have. p is "
         "corrected over all systems at one epsilon.",
         columns=(Column("Difference"), *tables.COMPARISON_COLUMNS),
-        rows=groups,
+        rows=rows,
         tidy=tidy,
     )
     return Section(

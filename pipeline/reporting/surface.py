@@ -15,7 +15,7 @@ from pipeline.reporting.comparisons import generator
 from pipeline.reporting.data import Arm, Condition, Study
 from pipeline.reporting.figures import share
 from pipeline.reporting.section import Section
-from pipeline.reporting.table import Cell, Column, Row, Table, make_table, numbers, points_cell, share_cell, tidy_estimate
+from pipeline.reporting.table import Cell, Column, Table, make_table, numbers, points_cell, share_cell, tidy_estimate
 
 TITLE = "How much of the gain is surface?"
 WHOLE = "everywhere"
@@ -125,13 +125,12 @@ def _parts(found: Systems) -> dict[Condition, dict[str, Estimate]]:
 
 
 def _levels(study: Study, found: Systems) -> Table:
-    rows: dict[str, list[Row]] = {}
-    tidy = []
+    rows, tidy = [], []
     budgets = [budget for budget in BUDGETS if any(budget in robust for _, robust, _ in found.values())]
     for condition, (_, robust, groups) in found.items():
         estimates = {budget: share(values.astype(bool), groups, f"{budget} {condition.draws}") for budget, values in robust.items()}
         cells = [share_cell(estimates[budget]) if budget in estimates else Cell("") for budget in budgets]
-        rows.setdefault(wording.heading(condition), []).append((Cell(condition.masks), *cells))
+        rows.append((wording.heading(condition), (Cell(condition.masks), *cells)))
         tidy += [{**condition.columns, "budget": budget, **tidy_estimate(estimate)} for budget, estimate in estimates.items()]
     return make_table(
         "surface-levels",
@@ -144,11 +143,10 @@ def _levels(study: Study, found: Systems) -> Table:
 
 
 def _gains(study: Study, parts: Mapping[Condition, Mapping[str, Estimate]]) -> Table:
-    rows: dict[str, list[Row]] = {}
-    shown = [part for part in PARTS if any(part in of for of in parts.values())]
+    rows, shown = [], [part for part in PARTS if any(part in of for of in parts.values())]
     for condition, of in parts.items():
         cells = [points_cell(of[part]) if part in of else Cell("") for part in shown]
-        rows.setdefault(wording.heading(condition), []).append((Cell(condition.masks), *cells))
+        rows.append((wording.heading(condition), (Cell(condition.masks), *cells)))
     return make_table(
         "surface",
         title=TITLE,

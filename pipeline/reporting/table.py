@@ -1,6 +1,6 @@
 """A table, once for all outputs: the page, CSV and LaTeX. Text from data is escaped for where it goes."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import polars as pl
@@ -58,13 +58,16 @@ def make_table(
     title: str,
     caption: str,
     columns: Iterable[Column],
-    rows: Mapping[str, Sequence[Row]],
+    rows: Iterable[tuple[str, Row]],
     tidy: pl.DataFrame | Iterable[Mapping[str, object]],
 ) -> Table:
-    """A table of rows by the title of their group, and of figures for programs, a mapping each."""
+    """A table of rows, each with the title of its group (empty for none), and of figures for programs, a mapping each."""
+    groups: dict[str, list[Row]] = {}
+    for heading, row in rows:
+        groups.setdefault(heading, []).append(row)
     frame = tidy if isinstance(tidy, pl.DataFrame) else pl.DataFrame(list(tidy), infer_schema_length=None)
-    groups = tuple((heading, tuple(of_heading)) for heading, of_heading in rows.items())
-    return Table(name=name, title=title, caption=caption, columns=tuple(columns), groups=groups, tidy=frame)
+    grouped = tuple((heading, tuple(of_heading)) for heading, of_heading in groups.items())
+    return Table(name=name, title=title, caption=caption, columns=tuple(columns), groups=grouped, tidy=frame)
 
 
 def numbers(label: str, detail: str = "") -> Column:

@@ -72,30 +72,33 @@ def degradation(study: Study, systems: Sequence[SystemFigures]) -> Table:
 
 def seeds(study: Study, found: Figures) -> Table:
     """Each training of every main system by itself."""
-    groups: dict[str, list[Row]] = {}
-    tidy = []
+    rows, tidy = [], []
     for figures in (one for one in found.of_role("main") if not one.condition.is_own):
-        rows = groups.setdefault(wording.heading(figures.condition), [])
         for place, seed in enumerate(figures.seeds):
             values = [measured.by_seed[place] for measured in figures.measured[ACCURACY.measure].values()]
             names = (cell(figures) for _, cell in MASKS)
-            rows.append((*names, Cell(str(seed)), *(metric_cell(ACCURACY, value) for value in values)))
+            row = (*names, Cell(str(seed)), *(metric_cell(ACCURACY, value) for value in values))
+            rows.append((wording.heading(figures.condition), row))
         tidy += _tidy_of_seeds(figures, ACCURACY)
     return make_table(
         "seeds",
         title="Every training by itself",
         caption="Accuracy in percent of the systems of each training seed, with 95 % Wilson interval: how far trainings differ.",
         columns=(*MASK_COLUMNS, numbers("Seed"), *metric_columns(ACCURACY, (0.0, *study.attacked))),
-        rows=groups,
+        rows=rows,
         tidy=tidy,
     )
 
 
 def comparisons(found: Figures) -> Table:
     """Every paired comparison at every epsilon."""
-    groups: dict[str, list[Row]] = {}
+    rows = []
     for one in found.comparisons:
-        groups.setdefault(wording.classifier(one.first.classifier_objective), []).append(_comparison_row(one))
+        learned = next((side for side in (one.first, one.second) if side.uses_segmenter), None)
+        detail = (
+            "" if learned is None else f"classifier trained with {learned.train_masks}, {learned.segmenter_objective} segmenter"
+        )
+        rows.append((wording.classifier(one.first.classifier_objective), (Cell(one.name, detail), *comparison_cells(one))))
     caption = (
         "Differences of robust accuracy on the same images, first minus second. p speaks of these trained models: with several "
         "seeds it is that of the seed that shows the difference least, and 1 where seeds point both ways; it is corrected over all "
@@ -107,7 +110,7 @@ def comparisons(found: Figures) -> Table:
         title="All paired comparisons",
         caption=caption,
         columns=(Column("Difference"), *COMPARISON_COLUMNS),
-        rows=groups,
+        rows=rows,
         tidy=map(comparison_tidy, found.comparisons),
     )
 
@@ -117,7 +120,7 @@ def sanity(study: Study) -> Table:
     order = (Outcome.FAIL, Outcome.PASS, Outcome.SKIP)
     checked = [(arm, check) for arm in study.arms for check in arm.checks or ()]
     rows = [
-        (Cell(arm.name), Cell(check.outcome.value, outcome=check.outcome.value), Cell(check.name), Cell(check.finding))
+        ("", (Cell(arm.name), Cell(check.outcome.value, outcome=check.outcome.value), Cell(check.name), Cell(check.finding)))
         for arm, check in sorted(checked, key=lambda pair: order.index(pair[1].outcome))
     ]
     tidy = [
@@ -129,7 +132,7 @@ def sanity(study: Study) -> Table:
         title="All sanity checks",
         caption="Checks for what makes a system look more robust than it is. SKIP: the check says nothing about that system.",
         columns=(Column("Arm"), Column("Verdict"), Column("Check"), Column("Finding")),
-        rows={"": rows},
+        rows=rows,
         tidy=tidy,
     )
 
@@ -146,13 +149,12 @@ def of_metric(
     trailing: Sequence[Described] = (),
 ) -> Table:
     """A metric of some systems, not attacked and at every epsilon; for programs also that of each of several seeds."""
-    groups: dict[str, list[Row]] = {}
-    tidy = []
+    rows, tidy = [], []
     for figures in systems:
         curve = figures.curve(metric)
         row = (*(cell(figures) for _, cell in leading), *(metric_cell(metric, value) for value in curve.values()))
         row += tuple(cell(figures) for _, cell in trailing)
-        groups.setdefault(wording.heading(figures.condition), []).append(row)
+        rows.append((wording.heading(figures.condition), row))
         tidy += [_tidy(figures, epsilon, metric, value) for epsilon, value in curve.items()]
         if len(figures.seeds) > 1:
             tidy += _tidy_of_seeds(figures, metric)
@@ -162,7 +164,7 @@ def of_metric(
         title=title,
         caption=f"{caption or metric.caption} {wording.pooling_text(study)}",
         columns=(*first, *metric_columns(metric, (0.0, *study.attacked)), *last),
-        rows=groups,
+        rows=rows,
         tidy=tidy,
     )
 
@@ -191,12 +193,6 @@ def _sanity_cell(figures: SystemFigures) -> Cell:
     if figures.failed:
         return Cell(f"FAIL {figures.failed} of {figures.failed + figures.passed}{unchecked}", outcome="FAIL")
     return Cell(f"PASS {figures.passed} of {figures.passed}{unchecked}", outcome="PASS")
-
-
-def _comparison_row(comparison: Comparison) -> Row:
-    learned = next((side for side in (comparison.first, comparison.second) if side.uses_segmenter), None)
-    detail = "" if learned is None else f"classifier trained with {learned.train_masks}, {learned.segmenter_objective} segmenter"
-    return (Cell(comparison.name, detail), *comparison_cells(comparison))
 
 
 def comparison_cells(comparison: Comparison) -> Row:

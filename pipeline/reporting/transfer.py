@@ -70,8 +70,11 @@ def _table(study: Study, matrix: Matrix, seeds: str) -> Table:
     place = {condition: str(number) for number, condition in enumerate(conditions, start=1)}
     rows = [
         (
-            Cell(f"{place[source]}. {source.masks}", wording.heading(source)),
-            *(_cell(matrix, source, target, seeds) for target in conditions),
+            "",
+            (
+                Cell(f"{place[source]}. {source.masks}", wording.heading(source)),
+                *(_cell(matrix, source, target, seeds) for target in conditions),
+            ),
         )
         for source in conditions
     ]
@@ -91,7 +94,7 @@ def _table(study: Study, matrix: Matrix, seeds: str) -> Table:
         title=f"Images of the row shown to the column, {about}",
         caption=f"Right in %, with 95 % interval, at {epsilon_text(study.primary_epsilon)}. Columns are numbered like rows.",
         columns=(Column("Images made on"), *(numbers(place[target], target.test_masks) for target in conditions)),
-        rows={"": rows},
+        rows=rows,
         tidy=tidy,
     )
 
