@@ -1,7 +1,6 @@
 """Hold what was recorded against what the diagnostics find on the same images, under the same threat, at the same epsilon."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -11,14 +10,13 @@ from scipy.stats import binomtest
 from torch import Tensor
 
 from pipeline.attacks.diagnostics.check import Check, judged, skipped
-from pipeline.attacks.diagnostics.probing import logits_of
+from pipeline.attacks.diagnostics.probing import fresh_copy, logits_of
 from pipeline.attacks.objectives import margin
 from pipeline.attacks.start import AttackBatch
 from pipeline.attacks.tracker import verdict
 from pipeline.evaluation.evaluator import EvaluationRun, attack_again
 from pipeline.evaluation.metrics import robust_images
 from pipeline.evaluation.own import OwnImages
-from pipeline.system import System, deep_copy
 
 _ROUNDING = 1e-3
 """By how much a margin may move with batch and copy, relative to the median clean margin."""
@@ -108,13 +106,6 @@ def successes_stand(run: EvaluationRun | OwnImages, records: pl.DataFrame, epsil
     finding += f": {points:.2f} points of robust accuracy at least" if lost else ""
     advice = "the system answers a search and its verdict differently: no figure of this run can be trusted"
     return judged(name, bool(lost), finding, advice, {"lost": len(lost), "claimed": claimed, "points": points})
-
-
-def fresh_copy(system: System) -> System:
-    """A deep copy, where the system allows one."""
-    with suppress(Exception):  # of somebody else's code: that it forbids copies is no cheat
-        return deep_copy(system)
-    return system
 
 
 def _typical_margin(records: pl.DataFrame) -> float:

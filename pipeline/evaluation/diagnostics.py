@@ -15,14 +15,14 @@ from pipeline.attacks.diagnostics.from_boundary import descent_reaches_boundary,
 from pipeline.attacks.diagnostics.gradients import finite_numbers, zero_gradients
 from pipeline.attacks.diagnostics.masking import mask_follows_image, mask_saturation, pixels_decide, shifted_images
 from pipeline.attacks.diagnostics.places import other_places, patch_budget
-from pipeline.attacks.diagnostics.probing import Budget, Images, climb, climb_to_targets, objective, probe_points
+from pipeline.attacks.diagnostics.probing import Budget, Images, climb, climb_to_targets, fresh_copy, objective, probe_points
 from pipeline.attacks.diagnostics.sameness import same_answers
 from pipeline.attacks.outside import SquareAttack
 from pipeline.attacks.patch_attack import PatchAttack
 from pipeline.attacks.specs import ClassAttack, GradientPath
 from pipeline.attacks.start import AttackBatch
 from pipeline.attacks.threat import Region, ThreatModel
-from pipeline.evaluation.against_records import fresh_copy, records_repeat, successes_stand, survivors_misclassified
+from pipeline.evaluation.against_records import records_repeat, successes_stand, survivors_misclassified
 from pipeline.evaluation.constant_predictor import CONSTANT, modal_prediction
 from pipeline.evaluation.evaluator import EvaluationRun, Store
 from pipeline.evaluation.metrics import robust_images

@@ -43,11 +43,9 @@ def checked_system(system: object) -> System:
             return wrapped
     except TypeError as error:
         raise InputError(f"{error}; give an object of a class that derives from torch.nn.Module") from error
-    except ValueError as error:  # of half precision
-        raise InputError(f"the system cannot be attacked: {said(error)}") from error
-    except (AttributeError, RuntimeError) as error:
-        remedy = "give the module itself, not what torch.export or torch.jit.freeze makes of it"
-        raise InputError(f"the system cannot be put into eval mode: {said(error)}; {remedy}") from error
+    except (ValueError, AttributeError, RuntimeError) as error:
+        remedy = "give a module in float32 that has an eval mode, not what torch.export or torch.jit.freeze makes of it"
+        raise InputError(f"the system cannot be attacked: {said(error)}; {remedy}") from error
 
 
 def device_of(system: System) -> torch.device:

@@ -2,7 +2,7 @@
 
 import torch
 from jaxtyping import Bool
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.attacks.autoattack import square
 from pipeline.attacks.diagnostics.check import Check, Outcome, judged, share
@@ -22,29 +22,24 @@ from pipeline.attacks.objectives import margin
 from pipeline.attacks.start import AttackBatch
 from pipeline.attacks.tracker import BestPoint
 from pipeline.masks.context import MaskContext
-from pipeline.masks.traits import MaskTraits
 from pipeline.randomness import derive_seeds
-from pipeline.system import System, attacked
+from pipeline.system import Maskless, System, attacked
 
 _AHEAD = 0.1
 """Share of the images on which a search without gradients may lead further than one with."""
 _FURTHER = 0.02  # of the scale of the logits
 
 
-class _Watched(nn.Module):
-    """A system that remembers the point with the largest margin that it was asked about, image by image."""
+class _Watched(Maskless):
+    """A system that remembers the point with the largest margin that it was asked about. Square asks for no mask."""
 
     def __init__(self, system: System, label: Tensor) -> None:
-        super().__init__()
-        self.system, self.label = system, label
+        super().__init__(system)  # type: ignore[arg-type]
+        self.label = label
         self.best: BestPoint | None = None
 
-    @property
-    def mask_traits(self) -> MaskTraits:
-        return self.system.mask_traits
-
     def forward(self, images: Tensor, context: MaskContext | None = None) -> Tensor:
-        logits: Tensor = self.system(images, context)
+        logits: Tensor = self.module(images, context)
         if not len(images):  # what is misclassified as it is, the library asks nothing about
             return logits
         margins = margin(logits.detach(), self.label.expand(len(images)))
@@ -53,10 +48,6 @@ class _Watched(nn.Module):
             self.best = BestPoint(images[:1])
         self.best.update(images[largest][None], margins[largest][None])
         return logits
-
-    def masks(self, images: Tensor, context: MaskContext | None = None) -> Tensor:
-        masks: Tensor = self.system.masks(images, context)
-        return masks
 
 
 def square_points(batch: AttackBatch, budget: Budget, *, num_queries: int) -> Images:

@@ -1,6 +1,7 @@
 """What the diagnostics ask a system: at which points, for which score and gradient, and how far a short search gets."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -226,6 +227,13 @@ def climb_to_targets(batch: AttackBatch, budget: Budget) -> Images:
 def misclassified(batch: AttackBatch, points: Images) -> Bool[Tensor, " batch"]:
     """What the system says of the points, scored afresh."""
     return verdict(batch.system, points, batch.labels, batch.context).misclassified
+
+
+def fresh_copy(system: System) -> System:
+    """A deep copy, where the system allows one."""
+    with suppress(Exception):  # of somebody else's code: that it forbids copies is no cheat
+        return deep_copy(system)
+    return system
 
 
 def in_float64(batch: AttackBatch) -> AttackBatch:

@@ -23,6 +23,7 @@ from pipeline.attacks.diagnostics.probing import (
     Images,
     Places,
     floored,
+    fresh_copy,
     gradients,
     in_float64,
     logits_of,
@@ -174,20 +175,20 @@ def _own_gradients(batch: AttackBatch) -> Tensor:
 
 def _in_a_search(batch: AttackBatch) -> Tensor:
     """What the first step of descent follows."""
+    return _searched(batch, epsilon=0.0, num_steps=1).slope
+
+
+def _searched(batch: AttackBatch, *, epsilon: float, num_steps: int) -> Connected:
     climbed = Connected(BestPoint(batch.images).track(objective(batch)))
     with attacked(batch.system):
-        pgd_in("linf", climbed, batch.images, epsilon=0.0, num_steps=1, random_start=False, keep_best=False)
-    return climbed.slope
+        pgd_in("linf", climbed, batch.images, epsilon=epsilon, num_steps=num_steps, random_start=False, keep_best=False)
+    return climbed
 
 
 def _late_in_a_search(batch: AttackBatch) -> tuple[Tensor, Tensor]:
     """What the last of many steps follows, and the gradient at that point of a copy from before, which has seen no step."""
-    before = batch
-    with suppress(Exception):  # of somebody else's code, which may forbid copies
-        before = _of_a_copy(batch)
-    climbed = Connected(BestPoint(batch.images).track(objective(batch)))
-    with attacked(batch.system):
-        pgd_in("linf", climbed, batch.images, epsilon=_SEARCHED, num_steps=_LATE, random_start=False, keep_best=False)
+    before = replace(batch, system=fresh_copy(batch.system))
+    climbed = _searched(batch, epsilon=_SEARCHED, num_steps=_LATE)
     order = torch.arange(len(batch), device=batch.labels.device).flip(0)  # so that it is no further step for what shares its memory
     return climbed.slope, _own_gradients(replace(before.select(order), images=climbed.points[order]))[order]
 
