@@ -43,6 +43,7 @@ TESTS = (
     "tests/pipeline/attacks",
     "tests/pipeline/masks",
     "tests/pipeline/evaluation/test_clusters.py",
+    "tests/pipeline/evaluation/test_library.py",
     "tests/pipeline/evaluation/test_statistics.py",
     "tests/pipeline/test_system.py",
 )
