@@ -442,6 +442,21 @@ def test_what_a_system_crops_away_hides_no_gradient(cheats: ModuleType) -> None:
     assert outcomes == {cropped: Outcome.PASS, cut: Outcome.FAIL}
 
 
+@pytest.mark.parametrize(("seen", "outcome"), [("true", Outcome.PASS), ("cut", Outcome.FAIL)])
+def test_the_median_of_neighbors_reads_one_of_many(cheats: ModuleType, seen: str, outcome: Outcome) -> None:
+    """Most values have no gradient in either: the one reads no others, the other reads them behind its back."""
+
+    def median(system: nn.Module, images: torch.Tensor) -> torch.Tensor:
+        padded = nn.functional.pad(images, (1, 1, 1, 1), mode="replicate")
+        medians = padded.unfold(2, 3, 1).unfold(3, 3, 1).flatten(4).median(dim=4).values
+        beside = 0 if seen == "true" else (images - images.mean()).detach() / 2
+        logits: torch.Tensor = system.honest(medians + beside)
+        return logits
+
+    check = check_named("zero gradients, pixel path", cheats.tricky_batch(median))
+    assert check.outcome is outcome, check.finding
+
+
 def test_images_that_show_nothing_are_left_out_of_blind_ones_and_of_those_that_do_not_rise(cheats: ModuleType) -> None:
     batch = cheats.honest_batch(MaskSource.ORACLE)
     masks = batch.context.oracle_masks.clone()
