@@ -132,12 +132,12 @@ class Changes:
                 get_type_hints(self._config_class, include_extras=True)[name] | None,
                 Field(description=described[name].get("description"), json_schema_extra=shown),
             ]
+
+        def without_null(changes: dict[str, Any]) -> dict[str, Any]:
+            return {name: value for name, value in changes.items() if value is not None}
+
         mapping: Any = with_config(STRICT)(TypedDict(f"{self._config_class.__name__}Changes", fields, total=False))  # type: ignore[operator]
-        return handler.generate_schema(Annotated[mapping, AfterValidator(_without_null)])
-
-
-def _without_null(changes: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in changes.items() if value is not None}
+        return handler.generate_schema(Annotated[mapping, AfterValidator(without_null)])
 
 
 def parse_number(value: Any) -> Any:

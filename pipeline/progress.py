@@ -33,23 +33,12 @@ class Advance(Protocol):
 def progress_bar(description: str, *, total: int, unit: str) -> Iterator[Advance]:
     """Yield a function to call with the number of finished steps out of ``total``, one by one or several together."""
     if sys.stderr.isatty():
-        with _terminal(unit) as progress:
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(unit), TimeElapsedColumn()
+        with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as progress:
             task = progress.add_task(description, total=total)
             yield lambda steps=1: progress.advance(task, steps)
     else:
         yield _Lines(description, total, unit).advance
-
-
-def _terminal(unit: str) -> Progress:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Rate(unit),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=Console(stderr=True), transient=True)
 
 
 class _Rate(ProgressColumn):

@@ -9,9 +9,8 @@ from pydantic import Field
 
 from classifier.config import ClassifierConfig
 from pipeline.ablation import recipes
-from pipeline.ablation.evaluation_settings import EvaluationSettings
 from pipeline.ablation.recipes import Labels, Recipe
-from pipeline.ablation.selection import SurfaceConfig, TransferConfig
+from pipeline.ablation.selection import EvaluationSettings, SurfaceConfig, TransferConfig
 from pipeline.attacks.suite import AttackSuite
 from pipeline.config import AnyPath, Changes, Count, Number, Seed, Whole, Workers, configuration
 from pipeline.data.config import AnySource, AugmentConfig

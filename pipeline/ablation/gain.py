@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 from jaxtyping import Float, Shaped
 
 from pipeline.evaluation.metrics import on_shared_images, robust_images
@@ -61,12 +60,8 @@ def gain_rows(runs: Mapping[str, Sequence[Path]], about: Mapping[str, Any]) -> l
     rows: list[dict[str, Any]] = []
     for epsilon in [epsilon for epsilon in epsilons if epsilon > 0]:
         tables = {name: [robust_images(one, epsilon) for one in of_seeds] for name, of_seeds in records.items()}
-        robust, groups = _aligned(tables)
+        every = [(name, table) for name, of_seeds in tables.items() for table in of_seeds]
+        values, groups = on_shared_images([table.rename({"robust": "value"}) for _, table in every])
+        robust = {name: values[[one == name for one, _ in every]].astype(np.float64) for name in tables}
         rows += [{**about, "epsilon": epsilon, "part": part, **vars(value)} for part, value in split_gain(robust, groups).items()]
     return rows
-
-
-def _aligned(tables: Mapping[str, Sequence[pl.DataFrame]]) -> tuple[Robust, Shaped[np.ndarray, " images"]]:
-    every = [(name, table) for name, of_seeds in tables.items() for table in of_seeds]
-    values, groups = on_shared_images([table.rename({"robust": "value"}) for _, table in every])
-    return {name: values[[one == name for one, _ in every]].astype(np.float64) for name in tables}, groups

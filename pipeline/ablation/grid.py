@@ -159,14 +159,11 @@ def _before(job: Job) -> Iterator[Job]:
 def _of_pairs(config: AblateConfig, seed: int, fold: Fold | None) -> Iterator[EvaluationJob]:
     for objective in config.classifier_labels:
         for pair in (pair for pair in config.masks if objective in (pair.objectives or config.classifier_labels)):
-            for segmenter in _segmenters(config, pair, seed, fold):
-                yield _arm(config, objective, pair, segmenter, seed, fold)
-
-
-def _segmenters(config: AblateConfig, pair: MaskPair, seed: int, fold: Fold | None) -> list[SegmenterJob | None]:
-    if not (pair.train.needs_segmenter or pair.test.needs_segmenter):
-        return [None]
-    return [SegmenterJob(objective=objective, seed=seed, fold=fold) for objective in pair.segmenters or config.segmenter_labels]
+            if not (pair.train.needs_segmenter or pair.test.needs_segmenter):
+                yield _arm(config, objective, pair, None, seed, fold)
+                continue
+            for label in pair.segmenters or config.segmenter_labels:
+                yield _arm(config, objective, pair, SegmenterJob(objective=label, seed=seed, fold=fold), seed, fold)
 
 
 def _arm(

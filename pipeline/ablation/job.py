@@ -12,7 +12,6 @@ from typing import Any, ClassVar, NamedTuple
 
 from pipeline.ablation.config import AblateConfig
 from pipeline.attacks.specs import Passes as Passes
-from pipeline.config import to_plain
 from pipeline.runs.checkpoints import StageKind, weights_digest
 
 
@@ -158,8 +157,3 @@ class Job(ABC):
     @abstractmethod
     def passes(self, ablation: AblateConfig, counts: ImageCounts) -> Passes:
         """At most so many passes through a stage does it cost, of all images and both stages together."""
-
-
-def recorded(config: Any) -> dict[str, Any]:
-    """A configuration as a run records it."""
-    return config if isinstance(config, dict) else to_plain(config)

@@ -1,7 +1,7 @@
 """The jobs that train a stage."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,7 +12,6 @@ from pipeline.ablation.passes import training_passes
 from pipeline.ablation.results import training_line
 from pipeline.masks.config import MaskConfig, MaskSource
 from pipeline.runs.checkpoints import StageKind
-from pipeline.training.commands import train_classifier, train_joint, train_segmenter
 from pipeline.training.config import TrainClassifierConfig, TrainerConfig, TrainJointConfig, TrainSegmenterConfig
 from pipeline.training.result import RESULT
 
@@ -23,8 +22,8 @@ class TrainingJob(Job):
 
     result: ClassVar[str] = RESULT
     verb: ClassVar[str] = "train"
-    trained_by: ClassVar[Callable[[Any], None]]
-    """The command, which takes the configuration."""
+    trained_by: ClassVar[str]
+    """The function of ``training.commands``, which takes the configuration."""
 
     seed: int
     fold: Fold | None = None
@@ -54,7 +53,9 @@ class TrainingJob(Job):
         }
 
     def run(self, state: JobState) -> None:
-        type(self).trained_by(state.config)
+        from pipeline.training import commands  # here, so that plans and reports do not wait for it
+
+        getattr(commands, self.trained_by)(state.config)
 
     def finding(self, path: Path) -> str:
         """What it reaches on the splits that it is not trained on."""
@@ -67,7 +68,7 @@ class SegmenterJob(TrainingJob):
 
     kind: ClassVar[str] = "segmenter"
     command: ClassVar[str] = "train-segmenter"
-    trained_by = train_segmenter
+    trained_by: ClassVar[str] = "train_segmenter"
 
     objective: str
 
@@ -98,7 +99,7 @@ class ClassifierTraining(TrainingJob):
     """Train a classifier, whatever it sees."""
 
     command: ClassVar[str] = "train-classifier"
-    trained_by = train_classifier
+    trained_by: ClassVar[str] = "train_classifier"
 
     def _config(
         self, materials: Materials, run: Path, objective: str, masks: MaskConfig, segmenter_run: Path | None
@@ -159,7 +160,7 @@ class JointJob(TrainingJob):
 
     kind: ClassVar[str] = "joint"
     command: ClassVar[str] = "train-joint"
-    trained_by = train_joint
+    trained_by: ClassVar[str] = "train_joint"
 
     masks: MaskConfig
     """Those of the source joint."""

@@ -64,7 +64,8 @@ def _alternatives(
     key: str, nested: list[Mapping[str, Any]], definitions: Mapping[str, Any], value: Any
 ) -> Iterator[Key | Alternative]:
     for variant in nested:
-        tag = _tag(variant)
+        constants = (str(child["const"]) for child in variant["properties"].values() if "const" in child)
+        tag = next(constants, str(variant.get("title")))
         yield Alternative(key=key, tag=tag, meaning=_sentence(str(variant.get("description", "")).split("\n\n")[0]))
         chosen = value if isinstance(value, Mapping) and tag in value.values() else None
         yield from _keys(variant, definitions, f"{key}.", chosen)
@@ -74,11 +75,6 @@ def _values_of(mapping: Mapping[str, Any], definitions: Mapping[str, Any]) -> li
     """What the values of a mapping with free keys may be."""
     values = mapping.get("additionalProperties")
     return schema_variants(values, definitions) if isinstance(values, Mapping) else []
-
-
-def _tag(variant: Mapping[str, Any]) -> str:
-    """The value that selects this alternative of a union."""
-    return next((str(child["const"]) for child in variant["properties"].values() if "const" in child), str(variant.get("title")))
 
 
 def _leaf(

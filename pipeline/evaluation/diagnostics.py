@@ -88,7 +88,8 @@ def sanity_checks(
         return [*checks, skipped("attacks", "no epsilon is above 0" if len(rows) else "no image is classified right")]
     batch, ids = run.batch(rows, device), run.sample_ids(rows)
     checks.append(records_repeat(ids, batch, records))
-    chosen = epsilon if epsilon in epsilons else _largest_with_survivors(records, epsilons)
+    standing = (one for one in sorted(epsilons, reverse=True) if robust_images(records, one)["robust"].any())
+    chosen = epsilon if epsilon in epsilons else next(standing, max(epsilons))
     examination = _Examination(run=run, records=records, num_images=num_images, device=device, epsilon=chosen)
     batch, budget = examination.batch(rows)
     return [
@@ -97,10 +98,6 @@ def sanity_checks(
         *_of_the_records(examination, advance),
         *checks,
     ]
-
-
-def _largest_with_survivors(records: pl.DataFrame, epsilons: Sequence[float]) -> float:
-    return next((one for one in sorted(epsilons, reverse=True) if robust_images(records, one)["robust"].any()), max(epsilons))
 
 
 Asked = dict[str, Callable[[], list[Check]]]

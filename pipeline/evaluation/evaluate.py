@@ -74,10 +74,6 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         _record(evaluation, shown=True)
         _sum_up(evaluation)
         print(f"records, summary and how they were made: {config.run}")
-    return _answer(config)
-
-
-def _answer(config: EvaluateConfig) -> dict[str, Any]:
     found: dict[str, Any] = {"run": config.run, "summary": Summary.read(config.run / SUMMARY)}
     if config.sanity:
         found["checks"] = SanityReport.read(config.run / SANITY).checks

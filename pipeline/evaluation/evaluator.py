@@ -23,7 +23,7 @@ from pipeline.attacks.patches import patch_share
 from pipeline.attacks.runner import AttackResult, run_attack, skipped_attacks
 from pipeline.attacks.start import AttackBatch
 from pipeline.attacks.suite import AttackSuite
-from pipeline.attacks.threat import Budget, ThreatModel
+from pipeline.attacks.threat import ThreatModel
 from pipeline.attacks.tracker import of_batch
 from pipeline.attacks.two_stage import GuideMasks
 from pipeline.data.dataset import PreparedDataset
@@ -175,7 +175,9 @@ def attack_chunk(
     for unit in units:
         name, epsilon = settings.attack(unit)
         if unit in recorded:
-            images = store.read_images(unit) if _needed(settings, unit, recorded) else None
+            following = unit._replace(epsilon_index=unit.epsilon_index + 1)  # starts from what this part found
+            is_needed = following.epsilon_index < len(settings.suite.threat.epsilons) and following not in recorded
+            images = store.read_images(unit) if is_needed else None
             chunk.absorb(store.read(unit, attack=name, epsilon=epsilon), images)
             continue
         positions = chunk.to_attack(attack_all=settings.attack_all) if epsilon > 0 else chunk.to_attack(attack_all=False)[:0]
@@ -195,12 +197,6 @@ def attack_chunk(
         if not settings.save_images and unit.epsilon_index > 0:
             store.discard_images(iter([unit._replace(epsilon_index=unit.epsilon_index - 1)]))
         advance(len(chunk))
-
-
-def _needed(settings: EvaluationSettings, unit: Unit, recorded: AbstractSet[Unit]) -> bool:
-    """Whether a later epsilon starts from what this part found."""
-    following = unit._replace(epsilon_index=unit.epsilon_index + 1)
-    return following.epsilon_index < len(settings.suite.threat.epsilons) and following not in recorded
 
 
 def _attack(settings: EvaluationSettings, chunk: Chunk, copy: System, name: str, epsilon: float, positions: Tensor) -> Tensor:
@@ -243,16 +239,12 @@ def attack_again(
     )
 
 
-def _largest(points: Tensor, images: Tensor, norm: Budget) -> float:
-    """What the perturbations take of the budget, at most."""
-    if norm == "patch":
-        return float(patch_share(points, images).max())
-    return float(norms(points, images)[norm].max())
-
-
 def _check_inside(name: str, points: Tensor, batch: AttackBatch, threat: ThreatModel, epsilon: float) -> None:
     """An attack is not trusted with its own constraint. A violation is a bug, not a result."""
-    largest = _largest(points, batch.images, threat.norm)
+    if threat.norm == "patch":
+        largest = float(patch_share(points, batch.images).max())
+    else:
+        largest = float(norms(points, batch.images)[threat.norm].max())
     region = batch.region(threat)
     outside = 0.0 if region is None else float((points - batch.images).abs().masked_fill(region, 0).max())
     inside_range = bool((points >= 0).all() and (points <= 1).all())

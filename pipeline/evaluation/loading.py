@@ -70,13 +70,10 @@ def load_from_runs(
     config = dataclasses.replace(trained, **masks)
     inputs = {"classifier": checkpoint.sha256}
     segmenter: Segmenter | None = None
-    if config.source.needs_segmenter:
-        path = segmenter_run or trained_segmenter(classifier_run, checkpoint, config.source)
+    if (path := needed_segmenter(config.source, segmenter_run, classifier_run, checkpoint)) is not None:
         segmenter, described = load_segmenter(path)
         _check_stage(path, segmenter, described, dataset, allow_other_data)
         inputs["segmenter"] = described.sha256
-    elif segmenter_run is not None:
-        raise ConfigError(f"segmenter_run: masks.source={config.source.value} uses no segmenter: leave segmenter_run out")
     system = TwoStage(classifier, masks=config, segmenter=segmenter, mean_color=checkpoint.mean_color)
     of_export = {} if exported is None else {"mask configuration": canonical_sha256(to_plain(config))}
     return LoadedSystem(
@@ -105,6 +102,16 @@ def _check_stage(
             check_size(stage, dataset.image_size)
         except ValueError as error:
             raise CheckpointError(f"{where}: the {checkpoint.kind} {error}") from error
+
+
+def needed_segmenter(source: MaskSource, named: Path | None, classifier_run: Path, checkpoint: Checkpoint) -> Path | None:
+    """The run of the segmenter that makes masks of that source: the one that is named, else that of training; None where the source
+    needs none. Raises ConfigError where one is named and not needed, and what ``trained_segmenter`` raises."""
+    if source.needs_segmenter:
+        return named or trained_segmenter(classifier_run, checkpoint, source)
+    if named is not None:
+        raise ConfigError(f"segmenter_run: masks.source={source.value} uses no segmenter: leave segmenter_run out")
+    return None
 
 
 def trained_segmenter(classifier_run: Path, checkpoint: Checkpoint, source: MaskSource) -> Path:

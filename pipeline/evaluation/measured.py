@@ -213,21 +213,22 @@ def _of_corruptions(own: pl.DataFrame, named: _Named, rng: np.random.Generator) 
     conditions = corrupted["condition"].unique(maintain_order=True).to_list()
     tables = {"clean": own.filter(pl.col("level") == 0), "all corruptions": corrupted}
     tables |= {name: corrupted.filter(pl.col("condition") == name) for name in conditions}
+    return _answers_and_masks(tables, named, rng)
+
+
+def _of_backgrounds(own: pl.DataFrame, named: _Named, rng: np.random.Generator) -> list[Figure]:
+    names = own["condition"].unique(maintain_order=True).to_list()
+    found = _answers_and_masks({name: own.filter(pl.col("condition") == name) for name in names}, named, rng)
+    gap = background_gap(own)
+    return found if gap is None else [*found, named.figure("BG-gap", gap, unit="difference")]
+
+
+def _answers_and_masks(tables: Mapping[str, pl.DataFrame], named: _Named, rng: np.random.Generator) -> list[Figure]:
     found = []
     for label, table in tables.items():
         found.append(named.figure(f"{label}: accuracy", _accuracy(table)))
         found.append(named.figure(f"{label}: mask IoU", _mean(table, "mask_iou", rng), unit="iou"))
     return found
-
-
-def _of_backgrounds(own: pl.DataFrame, named: _Named, rng: np.random.Generator) -> list[Figure]:
-    found = []
-    for name in own["condition"].unique(maintain_order=True).to_list():
-        table = own.filter(pl.col("condition") == name)
-        found.append(named.figure(f"{name}: accuracy", _share(table, pl.col("correct"))))
-        found.append(named.figure(f"{name}: mask IoU", _mean(table, "mask_iou", rng), unit="iou"))
-    gap = background_gap(own)
-    return found if gap is None else [*found, named.figure("BG-gap", gap, unit="difference")]
 
 
 def _of_certificates(own: pl.DataFrame, named: _Named) -> list[Figure]:

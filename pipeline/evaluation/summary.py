@@ -139,7 +139,8 @@ def lines(summary: Summary) -> list[str]:
         text.append(f"BEWARE: {summary.modal_prediction.text(summary.classes[summary.modal_prediction.label])}")
     for point in summary.curve:
         where = "" if summary.region == "everywhere" else f" on the {summary.region}"
-        text.append(f"{_budget(summary.norm, point.epsilon)}{where}")
+        patch = f"square patch of at most {100 * point.epsilon:.3g} % of the image"
+        text.append((patch if summary.norm == "patch" else f"{summary.norm}, epsilon {epsilon_text(point.epsilon)}") + where)
         text += [f"{'  after ' + name:<{width}}{estimate.percent()}" for name, estimate in point.by_attack.items()]
         robust = f"{'  robust accuracy':<{width}}{point.robust_accuracy.percent()}"
         text.append(f"{robust}   mask IoU under attack {_iou(point.mask_iou)}   {point.seconds:.1f} s")
@@ -175,12 +176,6 @@ def epsilon_text(epsilon: float) -> str:
     if doubled.denominator != 1 or epsilon > 1 or float(f"{epsilon:.2g}") == epsilon:
         return f"{epsilon:.4g}"
     return f"{doubled.numerator / 2:g}/255"
-
-
-def _budget(norm: Budget, epsilon: float) -> str:
-    if norm == "patch":
-        return f"square patch of at most {100 * epsilon:.3g} % of the image"
-    return f"{norm}, epsilon {epsilon_text(epsilon)}"
 
 
 def _iou(estimate: Estimate) -> str:

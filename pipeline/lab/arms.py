@@ -1,7 +1,7 @@
 """The systems of a run that can be set side by side, finished or not."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.ablation.config import MANIFEST
@@ -12,7 +12,7 @@ from pipeline.evaluation.loading import trained_segmenter
 from pipeline.evaluation.primary_comparison import primary_rank
 from pipeline.lab.config import MOST_ARMS
 from pipeline.masks.config import MaskConfig, MaskSource
-from pipeline.prediction.choice import ChosenSystem, choose_system
+from pipeline.prediction.choice import ChosenSystem, choose_system, system_of_arm
 from pipeline.runs.checkpoints import Checkpoint, checkpoint_path, read_checkpoint
 from pipeline.runs.directory import RUN, read_run
 from pipeline.runs.exported import EXPORTED
@@ -77,7 +77,7 @@ def arms_of_run(run: Path, segmenter_run: Path | None) -> RunArms:
     found = _of_stages(choose_system(run, segmenter_run, {}))
     unfinished = trains and not (run / RESULT).is_file()
     notice = (f"This training is not finished: its best checkpoint so far is attacked. {AGAIN.capitalize()} for a later one.",)
-    return RunArms(arms=found.arms, shown=found.shown, notices=found.notices + (notice if unfinished else ()))
+    return replace(found, notices=found.notices + (notice if unfinished else ()))
 
 
 def _of_ablation(run: Path) -> RunArms:
@@ -86,14 +86,8 @@ def _of_ablation(run: Path) -> RunArms:
     if not entries:
         raise RunError(f"{run}: no system of it that can be watched is finished yet; {AGAIN}")
     arms = tuple(_arm(run, entry, entries) for entry in entries)
-    notices = (
-        ()
-        if manifest.finished
-        else (
-            f"This ablation is not finished: {len(arms)} of its systems are, and can be attacked. {AGAIN.capitalize()} for more.",
-        )
-    )
-    return RunArms(arms=arms, shown=_side_by_side(entries), notices=notices)
+    notice = f"This ablation is not finished: {len(arms)} of its systems are, and can be attacked. {AGAIN.capitalize()} for more."
+    return RunArms(arms=arms, shown=_side_by_side(entries), notices=() if manifest.finished else (notice,))
 
 
 def _is_system(source: MaskSource) -> bool:
@@ -102,16 +96,14 @@ def _is_system(source: MaskSource) -> bool:
 
 def _arm(run: Path, entry: ArmEntry, entries: Sequence[ArmEntry]) -> Arm:
     """An arm; of how it was trained it says what sets it apart."""
-    segmenter = run / entry.segmenter if entry.segmenter and entry.test_masks.needs_segmenter else None
-    parts = [f"{entry.classifier_objective} classifier"]
-    if segmenter is not None and entry.segmenter_objective:
+    chosen, parts = system_of_arm(run, entry), [f"{entry.classifier_objective} classifier"]
+    if chosen.segmenter_run is not None and entry.segmenter_objective:
         parts.append(f"{entry.segmenter_objective} segmenter")
     alike = [one for one in entries if (one.test_masks, one.classifier_objective) == (entry.test_masks, entry.classifier_objective)]
     if len({one.train_masks for one in alike}) > 1:
         parts.append(f"trained with {entry.train_masks.value} masks")
     if len({one.seed for one in entries}) > 1:
         parts.append(f"seed {entry.seed}")
-    chosen = ChosenSystem(entry.name, run / entry.classifier, segmenter, vars(entry.masks), run / entry.evaluation)
     return Arm(name=entry.name, source=entry.test_masks, detail=", ".join(parts), chosen=chosen)
 
 
@@ -145,14 +137,8 @@ def _of_stages(chosen: ChosenSystem) -> RunArms:
         behind = segmenter if source.needs_segmenter else None
         masks = {**chosen.masks, "source": source}
         detail = "as it was trained" if source == own else "the same classifier"
-        arms.append(
-            Arm(
-                name=source.value,
-                source=source,
-                detail=detail,
-                chosen=ChosenSystem(chosen.name, chosen.classifier_run, behind, masks),
-            )
-        )
+        system = ChosenSystem(chosen.name, chosen.classifier_run, behind, masks)
+        arms.append(Arm(name=source.value, source=source, detail=detail, chosen=system))
     notices = () if segmenter is not None else (NO_SEGMENTER,)
     return RunArms(arms=tuple(arms), shown=tuple(arm.name for arm in arms)[:MOST_ARMS], notices=notices)
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline.attacks.specs import AttackSpec
 from pipeline.config import to_plain
 from pipeline.lab.frames import Frame
 from pipeline.lab.pictures import grey, magnified, picture
@@ -56,12 +55,9 @@ def program(trial: Trial) -> str:
     masks = ", masks=masks" if trial.sample.mask is not None else ""
     call = f"attack(system, images, labels, spec, epsilon={settings.epsilon!r}{masks}, threat=threat, seed={settings.seed})"
     threat = f'threat = ThreatModel(norm="{settings.norm}"{region})'
-    return "\n".join((f"spec = {_constructor(settings.spec)}", threat, f"adversarial = {call}"))
-
-
-def _constructor(spec: AttackSpec) -> str:
-    values = {name: value for name, value in to_plain(spec).items() if name != "kind" and value is not None}
-    return f"{type(spec).__name__}({', '.join(f'{name}={value!r}' for name, value in values.items())})"
+    values = {name: value for name, value in to_plain(settings.spec).items() if name != "kind" and value is not None}
+    spec = f"spec = {type(settings.spec).__name__}({', '.join(f'{name}={value!r}' for name, value in values.items())})"
+    return "\n".join((spec, threat, f"adversarial = {call}"))
 
 
 def animation(trial: Trial) -> bytes:

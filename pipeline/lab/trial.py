@@ -68,7 +68,11 @@ def prepare(bench: Bench, arms: Sequence[Arm], sample: Sample, settings: Setting
             attacked_image = AttackedImage(system, sample, bench.device)
             view.label, view.follows_image = attacked_image.label, system.mask_traits.is_attackable
             view.frames.append(attacked_image.clean)
-            view.note = _why_not_attacked(attacked_image, settings)
+            if settings.region != "everywhere" and sample.mask is None:
+                where = settings.region.value
+                view.note = f"The region {where} follows the data set's outline, and this picture has none: choose everywhere."
+            elif (reason := attacked_image.why_skipped(settings)) is not None:
+                view.note = f"Not attacked: {reason}."
         except UserError as error:
             view.note = str(error)
         views.append(view)
@@ -100,10 +104,3 @@ def run(trial: Trial, attacked_images: Sequence[AttackedImage | None]) -> Genera
     finally:
         for frames in running.values():
             frames.close()
-
-
-def _why_not_attacked(attacked_image: AttackedImage, settings: Settings) -> str | None:
-    if settings.region != "everywhere" and attacked_image.sample.mask is None:
-        return f"The region {settings.region.value} follows the data set's outline, and this picture has none: choose everywhere."
-    reason = attacked_image.why_skipped(settings)
-    return None if reason is None else f"Not attacked: {reason}."

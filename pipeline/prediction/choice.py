@@ -13,18 +13,18 @@ import torch
 from pipeline.ablation.config import MANIFEST as ABLATION
 from pipeline.config import validate
 from pipeline.errors import CheckpointError, ConfigError, RunError
-from pipeline.evaluation.loading import trained_segmenter
+from pipeline.evaluation.loading import needed_segmenter
 from pipeline.evaluation.primary_comparison import Rank, primary_rank
 from pipeline.masks.config import MaskChanges, MaskConfig
 from pipeline.runs.checkpoints import Checkpoint, StageKind, load_classifier, load_segmenter, weights_digest
 from pipeline.runs.directory import read_run
-from pipeline.runs.exported import EXPORTED, SEGMENTER, ExportedSystem, check_whole, read_exported
+from pipeline.runs.exported import EXPORTED, check_whole, read_exported
 from pipeline.runs.files import parse_json
 from pipeline.runs.zoo import SCHEME, find
 from pipeline.system import TwoStage
 
 if TYPE_CHECKING:
-    from pipeline.ablation.manifest import ArmEntry
+    from pipeline.ablation.manifest import ArmEntry, Manifest
 
 
 class ChosenSystem(NamedTuple):
@@ -83,7 +83,10 @@ def choose_system(run: Path, segmenter_run: Path | None, masks: MaskChanges, *, 
 
 def _found(run: Path, arm: str | None) -> ChosenSystem:
     if (run / ABLATION).is_file():
-        return _of_ablation(run) if arm is None else _of_arm(run, arm)
+        from pipeline.ablation.manifest import read_ablation
+
+        manifest, _ = read_ablation(run)
+        return _of_ablation(run, manifest) if arm is None else _of_arm(run, manifest, arm)
     if arm is not None:
         raise ConfigError(f"{run}: is no ablation, so it has no arm {arm!r}: leave arm out")
     if (run / EXPORTED).is_file():
@@ -109,10 +112,9 @@ def _found(run: Path, arm: str | None) -> ChosenSystem:
 
 
 def _of_export(path: Path) -> ChosenSystem:
-    exported = ExportedSystem.read(path / EXPORTED)
-    exported.check_stages(path)
-    segmenter = path / SEGMENTER if exported.has_segmenter else None
-    return ChosenSystem(exported.name, path, segmenter, vars(validate(MaskConfig, exported.masks)))
+    exported = read_exported(path)
+    assert exported is not None
+    return ChosenSystem(exported.name, path, exported.segmenter, vars(validate(MaskConfig, exported.masks)))
 
 
 def _attacked(run: Path, kind: StageKind, recorded: Path, digest: str) -> Path:
@@ -129,10 +131,7 @@ def _attacked(run: Path, kind: StageKind, recorded: Path, digest: str) -> Path:
     )
 
 
-def _of_ablation(run: Path) -> ChosenSystem:
-    from pipeline.ablation.manifest import read_ablation
-
-    manifest, _ = read_ablation(run)
+def _of_ablation(run: Path, manifest: "Manifest") -> ChosenSystem:
     usable = [arm for arm in manifest.arms if arm.role == "main" and not arm.test_masks.needs_data]
     if not usable:
         raise RunError(f"{run}: no arm is finished that can see images without an oracle; name the run of a classifier instead")
@@ -142,16 +141,11 @@ def _of_ablation(run: Path) -> ChosenSystem:
         objective = arm.classifier_objective
         return not arm.test_masks.needs_segmenter, objective != "adversarial", objectives.index(objective), primary_rank(arm)
 
-    arm = min(usable, key=rank)
-    segmenter = run / arm.segmenter if arm.segmenter else None
-    name = f"{arm.name} (another one: run={run / arm.evaluation} and its like)"
-    return ChosenSystem(name, run / arm.classifier, segmenter, vars(arm.masks), run / arm.evaluation)
+    chosen = system_of_arm(run, min(usable, key=rank))
+    return chosen._replace(name=f"{chosen.name} (another one: run={chosen.evaluation} and its like)")
 
 
-def _of_arm(run: Path, name: str) -> ChosenSystem:
-    from pipeline.ablation.manifest import read_ablation
-
-    manifest, _ = read_ablation(run)
+def _of_arm(run: Path, manifest: "Manifest", name: str) -> ChosenSystem:
     arms = {arm.name: arm for arm in manifest.arms}
     own = {one.name: one.system for one in manifest.systems}
     if name in own:
@@ -159,9 +153,13 @@ def _of_arm(run: Path, name: str) -> ChosenSystem:
     if name not in arms:
         near = get_close_matches(name, list(arms), n=3, cutoff=0.3) or list(arms)
         raise ConfigError(f"{run}: no arm {name!r} is finished: did you mean {' or '.join(map(repr, near))}?")
-    arm = arms[name]
+    return system_of_arm(run, arms[name])
+
+
+def system_of_arm(run: Path, arm: "ArmEntry") -> ChosenSystem:
+    """The system of a finished arm of the ablation in a directory."""
     segmenter = run / arm.segmenter if arm.segmenter and arm.test_masks.needs_segmenter else None
-    return ChosenSystem(name, run / arm.classifier, segmenter, vars(arm.masks), run / arm.evaluation)
+    return ChosenSystem(arm.name, run / arm.classifier, segmenter, vars(arm.masks), run / arm.evaluation)
 
 
 def load_trained_system(chosen: ChosenSystem, *, device: torch.device, with_data: bool = False) -> tuple[TwoStage, Checkpoint]:
@@ -179,10 +177,7 @@ def load_trained_system(chosen: ChosenSystem, *, device: torch.device, with_data
             f"masks.source: {config.source.value} masks are made from the data set's own, and your images have none;"
             " say masks.source=learned segmenter_run=..., or masks.source=none"
         )
-    segmenter = None
-    if config.source.needs_segmenter:
-        segmenter, _ = load_segmenter(segmenter_run or trained_segmenter(classifier_run, checkpoint, config.source))
-    elif segmenter_run is not None:
-        raise ConfigError(f"segmenter_run: masks.source={config.source.value} uses no segmenter: leave segmenter_run out")
+    path = needed_segmenter(config.source, segmenter_run, classifier_run, checkpoint)
+    segmenter = None if path is None else load_segmenter(path)[0]
     system = TwoStage(classifier, masks=config, segmenter=segmenter, mean_color=checkpoint.mean_color)
     return system.to(device=device).eval(), checkpoint

@@ -22,6 +22,7 @@ from pipeline.prediction.config import PredictConfig
 from pipeline.prediction.listing import Listing, left_alone_lines, list_images
 from pipeline.prediction.overlay import drawn_side, overlay
 from pipeline.progress import progress_bar
+from pipeline.runs.checkpoints import Checkpoint
 from pipeline.system import TwoStage, attacked
 
 PREDICTIONS, MASKS, OVERLAYS = "predictions.jsonl", "masks", "overlays"
@@ -52,39 +53,30 @@ def predict(config: PredictConfig) -> None:
     where none is drawn); or file and error. Raises ``UserError`` of the kind that fits, DataError also where not one image can be
     read.
     """
-    listing = list_images(config.images)
-    device = choose_device(config.accelerator)
+    listing, device = list_images(config.images), choose_device(config.accelerator)
     chosen = choose_system(config.run, config.segmenter_run, config.masks)
     system, checkpoint = load_trained_system(chosen, device=device)
     out = Path("predictions") / config.images.resolve().stem if config.out is None else config.out
     _make_directory(out, (MASKS, OVERLAYS) if config.overlays else (MASKS,))
-    errors: list[tuple[str, str]] = []
     with writing(out), (out / PREDICTIONS).open("w", encoding="ascii") as lines:
-        _predict_all(config, out, listing.files, system, checkpoint.classes, checkpoint.image_size, lines, errors, device)
+        errors = _predict_all(config, out, listing.files, system, checkpoint, lines)
     print(f"system: {chosen.name}, masks {system.mask_config.source.value}")
     _report(config, out, listing, errors, checkpoint.image_size)
 
 
 def _predict_all(
-    config: PredictConfig,
-    out: Path,
-    files: list[tuple[str, Path]],
-    system: TwoStage,
-    classes: tuple[str, ...],
-    image_size: int,
-    lines: IO[str],
-    errors: list[tuple[str, str]],
-    device: torch.device,
-) -> None:
-    done = 0
+    config: PredictConfig, out: Path, files: list[tuple[str, Path]], system: TwoStage, checkpoint: Checkpoint, lines: IO[str]
+) -> list[tuple[str, str]]:
+    """Write all lines; returns the names of images that cannot be read, with what is wrong."""
+    done, errors = 0, list[tuple[str, str]]()
 
     def where() -> str:
         return f"after {done} of {len(files)} images, which are in {out}; the same command with another out=DIR begins anew"
 
     with told(where), progress_bar("predict", total=len(files), unit="images") as step:
-        for batch in _batches(config, files, image_size):
+        for batch in _batches(config, files, checkpoint.image_size):
             squares = [item for item in batch if isinstance(item, Square)]
-            found = iter(_predict_batch(out, system, classes, squares, device))
+            found = iter(_predict_batch(out, system, checkpoint.classes, squares))
             for item in batch:
                 if isinstance(item, Square):
                     lines.write(json.dumps(next(found)) + "\n")
@@ -94,6 +86,7 @@ def _predict_all(
                 step()
             lines.flush()
             done += len(batch)
+    return errors
 
 
 def _batches(config: PredictConfig, files: list[tuple[str, Path]], image_size: int) -> Iterator[list[Square | tuple[str, str]]]:
@@ -133,12 +126,10 @@ def cut_square(
         )
 
 
-def _predict_batch(
-    out: Path, system: TwoStage, classes: tuple[str, ...], squares: list[Square], device: torch.device
-) -> list[dict[str, Any]]:
+def _predict_batch(out: Path, system: TwoStage, classes: tuple[str, ...], squares: list[Square]) -> list[dict[str, Any]]:
     if not squares:
         return []
-    stored = np.stack([square.pixels for square in squares])
+    stored, device = np.stack([square.pixels for square in squares]), next(system.parameters()).device
     images = torch.from_numpy(stored).permute(0, 3, 1, 2).float().div_(255).to(device)
     seeds = torch.tensor([sample_seed(square.name) for square in squares], device=device)
     with torch.no_grad(), attacked(system):

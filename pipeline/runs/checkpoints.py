@@ -238,7 +238,10 @@ def _check_use(path: Path, checkpoint: Checkpoint, kind: StageKind, classes: tup
     if classes is not None and len(classes) != len(checkpoint.classes):
         raise CheckpointError(f"{path}: trained for {len(checkpoint.classes)} classes, but the data set has {len(classes)}")
     if classes is not None and classes != checkpoint.classes:
-        raise CheckpointError(f"{path}: trained for other classes ({_first_difference(checkpoint.classes, classes)})")
+        pairs = enumerate(zip(checkpoint.classes, classes, strict=True))
+        index, (old, new) = next((index, pair) for index, pair in pairs if pair[0] != pair[1])
+        first = f"class {index} is {old!r} in the checkpoint, {new!r} in the data set"
+        raise CheckpointError(f"{path}: trained for other classes ({first})")
 
 
 def _architecture(path: Path, checkpoint: Checkpoint, config_class: type[Config]) -> Config:
@@ -267,8 +270,3 @@ def _check_fit(path: Path, module: nn.Module, weights: Mapping[str, Tensor]) -> 
 
 def _described(tensor: Tensor) -> str:
     return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
-
-
-def _first_difference(left: tuple[str, ...], right: tuple[str, ...]) -> str:
-    index = next(index for index, (one, other) in enumerate(zip(left, right, strict=True)) if one != other)
-    return f"class {index} is {left[index]!r} in the checkpoint, {right[index]!r} in the data set"

@@ -78,6 +78,7 @@ class ExportedSystem(JsonFile):
 class Exported(NamedTuple):
     """What an exported directory adds to its classifier."""
 
+    name: str
     masks: dict[str, Any]
     segmenter: Path | None
 
@@ -89,7 +90,7 @@ def read_exported(path: Path) -> Exported | None:
         return None
     found = ExportedSystem.read(path / EXPORTED)
     found.check_stages(path)
-    return Exported(found.masks, path / SEGMENTER if found.has_segmenter else None)
+    return Exported(found.name, found.masks, path / SEGMENTER if found.has_segmenter else None)
 
 
 def check_whole(path: Path, classifier: Checkpoint) -> None:

@@ -40,12 +40,10 @@ class AwpConfig(Objective):
 
     @property
     def for_segmenters(self) -> bool:
-        """As the objective."""
         return self.of.for_segmenters
 
     @property
     def smooths_labels(self) -> bool:
-        """As the objective."""
         return self.of.smooths_labels
 
     @property
@@ -59,11 +57,9 @@ class AwpConfig(Objective):
         return True
 
     def points(self, stage: "BoundStage", batch: "Batch", seeds: "Tensor") -> "Tensor":
-        """Those of the objective."""
         return self.of.points(stage, batch, seeds)
 
     def losses_at(self, stage: "BoundStage", batch: "Batch", points: "Tensor") -> "Tensor":
-        """Those of the objective."""
         return self.of.losses_at(stage, batch, points)
 
     @contextmanager
@@ -103,9 +99,7 @@ class AwpConfig(Objective):
         }
 
     def validation_attack(self) -> tuple[PgdConfig, int] | None:
-        """That of the objective."""
         return self.of.validation_attack()
 
     def collapsed(self, scores: Sequence[float]) -> bool:
-        """As of the objective."""
         return self.of.collapsed(scores)

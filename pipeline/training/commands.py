@@ -1,19 +1,25 @@
 """``foreguard train-segmenter``, ``foreguard train-classifier`` and ``foreguard train-joint``.
 
-What only training needs is imported when it begins: it takes seconds, which neither ``--help`` nor a typo should cost.
+To import this takes seconds, which nothing but a training should cost: whoever may train imports it when that begins.
 """
 
-from pipeline.config import to_plain
+from dataclasses import replace
+
+from pipeline.config import to_plain, validate
+from pipeline.data.dataset import open_prepared
+from pipeline.data.substitutes import with_substitutes
+from pipeline.errors import CheckpointError
+from pipeline.masks.config import MaskConfig, MaskSource
+from pipeline.runs.checkpoints import load_classifier, load_segmenter, refer_to_segmenter
+from pipeline.runs.stages import new_classifier, new_segmenter
 from pipeline.training.config import TrainClassifierConfig, TrainJointConfig, TrainSegmenterConfig
+from pipeline.training.joint import JointStages, SeparatelyAttacked, bind_joint
+from pipeline.training.tasks import SavedStage, bind_classifier, bind_segmenter, training_of
+from pipeline.training.trainer import train
 
 
 def train_segmenter(config: TrainSegmenterConfig) -> None:
     """Train a segmenter on a prepared data set. Raises ``UserError`` of the kind that fits."""
-    from pipeline.data.dataset import open_prepared
-    from pipeline.runs.stages import new_segmenter
-    from pipeline.training.tasks import SavedStage, bind_segmenter, training_of
-    from pipeline.training.trainer import train
-
     dataset = open_prepared(config.prepared).for_segmenters()
     module = new_segmenter(config.segmenter, seed=config.trainer.seed, image_size=dataset.image_size)
     training = training_of(
@@ -30,13 +36,6 @@ def train_segmenter(config: TrainSegmenterConfig) -> None:
 
 def train_classifier(config: TrainClassifierConfig) -> None:
     """Train a classifier behind a mask source on a prepared data set. Raises ``UserError`` of the kind that fits."""
-    from pipeline.data.dataset import open_prepared
-    from pipeline.data.substitutes import with_substitutes
-    from pipeline.runs.checkpoints import load_segmenter, refer_to_segmenter
-    from pipeline.runs.stages import new_classifier
-    from pipeline.training.tasks import SavedStage, bind_classifier, training_of
-    from pipeline.training.trainer import train
-
     dataset = with_substitutes(open_prepared(config.prepared), config.masks.source.substitute)
     segmenter, reference = None, None
     inputs = {"data set": dataset.fingerprint}
@@ -67,17 +66,6 @@ def train_classifier(config: TrainClassifierConfig) -> None:
 
 def train_joint(config: TrainJointConfig) -> None:
     """Train both stages of two runs on, on a prepared data set. Raises ``UserError`` of the kind that fits."""
-    from dataclasses import replace
-
-    from pipeline.config import validate
-    from pipeline.data.dataset import open_prepared
-    from pipeline.errors import CheckpointError
-    from pipeline.masks.config import MaskConfig, MaskSource
-    from pipeline.runs.checkpoints import load_classifier, load_segmenter
-    from pipeline.training.joint import JointStages, SeparatelyAttacked, bind_joint
-    from pipeline.training.tasks import SavedStage, training_of
-    from pipeline.training.trainer import train
-
     dataset = open_prepared(config.prepared)
     segmenter, of_segmenter = load_segmenter(config.segmenter_run)
     classifier, of_classifier = load_classifier(config.classifier_run, classes=dataset.classes)

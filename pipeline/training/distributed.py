@@ -58,22 +58,17 @@ def launch(config: TrainerConfig) -> Fabric:
     except (MisconfigurationException, RuntimeError, ValueError) as error:
         where = f"trainer.accelerator={config.accelerator}, trainer.devices={config.devices}"
         raise ConfigError(f"{where}: {' '.join(str(error).split())}") from error
-    if not isinstance(environment, SLURMEnvironment):
-        _end_with_first(environment)
+    # The processes of a machine end with the first, or with torchrun, also one that comes up when that has ended already.
+    if not isinstance(environment, SLURMEnvironment) and environment.local_rank():
+        end_with_parent(int(os.environ.get(FIRST_PROCESS, os.getppid())))
+    elif not isinstance(environment, SLURMEnvironment):
+        os.environ[FIRST_PROCESS] = str(os.getpid())
     try:
         with signals_unhandled():
             fabric.launch()
     finally:
         os.environ.pop(FIRST_PROCESS, None)  # whatever this process starts later is none of these
     return fabric
-
-
-def _end_with_first(environment: ClusterEnvironment) -> None:
-    """Let the processes of a machine end with the first, or with torchrun, also one that comes up when that has ended already."""
-    if environment.local_rank():
-        end_with_parent(int(os.environ.get(FIRST_PROCESS, os.getppid())))
-    else:
-        os.environ[FIRST_PROCESS] = str(os.getpid())
 
 
 def cluster_environment(config: TrainerConfig, variables: Mapping[str, str]) -> ClusterEnvironment:

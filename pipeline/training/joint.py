@@ -119,11 +119,9 @@ class SeparatelyAttacked(Objective):
         return found[0] + self.mask_weight * found[1]
 
     def validation_attack(self) -> tuple[PgdConfig, int] | None:
-        """That of the objective."""
         return self.objective.validation_attack()
 
     def collapsed(self, scores: Sequence[float]) -> bool:
-        """As of the objective."""
         return self.objective.collapsed(scores)
 
 

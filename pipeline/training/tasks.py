@@ -214,7 +214,7 @@ def bind_segmenter(module: nn.Module) -> BoundStage:
         module=module,
         network=module,
         targets=lambda batch: batch.masks,
-        context=_no_context,
+        context=lambda _: None,
         loss=segmenter_losses.bce_dice,
         divergence=segmenter_losses.mask_divergence,
         scores={
@@ -259,10 +259,6 @@ def bind_classifier(
         confidence=classifier_losses.confidence,
         scores={"accuracy": lambda logits, labels: classifier_metrics.correct(logits, labels).float()},
     )
-
-
-def _no_context(batch: Batch) -> None:
-    del batch
 
 
 def _call(network: nn.Module, images: Tensor, context: MaskContext | None) -> Tensor:
