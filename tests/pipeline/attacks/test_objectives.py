@@ -101,6 +101,8 @@ def test_with_fewer_than_4_classes_the_margin_replaces_the_ratio_and_a_warning_s
         warnings.simplefilter("error")
         assert torch.equal(score(*arguments), (targeted_margin if targeted else margin)(*arguments))
         class_score(ClassLoss.DLR, num_classes=4, targeted=targeted)
+        for loss in set(ClassLoss) - {ClassLoss.DLR}:  # defined for two classes
+            assert class_score(loss, num_classes=2, targeted=targeted) is class_score(loss, num_classes=5, targeted=targeted)
 
 
 @pytest.mark.parametrize("targeted", [False, True])
