@@ -128,6 +128,14 @@ class Scaled(nn.Module):
         return logits
 
 
+@pytest.mark.parametrize(("kind", "outcome"), [("TwoStage", Outcome.PASS), ("FlippedSurrogate", Outcome.FAIL)])
+def test_a_soft_gate_leads_further_than_a_surrogate_that_leads_the_wrong_way(
+    cheats: ModuleType, kind: str, outcome: Outcome
+) -> None:
+    batch = cheats.honest_batch(MaskSource.LEARNED_HARD, getattr(cheats, kind))
+    assert search.soft_to_hard_transfer(batch, Budget(norm="linf", epsilon=0.01)).outcome is outcome
+
+
 @pytest.mark.parametrize("factor", [1e-4, 1e4])
 def test_no_verdict_depends_on_the_scale_of_the_logits(cheats: ModuleType, factor: float) -> None:
     batch = cheats.honest_batch(MaskSource.LEARNED)
