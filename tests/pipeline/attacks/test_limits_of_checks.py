@@ -163,19 +163,23 @@ def same(batch: AttackBatch) -> Callable[[], dict[str, Tensor]]:
 WIDE = Budget(norm="linf", epsilon=0.1)
 
 
-class Shattered(ByLevel):
-    """The mean of all changes, less 1, which inside the ball has a gradient by some of the values alone: those around it, which lie
-    outside, lead ``further`` times as far."""
+class MeanByLevel(ByLevel):
+    """The mean of all changes, less 1; what is grey at 0.3 has it altered by a factor."""
 
-    def __init__(self, further: float) -> None:
+    def __init__(self, factor: float) -> None:
         super().__init__()
-        self.further = further
+        self.factor = factor
 
     def usual(self, moved: Tensor) -> Tensor:
         return moved.mean(dim=(1, 2, 3)) - 1
 
+
+class Shattered(MeanByLevel):
+    """Inside the ball there is a gradient by some of the values alone: those around it, which lie outside, lead ``factor`` times as
+    far."""
+
     def special(self, moved: Tensor) -> Tensor:
-        seen = torch.arange(moved[0].numel()).view_as(moved[0]) * self.further < moved[0].numel()
+        seen = torch.arange(moved[0].numel()).view_as(moved[0]) * self.factor < moved[0].numel()
         inside = moved.detach().abs().amax(dim=(1, 2, 3), keepdim=True) < 0.1001
         return self.usual(torch.where(inside & ~seen, moved.detach(), moved))
 
@@ -415,15 +419,8 @@ class Tells(nn.Module):
         return torch.stack([torch.zeros_like(values), values], dim=1) + self.constant
 
 
-class Alone(ByLevel):
+class Alone(MeanByLevel):
     """Of some images the gradient is multiplied where nothing is beside them."""
-
-    def __init__(self, factor: float) -> None:
-        super().__init__()
-        self.factor = factor
-
-    def usual(self, moved: Tensor) -> Tensor:
-        return moved.mean(dim=(1, 2, 3)) - 1
 
     def special(self, moved: Tensor) -> Tensor:
         factor = self.factor if len(moved) == 1 else 1
