@@ -8,7 +8,6 @@ the verdict of the system itself, in float32. On the CPU, time is processor time
 on a GPU it is wall-clock time. A library that is not installed is left out, and the table says so.
 
 The floor is the forward pass and the gradient in the images, as often as there are steps, of the attacked copy and nothing else.
-On a GPU: not tried so far, because no machine with one was at hand.
 """
 
 import argparse
@@ -51,6 +50,7 @@ def serve(connection: Connection, side: Side, task: Task, threads: int) -> None:
     """The process of one side: build it, then attack the batch of each number that arrives."""
     torch.set_num_threads(threads)
     torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.allow_tf32 = False  # or the float32 of the libraries would be another one than ours
     imports_mib = psutil.Process().memory_info().rss / MIB
     try:
         if side.keeps_pages:
