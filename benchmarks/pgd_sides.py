@@ -269,7 +269,7 @@ def sides(device: str) -> dict[str, Side]:
     result = _our_sides("float32", "float32") | _our_sides("bf16", "bf16")
     if device == "cuda":
         for faster in get_args(Faster):
-            result |= _our_sides("float32", f"float32 {faster}", faster) | _our_sides("bf16", f"bf16 {faster}", faster)
+            result |= _our_sides("float32", f"{faster} float32", faster) | _our_sides("bf16", f"{faster} bf16", faster)
     result["hand-written loop"] = Side(group="hand-written", build=hand_written, arguments={})
     if device == "cpu":
         result["hand-written loop, freed pages kept"] = Side(
