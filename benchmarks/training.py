@@ -13,8 +13,8 @@ Sides, all of them on the same weights, images and random starts, one after the 
   frozen network in eval mode, one forward and backward pass in train mode, one optimizer step.
 
 Time is processor time, which other programs on the machine disturb less than the clock on the wall; use one thread, or the time of
-waiting threads is counted too: OMP_NUM_THREADS=1. With ``--device cuda`` it is wall-clock time, and convolutions may use TF32, as they
-do in training. ``loss`` is the mean adversarial loss of the first step of each side: the same
+waiting threads is counted too: OMP_NUM_THREADS=1. With ``--device cuda`` it is wall-clock time, and convolutions may use TF32.
+``loss`` is the mean adversarial loss of the first step of each side: the same
 to rounding, or the comparison is void.
 """
 
