@@ -13,10 +13,11 @@ from pipeline.ablation.job import ImageCounts, Job, JobState, Passes
 from pipeline.ablation.passes import attacked_images
 from pipeline.ablation.results import AGAIN
 from pipeline.ablation.table_job import Columns, TableJob, read_table
+from pipeline.arithmetic import tf32_disabled
 from pipeline.attacks.specs import GradientPath
 from pipeline.data.dataset import open_prepared
 from pipeline.evaluation.config import EvaluateConfig
-from pipeline.evaluation.devices import choose_device, tf32_disabled
+from pipeline.evaluation.devices import choose_device
 from pipeline.evaluation.loading import load_from_runs
 from pipeline.evaluation.metrics import robust_images
 from pipeline.evaluation.records import read_records

@@ -11,21 +11,23 @@ from multiprocessing.process import BaseProcess
 import torch
 
 from pipeline.errors import UserError, printable
-from pipeline.evaluation.devices import check_devices
+from pipeline.evaluation.devices import check_devices, note_shared_gpus
 from pipeline.interrupts import SIGNALS, Interrupted, signals_handled
 from pipeline.workers import Workers, interrupt_with_parent
 
 
 @contextmanager
 def job_takers(devices: int, take_jobs: Callable[[], None]) -> Iterator[None]:
-    """While in here, ``devices`` - 1 processes run ``take_jobs`` beside this one, each on a GPU of its own, or with its share of
-    the threads. Afterwards they have come to their end. Where this process is interrupted or fails they are interrupted too, and
-    keep the state of their step; where it is killed, they notice within a second.
+    """While in here, ``devices`` - 1 processes run ``take_jobs`` beside this one, each on a GPU of its own (where there are fewer,
+    these are taken in turn), or with its share of the threads. Afterwards they have come to their end. Where this process is
+    interrupted or fails they are interrupted too, and keep the state of their step; where it is killed, they notice in a second.
 
-    What one of them leaves, because it was killed or has failed, this process takes over. Raises ConfigError where there are not
-    so many GPUs, and where torchrun or srun has started several of this process on the machine.
+    What one of them leaves, because it was killed or has failed, this process takes over. Raises ConfigError where torchrun or srun
+    has started several of this process on the machine.
     """
-    check_devices(devices, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    check_devices(devices)
+    if torch.cuda.is_available():
+        note_shared_gpus(devices)
     before = torch.get_num_threads()
     threads = max(1, before // devices)
     context = multiprocessing.get_context("spawn")  # forking a process that runs threads can deadlock
@@ -55,8 +57,9 @@ def gpus(devices: int) -> list[str | None]:
     """For each process the GPU that it is to see; None where there is none."""
     if not torch.cuda.is_available():
         return [None] * devices
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return [*(visible.split(",") if visible else map(str, range(devices)))][:devices]
+    visible, available = os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count()
+    names = visible.split(",")[:available] if visible else [str(number) for number in range(available)]
+    return [names[number % len(names)] for number in range(devices)]
 
 
 def _take_jobs(take_jobs: Callable[[], None], gpu: str | None, threads: int) -> None:

@@ -12,7 +12,7 @@ from pipeline.ablation.job import ImageCounts, Job, JobState, Passes
 from pipeline.ablation.passes import attacked_images
 from pipeline.ablation.results import AGAIN
 from pipeline.ablation.table_job import Columns, TableJob, read_table
-from pipeline.evaluation.devices import tf32_disabled
+from pipeline.arithmetic import tf32_disabled
 from pipeline.evaluation.evaluate import load_evaluation
 from pipeline.evaluation.summary import epsilon_text
 from pipeline.evaluation.transfer import transferred

@@ -32,6 +32,8 @@ def command_line() -> None:
     """
     # Read when torch is imported. Threads that spin while they wait for each other take the cores from those that they wait for.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # As pipeline.arithmetic has it, without importing torch: an evaluation may come before a training that is to repeat to the bit.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # before and after the work Ctrl-C ends the process, without a traceback
     gc.disable()  # until the work begins nothing is left behind, and looking for it is a sixth of what an answer takes
     exit_codes: list[int] = []

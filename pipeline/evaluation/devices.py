@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing.process import BaseProcess
 
@@ -17,7 +17,8 @@ from pipeline.workers import Workers, leave_to_parent
 
 def choose_device(accelerator: str, *, shared: bool = False, variables: Mapping[str, str] = os.environ) -> torch.device:
     """The device that attacks run on. Of processes that share a run on one machine each takes another GPU, by the number that
-    torchrun or srun gave it. Raises ConfigError where this machine has none of the kind."""
+    torchrun or srun gave it; where there are fewer GPUs, these are taken in turn. Raises ConfigError where this machine has
+    none of the kind."""
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if accelerator == "auto":
         accelerator = "cuda" if available["cuda"] else "cpu"
@@ -29,25 +30,19 @@ def choose_device(accelerator: str, *, shared: bool = False, variables: Mapping[
     return torch.device(accelerator)
 
 
-def tf32_disabled(device: torch.device) -> AbstractContextManager[None]:
-    """Convolutions in float32: on a GPU their default is TF32, whose rounding is as large as a small perturbation."""
-    if device.type != "cuda":
-        return nullcontext()
-    flags: AbstractContextManager[None] = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
-    return flags
-
-
 @contextmanager
 def part_takers(
     config: EvaluateConfig, device: torch.device, take_parts: Callable[[EvaluateConfig], None]
 ) -> Iterator[Callable[[], None]]:
     """While in here, ``config.devices`` - 1 processes run ``take_parts`` beside this one, after the function that is yielded was
-    called. However this process ends, they end as well. Raises ConfigError where there are not so many GPUs, and where
-    torchrun or srun has started several of this process on the machine.
+    called. However this process ends, they end as well. Raises ConfigError where torchrun or srun has started several of this
+    process on the machine.
 
     What one of them leaves, because it was killed or has failed, this process takes over.
     """
-    check_devices(config.devices, device)
+    check_devices(config.devices)
+    if device.type == "cuda":
+        note_shared_gpus(config.devices)
     before = torch.get_num_threads()
     threads = max(1, before // config.devices)
     workers = Workers()
@@ -75,16 +70,22 @@ def part_takers(
         workers.kill()
 
 
-def check_devices(devices: int, device: torch.device) -> None:
-    """Raises ConfigError where there are not so many GPUs, and where torchrun or srun has started several of this process."""
-    if device.type == "cuda" and devices > torch.cuda.device_count():
-        raise ConfigError(f"devices={devices}: there are {torch.cuda.device_count()} GPUs on this machine")
+def check_devices(devices: int) -> None:
+    """Raises ConfigError where torchrun or srun has started several of this process."""
     for name in ("LOCAL_RANK", "SLURM_LOCALID"):
         if devices > 1 and os.environ.get(name, "0").strip() not in ("", "0"):
             raise ConfigError(
                 f"devices={devices}: {name}={os.environ[name]} says that torchrun or srun has started several processes on"
                 " this machine, of which each would start as many: say shared=true without devices"
             )
+
+
+def note_shared_gpus(processes: int) -> None:
+    """Say where several processes have to share a GPU: small systems gain by it, large ones may not fit twice."""
+    available = torch.cuda.device_count()
+    if processes > available:
+        gpus = "1 GPU" if available == 1 else f"{available} GPUs"
+        print(f"devices={processes}: there {'is' if available == 1 else 'are'} {gpus}, which the processes share", file=sys.stderr)
 
 
 def _take_parts(take_parts: Callable[[EvaluateConfig], None], config: EvaluateConfig, number: int, threads: int) -> None:

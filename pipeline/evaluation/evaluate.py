@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from pipeline.arithmetic import tf32_disabled
 from pipeline.attacks.allocator import keep_freed_pages
 from pipeline.attacks.suite import AttackSuite
 from pipeline.attacks.threat import Knowledge
@@ -21,7 +22,7 @@ from pipeline.data.loader import read_rows
 from pipeline.data.substitutes import with_substitutes
 from pipeline.evaluation.chunks import choose_rows
 from pipeline.evaluation.config import EvaluateConfig
-from pipeline.evaluation.devices import choose_device, part_takers, tf32_disabled
+from pipeline.evaluation.devices import choose_device, part_takers
 from pipeline.evaluation.diagnostics import ASKED, sanity_checks
 from pipeline.evaluation.evaluator import EvaluationRun, applicable, attack_images, missing_records
 from pipeline.evaluation.gallery import GALLERY, write_gallery

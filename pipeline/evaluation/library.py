@@ -14,6 +14,7 @@ import polars as pl
 import torch
 from torch import nn
 
+from pipeline.arithmetic import tf32_disabled
 from pipeline.attacks.acceleration import copy_to_search
 from pipeline.attacks.diagnostics import Check
 from pipeline.attacks.runner import run_attack, skipped_attacks
@@ -30,7 +31,6 @@ from pipeline.data.splits import Split
 from pipeline.data.substitutes import with_substitutes
 from pipeline.errors import InputError
 from pipeline.evaluation.chunks import choose_rows
-from pipeline.evaluation.devices import tf32_disabled
 from pipeline.evaluation.diagnostics import sanity_checks
 from pipeline.evaluation.evaluate import guide_masks
 from pipeline.evaluation.evaluator import EvaluationRun, EvaluationSettings, applicable, attack_chunk, attack_images

@@ -35,7 +35,8 @@ def _serve(config: LabConfig, directory: Path) -> None:
     from pipeline.lab.server import address, guarded, is_loopback, listening, serve
 
     with listening(config.host, config.port) as listener:
-        from pipeline.evaluation.devices import choose_device, tf32_disabled
+        from pipeline.arithmetic import tf32_disabled
+        from pipeline.evaluation.devices import choose_device
         from pipeline.lab.desk import Desk
         from pipeline.lab.page import application
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from pipeline.arithmetic import tf32_disabled
 from pipeline.data.seeds import sample_seed
 from pipeline.evaluation.inputs import checked_images, checked_logits, checked_masks, checked_system, device_of
 from pipeline.masks.config import MaskConfig
@@ -89,7 +90,7 @@ def predict(system: nn.Module, images: Images, *, masks: Masks | None = None) ->
     oracle = None if masks is None else checked_masks(masks, pictures).to(device)
     context = MaskContext(oracle_masks=oracle, sample_seeds=seeds.to(device))
     on_device = pictures.to(device)
-    with attacked(wrapped):
+    with tf32_disabled(device), attacked(wrapped):
         known = clean_context(wrapped, on_device, context)
         checked_logits(wrapped, on_device[:1], known.select(torch.zeros_like(seeds[:1]).to(device)))
         seen, logits = masks_and_logits(wrapped, on_device, known)

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image
 
+from pipeline.arithmetic import tf32_disabled
 from pipeline.data.images import Box, open_image, square_around
 from pipeline.data.rules import Rejected
 from pipeline.data.seeds import sample_seed
@@ -58,7 +59,7 @@ def predict(config: PredictConfig) -> None:
     system, checkpoint = load_trained_system(chosen, device=device)
     out = Path("predictions") / config.images.resolve().stem if config.out is None else config.out
     _make_directory(out, (MASKS, OVERLAYS) if config.overlays else (MASKS,))
-    with writing(out), (out / PREDICTIONS).open("w", encoding="ascii") as lines:
+    with tf32_disabled(device), writing(out), (out / PREDICTIONS).open("w", encoding="ascii") as lines:
         errors = _predict_all(config, out, listing.files, system, checkpoint, lines)
     print(f"system: {chosen.name}, masks {system.mask_config.source.value}")
     _report(config, out, listing, errors, checkpoint.image_size)

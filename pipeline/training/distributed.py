@@ -18,7 +18,8 @@ from lightning.fabric.strategies.ddp import DDPStrategy
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 
-from pipeline.errors import ConfigError, UserError
+from pipeline.arithmetic import repeat_products, tf32_disabled
+from pipeline.errors import ConfigError, UserError, said
 from pipeline.interrupts import interruption, signals_unhandled
 from pipeline.training.config import TrainerConfig
 from pipeline.workers import end_with_parent
@@ -151,14 +152,22 @@ def share_buffers(module: nn.Module, fabric: Fabric) -> None:
 
 @contextmanager
 def determinism(*, enforced: bool, device: torch.device) -> Iterator[None]:
-    """Leave torch's global generators and its choice of algorithms as they were, whatever happens inside."""
+    """Compute in float32 where that is asked for, repeat where that is ``enforced``, and leave torch's global generators and its
+    choice of algorithms as they were, whatever happens inside. Raises ConfigError where nothing can be enforced: there is no
+    algorithm that repeats for something that is computed."""
     was_deterministic = torch.are_deterministic_algorithms_enabled()
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         try:
             if enforced:
-                os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else torch refuses cuBLAS
+                repeat_products()  # else torch refuses cuBLAS
             torch.use_deterministic_algorithms(enforced or was_deterministic)
-            yield
+            with tf32_disabled(device, repeatable=enforced):
+                yield
+        except RuntimeError as error:
+            if not enforced or "deterministic" not in str(error):
+                raise
+            remedy = "say trainer.deterministic=false, or choose other settings"
+            raise ConfigError(f"trainer.deterministic: {said(error)}; {remedy}") from error
         finally:
             torch.use_deterministic_algorithms(was_deterministic)

@@ -14,8 +14,7 @@ import pytest
 import torch
 from polars.testing import assert_frame_equal
 
-from pipeline.ablation.devices import gpus, job_takers
-from pipeline.errors import ConfigError
+from pipeline.ablation.devices import gpus, note_shared_gpus
 from pipeline.evaluation.records import read_records
 
 Start = Callable[..., Any]
@@ -77,8 +76,22 @@ def test_every_process_of_several_devices_sees_a_gpu_of_its_own(monkeypatch: pyt
     assert gpus(3) == ["0", "1", "2"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7,GPU-1f")
     assert gpus(2) == ["5", "7"]
-    with pytest.raises(ConfigError, match="there are 4 GPUs"), job_takers(5, print):
-        pass
+
+
+def test_more_processes_than_gpus_take_them_in_turn_and_that_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert gpus(5) == ["0", "1", "0", "1", "0"]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-1f")
+    assert gpus(2) == ["GPU-1f", "GPU-1f"]
+    note_shared_gpus(1)
+    assert capsys.readouterr().err == ""
+    note_shared_gpus(2)
+    assert capsys.readouterr().err == "devices=2: there is 1 GPU, which the processes share\n"
 
 
 def takers_of_jobs(command: int) -> list[psutil.Process]:
