@@ -46,7 +46,7 @@ class Turn:
     """Largest resident memory of the process so far, beyond what its imports took; on a GPU, of its tensors."""
 
 
-def serve(connection: Connection, side: Side, task: Task, threads: int) -> None:
+def serve(connection: Connection, side: Side, task: Task, threads: int, rounds: int) -> None:
     """The process of one side: build it, then attack the batch of each number that arrives."""
     torch.set_num_threads(threads)
     torch.backends.cudnn.benchmark = True
@@ -57,6 +57,7 @@ def serve(connection: Connection, side: Side, task: Task, threads: int) -> None:
             keep_freed_pages()
         system = trained_system(task)
         attack = side.build(task, system, **side.arguments)
+        batches = [images_and_labels(task.size, "test", n * task.batch, (n + 1) * task.batch) for n in range(rounds + 1)]
     except ImportError as error:
         connection.send(f"left out: {error}")
         return
@@ -65,8 +66,7 @@ def serve(connection: Connection, side: Side, task: Task, threads: int) -> None:
         raise
     connection.send(None)
     while (batch := connection.recv()) is not None:
-        images, _, labels = images_and_labels(task.size, "test", batch * task.batch, (batch + 1) * task.batch)
-        images, labels = images.to(task.device), labels.to(task.device)
+        images, _, labels = (part.to(task.device) for part in batches[batch])
         begun = _now(task.device)
         points = attack(images, labels)
         searched = _now(task.device)
@@ -99,10 +99,10 @@ def _train(connection: Connection, task: Task, threads: int, train_steps: int) -
 class Players:
     """The processes of all sides."""
 
-    def __init__(self, chosen: dict[str, Side], task: Task, threads: int) -> None:
+    def __init__(self, chosen: dict[str, Side], task: Task, threads: int, rounds: int) -> None:
         self.left_out: dict[str, str] = {}
         self._connections: dict[str, Connection] = {}
-        started = {name: _start(serve, side, task, threads) for name, side in chosen.items()}
+        started = {name: _start(serve, side, task, threads, rounds) for name, side in chosen.items()}
         for name, connection in started.items():
             if (problem := connection.recv()) is None:
                 self._connections[name] = connection
@@ -205,7 +205,7 @@ def main() -> None:
                 f"trained for {arguments.train_steps} steps: the system is right on {accuracy:.1%} of 256 clean test images",
                 flush=True,
             )
-        players = Players(chosen, task, arguments.threads)
+        players = Players(chosen, task, arguments.threads, arguments.rounds)
         turns = measure(players, arguments.rounds)
         players.stop()
     load = psutil.getloadavg()[0]

@@ -62,8 +62,8 @@ def make_batch(size: int, batch: int, device: str) -> Batch:
         images=images.to(device),
         masks=torch.ones(batch, 1, size, size, device=device),
         labels=torch.randint(10, (batch,), generator=generator).to(device),
-        indices=torch.arange(batch),
-        seeds=torch.arange(batch),
+        indices=torch.arange(batch, device=device),
+        seeds=torch.arange(batch, device=device),
     )
 
 

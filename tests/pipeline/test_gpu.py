@@ -400,9 +400,9 @@ def test_every_mask_source_is_attacked_as_on_the_cpu(small: ModuleType, source: 
             clean = system(points, known)
         copy = attacked_copy(system, points)
         with torch.no_grad():
-            torch.testing.assert_close(copy(points, known), clean, rtol=1e-4, atol=1e-4)  # type: ignore[operator]
+            torch.testing.assert_close(copy(points, known), clean, **ROUNDING)  # type: ignore[operator]
         found.append(clean.cpu())
-    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(*found, **ROUNDING)
     if source.substitute is not None:
         return  # those of ``attack`` come from a data set
     radius = {"linf": 4 / 255, "l2": 0.5, "l1": 5.0}[norm]
