@@ -17,7 +17,7 @@ from pipeline.data.sample import Plan, Reject, Sample, recipe_of
 from pipeline.data.splits import Split, assign_splits, drawn_shares
 from pipeline.runs.files import file_sha256
 
-RECIPE_VERSION = 3
+RECIPE_VERSION = 4
 MASK_VALUES = "two values are background and object, more are the foreground share: the rules of mask_values"
 
 
@@ -58,7 +58,8 @@ def plan(config: FolderConfig) -> Plan:
 
 
 def _with_copies_together(root: Path, entries: list[Entry]) -> tuple[list[Entry], list[Reject]]:
-    """The groups of pictures that are the same file are one, in the split that one of them has; a copy in another is left out."""
+    """The groups of pictures that are the same file are one, in the split that one of them has. A copy in another is left out,
+    and so are groups without a split that have copies in several."""
     original, first, leaders = _originals(root, {entry.image for entry in entries}), dict[str, Entry](), dict[str, str]()
 
     def leader(group: str) -> str:
@@ -74,8 +75,18 @@ def _with_copies_together(root: Path, entries: list[Entry]) -> tuple[list[Entry]
         kept.append(entry)
         one, other = leader(entry.group), leader(former.group)
         leaders |= {one: other} if one != other else {}
-    splits = {leader(entry.group): entry.split for entry in kept if entry.split}
-    return [replace(one, group=leader(one.group), split=one.split or splits.get(leader(one.group))) for one in kept], rejects
+    splits: dict[str, set[Split]] = defaultdict(set)
+    for entry in kept:
+        splits[leader(entry.group)] |= {entry.split} if entry.split else set()
+    together = []
+    for entry in kept:
+        group = leader(entry.group)
+        if entry.split is None and len(splits[group]) > 1:  # in whichever it went, the other has a picture of its group
+            detail = f"its group has the same pictures as the {' and the '.join(sorted(splits[group]))} split"
+            rejects.append(Reject(source_file=entry.image, item=entry.sample_id, rule="repeated-image", detail=detail))
+        else:
+            together.append(replace(entry, group=group, split=entry.split or next(iter(splits[group]), None)))
+    return together, rejects
 
 
 def _originals(root: Path, files: Iterable[str]) -> dict[str, str]:

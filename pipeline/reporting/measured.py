@@ -23,6 +23,8 @@ _CLAIMS = {Claim.ACCURACY: "accuracy", Claim.UPPER_ESTIMATE: "upper estimate", C
 _ERROR = "mean corruption error"
 _MANY = 6
 """Conditions beyond which the image itself and the mask are left out."""
+_OF_NO_OTHER = {"epsilons", "backdrops"}
+"""Settings that say which figures there are, and change none of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,11 @@ class _System:
     def circumstances(self) -> tuple[str, str, int]:
         """What has to be the same where one is measured against another: training, data and seed."""
         return (self.arm.condition.classifier_objective, str(self.arm.about["inputs"].get("data set")), self.arm.seed)
+
+    def settings(self, name: str) -> dict[str, object]:
+        """What decides the figures of a measurement."""
+        chosen = (self.arm.about["config"]["attack"].get("measurements") or {}).get(name, {})
+        return {key: value for key, value in chosen.items() if key not in _OF_NO_OTHER}
 
     def of(self, name: str, threat: str) -> "_System":
         """Of the figures those of one measurement. Another run may call one of another norm the same."""
@@ -77,8 +84,23 @@ def measured_sections(runs: Mapping[str, Study]) -> tuple[Section, ...]:
             _table(name if alike[name] == 1 else f"{name} {threat}", found, _errors(found, name))
             for (name, threat), found in measured.items()
         )
-        sections.append(Section(name=f"measured-{kind}", title=title, intro=intro, tables=tables, pictures=pictures))
+        warning = " ".join(text for (name, _), found in measured.items() if (text := _unlike(name, found)))
+        named = f"measured-{kind}"
+        sections.append(Section(name=named, title=title, intro=intro, warning=warning or None, tables=tables, pictures=pictures))
     return tuple(sections)
+
+
+def _unlike(name: str, systems: Sequence[_System]) -> str:
+    """Which runs were measured under other conditions than the first; empty where none was."""
+    (first, ours), *others = {one.run: one.settings(name) for one in systems}.items()
+    differing = [
+        f"{run} ({', '.join(keys)})"
+        for run, theirs in others
+        if (keys := sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)))
+    ]
+    if not differing:
+        return ""
+    return f"{name}: other settings than in {first} in {', '.join(differing)}: figures of the same name are of other conditions."
 
 
 def _errors(systems: Sequence[_System], name: str) -> dict[Path, float]:

@@ -155,14 +155,16 @@ def _between(runs: Runs) -> Section:
 
 def other_attacks(studies: Mapping[str, Study]) -> str | None:
     """Runs that were attacked otherwise than the first: a weaker attack makes a system look harder to fool."""
-    suites = {name: study.arms[0].about["config"]["attack"] for name, study in studies.items()}
-    (first, suite), *others = suites.items()
-    differing = [name for name, other in others if other != suite]
+    configs = {name: {"precision": "float32", **study.arms[0].about["config"]} for name, study in studies.items()}
+    (first, one), *others = configs.items()
+    differing = [
+        f"{', '.join(names)}: {what} than in {first}"
+        for key, what in (("attack", "other attacks"), ("precision", "gradients of another precision"))
+        if (names := [name for name, other in others if other[key] != one[key]])
+    ]
     if not differing:
         return None
-    return (
-        f"{', '.join(differing)}: other attacks than in {first}. A difference may be that of the attacks, and not of the systems."
-    )
+    return f"{'; '.join(differing)}. A difference may be that of the attacks, and not of the systems."
 
 
 def differences(study: Study, reference: Study) -> list[Comparison]:

@@ -7,6 +7,7 @@ import pickle
 import unicodedata
 import zlib
 from collections import defaultdict
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -367,6 +368,29 @@ def test_a_copy_in_another_split_is_left_out_and_one_without_a_split_follows(roo
     split_of = {Path(sample.source_file).stem: sample.split for sample in samples if "cat" in sample.source_file}
     assert split_of["a"] == split_of["once-more"] == "train"
     assert split_of["b"] == split_of["other"] == "test"
+
+
+@pytest.mark.parametrize("given", list(permutations(["train", "test"])))
+def test_a_group_without_a_split_that_has_copies_in_two_is_left_out_of_both(root: Path, given: tuple[str, str]) -> None:
+    """A walk of three pictures, of which one is a training picture and one a test picture; none can be kept."""
+    rows = []
+    for name, of, split, group in (
+        *(("one", "a", given[0], ""), ("other", "b", given[1], "")),
+        *(("a again", "a", "", "walk"), ("b again", "b", "", "walk"), ("on the way", "c", "", "walk"), ("way again", "c", "", "")),
+        ("alone", "d", "", ""),
+    ):
+        save(root / "images" / f"{name}.png", photo(ord(of)))
+        save(root / "masks" / f"{name}.png", mask())
+        rows.append([f"images/{name}.png", f"masks/{name}.png", "cat", split, group])
+    table(root, [*rows, *([*row, "", ""] for row in rows_of()[3:])], "image,mask,label,split,group")
+    samples, rejects = load(root)
+    split_of = {Path(sample.source_file).stem: sample.split for sample in samples}
+    assert (split_of["one"], split_of["other"]) == given
+    assert "alone" in split_of
+    left_out = {Path(reject.source_file).stem: reject for reject in rejects}
+    assert sorted(left_out) == ["a again", "b again", "on the way", "way again"]
+    assert {reject.rule for reject in rejects} == {"repeated-image"}
+    assert {reject.detail for reject in rejects} == {"its group has the same pictures as the test and the train split"}
 
 
 def test_splits_may_be_folders_above_images_and_masks(tmp_path: Path) -> None:

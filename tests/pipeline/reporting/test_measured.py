@@ -4,17 +4,20 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 
 from pipeline.attacks.measurements import Backgrounds, Corruption, Corruptions, MinimumNorm
+from pipeline.config import to_plain
 from pipeline.errors import RunError
 from pipeline.evaluation.examples import EXAMPLES, Example, read_examples
 from pipeline.evaluation.measured import MEASURED, MeasurementReport, figures
 from pipeline.evaluation.measuring import MEASUREMENTS, OBSERVATIONS
 from pipeline.evaluation.records import Unit, write_table
+from pipeline.reporting.data import Study
 from pipeline.reporting.document import compose
 from pipeline.reporting.gallery import png_uri
 from pipeline.reporting.measured import measured_sections
@@ -112,6 +115,25 @@ def test_several_runs_stand_in_one_table_and_are_held_against_the_one_without_ma
     errors = corruptions.tidy.filter(pl.col("figure") == "mean corruption error")
     assert dict(zip(errors["run"], errors["value"], strict=True)) == {"run 0": 1, "run 1": 1 / 4, "run 2": 2 / 4}
     assert "measured-corruptions" in [section.name for section in compose_runs(list(runs.values())).sections]
+
+
+def test_runs_that_were_measured_under_other_conditions_are_a_warning(measured: Path) -> None:
+    """Accuracy under all corruptions, or up to a radius, is one of those that were tried."""
+    study, settings = read_study(measured), {name: to_plain(spec) for name, spec in SUITE.items()}
+
+    def run(changes: dict[str, Any]) -> Study:
+        config = {"attack": {"measurements": {**settings, **changes}}}
+        return replace(study, arms=tuple(replace(arm, about={**arm.about, "config": config}) for arm in study.arms))
+
+    def warnings(changes: dict[str, Any]) -> list[str | None]:
+        return [section.warning for section in measured_sections({"one": run({}), "other": run(changes)})]
+
+    assert warnings({}) == [None] * 3
+    assert warnings({"nearest": {**settings["nearest"], "epsilons": [0.5]}}) == [None] * 3
+    found = warnings({"corruptions": {**settings["corruptions"], "severities": [5]}})
+    assert found[::2] == [None, None]
+    assert found[1] is not None
+    assert found[1].startswith("corruptions: other settings than in one in other (severities): ")
 
 
 def test_a_run_with_a_system_without_masks_is_held_against_its_own(measured: Path, tmp_path: Path) -> None:

@@ -79,13 +79,20 @@ def test_other_images_are_not_compared_and_the_page_says_so(studies):
     assert why_not(replace(other, arms=tuple(clean)), first) == "no epsilon above 0 was attacked"
 
 
-def test_other_attacks_are_a_warning(studies):
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"attack": {"attacks": {"pgd": {"kind": "class", "num_steps": 1}}}}, "two: other attacks than in one. "),
+        ({"precision": "bf16"}, "two: gradients of another precision than in one. "),
+    ],
+)
+def test_other_attacks_are_a_warning(studies, change, said):
     first, other = studies
     assert compose_runs(studies).sections[0].warning is None
     arm = other.arms[0]
-    config = {**arm.about["config"], "attack": {"attacks": {"pgd": {"kind": "class", "num_steps": 1}}}}
+    config = {**arm.about["config"], **change}
     weaker = replace(other, arms=(replace(arm, about={**arm.about, "config": config}), *other.arms[1:]))
-    assert "two: other attacks than in one" in compose_runs([first, weaker]).sections[0].warning
+    assert said in compose_runs([first, weaker]).sections[0].warning
 
 
 def test_other_threat_models_are_refused(studies):
