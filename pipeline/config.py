@@ -1,6 +1,7 @@
 """Configurations: frozen dataclasses that live beside their owners and check themselves, from Python as from YAML."""
 
 import ast
+import difflib
 import inspect
 import os
 import sys
@@ -235,7 +236,8 @@ def to_plain(config: Any) -> dict[str, Any]:
 
 
 def _first_of(error: ValidationError, values: Mapping[str, Any], config_class: type[Any]) -> str:
-    details = error.errors(include_url=False)
+    # A key that is missing may be there under another name, which says more.
+    details = sorted(error.errors(include_url=False), key=lambda detail: detail["type"] == "missing")
     more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
     return _explain(details[0], values, config_class) + more
 
@@ -248,7 +250,7 @@ def _explain(detail: ErrorDetails, values: Mapping[str, Any], config_class: type
         known = set(dotted_keys(config_class))
         if key in known:  # of another member of a union
             return f"{key}: is no key of the {key.rpartition('.')[0]} that was chosen"
-        return f"{key}: unknown key{did_you_mean(key, known)}"
+        return f"{key}: unknown key{_near_in_list(key, config_class) or did_you_mean(key, known)}"
     if detail["type"] == "union_tag_invalid":
         return f"{key}: {_shown(detail['ctx']['tag'])} is not one of {detail['ctx']['expected_tags']}"
     message = detail["msg"].removeprefix("Value error, ")
@@ -256,6 +258,19 @@ def _explain(detail: ErrorDetails, values: Mapping[str, Any], config_class: type
         message = "true or false is meant"
     got = "" if is_dataclass(detail["input"]) or isinstance(detail["input"], dict) else f", got {_shown(detail['input'])}"
     return f"{key}: {message}{got}" if key else message
+
+
+def _near_in_list(key: str, config_class: type[Any]) -> str:
+    """The end of a line about an unknown key of what a list holds, ``parts.0.image``; empty for any other."""
+    place, _, name = key.rpartition(".")
+    bare = ".".join(part for part in place.split(".") if not part.isdigit())
+    if bare == place:
+        return ""
+    known = [*schema_keys(json_schema_of(config_class), in_lists=True)]
+    beside = [one.rpartition(".")[2] for one in known if one.rpartition(".")[0] == bare]
+    near = difflib.get_close_matches(name, beside, n=1, cutoff=0.6)
+    remedy = f"did you mean {place}.{near[0]}?" if near else f"known are {', '.join(beside)}"
+    return f"; {remedy}" if beside else ""
 
 
 def _shown(value: Any) -> str:

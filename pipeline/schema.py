@@ -5,21 +5,27 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 
-def schema_keys(schema: Mapping[str, Any], *, of_paths: bool = False) -> Iterator[str]:
-    """Every dotted key, over all choices of unions, ``NAME.*`` for the free keys of a mapping; or only the keys of paths."""
+def schema_keys(schema: Mapping[str, Any], *, of_paths: bool = False, in_lists: bool = False) -> Iterator[str]:
+    """Every dotted key, over all choices of unions, ``NAME.*`` for the free keys of a mapping; or only the keys of paths.
+
+    ``in_lists``: also those of what lists hold, ``parts.images``, which no word on the command line can name."""
     definitions = schema.get("$defs", {})
-    for key, node in _keys(schema, definitions, ""):
+    for key, node in _keys(schema, definitions, "", in_lists=in_lists):
         if not of_paths or any(variant.get("format") == "path" for variant in schema_variants(node, definitions)):
             yield key
 
 
-def _keys(node: Mapping[str, Any], definitions: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _keys(
+    node: Mapping[str, Any], definitions: Mapping[str, Any], prefix: str, *, in_lists: bool
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for variant in schema_variants(node, definitions):
+        if in_lists and isinstance(variant.get("items"), dict):
+            yield from _keys(variant["items"], definitions, prefix, in_lists=True)
         if "properties" not in variant and isinstance(variant.get("additionalProperties"), dict):
             yield f"{prefix}*", variant["additionalProperties"]  # a mapping with free keys
         for name, child in variant.get("properties", {}).items():
             yield f"{prefix}{name}", child
-            yield from _keys(child, definitions, f"{prefix}{name}.")
+            yield from _keys(child, definitions, f"{prefix}{name}.", in_lists=in_lists)
 
 
 def schema_variants(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -6,7 +6,7 @@ that can be attacked by itself by having those of ``StagedSystem``. What only so
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.config import validate
+from pipeline.errors import InputError
 from pipeline.masks.config import Fill, MaskConfig, MaskSource
 from pipeline.masks.context import MaskContext
 from pipeline.masks.fills import apply_mask, fill_images
@@ -192,6 +193,11 @@ class TwoStage(nn.Module):
             raise ValueError(f"the mask source {config.source.value!r} needs a segmenter")
         if config.fill == Fill.MEAN and mean_color is None:
             raise ValueError("the fill 'mean' needs the mean color of the training images")
+        for name, stage in (("classifier", classifier), ("segmenter", segmenter)):
+            if not isinstance(stage, nn.Module) and not (name == "segmenter" and stage is None):
+                raise InputError(f"the {name} is a {type(stage).__name__}, expected a torch.nn.Module")
+        if mean_color is not None and not _is_color(mean_color):
+            raise InputError(f"the mean color is {mean_color}, expected red, green and blue in [0,1]")
         self.classifier = classifier
         self.segmenter = segmenter.eval().requires_grad_(False) if segmenter is not None else None
         self.mask_config = config
@@ -259,6 +265,10 @@ class TwoStage(nn.Module):
         self.classifier = change(self.classifier)
         if self.segmenter is not None:
             self.segmenter = change(self.segmenter)
+
+
+def _is_color(color: object) -> bool:
+    return isinstance(color, Sequence) and len(color) == 3 and all(0 <= share <= 1 for share in color)
 
 
 Module = TypeVar("Module", bound=nn.Module | System)

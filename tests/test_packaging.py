@@ -1,6 +1,9 @@
 """The built wheel works outside the checkout, and the lock holds what a fresh machine needs."""
 
+import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 import venv
@@ -65,3 +68,34 @@ def test_the_wheel_works_outside_the_checkout(wheel, tmp_path):
     done = subprocess.run([python, "-m", "pipeline", *words], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "80 samples" in done.stdout
+
+
+@pytest.mark.parametrize(("shipped", "version"), [(["pyproject.toml"], "0.1.0"), ([], "unknown")], ids=["checkout", "bare copy"])
+def test_the_sources_work_without_an_installation_and_say_which_version_they_are(shipped, version, tmp_path):
+    """On PYTHONPATH, in an environment with all packages that ours needs, but without ours, and with OpenCV under another name."""
+    site, sources = tmp_path / "site", tmp_path / "sources"
+    site.mkdir()
+    sources.mkdir()
+    for path in Path(next(path for path in sys.path if path.endswith("site-packages"))).iterdir():
+        if "foreguard" not in path.name and not path.name.startswith("opencv_python_headless-"):
+            (site / path.name).symlink_to(path)
+    for name in ("segmenter", "classifier", "pipeline", "configs"):
+        shutil.copytree(ROOT / name, sources / name)
+    for name in shipped:
+        shutil.copy(ROOT / name, sources)
+
+    def foreguard(*words: str) -> str:
+        environment = {**os.environ, "PYTHONPATH": f"{sources}{os.pathsep}{site}"}
+        python = [sys._base_executable, "-m", "pipeline", *words]  # type: ignore[attr-defined]
+        done = subprocess.run(python, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert foreguard("--version") == f"foreguard {version}\n"
+    foreguard("prepare", "data=synthetic", "prepared=set", "data.num_train=40", "data.num_val=20", "data.num_test=20", "workers=0")
+    versions = json.loads((tmp_path / "set/dataset.json").read_text())["versions"]
+    assert versions["foreguard"] == version
+    assert versions["opencv-python-headless"] == "unknown"
+    assert versions["numpy"] != "unknown"
+    foreguard("train-classifier", "prepared=set", "run=run", "classifier=small", "trainer.epochs=1", "trainer.accelerator=cpu")
+    assert json.loads((tmp_path / "run/run.json").read_text())["provenance"]["foreguard"] == version

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from pipeline.attacks.specs import AttackSpec
 from pipeline.attacks.suite import AttackSuite
 from pipeline.config import CONFIG_DIR, validate
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, shortened
 
 _FIRST = "standard"
 """Where an attack's name is looked for first."""
@@ -30,6 +30,11 @@ def attacks_by_name(attacks: str | Sequence[str] | Mapping[str, AttackSpec]) -> 
         attacks = [attacks]
     if isinstance(attacks, Mapping):
         return dict(attacks)
+    given: Any = attacks  # at a prompt nothing holds anybody to the types
+    if not isinstance(given, Sequence) or not all(isinstance(name, str) for name in given):
+        raise ConfigError(
+            f"attacks is {shortened(repr(attacks))}, expected a suite, names of attacks, or attacks by a name of yours"
+        )
     return {name: spec_by_name(name) for name in attacks}
 
 
@@ -39,8 +44,9 @@ def spec_by_name(name: str) -> AttackSpec:
         if name in suite.attacks:
             return suite.attacks[name]
     names = list(dict.fromkeys([*suites(), *(attack for suite in suites().values() for attack in suite.attacks)]))
-    near = get_close_matches(name, names, n=3, cutoff=0.4) or names
-    raise ConfigError(f"there is no suite and no attack {name!r}: did you mean {' or '.join(near)}?")
+    near = get_close_matches(name, names, n=3, cutoff=0.4)
+    remedy = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}"
+    raise ConfigError(f"there is no suite and no attack {name!r}: {remedy}")
 
 
 @cache

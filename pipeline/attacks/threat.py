@@ -1,9 +1,9 @@
 """What an attacker may change, and what it knows. Nothing here imports torch."""
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from pipeline.config import Number, Whole, configuration
 
@@ -21,6 +21,10 @@ def check_epsilon(norm: Budget, epsilon: float) -> None:
         raise ValueError(f"an epsilon of {epsilon:g} is no share of the image that a patch can cover: 0.05, never 5")
     if norm == "linf" and epsilon > 1:
         raise ValueError(f"an epsilon of {epsilon:g} in norm linf is more than an image in [0,1] can change: 8/255, never 8")
+
+
+def _one_or_more(epsilons: Any) -> Any:
+    return (epsilons,) if isinstance(epsilons, int | float | str) and not isinstance(epsilons, bool) else epsilons
 
 
 class Region(StrEnum):
@@ -58,7 +62,7 @@ class ThreatModel:
     norm: Budget = "linf"
     """Norm of the perturbation: linf (largest change of a channel value), l2 (Euclidean, over the whole image) or l1 (sum of all
     changes of channel values). Or patch: any change inside one square."""
-    epsilons: Annotated[tuple[Epsilon, ...], Field(min_length=1)] = (8 / 255,)
+    epsilons: Annotated[tuple[Epsilon, ...], BeforeValidator(_one_or_more), Field(min_length=1)] = (8 / 255,)
     """Largest norms of the perturbation of an image in [0,1], rising: [2/255, 4/255, 8/255]. Of a patch: shares of the image that
     the square may cover. What is misclassified at one is so at all after it."""
     region: Region = Region.EVERYWHERE

@@ -19,6 +19,7 @@ from pydantic import Field
 from pipeline.config import AnyPath, Number, configuration
 from pipeline.errors import DataError, UserError, said
 from pipeline.terminal import Style, colored
+from pipeline.versions import checkout, own_version
 
 Verdict = Literal["ok", "note", "FAIL"]
 GIB = 1024**3
@@ -90,11 +91,13 @@ def _packages() -> Iterator[Finding]:
     """The package itself, and whether everything that its metadata says it needs is there in a version that it allows."""
     try:
         metadata = importlib.metadata.distribution("foreguard")
+        needed = metadata.requires or []
+        yield Finding(verdict="ok", what="foreguard", detail=metadata.version)
     except importlib.metadata.PackageNotFoundError:
-        yield Finding(verdict="FAIL", what="foreguard", detail="not installed", remedy="make setup, or: pip install -e .")
-        return
-    yield Finding(verdict="ok", what="foreguard", detail=metadata.version)
-    for requirement in map(Requirement, metadata.requires or []):
+        needed = checkout().get("dependencies", [])
+        detail, remedy = f"{own_version()}, run from its sources, not installed", "make setup, or: pip install -e ."
+        yield Finding(verdict="note", what="foreguard", detail=detail, remedy=remedy)
+    for requirement in map(Requirement, needed):
         if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
             yield _package(requirement)
 

@@ -110,9 +110,9 @@ def _dispatch(words: list[str]) -> None:
         print(_overview())
         return
     if words[0] == "--version":
-        from importlib.metadata import version
+        from pipeline.versions import own_version
 
-        print(f"foreguard {version('foreguard')}")
+        print(f"foreguard {own_version()}")
         return
     name, *rest = words
     if name == "completion":

@@ -6,7 +6,6 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,9 +18,12 @@ from pipeline.data.sample import Reject, Sample
 from pipeline.data.splits import SPLITS
 from pipeline.errors import DataError
 from pipeline.runs.files import canonical_sha256, file_sha256, sync
+from pipeline.versions import own_version, version_of
 
 # Rows are dictionaries until there are this many of them; as columns they take a tenth of the memory.
 ROWS_IN_BLOCK = 4096
+DECODERS = ("numpy", "opencv-python-headless", "pillow", "pycocotools")
+"""Packages whose version can change a pixel."""
 SCHEMA = {
     "sample_id": pl.String,
     "source_file": pl.String,
@@ -96,7 +98,7 @@ class Store:
             "mean": train_mean(self._directory / "images.npy", samples),
             "files": files,
             "fingerprint": fingerprint(classes, files, samples),
-            "versions": {name: version(name) for name in ("foreguard", "numpy", "opencv-python-headless", "pillow", "pycocotools")},
+            "versions": {"foreguard": own_version(), **{name: version_of(name) for name in DECODERS}},
             "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
 

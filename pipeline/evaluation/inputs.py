@@ -12,14 +12,17 @@ import numpy as np
 import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, RandomSampler
+from torch.nn.parameter import is_lazy
+from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 
-from pipeline.errors import InputError, said
+from pipeline.errors import InputError, kind_and_words, said
 from pipeline.masks.context import MaskContext
 from pipeline.shapes import Images, Labels, Logits, Masks
-from pipeline.system import Maskless, System, as_system, attacked
+from pipeline.system import Maskless, System, as_system, attacked, with_attackable_mask
 
+GREY = "grey images have one channel, say {}.expand(-1, 3, -1, -1)"
 _SUM = 1e-3  # how far from 1 the sum of probabilities may be
+_ENDS = 0.1  # how near 0 and 1 the least and the largest probability of a mask come
 
 
 class OwnBatch(NamedTuple):
@@ -39,13 +42,22 @@ def checked_system(system: object) -> System:
     """A module as a system. Raises InputError for what is no module or has no eval mode, and for weights of less than 32 bits."""
     try:
         wrapped = as_system(system)
+        if isinstance(system, nn.Module) and (empty := without_values(system)) is not None:
+            raise InputError(f"the system's {empty} has no values yet: run it on an image, or load its weights, first")
         with attacked(wrapped):
             return wrapped
     except TypeError as error:
         raise InputError(f"{error}; give an object of a class that derives from torch.nn.Module") from error
+    except InputError:
+        raise
     except (ValueError, AttributeError, RuntimeError) as error:
         remedy = "give a module in float32 that has an eval mode, not what torch.export or torch.jit.freeze makes of it"
         raise InputError(f"the system cannot be attacked: {said(error)}; {remedy}") from error
+
+
+def without_values(module: nn.Module) -> str | None:
+    """The first parameter or buffer that has no values yet, of a lazy module or on the meta device; else None."""
+    return next((name for name, value in module.state_dict().items() if is_lazy(value) or value.is_meta), None)
 
 
 def device_of(system: System) -> torch.device:
@@ -59,7 +71,8 @@ def checked_images(images: object) -> Images:
     if tensor.dtype == torch.uint8:
         raise InputError("images are uint8, 0 to 255: make them floats in [0,1], images.float() / 255")
     if tensor.ndim == 3:
-        raise InputError(f"images have the shape {tuple(tensor.shape)}: a batch of one is images[None]")
+        remedy = "a batch of one is images[None]" if 3 in (len(tensor), tensor.shape[2]) else GREY.format("images[:, None]")
+        raise InputError(f"images have the shape {tuple(tensor.shape)}: {remedy}")
     if tensor.ndim != 4 or tensor.shape[1] != 3:
         raise InputError(f"images have the shape {tuple(tensor.shape)}, expected (batch, 3, height, width){_layout(tensor)}")
     if not len(tensor):
@@ -68,6 +81,8 @@ def checked_images(images: object) -> Images:
     low, high = float(tensor.min()), float(tensor.max())
     if not low >= 0 or not high <= 1:  # a NaN is neither
         raise InputError(f"images go from {low:.4g} to {high:.4g}, expected [0,1]{_range(low, high)}")
+    if 0 < high <= 1 / 255:
+        warnings.warn(f"images go up to {high:.2g}, all but black: they look as if they were divided by 255 twice", stacklevel=3)
     return tensor
 
 
@@ -75,7 +90,7 @@ def _layout(tensor: Tensor) -> str:
     if tensor.ndim == 4 and tensor.shape[-1] == 3:
         return ": the channels are last, say images.permute(0, 3, 1, 2)"
     if tensor.ndim == 4 and tensor.shape[1] == 1:
-        return ": grey images have one channel, say images.expand(-1, 3, -1, -1)"
+        return f": {GREY.format('images')}"
     return ""
 
 
@@ -149,8 +164,14 @@ def _outputs(system: System, images: Images, context: MaskContext | None) -> Log
             logits: Any = system.module(given) if isinstance(system, Maskless) else system(given, context)
     except InputError:
         raise
-    except (ValueError, TypeError, AttributeError, RuntimeError, AssertionError) as error:
-        raise InputError(f"the system does not take images {tuple(images.shape)}: {said(error, 300)}") from error
+    except Exception as error:  # of somebody's own code, which may raise anything
+        of_type = next((parameter.dtype for parameter in system.parameters() if parameter.is_floating_point()), images.dtype)
+        other = f" in {images.dtype} (its weights are {of_type}: make both one)" if of_type != images.dtype else ""
+        # What torch and we say stands for itself, a KeyError is but a word.
+        words = said(error, 300) if isinstance(error, ValueError | TypeError | RuntimeError | AssertionError) else ""
+        raise InputError(
+            f"the system does not take images {tuple(images.shape)}{other}: {words or kind_and_words(error)}"
+        ) from error
     if not torch.equal(given, images):
         raise InputError("the system writes into the images that it is given: say images - mean, not images.sub_(mean)")
     check_outputs(logits, len(images))
@@ -169,11 +190,35 @@ def check_outputs(outputs: object, count: int) -> None:
     if outputs.ndim != 2 or len(outputs) != count or outputs.shape[1] < 2:
         shape = f"({count}, classes) with 2 classes or more"
         raise InputError(f"the model returns the shape {tuple(outputs.shape)} for {count} images, expected logits {shape}")
-    if outputs.is_floating_point() and outputs.dtype.itemsize < 4:
+    if not outputs.is_floating_point() or outputs.layout != torch.strided:
+        kind = str(outputs.dtype if outputs.layout == torch.strided else outputs.layout)
+        raise InputError(f"the model returns {kind}, expected logits: dense floats, neither rounded nor compared with anything")
+    if outputs.dtype.itemsize < 4:
         rounding = "its rounding hides what a small perturbation does"
         raise InputError(f"the model returns {outputs.dtype} and {rounding}: compute in float32, without autocast")
     if (outputs.isnan() | outputs.isposinf()).any():  # minus infinity is how some systems rule a class out
         raise InputError("the model returns values that are not finite for clean images: attacks compare them")
+
+
+@torch.no_grad()
+def doubt_about(system: System, images: Images, logits: Logits) -> str | None:
+    """Why outputs of a system look like something else than logits, its own or those of its mask, and what to do; else None."""
+    return doubt_about_logits(logits) or _doubt_about_mask_logits(system, images)
+
+
+def _doubt_about_mask_logits(system: System, images: Images) -> str | None:
+    staged = with_attackable_mask(system)
+    if staged is None:
+        return None
+    with attacked(system):
+        outputs = staged.mask_logits(images)
+    low, high = float(outputs.min()), float(outputs.max())
+    if 0 <= low < _ENDS and 1 - _ENDS < high <= 1:
+        return (
+            "the segmenter's outputs look like probabilities (they fill [0,1]): they are taken for logits, whose sigmoid then lies"
+            " between 0.5 and 0.73, and hides nothing; leave the segmenter's own sigmoid out"
+        )
+    return None
 
 
 def doubt_about_logits(logits: Logits) -> str | None:
@@ -195,10 +240,13 @@ def own_batches(data: Any) -> Iterator[OwnBatch]:
             " image; say shuffle=False",
             stacklevel=3,
         )
-    if isinstance(data, Tensor | Mapping | nn.Module) or not isinstance(data, Iterable):
+    at_hand = isinstance(data, tuple | list) and 2 <= len(data) <= 3 and all(isinstance(one, Tensor | np.ndarray) for one in data)
+    one_by_one = isinstance(data, Dataset) and not isinstance(data, IterableDataset)
+    if isinstance(data, Tensor | np.ndarray | Mapping | nn.Module) or not isinstance(data, Iterable) or at_hand or one_by_one:
+        remedy = "say DataLoader(data, batch_size=64)" if one_by_one else "for tensors at hand say [(images, labels)]"
         raise InputError(
             f"data is a {type(data).__name__}, expected batches of (images, labels) or (images, labels, masks), or the path of a"
-            " prepared data set: for tensors at hand say [(images, labels)]"
+            f" prepared data set: {remedy}"
         )
     for batch in data:
         if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
@@ -216,6 +264,8 @@ def checked_batch(images: object, labels: object, masks: object = None) -> OwnBa
 
 def _tensor(name: str, values: object) -> Tensor:
     if isinstance(values, Tensor):
+        if values.is_meta or values.layout != torch.strided:
+            raise InputError(f"{name} are a tensor {'without values' if values.is_meta else values.layout}, expected a dense one")
         return values.detach()
     try:
         return torch.as_tensor(values)

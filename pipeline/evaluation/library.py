@@ -29,7 +29,7 @@ from pipeline.config import Images as Count
 from pipeline.data.dataset import PreparedDataset, open_prepared
 from pipeline.data.splits import Split
 from pipeline.data.substitutes import with_substitutes
-from pipeline.errors import InputError
+from pipeline.errors import ConfigError, InputError
 from pipeline.evaluation.chunks import choose_rows
 from pipeline.evaluation.diagnostics import sanity_checks
 from pipeline.evaluation.evaluate import guide_masks
@@ -41,7 +41,7 @@ from pipeline.evaluation.inputs import (
     checked_logits,
     checked_system,
     device_of,
-    doubt_about_logits,
+    doubt_about,
     own_batches,
 )
 from pipeline.evaluation.own import OwnImages, attack_batch_of, in_parts
@@ -72,7 +72,7 @@ def evaluate(
     data: PreparedDataset | Path | str | Iterable[Any],
     *,
     norm: Norm = "linf",
-    epsilons: Sequence[float | str] = (8 / 255,),
+    epsilons: Sequence[float | str] | float | str = (8 / 255,),
     attacks: str | Sequence[str] | Mapping[str, AttackSpec] = "standard",
     threat: ThreatModel | None = None,
     split: Split = "test",
@@ -91,7 +91,7 @@ def evaluate(
             data set or its path. Masks are foreground shares (B,1,H,W) in [0,1]. Images of a loader are known by their position,
             and taken to be independent of each other.
         norm: of the perturbation, linf, l2 or l1.
-        epsilons: largest norms of the perturbation, rising; ``8 / 255`` or ``"8/255"``.
+        epsilons: largest norm of the perturbation, ``8 / 255`` or ``"8/255"``; or several, rising.
         attacks: the attacks of a shipped suite (configs/attack: standard, autoattack, fast ...), names of attacks in them, or
             attacks by a name of yours.
         threat: in place of norm and epsilons, for regions and hidden seeds.
@@ -127,7 +127,7 @@ def evaluate(
     wrapped = checked_system(system)
     settled = {"batch_size": batch_size, "seed": seed, "split": split, "max_images": max_images, "diagnostics": diagnostics}
     call = validate(_Call, settled)
-    model = threat if threat is not None else ThreatModel(norm=norm, epsilons=epsilons)  # type: ignore[arg-type]
+    model = ThreatModel(norm=norm, epsilons=epsilons) if threat is None else _checked_threat(threat)  # type: ignore[arg-type]
     settings = EvaluationSettings(
         system=wrapped,
         system_id=state_digest(system)[:16],
@@ -199,8 +199,10 @@ def attack(
     wrapped = checked_system(system)
     call = validate(_Call, {"batch_size": batch_size, "seed": seed})
     epsilons: Any = (epsilon,)
-    model = ThreatModel(norm=norm, epsilons=epsilons) if threat is None else replace(threat, epsilons=epsilons)
-    named = {attack: spec_by_name(attack)} if isinstance(attack, str) else {attack.kind: attack}
+    model = ThreatModel(norm=norm, epsilons=epsilons) if threat is None else replace(_checked_threat(threat), epsilons=epsilons)
+    if observer is not None and not callable(observer):
+        raise ConfigError(f"observer is a {type(observer).__name__}, expected a function")
+    named = {attack: spec_by_name(attack)} if isinstance(attack, str) else {getattr(attack, "kind", "attack"): attack}
     suite = AttackSuite(threat=model, attacks=named)
     checked = checked_batch(images, labels, masks)
     device = device_of(wrapped)
@@ -224,6 +226,12 @@ def attack(
             observer=observer,
         )
     return found.images.to(checked.images.device)
+
+
+def _checked_threat(threat: object) -> ThreatModel:
+    if not isinstance(threat, ThreatModel):
+        raise ConfigError(f"threat is a {type(threat).__name__}, expected a ThreatModel")
+    return threat
 
 
 def _on_prepared(settings: EvaluationSettings, dataset: PreparedDataset, call: _Call, device: torch.device) -> Evaluation:
@@ -277,6 +285,6 @@ def _on_own(settings: EvaluationSettings, data: Iterable[Any], call: _Call, devi
 def _num_classes(batch: AttackBatch) -> int:
     """How many classes a system tells apart, which says of these clean images what attacks need. Raises InputError."""
     logits = checked_logits(batch.system, batch.images, batch.context)
-    if (doubt := doubt_about_logits(logits)) is not None:
+    if (doubt := doubt_about(batch.system, batch.images, logits)) is not None:
         warnings.warn(doubt, stacklevel=4)
     return logits.shape[1]

@@ -15,14 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.parameter import is_lazy
 
 from pipeline.attacks.start import AttackBatch
 from pipeline.data.dataset import PreparedDataset
 from pipeline.data.loader import read_rows
 from pipeline.errors import ConfigError, InputError, kind_and_words
 from pipeline.evaluation.chunks import attack_batch
-from pipeline.evaluation.inputs import checked_logits, checked_system, doubt_about_logits
+from pipeline.evaluation.inputs import checked_logits, checked_system, doubt_about, without_values
 from pipeline.evaluation.loading import LoadedSystem
 from pipeline.masks.context import MaskContext
 from pipeline.runs.checkpoints import state_digest
@@ -148,8 +147,7 @@ def _built(path: str, build: Callable[..., Any]) -> nn.Module:
         raise ConfigError(f"system={path}: fails: {kind_and_words(error)}") from error
     if not isinstance(module, nn.Module):
         raise ConfigError(f"system={path}: returns a {type(module).__name__}; expected a torch.nn.Module from images to logits")
-    empty = next((name for name, value in module.state_dict().items() if is_lazy(value) or value.is_meta), None)
-    if empty is not None:
+    if (empty := without_values(module)) is not None:
         raise ConfigError(
             f"system={path}: its {empty} has no values yet: run it on an image, or load its weights, before it is returned"
         )
@@ -166,5 +164,5 @@ def _check_outputs(system: System, batch: AttackBatch, dataset: PreparedDataset)
     logits = checked_logits(system, batch.images, batch.context)
     if logits.shape[1] != dataset.num_classes:
         raise InputError(f"has {logits.shape[1]} classes, and {dataset.path} has {dataset.num_classes}: class k is class k of both")
-    if (doubt := doubt_about_logits(logits)) is not None:
+    if (doubt := doubt_about(system, batch.images, logits)) is not None:
         raise InputError(doubt)

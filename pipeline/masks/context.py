@@ -35,5 +35,6 @@ class MaskContext(NamedTuple):
 def required(value: Tensor | None, needed_by: str, what: str) -> Tensor:
     """The value. Raises ValueError where the context has none; ``needed_by`` and ``what`` go into its one line."""
     if value is None:
-        raise ValueError(f"{needed_by} needs {what}, and the context has none")
+        remedy = ": give (images, labels, masks), or masks=..." if what == "oracle masks" else ""
+        raise ValueError(f"{needed_by} needs {what}, and the context has none{remedy}")
     return value

@@ -8,7 +8,9 @@ import torch
 from torch import nn
 
 from pipeline.arithmetic import tf32_disabled
+from pipeline.config import parse_path
 from pipeline.data.seeds import sample_seed
+from pipeline.errors import ConfigError, said
 from pipeline.evaluation.inputs import checked_images, checked_logits, checked_masks, checked_system, device_of
 from pipeline.masks.config import MaskConfig
 from pipeline.masks.context import MaskContext
@@ -60,12 +62,35 @@ def load_system(
         ...
         pipeline.errors.CheckpointError: no/such/run: cannot be read: No such file or directory
     """
+    if not isinstance(masks or {}, Mapping):
+        raise ConfigError(f"masks is {masks!r}, expected a mapping such as {{'source': 'learned'}}")
+    on_device = _device(device)
     known = MaskConfig(**(masks or {}))  # every value checked, and made what the field holds
     changes: Any = {name: getattr(known, name) for name in masks or {}}
-    place = fetch(run) if isinstance(run, str) and run.startswith(SCHEME) else Path(run)
-    chosen = choose_system(place, None if segmenter_run is None else Path(segmenter_run), changes, arm=arm)
-    system, _ = load_trained_system(chosen, device=torch.device(device), with_data=True)
+    place = fetch(run) if isinstance(run, str) and run.startswith(SCHEME) else _path("run", run)
+    chosen = choose_system(place, None if segmenter_run is None else _path("segmenter_run", segmenter_run), changes, arm=arm)
+    system, _ = load_trained_system(chosen, device=on_device, with_data=True)
     return system.to(memory_format=torch.channels_last)
+
+
+def _path(name: str, value: object) -> Path:
+    try:
+        parsed = parse_path(value)
+    except ValueError as error:
+        raise ConfigError(f"{name}: {error}") from error
+    if not isinstance(parsed, Path):
+        raise ConfigError(f"{name} is {value!r}, expected a path")
+    return parsed
+
+
+def _device(name: torch.device | str) -> torch.device:
+    """The device, if something can be put there."""
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, TypeError, AssertionError, ValueError, NotImplementedError) as error:  # torch built without it asserts
+        raise ConfigError(f"device: {str(name)!r} cannot be used: {said(error, 160)}") from error
+    return device
 
 
 @torch.no_grad()

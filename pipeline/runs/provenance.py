@@ -1,7 +1,6 @@
 """What a result was made with: versions, and the commit of the code."""
 
 import dataclasses
-import importlib.metadata
 import platform
 import subprocess
 from functools import cache
@@ -9,6 +8,8 @@ from pathlib import Path
 
 import torch
 from pydantic import ConfigDict
+
+from pipeline.versions import own_version
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,7 +19,7 @@ class Provenance:
     __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     foreguard: str
-    """Version of this package."""
+    """Version of this package; ``unknown`` for a copy of its sources without pyproject.toml."""
     python: str
     """Version of the interpreter."""
     torch: str
@@ -32,13 +33,10 @@ class Provenance:
 @cache
 def provenance() -> Provenance:
     """The provenance of what this process computes."""
-    try:
-        version = importlib.metadata.version("foreguard")
-    except importlib.metadata.PackageNotFoundError:  # run from a copy of the sources
-        version = "unknown"
     commit = _git("rev-parse", "HEAD") if _git("ls-files", "--error-unmatch", Path(__file__).name) else None
     dirty = None if commit is None else bool(_git("status", "--porcelain", "--untracked-files=no"))
-    return Provenance(foreguard=version, python=platform.python_version(), torch=str(torch.__version__), commit=commit, dirty=dirty)
+    versions = {"foreguard": own_version(), "python": platform.python_version(), "torch": str(torch.__version__)}
+    return Provenance(**versions, commit=commit, dirty=dirty)
 
 
 def _git(*arguments: str) -> str | None:

@@ -75,6 +75,12 @@ def test_a_fraction_that_is_none_is_refused(text):
         ({"part": {"kind": "inner", "epsilon": 2}}, "part.epsilon: Input should be less than or equal to 1, got 2"),
         ({"part": {"kind": "inner", "epsilon": "far"}}, "part.epsilon: Input should be a valid number.*got 'far'"),
         ({"part": {"kind": "inner", "epsilom": 0}}, r"part.epsilom: unknown key; did you mean part.epsilon\?"),
+        (
+            {"part": {"kind": "inner"}, "steps": [{}, {"epsilom": 0}]},
+            r"steps.1.epsilom: unknown key; did you mean steps.1.epsilon\?",
+        ),
+        ({"part": {"kind": "inner"}, "steps": [{"qqq": 0}]}, "steps.0.qqq: unknown key; known are .*epsilon"),
+        ({"prat": {"kind": "inner"}}, r"prat: unknown key; did you mean part\? \(and 1 more\)"),
         ({"part": {"kind": "inner"}, "steps": [{"epsilon": -1}]}, "steps.0.epsilon: .*greater than or equal to 0"),
     ],
 )

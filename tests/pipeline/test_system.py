@@ -1,9 +1,12 @@
 """The joint system: gradients against finite differences and closed forms, every mask source, and its state under attack."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
 
+from pipeline.errors import InputError
 from pipeline.masks.config import Fill, MaskConfig, MaskSource
 from pipeline.masks.context import MaskContext
 from pipeline.system import TwoStage, attacked, deep_copy
@@ -184,6 +187,12 @@ def test_a_mean_fill_without_a_mean_and_a_frozen_mask_that_was_not_taken_are_ref
         TwoStage(classifier(), masks=MaskConfig(source=MaskSource.ORACLE, fill=Fill.MEAN))
     with pytest.raises(ValueError, match="'frozen' needs frozen masks"):
         system(MaskSource.FROZEN)(*batch())
+
+
+def test_a_color_that_is_none_is_refused() -> None:
+    for color in ((128.0, 128.0, 128.0), (0.5, 0.5, -0.1), (0.5, 0.5, math.nan)):
+        with pytest.raises(InputError, match=r"^the mean color is \([^\n]*\), expected red, green and blue in \[0,1\]$"):
+            TwoStage(classifier(), masks="oracle", fill="mean", mean_color=color)
 
 
 def test_a_source_and_a_fill_by_name_are_the_configuration_written_out() -> None:

@@ -3,6 +3,7 @@
 import difflib
 import json
 import re
+import sys
 import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -23,6 +24,8 @@ MAX_DEPTH = 32
 """Lists and objects inside each other: COCO needs 6."""
 # Python's json writes these, and no other reader takes them.
 _NOT_JSON = re.compile(rb"(?:^|(?<=[:,\[\s]))(?:NaN|-?Infinity)(?=[\s,\]}]|$)")
+_MOST_DIGITS = sys.int_info.str_digits_check_threshold
+_LONG_NUMBER = re.compile(rb"(?:^|[:\[\s])-?[0-9]{%d}" % (_MOST_DIGITS + 1))
 
 Id = int | str
 
@@ -157,8 +160,12 @@ def _records(path: Path) -> Generator[tuple[str, int, Any], None, None]:
         raise DataError(f"{path}: does not exist") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ijson.JSONError, ValueError, SystemError) as error:  # SystemError: a number of more digits than Python converts
-        what = str(error.args[0].decode(errors="replace") if isinstance(error.args[0], bytes) else error).strip().split("\n")[0]
+    except (ijson.JSONError, ValueError, ArithmeticError) as error:  # ArithmeticError: an exponent that no Decimal has
+        what = (
+            "a number is out of range"
+            if isinstance(error, ArithmeticError)
+            else str(error.args[0].decode(errors="replace") if isinstance(error.args[0], bytes) else error).strip().split("\n")[0]
+        )
         after = f" after {section}[{position}]" if section and position >= 0 else ""
         raise DataError(f"{path}: is no JSON object that can be read ({what}{after}); {recognize(path)}") from error
 
@@ -180,8 +187,16 @@ class _Blocks:
             end = max(whole.rfind(mark) for mark in (b",", b"]", b"}", b":", b"\n")) + 1 if block else len(whole)
             self._held = whole[end:]
             if end or not block:
+                _check_digits(whole[:end])
                 return _NOT_JSON.sub(b"null", whole[:end])
         return b""
+
+
+def _check_digits(block: bytes) -> None:
+    """Raises ValueError for a whole number of more digits than Python converts, which ends the process in ijson."""
+    for between in block.split(b","):  # such a one is long, and nearly nothing else is
+        if len(between) > _MOST_DIGITS and _LONG_NUMBER.search(between):
+            raise ValueError(f"a number has more than {_MOST_DIGITS} digits")
 
 
 def _elements(events: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, int, Any]]:

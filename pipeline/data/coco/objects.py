@@ -193,6 +193,8 @@ def sample_ids(source_file: str, annotations: list[Annotation]) -> list[str]:
 
 
 def _read(root: Path, item: ImageItem, *, shrink: float) -> Raster:
+    if os.path.lexists(root / item.source_file) and not os.path.isfile(root / item.source_file):
+        raise Rejected("unreadable-image", "it is no file, or a link that leads to none")
     if not os.path.isfile(root / item.source_file):
         raise Rejected("annotation-without-image", f"no file {item.source_file}{item.hint}")
     with open_image(root / item.source_file) as opened:

@@ -99,15 +99,24 @@ def _check_layout(config: CocoConfig) -> None:
         what = "is no folder" if config.root.exists() else "does not exist"
         raise DataError(f"data.root: {config.root} {what}; give the folder with annotations/, or set data.download=true")
     for part in config.parts:
+        for name in (part.annotations, part.images):
+            if os.path.isabs(name) and not Path(name).is_relative_to(config.root):
+                raise ConfigError(
+                    f"data.parts: {name} lies outside of data.root: name it relative to {config.root}, or link it there"
+                )
         for path, is_there in ((annotation_path(config.root, part), os.path.isfile), (config.root / part.images, os.path.isdir)):
             if not is_there(path):
                 remedy = "see data.parts, or set data.download=true for the official files"
-                raise DataError(f"{path}: is missing{_files_there(config.root)}; {remedy}")
+                kind = "file" if is_there is os.path.isfile else "folder"
+                what = f"is no {kind}, or a link that leads to none" if os.path.lexists(path) else "is missing"
+                raise DataError(f"{path}: {what}{_files_there(config.root)}; {remedy}")
 
 
 def _files_there(root: Path) -> str:
     """The tail of a sentence on a missing annotation file: which there are."""
-    there = sorted(path.relative_to(root).as_posix() for pattern in ("*.json", "*/*.json") for path in root.glob(pattern))
+    there = sorted(
+        path.relative_to(root).as_posix() for pattern in ("*.json", "*/*.json") for path in root.glob(pattern) if path.is_file()
+    )
     if any(name.endswith("_annotations.coco.json") for name in there):
         return "; it looks like an export of Roboflow: data=roboflow reads that"
     return f"; there are {', '.join(there[:4])}" if there else ""

@@ -4,11 +4,13 @@ import os
 import shlex
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
 
 from pipeline.cli.commands import COMMANDS
+from pipeline.cli.doctor import Finding
 from pipeline.cli.main import main
 from pipeline.masks.config import Fill, MaskSource
 
@@ -177,6 +179,18 @@ def test_doctor_compares_what_is_installed_with_what_the_metadata_asks_for(capsy
     assert found["no-such-package"].endswith(" missing (needed: >=3)")
     assert found["pytest"].startswith("ok")
     assert "not-here" not in captured.out
+
+
+def test_doctor_looks_through_the_packages_of_a_checkout_that_is_not_installed(capsys, monkeypatch):
+    def not_installed(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("importlib.metadata.distribution", not_installed)
+    monkeypatch.setattr("pipeline.cli.doctor._package", lambda needed: Finding(verdict="ok", what=needed.name, detail="here"))
+    assert main(["doctor", "min_disk=0", "min_memory=0"]) == 0
+    shown = capsys.readouterr().out
+    assert "run from its sources, not installed" in shown
+    assert "pycocotools " in shown
 
 
 def test_help_says_what_each_choice_does_and_what_each_kind_of_attack_takes(capsys):

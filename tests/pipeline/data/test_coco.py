@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import pickle
 from collections import defaultdict
 from collections.abc import Callable
@@ -1010,7 +1011,11 @@ def test_where_nothing_is_left_the_true_rule_the_file_and_the_remedy_are_said(
         ("0 0.5 0.5 0.1 0.1\n", "looks like text of YOLO"),
         ('{"a": ' * 5000, "nested more than 32 deep"),
         ('{"images": ' + "[" * 100000, "nested more than 32 deep"),
-        ('{"images": [{"id": ' + "9" * 5000 + "}]}", "is no JSON object"),
+        ('{"images": [{"id": ' + "9" * 5000 + "}]}", "(a number has more than 640 digits)"),
+        ('{"images": [{"id": 1, "file_name": "a"}], "annotations": [{"image_id": -' + "1" * 6000 + "}]}", "more than 640 digits"),
+        ('{"images": [[' + "9" * 5000 + ",1]]}", "more than 640 digits"),
+        ("9" * 5000, "more than 640 digits"),
+        ('{"images": [{"id": 1e' + "9" * 30 + "}]}", "(a number is out of range)"),
         ({"version": "2.0", "annotations": [{"name": "cup", "polygon": {"paths": [[]]}}]}, "looks like an export of V7 Darwin"),
         ("PK", "is compressed: unpack it"),
         ("", "is no JSON object"),
@@ -1034,6 +1039,33 @@ def test_a_file_of_another_tool_is_named_for_what_it_is(made_up: MadeUp, content
         plan(made_up.config())
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["annotations", "images"])
+def test_a_part_outside_of_the_root_is_refused_by_an_absolute_path_and_taken_inside(made_up: MadeUp, tmp_path, key) -> None:
+    part = {"annotations": "instances.json", "images": "photos"}
+    inside = {"annotations": made_up.root / "annotations" / "instances.json", "images": made_up.root / "photos"}[key]
+    made_up.load()  # which writes the file
+    assert plan(made_up.config(parts=[{**part, key: str(inside)}])).items
+    outside = tmp_path / "elsewhere"
+    outside.symlink_to(inside)
+    with pytest.raises(ConfigError, match=r"^data\.parts: \S+elsewhere lies outside of data\.root: name it relative to [^\n]+$"):
+        plan(made_up.config(parts=[{**part, key: str(outside)}]))
+
+
+@pytest.mark.parametrize("kind", ["folder", "ring", "pipe"])
+def test_what_stands_in_the_place_of_a_file_is_named_for_what_it_is(made_up: MadeUp, kind: str) -> None:
+    made = {"folder": Path.mkdir, "ring": lambda path: path.symlink_to(path), "pipe": os.mkfifo}[kind]
+    picture = made_up.root / "photos" / "002.png"
+    picture.unlink()
+    made(picture)
+    _, rejects = made_up.load()
+    assert {(one.rule, one.detail) for one in rejects} == {("unreadable-image", "it is no file, or a link that leads to none")}
+    table = made_up.root / "annotations" / "instances.json"
+    table.unlink()
+    made(table)
+    with pytest.raises(DataError, match=r"instances\.json: is no file, or a link that leads to none; see data\.parts"):
+        plan(made_up.config())
 
 
 def test_a_name_of_an_image_that_no_file_can_have_costs_that_image_alone(made_up: MadeUp) -> None:

@@ -19,10 +19,11 @@ from pipeline.evaluation.inputs import (
     checked_masks,
     checked_system,
     device_of,
+    doubt_about,
     doubt_about_logits,
     own_batches,
 )
-from pipeline.system import as_system
+from pipeline.system import TwoStage, as_system
 
 PICTURES = torch.rand(4, 3, 6, 8, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 2, 1, 0])
@@ -46,6 +47,9 @@ def test_images_in_the_unit_range_are_taken_as_they_are(images: Any) -> None:
             r"images have the shape \(4, 6, 8, 3\), [^\n]*channels are last, say images\.permute\(0, 3, 1, 2\)",
         ),
         (PICTURES[0], r"images have the shape \(3, 6, 8\): a batch of one is images\[None\]"),
+        (PICTURES[:, 0], r"images have the shape \(4, 6, 8\): grey images have one channel, say images\[:, None\]\.expand\(-1, 3"),
+        (PICTURES.to_sparse(), r"images are a tensor torch\.sparse_coo, expected a dense one"),
+        (PICTURES.to("meta"), r"images are a tensor without values, expected a dense one"),
         (PICTURES[:, :1], r"images have the shape \(4, 1, 6, 8\), [^\n]*one channel, say images\.expand\(-1, 3, -1, -1\)"),
         (PICTURES[:, :2], r"images have the shape \(4, 2, 6, 8\), expected \(batch, 3, height, width\)"),
         (PICTURES[:0], r"images are an empty batch"),
@@ -116,6 +120,14 @@ class Returns(nn.Module):
         return self.change(self.body(images))
 
 
+def raising(error: BaseException) -> Callable[[Tensor], Any]:
+    def forward(logits: Tensor) -> Any:
+        del logits
+        raise error
+
+    return forward
+
+
 class Failing(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         assert images.shape[-1] == 224, "Input width (8) doesn't match model (224)."
@@ -175,6 +187,17 @@ ANY_SIZE = r"the system has to take batches of any size, [^\n]*: "
         (Returns(lambda logits: logits[:, :1]), r"the model returns the shape \(4, 1\) for 4 images"),
         (Returns(lambda logits: logits / 0), r"the model returns values that are not finite for clean images"),
         (Failing(), r"the system does not take images \(4, 3, 6, 8\): Input width \(8\) doesn't match model \(224\)\."),
+        (Returns(raising(KeyError("pooled"))), r"the system does not take images \(4, 3, 6, 8\): KeyError: 'pooled'"),
+        (Returns(raising(IndexError())), r"the system does not take images \(4, 3, 6, 8\): IndexError: "),
+        (Returns(raising(Exception("boom"))), r"the system does not take images \(4, 3, 6, 8\): Exception: boom"),
+        (Returns(raising(AssertionError())), r"the system does not take images \(4, 3, 6, 8\): AssertionError: "),
+        (Returns(lambda logits: logits).double(), r"[^\n]* in torch\.float32 \(its weights are torch\.float64: make both one\): "),
+        (Returns(lambda logits: (logits * 100).long()), r"the model returns torch\.int64, expected logits: dense floats"),
+        (Returns(lambda logits: logits > 0), r"the model returns torch\.bool, expected logits: dense floats"),
+        (Returns(lambda logits: logits.to(torch.complex64)), r"the model returns torch\.complex64, expected logits: dense floats"),
+        (Returns(lambda logits: logits.to_sparse()), r"the model returns torch\.sparse_coo, expected logits: dense floats"),
+        (Returns(lambda logits: logits).to("meta"), r"the system's body\.2\.weight has no values yet: run it on an image"),
+        (nn.Sequential(nn.Flatten(), nn.LazyLinear(3)), r"the system's 1\.weight has no values yet: run it on an image"),
         (Returns(lambda logits: logits).half(), r"the system cannot be attacked: [^\n]*float32 or wider"),
         (Returns(lambda logits: logits.half()), r"the model returns torch\.float16 and its rounding hides [^\n]*in float32"),
         (Returns(lambda logits: logits.bfloat16()), r"the model returns torch\.bfloat16 and its rounding hides [^\n]*in float32"),
@@ -216,6 +239,23 @@ def test_probabilities_are_told_from_logits_and_their_logs_are_logits() -> None:
     assert "look like probabilities" in probabilities
 
 
+@pytest.mark.parametrize(("last", "doubted"), [(nn.Sigmoid(), True), (nn.Identity(), False), (nn.Softplus(), False)])
+def test_a_segmenter_that_ends_in_a_sigmoid_is_told_from_one_that_gives_logits(last: nn.Module, doubted: bool) -> None:
+    segmenter = nn.Sequential(nn.Conv2d(3, 1, 1, bias=False), last)
+    segmenter[0].weight = nn.Parameter(torch.tensor([20.0, -20.0, 0.0]).view(1, 3, 1, 1))
+    for masks in ("learned", "learned-hard", "frozen"):
+        system = TwoStage(Returns(lambda logits: logits), segmenter=segmenter, masks=masks)
+        found = doubt_about(as_system(system), PICTURES, torch.randn(4, 3))
+        expected = doubted and masks != "frozen"
+        assert (found is not None and found.startswith("the segmenter's outputs look like probabilities")) == expected
+
+
+def test_images_that_were_divided_twice_are_warned_about() -> None:
+    with pytest.warns(UserWarning, match=r"^images go up to 0\.00\d+, all but black: [^\n]*divided by 255 twice$"):
+        checked_images(PICTURES / 255)
+    checked_images(PICTURES * 0)
+
+
 def test_a_class_that_is_ruled_out_may_be_minus_infinity() -> None:
     forbidden = torch.tensor([0.0, -torch.inf, 0.0])
     assert checked_logits(as_system(Returns(lambda logits: logits + forbidden)), PICTURES, None)[:, 1].isneginf().all()
@@ -236,6 +276,10 @@ def test_a_system_without_weights_is_on_the_cpu() -> None:
         (PICTURES, r"data is a Tensor, expected batches of \(images, labels\)[^\n]*say \[\(images, labels\)\]"),
         ({"images": PICTURES}, r"data is a dict, expected batches"),
         (7, r"data is a int, expected batches"),
+        (PICTURES.numpy(), r"data is a ndarray, expected batches[^\n]*say \[\(images, labels\)\]"),
+        ((PICTURES, LABELS), r"data is a tuple, expected batches[^\n]*say \[\(images, labels\)\]"),
+        ([PICTURES.numpy(), LABELS.numpy(), MASKS.numpy()], r"data is a list, expected batches[^\n]*say \[\(images, labels\)\]"),
+        (TensorDataset(PICTURES, LABELS), r"data is a TensorDataset, expected batches[^\n]*say DataLoader\(data, batch_size=64\)"),
         ([PICTURES], r"a batch of the data is a Tensor, expected \(images, labels\) or \(images, labels, masks\)"),
         ([{"image": PICTURES, "label": LABELS}], r"a batch of the data is a dict of 2, expected"),
         ([(PICTURES,)], r"a batch of the data is a tuple of 1, expected"),

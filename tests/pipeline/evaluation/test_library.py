@@ -344,6 +344,12 @@ def test_a_setting_that_cannot_be_is_named_before_anything_is_attacked(
         evaluate(model, [(images, labels)], **settings)
 
 
+@pytest.mark.parametrize("epsilons", [8 / 255, "8/255"])
+def test_one_epsilon_needs_no_brackets(linear: tuple[Linear, Tensor, Tensor], epsilons: Any) -> None:
+    model, images, labels = linear
+    assert evaluate(model, [(images, labels)], epsilons=epsilons, attacks=STEPS).threat.epsilons == (8 / 255,)
+
+
 @pytest.mark.parametrize(("setting", "value"), [("epsilon", "8/0"), ("epsilon", True), ("batch_size", 0), ("seed", -1)])
 def test_a_setting_of_one_attack_that_cannot_be_is_named(
     linear: tuple[Linear, Tensor, Tensor], setting: str, value: object

@@ -68,6 +68,14 @@ def a_tuple():
     return changed(lambda logits: (logits, logits))
 
 
+def whole():
+    return changed(lambda logits: (logits * 100).long())
+
+
+def raising():
+    return changed(lambda logits: {}["no_such_stage"])
+
+
 def of_eight():
     return changed(lambda logits: logits.view(8, -1))
 
@@ -246,6 +254,8 @@ def test_code_that_computes_something_else_with_the_same_state_is_another_system
         ("own_models:on_meta", "its body.2.weight has no values yet: run it on an image, or load its weights"),
         ("own_models:few_classes", "has 2 classes, and "),
         ("own_models:a_tuple", "the model returns a tuple of 2, not a tensor"),
+        ("own_models:whole", "the model returns torch.int64, expected logits: dense floats"),
+        ("own_models:raising", "the system does not take images (8, 3, "),
         ("own_models:maps", "the model returns the shape (8, "),
         ("own_models:of_eight", "the system has to take batches of any size, for attacks leave images out ("),
         ("own_models:Exported", "the system cannot be attacked: Calling train() is not supported yet"),

@@ -90,6 +90,12 @@ def test_what_is_not_there_is_refused_in_one_line(runs: Path) -> None:
         load_system(runs / "classifier", masks={"fill": "gray"})
     with pytest.raises(CheckpointError, match=r"cannot be read: No such file or directory"):
         load_system(runs / "nothing")
+    for device in ("gpu", "cuda:99", "meta-device"):
+        with pytest.raises(ConfigError, match=rf"^device: '{device}' cannot be used: [^\n]*$"):
+            load_system(runs / "classifier", device=device)
+    for run in ("", "a\0b"):
+        with pytest.raises(ConfigError, match=r"^run: [^\n]*$"):
+            load_system(run)
 
 
 def test_a_bare_module_predicts_without_a_mask_and_keeps_its_mode() -> None:
