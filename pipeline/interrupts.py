@@ -53,6 +53,8 @@ class _Arrived:
 
     handled: bool = False
     number: signal.Signals | None = None
+    raised: bool = False
+    """A handler has raised ``Interrupted`` where the program stood."""
     held: int = 0
     places: list[tuple[str | Callable[[], str | None], bool]] = []  # noqa: RUF012 - of the process, as all here
     """What the open ``told`` say, the outermost first, and whether they say it instead of those within."""
@@ -112,7 +114,8 @@ def temporary(directory: Path) -> Iterator[None]:
 
 @contextmanager
 def told(where: str | Callable[[], str | None], *, instead: bool = False) -> Iterator[None]:
-    """What comes out of here interrupted says ``where``, unless it says something already; with ``instead`` also then.
+    """What comes out of here interrupted says ``where``, unless it says something already; with ``instead`` also then. An error is
+    taken for the interruption after which it comes: compiled code and code of the user's own may have made the one of the other.
 
     A function is called when it comes to that, in another thread where the work is given up: then it also has to see to it that
     what it says is so. None: another process says it.
@@ -122,12 +125,18 @@ def told(where: str | Callable[[], str | None], *, instead: bool = False) -> Ite
         with unbroken():
             _Arrived.places.append((where, instead))
         yield
-    except KeyboardInterrupt as interrupt:
+    except (KeyboardInterrupt, Exception) as cause:
+        if isinstance(cause, KeyboardInterrupt):
+            interrupt = cause
+        elif _Arrived.raised and _Arrived.number is not None:
+            interrupt = Interrupted(_Arrived.number)
+        else:
+            raise
         if getattr(interrupt, "where", "") and not instead:
             raise
         error = Interrupted.by(interrupt, _text(where) or "")
         _Arrived.said = error.where
-        raise error from interrupt
+        raise error from cause
     finally:
         with unbroken():
             del _Arrived.places[depth:]
@@ -148,7 +157,7 @@ def signals_handled(given_up: Callable[[Interrupted], None] | None = None) -> It
     if threading.current_thread() is not threading.main_thread() or _Arrived.handled:
         yield
         return
-    _Arrived.handled, _Arrived.number, _Arrived.said, held = True, None, None, _Arrived.held
+    _Arrived.handled, _Arrived.number, _Arrived.raised, _Arrived.said, held = True, None, False, None, _Arrived.held
     handled = [number for number in SIGNALS if number is signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN]
     previous = {number: signal.signal(number, _handle) for number in handled}
     previous[_WAKE] = signal.signal(_WAKE, lambda *_: None)
@@ -182,6 +191,7 @@ def _handle(number: int, frame: FrameType | None) -> None:
     if _Arrived.number is None:
         _Arrived.number = signal.Signals(number)
         if not _Arrived.held:
+            _Arrived.raised = True
             raise Interrupted(_Arrived.number)
 
 

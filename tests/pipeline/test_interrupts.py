@@ -144,6 +144,27 @@ except Interrupted as error:
     assert ended(process) == (0, "interrupted by SIGTERM inside\n")
 
 
+@pytest.mark.parametrize("held", [False, True])
+def test_an_error_that_code_has_made_of_it_is_the_interruption_and_one_of_before_is_an_error(held: bool) -> None:
+    """pydantic makes a SchemaError of it, others catch all that they meet."""
+    script = f"""
+try:
+    with signals_handled(), told("outside"), told("inside"):
+        with held_back() if {held} else told("within"):
+            say("ready")
+            try:
+                wait() if not {held} else sys.stdin.readline()
+            except BaseException:
+                pass
+            raise ValueError("a word of its own")
+except (Interrupted, ValueError) as error:
+    say(error)
+"""
+    process = start(script)
+    process.terminate()
+    assert ended(process, "\n") == (0, "a word of its own\n" if held else "interrupted by SIGTERM within\n")
+
+
 STARTING = """
 from pipeline.workers import Workers
 try:
