@@ -20,6 +20,11 @@ def small(load_file: Callable[[Path], ModuleType]) -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def stopping(load_file: Callable[[Path], ModuleType]) -> ModuleType:
+    return load_file(Path(__file__).with_name("stopping.py"))
+
+
+@pytest.fixture(scope="session")
 def tiny(load_file: Callable[[Path], ModuleType]) -> ModuleType:
     return load_file(Path(__file__).with_name("tiny.py"))
 

@@ -156,24 +156,6 @@ def test_the_first_losses_are_those_of_the_cpu(prepared: Path, tmp_path: Path) -
         assert rows[0][name] == pytest.approx(rows[1][name], rel=1e-3)
 
 
-class Stop(BaseException):
-    """Ends a run from inside, as a kill would."""
-
-
-def stopped_after(config: Any, num_steps: int) -> Any:
-    """The same training, whose objective raises when it is asked for one step more than this."""
-    kind, left = type(config.objective), [num_steps]
-
-    class Stopping(kind):
-        def points(self, stage: Any, batch: Any, seeds: Tensor) -> Tensor:
-            if not left[0]:
-                raise Stop
-            left[0] -= 1
-            return kind.points(self, stage, batch, seeds)
-
-    return replace(config, objective=Stopping(**vars(config.objective)))
-
-
 @pytest.mark.parametrize(
     ("objective", "changes"),
     [
@@ -184,7 +166,7 @@ def stopped_after(config: Any, num_steps: int) -> Any:
     ids=["sgd", "bfloat16", "awp of trades, adamw"],
 )
 def test_an_interrupted_run_ends_as_if_it_had_not_been(
-    prepared: Path, trained: Path, tmp_path: Path, objective: Any, changes: dict[str, Any]
+    prepared: Path, trained: Path, tmp_path: Path, objective: Any, changes: dict[str, Any], stopping: ModuleType
 ) -> None:
     config = TrainClassifierConfig(
         prepared=prepared,
@@ -198,8 +180,8 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(
     train_classifier(config)
     again = replace(config, run=tmp_path / "again", resume=True)
     for steps in (1, 3):  # before anything is saved, and after it
-        with pytest.raises(Stop):
-            train_classifier(stopped_after(again, steps))
+        with pytest.raises(stopping.Stop):
+            train_classifier(stopping.stopped_after(again, steps))
     train_classifier(again)
     assert_same_weights(config.run, again.run)
     one, other = (read_metrics(run / "metrics.csv") for run in (config.run, again.run))

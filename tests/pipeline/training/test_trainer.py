@@ -137,24 +137,6 @@ def test_the_averaged_weights_are_what_is_saved(config):
     assert not all(torch.equal(value, state["module"][name]) for name, value in saved.items())
 
 
-class Stop(BaseException):
-    """Ends a run from inside, as a kill would."""
-
-
-def stopped_after(config, num_steps, error):
-    """The same training, whose objective raises when it is asked for one step more than this."""
-    kind, left = type(config.objective), [num_steps]
-
-    class Stopping(kind):
-        def points(self, stage, batch, seeds):
-            if not left[0]:
-                raise error
-            left[0] -= 1
-            return kind.points(self, stage, batch, seeds)
-
-    return replace(config, objective=Stopping(**vars(config.objective)))
-
-
 @pytest.mark.parametrize(
     ("objective", "changes"),
     [
@@ -165,13 +147,13 @@ def stopped_after(config, num_steps, error):
         pytest.param(TradesConfig(attack=QUICK, validation=ROBUST.validation), {}, marks=pytest.mark.slow),
     ],
 )
-def test_an_interrupted_run_ends_as_if_it_had_not_been(config, tmp_path, objective, changes):
+def test_an_interrupted_run_ends_as_if_it_had_not_been(config, tmp_path, objective, changes, stopping):
     config = replace(config, objective=objective, trainer=replace(TRAINER, **changes))
     train_classifier(config)
     again = replace(config, run=tmp_path / "again")
     for steps in (3, 7, 5):  # before anything is saved, after an epoch, in the middle of one
-        with pytest.raises(Stop):
-            train_classifier(stopped_after(replace(again, resume=True), steps, Stop()))
+        with pytest.raises(stopping.Stop):
+            train_classifier(stopping.stopped_after(replace(again, resume=True), steps))
     train_classifier(replace(again, resume=True))
     assert_same_weights(config.run, again.run)
     assert without_seconds(config.run) == without_seconds(again.run)
@@ -195,7 +177,7 @@ def test_a_collapse_ends_training_and_the_best_epoch_is_kept(config, capsys):
     assert (again["epochs"], again["ended_by"], again["val"]) == (1, "guard", result["val"])
 
 
-def test_a_kill_between_the_writings_of_an_epochs_end_changes_nothing(config, monkeypatch, tmp_path):
+def test_a_kill_between_the_writings_of_an_epochs_end_changes_nothing(config, monkeypatch, tmp_path, stopping):
     train_classifier(config)
     again = replace(config, run=tmp_path / "again", resume=True)
     for number in range(8):
@@ -205,11 +187,11 @@ def test_a_kill_between_the_writings_of_an_epochs_end_changes_nothing(config, mo
             original(source, target)
             calls.append(target)
             if len(calls) == number + 1:
-                raise Stop
+                raise stopping.Stop
 
         with monkeypatch.context() as patch:
             patch.setattr(os, "replace", dying)
-            with suppress(Stop):
+            with suppress(stopping.Stop):
                 train_classifier(again)
     assert len(calls) <= number, "every one of the last run's writings was a place to die"
     train_classifier(again)
@@ -273,9 +255,9 @@ def test_a_finished_run_says_so_and_changes_nothing(config, capsys):
     assert {path: path.read_bytes() for path in config.run.rglob("*") if path.is_file()} == before
 
 
-def test_resume_says_whether_it_found_a_run(config, capsys):
-    with pytest.raises(Stop):
-        train_classifier(stopped_after(replace(config, resume=True), 9, Stop()))
+def test_resume_says_whether_it_found_a_run(config, capsys, stopping):
+    with pytest.raises(stopping.Stop):
+        train_classifier(stopping.stopped_after(replace(config, resume=True), 9))
     assert "holds no run, so a new one begins" in capsys.readouterr().err
     train_classifier(replace(config, resume=True))
     assert "resumed at step 8, 1 of 2 epochs done" in capsys.readouterr().err
@@ -373,9 +355,9 @@ def test_patience_ends_a_run_that_no_longer_gains(config):
     assert result["ended_by"] == "patience"
 
 
-def test_a_damaged_state_is_refused_by_name(config):
-    with pytest.raises(Stop):
-        train_classifier(stopped_after(config, 9, Stop()))
+def test_a_damaged_state_is_refused_by_name(config, stopping):
+    with pytest.raises(stopping.Stop):
+        train_classifier(stopping.stopped_after(config, 9))
     (config.run / "state.pt").write_bytes(b"nothing")
     with pytest.raises(CheckpointError, match=r"state\.pt: damaged"):
         train_classifier(replace(config, resume=True))
