@@ -216,6 +216,10 @@ class AblateConfig:
             needed = ", ".join(f"{{train: {source}, test: {source}}}" for source in GAIN_NEEDS)
             raise ValueError(f"gain: needs the pairs {needed} in masks, all of them for one classifier objective at least")
         for name in ("gain", "surface"):
+            if getattr(self, name) and self.attack.threat.norm == "patch":
+                raise ValueError(
+                    f"{name}: an image without room for the square would count as robust: attack=patch has its regions"
+                )
             if getattr(self, name) and self.attack.threat.region.value != "everywhere":
                 raise ValueError(f"{name}: confines the attacker itself: attack.threat.region has to be everywhere")
         if self.degradation is not None and not set(self.degradation.objectives) <= set(self.classifier_labels):

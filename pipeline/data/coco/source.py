@@ -15,7 +15,7 @@ from pipeline.data.sample import NO_CLASS, Plan, recipe_of
 from pipeline.data.splits import Split, assign_splits, drawn_shares
 from pipeline.errors import ConfigError, DataError
 
-RECIPE_VERSION = 3
+RECIPE_VERSION = 4
 
 # Sizes and SHA-256: TensorFlow Datasets, tensorflow_datasets/url_checksums/coco.txt (https://github.com/tensorflow/datasets).
 # The host's TLS certificate is not its own, hence http; the checksum is what vouches for the content.
@@ -123,8 +123,10 @@ def _files_there(root: Path) -> str:
 
 
 def _with_splits(images: list[ImageItem], shares: Mapping[Split, float], seed: int) -> list[ImageItem]:
-    """Give the images of parts without a split one each, stratified by the classes of their objects."""
-    pairs = [(image.group, label) for image in images if image.split is None for label in image.labels]
+    """Give the images of parts without a split one each, stratified by the classes of their objects; a group that a split is given
+    for in another part goes there."""
+    given = {image.group: image.split for image in images if image.split}
+    pairs = [(image.group, label) for image in images if image.group not in given for label in image.labels]
     drawn = assign_splits([group for group, _ in pairs], [label for _, label in pairs], shares, seed=seed)
     # An image that was not drawn has no object that passes: it yields rejects only, in whatever split.
-    return [replace(image, split=image.split or drawn.get(image.group, "train")) for image in images]
+    return [replace(image, split=image.split or given.get(image.group) or drawn.get(image.group, "train")) for image in images]

@@ -82,6 +82,10 @@ def test_equal_l2_is_the_length_of_a_change_of_the_mean_foreground(synthetic_set
             ["attack.threat={norm: patch, epsilons: [0.05]}", "primary_epsilon=null"],
             "transfer: its attack climbs inside a norm ball",
         ),
+        (
+            ["attack.threat={norm: patch, epsilons: [0.05]}", "primary_epsilon=null", "transfer=null", "decomposition=null"],
+            "surface: an image without room for the square would count as robust",
+        ),
         (["evaluation.save_images=false"], r"transfer: .* needs evaluation\.save_images=true"),
     ],
 )

@@ -36,6 +36,7 @@ from pipeline.data.dataset import open_prepared
 from pipeline.data.folds import fold_splits
 from pipeline.data.rules import Rejected
 from pipeline.data.sample import Plan, Reject, Sample
+from pipeline.data.splits import Split
 from pipeline.errors import ConfigError, DataError
 
 FILES = ("instances_train2017.json", "instances_train2017_partial.json", "instances_val2017.json")
@@ -1154,6 +1155,26 @@ def test_versions_of_one_photograph_are_one_group_and_in_one_split(made_up: Made
         found.setdefault(sample.source_file.split(".rf.")[0], set()).add((sample.group, sample.split))
     assert {len(of_photograph) for of_photograph in found.values()} == {1}
     assert len({sample.group for sample in samples}) == 20 + 2
+    assert {sample.split for sample in samples} == {"train", "val", "test"}
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_a_version_without_a_split_goes_where_another_part_puts_its_photograph(made_up: MadeUp, split: Split) -> None:
+    for photograph in range(12):
+        made_up.object(made_up.image(f"p{photograph}_jpg.rf.aa.png"), (5, 10, 20, 30), 1 + 2 * (photograph % 2))
+    made_up.write("given.json")
+    made_up.images, made_up.annotations = [], []
+    for photograph in range(24):
+        made_up.object(made_up.image(f"p{photograph}_jpg.rf.bb.png"), (5, 10, 20, 30), 1 + 2 * (photograph % 2))
+    given = CocoPart(annotations="given.json", images="photos", split=split)
+    samples, _ = made_up.load(
+        parts=(given, CocoPart(annotations="instances.json", images="photos")), val_fraction=0.25, test_fraction=0.25
+    )
+    found: dict[str, set[Split]] = {}
+    for sample in samples:
+        found.setdefault(sample.group, set()).add(sample.split)
+    assert len(found) == 24 + 2
+    assert all(len(splits) == 1 for splits in found.values())
     assert {sample.split for sample in samples} == {"train", "val", "test"}
 
 
