@@ -1,4 +1,4 @@
-"""Where the runs of an ablation lie. A finished one is found by what it was made from: its directory's name means nothing."""
+"""Where runs and data of an ablation lie. A finished run is found by what it was made from: its directory's name means nothing."""
 
 import json
 import os
@@ -7,17 +7,56 @@ import statistics
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pipeline.ablation.config import AblateConfig
-from pipeline.ablation.datasets import DataSets
-from pipeline.ablation.job import Job, JobState, Materials
+from pipeline.ablation.job import DataView, Job, JobState, Materials
 from pipeline.config import to_plain
-from pipeline.errors import writing
+from pipeline.data import silhouettes
+from pipeline.data.builder import write_prepared
+from pipeline.data.dataset import open_prepared, read_manifest
+from pipeline.data.folds import write_fold
+from pipeline.errors import DataError, writing
 from pipeline.runs.directory import fingerprint_of, run_fingerprint
 from pipeline.runs.files import canonical_sha256
 
 TIMINGS = "timings.jsonl"
+
+
+class DataSets:
+    """Where the data sets of an ablation lie. What is made of the prepared one lies in the store, known by its fingerprint."""
+
+    def __init__(self, config: AblateConfig, fingerprint: str) -> None:
+        self._config, self._fingerprint = config, fingerprint
+
+    def path(self, view: DataView) -> Path:
+        """The directory of a data set, there or not."""
+        if view == DataView():
+            return self._config.prepared
+        fold = view.fold.slug if view.fold else ""
+        return self._config.store_path / ("silhouette-sets" if view.silhouettes else "folds") / f"{self._fingerprint[:12]}{fold}"
+
+    def fingerprint(self, view: DataView) -> str | None:
+        """None where it is not there yet, or damaged."""
+        if view == DataView():
+            return self._fingerprint
+        try:
+            return cast(str, read_manifest(self.path(view))["fingerprint"])
+        except DataError:
+            return None
+
+    def make(self, view: DataView) -> None:
+        """Make a data set where there is none. Raises DataError; OccupiedError where another process is at it."""
+        path = self.path(view)
+        if path.exists():
+            return
+        if view.silhouettes:
+            self.make(view._replace(silhouettes=False))
+            dataset = open_prepared(self.path(view._replace(silhouettes=False)))
+            plan = silhouettes.plan(dataset)
+            write_prepared(plan, path, name="silhouettes", image_size=dataset.image_size, root=None, workers=0)
+        elif view.fold is not None:
+            write_fold(open_prepared(self._config.prepared), path, number=view.fold.number, folds=view.fold.of)
 
 
 class RunCache:
@@ -113,14 +152,12 @@ class RunCache:
 
 def _circumstances(config: AblateConfig, data_fingerprint: str | None) -> dict[str, object]:
     """What decides how long a kind of job takes: the machine, the data, and the settings that all jobs share."""
-    plain = to_plain(config)
-    stages = {key: plain[key] for key in ("segmenter", "classifier", "augment", "adversarial", "trades")}
-    trainers = {key: plain[key] for key in ("segmenter_trainer", "classifier_trainer", "joint_trainer")}
-    if named := [
-        entry for key in ("segmenter_objectives", "classifier_objectives") for entry in plain[key] if not isinstance(entry, str)
-    ]:
-        stages["objectives"] = named
-    settings = {"data set": data_fingerprint, **stages, **trainers, "attack": plain["attack"], "evaluation": plain["evaluation"]}
+    plain, trainers = to_plain(config), ("segmenter_trainer", "classifier_trainer", "joint_trainer")
+    shared = ("segmenter", "classifier", "augment", "adversarial", "trades", *trainers, "attack", "evaluation")
+    settings = {"data set": data_fingerprint, **{key: plain[key] for key in shared}}
+    entries = (*plain["segmenter_objectives"], *plain["classifier_objectives"])
+    if named := [entry for entry in entries if not isinstance(entry, str)]:
+        settings["objectives"] = named
     return {"machine": [platform.node(), os.cpu_count()], "settings": settings}
 
 

@@ -8,6 +8,7 @@ restricted to one path could have done: for that there are attacks whose gradien
 
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from pipeline.attacks.objectives import margin
 from pipeline.data.dataset import PreparedDataset
 from pipeline.data.loader import Batch, read_rows
 from pipeline.evaluation.metrics import strongest
-from pipeline.evaluation.records import RecordStore, Status, Unit
+from pipeline.evaluation.records import RecordStore, Status
 from pipeline.evaluation.statistics import Estimate, share
 from pipeline.masks.context import MaskContext
 from pipeline.shapes import Images, Labels, Scores
@@ -134,18 +135,9 @@ def decompose_arm(arm: pl.DataFrame, oracle: pl.DataFrame, margins: pl.DataFrame
     joined = joined.join(margins, on=["sample_id", "epsilon"])
     for path, verdicts in paths.items():
         joined = joined.join(verdicts.rename({"robust": f"{path}_attack_robust"}), on=["sample_id", "epsilon"])
-    attributions = [
-        str(
-            attribute(
-                oracle_robust=row["oracle_robust"],
-                robust=row["robust"],
-                clean_correct=row["clean_correct"],
-                pixels_wrong=row["pixels_margin"] > 0,
-                mask_wrong=row["mask_margin"] > 0,
-            )
-        )
-        for row in joined.iter_rows(named=True)
-    ]
+    wrong = {f"{path}_wrong": pl.col(f"{path}_margin") > 0 for path in ("pixels", "mask")}
+    known = joined.select("oracle_robust", "robust", "clean_correct", **wrong)
+    attributions = [str(attribute(**row)) for row in known.iter_rows(named=True)]
     return joined.with_columns(pl.Series("attribution", attributions, dtype=pl.String)).sort("epsilon", "sample_id")
 
 
@@ -169,24 +161,17 @@ def shares(rows: pl.DataFrame) -> dict[str, Estimate]:
 
 def _worst_images(store: RecordStore) -> Iterator[tuple[pl.DataFrame, list[np.ndarray | None]]]:
     """Chunk by chunk: one record for each image and epsilon, and its adversarial image (None: the clean one)."""
-    units = sorted(store.units())
-    for chunk in sorted({unit.chunk for unit in units}):
-        records, images = _of_chunk(store, [unit for unit in units if unit.chunk == chunk])
-        worst = strongest(records, "sample_id", "epsilon")
+    for _, units in groupby(sorted(store.units()), key=lambda unit: unit.chunk):
+        tables: list[pl.DataFrame] = []
+        images: dict[tuple[str, str, float], np.ndarray] = {}
+        for unit in units:
+            tables.append(store.read(unit))
+            made = tables[-1].filter(pl.col("status") == Status.ATTACKED)
+            keys = zip(made["sample_id"], made["attack"], made["epsilon"], strict=True)
+            images |= dict(zip(keys, store.read_images(unit), strict=True))
+        worst = strongest(pl.concat(tables), "sample_id", "epsilon")
         keys = zip(worst["sample_id"], worst["found_by"], worst["found_epsilon"], strict=True)
         yield worst, [None if found_by is None else images[sample, found_by, epsilon] for sample, found_by, epsilon in keys]
-
-
-def _of_chunk(store: RecordStore, units: list[Unit]) -> tuple[pl.DataFrame, dict[tuple[str, str, float], np.ndarray]]:
-    tables: list[pl.DataFrame] = []
-    images: dict[tuple[str, str, float], np.ndarray] = {}
-    for unit in units:
-        table = store.read(unit)
-        attacked_rows = table.filter(pl.col("status") == Status.ATTACKED)
-        keys = zip(attacked_rows["sample_id"], attacked_rows["attack"], attacked_rows["epsilon"], strict=True)
-        images |= dict(zip(keys, store.read_images(unit), strict=True))
-        tables.append(table)
-    return pl.concat(tables), images
 
 
 def _margins(system: StagedSystem, batch: Batch, adversarial: Tensor) -> list[pl.Series]:

@@ -11,14 +11,10 @@ from pipeline.ablation.counterfactual import Attribution, decompose_arm, rescore
 from pipeline.ablation.evaluation_job import EvaluationJob
 from pipeline.ablation.job import ImageCounts, Job, JobState, Passes
 from pipeline.ablation.passes import attacked_images
-from pipeline.ablation.results import AGAIN
-from pipeline.ablation.table_job import Columns, TableJob, read_table
+from pipeline.ablation.table_job import AGAIN, Columns, TableJob, read_table
 from pipeline.arithmetic import tf32_disabled
 from pipeline.attacks.specs import GradientPath
-from pipeline.data.dataset import open_prepared
-from pipeline.evaluation.config import EvaluateConfig
-from pipeline.evaluation.devices import choose_device
-from pipeline.evaluation.loading import load_from_runs
+from pipeline.evaluation.evaluate import load_evaluation
 from pipeline.evaluation.metrics import robust_images
 from pipeline.evaluation.records import read_records
 from pipeline.evaluation.summary import epsilon_text
@@ -63,12 +59,27 @@ class DecompositionJob(TableJob):
     def table(self, state: JobState) -> pl.DataFrame:
         finished = state.materials.finished
         to_the_end = [job for job in self.diagnoses if job.diagnosis == GradientPath.BOTH]
-        margins = _margins(finished[self.arm].config, [finished[job].path for job in (self.arm, *to_the_end)])
+        runs, evaluation = [finished[job].path for job in (self.arm, *to_the_end)], load_evaluation(finished[self.arm].config)
+        system, dataset, device = evaluation.run.system, evaluation.run.dataset, evaluation.device
+        assert isinstance(system, StagedSystem)
+        with tf32_disabled(device):
+            margins = rescored_margins(system, dataset, runs, batch_size=evaluation.config.batch_size, device=device)
         arm = _verdicts(finished[self.arm].path, clean=True)
         oracle = _verdicts(finished[self.oracle].path)
         paths = {job.diagnosis.value: _verdicts(finished[job].path) for job in self.diagnoses if job.diagnosis}
-        labels = (pl.lit(value).alias(name) for name, value in self._labels().items())
-        return decompose_arm(arm, oracle, margins, paths).select(*labels, pl.all())
+        segmenter = self.arm.segmenter
+        labels: dict[str, object] = {
+            "arm": self.arm.name,
+            "oracle_arm": self.oracle.name,
+            "seed": self.arm.seed,
+            "classifier_objective": self.arm.classifier.objective,
+            "segmenter_objective": segmenter.objective if segmenter else None,
+            "train_masks": self.arm.classifier.masks.source.value,
+            "test_masks": self.arm.masks.source.value,
+            "oracle_train_masks": self.oracle.classifier.masks.source.value,
+        }
+        about = (pl.lit(value).alias(name) for name, value in labels.items())
+        return decompose_arm(arm, oracle, margins, paths).select(*about, pl.all())
 
     def finding(self, path: Path) -> str:
         """How many images are lost at the largest epsilon, by way of what."""
@@ -86,19 +97,6 @@ class DecompositionJob(TableJob):
         """Of two evaluations' images, through the segmenter twice and through the classifier three times."""
         images = 2 * attacked_images(ablation, counts) * len(ablation.attack.threat.epsilons)
         return Passes(forward=5 * images, backward=0)
-
-    def _labels(self) -> dict[str, object]:
-        segmenter = self.arm.segmenter
-        return {
-            "arm": self.arm.name,
-            "oracle_arm": self.oracle.name,
-            "seed": self.arm.seed,
-            "classifier_objective": self.arm.classifier.objective,
-            "segmenter_objective": segmenter.objective if segmenter else None,
-            "train_masks": self.arm.classifier.masks.source.value,
-            "test_masks": self.arm.masks.source.value,
-            "oracle_train_masks": self.oracle.classifier.masks.source.value,
-        }
 
 
 def summary(rows: pl.DataFrame) -> list[dict[str, Any]]:
@@ -122,21 +120,3 @@ def _verdicts(run: Path, *, clean: bool = False) -> pl.DataFrame:
         return table
     right = records.unique("sample_id").select("sample_id", "group", clean_correct=pl.col("clean_prediction") == pl.col("label"))
     return table.join(right, on="sample_id")
-
-
-def _margins(config: EvaluateConfig, runs: list[Path]) -> pl.DataFrame:
-    """Of the system that was evaluated, in the images of several of its runs."""
-    device = choose_device(config.accelerator)
-    dataset = open_prepared(config.prepared, verify=False)
-    assert config.classifier_run is not None
-    loaded = load_from_runs(
-        classifier_run=config.classifier_run,
-        segmenter_run=config.segmenter_run,
-        masks=config.masks,
-        dataset=dataset,
-        allow_other_data=False,
-        device=device,
-    )
-    assert isinstance(loaded.system, StagedSystem)
-    with tf32_disabled(device):
-        return rescored_margins(loaded.system, dataset, runs, batch_size=config.batch_size, device=device)

@@ -1,16 +1,18 @@
 """Jobs that attack a system: an arm of the grid, or the same under one attack of the decomposition."""
 
 import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pipeline.ablation.budgets import equal_l2, mean_foreground
+import polars as pl
+
 from pipeline.ablation.config import AblateConfig, DecompositionConfig
 from pipeline.ablation.job import DataView, Fold, ImageCounts, Job, JobState, Materials, Passes
 from pipeline.ablation.passes import attack_passes
-from pipeline.ablation.results import evaluation_line
 from pipeline.ablation.selection import TransferConfig
 from pipeline.ablation.training_jobs import ClassifierJob, JointJob, SegmenterJob
 from pipeline.attacks.specs import ClassAttack, ClassLoss, GradientPath
@@ -18,7 +20,7 @@ from pipeline.attacks.suite import AttackSuite
 from pipeline.attacks.threat import Region
 from pipeline.evaluation.config import EvaluateConfig, EvaluationBasics
 from pipeline.evaluation.evaluate import evaluate, order_of_attacks
-from pipeline.evaluation.summary import is_checked
+from pipeline.evaluation.summary import SUMMARY, Summary, epsilon_text, is_checked
 from pipeline.masks.config import MaskConfig, MaskSource
 from pipeline.masks.traits import MaskTraits
 from pipeline.runs.checkpoints import StageKind
@@ -33,7 +35,7 @@ class AttackJob(Job):
 
     kind: ClassVar[str] = "evaluation"
     command: ClassVar[str] = "evaluate"
-    result: ClassVar[str] = "summary.json"
+    result: ClassVar[str] = SUMMARY
     verb: ClassVar[str] = "attack"
     divisible: ClassVar[bool] = True
 
@@ -77,7 +79,7 @@ class EvaluationJob(AttackJob):
     region: Region = Region.EVERYWHERE
     """Where the attacker may change the image, other than the threat model says."""
     equal_l2: bool = False
-    """The attacker has, in place of the largest changes of the threat model, L2 lengths: see ``budgets.equal_l2``."""
+    """The attacker has, in place of the largest changes of the threat model, L2 lengths: see ``equal_l2``."""
     transfers: bool = False
     """One attack, run to its end: its images are shown to other arms."""
 
@@ -204,3 +206,26 @@ def one_attack(ablation: AblateConfig, path: GradientPath, settings: Decompositi
     """The threat model of the experiment with one attack: the same for every path but for its gradient."""
     attack = ClassAttack(loss=ClassLoss.MARGIN, path=path, num_steps=settings.num_steps, restarts=settings.restarts)
     return AttackSuite(threat=ablation.attack.threat, attacks={f"along-{path.value}": attack})
+
+
+def equal_l2(epsilons: Sequence[float], *, side: int, foreground: float) -> tuple[float, ...]:
+    """For each L-infinity epsilon, the L2 length of a perturbation that changes every value of a foreground of that share by it.
+
+    The same for every image, however large its object: to four digits, which is what a table shows.
+    """
+    return tuple(float(f"{epsilon * math.sqrt(3 * side**2 * foreground):.4g}") for epsilon in epsilons)
+
+
+@cache
+def mean_foreground(prepared: Path, fingerprint: str) -> float:
+    """The mean foreground share over all images of a prepared data set that have a split: the same in every fold."""
+    del fingerprint  # of the data set, which may be made anew in its place
+    samples = pl.read_parquet(prepared / "samples.parquet", columns=["split", "foreground_share"])
+    return float(samples.filter(pl.col("split").is_in(["train", "val", "test"]))["foreground_share"].to_numpy().mean())
+
+
+def evaluation_line(path: Path) -> str:
+    """``clean 91.0 %, robust 44.0 % at 4/255, 12.0 % at 8/255``"""
+    result = Summary.read(path / SUMMARY)
+    robust = [f"{point.robust_accuracy.number()} % at {epsilon_text(point.epsilon)}" for point in result.curve]
+    return f"clean {result.clean_accuracy.number()} %, robust {', '.join(robust)}"

@@ -196,10 +196,9 @@ def _degraded(config: AblateConfig, seed: int, fold: Fold | None) -> Iterator[Ev
     for objective in config.degradation.objectives:
         masks = config.mask_config(MaskSource.ORACLE)
         classifier = ClassifierJob(objective=objective, seed=seed, fold=fold, masks=masks, segmenter=None)
-        for kind in config.degradation.kinds:
-            for pixels in config.degradation.pixels:
-                worse = config.mask_config(MaskSource(kind), pixels=pixels)
-                yield EvaluationJob(classifier=classifier, masks=worse, segmenter=None, role="degradation")
+        for kind, pixels in product(config.degradation.kinds, config.degradation.pixels):
+            worse = config.mask_config(MaskSource(kind), pixels=pixels)
+            yield EvaluationJob(classifier=classifier, masks=worse, segmenter=None, role="degradation")
 
 
 def _compared_with(arm: EvaluationJob, main: list[EvaluationJob]) -> EvaluationJob | None:

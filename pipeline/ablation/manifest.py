@@ -17,8 +17,7 @@ from pipeline.ablation.gain import gain_rows
 from pipeline.ablation.grid import arms, confined, decompositions, gain_systems, jobs, own_systems, silhouettes, transfers
 from pipeline.ablation.job import Job, JobState
 from pipeline.ablation.pooled_job import PooledJob
-from pipeline.ablation.results import AGAIN
-from pipeline.ablation.table_job import read_table, write_table
+from pipeline.ablation.table_job import AGAIN, read_table, write_table
 from pipeline.ablation.transfer_job import TRANSFER
 from pipeline.attacks.threat import Region
 from pipeline.config import to_plain

@@ -1,4 +1,5 @@
-"""What an ablation is about to do, in lines: what is trained, reused, attacked, and how long that takes as far as it is known."""
+"""What an ablation says in the terminal. Before: what is trained, reused, attacked, and how long that takes as far as it is known.
+Afterwards: its main arms in a table."""
 
 from collections.abc import Sequence
 from enum import StrEnum
@@ -6,9 +7,13 @@ from typing import NamedTuple
 
 from pipeline.ablation.cache import RunCache
 from pipeline.ablation.config import AblateConfig
-from pipeline.ablation.grid import arms
+from pipeline.ablation.grid import arms, own_systems
 from pipeline.ablation.job import ImageCounts, Job
 from pipeline.ablation.training_jobs import ClassifierJob, JointJob, SegmenterJob
+from pipeline.evaluation.summary import SUMMARY, Summary, epsilon_text
+from pipeline.terminal import aligned
+
+_HEAD = ("classifier", "segmenter", "masks in training", "in testing", "seed", "clean", "mask IoU")
 
 
 class Progress(StrEnum):
@@ -117,3 +122,32 @@ def quantity(count: int) -> str:
     if count < 10_000:
         return str(count)
     return f"{count / 1000:.0f} thousand" if count < 999_500 else f"{count / 10**6:.1f} million"
+
+
+def table(config: AblateConfig, cache: RunCache) -> list[str]:
+    """Robust accuracy of the main arms by epsilon, with n. Intervals are in the report."""
+    rows: list[Sequence[str]] = [[*_HEAD, *map(epsilon_text, config.attack.threat.epsilons)]]
+    counted = "no images"
+    for arm in arms(config):
+        if arm.role != "main" or (state := cache.finished(arm)) is None:
+            continue
+        result = Summary.read(state.path / SUMMARY)
+        one = arm.example
+        n, groups = result.clean_accuracy.n, result.clean_accuracy.groups
+        counted = f"n={n} images an arm" + (f" in {groups} photographs or tracks" if groups < n else "")
+        segmenter = one.segmenter or one.classifier.segmenter
+        row = [one.classifier.objective, segmenter.objective if segmenter else "-"]
+        row += [one.classifier.masks.source.value, one.masks.source.value, str(one.seed)]
+        rows.append([*row, *_figures(result)])
+    for own in own_systems(config):
+        if (state := cache.finished(own)) is not None:
+            result = Summary.read(state.path / SUMMARY)
+            rows.append([own.name, "-", "-", result.mask_source, str(own.seed), *_figures(result)])
+    title = f"robust accuracy by {config.attack.threat.norm} epsilon{config.attack.threat.limits}, worst case of all attacks"
+    return [f"{title}; {counted}; intervals are in the report", *aligned(rows)]
+
+
+def _figures(result: Summary) -> list[str]:
+    """Clean accuracy, mask IoU, robust accuracy by epsilon. Their intervals are the report's."""
+    robust = (f"{point.robust_accuracy.number()} %" for point in result.curve)
+    return [f"{result.clean_accuracy.number()} %", result.clean_mask_iou.number(".2f", 1), *robust]

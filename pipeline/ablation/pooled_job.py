@@ -6,20 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-
 from pipeline.ablation.config import AblateConfig
-from pipeline.ablation.evaluation_job import EvaluationJob, Role
+from pipeline.ablation.evaluation_job import EvaluationJob, Role, evaluation_line
 from pipeline.ablation.job import ImageCounts, Job, JobState, Materials, Passes
-from pipeline.ablation.results import evaluation_line
 from pipeline.attacks.diagnostics import Check, Outcome
 from pipeline.config import to_plain
-from pipeline.evaluation.constant_predictor import modal_prediction
 from pipeline.evaluation.examples import EXAMPLES
 from pipeline.evaluation.gallery import GALLERY
 from pipeline.evaluation.measured import MEASURED, MeasurementReport, figures
 from pipeline.evaluation.measuring import MEASUREMENTS, read_observations
-from pipeline.evaluation.metrics import clean_accuracy, clean_mask_iou, curve
 from pipeline.evaluation.records import RECORDS, read_records, units_in
 from pipeline.evaluation.summary import SANITY, SUMMARY, SanityReport, Summary, is_checked
 from pipeline.runs.directory import open_run
@@ -123,16 +118,9 @@ def _pool(tables: str, parts: list[Path], target: Path) -> None:
 
 def _summary(pooled: Path, parts: list[Path]) -> Summary:
     """That of an evaluation, over the records of all folds."""
-    summaries, records = [Summary.read(part / SUMMARY) for part in parts], read_records(pooled)
-    rng = np.random.default_rng(0)  # the same records give the same summary
-    return dataclasses.replace(
-        summaries[0],
-        system=canonical_sha256([summary.system for summary in summaries])[:16],
-        clean_accuracy=clean_accuracy(records),
-        clean_mask_iou=clean_mask_iou(records, rng),
-        modal_prediction=modal_prediction(records),
-        curve=tuple(curve(records, rng)),
-    )
+    summaries = [Summary.read(part / SUMMARY) for part in parts]
+    system = canonical_sha256([summary.system for summary in summaries])[:16]
+    return dataclasses.replace(summaries[0], system=system, **Summary.figures_of(read_records(pooled)))
 
 
 def _worst_checks(reports: list[SanityReport]) -> SanityReport:

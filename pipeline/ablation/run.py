@@ -23,8 +23,7 @@ from pipeline.ablation.grid import jobs
 from pipeline.ablation.job import ImageCounts, Job, JobState
 from pipeline.ablation.manifest import write_manifest
 from pipeline.ablation.own_job import build_systems, try_systems
-from pipeline.ablation.plan import Progress, Step, estimate, lines, plan
-from pipeline.ablation.table import table
+from pipeline.ablation.plan import Progress, Step, estimate, lines, plan, table
 from pipeline.config import to_plain
 from pipeline.data.config import PrepareConfig
 from pipeline.data.dataset import MANIFEST, read_manifest

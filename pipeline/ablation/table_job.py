@@ -15,6 +15,7 @@ from pipeline.errors import RunError, said
 from pipeline.runs.directory import open_run
 from pipeline.runs.files import write_atomically
 
+AGAIN = "delete it, and the same foreguard ablate command makes it again"
 Columns = Mapping[str, frozenset[type]]
 """Of a table: the types of polars that each of its columns may have. All values are there."""
 

@@ -10,12 +10,11 @@ from pipeline.ablation.config import AblateConfig
 from pipeline.ablation.evaluation_job import EvaluationJob
 from pipeline.ablation.job import ImageCounts, Job, JobState, Passes
 from pipeline.ablation.passes import attacked_images
-from pipeline.ablation.results import AGAIN
-from pipeline.ablation.table_job import Columns, TableJob, read_table
+from pipeline.ablation.table_job import AGAIN, Columns, TableJob, read_table
 from pipeline.arithmetic import tf32_disabled
 from pipeline.evaluation.evaluate import load_evaluation
+from pipeline.evaluation.rescoring import transferred
 from pipeline.evaluation.summary import epsilon_text
-from pipeline.evaluation.transfer import transferred
 
 TRANSFER = "transfer.parquet"
 TRANSFERRED: Columns = {

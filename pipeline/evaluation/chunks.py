@@ -185,20 +185,15 @@ class Chunk:
             self._found_by[position] = (name, epsilon)
         self._misclassified[newly] = True
 
-    def _statuses(self, epsilon: float, attacked_positions: Int64[np.ndarray, " attacked"]) -> list[str]:
-        statuses = []
-        attacked_now = set(attacked_positions.tolist())
-        for position in range(len(self)):
-            found = self._found_by[position]
-            if not self.clean_correct[position]:
-                statuses.append(Status.WRONG_CLEAN)
-            elif position in attacked_now:
-                statuses.append(Status.ATTACKED)
-            elif found is None:
-                statuses.append(Status.EPSILON_ZERO)
-            else:
-                statuses.append(Status.MISCLASSIFIED_BELOW if found[1] < epsilon else Status.MISCLASSIFIED_EARLIER)
-        return [str(status) for status in statuses]
+    def _statuses(self, epsilon: float, attacked_positions: Int64[np.ndarray, " attacked"]) -> np.ndarray:
+        found_at = np.array([np.nan if found is None else found[1] for found in self._found_by])
+        first_that_holds = {
+            Status.WRONG_CLEAN: ~self.clean_correct,
+            Status.ATTACKED: np.isin(np.arange(len(self)), attacked_positions),
+            Status.EPSILON_ZERO: np.isnan(found_at),
+            Status.MISCLASSIFIED_BELOW: found_at < epsilon,
+        }
+        return np.select(list(first_that_holds.values()), list(map(str, first_that_holds)), str(Status.MISCLASSIFIED_EARLIER))
 
 
 def norms(

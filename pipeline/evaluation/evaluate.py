@@ -31,7 +31,7 @@ from pipeline.evaluation.measured import MEASURED, MeasurementReport, figures, m
 from pipeline.evaluation.measuring import MEASUREMENTS, measure_images, missing_observations, read_observations
 from pipeline.evaluation.own_system import load_own
 from pipeline.evaluation.records import RECORDS, RecordStore, read_records
-from pipeline.evaluation.sharing import CLAIMS, Show, progress_and_turns
+from pipeline.evaluation.sharing import CLAIMS, progress_and_turns
 from pipeline.evaluation.summary import (
     SANITY,
     SUMMARY,
@@ -40,8 +40,6 @@ from pipeline.evaluation.summary import (
     check_lines,
     epsilon_text,
     is_checked,
-    lines,
-    summarise,
     version_of_checks,
 )
 from pipeline.interrupts import told
@@ -136,17 +134,17 @@ def _again(config: EvaluateConfig) -> str:
 def _record(evaluation: LoadedEvaluation, *, shown: bool) -> None:
     """Make what is missing of records and observations, or a share of it where others make it too."""
     config, run, device = evaluation.config, evaluation.run, evaluation.device
-    store, show = RecordStore(config.run), Show(run=config.run, shared=config.is_shared, shown=shown)
+    store, progress = RecordStore(config.run), partial(progress_and_turns, shared=config.is_shared, shown=shown)
     missing, results = partial(missing_records, run, store), config.run / RECORDS
     with (
         told(lambda: f"with {missing()} records to go, none lost; continue with {_again(config)} run={config.run}"),
-        progress_and_turns(show, "attack", results=results, missing=missing, unit="records") as (advance, turns),
+        progress("attack", results=results, missing=missing, unit="records") as (advance, turns),
     ):
         attack_images(run, store, device=device, advance=advance, turns=turns)
     if not run.suite.measurements:
         return
     missing, results = partial(missing_observations, run, config.run), config.run / MEASUREMENTS
-    with progress_and_turns(show, "measure", results=results, missing=missing, unit="observations") as (advance, turns):
+    with progress("measure", results=results, missing=missing, unit="observations") as (advance, turns):
         measure_images(run, config.run, device=device, advance=advance, turns=turns)
 
 
@@ -190,21 +188,26 @@ def _report(evaluation: LoadedEvaluation) -> None:
     records = read_records(config.run)
     if config.gallery_images:
         write_gallery(config.run, run, records, per_outcome=config.gallery_images, device=device)
-    summary = summarise(
-        records,
-        run,
+    summary = Summary(
+        system=run.system_id,
+        data=run.dataset.name,
+        split=config.split,
         own=config.system if loaded.masks is None else None,
+        mask_source=run.system.mask_traits.source,
         masks=loaded.masks,
         trained_masks=loaded.trained_masks,
-        split=config.split,
+        norm=run.suite.threat.norm,
+        region=run.suite.threat.region.value,
+        classes=run.dataset.classes,
         skipped=evaluation.skipped,
+        **Summary.figures_of(records),
     )
     observations = read_observations(config.run)
     measured = [] if observations is None else figures(observations, run.suite.measurements)
     if observations is not None:
         MeasurementReport(figures=tuple(measured)).write(config.run / MEASURED)
     summary.write(config.run / SUMMARY)  # after all that it stands for: an ablation takes an evaluation that has it for finished
-    print("\n".join([*lines(summary), *_beside_published(config, summary), *measured_lines(measured)]))
+    print("\n".join([*summary.lines(), *_beside_published(config, summary), *measured_lines(measured)]))
     if run.suite.threat.knowledge == Knowledge.HIDDEN_SEED:
         print("the attacker does not know the seeds of random masks and noise: report these figures beside the white-box ones")
     if config.sanity:

@@ -7,15 +7,13 @@ alone.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
 
 import numpy as np
-import polars as pl
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Int64
 from torch import Tensor
 
 from pipeline.attacks.acceleration import Precision, copy_to_search
@@ -29,7 +27,7 @@ from pipeline.attacks.two_stage import GuideMasks
 from pipeline.data.dataset import PreparedDataset
 from pipeline.data.loader import read_rows
 from pipeline.evaluation.chunks import Chunk, attack_batch, norms
-from pipeline.evaluation.records import Unit
+from pipeline.evaluation.records import MemoryStore, RecordStore, Unit
 from pipeline.masks.context import MaskContext
 from pipeline.runs.sharing import Turns, alone
 from pipeline.system import System
@@ -50,9 +48,9 @@ class EvaluationSettings:
     seed: int
     batch_size: int
     """Images in a batch. Changes speed and memory, and verdicts no more than rounding does."""
-    attack_all: bool
+    attack_all: bool = False
     """Attack every image that is right clean with every attack, to its end: for galleries and transfer."""
-    save_images: bool
+    save_images: bool = False
     guides: GuideMasks | None = None
     precision: Precision = "float32"
     """Of gradient searches. Whether an image is misclassified is asked of the system itself, in its own precision, always."""
@@ -103,15 +101,8 @@ class EvaluationRun(EvaluationSettings):
         return Chunk(self.batch(rows, device), sample_ids=self.sample_ids(rows), groups=groups, batch_size=self.batch_size)
 
 
-@runtime_checkable
-class Store(Protocol):
-    """Where parts are kept: ``records.RecordStore`` on the disk, ``records.MemoryStore`` for a moment."""
-
-    def units(self) -> set[Unit]: ...
-    def write(self, unit: Unit, records: pl.DataFrame, images: Float32[np.ndarray, "attacked 3 height width"]) -> None: ...
-    def read(self, unit: Unit, *, attack: str | None = None, epsilon: float | None = None) -> pl.DataFrame: ...
-    def read_images(self, unit: Unit) -> Float32[np.ndarray, "attacked 3 height width"]: ...
-    def discard_images(self, units: Iterator[Unit]) -> None: ...
+Store = RecordStore | MemoryStore
+"""Where parts are kept: on the disk, or for a moment."""
 
 
 def missing_chunks(run: EvaluationRun, store: Store) -> list[int]:

@@ -74,9 +74,9 @@ def example_of(
         sample_id=sample_ids[row],
         label=classes[int(batch.labels[row])],
         prediction=classes[prediction] if prediction >= 0 else "",
-        image=_bytes(batch.images[row]),
-        shown=_bytes(seen.images[row]),
-        mask=_bytes(seen.masks[row])[..., 0],
+        image=as_bytes(batch.images[row]),
+        shown=as_bytes(seen.images[row]),
+        mask=as_bytes(seen.masks[row])[..., 0],
     )
 
 
@@ -94,6 +94,7 @@ def _read(path: Path) -> Example:
         raise RunError(f"{path}: damaged ({error}); delete it and its part of the measurements, then resume=true") from error
 
 
-def _bytes(image: Tensor) -> np.ndarray:
-    array: np.ndarray = (image.float() * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+def as_bytes(images: Tensor) -> np.ndarray:
+    """Images in [0,1], or one of them, as they are shown: 0 to 255, channels last."""
+    array: np.ndarray = (images * 255).round().byte().movedim(-3, -1).cpu().numpy()
     return array

@@ -19,6 +19,7 @@ from torch import Tensor
 from pipeline.errors import RunError
 from pipeline.evaluation.chunks import Chunk
 from pipeline.evaluation.evaluator import EvaluationRun, attack_again
+from pipeline.evaluation.examples import as_bytes
 from pipeline.evaluation.metrics import strongest
 from pipeline.runs.files import write_atomically
 from pipeline.system import attacked, masks_and_logits
@@ -145,11 +146,11 @@ def _gallery(run: EvaluationRun, chunk: Chunk, chosen: pl.DataFrame, images: Ten
         adversarial_prediction=after[1],
         clean_confidence=before[2],
         adversarial_confidence=after[2],
-        image=_bytes(clean),
+        image=as_bytes(clean),
         oracle_mask=np.asarray(run.dataset.masks[run.rows[chosen["position"].to_numpy()]]),
         clean_mask=before[0],
         adversarial_mask=after[0],
-        adversarial=_bytes(images),
+        adversarial=as_bytes(images),
         perturbation=steps.permute(0, 2, 3, 1).to(torch.int8).cpu().numpy(),
         perturbation_scale=scale.float().cpu().numpy(),
     )
@@ -162,16 +163,10 @@ def _seen(run: EvaluationRun, chunk: Chunk, images: Tensor) -> tuple[np.ndarray,
     for rows in torch.split(torch.arange(len(images), device=images.device), run.batch_size):
         with attacked(run.system):
             masks, logits = masks_and_logits(run.system, images[rows], chunk.batch.select(rows).context)
-        probabilities = logits.softmax(dim=1)
-        confidence, prediction = probabilities.max(dim=1)
-        parts.append((_bytes(masks)[..., 0], prediction.cpu().numpy(), confidence.float().cpu().numpy()))
+        confidence, prediction = logits.softmax(dim=1).max(dim=1)
+        parts.append((as_bytes(masks)[..., 0], prediction.cpu().numpy(), confidence.float().cpu().numpy()))
     masks_of, predictions, confidences = (np.concatenate(values) for values in zip(*parts, strict=True))
     return masks_of, predictions, confidences
-
-
-def _bytes(images: Tensor) -> np.ndarray:
-    array: np.ndarray = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    return array
 
 
 def _text(values: list[str]) -> np.ndarray:

@@ -77,7 +77,10 @@ def checked_images(images: object) -> Images:
         raise InputError(f"images have the shape {tuple(tensor.shape)}, expected (batch, 3, height, width){_layout(tensor)}")
     if not len(tensor):
         raise InputError("images are an empty batch: there is nothing to attack")
-    tensor = _floats("images", tensor)
+    if not tensor.is_floating_point():
+        raise InputError(f"images are {tensor.dtype}, expected floats in [0,1]: say images.float() / 255 if they go up to 255")
+    if tensor.dtype not in (torch.float32, torch.float64):
+        raise InputError(f"images are {tensor.dtype}: a small perturbation is lost in its rounding; say images.float()")
     low, high = float(tensor.min()), float(tensor.max())
     if not low >= 0 or not high <= 1:  # a NaN is neither
         raise InputError(f"images go from {low:.4g} to {high:.4g}, expected [0,1]{_range(low, high)}")
@@ -203,13 +206,9 @@ def check_outputs(outputs: object, count: int) -> None:
 @torch.no_grad()
 def doubt_about(system: System, images: Images, logits: Logits) -> str | None:
     """Why outputs of a system look like something else than logits, its own or those of its mask, and what to do; else None."""
-    return doubt_about_logits(logits) or _doubt_about_mask_logits(system, images)
-
-
-def _doubt_about_mask_logits(system: System, images: Images) -> str | None:
-    staged = with_attackable_mask(system)
-    if staged is None:
-        return None
+    doubt, staged = doubt_about_logits(logits), with_attackable_mask(system)
+    if doubt is not None or staged is None:
+        return doubt
     with attacked(system):
         outputs = staged.mask_logits(images)
     low, high = float(outputs.min()), float(outputs.max())
@@ -271,11 +270,3 @@ def _tensor(name: str, values: object) -> Tensor:
         return torch.as_tensor(values)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{name} are a {type(values).__name__}, expected a tensor: {said(error)}") from error
-
-
-def _floats(name: str, tensor: Tensor) -> Tensor:
-    if tensor.dtype in (torch.float32, torch.float64):
-        return tensor
-    if tensor.is_floating_point():
-        raise InputError(f"{name} are {tensor.dtype}: a small perturbation is lost in its rounding; say {name}.float()")
-    raise InputError(f"{name} are {tensor.dtype}, expected floats in [0,1]: say {name}.float() / 255 if they go up to 255")

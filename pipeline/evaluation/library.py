@@ -34,7 +34,6 @@ from pipeline.evaluation.chunks import choose_rows
 from pipeline.evaluation.diagnostics import sanity_checks
 from pipeline.evaluation.evaluate import guide_masks
 from pipeline.evaluation.evaluator import EvaluationRun, EvaluationSettings, applicable, attack_chunk, attack_images
-from pipeline.evaluation.found import Evaluation
 from pipeline.evaluation.inputs import (
     checked_batch,
     checked_labels,
@@ -46,6 +45,7 @@ from pipeline.evaluation.inputs import (
 )
 from pipeline.evaluation.own import OwnImages, attack_batch_of, in_parts
 from pipeline.evaluation.records import MemoryStore
+from pipeline.evaluation.summary import Evaluation
 from pipeline.runs.checkpoints import state_digest
 from pipeline.shapes import Images, Labels, Masks
 from pipeline.system import System, TwoStage
@@ -134,8 +134,6 @@ def evaluate(
         suite=AttackSuite(threat=model, attacks=attacks_by_name(attacks)),
         seed=call.seed,
         batch_size=call.batch_size,
-        attack_all=False,
-        save_images=False,
     )
     device = device_of(wrapped)
     with tf32_disabled(device):

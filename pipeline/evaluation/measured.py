@@ -5,7 +5,7 @@ No model and no GPU. Images of one group are not independent, and every interval
 
 import bisect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -43,14 +43,13 @@ class Figure:
 
     def text(self) -> str:
         """For people, with interval and n."""
-        match self.unit:
-            case "share":
-                return self.estimate.percent()
-            case "difference":
-                return self.estimate.points()
-            case _:
-                one = self.estimate
-                return f"{one.value:.4g} [{one.low:.4g}, {one.high:.4g}] n={one.n}"
+        if self.unit in ("share", "difference"):
+            return self.estimate.percent() if self.unit == "share" else self.estimate.points()
+        return f"{self.estimate.number('.4g', 1)} {self.estimate.interval('.4g', 1)} n={self.estimate.n}"
+
+
+_Said = tuple[str, Estimate, Claim, str]
+"""Of a figure its label, the estimate, its claim and unit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,18 +67,19 @@ def figures(observations: pl.DataFrame, measurements: Mapping[str, MeasurementSp
     found = []
     for name, spec in measurements.items():
         own = observations.filter((pl.col("measurement") == name) & pl.col("counted")).sort("sample_id", maintain_order=True)
-        named = _Named(name, spec.kind, spec.threat)
         match spec:
             case Distances():
-                found += _of_distances(own, named, spec)
+                said = _of_distances(own, spec)
             case Patches():
-                found += _of_patches(own, named)
+                said = _of_patches(own)
             case Corruptions():
-                found += _of_corruptions(own, named, rng)
+                said = _of_corruptions(own, rng)
             case Backgrounds():
-                found += _of_backgrounds(own, named, rng)
+                said = _of_backgrounds(own, rng)
             case Smoothing():
-                found += _of_certificates(own, named)
+                said = _of_certificates(own)
+        about = {"measurement": name, "kind": spec.kind, "threat": spec.threat}
+        found += [Figure(**about, label=label, estimate=one, claim=claim, unit=unit) for label, one, claim, unit in said]
     return found
 
 
@@ -131,11 +131,9 @@ def background_gap(observations: pl.DataFrame) -> Estimate | None:
 
     None where no image has both.
     """
-    counted = observations.filter(pl.col("counted"))
-    same, other = (
-        counted.filter(pl.col("condition") == backdrop.value).select("sample_id", "group", "correct")
-        for backdrop in (Backdrop.SAME_CLASS, Backdrop.OTHER_CLASS)
-    )
+    counted = observations.filter("counted").select("condition", "sample_id", "group", "correct")
+    backdrops = (Backdrop.SAME_CLASS, Backdrop.OTHER_CLASS)
+    same, other = (counted.filter(pl.col("condition") == backdrop.value) for backdrop in backdrops)
     both = same.join(other, on="sample_id", suffix="_other").sort("sample_id")
     if both.is_empty():
         return None
@@ -180,67 +178,47 @@ def attacked_accuracy(observations: pl.DataFrame, radius: float) -> Estimate:
     return _share(worst, pl.col("correct"))
 
 
-@dataclass(frozen=True)
-class _Named:
-    name: str
-    kind: str
-    threat: str
-
-    def figure(self, label: str, estimate: Estimate, claim: Claim = Claim.ACCURACY, unit: str = "share") -> Figure:
-        about = {"measurement": self.name, "kind": self.kind, "threat": self.threat}
-        return Figure(**about, label=label, claim=claim, unit=unit, estimate=estimate)
-
-
-def _of_distances(own: pl.DataFrame, named: _Named, spec: Distances) -> list[Figure]:
+def _of_distances(own: pl.DataFrame, spec: Distances) -> Iterator[_Said]:
     where = "" if spec.region == Region.EVERYWHERE else f", attacker on the {spec.region}"
-    found = [named.figure(f"median distance{where}", median_distance(own), Claim.UPPER_ESTIMATE, "distance")]
+    yield f"median distance{where}", median_distance(own), Claim.UPPER_ESTIMATE, "distance"
     for epsilon in spec.epsilons:
-        label = f"robust accuracy at {epsilon:.4g}{where}"
-        found.append(named.figure(label, robust_beyond(own, epsilon), Claim.UPPER_ESTIMATE))
-    return found
+        yield f"robust accuracy at {epsilon:.4g}{where}", robust_beyond(own, epsilon), Claim.UPPER_ESTIMATE, "share"
 
 
-def _of_patches(own: pl.DataFrame, named: _Named) -> list[Figure]:
-    found = []
+def _of_patches(own: pl.DataFrame) -> Iterator[_Said]:
     for name, level in own.select("condition", "level").unique(maintain_order=True).rows():
         label = f"{_PLACES[name]}, {100 * level:.3g} % of the image"
-        found.append(named.figure(label, patched_accuracy(own, name, level), Claim.UPPER_ESTIMATE))
-    return found
+        yield label, patched_accuracy(own, name, level), Claim.UPPER_ESTIMATE, "share"
 
 
-def _of_corruptions(own: pl.DataFrame, named: _Named, rng: np.random.Generator) -> list[Figure]:
+def _of_corruptions(own: pl.DataFrame, rng: np.random.Generator) -> Iterator[_Said]:
     corrupted = own.filter(pl.col("level") > 0)
-    conditions = corrupted["condition"].unique(maintain_order=True).to_list()
     tables = {"clean": own.filter(pl.col("level") == 0), "all corruptions": corrupted}
-    tables |= {name: corrupted.filter(pl.col("condition") == name) for name in conditions}
-    return _answers_and_masks(tables, named, rng)
+    return _answers_and_masks(tables | _by_condition(corrupted), rng)
 
 
-def _of_backgrounds(own: pl.DataFrame, named: _Named, rng: np.random.Generator) -> list[Figure]:
-    names = own["condition"].unique(maintain_order=True).to_list()
-    found = _answers_and_masks({name: own.filter(pl.col("condition") == name) for name in names}, named, rng)
-    gap = background_gap(own)
-    return found if gap is None else [*found, named.figure("BG-gap", gap, unit="difference")]
+def _of_backgrounds(own: pl.DataFrame, rng: np.random.Generator) -> Iterator[_Said]:
+    yield from _answers_and_masks(_by_condition(own), rng)
+    if (gap := background_gap(own)) is not None:
+        yield "BG-gap", gap, Claim.ACCURACY, "difference"
 
 
-def _answers_and_masks(tables: Mapping[str, pl.DataFrame], named: _Named, rng: np.random.Generator) -> list[Figure]:
-    found = []
+def _by_condition(own: pl.DataFrame) -> dict[str, pl.DataFrame]:
+    return {name: own.filter(pl.col("condition") == name) for name in own["condition"].unique(maintain_order=True)}
+
+
+def _answers_and_masks(tables: Mapping[str, pl.DataFrame], rng: np.random.Generator) -> Iterator[_Said]:
     for label, table in tables.items():
-        found.append(named.figure(f"{label}: accuracy", _accuracy(table)))
-        found.append(named.figure(f"{label}: mask IoU", _mean(table, "mask_iou", rng), unit="iou"))
-    return found
+        yield f"{label}: accuracy", _accuracy(table), Claim.ACCURACY, "share"
+        yield f"{label}: mask IoU", _mean(table, "mask_iou", rng), Claim.ACCURACY, "iou"
 
 
-def _of_certificates(own: pl.DataFrame, named: _Named) -> list[Figure]:
+def _of_certificates(own: pl.DataFrame) -> Iterator[_Said]:
     radii = own.filter(pl.col("condition") == "attacked")["level"].unique().sort().to_list()
-    found = [
-        named.figure(f"certified accuracy at {radius:.4g}", certified_accuracy(own, radius), Claim.LOWER_BOUND)
-        for radius in [0.0, *radii]
-    ]
-    return found + [
-        named.figure(f"accuracy under attack at {radius:.4g}", attacked_accuracy(own, radius), Claim.UPPER_ESTIMATE)
-        for radius in radii
-    ]
+    for radius in [0.0, *radii]:
+        yield f"certified accuracy at {radius:.4g}", certified_accuracy(own, radius), Claim.LOWER_BOUND, "share"
+    for radius in radii:
+        yield f"accuracy under attack at {radius:.4g}", attacked_accuracy(own, radius), Claim.UPPER_ESTIMATE, "share"
 
 
 def _share(table: pl.DataFrame, claim: pl.Expr) -> Estimate:

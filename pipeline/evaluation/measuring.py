@@ -8,7 +8,7 @@ the work goes on where it was.
 import dataclasses
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -104,18 +104,18 @@ def missing_observations(run: EvaluationRun, path: Path) -> int:
 
 def _missing_parts(run: EvaluationRun, directory: Path) -> list[_Part]:
     recorded = units_in(directory)
-    return [part for chunk in range(run.num_chunks) for part in _parts(run, chunk) if part.unit not in recorded]
+    parts = (
+        _Part(unit=Unit(chunk, position, number), name=name, spec=spec, condition=condition)
+        for chunk in range(run.num_chunks)
+        for number, (name, spec) in enumerate(run.suite.measurements.items())
+        for position, condition in enumerate(spec.conditions())
+    )
+    return [part for part in parts if part.unit not in recorded]
 
 
 def read_observations(path: Path) -> pl.DataFrame | None:
     """All observations of an evaluation, as far as it has come; None where there are none. Raises RunError for a damaged part."""
     return read_tables(path / MEASUREMENTS, OBSERVATIONS)
-
-
-def _parts(run: EvaluationRun, chunk: int) -> Iterator[_Part]:
-    for number, (name, spec) in enumerate(run.suite.measurements.items()):
-        for position, condition in enumerate(spec.conditions()):
-            yield _Part(unit=Unit(chunk, position, number), name=name, spec=spec, condition=condition)
 
 
 def _observed(
@@ -180,11 +180,10 @@ def _batch(run: EvaluationRun, name: str, rows: Int64[np.ndarray, " images"], de
 def _donors(run: EvaluationRun, batch: Batch, rows: Int64[np.ndarray, " images"], same_class: bool) -> Donors:
     """From the split of the images, so that the number of images that are evaluated changes no donor."""
     dataset, samples = run.dataset, run.dataset.samples
-    ids = samples["sample_id"].gather(rows).to_list()
     candidates = np.flatnonzero((samples["split"] == samples["split"][int(rows[0])]).to_numpy())
     chosen = choose_donors(
         rows,
-        np.array([sample_seed("donor", sample_id) for sample_id in ids]),
+        np.array([sample_seed("donor", sample_id) for sample_id in run.sample_ids(rows)]),
         dataset.labels,
         samples["group"].to_numpy(),
         candidates,

@@ -91,13 +91,11 @@ def _point(records: pl.DataFrame, epsilon: float, rng: np.random.Generator) -> C
     at = records.filter(pl.col("epsilon") == epsilon)
     names = at["attack"].unique(maintain_order=True).to_list()
     misclassified_below = set(records.filter((pl.col("epsilon") < epsilon) & _MISCLASSIFIED)["sample_id"])
-    by_attack = {}
-    for number in range(len(names)):
-        so_far = at.filter(pl.col("attack").is_in(names[: number + 1]) & _MISCLASSIFIED)
+    images, by_attack = at.unique("sample_id").sort("sample_id"), {}
+    for number, name in enumerate(names, start=1):
+        so_far = at.filter(pl.col("attack").is_in(names[:number]) & _MISCLASSIFIED)
         misclassified = misclassified_below | set(so_far["sample_id"])
-        by_attack[names[number]] = _share(
-            at.unique("sample_id").sort("sample_id").with_columns(claim=~pl.col("sample_id").is_in(misclassified))
-        )
+        by_attack[name] = _share(images.with_columns(claim=~pl.col("sample_id").is_in(misclassified)))
     worst = strongest(at, "sample_id").sort("sample_id")
     return CurvePoint(
         epsilon=epsilon,

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipeline.attacks.start import AttackBatch
 from pipeline.data.dataset import PreparedDataset
 from pipeline.data.loader import read_rows
 from pipeline.errors import ConfigError, InputError, kind_and_words
@@ -26,7 +25,6 @@ from pipeline.evaluation.loading import LoadedSystem
 from pipeline.masks.context import MaskContext
 from pipeline.runs.checkpoints import state_digest
 from pipeline.runs.files import canonical_sha256, file_sha256
-from pipeline.system import System
 
 FEW = 8
 """Images of the data that a system is tried on."""
@@ -40,10 +38,18 @@ def load_own(path: str, *, dataset: PreparedDataset, device: torch.device) -> Lo
     that are no logits of the data's classes.
     """
     module = build_own(path)
+    read = read_rows(dataset, np.arange(min(FEW, len(dataset)))).to(device)
+    context = MaskContext(oracle_masks=read.masks, substitutes=read.substitutes, sample_seeds=read.seeds)
     try:
         system = checked_system(module.to(device))
         system.eval()  # what it may have been wrapped in comes in training mode
-        _check_outputs(system, _first(system, dataset, device), dataset)
+        batch = attack_batch(system, read.images, read.labels, context, guides=None, batch_size=FEW)
+        logits = checked_logits(system, batch.images, batch.context)
+        if logits.shape[1] != dataset.num_classes:
+            both = f"has {logits.shape[1]} classes, and {dataset.path} has {dataset.num_classes}"
+            raise InputError(f"{both}: class k is class k of both")
+        if (doubt := doubt_about(system, batch.images, logits)) is not None:
+            raise InputError(doubt)
     except InputError as error:
         raise ConfigError(f"system={path}: {error}") from error
     digest = system_digest(path, module)
@@ -55,11 +61,6 @@ def load_own(path: str, *, dataset: PreparedDataset, device: torch.device) -> Lo
         inputs={"system": digest},
         dataset=dataset,
     )
-
-
-def build_own(path: str) -> nn.Module:
-    """The module that ``package.module:callable`` returns, as it is built. Raises ConfigError in one line."""
-    return _built(path, _found(path))
 
 
 def system_digest(path: str, module: nn.Module) -> str:
@@ -109,14 +110,12 @@ def _imported(path: str, name: str) -> ModuleType:
     try:
         with _working_directory_first():
             return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
-            raise ConfigError(
-                f"system={path}: there is no module {error.name}, neither in {os.getcwd()} nor in this environment"
-            ) from error
-        raise ConfigError(f"system={path}: importing {name} fails: {kind_and_words(error)}") from error
     except (Exception, SystemExit) as error:  # of the user's own code, which may raise anything
-        raise ConfigError(f"system={path}: importing {name} fails: {kind_and_words(error)}") from error
+        if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
+            what = f"there is no module {error.name}, neither in {os.getcwd()} nor in this environment"
+        else:
+            what = f"importing {name} fails: {kind_and_words(error)}"
+        raise ConfigError(f"system={path}: {what}") from error
 
 
 @contextmanager
@@ -129,7 +128,9 @@ def _working_directory_first() -> Iterator[None]:
         sys.path.remove(os.getcwd())
 
 
-def _built(path: str, build: Callable[..., Any]) -> nn.Module:
+def build_own(path: str) -> nn.Module:
+    """The module that ``package.module:callable`` returns, as it is built. Raises ConfigError in one line."""
+    build = _found(path)
     try:
         needed = [
             name
@@ -152,17 +153,3 @@ def _built(path: str, build: Callable[..., Any]) -> nn.Module:
             f"system={path}: its {empty} has no values yet: run it on an image, or load its weights, before it is returned"
         )
     return module
-
-
-def _first(system: System, dataset: PreparedDataset, device: torch.device) -> AttackBatch:
-    read = read_rows(dataset, np.arange(min(FEW, len(dataset)))).to(device)
-    context = MaskContext(oracle_masks=read.masks, substitutes=read.substitutes, sample_seeds=read.seeds)
-    return attack_batch(system, read.images, read.labels, context, guides=None, batch_size=FEW)
-
-
-def _check_outputs(system: System, batch: AttackBatch, dataset: PreparedDataset) -> None:
-    logits = checked_logits(system, batch.images, batch.context)
-    if logits.shape[1] != dataset.num_classes:
-        raise InputError(f"has {logits.shape[1]} classes, and {dataset.path} has {dataset.num_classes}: class k is class k of both")
-    if (doubt := doubt_about(system, batch.images, logits)) is not None:
-        raise InputError(doubt)

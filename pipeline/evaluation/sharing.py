@@ -2,8 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from pipeline.errors import OccupiedError
@@ -31,43 +30,28 @@ class WholeProgress:
             return
         self._looked_at = time.monotonic()
         left = self._missing()
-        if self._step is None and self._may_show():
-            self._step = self._stack.enter_context(progress_bar(self._description, total=self._total, unit=self._unit))
-            self._left = self._total
+        if self._step is None:
+            self._claim.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(OccupiedError):
+                self._stack.enter_context(locked(self._claim, busy="another process shows it"))
+                self._step = self._stack.enter_context(progress_bar(self._description, total=self._total, unit=self._unit))
+                self._left = self._total
         if self._step is not None and left < self._left:
             self._step(self._left - left)
         self._left = left
 
-    def _may_show(self) -> bool:
-        self._claim.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            self._stack.enter_context(locked(self._claim, busy="another process shows it"))
-        except OccupiedError:
-            return False
-        return True
-
-
-@dataclass(frozen=True, kw_only=True)
-class Show:
-    """How a process stands to the others at a run."""
-
-    run: Path
-    shared: bool
-    """There may be others."""
-    shown: bool
-    """It may show their progress."""
-
 
 @contextmanager
 def progress_and_turns(
-    show: Show, description: str, *, results: Path, missing: Callable[[], int], unit: str
+    description: str, *, results: Path, missing: Callable[[], int], unit: str, shared: bool, shown: bool
 ) -> Iterator[tuple[Callable[[int], object], Turns]]:
-    """What to tell of finished steps, and how the parts are done: by this process, or by all that share the run."""
-    claims = show.run / CLAIMS
+    """What to tell of finished steps, and how the parts are done: by this process, or by all that share the run. Results lie in a
+    directory of the run; where it is ``shared`` there may be others, and one that is ``shown`` may show their progress."""
+    claims = results.parent / CLAIMS
     with ExitStack() as stack:
-        if not show.shared:
+        if not shared:
             yield stack.enter_context(progress_bar(description, total=missing(), unit=unit)), alone
-        elif not show.shown:
+        elif not shown:
             yield (lambda _: None), Together(claims / description, results, waiting=lambda: None)
         else:
             progress = WholeProgress(claims / "progress.lock", description, missing=missing, unit=unit, stack=stack)

@@ -42,15 +42,23 @@ class Estimate:
 
     def percent(self) -> str:
         """For people: ``61.5 % [54.6, 68.0] n=200``."""
-        return f"{100 * self.value:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}] {self._sample}"
+        return self._text(".1f", " %")
 
     def points(self) -> str:
         """For people, a difference in percentage points: ``+4.5 points [+1.2, +7.9] n=245 in 67 groups``."""
-        return f"{100 * self.value:+.1f} points [{100 * self.low:+.1f}, {100 * self.high:+.1f}] {self._sample}"
+        return self._text("+.1f", " points")
 
-    @property
-    def _sample(self) -> str:
-        return f"n={self.n}" if self.groups == self.n else f"n={self.n} in {self.groups} groups"
+    def number(self, form: str = ".1f", scale: float = 100) -> str:
+        """The value alone: ``61.5``."""
+        return f"{scale * self.value:{form}}"
+
+    def interval(self, form: str = ".1f", scale: float = 100) -> str:
+        """``[54.6, 68.0]``"""
+        return f"[{scale * self.low:{form}}, {scale * self.high:{form}}]"
+
+    def _text(self, form: str, unit: str) -> str:
+        sample = f"n={self.n}" if self.groups == self.n else f"n={self.n} in {self.groups} groups"
+        return f"{self.number(form)}{unit} {self.interval(form)} {sample}"
 
 
 @dataclass(frozen=True, kw_only=True)

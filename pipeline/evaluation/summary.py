@@ -2,21 +2,21 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
 
 from pipeline.attacks import diagnostics
 from pipeline.attacks.diagnostics import Check, Outcome
-from pipeline.attacks.threat import Budget
+from pipeline.attacks.threat import Budget, ThreatModel
+from pipeline.config import parse_number
 from pipeline.errors import RunError
 from pipeline.evaluation.constant_predictor import ModalPrediction, modal_prediction
-from pipeline.evaluation.evaluator import EvaluationRun
-from pipeline.evaluation.metrics import CurvePoint, clean_accuracy, clean_mask_iou, curve
+from pipeline.evaluation.metrics import CurvePoint, clean_accuracy, clean_mask_iou, curve, robust_accuracy
 from pipeline.evaluation.statistics import Estimate
 from pipeline.masks.config import MaskConfig
 from pipeline.runs.files import JsonFile, canonical_sha256, file_sha256
@@ -57,6 +57,47 @@ class Summary(JsonFile):
             if (getattr(self, name) is None) != (self.own is not None):
                 raise ValueError(f"{name}: is null for a system of the user's own, and for no other")
 
+    @staticmethod
+    def figures_of(records: pl.DataFrame) -> dict[str, Any]:
+        """The figures of finished records, by the fields that hold them. Intervals by bootstrap use a fixed seed, so the same
+        records give the same summary."""
+        rng = np.random.default_rng(0)
+        return {
+            "clean_accuracy": clean_accuracy(records),
+            "clean_mask_iou": clean_mask_iou(records, rng),
+            "modal_prediction": modal_prediction(records),
+            "curve": tuple(curve(records, rng)),
+        }
+
+    def lines(self) -> list[str]:
+        """The summary for people, intervals and n with every figure."""
+        grouped = self.clean_accuracy.groups < self.clean_accuracy.n
+        independent = "; groups are photographs or tracks, whose images are not independent" if grouped else ""
+        labels = ["clean accuracy", "  robust accuracy", *(f"  after {name}" for point in self.curve for name in point.by_attack)]
+        width = max(map(len, labels)) + 2
+        text = [
+            f"{self.data}, {self.split} images; {self._masks()}{independent}",
+            f"{'clean accuracy':<{width}}{self.clean_accuracy.percent()}   mask IoU {_iou(self.clean_mask_iou)}",
+        ]
+        if self.modal_prediction.is_constant:
+            text.append(f"BEWARE: {self.modal_prediction.text(self.classes[self.modal_prediction.label])}")
+        for point in self.curve:
+            where = "" if self.region == "everywhere" else f" on the {self.region}"
+            patch = f"square patch of at most {100 * point.epsilon:.3g} % of the image"
+            text.append((patch if self.norm == "patch" else f"{self.norm}, epsilon {epsilon_text(point.epsilon)}") + where)
+            text += [f"{'  after ' + name:<{width}}{estimate.percent()}" for name, estimate in point.by_attack.items()]
+            robust = f"{'  robust accuracy':<{width}}{point.robust_accuracy.percent()}"
+            text.append(f"{robust}   mask IoU under attack {_iou(point.mask_iou)}   {point.seconds:.1f} s")
+        text += [f"not tried: {name}: {reason}" for name, reason in self.skipped.items()]
+        return text
+
+    def _masks(self) -> str:
+        masks, trained = self.masks, self.trained_masks
+        if masks is None or trained is None:
+            return f"{self.own}, masks {self.mask_source}"
+        as_trained = "as trained" if masks == trained else f"trained with {trained.source.value}, {trained.fill.value}"
+        return f"masks {masks.source.value}, fill {masks.fill.value} ({as_trained})"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SanityReport(JsonFile):
@@ -94,68 +135,6 @@ def is_checked(path: Path, *, images: int, epsilon: float | None) -> bool:
     return report.images >= images and report.epsilon == epsilon and report.version == version_of_checks()
 
 
-def summarise(
-    records: pl.DataFrame,
-    run: EvaluationRun,
-    *,
-    own: str | None,
-    masks: MaskConfig | None,
-    trained_masks: MaskConfig | None,
-    split: str,
-    skipped: dict[str, str],
-) -> Summary:
-    """The figures of finished records. Intervals by bootstrap use a fixed seed, so the same records give the same summary."""
-    rng = np.random.default_rng(0)
-    return Summary(
-        system=run.system_id,
-        data=run.dataset.name,
-        split=split,
-        own=own,
-        mask_source=run.system.mask_traits.source,
-        masks=masks,
-        trained_masks=trained_masks,
-        norm=run.suite.threat.norm,
-        region=run.suite.threat.region.value,
-        clean_accuracy=clean_accuracy(records),
-        clean_mask_iou=clean_mask_iou(records, rng),
-        modal_prediction=modal_prediction(records),
-        classes=run.dataset.classes,
-        curve=tuple(curve(records, rng)),
-        skipped=skipped,
-    )
-
-
-def lines(summary: Summary) -> list[str]:
-    """The summary for people, intervals and n with every figure."""
-    grouped = summary.clean_accuracy.groups < summary.clean_accuracy.n
-    independent = "; groups are photographs or tracks, whose images are not independent" if grouped else ""
-    labels = ["clean accuracy", "  robust accuracy", *(f"  after {name}" for point in summary.curve for name in point.by_attack)]
-    width = max(map(len, labels)) + 2
-    text = [
-        f"{summary.data}, {summary.split} images; {_masks(summary)}{independent}",
-        f"{'clean accuracy':<{width}}{summary.clean_accuracy.percent()}   mask IoU {_iou(summary.clean_mask_iou)}",
-    ]
-    if summary.modal_prediction.is_constant:
-        text.append(f"BEWARE: {summary.modal_prediction.text(summary.classes[summary.modal_prediction.label])}")
-    for point in summary.curve:
-        where = "" if summary.region == "everywhere" else f" on the {summary.region}"
-        patch = f"square patch of at most {100 * point.epsilon:.3g} % of the image"
-        text.append((patch if summary.norm == "patch" else f"{summary.norm}, epsilon {epsilon_text(point.epsilon)}") + where)
-        text += [f"{'  after ' + name:<{width}}{estimate.percent()}" for name, estimate in point.by_attack.items()]
-        robust = f"{'  robust accuracy':<{width}}{point.robust_accuracy.percent()}"
-        text.append(f"{robust}   mask IoU under attack {_iou(point.mask_iou)}   {point.seconds:.1f} s")
-    text += [f"not tried: {name}: {reason}" for name, reason in summary.skipped.items()]
-    return text
-
-
-def _masks(summary: Summary) -> str:
-    masks, trained = summary.masks, summary.trained_masks
-    if masks is None or trained is None:
-        return f"{summary.own}, masks {summary.mask_source}"
-    as_trained = "as trained" if masks == trained else f"trained with {trained.source.value}, {trained.fill.value}"
-    return f"masks {masks.source.value}, fill {masks.fill.value} ({as_trained})"
-
-
 _STYLES: dict[Outcome, Style] = {Outcome.PASS: "good", Outcome.FAIL: "bad", Outcome.SKIP: "note"}
 
 
@@ -179,4 +158,40 @@ def epsilon_text(epsilon: float) -> str:
 
 
 def _iou(estimate: Estimate) -> str:
-    return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
+    return f"{estimate.number('.3f', 1)} {estimate.interval('.3f', 1)}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What ``pipeline.evaluate`` returns: what attacks found. Printed, it says clean and robust accuracy with their intervals."""
+
+    outcomes: pl.DataFrame
+    """One row for every image, attack and epsilon, with the columns of ``evaluation.records.SCHEMA``."""
+    threat: ThreatModel
+    skipped: Mapping[str, str]
+    """Attacks that say nothing about this system, and why."""
+    checks: tuple[Check, ...] | None
+    """What gives false robustness away; None where it was not asked for."""
+
+    def clean_accuracy(self) -> Estimate:
+        """Share of images that are classified right as they are, with a 95 % Wilson interval."""
+        return clean_accuracy(self.outcomes)
+
+    def robust_accuracy(self, epsilon: float | str) -> Estimate:
+        """Share of images that no attack turned at this epsilon or below, with a 95 % Wilson interval.
+
+        Raises ValueError for an epsilon that was not attacked.
+        """
+        number = float(parse_number(epsilon))
+        if number not in self.threat.epsilons:
+            attacked = ", ".join(epsilon_text(one) for one in self.threat.epsilons)
+            raise ValueError(f"epsilon {epsilon_text(number)} was not attacked; these were: {attacked}")
+        return robust_accuracy(self.outcomes, number)
+
+    def __str__(self) -> str:
+        text = [f"clean accuracy                  {self.clean_accuracy()}"]
+        for epsilon in self.threat.epsilons:
+            where = f"robust accuracy, {self.threat.norm} {epsilon_text(epsilon)}{self.threat.limits}"
+            text.append(f"{where:<31} {self.robust_accuracy(epsilon)}")
+        text += [f"not tried: {name}: {reason}" for name, reason in self.skipped.items()]
+        return "\n".join([*text, *(check_lines(self.checks) if self.checks else [])])

@@ -85,8 +85,9 @@ def _line(run: Path) -> Line:
 def _headline(run: Path, command: str) -> str | None:
     """What a finished run found; None for one that has not come to its end, and of commands that leave nothing to tell nothing."""
     from pipeline.ablation.config import MANIFEST
+    from pipeline.ablation.evaluation_job import evaluation_line
     from pipeline.ablation.manifest import read_ablation
-    from pipeline.ablation.results import evaluation_line, training_line
+    from pipeline.ablation.training_jobs import training_line
     from pipeline.evaluation.summary import SUMMARY
     from pipeline.training.result import RESULT
 

@@ -8,8 +8,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pipeline.ablation.budgets import equal_l2, mean_foreground
 from pipeline.ablation.config import AblateConfig
+from pipeline.ablation.evaluation_job import equal_l2, mean_foreground
 from pipeline.ablation.grid import arms, confined, jobs, transfers
 from pipeline.ablation.table_job import read_table
 from pipeline.ablation.transfer_job import TRANSFERRED, TransferJob

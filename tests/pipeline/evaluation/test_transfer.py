@@ -13,7 +13,7 @@ from pipeline.errors import RunError
 from pipeline.evaluation.evaluator import EvaluationRun, attack_images
 from pipeline.evaluation.metrics import robust_images
 from pipeline.evaluation.records import RecordStore, read_records
-from pipeline.evaluation.transfer import transferred
+from pipeline.evaluation.rescoring import transferred
 from pipeline.masks.config import MaskSource
 
 CPU = torch.device("cpu")
