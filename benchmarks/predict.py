@@ -22,8 +22,7 @@ from PIL import Image
 from pipeline.data.sample import Sample
 from pipeline.data.synthetic.config import SyntheticConfig
 from pipeline.data.synthetic.source import load
-from pipeline.prediction.overlay import overlay
-from pipeline.prediction.predict import _save, cut_square
+from pipeline.prediction.predict import _save, cut_square, overlay
 
 SIZE = 64
 

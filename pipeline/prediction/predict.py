@@ -5,13 +5,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 
+import cv2
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from PIL import Image
 
 from pipeline.arithmetic import tf32_disabled
-from pipeline.data.images import Box, open_image, square_around
+from pipeline.data.images import Box, open_image, resize, square_around
+from pipeline.data.preview import draw_outline
 from pipeline.data.rules import Rejected
 from pipeline.data.seeds import sample_seed
 from pipeline.errors import DataError, RunError, writing
@@ -21,12 +23,14 @@ from pipeline.masks.context import MaskContext
 from pipeline.prediction.choice import choose_system, load_trained_system
 from pipeline.prediction.config import PredictConfig
 from pipeline.prediction.listing import Listing, left_alone_lines, list_images
-from pipeline.prediction.overlay import drawn_side, overlay
 from pipeline.progress import progress_bar
 from pipeline.runs.checkpoints import Checkpoint
 from pipeline.system import TwoStage, attacked
 
 PREDICTIONS, MASKS, OVERLAYS = "predictions.jsonl", "masks", "overlays"
+MIN_SIDE, MAX_SIDE = 256, 512
+_BACKGROUND = 0.3
+"""Brightness that is left where the mask is 0."""
 MAX_NAMED = 5
 """Unreadable images that the terminal names; the rest are in the file."""
 
@@ -155,6 +159,26 @@ def _draw(out: Path, square: Square, mask: np.ndarray) -> tuple[str, str | None]
         return mask_name, None
     _save(overlay(square.shown, mask), out / overlay_name)
     return mask_name, overlay_name
+
+
+def drawn_side(side: int) -> int:
+    """Width in pixels of the drawing of a square of ``side`` pixels."""
+    return int(np.clip(side, MIN_SIDE, MAX_SIDE))
+
+
+def overlay(
+    square: UInt8[np.ndarray, "side side 3"], mask: Float[np.ndarray, "mask_side mask_side"]
+) -> UInt8[np.ndarray, "drawn drawn 3"]:
+    """The image with its background darkened in proportion to the mask, and an outline where the mask crosses one half.
+
+    ``mask`` is in [0,1], of any resolution. The drawing is 256 to 512 pixels wide.
+    """
+    side = drawn_side(square.shape[0])
+    weights = cv2.resize(np.ascontiguousarray(mask, dtype=np.float32), (side, side), interpolation=cv2.INTER_LINEAR)
+    brightness = cv2.merge([_BACKGROUND + (1 - _BACKGROUND) * weights] * 3)
+    drawn = cv2.multiply(resize(square, side), brightness, dtype=cv2.CV_8U)
+    draw_outline(drawn, weights >= 0.5)
+    return drawn
 
 
 def _save(pixels: UInt8[np.ndarray, "height width *channels"], path: Path) -> None:

@@ -16,9 +16,10 @@ from classifier.model import build_classifier
 from pipeline.cli.main import main
 from pipeline.config import to_plain
 from pipeline.data.images import resize
+from pipeline.evaluation.primary_comparison import primary_rank
 from pipeline.masks.config import MaskConfig, MaskSource
 from pipeline.prediction.choice import choose_system
-from pipeline.prediction.overlay import overlay
+from pipeline.prediction.predict import overlay
 from pipeline.reporting.data import Condition
 from pipeline.runs.checkpoints import weights_digest
 from pipeline.runs.directory import RunDescription
@@ -167,7 +168,7 @@ def test_of_several_learned_systems_an_ablation_stands_for_the_one_that_its_answ
         assert chosen.name.startswith(" ".join(str(part) for part in systems[number]))
         moving = [Condition(*system) for system in systems[number:] if system[0] == systems[number][0] and system[1]]
         if moving:
-            primary = min(moving, key=lambda one: one.primary_rank)
+            primary = min(moving, key=primary_rank)
             assert chosen.name.startswith(" ".join(str(part) for part in primary[:4]))
 
 
