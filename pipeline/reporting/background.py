@@ -2,13 +2,11 @@
 
 from collections.abc import Mapping
 
-from pipeline.evaluation.statistics import Estimate
 from pipeline.reporting import plots, tables, wording
 from pipeline.reporting.comparisons import Comparison
 from pipeline.reporting.data import Study
 from pipeline.reporting.figures import Figures
 from pipeline.reporting.metrics import MASK_AREA
-from pipeline.reporting.panel import Panel
 from pipeline.reporting.section import Section
 from pipeline.reporting.table import Cell, Column, Table, make_table, numbers
 
@@ -40,7 +38,14 @@ def background_section(runs: Mapping[str, tuple[Study, Figures]]) -> Section | N
         name="background",
         title=TITLE,
         intro=_INTRO,
-        panels=tuple(_panel(objective, of_runs) for objective, of_runs in points.items()),
+        panels=tuple(
+            plots.gains(
+                f"background-{wording.slug(objective)}",
+                wording.classifier(objective),
+                sorted(((share, gain.difference) for _, share, gain in of_runs), key=lambda one: one[0]),
+            )
+            for objective, of_runs in points.items()
+        ),
         tables=(_table(points, margins),),
     )
 
@@ -48,13 +53,6 @@ def background_section(runs: Mapping[str, tuple[Study, Figures]]) -> Section | N
 def _context(study: Study) -> float | None:
     value = study.about.get("config", {}).get("data", {}).get("context")
     return float(value) if isinstance(value, int | float) else None
-
-
-def _panel(objective: str, of_runs: list[tuple[str, float, Comparison]]) -> Panel:
-    values: list[tuple[float, Estimate]] = [(share, comparison.difference) for _, share, comparison in of_runs]
-    return plots.gains(
-        f"background-{wording.slug(objective)}", wording.classifier(objective), sorted(values, key=lambda one: one[0])
-    )
 
 
 def _table(points: Mapping[str, list[tuple[str, float, Comparison]]], margins: Mapping[str, float]) -> Table:

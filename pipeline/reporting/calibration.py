@@ -98,11 +98,14 @@ def _panels(study: Study, found: Figures, calibrated: dict[Condition, dict[float
 
 
 def _errors(study: Study, calibrated: dict[Condition, dict[float, _Calibration]]) -> Table:
-    rows: list[tuple[str, Row]] = []
+    rows, tidy = [], list[dict[str, object]]()
     for condition, by_epsilon in calibrated.items():
         cells = [Cell(condition.tested), Cell(condition.trained)]
-        for one in by_epsilon.values():
+        for epsilon, one in by_epsilon.items():
             cells += [Cell(f"{100 * one.error:.1f}"), Cell(f"{100 * one.by_chance:.1f}"), points_cell(one.too_sure)]
+            found = {"epsilon": epsilon, "ece": one.error, "ece_by_chance": one.by_chance, "too_sure": one.too_sure.value}
+            sample = {"images": one.too_sure.n, "groups": one.too_sure.groups, "bins": BINS}
+            tidy.append({**condition.columns, **found, "low": one.too_sure.low, "high": one.too_sure.high, **sample})
         rows.append((wording.heading(condition), tuple(cells)))
     columns = [
         numbers(label, wording.epsilon_or_clean(epsilon))
@@ -115,16 +118,8 @@ def _errors(study: Study, calibrated: dict[Condition, dict[float, _Calibration]]
         caption=f"{_CAPTION} {wording.pooling_text(study)}",
         columns=(*MASK_COLUMNS, *columns),
         rows=rows,
-        tidy=_tidy(calibrated),
+        tidy=tidy,
     )
-
-
-def _tidy(calibrated: dict[Condition, dict[float, _Calibration]]) -> Iterator[dict[str, object]]:
-    for condition, by_epsilon in calibrated.items():
-        for epsilon, one in by_epsilon.items():
-            gap = {"too_sure": one.too_sure.value, "low": one.too_sure.low, "high": one.too_sure.high}
-            sample = {"images": one.too_sure.n, "groups": one.too_sure.groups, "bins": BINS}
-            yield {**condition.columns, "epsilon": epsilon, "ece": one.error, "ece_by_chance": one.by_chance, **gap, **sample}
 
 
 def _bins(calibrated: dict[Condition, dict[float, _Calibration]]) -> Table:

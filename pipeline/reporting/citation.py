@@ -1,12 +1,13 @@
-"""What a paper needs of a report: a paragraph for its methods, and how to cite what was used."""
+"""What a paper needs of a report: a paragraph for its methods, how to cite what was used, and what it takes to make it again."""
 
+import json
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 from pipeline.evaluation.summary import epsilon_text
 from pipeline.reporting import wording
 from pipeline.reporting.data import Study
-from pipeline.reporting.provenance import distinct
 from pipeline.reporting.templating import latex, sentences
 from pipeline.reporting.trust import failures
 
@@ -101,3 +102,61 @@ def _checks(study: Study) -> str:
 
 def _listed(texts: list[str]) -> str:
     return " and ".join([", ".join(texts[:-1]), texts[-1]]) if len(texts) > 1 else "".join(texts)
+
+
+def provenance_rows(study: Study) -> tuple[tuple[str, str], ...]:
+    """Pairs of a name and text. Several values where arms differ."""
+    inputs = [arm.about.get("inputs", {}) for arm in study.arms]
+    provenance = [arm.about.get("provenance", {}) for arm in study.arms]
+    command = f"foreguard ablate experiment={study.name}" if study.is_ablation else "foreguard evaluate"
+    begun = sorted(str(arm.about["started_at"]) for arm in study.arms if arm.about.get("started_at") is not None)
+    attacks = study.arms[0].about["config"]["attack"]["attacks"]
+    skipped = sorted({f"{name}: {reason}" for arm in study.arms for name, reason in arm.summary.skipped.items()})
+    own = [
+        f"{arm.condition.classifier_objective}: {arm.summary.own}, SHA-256 of its state {arm.about['inputs']['system'][:16]}"
+        for arm in study.arms
+        if arm.condition.is_own
+    ]
+    weights = {entry[name] for entry in inputs for name in ("classifier", "segmenter") if name in entry}
+    rows = [
+        ("Command", f"{command} run=... (configuration below)"),
+        ("This page", "foreguard report run=..."),
+        ("Evaluations", f"{len(study.arms)}, begun between {f'{begun[0]} and {begun[-1]}' if begun else 'unknown times'}"),
+        ("Data fingerprint", distinct(entry.get("data set") for entry in inputs)),
+        ("Attacks", "; ".join(f"{name} ({_spec(spec)})" for name, spec in attacks.items())),
+        ("Attacks left out", "; ".join(skipped) or "none"),
+        ("Seconds of attack", f"{sum(arm.seconds for arm in study.arms):.0f} over all evaluations"),
+        ("Seconds of the run", _seconds(study.about.get("seconds"))),
+        ("foreguard", distinct(entry.get("foreguard") for entry in provenance)),
+        ("Commit", _commits(provenance)),
+        ("Python", distinct(entry.get("python") for entry in provenance)),
+        ("torch", distinct(entry.get("torch") for entry in provenance)),
+        ("Weights", f"{len(weights)} distinct stages"),
+        ("Systems of your own", "; ".join(dict.fromkeys(own))),
+    ]
+    return tuple((name, text) for name, text in rows if text)
+
+
+def configuration_text(study: Study) -> str:
+    """The configuration of the run, indented JSON."""
+    return json.dumps(study.about.get("config", {}), indent=2, sort_keys=True)
+
+
+def distinct(values: Iterable[Any]) -> str:
+    """The different values in order, with commas between them."""
+    return ", ".join(sorted({str(value) for value in values if value is not None}))
+
+
+def _spec(spec: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in spec.items() if value is not None)
+
+
+def _commits(provenance: list[dict[str, Any]]) -> str:
+    commits = {(entry.get("commit"), entry.get("dirty")) for entry in provenance if entry.get("commit")}
+    return ", ".join(sorted(f"{commit}{' with local changes' if dirty else ''}" for commit, dirty in commits))
+
+
+def _seconds(seconds: Any) -> str:
+    if not isinstance(seconds, dict):
+        return ""
+    return "; ".join(f"{name}: {value:.0f}" for name, value in seconds.items() if isinstance(value, int | float))

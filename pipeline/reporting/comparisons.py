@@ -14,6 +14,7 @@ from enum import StrEnum
 
 import numpy as np
 
+from pipeline.evaluation.primary_comparison import primary_rank
 from pipeline.evaluation.statistics import Estimate, PairedComparison, compare, holm, pooled_over_seeds
 from pipeline.masks.config import MaskSource
 from pipeline.reporting.data import Arm, Condition, Study, verdicts
@@ -87,16 +88,6 @@ class Answer:
         return [one for one in self.all_learned if self.learned_none and one.conclusion is self.learned_none.conclusion]
 
     @property
-    def best(self) -> Comparison:
-        """The learned system that is furthest above none; there has to be one."""
-        return max(self.all_learned, key=lambda one: one.difference.value)
-
-    @property
-    def worst(self) -> Comparison:
-        """The learned system that is furthest below none, or least above it; there has to be one."""
-        return min(self.all_learned, key=lambda one: one.difference.value)
-
-    @property
     def comparisons(self) -> list[Comparison]:
         """Those that there are."""
         return [one for one in (self.oracle_none, self.learned_none, self.oracle_learned) if one is not None]
@@ -144,7 +135,7 @@ def answered(objective: str, comparisons: Sequence[Comparison]) -> Answer:
     ours = [one for one in comparisons if one.first.classifier_objective == objective]
     against_none = [one for one in ours if one.first.uses_segmenter]
     behind = {one.second: one for one in ours if one.second.uses_segmenter}
-    learned = sorted({one.first for one in against_none} | set(behind), key=lambda one: one.primary_rank)
+    learned = sorted({one.first for one in against_none} | set(behind), key=primary_rank)
     return Answer(
         classifier_objective=objective,
         oracle_none=next((one for one in ours if one.name == "oracle - none"), None),
@@ -166,7 +157,7 @@ def _pairs(conditions: Sequence[Condition]) -> list[tuple[str, Condition, Condit
     none, oracle = plain.get("none"), plain.get("oracle")
     pairs = [("oracle - none", oracle, none)]
     moving = (key for key in conditions if MaskSource(key.test_masks).is_learned)
-    for learned in sorted(moving, key=lambda one: one.primary_rank):
+    for learned in sorted(moving, key=primary_rank):
         pairs += [(f"{learned.test_masks} - none", learned, none), (f"oracle - {learned.test_masks}", oracle, learned)]
     return [(name, first, second) for name, first, second in pairs if first is not None and second is not None]
 

@@ -12,7 +12,6 @@ from jaxtyping import Bool, Shaped
 from pipeline.ablation.manifest import ConfinedEntry, GainEntry, TransferEntry
 from pipeline.attacks.diagnostics import Check
 from pipeline.evaluation.metrics import on_shared_images, robust_images
-from pipeline.evaluation.primary_comparison import Rank, primary_rank
 from pipeline.evaluation.summary import Summary
 from pipeline.masks.config import MaskSource
 
@@ -69,11 +68,6 @@ class Condition(NamedTuple):
     def is_maskless(self) -> bool:
         """No mask hides anything, neither in training nor in testing."""
         return (self.train_masks, self.test_masks) == ("none", "none")
-
-    @property
-    def primary_rank(self) -> Rank:
-        """Its place among learned systems of its classifier objective; the answer is about the smallest."""
-        return primary_rank(self)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pipeline.evaluation.summary import epsilon_text
 from pipeline.reporting import plots, tables, wording
 from pipeline.reporting.calibration import calibration_section
-from pipeline.reporting.citation import citation, methods
+from pipeline.reporting.citation import citation, configuration_text, methods, provenance_rows
 from pipeline.reporting.classes import classes_section
-from pipeline.reporting.comparisons import Answer
+from pipeline.reporting.comparisons import Answer, Comparison, compared_with_own
 from pipeline.reporting.data import Study
 from pipeline.reporting.decomposition import decomposition_section, silhouette_section
 from pipeline.reporting.figures import Figures, compute_figures, panels_of
@@ -16,15 +16,19 @@ from pipeline.reporting.gain import gain_section
 from pipeline.reporting.gallery import Cards, gallery_cards
 from pipeline.reporting.measured import measured_sections
 from pipeline.reporting.metrics import ACCURACY, METRICS, Metric
-from pipeline.reporting.own_systems import own_section
 from pipeline.reporting.panel import Panel
-from pipeline.reporting.provenance import configuration_text, provenance_rows
 from pipeline.reporting.section import Section
 from pipeline.reporting.surface import surface_sections
-from pipeline.reporting.table import Table
+from pipeline.reporting.table import Cell, Column, Table, make_table
 from pipeline.reporting.templating import sentences
 from pipeline.reporting.transfer import transfer_sections
 from pipeline.reporting.trust import Failure, Trust, Verdict, failures, judge
+
+_OF_YOUR_OWN = (
+    "Models that were not trained here, attacked with the same attacks on the same images. A positive difference: the system named "
+    "first is harder to fool. What they were trained on nobody has recorded: where test images were among it, they look better "
+    "than they are. Under several seeds their weights stay the same, and only the random starts of the attacks differ."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,6 +179,35 @@ def _headline(study: Study, found: Figures) -> Section:
         tables=(tables.headline(study, found),),
         folded=tuple(folded),
         missing=missing,
+    )
+
+
+def own_section(study: Study, failed: Sequence[Failure]) -> tuple[Section, ...]:
+    """One section, or none where every system was trained here or there is nothing to compare."""
+    found = compared_with_own(study)
+    if not found:
+        return ()
+    compared = {side for one in found for side in (one.first, one.second)}
+    doubts = [f"{wording.system_text(one.condition)}: {one.name}" for one in failed if one.condition in compared]
+    warning = f"Differences from these are not to be trusted, because a check failed. {'. '.join(doubts)}." if doubts else None
+    title = "How do systems of your own compare?"
+    return (Section(name="own-systems", title=title, intro=_OF_YOUR_OWN, tables=(_own_table(found),), warning=warning),)
+
+
+def _own_table(found: Sequence[Comparison]) -> Table:
+    rows = []
+    for one in found:
+        other = wording.heading(one.second) + ("" if one.second.is_own else f", masks {one.second.masks}")
+        rows.append((wording.heading(one.first), (Cell(one.name, other), *tables.comparison_cells(one))))
+    tidy = [{**tables.comparison_tidy(one), "second_classifier_objective": one.second.classifier_objective} for one in found]
+    return make_table(
+        "own-systems",
+        title="Systems of your own minus others",
+        caption="Differences of robust accuracy on the same images, with p corrected by Holm over all of these at one epsilon, "
+        "apart from the comparisons of the answer.",
+        columns=(Column("Difference"), *tables.COMPARISON_COLUMNS),
+        rows=rows,
+        tidy=tidy,
     )
 
 

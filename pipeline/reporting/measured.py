@@ -17,7 +17,6 @@ from pipeline.reporting.data import Arm, Study
 from pipeline.reporting.gallery import Picture
 from pipeline.reporting.section import Section
 from pipeline.reporting.table import Cell, Column, Row, Table, make_table, numbers
-from pipeline.reporting.threats import THREATS
 
 _CLAIMS = {Claim.ACCURACY: "accuracy", Claim.UPPER_ESTIMATE: "upper estimate", Claim.LOWER_BOUND: "lower bound"}
 _ERROR = "mean corruption error"
@@ -25,6 +24,46 @@ _MANY = 6
 """Conditions beyond which the image itself and the mask are left out."""
 _OF_NO_OTHER = {"epsilons", "backdrops"}
 """Settings that say which figures there are, and change none of them."""
+_THREATS = {
+    "minimum-norm": (
+        "How far is the nearest adversarial image?",
+        "A gradient search, end to end through both stages, for the nearest misclassified image. One run gives robust accuracy "
+        "at every epsilon: the share of images that are farther away. Upper estimates: the search found these distances, and a "
+        "better one can only find smaller ones. Where a region is set, the attacker keeps to it, and no figure is robust "
+        "accuracy.",
+    ),
+    "decision-based": (
+        "What do decisions alone give away?",
+        "The same distances for an attacker who sees the predicted class and nothing else (HopSkipJump). Upper estimates, on "
+        "smooth systems far above those of a gradient search. A distance clearly below that of a gradient search says that "
+        "gradients were blind there, and that the lower one is to be trusted.",
+    ),
+    "patches": (
+        "What does a patch beside the object do?",
+        "Any change at all inside one square, anywhere, on the object alone or beside it, its place and content searched end to "
+        "end. Upper estimates: a better place or content can only lower them. Images without room for the square are not "
+        "counted, so n differs between places.",
+    ),
+    "corruptions": (
+        "What do common corruptions do?",
+        "Accuracy, and IoU of the mask with the object, under noise, blur, weather and digital artefacts, the same for every "
+        "system. No bound on anything: nobody has chosen them to fool the system. The mean corruption error divides an arm's "
+        "errors by those of the arm without masks.",
+    ),
+    "backgrounds": (
+        "Does the background decide?",
+        "The same objects in front of backgrounds of their own class and of others, alone, and backgrounds without their "
+        "object. Accuracy, and no bound on anything. BG-gap: accuracy in front of the own class's backgrounds minus that in "
+        "front of others.",
+    ),
+    "smoothing": (
+        "What is certain?",
+        "The whole two-stage system under randomized smoothing. Certified accuracy is a lower bound: no attack on the smoothed "
+        "system gets below it, whichever way it goes, with the error rate that was chosen for each certificate. Accuracy under "
+        "attack is an upper estimate of the same smoothed system. Neither is a statement about the system without noise.",
+    ),
+}
+"""By kind of measurement what its section asks, and what kind of statement its figures are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +114,7 @@ def measured_sections(runs: Mapping[str, Study]) -> tuple[Section, ...]:
             for one, of_kind in kinds.items()
             if of_kind == kind
         }
-        title, intro = THREATS[kind]
+        title, intro = _THREATS[kind]
         pictures = _example_pictures([one for one in examples if one.kind == kind])
         if pictures and shown is not None:
             intro = f"{intro} The pictures are of {wording.system_text(shown.condition)}."
@@ -152,8 +191,8 @@ def _table(name: str, systems: Sequence[_System], errors: Mapping[Path, float]) 
 def _cell(figure: Figure) -> Cell:
     one = figure.estimate
     if figure.unit in ("share", "difference"):
-        return Cell(wording.percent(one), f"{wording.percent_interval(one)} n={one.n}")
-    return Cell(f"{one.value:.3g}", f"[{one.low:.3g}, {one.high:.3g}]")
+        return Cell(one.number(), f"{one.interval()} n={one.n}")
+    return Cell(one.number(".3g", 1), one.interval(".3g", 1))
 
 
 def _tidy(system: _System, error: float | None) -> pl.DataFrame:
@@ -172,15 +211,10 @@ def _tidy(system: _System, error: float | None) -> pl.DataFrame:
 
 def _example_pictures(examples: Sequence[Example]) -> tuple[Picture, ...]:
     """Of every condition at its largest level: the image, what was shown in its place, and the mask it was seen through."""
-    strongest: dict[tuple[str, str], Example] = {}
-    for one in examples:
-        other = strongest.get((one.measurement, one.condition))
-        if other is None or one.level >= other.level:
-            strongest[one.measurement, one.condition] = one
-    pictures: list[Picture] = []
-    for one in strongest.values():
-        pictures += _pictures(one, alone=len(strongest) > _MANY)
-    return tuple(pictures)
+    in_order = dict.fromkeys((one.measurement, one.condition) for one in examples)
+    largest_last = sorted(examples, key=lambda one: one.level)
+    strongest = [{(one.measurement, one.condition): one for one in largest_last}[key] for key in in_order]
+    return tuple(picture for one in strongest for picture in _pictures(one, alone=len(strongest) > _MANY))
 
 
 def _pictures(one: Example, *, alone: bool) -> list[Picture]:

@@ -9,7 +9,6 @@ from functools import partial
 import polars as pl
 
 from pipeline.evaluation.metrics import robust_images, strongest
-from pipeline.evaluation.statistics import Estimate
 from pipeline.reporting.data import Condition
 
 
@@ -52,14 +51,6 @@ class Metric:
     """Systems that it says something about under attack."""
     missing: str = ""
     """What to say where it applies to no system of a run."""
-
-    def text(self, estimate: Estimate) -> str:
-        """``61.5``"""
-        return f"{self.scale * estimate.value:.{self.digits}f}"
-
-    def interval(self, estimate: Estimate) -> str:
-        """``[54.6, 68.0]``"""
-        return f"[{self.scale * estimate.low:.{self.digits}f}, {self.scale * estimate.high:.{self.digits}f}]"
 
 
 def of_worst_image(records: pl.DataFrame, epsilon: float, what: str) -> pl.DataFrame:
@@ -128,7 +119,6 @@ MASK_AREA = Metric(
     values=partial(of_worst_image, what="mask_mean"),
     draws=("clean area", "area"),
     suffix=" %",
-    limits=(0, 100),
     applies=lambda condition: condition.uses_segmenter,
     missing="No arm was tested with predicted masks; add one with test: learned to the experiment's masks.",
 )

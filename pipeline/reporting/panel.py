@@ -74,16 +74,12 @@ LOOKS = {
     "random-alike": Look("#2f7d32", ">", "-."),
 }
 """Colors with a contrast of at least 4.5 to white; their partners of the dark theme are in ``templates/style.css``."""
-
-
-class Variant(NamedTuple):
-    """How a second and a third system of one mask source are told from the first."""
-
-    marker: str
-    dashes: tuple[float, tuple[float, ...]]
-
-
-VARIANTS = (Variant("o", (0, (5, 2))), Variant("s", (0, (1.5, 1.5))), Variant("D", (0, (6, 1.5, 1, 1.5))))
+VARIANTS: tuple[dict[str, Any], ...] = (
+    {"marker": "o", "linestyle": (0, (5, 2))},
+    {"marker": "s", "linestyle": (0, (1.5, 1.5))},
+    {"marker": "D", "linestyle": (0, (6, 1.5, 1, 1.5))},
+)
+"""How a second and a third system of one mask source are told from the first."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """Figures: one panel a file, so that each can be read on a phone; SVG and PDF with the same bytes for the same run."""
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -87,10 +88,8 @@ def gains(name: str, title: str, points: Sequence[tuple[float, Estimate]]) -> Pa
     """The oracle's gain with its interval over the share of background, from left to right."""
     figure, axes = _figure(height=3.2)
     shares = [100 * share for share, _ in points]
-    spread = _reaches([value for _, value in points], 100)
-    look = LOOKS["oracle"]
     axes.axhline(0, color=INK["ink"], linewidth=0.8)
-    axes.errorbar(shares, [100 * value.value for _, value in points], yerr=spread, color=look.color, marker=look.marker, capsize=3)
+    _intervals(axes, shares, [value for _, value in points], LOOKS["oracle"], elinewidth=None, capsize=3)
     axes.set(xlabel="background (% of the image)", ylabel="oracle - none (points)")
     spoken = "; ".join(
         f"{share:.0f} % background: {100 * value.value:+.1f} points" for share, (_, value) in zip(shares, points, strict=True)
@@ -104,17 +103,8 @@ def reliability(name: str, title: str, lines: Sequence[tuple[Condition, Sequence
     figure, axes = _figure(num_labels=len(lines))
     axes.plot([0, 100], [0, 100], color=INK["muted"], linewidth=0.8, linestyle=(0, (2, 2)))
     for condition, bins in lines:
-        look = _look(condition.test_masks)
-        axes.errorbar(
-            [100 * one.confidence for one in bins],
-            [100 * one.right.value for one in bins],
-            yerr=_reaches([one.right for one in bins], 100),
-            color=look.color,
-            marker=look.marker,
-            linestyle=look.dashes,
-            elinewidth=0.8,
-            label=_label(condition),
-        )
+        confidences, right = [100 * one.confidence for one in bins], [one.right for one in bins]
+        _intervals(axes, confidences, right, _look(condition.test_masks), elinewidth=0.8, label=_label(condition))
     axes.set(xlabel="mean confidence (%)", ylabel="right (%)", xlim=(-2, 102), ylim=(-2, 102))
     spoken = "; ".join(
         f"{_label(condition)}: "
@@ -152,32 +142,15 @@ def _lines(axes: Axes, series: Series, *, scale: float) -> None:
         look, variant = _look(kind), drawn.get(kind, 0)
         drawn[kind] = variant + 1
         dodge = widest * 0.006 * (place - (len(series) - 1) / 2)  # so that intervals of equal values stay apart
-        axes.errorbar(
-            [epsilon + dodge for epsilon in values],
-            [scale * value.value for value in values.values()],
-            yerr=_reaches(values.values(), scale),
-            color=look.color,
-            marker=look.marker if not variant else VARIANTS[(variant - 1) % len(VARIANTS)].marker,
-            linestyle=look.dashes if not variant else VARIANTS[(variant - 1) % len(VARIANTS)].dashes,
-            markerfacecolor=look.color if not variant else "#ffffff",
-            elinewidth=1,
-            label=_label(figures.condition),
-        )
+        told_apart = VARIANTS[(variant - 1) % len(VARIANTS)] | {"markerfacecolor": "#ffffff"} if variant else {}
+        about = {"markerfacecolor": look.color, "label": _label(figures.condition)} | told_apart
+        _intervals(axes, [epsilon + dodge for epsilon in values], values.values(), look, scale=scale, **about)
 
 
 def _placed(axes: Axes, figures: SystemFigures, epsilon: float, look: Look, *, label: str | None) -> None:
     at, value = figures.clean_iou.value, figures.robust(epsilon)
-    axes.errorbar(
-        [at],
-        [100 * value.value],
-        yerr=_reaches([value], 100),
-        color=look.color,
-        marker=look.marker,
-        markersize=8 if figures.condition.uses_segmenter else 5,
-        linestyle="none",
-        elinewidth=1,
-        label=label,
-    )
+    size = 8 if figures.condition.uses_segmenter else 5
+    _intervals(axes, [at], [value], look, markersize=size, linestyle="none", label=label)
     if figures.condition.uses_segmenter:
         arrow = {"arrowstyle": "->", "color": look.color, "linewidth": 1, "shrinkA": 5, "shrinkB": 0}
         height = 100 * value.value
@@ -195,6 +168,14 @@ def _epsilon_axis(axes: Axes, systems: Sequence[SystemFigures], norm: str) -> No
     }
     axes.set_xticks(epsilons, ["0 (clean)", *(epsilon_text(epsilon) for epsilon in epsilons[1:])])
     axes.set(xlabel=f"epsilon ({names.get(norm, norm)})")
+
+
+def _intervals(
+    axes: Axes, places: Sequence[float], values: Collection[Estimate], look: Look, *, scale: float = 100, **more: Any
+) -> None:
+    """Values with their intervals at places of the other axis, as a mask source looks, unless ``more`` says otherwise."""
+    drawn = {"color": look.color, "marker": look.marker, "linestyle": look.dashes, "elinewidth": 1, **more}
+    axes.errorbar(places, [scale * value.value for value in values], yerr=_reaches(values, scale), **drawn)
 
 
 def _reaches(values: Collection[Estimate], scale: float) -> tuple[list[float], list[float]]:

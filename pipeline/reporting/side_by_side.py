@@ -10,14 +10,13 @@ from pipeline.errors import RunError
 from pipeline.evaluation.summary import epsilon_text
 from pipeline.reporting import tables, wording
 from pipeline.reporting.background import background_section
-from pipeline.reporting.citation import citation, methods
+from pipeline.reporting.citation import citation, configuration_text, methods, provenance_rows
 from pipeline.reporting.comparisons import Comparison, families
 from pipeline.reporting.data import Study
 from pipeline.reporting.document import Document, answer_cards, metric_panels
 from pipeline.reporting.figures import Figures, compute_figures
 from pipeline.reporting.measured import measured_sections
 from pipeline.reporting.metrics import METRICS, Metric
-from pipeline.reporting.provenance import configuration_text, provenance_rows
 from pipeline.reporting.section import Section
 from pipeline.reporting.table import Cell, Column, Table, make_table
 from pipeline.reporting.trust import failures

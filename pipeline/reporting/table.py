@@ -77,7 +77,7 @@ def numbers(label: str, detail: str = "") -> Column:
 
 def share_cell(estimate: Estimate) -> Cell:
     """A share in percent with its interval."""
-    return Cell(wording.percent(estimate), wording.percent_interval(estimate))
+    return Cell(estimate.number(), estimate.interval())
 
 
 def points_cell(estimate: Estimate) -> Cell:

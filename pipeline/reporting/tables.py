@@ -178,7 +178,8 @@ def metric_columns(metric: Metric, epsilons: Sequence[float]) -> tuple[Column, .
 
 def metric_cell(metric: Metric, estimate: Estimate) -> Cell:
     """A figure with its interval."""
-    return Cell(metric.text(estimate), metric.interval(estimate))
+    form = (f".{metric.digits}f", metric.scale)
+    return Cell(estimate.number(*form), estimate.interval(*form))
 
 
 def _sample_cell(figures: SystemFigures) -> Cell:

@@ -68,16 +68,8 @@ def _matrix(shown: Mapping[tuple[str, str], pl.DataFrame], study: Study, seeds: 
 def _table(study: Study, matrix: Matrix, seeds: str) -> Table:
     conditions = list(dict.fromkeys(condition for pair in matrix for condition in pair))
     place = {condition: str(number) for number, condition in enumerate(conditions, start=1)}
-    rows = [
-        (
-            "",
-            (
-                Cell(f"{place[source]}. {source.masks}", wording.heading(source)),
-                *(_cell(matrix, source, target, seeds) for target in conditions),
-            ),
-        )
-        for source in conditions
-    ]
+    names = {source: Cell(f"{place[source]}. {source.masks}", wording.heading(source)) for source in conditions}
+    rows = [("", (names[source], *(_cell(matrix, source, target, seeds) for target in conditions))) for source in conditions]
     tidy = [
         {
             **{f"source_{name}": value for name, value in source.columns.items()},
@@ -100,8 +92,5 @@ def _table(study: Study, matrix: Matrix, seeds: str) -> Table:
 
 
 def _cell(matrix: Matrix, source: Condition, target: Condition, seeds: str) -> Cell:
-    estimate = matrix.get((source, target))
-    if estimate is None:
-        return Cell("")
     known = " known" if source == target and seeds == _SAME else ""
-    return Cell(wording.percent(estimate), f"{wording.percent_interval(estimate)}{known}")
+    return Cell(one.number(), f"{one.interval()}{known}") if (one := matrix.get((source, target))) is not None else Cell("")

@@ -37,24 +37,14 @@ def system_text(condition: Condition) -> str:
     return f"{classifier(condition.classifier_objective)}; masks in training: {condition.trained}; in testing: {condition.tested}"
 
 
-def percent(estimate: Estimate) -> str:
-    """``61.5``; the heading says that it is percent."""
-    return f"{100 * estimate.value:.1f}"
-
-
-def percent_interval(estimate: Estimate) -> str:
-    """``[54.6, 68.0]``"""
-    return f"[{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
-
-
 def points(estimate: Estimate) -> str:
     """``+4.5``; the heading says that it is percentage points."""
-    return f"{100 * estimate.value:+.1f}"
+    return estimate.number("+.1f")
 
 
 def points_interval(estimate: Estimate) -> str:
     """``[+1.2, +7.9]``"""
-    return f"[{100 * estimate.low:+.1f}, {100 * estimate.high:+.1f}]"
+    return estimate.interval("+.1f")
 
 
 def p_text(p_value: float) -> str:

@@ -28,8 +28,8 @@ from pipeline.reporting import tables, wording
 from pipeline.reporting.citation import methods
 from pipeline.reporting.comparisons import compared_with_own
 from pipeline.reporting.data import verdicts
+from pipeline.reporting.document import own_section
 from pipeline.reporting.figures import compute_figures
-from pipeline.reporting.own_systems import own_section
 from pipeline.reporting.reading import read_study
 from pipeline.reporting.trust import failures
 from pipeline.runs.locking import locked

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from pipeline.evaluation.primary_comparison import primary_rank
 from pipeline.evaluation.statistics import Estimate, PairedComparison
 from pipeline.reporting.comparisons import Answer, Comparison, Conclusion, answered
 from pipeline.reporting.data import Condition
@@ -104,7 +105,7 @@ def test_the_rule_for_the_subject_of_the_answer_sees_no_result():
         Condition("trades", "trades", "learned-hard", "learned-hard"),
         Condition("trades", "trades", "learned", "learned-hard"),
     ]
-    assert sorted(dict.fromkeys(best_first[::-1]), key=lambda one: one.primary_rank) == best_first
+    assert sorted(dict.fromkeys(best_first[::-1]), key=primary_rank) == best_first
     for number in range(len(best_first)):
         of_subject = [
             replace(made(name, value, 0.0, 0.1, 0.5), **{side: one})
