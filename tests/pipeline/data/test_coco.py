@@ -28,10 +28,10 @@ from pipeline.data.builder import write_prepared
 from pipeline.data.coco import annotations as coco_annotations
 from pipeline.data.coco import source as coco
 from pipeline.data.coco.annotations import Annotation, read_annotations, read_index
-from pipeline.data.coco.config import CocoConfig, CocoPart
 from pipeline.data.coco.masks import area, draw, extent, read_outline
 from pipeline.data.coco.objects import check_object
 from pipeline.data.coco.source import plan
+from pipeline.data.config import CocoConfig, CocoPart
 from pipeline.data.dataset import open_prepared
 from pipeline.data.folds import fold_splits
 from pipeline.data.rules import Rejected
