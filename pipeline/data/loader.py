@@ -164,9 +164,6 @@ class _Reader(Dataset[Batch]):
         self._path, kind, self._augment, self._seed = state
         self._open(with_substitutes(open_prepared(self._path, verify=False), kind))
 
-    def __getitem__(self, key: tuple[int, int]) -> Batch:
-        return self.__getitems__([key])
-
     def __getitems__(self, keys: list[tuple[int, int]]) -> Batch:
         rows = np.array([row for row, _ in keys], dtype=np.int64)
         images, masks = self._dataset.images[rows], self._dataset.masks[rows]
