@@ -195,7 +195,3 @@ class AugmentConfig:
     """Largest standard deviation of added Gaussian noise, as a share of full range."""
     horizontal_flip: bool = False
     """Mirror every second image. Never for traffic signs: it turns left into right."""
-
-    @property
-    def changes_nothing(self) -> bool:
-        return self == AugmentConfig()

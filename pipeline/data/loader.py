@@ -80,7 +80,7 @@ class Loader:
         if batch_size < world_size:
             raise ValueError(f"a global batch of {batch_size} cannot be shared by {world_size} processes")
         self._rows = dataset.indices(split)
-        self._reader = _Reader(dataset, augment if augment and not augment.changes_nothing else None, seed)
+        self._reader = _Reader(dataset, None if augment == AugmentConfig() else augment, seed)
         self._batch_size, self._seed, self._shuffle = batch_size, seed, shuffle
         self._num_workers, self._rank, self._world_size = num_workers, rank, world_size
         self._order: list[list[tuple[int, int]]] = []
