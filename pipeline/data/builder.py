@@ -41,7 +41,7 @@ class Outcome:
     rejects: dict[str, int]
     """Rejected objects by rule."""
     notes: dict[str, int]
-    """Samples that something is to be said of, by the names of ``notes.NOTES``."""
+    """Samples that something is to be said of, by the names of ``rules.NOTES``."""
     seconds: float
 
 

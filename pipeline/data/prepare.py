@@ -10,8 +10,8 @@ from pipeline.data.coco import source as coco
 from pipeline.data.config import AnySource, PrepareConfig
 from pipeline.data.dataset import open_prepared
 from pipeline.data.gtsrb import source as gtsrb
-from pipeline.data.notes import note_lines
 from pipeline.data.preview import write_contact_sheet
+from pipeline.data.rules import note_lines
 from pipeline.data.sample import Plan
 from pipeline.data.splits import SPLITS
 from pipeline.data.synthetic import source as synthetic

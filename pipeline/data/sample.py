@@ -37,7 +37,7 @@ class Sample:
     mask: UInt8[np.ndarray, "side side"]
     """Foreground share of each pixel, 0 to 255 (area-interpolated: an edge pixel may be partly foreground)."""
     notes: frozenset[str] = frozenset()
-    """What is to be counted over the set, by the names of ``notes.NOTES``."""
+    """What is to be counted over the set, by the names of ``rules.NOTES``."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -70,7 +70,7 @@ class ImageItem:
 
 
 def check_object(annotation: Annotation, width: int, height: int, config: CocoConfig) -> tuple[Box, set[str]]:
-    """The box of an object in an image of that size, and what is to be said of it by the names of ``notes.NOTES``. Raises
+    """The box of an object in an image of that size, and what is to be said of it by the names of ``rules.NOTES``. Raises
     ``Rejected`` with the first rule on size and position that it breaks."""
     if annotation.crowd and not config.keep_crowd:
         raise Rejected("crowd", "iscrowd is 1")
