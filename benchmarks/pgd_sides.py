@@ -19,9 +19,9 @@ from pipeline.attacks.acceleration import Precision, attacked_copy
 from pipeline.attacks.allocator import keep_freed_pages
 from pipeline.attacks.objectives import ModelObjective
 from pipeline.attacks.pgd import pgd_linf
+from pipeline.data.config import SyntheticConfig
 from pipeline.data.sample import Sample
 from pipeline.data.splits import Split
-from pipeline.data.synthetic.config import SyntheticConfig
 from pipeline.data.synthetic.source import load
 from pipeline.masks.config import MaskConfig, MaskSource
 from pipeline.system import TwoStage, attacked

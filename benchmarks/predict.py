@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from pipeline.data.config import SyntheticConfig
 from pipeline.data.sample import Sample
-from pipeline.data.synthetic.config import SyntheticConfig
 from pipeline.data.synthetic.source import load
 from pipeline.prediction.predict import _save, cut_square, overlay
 

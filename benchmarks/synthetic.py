@@ -7,7 +7,7 @@ import argparse
 from statistics import median
 from time import perf_counter, process_time
 
-from pipeline.data.synthetic.config import SyntheticConfig
+from pipeline.data.config import SyntheticConfig
 from pipeline.data.synthetic.source import plan
 
 

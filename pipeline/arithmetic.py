@@ -1,7 +1,7 @@
 """How exactly a GPU computes: in float32 where that is what was asked for, and the same again."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,20 +27,16 @@ def tf32_disabled(device: torch.device, *, repeatable: bool = True) -> Iterator[
     if device.type != "cuda":
         yield
         return
-    cudnn, restore = torch.backends.cudnn, list[Callable[[], None]]()
-    for place, name, value in [
-        (cudnn, "enabled", True),
-        (cudnn, "benchmark", False),
-        (cudnn, "deterministic", repeatable),
-        *_without_tf32(),
-    ]:
-        restore.append(_setter(place, name, getattr(place, name)))
-        _setter(place, name, value)()
+    cudnn = torch.backends.cudnn
+    wanted = [(cudnn, "enabled", True), (cudnn, "benchmark", False), (cudnn, "deterministic", repeatable), *_without_tf32()]
+    before = [(place, name, getattr(place, name)) for place, name, _ in wanted]
     try:
+        for place, name, value in wanted:
+            setattr(place, name, value)
         yield
     finally:
-        for put_back in reversed(restore):
-            put_back()
+        for place, name, value in reversed(before):
+            setattr(place, name, value)
 
 
 def _without_tf32() -> list[tuple[object, str, object]]:
@@ -66,7 +62,3 @@ class _Products:
     @precision.setter
     def precision(self, value: str) -> None:
         torch.set_float32_matmul_precision(value)
-
-
-def _setter(place: object, name: str, value: object) -> Callable[[], None]:
-    return lambda: setattr(place, name, value)

@@ -44,11 +44,6 @@ class UserError(Exception):
     answer: Mapping[str, Any] = MappingProxyType({})
     """What was found before, for ``--json``."""
 
-    def with_answer(self, answer: Mapping[str, Any]) -> "UserError":
-        """The same error with what was found before."""
-        self.answer = answer
-        return self
-
 
 class ConfigError(UserError, ValueError):
     """A configuration that cannot be: unknown key, wrong type, value out of range. The message names the dotted key."""

@@ -38,7 +38,7 @@ def progress_bar(description: str, *, total: int, unit: str) -> Iterator[Advance
             task = progress.add_task(description, total=total)
             yield lambda steps=1: progress.advance(task, steps)
     else:
-        yield _Lines(description, total, unit).advance
+        yield _lines(description, total, unit)
 
 
 class _Rate(ProgressColumn):
@@ -51,23 +51,18 @@ class _Rate(ProgressColumn):
         return Text(f"{speed:.1f} {self._unit}/s" if speed else "")
 
 
-class _Lines:
+def _lines(description: str, total: int, unit: str) -> Advance:
     """For logs: one line every few seconds instead of a bar that redraws itself."""
+    done, started = 0, time.monotonic()
+    last = started
 
-    def __init__(self, description: str, total: int, unit: str) -> None:
-        self._description, self._total, self._unit = description, total, unit
-        self._done, self._started, self._last = 0, time.monotonic(), time.monotonic()
-
-    def advance(self, steps: int = 1) -> None:
-        self._done += steps
-        now = time.monotonic()
-        if now - self._last < SECONDS_BETWEEN_LINES:
+    def advance(steps: int = 1) -> None:
+        nonlocal done, last
+        done, now = done + steps, time.monotonic()
+        if now - last < SECONDS_BETWEEN_LINES:
             return
-        self._last = now
-        rate = self._done / (now - self._started)
-        left = max(0, self._total - self._done) / rate  # the total of a stream may be an estimate
-        print(
-            f"{self._description}: {self._done}/{self._total} {self._unit}, {rate:.1f} {self._unit}/s, {left:.0f} s left",
-            file=sys.stderr,
-            flush=True,
-        )
+        last, rate = now, done / (now - started)
+        left = max(0, total - done) / rate  # the total of a stream may be an estimate
+        print(f"{description}: {done}/{total} {unit}, {rate:.1f} {unit}/s, {left:.0f} s left", file=sys.stderr, flush=True)
+
+    return advance

@@ -1,7 +1,8 @@
 """The segmenter: an encoder and a decoder with normalisation and padding inside."""
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import segmentation_models_pytorch as smp
@@ -17,7 +18,7 @@ from segmenter.config import DOWNLOADED, ONE_WIDTH_A_LEVEL, SegmenterConfig
 TIMM_PREFIX = "tu-"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PROBE_SIDES = (64, 224, 384)  # of the image that tells which modules work; some take one size only, or none as small as 64 px
-Color = tuple[float, float, float]
+Color = tuple[float, ...]
 # What smp calls the one width of a decoder.
 _WIDTH = {
     "fpn": "decoder_pyramid_channels",
@@ -101,7 +102,7 @@ def _check_encoder_exists(encoder: str) -> None:
 
 
 def _build(config: SegmenterConfig, initialise: Callable[[nn.Module], None] | None) -> tuple[nn.Module, tuple[Color, Color]]:
-    with _Explained(config):
+    with _explained(config):
         network: nn.Module = smp.create_model(
             config.architecture,
             config.encoder,
@@ -112,34 +113,28 @@ def _build(config: SegmenterConfig, initialise: Callable[[nn.Module], None] | No
         normalisation = _published_normalisation(config)
     if initialise is not None:
         initialise(network.encoder)  # type: ignore[arg-type]
-    with _Explained(config):
+    with _explained(config):
         _drop_idle_modules(network)
     return network, normalisation
 
 
-class _Explained:
+@contextmanager
+def _explained(config: SegmenterConfig) -> Iterator[None]:
     """Turns whatever somebody else's code raises about names of the user's choice into one line."""
-
-    def __init__(self, config: SegmenterConfig) -> None:
-        self._config = config
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        config = self._config
-        if isinstance(error, OSError):  # the hub's errors for no network, no cache, no such file
-            raise ValueError(
-                f"the imagenet weights of segmenter encoder {config.encoder!r} are neither in the Hugging Face cache nor can they"
-                " be downloaded: build it once with network access (or copy such a cache and set HF_HOME), or set encoder_weights"
-                " to null"
-            ) from error
-        if isinstance(error, Exception):  # every encoder fails in its own way
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise ValueError(
-                f"segmenter encoder {config.encoder!r} with encoder_depth {config.encoder_depth} and encoder_weights"
-                f" {config.encoder_weights or 'null'} does not make a {config.architecture}: {reason}"
-            ) from error
+    try:
+        yield
+    except OSError as error:  # the hub's errors for no network, no cache, no such file
+        raise ValueError(
+            f"the imagenet weights of segmenter encoder {config.encoder!r} are neither in the Hugging Face cache nor can they"
+            " be downloaded: build it once with network access (or copy such a cache and set HF_HOME), or set encoder_weights"
+            " to null"
+        ) from error
+    except Exception as error:  # every encoder fails in its own way
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(
+            f"segmenter encoder {config.encoder!r} with encoder_depth {config.encoder_depth} and encoder_weights"
+            f" {config.encoder_weights or 'null'} does not make a {config.architecture}: {reason}"
+        ) from error
 
 
 def _weights_for_smp(config: SegmenterConfig) -> str | bool | None:
@@ -170,18 +165,13 @@ def _published_normalisation(config: SegmenterConfig) -> tuple[Color, Color]:
     if config.encoder.startswith(TIMM_PREFIX):
         published = timm.get_pretrained_cfg(config.encoder.removeprefix(TIMM_PREFIX), allow_unregistered=True)
         if published is not None and len(published.mean) == 3:
-            return _color(published.mean), _color(published.std)
+            return tuple(published.mean), tuple(published.std)
     elif config.encoder_weights == DOWNLOADED:
         stated = get_preprocessing_params(config.encoder, DOWNLOADED)
         if stated["input_space"] != "RGB" or stated["input_range"] != [0, 1]:
             raise ValueError(f"its weights expect {stated['input_space']} in {stated['input_range']}, not RGB in [0, 1]")
-        return _color(stated["mean"]), _color(stated["std"])
+        return tuple(stated["mean"]), tuple(stated["std"])
     return IMAGENET_MEAN, IMAGENET_STD
-
-
-def _color(channels: Sequence[float]) -> Color:
-    red, green, blue = channels
-    return red, green, blue
 
 
 def _drop_idle_modules(network: nn.Module) -> None:

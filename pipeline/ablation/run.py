@@ -25,10 +25,9 @@ from pipeline.ablation.manifest import write_manifest
 from pipeline.ablation.own_job import build_systems, try_systems
 from pipeline.ablation.plan import Progress, Step, estimate, lines, plan, table
 from pipeline.config import to_plain
-from pipeline.data.config import PrepareConfig
+from pipeline.data.config import PrepareConfig, SyntheticConfig
 from pipeline.data.dataset import MANIFEST, read_manifest
 from pipeline.data.prepare import prepare
-from pipeline.data.synthetic.config import SyntheticConfig
 from pipeline.errors import DataError, OccupiedError, RunError, UserError
 from pipeline.evaluation.summary import SANITY
 from pipeline.interrupts import told

@@ -64,7 +64,9 @@ def doctor(config: DoctorConfig) -> dict[str, Any]:
     failed = [finding.what for finding in findings if finding.verdict == "FAIL"]
     answer = {"ready": not failed, "findings": findings}
     if failed:
-        raise UserError(f"doctor: not ready ({', '.join(failed)}); the remedies are above").with_answer(answer)
+        error = UserError(f"doctor: not ready ({', '.join(failed)}); the remedies are above")
+        error.answer = answer
+        raise error
     print(colored("ready", "good"))
     return answer
 

@@ -140,7 +140,6 @@ def _dispatch(words: list[str]) -> None:
 
 
 def _run(name: str, command: Command, words: list[str]) -> None:
-    """A command with the words that are its own."""
     if JSON in words and not command.answers:
         raise ConfigError(f"{JSON}: is for {', '.join(_ANSWERING)}")
     answer_wanted, words = JSON in words, command.words([word for word in words if word != JSON])

@@ -142,7 +142,6 @@ def _job(task: Callable[[Any], Any], config: Any, where: str, job: str) -> None:
 
 
 def _outcome(ray: Any, job: Any, words: Sequence[str]) -> JobReturn:
-    """What became of a job, when it has ended."""
     failed = JobReturn(status=JobStatus.FAILED, overrides=words)
     try:
         ray.get(job)

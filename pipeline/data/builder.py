@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.data.dataset import FILES, MANIFEST, failed, open_prepared, read_manifest
-from pipeline.data.rejects import REJECTS
+from pipeline.data.dataset import FILES, MANIFEST, REJECTS, failed, open_prepared, read_manifest
 from pipeline.data.sample import Plan, Reject, Sample
 from pipeline.data.store import Store, write_manifest
 from pipeline.errors import DataError, OccupiedError
@@ -42,7 +41,7 @@ class Outcome:
     rejects: dict[str, int]
     """Rejected objects by rule."""
     notes: dict[str, int]
-    """Samples that something is to be said of, by the names of ``notes.NOTES``."""
+    """Samples that something is to be said of, by the names of ``rules.NOTES``."""
     seconds: float
 
 

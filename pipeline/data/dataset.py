@@ -14,7 +14,6 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int64, UInt8
 
-from pipeline.data.rejects import REJECTS
 from pipeline.data.sample import NO_CLASS
 from pipeline.data.splits import SEGMENTER, Split
 from pipeline.errors import ConfigError, DataError, RunError
@@ -22,6 +21,7 @@ from pipeline.runs.files import file_sha256, read_sealed
 
 FORMAT = 2
 MANIFEST = "dataset.json"
+REJECTS = "rejects.csv"
 FILES = ("images.npy", "masks.npy", "labels.npy", "samples.parquet", REJECTS)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.data.folder_config import FolderConfig
+from pipeline.data.config import FolderConfig
 from pipeline.data.folder_listing import TABLE, Entry, list_folder
 from pipeline.data.images import Box, ImageFile, Raster, open_image, square_around
 from pipeline.data.mask_values import FOREGROUND

@@ -78,7 +78,7 @@ class Raster:
     turn: int
     """EXIF orientation of the file: which end of a line was stored last."""
     notes: frozenset[str] = frozenset()
-    """What else is to be said of it, by the names of ``notes.NOTES``."""
+    """What else is to be said of it, by the names of ``rules.NOTES``."""
     recipe: str = ""
     """How a mask was read; empty for a picture."""
 

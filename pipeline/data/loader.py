@@ -80,7 +80,7 @@ class Loader:
         if batch_size < world_size:
             raise ValueError(f"a global batch of {batch_size} cannot be shared by {world_size} processes")
         self._rows = dataset.indices(split)
-        self._reader = _Reader(dataset, augment if augment and not augment.changes_nothing else None, seed)
+        self._reader = _Reader(dataset, None if augment == AugmentConfig() else augment, seed)
         self._batch_size, self._seed, self._shuffle = batch_size, seed, shuffle
         self._num_workers, self._rank, self._world_size = num_workers, rank, world_size
         self._order: list[list[tuple[int, int]]] = []
@@ -163,9 +163,6 @@ class _Reader(Dataset[Batch]):
     def __setstate__(self, state: tuple[Path, str | None, AugmentConfig | None, int]) -> None:
         self._path, kind, self._augment, self._seed = state
         self._open(with_substitutes(open_prepared(self._path, verify=False), kind))
-
-    def __getitem__(self, key: tuple[int, int]) -> Batch:
-        return self.__getitems__([key])
 
     def __getitems__(self, keys: list[tuple[int, int]]) -> Batch:
         rows = np.array([row for row, _ in keys], dtype=np.int64)

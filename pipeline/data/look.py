@@ -8,14 +8,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from pipeline.data.coco.config import CocoConfig, CocoPart
 from pipeline.data.coco.listing import ANNOTATIONS
 from pipeline.data.coco.objects import ImageItem
+from pipeline.data.config import CocoConfig, CocoPart, FolderConfig, GtsrbConfig
 from pipeline.data.folder import FolderItem
-from pipeline.data.folder_config import FolderConfig
 from pipeline.data.folder_listing import IMAGES, MASKS, SPLIT_FOLDERS, TABLE
 from pipeline.data.gtsrb.annotations import Sign
-from pipeline.data.gtsrb.config import GtsrbConfig
 from pipeline.data.gtsrb.layouts import find_tables
 from pipeline.data.gtsrb.shapes import NUM_CLASSES
 from pipeline.data.gtsrb.source import CLASS_NAMES
@@ -36,7 +34,6 @@ class Look:
 
     config: OwnSource
     """How it is read."""
-    root: Path
     counts: dict[str, dict[str, int]]
     """Objects by class and split, before images are decoded."""
     groups: int
@@ -109,7 +106,6 @@ def look(config: OwnSource) -> Look:
         raise DataError("root: none of the objects that were decoded can be used; foreguard prepare says of each one why")
     return Look(
         config=config,
-        root=config.root,
         counts={name: dict(of_class) for name, of_class in counts.items()},
         groups=len(groups),
         sides=tuple(sorted(one.box[2] - one.box[0] for one in samples)),

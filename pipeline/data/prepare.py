@@ -2,22 +2,19 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 from pipeline.data import folder
 from pipeline.data.builder import Outcome, write_prepared
 from pipeline.data.coco import source as coco
-from pipeline.data.coco.config import CocoConfig
 from pipeline.data.config import AnySource, PrepareConfig
 from pipeline.data.dataset import open_prepared
-from pipeline.data.folder_config import FolderConfig
 from pipeline.data.gtsrb import source as gtsrb
-from pipeline.data.gtsrb.config import GtsrbConfig
-from pipeline.data.notes import note_lines
 from pipeline.data.preview import write_contact_sheet
+from pipeline.data.rules import note_lines
 from pipeline.data.sample import Plan
 from pipeline.data.splits import SPLITS
 from pipeline.data.synthetic import source as synthetic
-from pipeline.data.synthetic.config import SyntheticConfig
 from pipeline.errors import printable, shortened
 
 
@@ -47,15 +44,9 @@ def usable_cores() -> int:
 
 def plan_of(config: AnySource) -> Plan:
     """What a source holds, before any image is decoded. Raises ConfigError and DataError as its ``plan``."""
-    match config:
-        case SyntheticConfig():
-            return synthetic.plan(config)
-        case GtsrbConfig():
-            return gtsrb.plan(config)
-        case CocoConfig():
-            return coco.plan(config)
-        case FolderConfig():
-            return folder.plan(config)
+    sources: dict[str, Any] = {"synthetic": synthetic, "gtsrb": gtsrb, "coco": coco, "folder": folder}
+    plan: Plan = sources[config.source].plan(config)
+    return plan
 
 
 def _summary(target: Path, outcome: Outcome) -> str:

@@ -1,6 +1,7 @@
 """A contact sheet of a prepared data set: see the masks before you trust them."""
 
 import math
+from bisect import bisect_left
 from pathlib import Path
 
 import cv2
@@ -35,7 +36,7 @@ def write_contact_sheet(dataset: PreparedDataset, path: Path) -> None:
         top = GAP + position // columns * (CELL + TEXT + GAP)
         sheet.paste(Image.fromarray(outlined(dataset.images[row], dataset.masks[row])), (left, top))
         caption = printable(f"{splits[row]}: {dataset.classes[dataset.labels[row]]}")  # the split first: a long name is cut
-        draw.text((left, top + CELL + 2), _fit(caption, font), fill="black", font=font)
+        draw.text((left, top + CELL + 2), fitting(caption, font, CELL), fill="black", font=font)
     sheet.save(path, format="PNG")
 
 
@@ -56,20 +57,18 @@ def draw_outline(drawn: UInt8[np.ndarray, "side side 3"], inside: Bool[np.ndarra
 def _spread(dataset: PreparedDataset) -> list[int]:
     """Rows class by class, each class's share spread evenly over its splits and rows."""
     per_class = max(1, MAX_CELLS // dataset.num_classes)
-    order = {split: position for position, split in enumerate(SPLITS)}
-    rank = np.array([order[split] for split in dataset.samples["split"].to_list()])
+    splits = dataset.samples["split"].to_list()
     rows: list[int] = []
     for label in range(dataset.num_classes):
-        of_class = np.flatnonzero(dataset.labels == label)
-        of_class = of_class[np.argsort(rank[of_class], kind="stable")]
+        of_class = sorted(np.flatnonzero(dataset.labels == label).tolist(), key=lambda row: SPLITS.index(splits[row]))
         picked = np.unique(np.linspace(0, len(of_class) - 1, per_class).round().astype(int))
-        rows += [int(row) for row in of_class[picked]]
+        rows += [of_class[place] for place in picked]
     return rows
 
 
-def _fit(caption: str, font: ImageFont.FreeTypeFont) -> str:
-    if font.getlength(caption) <= CELL:
-        return caption
-    while caption and font.getlength(caption + "...") > CELL:
-        caption = caption[:-1]
-    return caption + "..."
+def fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: float) -> str:
+    """The text, or as much of it as fits into so many pixels, with dots behind."""
+    if font.getlength(text) <= room:
+        return text
+    kept = bisect_left(range(len(text)), True, key=lambda length: font.getlength(f"{text[:length]}...") > room)
+    return f"{text[: max(kept - 1, 0)]}..."

@@ -37,7 +37,7 @@ class Sample:
     mask: UInt8[np.ndarray, "side side"]
     """Foreground share of each pixel, 0 to 255 (area-interpolated: an edge pixel may be partly foreground)."""
     notes: frozenset[str] = frozenset()
-    """What is to be counted over the set, by the names of ``notes.NOTES``."""
+    """What is to be counted over the set, by the names of ``rules.NOTES``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,9 +61,6 @@ def recipe_of(config: Any, **about: Any) -> dict[str, Any]:
     return {**about, **{key: value for key, value in asdict(config).items() if key not in ("root", "download")}}
 
 
-Loader = Callable[[Any], list[Sample | Reject]]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """What a source found before any image was decoded. Each source module has ``plan(config) -> Plan``."""
@@ -76,7 +73,7 @@ class Plan:
     """Every source file that decides the result; their relative paths, sizes and times tell whether the source changed."""
     items: Sequence[Any]
     """Picklable work items in a fixed order; the stored order follows it, whatever the number of processes."""
-    load: Loader
+    load: Callable[[Any], list[Sample | Reject]]
     """Picklable and pure: turns one item into samples and rejects, in a worker process. Bad input becomes a Reject."""
     rejects: Sequence[Reject] = ()
     """What was rejected while listing."""

@@ -1,7 +1,7 @@
 """Drawing splits and folds by group, so that near-duplicates never stand on both sides."""
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Literal, TypeVar
 
@@ -51,9 +51,7 @@ def _share_out(groups: Sequence[str], labels: Sequence[int], shares: Mapping[Par
     counts: dict[str, dict[int, int]] = defaultdict(lambda: defaultdict(int))
     for group, label in zip(groups, labels, strict=True):
         counts[group][label] += 1
-    totals: dict[int, int] = defaultdict(int)
-    for label in labels:
-        totals[label] += 1
+    totals = Counter(labels)
     need = {part: {label: share * total for label, total in totals.items()} for part, share in shares.items()}
     held: dict[tuple[Part, int], int] = defaultdict(int)
     assigned: dict[str, Part] = {}

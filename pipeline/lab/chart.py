@@ -35,8 +35,6 @@ class Chart:
     """Height above which an image is misclassified; None: it has no such meaning."""
     now: float
     """Where the marked point is, across."""
-    until: int
-    """Number of the last point."""
 
 
 def chart(
@@ -50,7 +48,7 @@ def chart(
     height: int,
     has_zero: bool,
 ) -> Chart:
-    """``series`` are name, look and values from point 0 on; ``bounds`` the values at the bottom and the top."""
+    """``series`` are name, look and values from point 0 on; ``until`` is the last point's number, ``bounds`` are bottom and top."""
     low, high = bounds
     top, bottom = 8.0, height - 8.0
 
@@ -68,7 +66,7 @@ def chart(
     marked = (low, 0.0 if has_zero else (low + high) / 2, high)
     ticks = tuple((up(value), f"{value:g}".replace("-", "\N{MINUS SIGN}")) for value in marked)
     zero = up(0) if has_zero else None
-    return Chart(title=title, alt=alt, height=height, lines=tuple(lines), ticks=ticks, zero=zero, now=across(now), until=until)
+    return Chart(title=title, alt=alt, height=height, lines=tuple(lines), ticks=ticks, zero=zero, now=across(now))
 
 
 def around_zero(values: Iterable[float]) -> tuple[float, float]:

@@ -29,36 +29,22 @@ _WAYS = {
 def make_controls(desk: Desk) -> dict[str, Any]:
     """What can be chosen, in the order of the arguments of ``choice_of``."""
     largest, step, first, label = EPSILON["linf"]
+    made: dict[str, Any] = {}
     with gr.Group():
-        image = gr.Dropdown(label="Image of the test split", elem_id="lab-image", **images(desk))
-        photo = gr.File(label="Or drop in a photo", type="filepath", height=140, elem_id="lab-photo")
-        shows = gr.Dropdown(label="What the photo shows", visible=False, elem_id="lab-label", **labels(desk))
-    systems = gr.CheckboxGroup(label=f"Systems, up to {MOST_ARMS} side by side", elem_id="lab-arms", **arms(desk))
+        made["image"] = gr.Dropdown(label="Image of the test split", elem_id="lab-image", **images(desk))
+        made["photo"] = gr.File(label="Or drop in a photo", type="filepath", height=140, elem_id="lab-photo")
+        made["label"] = gr.Dropdown(label="What the photo shows", visible=False, elem_id="lab-label", **labels(desk))
+    made["arms"] = gr.CheckboxGroup(label=f"Systems, up to {MOST_ARMS} side by side", elem_id="lab-arms", **arms(desk))
     with gr.Group():
-        attack = gr.Dropdown(
-            [(_about(name, spec), name) for name, spec in lab_attacks().items()],
-            value="apgd-margin",
-            label="Attack",
-            elem_id="lab-kind",
-        )
+        attacks = [(_about(name, spec), name) for name, spec in lab_attacks().items()]
+        made["attack"] = gr.Dropdown(attacks, value="apgd-margin", label="Attack", elem_id="lab-kind")
         norms = [(NORMS[name], name) for name in EPSILON]
-        norm = gr.Radio(norms, value="linf", label="Norm of the change", elem_id="lab-norm")
-        epsilon = gr.Slider(0, largest, value=first, step=step, label=label, elem_id="lab-epsilon", buttons=[])
-        steps = gr.Slider(1, MOST_STEPS, value=20, step=1, label="Steps", elem_id="lab-steps", buttons=[])
-        region = gr.Dropdown(
-            [(one.value, one.value) for one in Region], value="everywhere", label="Pixels that may change", elem_id="lab-region"
-        )
-    return {
-        "image": image,
-        "photo": photo,
-        "label": shows,
-        "arms": systems,
-        "attack": attack,
-        "norm": norm,
-        "epsilon": epsilon,
-        "steps": steps,
-        "region": region,
-    }
+        made["norm"] = gr.Radio(norms, value="linf", label="Norm of the change", elem_id="lab-norm")
+        made["epsilon"] = gr.Slider(0, largest, value=first, step=step, label=label, elem_id="lab-epsilon", buttons=[])
+        made["steps"] = gr.Slider(1, MOST_STEPS, value=20, step=1, label="Steps", elem_id="lab-steps", buttons=[])
+        regions = [(one.value, one.value) for one in Region]
+        made["region"] = gr.Dropdown(regions, value="everywhere", label="Pixels that may change", elem_id="lab-region")
+    return made
 
 
 def _about(name: str, spec: AttackSpec) -> str:

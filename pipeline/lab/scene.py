@@ -1,6 +1,5 @@
 """A trial as a person sees it: the HTML of one frame, and the same in a sentence."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -39,33 +38,21 @@ class Bar:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Path:
-    """One of the two ways from the image to the class, by itself."""
-
-    name: str
-    margin: float
-    enough: bool
-
-
-@dataclass(frozen=True, kw_only=True)
 class Card:
     """One system in one frame."""
 
-    title: str
-    detail: str
-    source: str
-    note: str | None
-    verdict: str
+    view: View
+    verdict: str = ""
     """In a few words; empty where nothing was seen."""
-    tone: str
+    tone: str = "neutral"
     """good, bad or neutral."""
-    says: str
-    pictures: tuple[Picture, ...]
-    has_mask: bool
-    bars: tuple[Bar, ...]
-    charts: tuple[Chart, ...]
-    paths: tuple[Path, ...]
-    cause: str
+    says: str = ""
+    pictures: tuple[Picture, ...] = ()
+    bars: tuple[Bar, ...] = ()
+    charts: tuple[Chart, ...] = ()
+    paths: tuple[tuple[str, float], ...] = ()
+    """The margins of the two ways from the image to the class, each by itself, with their names."""
+    cause: str = ""
     """By what the image was lost; empty where it was not."""
 
 
@@ -146,19 +133,11 @@ def _moment(trial: Trial, at: int) -> str:
 
 def _card(trial: Trial, view: View, at: int) -> Card:
     frame = view.at(at)
-    common: dict[str, Any] = {
-        "title": view.arm.title,
-        "detail": view.arm.detail,
-        "source": view.arm.source.value,
-        "note": view.note,
-        "has_mask": view.arm.source != MaskSource.NONE,
-    }
     if frame is None:
-        nothing: Mapping[str, Any] = dict.fromkeys(("pictures", "bars", "charts", "paths"), ())
-        return Card(**common, verdict="", tone="neutral", says="", cause="", **nothing)
+        return Card(view=view)
     verdict, tone = _verdict(trial, view, frame)
     return Card(
-        **common,
+        view=view,
         verdict=verdict,
         tone=tone,
         says=_says(trial, frame),
@@ -272,6 +251,6 @@ def _charts(trial: Trial, view: View, at: int) -> tuple[Chart, ...]:
     return tuple(shown)
 
 
-def _paths(frame: Frame) -> tuple[Path, ...]:
+def _paths(frame: Frame) -> tuple[tuple[str, float], ...]:
     both = (("pixels alone", frame.pixels_margin), ("mask alone", frame.mask_margin))
-    return tuple(Path(name=name, margin=margin, enough=margin > 0) for name, margin in both if margin is not None)
+    return tuple((name, margin) for name, margin in both if margin is not None)

@@ -2,12 +2,12 @@
 
 import base64
 import io
-from bisect import bisect_left
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.config import to_plain
+from pipeline.data.preview import fitting
 from pipeline.lab.frames import Frame
 from pipeline.lab.pictures import grey, magnified, picture
 from pipeline.lab.scene import describe, rendered, scene, spoken, style
@@ -75,29 +75,18 @@ def animation(trial: Trial) -> bytes:
 def _drawn(trial: Trial, views: list[View], at: int) -> Image.Image:
     row = LINE * 2 + TILE + GAP
     canvas = Image.new("RGB", (4 * TILE + 5 * GAP, LINE + GAP + row * len(views)), _PAPER)
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(13)
-    draw.text(
-        (GAP, 5), _fitting(draw, font, f"{describe(trial.settings)}   {at + 1}/{trial.num_frames}", canvas.width), _QUIET, font
-    )
+    draw, font, room = ImageDraw.Draw(canvas), ImageFont.load_default(13), canvas.width - 2 * GAP
+    draw.text((GAP, 5), fitting(f"{describe(trial.settings)}   {at + 1}/{trial.num_frames}", font, room), _QUIET, font)
     for number, view in enumerate(views):
         frame, top = view.at(at), LINE + GAP + row * number
         assert frame is not None
         said = trial.bench.classes[frame.prediction]
-        draw.text((GAP, top), _fitting(draw, font, f"{view.arm.title}, {view.arm.detail}", canvas.width), _INK, font)
+        draw.text((GAP, top), fitting(f"{view.arm.title}, {view.arm.detail}", font, room), _INK, font)
         verdict = f"says {said}, margin {frame.margin:+.2f}"
-        draw.text((GAP, top + LINE - 3), _fitting(draw, font, verdict, canvas.width), _BAD if frame.misclassified else _GOOD, font)
+        draw.text((GAP, top + LINE - 3), fitting(verdict, font, room), _BAD if frame.misclassified else _GOOD, font)
         for position, tile in enumerate(_tiles(trial, view, frame)):
             canvas.paste(tile, (GAP + position * (TILE + GAP), top + 2 * LINE))
     return canvas
-
-
-def _fitting(draw: ImageDraw.ImageDraw, font: "ImageFont.FreeTypeFont | ImageFont.ImageFont", text: str, width: int) -> str:
-    """The text, or as much of it as fits into a line."""
-    room = width - 2 * GAP
-    if draw.textlength(text, font) <= room:
-        return text
-    kept = bisect_left(range(len(text)), True, key=lambda length: draw.textlength(f"{text[:length]}...", font) > room)
-    return f"{text[: kept - 1]}..."
 
 
 def _tiles(trial: Trial, view: View, frame: Frame) -> list[Image.Image]:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from classifier.config import ClassifierConfig
 from classifier.model import Classifier, build_classifier
 from pipeline.config import adapter_of
-from pipeline.errors import CheckpointError, RunError, UserError, said
+from pipeline.errors import CheckpointError, UserError, said
 from pipeline.runs.files import JsonFile, read_bytes, write_atomically
 from pipeline.runs.provenance import Provenance
 from segmenter.config import SegmenterConfig
@@ -217,10 +217,7 @@ def _built(path: Path, checkpoint: Checkpoint, build: Callable[[], Stage]) -> St
 
 def _read_weights(path: Path, checkpoint: Checkpoint) -> dict[str, Tensor]:
     weights_path = path.parent / checkpoint.weights
-    try:
-        content = read_bytes(weights_path)
-    except RunError as error:
-        raise CheckpointError(str(error)) from error
+    content = read_bytes(weights_path, error=CheckpointError)
     if hashlib.sha256(content).hexdigest() != checkpoint.sha256:
         raise CheckpointError(f"{weights_path}: damaged, its SHA-256 is not the one in {path.name}; {Checkpoint.REMEDY}")
     try:

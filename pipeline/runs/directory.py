@@ -5,7 +5,7 @@ import os
 import secrets
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -73,14 +73,6 @@ class Run:
         return self.path / "state.pt"
 
     @property
-    def metrics_path(self) -> Path:
-        return self.path / "metrics.csv"
-
-    @property
-    def curve_path(self) -> Path:
-        return self.path / "curve.png"
-
-    @property
     def result_path(self) -> Path:
         return self.path / "result.json"
 
@@ -105,20 +97,14 @@ def open_run(
         _make_directory(path)
     elif not resume:
         print(f"{path}: this job is run once more, so its run is continued", file=sys.stderr, flush=True)
-    with _occupied(path, shared=shared):
+    lock, busy = path / ".lock", f"{path}: another process is working in this directory"
+    with locked_together(lock, busy=f"{busy} without shared=true") if shared else locked(lock, busy=busy):
         with locked(path / ".begin", busy=None):
             begun = (path / RUN).exists()  # by another process meanwhile
             description = read_run(path) if begun else _begin(path, command=command, config=config, inputs=inputs)
         _check_same(path, description, command=command, config=config, inputs=inputs)
         with told(f"with all that is finished kept in {path}; the same command with resume=true continues"):
             yield Run(path=path, run_id=description.id, resumed=begun)
-
-
-def _occupied(path: Path, *, shared: bool) -> AbstractContextManager[None]:
-    busy = f"{path}: another process is working in this directory"
-    if shared:
-        return locked_together(path / ".lock", busy=f"{busy} without shared=true")
-    return locked(path / ".lock", busy=busy)
 
 
 def check_run(path: Path, *, command: str, config: Mapping[str, Any], inputs: Mapping[str, str], resume: bool) -> None:

@@ -45,10 +45,7 @@ class JsonFile:
     @classmethod
     def read(cls: type[File], path: Path) -> File:
         """What a file says. Raises ``ERROR`` in one line: there is none, it is damaged, or another version wrote it."""
-        try:
-            raw = read_bytes(path)
-        except RunError as error:  # a wrong path, more often than not
-            raise cls.ERROR(str(error)) from error
+        raw = read_bytes(path, error=cls.ERROR)  # where it is none, a wrong path, more often than not: no remedy
         try:
             content = _unsealed(path, raw, cls.FORMAT)
             del content["format"]
@@ -130,14 +127,14 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def read_bytes(path: Path) -> bytes:
-    """The content of a file. Raises ``RunError``: there is none, it cannot be read, or it is a directory, a pipe or a device."""
+def read_bytes(path: Path, *, error: type[UserError] = RunError) -> bytes:
+    """The content of a file. Raises ``error``: there is none, it cannot be read, or it is a directory, a pipe or a device."""
     try:
         if path.exists() and not path.is_file():  # a pipe would be waited for
-            raise RunError(f"{path}: cannot be read: it is no file")
+            raise error(f"{path}: cannot be read: it is no file")
         return path.read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise RunError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    except (OSError, ValueError) as cause:  # ValueError: a NUL in the path
+        raise error(f"{path}: cannot be read: {getattr(cause, 'strerror', None) or cause}") from cause
 
 
 def read_json(path: Path) -> dict[str, Any]:

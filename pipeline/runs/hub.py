@@ -22,12 +22,14 @@ def fetch(address: str) -> Path:
     Only what ``load_system`` reads is fetched: JSON and safetensors. Raises ConfigError for what is no such address, RunError where
     it cannot be had.
     """
-    repository, revision = _read(address)
+    found = _ADDRESS.fullmatch(address.removeprefix(SCHEME))
+    if found is None:
+        raise ConfigError(f"{address}: expected {SCHEME}user/name, or {SCHEME}user/name@revision")
     import huggingface_hub
 
     patterns = [EXPORTED, "*.json", "*.safetensors", "README.md"]
     try:
-        path = huggingface_hub.snapshot_download(repository, revision=revision, allow_patterns=patterns)
+        path = huggingface_hub.snapshot_download(found["repository"], revision=found["revision"], allow_patterns=patterns)
     except Exception as error:  # of a network, in many ways
         raise RunError(f"{address}: cannot be fetched: {kind_and_words(error)}") from error
     if not (Path(path) / EXPORTED).is_file():
@@ -57,10 +59,3 @@ def check_repository(repository: str) -> None:
     found = _ADDRESS.fullmatch(repository)
     if found is None or found["revision"] is not None:
         raise ConfigError(f"push={repository}: expected user/name, a repository of the Hugging Face hub")
-
-
-def _read(address: str) -> tuple[str, str | None]:
-    found = _ADDRESS.fullmatch(address.removeprefix(SCHEME))
-    if found is None:
-        raise ConfigError(f"{address}: expected {SCHEME}user/name, or {SCHEME}user/name@revision")
-    return found["repository"], found["revision"]

@@ -18,12 +18,11 @@ def locked(lock: Path, *, busy: str | None) -> Iterator[None]:
     file cannot be written.
     """
     held = FileLock(lock, timeout=-1 if busy is None else 0)
-    try:
-        held.acquire()
-    except Timeout as error:
-        raise OccupiedError(str(busy), lock) from error
-    except OSError as error:
-        raise RunError(f"{lock}: cannot be written: {error.strerror or error}") from error
+    with writing(lock):
+        try:
+            held.acquire()
+        except Timeout as error:
+            raise OccupiedError(str(busy), lock) from error
     try:
         yield
     finally:

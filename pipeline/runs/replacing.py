@@ -1,8 +1,8 @@
 """A directory that is there whole or not at all: made beside its place, moved there when it is complete."""
 
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,10 +22,9 @@ def new_directory(target: Path, *, replace: bool = True) -> Iterator[Path]:
     place = Path(os.path.realpath(target))
     with writing(target):
         place.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
+        made = place.with_name(f".{place.name}-{secrets.token_hex(4)}")
+        made.mkdir()
     with temporary(made):
-        with writing(target):
-            made.chmod(0o777 & ~_umask())
         yield made
         with held_back(), unbroken(), writing(target):  # between its two renames nothing is in the place
             _take_place(made, place, replace=replace)
@@ -43,10 +42,3 @@ def _take_place(made: Path, target: Path, *, replace: bool) -> None:
         old.rename(target)
         raise
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _umask() -> int:
-    """Directories made by tempfile are closed to others; what is made here is for reading."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Protocol, runtime_checkable
 
 from pipeline.errors import OccupiedError, writing
 from pipeline.runs.locking import locked
@@ -17,13 +16,8 @@ POLL_S = 0.5
 """How often a process that finds no free part looks again."""
 
 
-@runtime_checkable
-class Turns(Protocol):
-    """In which order, and by whom, the parts of a piece of work are done."""
-
-    def __call__(self, missing: Callable[[], Sequence[int]], work: Callable[[int], None]) -> None:
-        """Call ``work`` until ``missing`` names no part."""
-        ...
+Turns = Callable[[Callable[[], Sequence[int]], Callable[[int], None]], None]
+"""``turns(missing, work)`` calls ``work`` until ``missing`` names no part: in which order, and by whom, parts are done."""
 
 
 def alone(missing: Callable[[], Sequence[int]], work: Callable[[int], None]) -> None:

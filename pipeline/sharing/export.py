@@ -140,7 +140,6 @@ def _write_stages(
 
 
 def _stored(stage: nn.Module, *, half: bool) -> dict[str, Tensor]:
-    """The weights as they are kept."""
     return {name: value.half() if half and value.is_floating_point() else value for name, value in stage.state_dict().items()}
 
 

@@ -81,18 +81,8 @@ def check_sizes(directory: Path, names: list[str]) -> None:
 def _check_verdicts(place: Path, evaluation: Path, prepared: Path, scratch: Path) -> None:
     """Attack the export as its system was attacked."""
     again = validate(EvaluateConfig, read_run(evaluation).config)
-    evaluate(
-        replace(
-            again,
-            classifier_run=place,
-            segmenter_run=None,
-            masks={},
-            prepared=prepared,
-            run=scratch,
-            sanity=False,
-            gallery_images=0,
-        )
-    )
+    again = replace(again, classifier_run=place, segmenter_run=None, masks={}, prepared=prepared, run=scratch)
+    evaluate(replace(again, sanity=False, gallery_images=0))
     published, found = read_records(evaluation), read_records(scratch)
     for epsilon in published["epsilon"].unique().sort():
         both = robust_images(published, epsilon).join(robust_images(found, epsilon), on="sample_id", suffix="_half", how="full")

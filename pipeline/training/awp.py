@@ -9,9 +9,7 @@ from pydantic import Field
 
 from pipeline.attacks.config import PgdConfig
 from pipeline.config import Number, configuration
-from pipeline.training.fast import FastConfig
-from pipeline.training.mart import MartConfig
-from pipeline.training.objectives import AdversarialConfig, Objective, StepPasses, TradesConfig
+from pipeline.training.objectives import AdversarialConfig, FastConfig, MartConfig, Objective, StepPasses, TradesConfig
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -10,17 +10,22 @@ from pipeline.config import AnyPath, BatchSize, Count, Number, PreparedRun, Seed
 from pipeline.data.config import AugmentConfig
 from pipeline.masks.config import MaskConfig, MaskSource, OtherMasks
 from pipeline.training.awp import AwpConfig
-from pipeline.training.fast import FastConfig
-from pipeline.training.mart import MartConfig
-from pipeline.training.noise import NoiseConfig
-from pipeline.training.objectives import AdversarialConfig, NaturalConfig, Objective, TradesConfig
+from pipeline.training.objectives import (
+    AdversarialConfig,
+    FastConfig,
+    MartConfig,
+    NaturalConfig,
+    NoiseConfig,
+    Objective,
+    TradesConfig,
+)
 from segmenter.config import SegmenterConfig
 
 ObjectiveConfig = Annotated[
     NaturalConfig | AdversarialConfig | TradesConfig | FastConfig | MartConfig | AwpConfig | NoiseConfig,
     Field(discriminator="name"),
 ]
-"""Every objective. Another one is a file of its own, and its name here."""
+"""Every objective. Another one is a class, and its name here."""
 Tracker = Literal["tensorboard", "wandb", "mlflow"]
 
 

@@ -3,10 +3,9 @@
 import csv
 import importlib
 import io
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
@@ -31,8 +30,9 @@ class RunLog:
     def __init__(self, training: Training, run: Run, state: TrainingState) -> None:
         """Begin the logs, or take them up where the state left them."""
         self._training, self._run, self._state = training, run, state
+        self._metrics = run.path / "metrics.csv"
         if state.counters.history:
-            write_metrics(run.metrics_path, state.counters.history)
+            write_metrics(self._metrics, state.counters.history)
         self._trackers = open_trackers(
             training.trainer.trackers, run.path, run_id=run.run_id, about=training.description(), step=state.counters.step
         )
@@ -47,7 +47,7 @@ class RunLog:
         metrics = {name: value for name, value in row.items() if name.startswith("val_")}
         for name in ("best", "last") if better else ("last",):
             self._training.save(self._run.path, name, module, step=counters.step, epoch=counters.epoch, metrics=metrics)
-        write_metrics(self._run.metrics_path, self._state.counters.history)
+        write_metrics(self._metrics, self._state.counters.history)
         self.save_state()
         for tracker in self._trackers:
             tracker.log({name: value for name, value in row.items() if name not in ("epoch", "step")}, step=counters.step)
@@ -56,7 +56,7 @@ class RunLog:
         """The curve, and last the result, which makes the run a finished one."""
         history = self._state.counters.history
         columns = {name: [row[name] for row in history] for name in history[0]}
-        draw_curve(self._run.curve_path, columns, best_epoch=self._state.counters.best_epoch)
+        draw_curve(self._run.path / "curve.png", columns, best_epoch=self._state.counters.best_epoch)
         result.write(self._run.result_path)
         for tracker in self._trackers:
             tracker.close()
@@ -108,16 +108,13 @@ def draw_curve(path: Path, columns: Mapping[str, Sequence[float]], *, best_epoch
     write_atomically(path, buffer.getvalue())
 
 
-class TrackerLog(ABC):
+class TrackerLog(NamedTuple):
     """An open log of one tracker."""
 
-    @abstractmethod
-    def log(self, values: Mapping[str, float], *, step: int) -> None:
-        """Add the values of one epoch, which ended at ``step``."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Write what is still held back."""
+    log: Callable[..., None]
+    """``log(values, step=...)`` adds the values of one epoch, which ended at that step."""
+    close: Callable[[], None]
+    """Writes what is still held back."""
 
 
 def open_trackers(names: Sequence[Tracker], run: Path, *, run_id: str, about: Mapping[str, Any], step: int) -> list[TrackerLog]:
@@ -125,52 +122,36 @@ def open_trackers(names: Sequence[Tracker], run: Path, *, run_id: str, about: Ma
 
     ``about`` is shown beside the run where the tracker can. Raises ``ConfigError`` for a tracker that is not installed.
     """
-    opened: dict[Tracker, Any] = {"tensorboard": _TensorBoard, "wandb": _WeightsAndBiases, "mlflow": _MLflow}
+    opened: dict[Tracker, Callable[..., TrackerLog]] = {"tensorboard": _tensorboard, "wandb": _wandb, "mlflow": _mlflow}
     return [opened[name](run, run_id, about, step) for name in names]
 
 
-class _TensorBoard(TrackerLog):
-    def __init__(self, run: Path, run_id: str, about: Mapping[str, Any], step: int) -> None:
-        del run_id, about  # run.json has them
-        writer = _import("torch.utils.tensorboard", package="tensorboard").SummaryWriter
-        self._writer = writer(log_dir=str(run / "tensorboard"), purge_step=step + 1 if step else None)
+def _tensorboard(run: Path, run_id: str, about: Mapping[str, Any], step: int) -> TrackerLog:
+    del run_id, about  # run.json has them
+    made = _import("torch.utils.tensorboard", package="tensorboard").SummaryWriter
+    writer = made(log_dir=str(run / "tensorboard"), purge_step=step + 1 if step else None)
 
-    def log(self, values: Mapping[str, float], *, step: int) -> None:
+    def log(values: Mapping[str, float], *, step: int) -> None:
         for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
-        self._writer.flush()
+            writer.add_scalar(name, value, step)
+        writer.flush()
 
-    def close(self) -> None:
-        self._writer.close()
-
-
-class _WeightsAndBiases(TrackerLog):
-    def __init__(self, run: Path, run_id: str, about: Mapping[str, Any], step: int) -> None:
-        del step  # wandb drops steps that it has already
-        wandb = _import("wandb", package="wandb")
-        self._run = wandb.init(
-            project="foreguard", dir=str(run), id=run_id, name=run.resolve().name, config=dict(about), resume="allow"
-        )
-
-    def log(self, values: Mapping[str, float], *, step: int) -> None:
-        self._run.log(dict(values), step=step)
-
-    def close(self) -> None:
-        self._run.finish()
+    return TrackerLog(log, writer.close)
 
 
-class _MLflow(TrackerLog):
-    def __init__(self, run: Path, run_id: str, about: Mapping[str, Any], step: int) -> None:
-        del run_id, step  # mlflow names runs itself: a resumed run is a second one there
-        self._mlflow = _import("mlflow", package="mlflow")
-        self._mlflow.start_run(run_name=run.resolve().name)
-        self._mlflow.log_dict(dict(about), "run.json")
+def _wandb(run: Path, run_id: str, about: Mapping[str, Any], step: int) -> TrackerLog:
+    del step  # wandb drops steps that it has already
+    wandb, name = _import("wandb", package="wandb"), run.resolve().name
+    opened = wandb.init(project="foreguard", dir=str(run), id=run_id, name=name, config=dict(about), resume="allow")
+    return TrackerLog(lambda values, *, step: opened.log(dict(values), step=step), opened.finish)
 
-    def log(self, values: Mapping[str, float], *, step: int) -> None:
-        self._mlflow.log_metrics(dict(values), step=step)
 
-    def close(self) -> None:
-        self._mlflow.end_run()
+def _mlflow(run: Path, run_id: str, about: Mapping[str, Any], step: int) -> TrackerLog:
+    del run_id, step  # mlflow names runs itself: a resumed run is a second one there
+    mlflow = _import("mlflow", package="mlflow")
+    mlflow.start_run(run_name=run.resolve().name)
+    mlflow.log_dict(dict(about), "run.json")
+    return TrackerLog(lambda values, *, step: mlflow.log_metrics(dict(values), step=step), mlflow.end_run)
 
 
 def _import(module: str, *, package: str) -> Any:

@@ -171,3 +171,121 @@ class TradesConfig(RobustObjective):
         clean = stage.training_outputs(batch.images, context)
         divergence = stage.divergence(stage.training_outputs(points, context), clean)
         return stage.loss(clean, stage.targets(batch)) + self.beta * divergence
+
+
+@configuration
+class MartConfig(RobustObjective):
+    """Training on attacked images, with more weight on those that the classifier is unsure of without attack.
+
+    Wang et al. 2020, https://openreview.net/forum?id=rklOg6EFwS. For classifiers, and for both stages together: its boosted
+    cross-entropy is of classes, whose labels are not smoothed. Other than in the authors' code, the attack starts where ``attack``
+    says (there at Gaussian noise of deviation 0.001), and nothing is added to the probabilities in logarithms (there 1e-12).
+    """
+
+    name: Literal["mart"] = "mart"
+    """boosted cross-entropy of attacked images + weight * divergence from clean outputs * (1 - clean probability of the label)"""
+    weight: Annotated[Number, Field(ge=0, le=1e6)] = 5.0
+    """Weight of the divergence, 0 or more (the paper's lambda)."""
+
+    @property
+    def for_segmenters(self) -> bool:
+        """Its losses are of classes."""
+        return False
+
+    @property
+    def smooths_labels(self) -> bool:
+        """Its formula has no place for it."""
+        return False
+
+    @property
+    def step_passes(self) -> StepPasses:
+        """Clean and attacked images are trained on."""
+        return super().step_passes._replace(trained=2)
+
+    def losses_at(self, stage: "BoundStage", batch: "Batch", points: "Tensor") -> "Tensor":
+        """Gradients flow through both outputs and through the weight of an image, as in the authors' code."""
+        assert stage.boosted_loss is not None
+        assert stage.confidence is not None
+        context, targets = stage.context(batch), stage.targets(batch)
+        clean = stage.training_outputs(batch.images, context)
+        outputs = stage.training_outputs(points, context)
+        doubt = 1 - stage.confidence(clean, targets)
+        return stage.boosted_loss(outputs, targets) + self.weight * doubt * stage.divergence(outputs, clean)
+
+
+@configuration
+class FastConfig(Objective):
+    """Training on images after one gradient step from a random start in the maximum norm.
+
+    With the defaults that of Wong et al. 2020 (https://arxiv.org/abs/2001.03994); with noise 2, step 1 and no clipping N-FGSM (de
+    Jorge et al. 2022, https://arxiv.org/abs/2202.01181). Other than in their code, the gradient of the step is that of the stage in
+    eval mode, as of all attacks here, and the guard looks at validation images at the end of an epoch. Images stay in [0,1].
+    """
+
+    name: Literal["fast"] = "fast"
+    """the stage's loss after one signed gradient step from uniform noise"""
+    epsilon: Annotated[Number, Field(ge=0, le=1)] = 8 / 255
+    """Radius of the ball that the stage is to be robust in, in [0,1] images: 8/255, never 8."""
+    noise: Annotated[Number, Field(ge=0, le=100)] = 1.0
+    """Largest change by the random start, in epsilons."""
+    step: Annotated[Number, Field(ge=0, le=100)] = 1.25
+    """Length of the step, in epsilons."""
+    clip: bool = True
+    """Bring the point back into the ball, as Wong et al. do; N-FGSM does not."""
+    guard: Annotated[Number, Field(ge=0, lt=1)] = 0.5
+    """End training where the robust validation score lies below this share of its best in two epochs in a row: catastrophic
+    overfitting. The best epoch is what is kept, and result.json says so. 0: never."""
+    validation: RobustValidationConfig = field(default_factory=RobustValidationConfig)
+    """How the best epoch is chosen and the collapse is seen; without an attack of its own PGD with 10 steps of epsilon / 4."""
+
+    @property
+    def step_passes(self) -> StepPasses:
+        """One gradient step."""
+        return StepPasses(attacked=1)
+
+    def points(self, stage: "BoundStage", batch: "Batch", seeds: "Tensor") -> "Tensor":
+        """One step up the stage's loss from uniform noise."""
+        from pipeline.attacks.norms import ball_of
+        from pipeline.attacks.objectives import ModelObjective, scores_and_gradients
+        from pipeline.randomness import uniform
+        from pipeline.system import attacked
+
+        images, network = batch.images, stage.attacked_network(batch.images)
+        noise = uniform(seeds, tuple(images.shape[1:]), dtype=images.dtype).mul_(2).sub_(1)
+        start = (images + self.noise * self.epsilon * noise).clamp(0, 1)
+        targets, context = (stage.targets(batch),), stage.context(batch)
+        objective = ModelObjective(model=network, score=stage.loss, targets=targets, context=context)
+        with attacked(network):
+            _, gradients = scores_and_gradients(objective, start)
+        points = start + self.step * self.epsilon * gradients.sign()
+        return ball_of("linf", images, self.epsilon).project(points) if self.clip else points.clamp(0, 1)
+
+    def validation_attack(self) -> tuple[PgdConfig, int]:
+        """More than one step: a single one shows nothing of the collapse."""
+        several = PgdConfig(epsilon=self.epsilon, num_steps=10)
+        return self.validation.attack or several, self.validation.max_images
+
+    def collapsed(self, scores: Sequence[float]) -> bool:
+        """The last two scores lie below ``guard`` times the best: one alone may be the noise of a beginning."""
+        return len(scores) > 1 and max(scores[-2:]) < self.guard * max(scores)
+
+
+@configuration
+class NoiseConfig(Objective):
+    """Training on images plus Gaussian noise, for randomized smoothing (Cohen et al. 2019, https://arxiv.org/abs/1902.02918).
+
+    The best epoch is chosen by the score on validation images without noise.
+    """
+
+    name: Literal["noise"] = "noise"
+    """the stage's loss on images plus Gaussian noise"""
+    deviation: Annotated[Number, Field(ge=0, le=10)] = 0.25
+    """Standard deviation of the noise, in images of [0,1], which are not clipped: that of the smoothing to come."""
+
+    def points(self, stage: "BoundStage", batch: "Batch", seeds: "Tensor") -> "Tensor":
+        """Images plus noise of their seeds; they leave [0,1] where the noise does."""
+        from pipeline.randomness import normal
+
+        del stage
+        images = batch.images
+        return images + self.deviation * normal(seeds, tuple(images.shape[1:]), dtype=images.dtype)

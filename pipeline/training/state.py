@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from pipeline.config import adapter_of
-from pipeline.errors import CheckpointError, RunError
+from pipeline.errors import CheckpointError
 from pipeline.runs.files import read_bytes, write_atomically
 
 FORMAT = 1
@@ -143,10 +143,7 @@ class TrainingState:
 
 def read_state(path: Path) -> dict[str, Any]:
     """The content of a state file, running no code from it (``weights_only=True``). Raises ``CheckpointError``."""
-    try:
-        content = BytesIO(read_bytes(path))
-    except RunError as error:
-        raise CheckpointError(str(error)) from error
+    content = BytesIO(read_bytes(path, error=CheckpointError))
     try:
         damaged = ZipFile(content).testzip()  # torch does not check the sums that it writes
     except Exception as error:  # zlib, struct and zipfile each have their own

@@ -171,7 +171,6 @@ class Training:
     def _checkpoint(
         self, stage: SavedStage, segmenter: SegmenterReference | None, *, step: int, epoch: int, metrics: Mapping[str, float]
     ) -> Checkpoint:
-        """What is said about the weights of a moment of this training."""
         return Checkpoint(
             kind=stage.kind,
             architecture=dict(stage.architecture),

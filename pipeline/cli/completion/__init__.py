@@ -52,7 +52,6 @@ def candidates(words: Sequence[str], commands: Mapping[str, Command]) -> list[st
 
 
 def _of_command(command: Command, before: Sequence[str], typed: str) -> Iterator[str]:
-    """What may stand behind a command and some words."""
     if before[-1:] == [CONFIG_DIR]:
         yield from _files(typed)
         return
@@ -63,7 +62,8 @@ def _of_command(command: Command, before: Sequence[str], typed: str) -> Iterator
         return
     given = {word.partition("=")[0] for word in before}
     options = ("-h", "--help", "--multirun", CONFIG_DIR, *((JSON,) if command.answers else ()))
-    yield from _next_parts(typed, (name for name in (*_names(command.config_class()), *options) if name not in given))
+    names = (*groups_of(command.config_class()), *(one.name for one in _keys(command.config_class())), *options)
+    yield from _next_parts(typed, (name for name in names if name not in given))
 
 
 def _own(words: Sequence[str]) -> Path | None:
@@ -72,11 +72,6 @@ def _own(words: Sequence[str]) -> Path | None:
         return config_directory(words)[1]
     except ConfigError:
         return None
-
-
-def _names(config_class: type[Any]) -> Iterator[str]:
-    yield from groups_of(config_class)
-    yield from (key.name for key in _keys(config_class))
 
 
 def _written_out(config_class: Any) -> tuple[Key, ...]:

@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import ijson
 
@@ -30,8 +30,7 @@ _LONG_NUMBER = re.compile(rb"(?:^|[:\[\s])-?[0-9]{%d}" % (_MOST_DIGITS + 1))
 Id = int | str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Annotation:
+class Annotation(NamedTuple):
     """One annotated object or crowd region, as the file has it."""
 
     annotation_id: Id
@@ -45,13 +44,11 @@ class Annotation:
 
     def pack(self) -> bytes:
         """A tenth of the memory of the parsed record: the 860,000 annotations of COCO's training images take 0.3 GB."""
-        fields = [self.annotation_id, self.label, self.crowd, self.box, self.segmentation]
-        return zlib.compress(json.dumps(fields, separators=(",", ":")).encode(), level=1)
+        return zlib.compress(json.dumps(self, separators=(",", ":")).encode(), level=1)
 
     @staticmethod
     def unpack(packed: bytes) -> "Annotation":
-        annotation_id, label, crowd, box, segmentation = json.loads(zlib.decompress(packed))
-        return Annotation(annotation_id=annotation_id, label=label, crowd=crowd, box=box, segmentation=segmentation)
+        return Annotation(*json.loads(zlib.decompress(packed)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

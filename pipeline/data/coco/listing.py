@@ -8,8 +8,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.data.coco.annotations import Annotation, Id, ImageRecord, identity, read_annotations
-from pipeline.data.coco.config import CocoConfig, CocoPart
 from pipeline.data.coco.objects import ImageItem
+from pipeline.data.config import CocoConfig, CocoPart
 from pipeline.data.images import open_image
 from pipeline.data.names import Tree
 from pipeline.data.rules import Rejected
@@ -92,8 +92,7 @@ class Listing:
         for image, source_file in located:
             try:
                 _check_unique(image, files_of[image.image_id], ids_of[source_file])
-                self._check_new(image, source_file, part)
-                if image.image_id in taken:
+                if image.image_id in taken or self._is_repeated(image, source_file):
                     raise Rejected("repeated-image", f"listed again by {part.annotations}")
                 width, height = _size(image, self._root / source_file)
                 near = tree.near(os.path.relpath(source_file, part.images)) if elsewhere else ""
@@ -112,11 +111,10 @@ class Listing:
             self._names[image_id, PurePosixPath(opened.source_file).name] = opened.source_file
         return taken
 
-    def _check_new(self, image: ImageRecord, source_file: str, part: CocoPart) -> None:
+    def _is_repeated(self, image: ImageRecord, source_file: str) -> bool:
         """One picture must not reach two splits: the same file, or its copy in another folder under the same id and name."""
         former = self._names.get((image.image_id, PurePosixPath(source_file).name))
-        if source_file in self._files or (former is not None and _same_content(self._root / former, self._root / source_file)):
-            raise Rejected("repeated-image", f"listed again by {part.annotations}")
+        return source_file in self._files or (former is not None and _same_content(self._root / former, self._root / source_file))
 
     def _elsewhere(self, part: CocoPart, located: list[tuple[ImageRecord, str]]) -> str:
         """Where the first missing image lies instead; empty where none is missing."""

@@ -3,23 +3,23 @@
 import math
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Int
 
 from pipeline.data.coco.annotations import Annotation
-from pipeline.data.coco.config import CocoConfig
 from pipeline.data.coco.masks import Outline, area, draw, extent, number, read_outline
+from pipeline.data.config import CocoConfig
 from pipeline.data.images import Box, ImageFile, Raster, crop, open_image, resize, square_around
 from pipeline.data.rules import Rejected
 from pipeline.data.sample import Reject, Sample
 from pipeline.data.splits import Split
 
-Found = TypeVar("Found")
 # Boxes are written with two decimals, and some end a fraction of a pixel beyond the image.
 BOX_TOLERANCE = 1.0
 SAME_BOX = 0.9
@@ -69,16 +69,9 @@ class ImageItem:
         return None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Checked:
-    """An object that passes the rules on size and position."""
-
-    box: Box
-    notes: frozenset[str]
-
-
-def check_object(annotation: Annotation, width: int, height: int, config: CocoConfig) -> Checked:
-    """The box of an object in an image of that size. Raises ``Rejected`` with the first rule that it breaks."""
+def check_object(annotation: Annotation, width: int, height: int, config: CocoConfig) -> tuple[Box, set[str]]:
+    """The box of an object in an image of that size, and what is to be said of it by the names of ``rules.NOTES``. Raises
+    ``Rejected`` with the first rule on size and position that it breaks."""
     if annotation.crowd and not config.keep_crowd:
         raise Rejected("crowd", "iscrowd is 1")
     given = _given_box(annotation.box)
@@ -90,9 +83,7 @@ def check_object(annotation: Annotation, width: int, height: int, config: CocoCo
         raise
     box, notes = _chosen_box(given, around, width, height)
     _check_box(box, width, height, config)
-    if num_dropped:
-        notes |= {"dropped-fragment"}
-    return Checked(box=box, notes=frozenset(notes))
+    return box, notes | ({"dropped-fragment"} if num_dropped else set())
 
 
 def _given_box(box: Any) -> Box | None:
@@ -171,8 +162,8 @@ def load_image(item: ImageItem, *, config: CocoConfig) -> list[Sample | Reject]:
             try:
                 if not names[index]:
                     raise Rejected("repeated-annotation", "the same object stands before it with the same id")
-                checked = check_object(annotation, item.width, item.height, config)
-                found.append(scene.cut(index, annotation.label, checked, names[index]))
+                box, notes = check_object(annotation, item.width, item.height, config)
+                found.append(scene.cut(index, annotation.label, box, names[index], notes))
             except Rejected as error:
                 name = names[index] or f"{item.source_file}#{annotation.annotation_id}"
                 about = {"source_file": item.source_file, "item": name, "rule": error.rule, "detail": error.detail}
@@ -230,19 +221,20 @@ class _Scene:
                 self._pictures[scale] = _read(self._config.root, self._item, shrink=2 * scale)
             except Rejected as error:
                 self._pictures[scale] = error
-        return _unless_rejected(self._pictures[scale])
+        found = self._pictures[scale]
+        if isinstance(found, Rejected):
+            raise found
+        return found
 
     @cached_property
-    def _outlines(self) -> list[Outline | Rejected | None]:
-        return [self._outline(annotation) for annotation in self._annotations]
-
-    def _outline(self, annotation: Annotation | None) -> Outline | Rejected | None:
-        if annotation is None:
-            return None
-        try:
-            return read_outline(annotation.segmentation, width=self._item.width, height=self._item.height)
-        except Rejected as error:
-            return error
+    def _outlines(self) -> list[Outline | None]:
+        """None where it cannot be read, which ``check_object`` says, or repeats another."""
+        found: list[Outline | None] = [None] * len(self._annotations)
+        for index, annotation in enumerate(self._annotations):
+            if annotation is not None:
+                with suppress(Rejected):
+                    found[index] = read_outline(annotation.segmentation, width=self._item.width, height=self._item.height)
+        return found
 
     @cached_property
     def _owner(self) -> Int[np.ndarray, "height width"]:
@@ -252,19 +244,19 @@ class _Scene:
         """
         enough = np.int16 if len(self._outlines) < 2**15 else np.int32  # of a photograph of 48 megapixels it is the largest array
         owner = np.full((self._item.height, self._item.width), -1, dtype=enough)
-        readable = [(index, outline.runs) for index, outline in enumerate(self._outlines) if isinstance(outline, Outline)]
+        readable = [(index, outline.runs) for index, outline in enumerate(self._outlines) if outline is not None]
         for index, runs in sorted(readable, key=lambda pair: area(pair[1]), reverse=True):
             owner[draw(runs, width=self._item.width, height=self._item.height)] = index
         return owner
 
-    def cut(self, index: int, label: int, checked: Checked, sample_id: str) -> Sample:
+    def cut(self, index: int, label: int, box: Box, sample_id: str, notes: set[str]) -> Sample:
         """The crop of one object, by position. Raises ``Rejected``."""
         item, config = self._item, self._config
-        left, top, side = square_around(checked.box, context=config.context, width=item.width, height=item.height)
-        image, outline = self._picture(side), _unless_rejected(self._outlines[index])
+        left, top, side = square_around(box, context=config.context, width=item.width, height=item.height)
+        image, outline = self._picture(side), self._outlines[index]
         assert outline is not None
         assert item.split is not None
-        x0, y0, x1, y1 = checked.box
+        x0, y0, x1, y1 = box
         inside = np.s_[max(math.floor(y0), 0) : math.ceil(y1), max(math.floor(x0), 0) : math.ceil(x1)]
         mask = draw(outline.runs, width=item.width, height=item.height) * np.uint8(255)
         if not mask[inside].any():
@@ -284,12 +276,5 @@ class _Scene:
             mask_recipe=outline.recipe,
             image=image.square(left, top, side, config.image_size),
             mask=resize(crop(mask, left, top, side, replicate=False), config.image_size),
-            notes=image.notes | checked.notes,
+            notes=image.notes | notes,
         )
-
-
-def _unless_rejected(found: Found | Rejected) -> Found:
-    """What was found. Raises the ``Rejected`` that was kept in its place."""
-    if isinstance(found, Rejected):
-        raise found
-    return found

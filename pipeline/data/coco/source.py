@@ -7,9 +7,9 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.data.coco.annotations import Category, class_labels, identity, read_annotations, read_index
-from pipeline.data.coco.config import CocoConfig
 from pipeline.data.coco.listing import ANNOTATIONS, Listing, annotation_path
 from pipeline.data.coco.objects import ImageItem, load_image
+from pipeline.data.config import CocoConfig
 from pipeline.data.download import Archive, fetch_archive
 from pipeline.data.sample import NO_CLASS, Plan, recipe_of
 from pipeline.data.splits import Split, assign_splits, drawn_shares

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
+from pipeline.data.config import GtsrbConfig
 from pipeline.data.gtsrb.annotations import Sign, parse_row, read_rows
-from pipeline.data.gtsrb.config import GtsrbConfig
 from pipeline.data.gtsrb.fitting import Roi, plain_outline, refined_outline
 from pipeline.data.gtsrb.layouts import find_tables
 from pipeline.data.gtsrb.shapes import NUM_CLASSES

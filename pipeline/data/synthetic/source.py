@@ -11,11 +11,11 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from pipeline.data.config import SyntheticConfig
 from pipeline.data.polygons import coverage
 from pipeline.data.sample import Plan, Reject, Sample
 from pipeline.data.splits import SPLITS, Split
 from pipeline.data.synthetic.backgrounds import KINDS, paint_background
-from pipeline.data.synthetic.config import SyntheticConfig
 from pipeline.data.synthetic.glyphs import GLYPHS, SILHOUETTES, STYLES, Color, Points, Pose, Style, paint_sign
 
 VERSION = 1

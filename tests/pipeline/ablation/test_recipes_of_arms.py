@@ -17,10 +17,14 @@ from pipeline.errors import ConfigError
 from pipeline.runs.directory import read_run
 from pipeline.training.awp import AwpConfig
 from pipeline.training.config import TrainClassifierConfig
-from pipeline.training.fast import FastConfig
-from pipeline.training.mart import MartConfig
-from pipeline.training.noise import NoiseConfig
-from pipeline.training.objectives import AdversarialConfig, RobustValidationConfig, TradesConfig
+from pipeline.training.objectives import (
+    AdversarialConfig,
+    FastConfig,
+    MartConfig,
+    NoiseConfig,
+    RobustValidationConfig,
+    TradesConfig,
+)
 
 ATTACK = PgdConfig(epsilon=2 / 255, step_size=1.5 / 255, num_steps=2)
 VALIDATION = RobustValidationConfig(max_images=60)

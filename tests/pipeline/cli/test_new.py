@@ -121,7 +121,7 @@ def test_gtsrb_is_recognized_with_its_own_test_split(gtsrb_mini: Path) -> None:
 def test_what_is_proposed_follows_size_and_number(objects: int, tested: int, side: float, expected: dict[str, object]) -> None:
     of_class = {"train": (objects - tested) // 2, "test": tested // 2}
     found = Look(
-        config=recognize_nothing(), root=Path(), counts={"a": of_class, "b": dict(of_class)}, groups=objects, sides=(side,),
+        config=recognize_nothing(), counts={"a": of_class, "b": dict(of_class)}, groups=objects, sides=(side,),
         foreground=0.3, decoded=1, rejects={},
     )  # fmt: skip
     values = proposal(found)
@@ -133,14 +133,14 @@ def test_what_is_proposed_follows_size_and_number(objects: int, tested: int, sid
 def test_of_few_images_as_many_folds_are_proposed_as_hold_two_of_every_class(smallest: int, folds: int | None) -> None:
     counts = {"a": {"train": 30, "test": 6}, "b": {"train": smallest - 1, "test": 1}}
     found = Look(
-        config=recognize_nothing(), root=Path(), counts=counts, groups=36 + smallest, sides=(64.0,), foreground=0.3, decoded=1,
+        config=recognize_nothing(), counts=counts, groups=36 + smallest, sides=(64.0,), foreground=0.3, decoded=1,
         rejects={},
     )  # fmt: skip
     assert proposal(found)["folds"] == folds
 
 
 def recognize_nothing():
-    from pipeline.data.folder_config import FolderConfig
+    from pipeline.data.config import FolderConfig
 
     return FolderConfig(root=Path())
 

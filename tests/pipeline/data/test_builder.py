@@ -20,7 +20,7 @@ import pytest
 from pipeline.data import builder as writer
 from pipeline.data.builder import partial_directory, write_prepared
 from pipeline.data.dataset import FILES, MANIFEST, open_prepared
-from pipeline.data.notes import note_lines
+from pipeline.data.rules import note_lines
 from pipeline.data.sample import Plan, Reject, Sample
 from pipeline.data.store import sync
 from pipeline.data.synthetic import source as synthetic

@@ -28,12 +28,13 @@ from pipeline.data.builder import write_prepared
 from pipeline.data.coco import annotations as coco_annotations
 from pipeline.data.coco import source as coco
 from pipeline.data.coco.annotations import Annotation, read_annotations, read_index
-from pipeline.data.coco.config import CocoConfig, CocoPart
 from pipeline.data.coco.masks import area, draw, extent, read_outline
 from pipeline.data.coco.objects import check_object
 from pipeline.data.coco.source import plan
+from pipeline.data.config import CocoConfig, CocoPart
 from pipeline.data.dataset import open_prepared
 from pipeline.data.folds import fold_splits
+from pipeline.data.preview import CELL, GAP, write_contact_sheet
 from pipeline.data.rules import Rejected
 from pipeline.data.sample import Plan, Reject, Sample
 from pipeline.data.splits import Split
@@ -658,7 +659,7 @@ def test_the_shipped_configurations_are_valid(tmp_path: Path) -> None:
 
 
 def test_a_part_for_segmenters_gives_masks_without_a_class_and_in_no_split(made_up: MadeUp, tmp_path: Path) -> None:
-    """Its cup would have a class and its table has none: neither matters. Folds and silhouettes leave its samples alone."""
+    """Its cup would have a class and its table has none: neither matters. Folds, silhouettes and the sheet leave it out."""
     made_up.object(1, (5, 45, 20, 30), 1)
     made_up.object(2, (5, 45, 20, 30), 3)
     made_up.write()
@@ -691,6 +692,9 @@ def test_a_part_for_segmenters_gives_masks_without_a_class_and_in_no_split(made_
         assert fold_splits(dataset.samples, number=number, folds=2)[int(alone)] == "segmenter"
     (drawn, _) = load_all(silhouettes.plan(dataset))
     assert len(drawn) == len(dataset) - 1
+    write_contact_sheet(dataset, tmp_path / "sheet.png")
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.width == GAP + (len(dataset) - 1) * (CELL + GAP), "a cell for each sample of a class, and none for the table"
 
 
 @pytest.mark.parametrize("name", ["furnitur"])

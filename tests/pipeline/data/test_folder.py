@@ -17,8 +17,8 @@ from PIL import Image
 
 from pipeline.config import CONFIG_DIR, validate
 from pipeline.data.builder import write_prepared
+from pipeline.data.config import FolderConfig
 from pipeline.data.folder import plan
-from pipeline.data.folder_config import FolderConfig
 from pipeline.data.sample import Plan, Reject, Sample
 from pipeline.errors import ConfigError, DataError
 

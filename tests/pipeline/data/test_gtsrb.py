@@ -17,8 +17,8 @@ from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline.data.builder import write_prepared
+from pipeline.data.config import GtsrbConfig
 from pipeline.data.gtsrb.annotations import COLUMNS
-from pipeline.data.gtsrb.config import GtsrbConfig
 from pipeline.data.gtsrb.shapes import shape_of
 from pipeline.data.gtsrb.source import CLASS_NAMES, TEST_IMAGES, TEST_TABLE, TRAINING, plan
 from pipeline.data.polygons import coverage

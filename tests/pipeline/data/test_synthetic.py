@@ -18,10 +18,10 @@ from matplotlib.path import Path as Polygon
 from pydantic import TypeAdapter, ValidationError
 from scipy.stats import binomtest, chi2_contingency, chisquare
 
+from pipeline.data.config import SyntheticConfig
 from pipeline.data.polygons import coverage
 from pipeline.data.sample import Sample
 from pipeline.data.synthetic.backgrounds import KINDS
-from pipeline.data.synthetic.config import SyntheticConfig
 from pipeline.data.synthetic.glyphs import GLYPHS, SILHOUETTES, STYLES, Pose, area, draw_glyph
 from pipeline.data.synthetic.source import Scene, draw_scene, load, plan, render, sample_generator
 

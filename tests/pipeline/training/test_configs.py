@@ -7,10 +7,7 @@ from pipeline.config import CONFIG_DIR, to_plain, validate
 from pipeline.errors import ConfigError
 from pipeline.training.awp import AwpConfig
 from pipeline.training.config import TrainClassifierConfig, TrainSegmenterConfig
-from pipeline.training.fast import FastConfig
-from pipeline.training.mart import MartConfig
-from pipeline.training.noise import NoiseConfig
-from pipeline.training.objectives import AdversarialConfig, NaturalConfig, TradesConfig
+from pipeline.training.objectives import AdversarialConfig, FastConfig, MartConfig, NaturalConfig, NoiseConfig, TradesConfig
 
 COMMANDS = {"train-segmenter": TrainSegmenterConfig, "train-classifier": TrainClassifierConfig}
 OBJECTIVES = {"natural": NaturalConfig, "adversarial": AdversarialConfig, "trades": TradesConfig, "fast": FastConfig}

@@ -14,11 +14,8 @@ from pipeline.data.loader import Batch
 from pipeline.masks.config import MaskConfig, MaskSource
 from pipeline.training.awp import AwpConfig
 from pipeline.training.config import TrainClassifierConfig, TrainJointConfig, TrainSegmenterConfig
-from pipeline.training.fast import FastConfig
 from pipeline.training.joint import JointStages, bind_joint
-from pipeline.training.mart import MartConfig
-from pipeline.training.noise import NoiseConfig
-from pipeline.training.objectives import AdversarialConfig, TradesConfig
+from pipeline.training.objectives import AdversarialConfig, FastConfig, MartConfig, NoiseConfig, TradesConfig
 from pipeline.training.tasks import bind_classifier, bind_segmenter
 
 SIDE, CLASSES, EPSILON = 6, 3, 8 / 255

@@ -23,9 +23,8 @@ from pipeline.runs.checkpoints import load_classifier, load_segmenter, read_chec
 from pipeline.training.awp import AwpConfig
 from pipeline.training.commands import train_classifier, train_segmenter
 from pipeline.training.config import TrainClassifierConfig, TrainerConfig, TrainSegmenterConfig
-from pipeline.training.fast import FastConfig
 from pipeline.training.logging import read_metrics
-from pipeline.training.objectives import AdversarialConfig, NaturalConfig, RobustValidationConfig, TradesConfig
+from pipeline.training.objectives import AdversarialConfig, FastConfig, NaturalConfig, RobustValidationConfig, TradesConfig
 from segmenter.config import SegmenterConfig
 
 ROOT = Path(__file__).parents[3]
