@@ -881,7 +881,7 @@ def table_of_pixels(system: Tricky, images: Tensor) -> Tensor:
 def reads_labels(system: Tricky, images: Tensor) -> Tensor:
     """Looks for the labels among the variables of whoever asks."""
     logits = system.honest(images)
-    for depth in range(1, 10):
+    for depth in range(1, 14):
         asked = sys._getframe(depth).f_locals.get("batch")
         if isinstance(asked, AttackBatch) and asked.labels.shape == images.shape[:1]:
             return logits + 3 * functional.one_hot(asked.labels, CLASSES).to(logits)
