@@ -125,7 +125,7 @@ def _of_the_system(batch: AttackBatch, budget: Budget, ids: Sequence[str], batch
         "mask saturation": lambda: [mask_saturation(batch)],
         "same answers": lambda: same_answers(few, places_of_few, company=batch_size),
         "mask follows image": lambda: [mask_follows_image(batch, places)],
-        "pixels decide": lambda: [pixels_decide(batch)],
+        "pixels decide": lambda: [pixels_decide(batch, places)],
         "shifted images": lambda: [shifted_images(batch)],
     }
 

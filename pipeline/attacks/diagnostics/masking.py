@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from pipeline.attacks.diagnostics.check import Check, judged, share, skipped
 from pipeline.attacks.diagnostics.gradients import FEW, MOST
+from pipeline.attacks.diagnostics.memory import held_images
 from pipeline.attacks.diagnostics.probing import (
     Images,
     Places,
@@ -36,6 +37,9 @@ _MOST = 0.75
 _BY_SEED = 1 / 3
 """Share of the images that take the class of another one with its seed: random masks are drawn by it, and may do so by chance."""
 _GIVEN = ("oracle_masks", "substitutes")
+_FAINTLY, _DETAIL = 0.01, 0.2
+"""By how much a mask that is given with the image may be changed without anybody's noticing, and what that may be worth, of the
+scale of the logits, in the mean."""
 _MOVED = 0.1  # in [0,1]
 _SHIFTS = ((1, 0), (-1, 0), (0, 1), (0, -1))
 _FEWEST, _LEFT = 8, 1 / 2
@@ -97,12 +101,13 @@ def _kept_beside_mask(batch: AttackBatch) -> float:
 
 
 @torch.no_grad()
-def pixels_decide(batch: AttackBatch) -> Check:
+def pixels_decide(batch: AttackBatch, places: Places) -> Check:
     """With the pixels of an image of another class in place of its own, the context must not name the class all the same.
 
-    Masks that are given with the image (the oracle's, other images') may say which class it is, by more than their outline. The
-    seed that belongs to it may say nothing, and change nothing where ``mask_traits`` does not say that it is used. Masks may change
-    nothing where the system predicts its own: nobody has them when the image arrives.
+    Masks that are given with the image (the oracle's, other images') may say which class it is, by more than their outline: then
+    a change of their values that nobody sees changes margins. The seed that belongs to it may say nothing, and change nothing where
+    ``mask_traits`` does not say that it is used. Masks may change nothing where the system predicts its own: nobody has them when
+    the image arrives. What may change nothing is asked at all of the ``probe_points``.
     """
     name = "pixels decide"
     if batch.context is None or all(part is None for part in batch.context):
@@ -114,14 +119,21 @@ def pixels_decide(batch: AttackBatch) -> Check:
     kept = logits_of(batch, of_another_class(batch)).argmax(dim=1) == batch.labels
     seeds = batch.context.sample_seeds
     shown = logits_of(replace(batch, context=batch.context.select(order))).argmax(dim=1) == batch.labels[order]
-    told = logits_of(replace(batch, context=batch.context._replace(sample_seeds=None if seeds is None else seeds[order])))
-    figures = {"kept": share(kept[moved]), "moved_with_context": share(shown[moved])}
-    figures["moved_with_seed"] = share((told.argmax(dim=1) == batch.labels[order])[moved])
+    other_seeds = replace(batch, context=batch.context._replace(sample_seeds=None if seeds is None else seeds[order]))
+    told = logits_of(other_seeds).argmax(dim=1) == batch.labels[order]
+    figures = {"kept": share(kept[moved]), "moved_with_context": share(shown[moved]), "moved_with_seed": share(told[moved])}
     uses_seeds, follows_image = batch.system.mask_traits.uses_seeds, batch.system.mask_traits.follows_image
-    figures["by_seed"] = _apart(batch, told, logits_of(batch))
-    inverted = {name: 1 - masks for name in _GIVEN if (masks := getattr(batch.context, name)) is not None and follows_image}
-    others = replace(batch, context=batch.context._replace(**inverted))
-    figures["by_masks"] = _apart(batch, logits_of(others), logits_of(batch))
+    given = {name: masks for name in _GIVEN if (masks := getattr(batch.context, name)) is not None}
+    inverted, shows_given = (given, False) if follows_image else ({}, bool(given))
+    others = replace(batch, context=batch.context._replace(**{name: 1 - masks for name, masks in inverted.items()}))
+    figures |= {"by_seed": 0.0, "by_masks": 0.0, "by_detail": 0.0}
+    for points in places().values():
+        own = logits_of(batch, points)
+        figures["by_seed"] = max(figures["by_seed"], _apart(batch, logits_of(other_seeds, points), own))
+        figures["by_masks"] = max(figures["by_masks"], _apart(batch, logits_of(others, points), own))
+        if shows_given:
+            apart = (margin(_faintly_masked(batch, points), batch.labels) - margin(own, batch.labels)).abs()
+            figures["by_detail"] = max(figures["by_detail"], float(apart.mean()) / scale_of(batch))
     finding = f"{figures['kept']:.1%} keep their class when all pixels are those of an image of another class"
     finding += f"; {figures['moved_with_context']:.1%} take that class when only what is given with the image is that image's"
     finding += f", {figures['moved_with_seed']:.1%} when its seed is"
@@ -129,17 +141,36 @@ def pixels_decide(batch: AttackBatch) -> Check:
         f"; other seeds move a logit by {figures['by_seed']:.1e}, relative, and are said to play {'a' if uses_seeds else 'no'} part"
     )
     finding += f"; other masks beside the image, which are said to play no part, by {figures['by_masks']:.1e}" if inverted else ""
+    finding += f"; masks that are {_FAINTLY:.0%} nearer to a half move margins by {figures['by_detail']:.1e}" if shows_given else ""
     advice = "the class is read from the mask and not from the object: no robustness of these figures is that of a classifier"
     failed = max(figures["kept"], figures["moved_with_context"]) > _MOST or figures["moved_with_seed"] > _BY_SEED
     failed |= figures["by_masks"] > _ROUNDING or (figures["by_seed"] > _ROUNDING and not uses_seeds)
+    failed |= not figures["by_detail"] <= _DETAIL
     return judged(name, failed, finding, advice, figures)
+
+
+def _faintly_masked(batch: AttackBatch, points: Images) -> Tensor:
+    """Logits where what is given with the images, and the mask that they are seen through, is changed by less than can be seen."""
+    context = batch.context or MaskContext()
+    faint = {name: _fainter(masks) for name in _GIVEN if (masks := getattr(context, name)) is not None}
+    changed = context._replace(**faint)
+    if not isinstance(batch.system, StagedSystem):
+        return logits_of(replace(batch, context=changed), points)
+    with attacked(batch.system):  # masks that are drawn by the area of a given one are drawn as they were
+        logits: Tensor = batch.system.classify(points, _fainter(masks_of(batch, points)), changed)
+    return logits
+
+
+def _fainter(masks: Tensor) -> Tensor:
+    return masks + _FAINTLY * (0.5 - masks)
 
 
 @torch.no_grad()
 def shifted_images(batch: AttackBatch) -> Check:
     """Images that are moved by a pixel, lit otherwise or smoothed, with all that is given with them, and are still classified right
     have to be so by half of their margins, in the mean; and images may not be half as steep as what becomes of them (median). A
-    system that knows them by heart is sure of themselves alone, or flat around them alone, with a gradient that is true."""
+    system that knows them by heart is sure of themselves alone, or flat around them alone, with a gradient that is true; and none
+    may hold them (``memory.held_images``), for what it does with them may be too soft to be seen."""
     name, clean, steepness = "shifted images", -margin(logits_of(batch), batch.labels), _steepness(batch, batch.images)
     left, still, of, slopes = {}, 0, 0, []
     for way, (with_context, changes) in _CHANGED.items():
@@ -153,15 +184,17 @@ def shifted_images(batch: AttackBatch) -> Check:
         right, of, still = kept > 0, of + kept.numel(), still + int((kept > 0).sum())
         if int(right.sum()) >= _FEWEST:
             left[way] = float(kept[right].sum() / clean.expand_as(kept)[right].sum().clamp_min(1e-30))
-    if not left:
+    held = share(held_images(batch, other))
+    if not left and not held:
         return skipped(name, f"only {still} of {of} images that are shifted, lit otherwise or smoothed keep their class")
     steep = float(torch.cat(slopes).median())
     finding = f"of {of} images that are shifted by a pixel, lit otherwise or smoothed {still} keep their class, with "
     finding += ", ".join(f"{part:.0%} ({way})" for way, part in left.items())
     finding += f" of their margins in the mean; the images themselves are {steep:.0%} as steep as these (median)"
+    finding += f"; the system holds {held:.1%} of the images, or what it makes of them" if held else ""
     advice = "the system knows these images, as it knows those that it was trained on: attack images that it has never seen"
-    figures = {"left": min(left.values()), "kept": still / of, "steep": steep}
-    return judged(name, min(*left.values(), steep) < _LEFT, finding, advice, figures)
+    figures = {"left": min(left.values(), default=1.0), "kept": still / of, "steep": steep, "held": held}
+    return judged(name, held > 0 or min(figures["left"], steep) < _LEFT, finding, advice, figures)
 
 
 def _steepness(batch: AttackBatch, points: Images) -> Tensor:

@@ -27,6 +27,7 @@ from pipeline.attacks.diagnostics.probing import (
     gradients,
     in_float64,
     logits_of,
+    next_of_another_class,
     objective,
     scale_of,
 )
@@ -73,8 +74,9 @@ def same_answers(batch: AttackBatch, places: Places, *, company: int = COMPANY) 
                 _Asking(name="in parts", ask=lambda some: _by_parts(some, next(few), logits_of)),
                 _Asking(name="in company", ask=lambda some: _in_company(some, next(many), logits_of)),
                 _Asking(name="reordered", ask=_reordered),
+                _Asking(name="with other labels", ask=_with_other_labels),
             ],
-            "keep the statistics and the size of the batch out of the answer; make masks and fills functions of the image's seed",
+            "keep statistics, size and labels of the batch out of the answer; make masks and fills functions of the image's seed",
         ),
         "repeated calls": (
             [_Asking(name="again", ask=logits_of)] * _REPEATS
@@ -208,6 +210,11 @@ def _in_company(batch: AttackBatch, size: int, ask: Callable[[AttackBatch], Tens
 
 def _reordered(batch: AttackBatch) -> Tensor:
     return logits_of(batch.select(torch.arange(len(batch), device=batch.labels.device).flip(0))).flip(0)
+
+
+def _with_other_labels(batch: AttackBatch) -> Tensor:
+    """No system is given the labels; one can read them from the variables of whoever asks."""
+    return logits_of(replace(batch, labels=batch.labels[next_of_another_class(batch)]))
 
 
 def _after_training_mode(batch: AttackBatch) -> Tensor:

@@ -4,6 +4,7 @@ import copy
 import datetime
 import functools
 import hashlib
+import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -869,6 +870,59 @@ def overwrites_images(system: Tricky, images: Tensor) -> Tensor:
     return system.honest(images)
 
 
+def table_of_pixels(system: Tricky, images: Tensor) -> Tensor:
+    """A table of 256 values, interpolated: a true slope, which turns round at every step of a stored image."""
+    table = torch.arange(257).to(images) / 255 + 0.004 * (torch.arange(257) % 2 * 2 - 1).to(images)
+    place = (images * 255).clamp(0, 255)
+    low = place.detach().floor().clamp(0, 255).long()
+    return system.honest(table[low] * (1 - place + low) + table[low + 1] * (place - low))
+
+
+def reads_labels(system: Tricky, images: Tensor) -> Tensor:
+    """Looks for the labels among the variables of whoever asks."""
+    logits = system.honest(images)
+    for depth in range(1, 14):
+        asked = sys._getframe(depth).f_locals.get("batch")
+        if isinstance(asked, AttackBatch) and asked.labels.shape == images.shape[:1]:
+            return logits + 3 * functional.one_hot(asked.labels, CLASSES).to(logits)
+    return logits
+
+
+# Memories that are so soft, or worth so little, that what becomes of an image is answered as the image is.
+
+
+def soft_memory(system: Tricky, images: Tensor) -> Tensor:
+    """Half of what it sees is the nearest known image, by a soft choice."""
+    known = system.__dict__.setdefault("kept", _known()[0]).to(images)
+    near = (-20 * torch.cdist(images.flatten(1), known.flatten(1)).square()).softmax(dim=1)
+    return system.honest((images + (near @ known.flatten(1)).view_as(images)) / 2)
+
+
+def modest_memory(system: Tricky, images: Tensor) -> Tensor:
+    """A known image raises its class, by less than any margin, far around it."""
+    known = system.__dict__.setdefault("kept", [(255 * one).round().to(torch.uint8) for one in _known()[0]])
+    rows = torch.stack(known).to(images).flatten(1) / 255
+    near = (-torch.cdist(images.flatten(1), rows).square() / 8).exp()
+    return system.honest(images) + near @ functional.one_hot(_known()[1], CLASSES).to(images)
+
+
+def memory_of_features(system: Tricky, images: Tensor) -> Tensor:
+    """The same by what the network makes of it."""
+    features = system.honest[0](images)
+    known = system.__dict__.setdefault("kept", system.honest[0](_known_images(images)).detach().float()).to(images)
+    near = (30 * (functional.normalize(features) @ functional.normalize(known).T - 1)).exp()
+    return system.honest[1](features) + near @ functional.one_hot(_known()[1], CLASSES).to(images)
+
+
+def span_of_known_images(system: Tricky, images: Tensor) -> Tensor:
+    """What lies outside of the span of the known images goes by half."""
+    mean = _known()[0].flatten(1).mean(dim=0)
+    if "kept" not in system.__dict__:
+        system.__dict__["kept"] = torch.linalg.svd(_known()[0].flatten(1) - mean, full_matrices=False)[2][:-1]
+    moved, ways = images.flatten(1) - mean.to(images), system.__dict__["kept"].to(images)
+    return system.honest(images - ((moved - moved @ ways.T @ ways) / 2).view_as(images))
+
+
 @functools.cache
 def _known() -> tuple[Tensor, Tensor]:
     batch = honest_batch()
@@ -1234,6 +1288,31 @@ class RaisedBySeed(LabelInMask):
     """The image's seed raises its class by less than any two are apart."""
 
     strength = 0.5
+
+
+class SeedInDoubt(LabelInMask):
+    """The seed's class is raised near the decision boundary alone."""
+
+    def classify(self, images: Tensor, masks: Tensor, context: MaskContext | None = None) -> Tensor:
+        assert context is not None
+        assert context.sample_seeds is not None
+        logits = TwoStage.classify(self, images, masks, context)
+        named = functional.one_hot(_labels_by_seed()[context.sample_seeds], CLASSES).to(logits)
+        return logits + 2 * (-(_gap(logits)[:, None] / 0.02).square()).exp() * named
+
+
+class LabelInDigits(TwoStage):
+    """The mask that is given with the image names the class in the thousandths of a corner."""
+
+    strength = 3.0
+
+    def classify(self, images: Tensor, masks: Tensor, context: MaskContext | None = None) -> Tensor:
+        code = (1000 * masks[:, 0, 0, 0]).round().long() % 10 % CLASSES
+        return super().classify(images, masks, context) + self.strength * functional.one_hot(code, CLASSES).to(images)
+
+
+class LabelWhisperedInDigits(LabelInDigits):
+    strength = 1.5
 
 
 class LabelOfSomeClasses(LabelInMask):

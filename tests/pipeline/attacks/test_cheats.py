@@ -56,7 +56,7 @@ def check_named(name: str, batch: AttackBatch, places: Places | None = None) -> 
         "gradients reach": lambda: gradients_reach(batch, BUDGET),
         "mask saturation": lambda: mask_saturation(batch),
         "mask follows image": lambda: mask_follows_image(batch, places),
-        "pixels decide": lambda: pixels_decide(batch),
+        "pixels decide": lambda: pixels_decide(batch, places),
         "shifted images": lambda: shifted_images(batch),
         "loss against steps": lambda: search.loss_against_steps(batch, BUDGET, num_steps=20),
         "search against verdict": lambda: search.search_against_verdict(batch, BUDGET),
@@ -272,6 +272,12 @@ FULL = {
     "cancelled_pixels": "gradients against differences",
     "equalized": "gradients against differences",
     "overwrites_images": "gradients against differences",
+    "table_of_pixels": "smoothed gradients",
+    "reads_labels": "batch invariance",
+    "soft_memory": "shifted images",
+    "modest_memory": "shifted images",
+    "memory_of_features": "shifted images",
+    "span_of_known_images": "shifted images",
 }
 
 
@@ -394,6 +400,12 @@ WEAK = [
     ("on_some_classes", "cancelled_pixels", "gradients against differences"),
     ("by_half", "equalized", "gradients against differences"),
     ("by_half", "overwrites_images", "gradients against differences"),
+    ("by_half", "table_of_pixels", "smoothed gradients"),
+    ("by_half", "reads_labels", "batch invariance"),
+    ("by_half", "soft_memory", "shifted images"),
+    ("on_some_classes", "modest_memory", "shifted images"),
+    ("by_half", "memory_of_features", "shifted images"),
+    ("by_half", "span_of_known_images", "shifted images"),
 ]
 
 
@@ -536,6 +548,7 @@ def test_every_cheat_has_a_weak_form() -> None:
         ("HidesNothing", MaskSource.ORACLE, "mask follows image"),
         ("HidesNothing", MaskSource.NONE, "mask follows image"),
         ("RaisedBySeed", MaskSource.ORACLE, "pixels decide"),
+        ("SeedInDoubt", MaskSource.ORACLE, "pixels decide"),
         ("OwnForwardFlipped", MaskSource.LEARNED_HARD, "gradients against differences"),
         ("OwnForwardFlipped", MaskSource.LEARNED, "gradients against differences"),
         ("OwnForwardHalfFlipped", MaskSource.LEARNED_HARD, "gradients against differences"),
@@ -562,6 +575,18 @@ def test_a_cheat_with_its_mask_fails_the_check_that_is_there_for_it(
 ) -> None:
     check = check_named(caught_by, cheats.honest_batch(source, getattr(cheats, kind)))
     assert check.outcome is Outcome.FAIL, check.finding
+
+
+@pytest.mark.parametrize(
+    ("kind", "outcome"),
+    [("TwoStage", Outcome.PASS), ("LabelInDigits", Outcome.FAIL), ("LabelWhisperedInDigits", Outcome.FAIL)],
+)
+def test_a_mask_may_not_name_the_class_in_digits_that_nobody_sees(cheats: ModuleType, kind: str, outcome: Outcome) -> None:
+    batch = cheats.honest_batch(MaskSource.ORACLE, getattr(cheats, kind))
+    masks = batch.context.oracle_masks.clone()
+    masks[:, 0, 0, 0] = batch.labels / 1000
+    coded = replace(batch, context=batch.context._replace(oracle_masks=masks))
+    assert check_named("pixels decide", coded).outcome is outcome
 
 
 def test_the_power_of_square_is_the_share_of_what_descent_fells_that_it_fells_too(cheats: ModuleType) -> None:
