@@ -7,8 +7,9 @@ import inspect
 import os
 import sys
 import types
+import typing
 from collections.abc import Callable, Generator
-from functools import partial, wraps
+from functools import cache, partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,10 @@ def _checked(function: Any, *, typechecker: Callable[[Any], Any]) -> Any:
 
     return with_its_sizes
 
+
+if sys.version_info < (3, 12):  # which finds the members of a protocol once; 3.11 looks for them at every check
+    typing._get_protocol_attrs = cache(typing._get_protocol_attrs)  # type: ignore[attr-defined]
+    typing._is_callable_members_only = cache(typing._is_callable_members_only)  # type: ignore[attr-defined]
 
 _jaxtyped, jaxtyping.jaxtyped = jaxtyping.jaxtyped, lambda *, typechecker: partial(_checked, typechecker=typechecker)
 jaxtyping.install_import_hook(["segmenter", "classifier", "pipeline"], "foreguard_typechecker.check")

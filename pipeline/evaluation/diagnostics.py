@@ -123,7 +123,7 @@ def _of_the_system(batch: AttackBatch, budget: Budget, ids: Sequence[str], batch
         "zero gradients": lambda: [zero_gradients(batch, path, places) for path in (GradientPath.PIXELS, GradientPath.MASK)],
         "gradients against differences": lambda: [gradients_against_differences(batch, places)],
         "mask saturation": lambda: [mask_saturation(batch)],
-        "same answers": lambda: same_answers(few, places_of_few, company=batch_size),
+        "same answers": lambda: [*same_answers(few, places_of_few, company=batch_size)],
         "mask follows image": lambda: [mask_follows_image(batch, places)],
         "pixels decide": lambda: [pixels_decide(batch, places)],
         "shifted images": lambda: [shifted_images(batch)],

@@ -60,7 +60,7 @@ class _Asking:
     """A module of somebody's own may refuse: to forbid copies or another type is no cheat by itself."""
 
 
-def same_answers(batch: AttackBatch, places: Places, *, company: int = COMPANY) -> list[Check]:
+def same_answers(batch: AttackBatch, places: Places, *, company: int = COMPANY) -> Iterator[Check]:
     """One check for each kind of circumstance that must not matter: logits by the batch, the call, gradients, copies, and the
     machine; gradients by the batch and by copies. ``places`` gives the ``probe_points`` of the batch, ``company`` is the largest
     batch of the evaluation."""
@@ -104,8 +104,8 @@ def same_answers(batch: AttackBatch, places: Places, *, company: int = COMPANY) 
             "the figure holds for one machine and one arrangement of memory alone",
         ),
     }
-    checks = [_compared(name, batch, points, family, advice, scale) for name, (family, advice) in families.items()]
-    return [*checks, _gradient_invariance(batch, points, company)]
+    yield from (_compared(name, batch, points, family, advice, scale) for name, (family, advice) in families.items())
+    yield _gradient_invariance(batch, points, company)
 
 
 def _sizes(company: int) -> tuple[Iterator[int], Iterator[int]]:
