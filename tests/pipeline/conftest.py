@@ -37,6 +37,18 @@ def warm(load_file: Callable[[Path], ModuleType]) -> Iterator[Any]:
     server.close()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def shipped_fonts() -> Iterator[int]:
+    """How the figures of a report embed their fonts as shipped: cut down to their letters, which takes a good part of the time of a
+    small report. Here letters are drawn as outlines, as in ``warm.py``; ``reporting/test_quiet.py`` looks at what is shipped."""
+    from pipeline.reporting.panel import RC
+
+    shipped: int = RC["pdf.fonttype"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(RC, "pdf.fonttype", 3)
+        yield shipped
+
+
 @pytest.fixture(scope="module")
 def runs(synthetic_set: Path, tmp_path_factory: pytest.TempPathFactory, tiny: ModuleType) -> Path:
     """``segmenter`` and ``classifier`` as training leaves them, but for the weights, which are the initial ones."""

@@ -1,7 +1,9 @@
-"""Processes that begin with the imports behind them: forked from a server that has done nothing but these.
+"""Processes that begin with the imports behind them: forked from a server that has done nothing but these, and looked through the
+configuration of every command.
 
 Starting, stopping and killing commands dozens of times would otherwise be mostly importing torch. All else of such a process is as
-``python -m pipeline`` or ``python -c`` have it: a pid, a group and an output of its own, exit handlers, what it starts itself.
+``python -m pipeline`` or ``python -c`` have it, but for the fonts in the PDFs of a report: a pid, a group and an output of its own,
+exit handlers, what it starts itself.
 """
 
 import atexit
@@ -25,6 +27,8 @@ IMPORTED = [
     *("pipeline.data.prepare", "pipeline.training.commands", "pipeline.evaluation.evaluate"),
     *("pipeline.cli.composition", "pipeline.cli.ablate", "pipeline.ablation.run"),
     *("pipeline.reporting.commands", "pipeline.reporting.document"),
+    *("matplotlib.backends.backend_agg", "matplotlib.backends.backend_pdf", "matplotlib.backends.backend_svg"),  # what draws,
+    "torch.utils.tensorboard",  # and what logs: commands import them late
 ]
 
 
@@ -108,6 +112,9 @@ def serve(connection: socket.socket) -> None:
     for name in IMPORTED:
         import_module(name)
     atexit.register = register
+    for command in import_module("pipeline.cli.commands").COMMANDS.values():
+        import_module("pipeline.config").json_schema_of(command.config_class())  # which is kept
+    import_module("pipeline.reporting.panel").RC["pdf.fonttype"] = 3  # as in conftest.py
     gc.freeze()  # no process need look through these for what can be freed
     while True:
         request, descriptors, _, _ = socket.recv_fds(connection, 1 << 20, 2)
