@@ -4,11 +4,10 @@ import dataclasses
 import importlib.util
 import json
 import shutil
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -323,13 +322,16 @@ def test_without_the_extra_onnx_is_one_line(runs: Path, tmp_path: Path, monkeypa
 @onnx
 @pytest.mark.slow
 @pytest.mark.parametrize("source", ["learned", "learned-hard", "none"])
-def test_both_files_agree_with_the_system_on_the_test_images(runs: Path, synthetic_set: Path, tmp_path: Path, source: str) -> None:
+def test_both_files_agree_with_the_system_on_the_test_images(
+    runs: Path, synthetic_set: Path, tmp_path: Path, warm: Any, source: str
+) -> None:
     import onnxruntime
 
     words = [f"run={runs / 'classifier'}", f"out={tmp_path / 'out'}", f"prepared={synthetic_set}", f"masks.source={source}"]
     # In a process of its own: the checks of shapes that tests add to our functions fix the sizes of what is traced.
-    done = subprocess.run([sys.executable, "-m", "pipeline", "export", *words], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    process = warm.start(["export", *words])
+    _, said = process.communicate()
+    assert process.returncode == 0, said
     described = ExportedSystem.read(tmp_path / "out" / "system.json")
     assert set(described.parity) == {"system.pt2", "system.onnx"}
     assert {(one.seeded_images, one.test_images) for one in described.parity.values()} == {(54, 32)}
