@@ -12,7 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline.cli.groups import group_choices, group_names, own_directory
+from pipeline.cli.groups import check_own_file, group_choices, group_names, own_directory
 from pipeline.config import CONFIG_DIR, dotted_keys, validate
 from pipeline.errors import ConfigError, shortened
 from pipeline.schema import did_you_mean, inside_mapping
@@ -49,6 +49,10 @@ def compose(command: str, config_class: type[Any], overrides: Sequence[str]) -> 
         raise ConfigError(one_line(error) + hint) from error
     except RecursionError as error:
         raise ConfigError(f"{shortened(' '.join(overrides))}: a value refers to itself or is nested too deeply") from error
+    except Exception as error:  # of a YAML file, Hydra lets through whatever its readers raise
+        if (own := own_directory()) is None:
+            raise
+        raise ConfigError(f"{own}: Hydra cannot read what was chosen of it: {one_line(error)}") from error
     assert isinstance(composed, dict)
     return {str(key): value for key, value in composed.items()}
 
@@ -115,6 +119,7 @@ def _check_choice(group: str, override: Override) -> None:
     choices, choice = group_choices(group), override.value()
     if choice not in choices:
         raise ConfigError(f"{group}={shortened(str(choice))}: unknown choice; choose one of {', '.join(choices)}")
+    check_own_file(group, str(choice))
 
 
 def one_line(error: BaseException) -> str:

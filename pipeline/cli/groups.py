@@ -1,5 +1,6 @@
 """The configuration groups: directories of files in ``configs/``, such as ``attack/fast.yaml`` for ``attack=fast``."""
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -9,8 +10,10 @@ from typing import Any
 
 from pipeline.cli import commands
 from pipeline.config import CONFIG_DIR, json_schema_of
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, said
 
+EXPERIMENT = "experiment"
+_GLOBAL = re.compile(r"(?:[ \t]*(?:#[^\n]*)?\n)*?[ \t]*#[ \t]*@package[ \t]+_global_")
 _OWN: ContextVar[Path | None] = ContextVar("directory of choices of the user's own", default=None)
 
 
@@ -31,6 +34,24 @@ def group_choices(group: str) -> list[str]:
     own = own_directory()
     directories = [CONFIG_DIR] if own is None else [CONFIG_DIR, own]
     return sorted({path.stem for directory in directories for path in (directory / group).glob("*.yaml")})
+
+
+def check_own_file(group: str, choice: str) -> None:
+    """Raises ConfigError for a file of the user's own that Hydra would end over in a traceback, or take for something else."""
+    own = own_directory()
+    if own is None or not (path := own / group / f"{choice}.yaml").is_file():
+        return
+    from omegaconf import DictConfig, OmegaConf  # here alone: --help and completion take no time
+
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = OmegaConf.create(text)
+    except Exception as error:  # of YAML, OmegaConf or the text
+        raise ConfigError(f"{path}: cannot be read as YAML in UTF-8: {said(error, 300)}") from error
+    if not isinstance(values, DictConfig) or not values:
+        raise ConfigError(f"{path}: holds no keys, key: value")
+    if group == EXPERIMENT and not _GLOBAL.match(text):
+        raise ConfigError(f"{path}: has to begin with the line '# @package _global_', else its keys are nobody's")
 
 
 def config_directory(words: Sequence[str]) -> tuple[list[str], Path | None]:

@@ -1,6 +1,7 @@
 """``--json`` and ``--config-dir``: one line for programs on stdout, and choices of the user's own beside the shipped ones."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -90,3 +91,30 @@ def test_the_directory_is_forgotten_with_its_command_and_has_to_be_there(own, ca
     assert "no such directory" in capsys.readouterr().err
     assert main(["ablate", "dry_run=true", "--config-dir"]) == 2
     assert "--config-dir" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"# @package _global_\nrun:\n\t- a\n", "cannot start any token in .*line 3"),
+        (b"# @package _global_\nrun: runs/\xfc\n", "'utf-8' codec can't decode byte 0xfc"),
+        ("# @package _global_\nrun: a\n".encode("utf-16"), "'utf-8' codec can't decode byte 0xff"),
+        (b"# @package _global_\nrun: a\nrun: b\n", "found duplicate key run in .*line 3"),
+        (b"# @package _global_\nrun: !!python/object/apply:os.system [true]\n", "could not determine a constructor"),
+        (b"# @package _global_\nrun: a\n---\nrun: b\n", "expected a single document"),
+        (b"# @package _global_\nrun: a\0b\n", "unacceptable character"),
+        (b"# @package _global_\ndefaults: fast\n", "defaults must be a list"),
+        (b"# @package _global_\n", "holds no keys"),
+        (b"- run\n", "holds no keys"),
+        (b"", "holds no keys"),
+        (b"primary_epsilon: 8/255\n", "has to begin with the line '# @package _global_'"),
+        (b"\xef\xbb\xbf# @package _global_\nprimary_epsilon: 8/255\n", "has to begin with the line"),
+    ],
+)
+def test_a_file_of_ones_own_that_is_no_yaml_is_one_line_that_names_it(own, capsys, content, message):
+    file = own / "experiment" / "tiny-signs.yaml"
+    file.write_bytes(content)
+    assert main(["ablate", "--config-dir", str(own), "experiment=tiny-signs", "dry_run=true"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(message, line), line
+    assert str(own) in line
