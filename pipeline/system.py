@@ -6,7 +6,7 @@ that can be attacked by itself by having those of ``StagedSystem``. What only so
 """
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -226,12 +226,19 @@ class TwoStage(nn.Module):
         return given_masks(self.mask_config, images, context or _NO_CONTEXT)
 
     def mask_logits(self, images: Images) -> Masks:
-        """What the segmenter says, before the gate, whatever the mask source. Raises ValueError where there is no segmenter."""
+        """What the segmenter says, before the gate, whatever the mask source. Raises ValueError where there is no segmenter, and
+        InputError where it answers with anything else than one number a pixel of each image."""
         if self.segmenter is None:
             raise ValueError("this system has no segmenter, so it has no mask logits")
         # Under autocast a segmenter answers in half precision; the mask meets the image in the image's.
-        logits: Tensor = self.segmenter(images).to(images.dtype)
-        return logits
+        outputs = self.segmenter(images)
+        if not isinstance(outputs, Tensor):
+            keys = f" ({', '.join(map(str, outputs))})" if isinstance(outputs, Mapping) else ""
+            what = f"{type(outputs).__name__}{keys}"
+            raise InputError(f"the segmenter returns a {what}: wrap it in a module that returns the mask logits alone")
+        if not torch.compiler.is_compiling() and not torch.jit.is_tracing():  # there a shape may be a symbol
+            check_mask_shape(outputs, images)
+        return outputs.to(images.dtype)
 
     def gate(self, mask_logits: Masks) -> Masks:
         """Mask logits to masks: thresholded for ``learned-hard``, else the probability."""
@@ -265,6 +272,17 @@ class TwoStage(nn.Module):
         self.classifier = change(self.classifier)
         if self.segmenter is not None:
             self.segmenter = change(self.segmenter)
+
+
+def check_mask_shape(masks: Tensor, images: Tensor) -> None:
+    """Raises InputError for masks of another shape than (B,1,H,W): many would be spread over the images without a complaint, and
+    of as many images as channels (B,H,W) would lay the masks of all on each."""
+    expected = (len(images), 1, *images.shape[2:])
+    if tuple(masks.shape) != expected:
+        remedy = "resize what the segmenter returns to its images, and keep one channel, above 0 for the object"
+        raise InputError(
+            f"the mask has the shape {tuple(masks.shape)} for images {tuple(images.shape)}, expected {expected}: {remedy}"
+        )
 
 
 def _is_color(color: object) -> bool:

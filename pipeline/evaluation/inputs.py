@@ -13,12 +13,12 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, SubsetRandomSampler, WeightedRandomSampler
 
 from pipeline.errors import InputError, kind_and_words, said
 from pipeline.masks.context import MaskContext
 from pipeline.shapes import Images, Labels, Logits, Masks
-from pipeline.system import Maskless, System, as_system, attacked, with_attackable_mask
+from pipeline.system import Maskless, System, as_system, attacked, check_mask_shape, with_attackable_mask
 
 GREY = "grey images have one channel, say {}.expand(-1, 3, -1, -1)"
 _SUM = 1e-3  # how far from 1 the sum of probabilities may be
@@ -163,6 +163,8 @@ def _outputs(system: System, images: Images, context: MaskContext | None) -> Log
     given = images.clone()
     try:
         with attacked(system):
+            if not isinstance(system, Maskless):
+                check_mask_shape(system.masks(given, context), given)
             # A bare module is asked itself: what it returns may be anything, and its own name for it helps.
             logits: Any = system.module(given) if isinstance(system, Maskless) else system(given, context)
     except InputError:
@@ -233,12 +235,13 @@ def doubt_about_logits(logits: Logits) -> str | None:
 
 def own_batches(data: Any) -> Iterator[OwnBatch]:
     """The batches of a loader, checked but for the number of classes. Raises InputError with the remedy."""
-    if isinstance(data, DataLoader) and isinstance(data.sampler, RandomSampler):
-        warnings.warn(
-            "the loader shuffles: images are known by their position, so what two evaluations found cannot be compared image by"
-            " image; say shuffle=False",
-            stacklevel=3,
+    if isinstance(data, DataLoader) and isinstance(data.sampler, RandomSampler | SubsetRandomSampler | WeightedRandomSampler):
+        doubt = (
+            "draws images again and again, and intervals count each as another one"
+            if getattr(data.sampler, "replacement", False)
+            else "shuffles: images are known by their position, so what two evaluations found cannot be compared image by image"
         )
+        warnings.warn(f"the loader {doubt}; say shuffle=False", stacklevel=3)
     at_hand = isinstance(data, tuple | list) and 2 <= len(data) <= 3 and all(isinstance(one, Tensor | np.ndarray) for one in data)
     one_by_one = isinstance(data, Dataset) and not isinstance(data, IterableDataset)
     if isinstance(data, Tensor | np.ndarray | Mapping | nn.Module) or not isinstance(data, Iterable) or at_hand or one_by_one:
@@ -250,7 +253,10 @@ def own_batches(data: Any) -> Iterator[OwnBatch]:
     for batch in data:
         if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
             what = f"{type(batch).__name__} of {len(batch)}" if isinstance(batch, tuple | list | Mapping) else type(batch).__name__
-            raise InputError(f"a batch of the data is a {what}, expected (images, labels) or (images, labels, masks)")
+            remedy = ""
+            if isinstance(batch, Mapping):
+                remedy = f": say ((batch[IMAGES], batch[LABELS]) for batch in loader), its keys are {', '.join(map(str, batch))}"
+            raise InputError(f"a batch of the data is a {what}, expected (images, labels) or (images, labels, masks){remedy}")
         yield checked_batch(*batch)
 
 

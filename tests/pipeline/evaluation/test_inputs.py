@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset, WeightedRandomSampler
 
 from pipeline.errors import InputError
 from pipeline.evaluation.inputs import (
@@ -300,6 +300,54 @@ def test_a_loader_that_shuffles_is_warned_about_and_one_that_does_not_is_not() -
         warnings.simplefilter("error")
         ordered = list(own_batches(DataLoader(dataset, batch_size=3)))
     assert torch.equal(torch.cat([batch.images for batch in ordered]), PICTURES)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "said"),
+    [(SubsetRandomSampler(range(4)), "the loader shuffles"), (WeightedRandomSampler([1.0] * 4, 8), "draws images again and again")],
+    ids=["subset", "weighted"],
+)
+def test_a_sampler_that_draws_is_warned_about(sampler: Any, said: str) -> None:
+    with pytest.warns(UserWarning, match=said):
+        list(own_batches(DataLoader(TensorDataset(PICTURES, LABELS), batch_size=3, sampler=sampler)))
+
+
+class Reshaped(nn.Module):
+    """A segmenter whose logits are changed in the end."""
+
+    def __init__(self, change: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.change, self.last = change, nn.Conv2d(3, 1, 1)
+
+    def forward(self, images: Tensor) -> Any:
+        return self.change(self.last(images))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda logits: logits[:, 0], r"the mask has the shape \(3, 6, 8\) for images \(3, 3, 6, 8\), expected \(3, 1, 6, 8\)"),
+        (lambda logits: logits.mean((2, 3), keepdim=True), r"the mask has the shape \(3, 1, 1, 1\)"),
+        (lambda logits: logits.mean(2, keepdim=True), r"the mask has the shape \(3, 1, 1, 8\)"),
+        (lambda logits: logits.mean(0, keepdim=True), r"the mask has the shape \(1, 1, 6, 8\)"),
+        (lambda logits: logits.expand(-1, 3, -1, -1), r"the mask has the shape \(3, 3, 6, 8\)"),
+        (lambda logits: logits[0, 0], r"the mask has the shape \(6, 8\)"),
+        (lambda logits: logits[..., ::2, ::2], r"the mask has the shape \(3, 1, 3, 4\) [^\n]*resize what the segmenter returns"),
+        (lambda logits: {"out": logits}, r"the segmenter returns a dict \(out\): wrap it"),
+        (lambda logits: (logits,), r"the segmenter returns a tuple: wrap it"),
+    ],
+)
+def test_masks_that_would_be_spread_over_the_images_are_refused(change: Callable[[Tensor], Any], said: str) -> None:
+    """Three images: of (B,H,W) the masks of all three would be laid on each, as its three channels."""
+    classifier = nn.Sequential(nn.Flatten(), nn.Linear(3 * 6 * 8, 3))
+    system = TwoStage(classifier, segmenter=Reshaped(change), masks="learned", fill="grey")
+    with pytest.raises(InputError, match=said):
+        checked_logits(system, PICTURES[:3], None)
+
+
+def test_a_batch_that_is_a_mapping_is_refused_with_its_keys() -> None:
+    with pytest.raises(InputError, match=r"dict of 2, [^\n]*say \(\(batch\[IMAGES\], [^\n]*its keys are image, label"):
+        list(own_batches([{"image": PICTURES, "label": LABELS}]))
 
 
 def test_outputs_of_numpy_are_no_tensor() -> None:
