@@ -236,7 +236,7 @@ class TwoStage(nn.Module):
             keys = f" ({', '.join(map(str, outputs))})" if isinstance(outputs, Mapping) else ""
             what = f"{type(outputs).__name__}{keys}"
             raise InputError(f"the segmenter returns a {what}: wrap it in a module that returns the mask logits alone")
-        if not torch.compiler.is_compiling() and not torch.jit.is_tracing():  # there a shape may be a symbol
+        if not torch.compiler.is_compiling():  # there a shape may be a symbol
             check_mask_shape(outputs, images)
         return outputs.to(images.dtype)
 

@@ -1,5 +1,6 @@
 """The user's own images, masks and labels: one sub-folder per class, or a CSV file."""
 
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -28,8 +29,9 @@ class FolderItem:
     entry: Entry
     label: int
     split: Split
-    shares_mask: bool
-    """Another image has the same mask file: of a fixed camera, or a slip in the table."""
+    notes: frozenset[str]
+    """By the names of ``notes.NOTES``: another image has the same mask file (of a fixed camera, or a slip in the table), or another
+    class nearly the same name."""
 
 
 def plan(config: FolderConfig) -> Plan:
@@ -117,11 +119,22 @@ def _items(entries: list[Entry], label_of: dict[str, int], shares: Mapping[Split
     open_entries = [entry for entry in entries if entry.split is None]
     groups, labels = [entry.group for entry in open_entries], [label_of[entry.class_name] for entry in open_entries]
     drawn = assign_splits(groups, labels, shares, seed=seed)
-    times = Counter(entry.mask for entry in entries)
+    times, names = Counter(entry.mask for entry in entries), Counter(map(_letters, label_of))
+
+    def noted(entry: Entry) -> frozenset[str]:
+        told = {"shared-mask": times[entry.mask] > 1, "alike-class": names[_letters(entry.class_name)] > 1}
+        return frozenset(name for name, holds in told.items() if holds)
+
     return [
-        FolderItem(entry=e, label=label_of[e.class_name], split=e.split or drawn[e.group], shares_mask=times[e.mask] > 1)
+        FolderItem(entry=e, label=label_of[e.class_name], split=e.split or drawn[e.group], notes=noted(e))
         for e in sorted(entries, key=lambda entry: entry.sample_id)
     ]
+
+
+def _letters(class_name: str) -> str:
+    """What is seen of a name, in small letters; a single one stays, for sets of letters tell ``a`` from ``A``."""
+    shown = "".join(letter for letter in class_name if unicodedata.category(letter) not in ("Cc", "Cf", "Zs"))
+    return shown if len(shown) == 1 else shown.casefold()
 
 
 def load_item(item: FolderItem, *, root: Path, image_size: int, context: float | None) -> list[Sample | Reject]:
@@ -149,7 +162,7 @@ def load_item(item: FolderItem, *, root: Path, image_size: int, context: float |
         mask_recipe=mask.recipe,
         image=small_image,
         mask=small_mask,
-        notes=image.notes | mask.notes | ({"shared-mask"} if item.shares_mask else set()),
+        notes=image.notes | mask.notes | item.notes,
     )
     return [sample]
 

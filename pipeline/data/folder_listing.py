@@ -123,7 +123,9 @@ def _scan(root: Path, kind: str, listing: Listing) -> dict[tuple[str, str], list
             if file.is_dir():
                 what = f"a folder inside the folder of a class: is its class {folder.name!r} or {file.name!r}?"
                 listing.reject(name, "nested-folder", what)
-            elif not file.is_file() or file.suffix.lower() not in image_suffixes():
+            elif not file.is_file():
+                listing.reject(name, "not-an-image", "it is no file, or a link that leads to none")
+            elif file.suffix.lower() not in image_suffixes():
                 listing.reject(name, "not-an-image", remedy_of(file.suffix) or f"no known image ending: {file.suffix!r}")
             else:
                 found[composed(folder.name), composed(file.stem)].append(name)

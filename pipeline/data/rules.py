@@ -48,18 +48,18 @@ REMEDIES: Mapping[str, str] = {
     "truncated": "data.border=null keeps objects that touch the border",
     "overlapped": "data.max_overlap=1 keeps them all",
     "bad-segmentation": "export outlines: polygons or run-length codes for instance segmentation",
-    "nan-box": "bbox must be x, y, width, height; without one, the outline's is taken",
+    "nan-box": "COCO: x, y, width, height, or no bbox, then the outline's is taken; GTSRB: corners in whole pixels",
     "box-mismatch": "bbox must be x, y, width, height in pixels of the image",
     "box-outside-image": "the annotation must lie inside the image: was it made for a larger one?",
     "unknown-category": "category_id must be an id of the file's categories",
-    "repeated-annotation": "nothing is to be done: the first one is used",
-    "annotation-without-image": "data.parts says in which folder the images lie",
+    "repeated-annotation": "annotate every object once, as one class",
+    "annotation-without-image": "images are named from the folder of the table in GTSRB, and from that of data.parts in COCO",
     "ambiguous-image": "give every image an id and a file name of its own",
-    "image-without-annotation": "nothing is to be done if no object of the classes is in it; see data.classes",
+    "image-without-annotation": "nothing is to be done if it is not meant; data.classes says which classes are",
     # GTSRB
     "unknown-class": "classes are 0 to 42",
     "class-mismatch": "the folder and the column ClassId must agree",
-    "duplicate-annotation": "nothing is to be done: the first row is used",
+    "duplicate-annotation": "name every image once",
     "empty-box": "the ROI must have an area",
     "unknown-track": "training files are named TRACK_FRAME, or say the track in a column Group",
 }
@@ -69,11 +69,13 @@ NOTES: Mapping[str, str] = {
     "composited": "{count} of {total} pictures have transparent pixels, which were laid on white",
     "scaled": "{count} of {total} pictures have more than 8 bits and were scaled by the range of their mode",
     "turned": "{count} of {total} pictures were turned upright by their EXIF orientation",
-    "turned-alone": "{count} of {total} pictures are turned by their EXIF orientation and their masks are not, and both ways fit:"
-    " if the masks were drawn on the stored pixels they are wrong; look at preview=true",
+    "turned-alone": "{count} of {total} pictures are turned by their EXIF orientation and their masks or outlines are not, and both"
+    " ways fit: if these were drawn on the stored pixels they are wrong; look at preview=true",
     "border-foreground": "in {count} of {total} masks the border is foreground, and what lies within is not more so: are black and"
     " white exchanged? Background is 0, the object is not; look at preview=true",
     "shared-mask": "{count} of {total} pictures share their mask file with another picture",
+    "alike-class": "{count} of {total} pictures are of classes whose names differ in capitals, spaces or unseen letters alone: is"
+    " one class meant?",
     "dropped-fragment": "{count} of {total} objects lost outlines of fewer than 3 points",
     "outline-box": "in {count} of {total} objects bbox is not the box of the outline (x0, y0, x1, y1 for x, y, width, height?);"
     " the outline's was taken",

@@ -75,6 +75,21 @@ def extent(segmentation: Any, *, width: int, height: int) -> tuple[Box | None, i
     return ((x0, y0, x1, y1) if x1 > x0 and y1 > y0 else None), num_dropped
 
 
+def runs_along_rows(segmentation: Any, *, width: int, height: int) -> bool:
+    """Whether a readable RLE makes a whole along rows, and down columns, as COCO has it, scattered stripes.
+
+    Read the way that was meant, neighboring lines are alike: they differ in far fewer pixels than the other way. Of a square
+    image both ways are as good.
+    """
+    segmentation = _unwrapped(segmentation)
+    if isinstance(segmentation, list):
+        return False
+    columns = draw(read_outline(segmentation, width=width, height=height).runs, width=width, height=height).T
+    rows = columns.reshape(height, width)
+    along_rows, down_columns = (int(np.count_nonzero(lines[1:] != lines[:-1])) for lines in (rows, columns))
+    return 2 * along_rows < down_columns
+
+
 def _unwrapped(segmentation: Any) -> Any:
     """Without the text, or the list of one, into which some programs put it."""
     if isinstance(segmentation, str) and segmentation[:1] in ("[", "{"):

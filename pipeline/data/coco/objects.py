@@ -4,7 +4,7 @@ import math
 import os
 import re
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -13,11 +13,11 @@ import numpy as np
 from jaxtyping import Int
 
 from pipeline.data.coco.annotations import Annotation
-from pipeline.data.coco.masks import Outline, area, draw, extent, number, read_outline
+from pipeline.data.coco.masks import Outline, area, draw, extent, number, read_outline, runs_along_rows
 from pipeline.data.config import CocoConfig
 from pipeline.data.images import Box, ImageFile, Raster, crop, open_image, resize, square_around
 from pipeline.data.rules import Rejected
-from pipeline.data.sample import Reject, Sample
+from pipeline.data.sample import NO_CLASS, Reject, Sample
 from pipeline.data.splits import Split
 
 # Boxes are written with two decimals, and some end a fraction of a pixel beyond the image.
@@ -81,14 +81,16 @@ def check_object(annotation: Annotation, width: int, height: int, config: CocoCo
         if given is not None:
             _check_box(given, width, height, config)  # what is wrong with the box is said first
         raise
+    if given is None and runs_along_rows(annotation.segmentation, width=width, height=height):
+        raise Rejected("bad-segmentation", "its run lengths go along rows, and COCO's go down columns")
     box, notes = _chosen_box(given, around, width, height)
     _check_box(box, width, height, config)
     return box, notes | ({"dropped-fragment"} if num_dropped else set())
 
 
 def _given_box(box: Any) -> Box | None:
-    """x0, y0, x1, y1 of ``bbox``, or None where the file has none."""
-    if box is None or box == []:
+    """x0, y0, x1, y1 of ``bbox``, or None where the file has none, or zeros in its place."""
+    if box in (None, [], [0, 0, 0, 0]):
         return None
     numbers = [number(value) for value in box] if isinstance(box, list) else []
     x, y, width, height = numbers if len(numbers) == 4 else (None,) * 4
@@ -191,7 +193,10 @@ def _read(root: Path, item: ImageItem, *, shrink: float) -> Raster:
     with open_image(root / item.source_file) as opened:
         if (opened.width, opened.height) != (item.width, item.height):
             raise _wrong_size(opened, item)
-        return opened.picture(shrink=shrink)
+        picture = opened.picture(shrink=shrink)
+        if opened.turn > 1 and opened.stored_size == (item.width, item.height):
+            picture = replace(picture, notes=picture.notes | {"turned-alone"})
+        return picture
 
 
 def _wrong_size(opened: ImageFile, item: ImageItem) -> Rejected:
@@ -261,6 +266,7 @@ class _Scene:
         mask = draw(outline.runs, width=item.width, height=item.height) * np.uint8(255)
         if not mask[inside].any():
             raise Rejected("empty-mask", "no pixel of the outline lies in the box")
+        self._check_one_class(index, label, outline)
         owner = self._owner[inside]
         overlap = float(((owner >= 0) & (owner != index)).mean())
         if overlap > config.max_overlap:
@@ -278,3 +284,11 @@ class _Scene:
             mask=resize(crop(mask, left, top, side, replicate=False), config.image_size),
             notes=image.notes | notes,
         )
+
+    def _check_one_class(self, index: int, label: int, outline: Outline) -> None:
+        """Raises ``Rejected`` for an object that stands there as another class too."""
+        for other, (annotation, drawn) in enumerate(zip(self._annotations, self._outlines, strict=True)):
+            if annotation is None or not isinstance(drawn, Outline) or annotation.label in (None, NO_CLASS, label):
+                continue
+            if other != index and np.array_equal(drawn.runs, outline.runs):
+                raise Rejected("repeated-annotation", "the same outline stands under another class too: which it is is not known")

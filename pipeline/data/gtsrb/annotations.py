@@ -5,6 +5,7 @@ import math
 import os
 import re
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path, PurePosixPath
 
 from pipeline.data.gtsrb.fitting import Roi
@@ -14,7 +15,7 @@ from pipeline.data.images import image_suffixes
 from pipeline.data.names import Tree
 from pipeline.data.sample import Reject
 from pipeline.data.splits import Split
-from pipeline.errors import DataError
+from pipeline.errors import DataError, shortened
 
 COLUMNS = ("Filename", "Width", "Height", "Roi.X1", "Roi.Y1", "Roi.X2", "Roi.Y2", "ClassId")
 PATH, GROUP = "Path", "Group"
@@ -89,19 +90,22 @@ def read_rows(root: Path, table: Table) -> tuple[list[Row], list[Reject]]:
     if table.above_images:
         present = {stem: path for stem, path in present.items() if path.parent != table.folder}
     rows: dict[Path, Row] = {}
-    rejects = []
+    rejects, contrary = [], set[Path]()
     for fields, place in zip(records, places, strict=True):
         path = None if place is None else present.get(place.with_suffix(""))
         row = _row(root, table, path or place or table.folder / PurePosixPath(_name(fields)).name, fields)
         if path is None:
             rejects.append(row.reject("annotation-without-image", f"{table.path.name} names {_name(fields)!r}, which is not there"))
         elif path in rows:
-            rejects.append(row.reject("duplicate-annotation", f"{table.path.name} names the image twice; the first row counts"))
+            same = all(row.fields.get(column) == rows[path].fields.get(column) for column in (*COLUMNS[1:], GROUP))
+            what = "the first row counts" if same else "with other figures, so none of its rows counts"
+            rejects.append(row.reject("duplicate-annotation", f"{table.path.name} names the image twice; {what}"))
+            contrary |= set() if same else {path}
         else:
             rows[path] = row
     for path in sorted(set(present.values()) - rows.keys()):
         rejects.append(_row(root, table, path, {}).reject("image-without-annotation", f"{table.path.name} has no row for it"))
-    return [rows[path] for path in sorted(rows)], rejects
+    return [rows[path] for path in sorted(rows.keys() - contrary)], rejects
 
 
 def _name(fields: dict[str, str]) -> str:
@@ -131,16 +135,28 @@ def _read_table(table: Path) -> list[dict[str, str]]:
             header_line = stream.readline()
             delimiter = next((mark for mark in ";\t" if mark in header_line), ",")
             stream.seek(0)
-            reader = csv.DictReader(stream, delimiter=delimiter, restval="")
-            header = tuple(reader.fieldnames or ())
-            wanted = COLUMNS if PATH not in header else (*COLUMNS[1:], PATH)
-            if missing := [column for column in wanted if column not in header]:
-                raise DataError(f"{table}: column {missing[0]} is missing; the header must be {delimiter.join(wanted)}")
-            return list(reader)
+            reader = csv.reader(stream, delimiter=delimiter, strict=True)  # else an open quote swallows all rows behind it
+            header = [cell.strip() for cell in next(reader, [])]
+            _check_header(header, table, header_line, delimiter)
+            rows = [[cell.strip() for cell in cells] for cells in reader]
     except FileNotFoundError as error:
         raise DataError(f"{table}: file is missing; it names the images with their ROI boxes and classes") from error
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{table}: cannot be read as a text file of columns: {error}") from error
+    except OSError as error:
+        raise DataError(f"{table}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{table}: cannot be read as UTF-8 text ({error.reason} at byte {error.start}); save it so") from error
+    except csv.Error as error:
+        raise DataError(f"{table}: cannot be read as a table: line {reader.line_num}: {error}; is a quote left open?") from error
+    return [dict(zip_longest(header, cells[: len(header)], fillvalue="")) for cells in rows if any(cells)]
+
+
+def _check_header(header: list[str], table: Path, line: str, delimiter: str) -> None:
+    wanted = COLUMNS if PATH not in header else (*COLUMNS[1:], PATH)
+    found = f"it begins with {shortened(repr(line.strip()))}, and the header must be {delimiter.join(wanted)}"
+    if missing := [column for column in wanted if column not in header]:
+        raise DataError(f"{table}: column {missing[0]} is missing; {found}")
+    if twice := [column for column in (*wanted, GROUP) if header.count(column) > 1]:
+        raise DataError(f"{table}: column {twice[0]} stands twice; {found}")
 
 
 def parse_row(row: Row, *, min_roi: int) -> Sign | Reject:

@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 from pipeline.data.config import GtsrbConfig
 from pipeline.data.gtsrb.annotations import Sign, parse_row, read_rows
 from pipeline.data.gtsrb.fitting import Roi, plain_outline, refined_outline
-from pipeline.data.gtsrb.layouts import find_tables
+from pipeline.data.gtsrb.layouts import Table, find_tables
 from pipeline.data.gtsrb.shapes import NUM_CLASSES
 from pipeline.data.images import crop, read_picture, resize, square_around
 from pipeline.data.polygons import coverage
@@ -87,15 +87,17 @@ def plan(config: GtsrbConfig) -> Plan:
     if not config.root.is_dir():
         raise DataError(f"data.root: {config.root} is no folder; give the folder that holds GTSRB, or set data.download=true")
     signs, rejects, tables = _list_signs(config, numbers)
-    found = {sign.class_number for sign in signs if sign.split != "test"} or {sign.class_number for sign in signs}
-    if config.classes is None and found:
-        numbers = tuple(sorted(found))
+    trained = any(table.training for table in tables)  # all its images may be lost, and the test part alone is not what is wanted
+    found = {sign.class_number for sign in signs if sign.split != "test" or not trained}
+    if config.classes is None:
+        named = {table.class_number for table in tables} | {sign.class_number for sign in signs}
+        numbers = tuple(sorted(found or {number for number in named if number is not None})) or numbers
         signs = [sign for sign in signs if sign.class_number in found]
     without = next((label for label, number in enumerate(numbers) if number not in found), None)
     return Plan(
         classes=tuple(CLASS_NAMES[number] for number in numbers),
         recipe=recipe_of(config, version=RECIPE_VERSION),
-        files=tables + [config.root / sign.source_file for sign in signs],
+        files=[table.path for table in tables] + [config.root / sign.source_file for sign in signs],
         items=_with_splits(signs, config) if without is None else (),
         load=partial(load_sign, config=config, labels={number: label for label, number in enumerate(numbers)}),
         rejects=rejects,
@@ -115,7 +117,7 @@ def _download(root: Path) -> None:
         raise DataError(f"data.download: GTSRB cannot be fetched to {root}: {said(error)}") from error
 
 
-def _list_signs(config: GtsrbConfig, numbers: tuple[int, ...]) -> tuple[list[Sign], list[Reject], list[Path]]:
+def _list_signs(config: GtsrbConfig, numbers: tuple[int, ...]) -> tuple[list[Sign], list[Reject], list[Table]]:
     tables, rejects = find_tables(config.root, numbers)
     signs: list[Sign] = []
     for table in tables:
@@ -129,7 +131,7 @@ def _list_signs(config: GtsrbConfig, numbers: tuple[int, ...]) -> tuple[list[Sig
                 rejects.append(result)
             else:
                 signs.append(result)
-    return signs, rejects, [table.path for table in tables]
+    return signs, rejects, tables
 
 
 def _with_splits(signs: list[Sign], config: GtsrbConfig) -> list[Sign]:

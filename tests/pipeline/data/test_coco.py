@@ -8,7 +8,7 @@ import pickle
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -28,7 +28,7 @@ from pipeline.data.builder import write_prepared
 from pipeline.data.coco import annotations as coco_annotations
 from pipeline.data.coco import source as coco
 from pipeline.data.coco.annotations import Annotation, read_annotations, read_index
-from pipeline.data.coco.masks import area, draw, extent, read_outline
+from pipeline.data.coco.masks import area, draw, extent, read_outline, runs_along_rows
 from pipeline.data.coco.objects import check_object
 from pipeline.data.coco.source import plan
 from pipeline.data.config import CocoConfig, CocoPart
@@ -318,6 +318,61 @@ def test_an_object_that_breaks_a_rule_is_rejected_and_loses_nothing_else(
     assert {sample.sample_id for sample in samples} == SOUND
     assert [reject.rule for reject in rejects] == [rule]
     assert rejects[0].detail
+
+
+def test_zeros_in_place_of_a_box_are_none(made_up: MadeUp) -> None:
+    name = made_up.object(2, (5, 45, 20, 20), 1, bbox=[0, 0, 0, 0])
+    samples, rejects = made_up.load()
+    assert {sample.sample_id for sample in samples} == SOUND | {name}
+    assert not rejects
+
+
+@pytest.mark.parametrize(
+    ("label", "lost"), [(3, True), (2, False), (4, False)], ids=["another class", "the same class", "no class"]
+)
+def test_one_outline_under_two_classes_is_neither(made_up: MadeUp, label: int, lost: bool) -> None:
+    names = {made_up.object(2, (5, 45, 20, 20), 1), made_up.object(2, (5, 45, 20, 20), label)}
+    samples, rejects = made_up.load(max_overlap=1.0)
+    told = {reject.item for reject in rejects if reject.rule == "repeated-annotation"}
+    assert told == (names if lost else set())
+    assert {sample.sample_id for sample in samples} >= SOUND
+
+
+def run_lengths(mask: np.ndarray, order: Literal["C", "F"]) -> dict[str, Any]:
+    flat = np.concatenate([[False], mask.ravel(order)])  # background comes first
+    ends = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]), [mask.size]])
+    return {"size": list(mask.shape), "counts": np.diff(ends).tolist()}
+
+
+@pytest.mark.parametrize("shape", [(80, 100), (80, 160), (100, 80)], ids=str)
+def test_run_lengths_along_rows_are_told_without_a_box_and_stripes_are_not_taken_for_them(shape: tuple[int, int]) -> None:
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    disc = (y - 30) ** 2 + (x - 40) ** 2 < 400
+    size = {"width": shape[1], "height": shape[0]}
+    assert runs_along_rows(run_lengths(disc, "C"), **size)
+    for mask in (disc, x % 9 < 4, y % 9 < 4, (x + y) % 9 < 4, x >= 0):
+        assert not runs_along_rows(run_lengths(mask, "F"), **size)
+
+
+def test_an_object_with_run_lengths_along_rows_is_rejected(made_up: MadeUp) -> None:
+    y, x = np.mgrid[:80, :100]
+    drawn = (y - 60) ** 2 + (x - 30) ** 2 < 100
+    name = made_up.object(2, (0, 0, 0, 0), 1, segmentation=run_lengths(drawn, "C"), bbox=None)
+    samples, rejects = made_up.load(border=None)
+    assert {sample.sample_id for sample in samples} == SOUND
+    assert [(reject.item, reject.rule) for reject in rejects] == [(name, "bad-segmentation")]
+    assert "along rows" in rejects[0].detail
+
+
+@pytest.mark.parametrize("turn", [2, 3, 4])
+def test_pictures_that_exif_turns_within_their_size_are_noted(made_up: MadeUp, turn: int) -> None:
+    exif = Image.Exif()
+    exif[0x112] = turn
+    path = made_up.root / "photos" / "001.png"
+    with Image.open(path) as image:
+        image.save(path, exif=exif)
+    noted = {sample.source_file: sample.notes for sample in made_up.load()[0]}
+    assert noted == {"photos/001.png": {"turned", "turned-alone"}, "photos/002.png": frozenset()}
 
 
 def test_truncated_objects_are_kept_on_demand(made_up: MadeUp) -> None:

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import pickle
+import shutil
 import unicodedata
 import zlib
 from collections import defaultdict
@@ -467,6 +468,24 @@ def test_a_mask_of_several_pictures_is_noted(root: Path) -> None:
     noted = {sample.source_file: sample.notes for sample in load(root)[0]}
     assert {name for name, notes in noted.items() if notes == {"shared-mask"}} == {"images/cat/a.png", "images/cat/b.png"}
     assert len(noted) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "noted"),
+    [("Cat", True), ("cat ", True), ("c\u200bat", True), ("cats", False)],
+    ids=["capital", "space", "unseen", "other"],
+)
+def test_classes_whose_names_look_alike_are_noted(root: Path, name: str, noted: bool) -> None:
+    for kind in ("images", "masks"):
+        shutil.copytree(root / kind / "dog", root / kind / name)
+    told = {sample.source_file.split("/")[1] for sample in load(root)[0] if "alike-class" in sample.notes}
+    assert told == ({"cat", name} if noted else set())
+
+
+def test_a_link_that_leads_nowhere_is_told_as_one(root: Path) -> None:
+    (root / "images" / "cat" / "z.png").symlink_to("/nowhere/z.png")
+    (reject,) = load(root)[1]
+    assert (reject.rule, reject.detail) == ("not-an-image", "it is no file, or a link that leads to none")
 
 
 def test_an_object_that_fills_its_picture_is_not_taken_for_the_background(root: Path) -> None:

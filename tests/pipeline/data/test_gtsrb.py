@@ -270,12 +270,35 @@ def empty_class(root: Path) -> None:
     write_table(table_of(root, 1), [])
 
 
+def double_column(root: Path) -> None:
+    """Which of the two holds is not known: the last one was taken."""
+    lines = table_of(root, 1).read_text().splitlines()
+    table_of(root, 1).write_text("\n".join([f"{lines[0]};Roi.X1", *(f"{line};0" for line in lines[1:])]))
+
+
+def open_quote(root: Path) -> None:
+    """All rows behind it were one cell, and their images without a row."""
+    table_of(root, 1).write_text(table_of(root, 1).read_text().replace("00001_00000.ppm", '"00001_00000.ppm'))
+
+
+def other_separator(root: Path) -> None:
+    table_of(root, 1).write_text(table_of(root, 1).read_text().replace(";", "|"))
+
+
+def wide_letters(root: Path) -> None:
+    table_of(root, 1).write_text(table_of(root, 1).read_text(), encoding="utf-16")
+
+
 @pytest.mark.parametrize(
     ("damage", "named", "remedy"),
     [
+        (double_column, "GT-00001.csv", "column Roi.X1 stands twice; it begins with 'Filename;Width"),
+        (open_quote, "GT-00001.csv", "unexpected end of data; is a quote left open?"),
+        (other_separator, "GT-00001.csv", "column Filename is missing; it begins with 'Filename|Width"),
+        (wide_letters, "GT-00001.csv", "cannot be read as UTF-8 text"),
         (remove_test_table, "GT-final_test.csv", "is missing"),
         (remove_class_table, "GT-00014.csv", "is missing"),
-        (break_header, "GT-00001.csv", "ClassId is missing; the header must be Filename;Width"),
+        (break_header, "GT-00001.csv", "ClassId is missing; it begins with 'Filename;Width"),
         (hide_labels, "GT-final_test.csv", "ClassId is missing"),
         (write_binary, "GT-00001.csv", "cannot be read"),
     ],
@@ -321,6 +344,46 @@ def test_training_images_that_are_all_lost_make_no_set_for_testing(tree: Path, t
     what = r"1 sample\(s\), 0 of them for training.*not taken: 12 size-mismatch; the first is train/00001/00000_00000: the file"
     with pytest.raises(DataError, match=what):
         write_prepared(plan(config(tree)), tmp_path / "set", name="gtsrb", image_size=32, root=tree, workers=0)
+
+
+def lose_training(root: Path) -> None:
+    """Every row of the training tables names another folder than the one that is there."""
+    for path in root.rglob("Train.csv"):
+        path.write_text(path.read_text().replace("Train/", "elsewhere/"))
+    for path in root.rglob("GT-000*.csv"):
+        edit(path, lambda rows: [row.__setitem__(0, f"x{row[0]}") for row in rows])
+
+
+@pytest.mark.parametrize("kaggle", [True, False])
+def test_a_training_part_that_is_lost_whole_leaves_no_set_for_testing(tree: Path, tmp_path: Path, kaggle: bool) -> None:
+    if kaggle:
+        as_kaggle(tree)
+    lose_training(tree)
+    made = plan(config(tree, classes=None))
+    with pytest.raises(
+        DataError, match=r"class 'speed limit 30' has no sample: .*annotation-without-image.*; images are named from"
+    ):
+        write_prepared(made, tmp_path / "set", name="gtsrb", image_size=32, root=tree, workers=0)
+
+
+def test_blanks_around_cells_and_cells_behind_the_header_count_for_nothing(tree: Path) -> None:
+    expected = ids(plan(config(tree)))
+    table = table_of(tree, 1)
+    table.write_text("\n".join(f"{line} ;" for line in table.read_text().replace(";", " ; ").splitlines()))
+    made = plan(config(tree))
+    assert (ids(made), made.rejects) == (expected, [])
+
+
+@pytest.mark.parametrize("column", [3, 7])
+def test_rows_of_one_image_that_tell_different_things_cost_the_image(tree: Path, column: int) -> None:
+    def contradict(rows: list[Row]) -> None:
+        rows.append([*rows[1][:column], "14", *rows[1][column + 1 :]])
+
+    edit(tree / TEST_TABLE, contradict)
+    made = plan(config(tree))
+    assert [reject.rule for reject in made.rejects] == ["duplicate-annotation"]
+    assert "none of its rows counts" in made.rejects[0].detail
+    assert [item.sample_id for item in made.items if item.split == "test"] == ["test/00000"]
 
 
 # --- layouts
