@@ -30,7 +30,7 @@ class FolderItem:
     label: int
     split: Split
     notes: frozenset[str]
-    """By the names of ``notes.NOTES``: another image has the same mask file (of a fixed camera, or a slip in the table), or another
+    """By the names of ``rules.NOTES``: another image has the same mask file (of a fixed camera, or a slip in the table), or another
     class nearly the same name."""
 
 
