@@ -16,8 +16,7 @@ from pipeline.arithmetic import tf32_disabled
 from pipeline.attacks.specs import GradientPath
 from pipeline.evaluation.evaluate import load_evaluation
 from pipeline.evaluation.metrics import robust_images
-from pipeline.evaluation.records import read_records
-from pipeline.evaluation.summary import epsilon_text
+from pipeline.evaluation.summary import epsilon_text, finished_records
 from pipeline.system import StagedSystem
 
 ROWS = "rows.parquet"
@@ -110,7 +109,7 @@ def summary(rows: pl.DataFrame) -> list[dict[str, Any]]:
 
 def _verdicts(run: Path, *, clean: bool = False) -> pl.DataFrame:
     """Which images are robust at each epsilon: sample_id, epsilon, robust and, if wanted, clean_correct."""
-    records = read_records(run)
+    records = finished_records(run)
     tables = [
         robust_images(records, epsilon).select("sample_id", epsilon=pl.lit(epsilon), robust="robust")
         for epsilon in records["epsilon"].unique().sort().to_list()

@@ -18,8 +18,8 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from pipeline.evaluation.metrics import on_shared_images, robust_images
-from pipeline.evaluation.records import read_records
 from pipeline.evaluation.statistics import Estimate, pooled_over_seeds, share
+from pipeline.evaluation.summary import finished_records
 
 NONE, ORACLE, FOREIGN, ALIKE, FOREGROUND, BACKGROUND = "none", "oracle", "foreign-same", "random-alike", "foreground", "background"
 PARTS: Mapping[str, Mapping[str, int]] = {
@@ -55,7 +55,7 @@ def gain_rows(runs: Mapping[str, Sequence[Path]], about: Mapping[str, Any]) -> l
 
     ``runs``: for each system its evaluations, one a seed, in the same order of seeds. Only images that all of them have met count.
     """
-    records = {name: [read_records(run) for run in of_seeds] for name, of_seeds in runs.items()}
+    records = {name: [finished_records(run) for run in of_seeds] for name, of_seeds in runs.items()}
     epsilons = records[NONE][0]["epsilon"].unique().sort().to_list()
     rows: list[dict[str, Any]] = []
     for epsilon in [epsilon for epsilon in epsilons if epsilon > 0]:

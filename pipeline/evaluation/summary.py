@@ -17,6 +17,7 @@ from pipeline.config import parse_number
 from pipeline.errors import RunError
 from pipeline.evaluation.constant_predictor import ModalPrediction, modal_prediction
 from pipeline.evaluation.metrics import CurvePoint, clean_accuracy, clean_mask_iou, curve, robust_accuracy
+from pipeline.evaluation.records import RECORDS, read_records
 from pipeline.evaluation.statistics import Estimate
 from pipeline.masks.config import MaskConfig
 from pipeline.runs.files import JsonFile, canonical_sha256, file_sha256
@@ -97,6 +98,21 @@ class Summary(JsonFile):
             return f"{self.own}, masks {self.mask_source}"
         as_trained = "as trained" if masks == trained else f"trained with {trained.source.value}, {trained.fill.value}"
         return f"masks {masks.source.value}, fill {masks.fill.value} ({as_trained})"
+
+
+def finished_records(run: Path) -> pl.DataFrame:
+    """The records of an evaluation that has been summed up. Raises RunError where they are not those of its summary: over fewer
+    attacks or images the worst case is a better one."""
+    records, summary = read_records(run), Summary.read(run / SUMMARY)
+    told = {(point.epsilon, name): summary.clean_accuracy.n for point in summary.curve for name in point.by_attack}
+    found = {(epsilon, name): n for epsilon, name, n in records.group_by("epsilon", "attack").len().iter_rows()}
+    for epsilon, name in sorted(told.keys() | found.keys()):
+        n, of = found.get((epsilon, name), 0), told.get((epsilon, name), 0)
+        if n != of:
+            where = f"{name} at epsilon {epsilon_text(epsilon)}"
+            remedy = f"delete {SUMMARY}, and the same command with resume=true makes what is missing"
+            raise RunError(f"{run / RECORDS}: holds {n} images under {where}, and {SUMMARY} is of {of}; {remedy}")
+    return records
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,7 @@ from pipeline.ablation.manifest import read_ablation
 from pipeline.ablation.table_job import read_table
 from pipeline.errors import RunError
 from pipeline.evaluation.metrics import robust_images
-from pipeline.evaluation.records import read_records
-from pipeline.evaluation.summary import SANITY, SUMMARY, SanityReport, Summary, epsilon_text
+from pipeline.evaluation.summary import SANITY, SUMMARY, SanityReport, Summary, epsilon_text, finished_records
 from pipeline.reporting.data import Arm, Condition, Role, Study
 from pipeline.runs.directory import read_run
 from pipeline.runs.files import parse_json, read_json
@@ -147,7 +146,7 @@ def _arm(path: Path, name: str, condition: Condition, seed: int, role: Role) -> 
         seed=seed,
         role=role,
         path=path,
-        records=read_records(path),
+        records=finished_records(path),
         summary=summary,
         about=read_json(path / RUN),
         checks=None if report is None else report.checks,

@@ -7,9 +7,8 @@ import polars as pl
 from jaxtyping import Float, Shaped
 
 from pipeline.evaluation.metrics import on_shared_images, robust_images
-from pipeline.evaluation.records import read_records
 from pipeline.evaluation.statistics import Estimate, pooled_over_seeds
-from pipeline.evaluation.summary import epsilon_text
+from pipeline.evaluation.summary import epsilon_text, finished_records
 from pipeline.reporting import wording
 from pipeline.reporting.comparisons import generator
 from pipeline.reporting.data import Arm, Condition, Study
@@ -69,7 +68,7 @@ def _robust(study: Study) -> Systems:
     """Of every condition its seeds, and which images stand at the primary epsilon under each budget, images in one order."""
     runs: dict[str, dict[str, pl.DataFrame]] = {}
     for entry in study.confined:
-        runs.setdefault(entry.arm, {})[entry.budget] = _robust_at(study, read_records(study.path / entry.evaluation))
+        runs.setdefault(entry.arm, {})[entry.budget] = _robust_at(study, finished_records(study.path / entry.evaluation))
     by_condition = {condition: [arm for arm in arms if arm.name in runs] for condition, arms in study.by_condition("main").items()}
     chosen = {condition: arms for condition, arms in by_condition.items() if arms}
     every = [(arm, budget) for arms in chosen.values() for arm in arms for budget in _budgets(runs, arms)]

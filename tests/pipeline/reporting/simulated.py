@@ -247,7 +247,8 @@ def _confidence(distance: np.ndarray) -> np.ndarray:
 def _summary(score: np.ndarray, fell: np.ndarray, masks: MaskConfig, train: str) -> Summary:
     """What the evaluation would have printed: reports take their figures from the records."""
     clean, robust = wilson(int((score >= 0).sum()), len(score)), wilson(int((~fell & (score >= 0)).sum()), len(score))
-    point = CurvePoint(epsilon=EPSILONS[-1], robust_accuracy=robust, by_attack={}, mask_iou=clean, seconds=1.0)
+    of_attacks = dict.fromkeys(ATTACKS, robust)
+    points = (CurvePoint(epsilon=at, robust_accuracy=robust, by_attack=of_attacks, mask_iou=clean, seconds=1.0) for at in EPSILONS)
     return Summary(
         system="0" * 16,
         data="simulated",
@@ -261,7 +262,7 @@ def _summary(score: np.ndarray, fell: np.ndarray, masks: MaskConfig, train: str)
         clean_mask_iou=clean,
         modal_prediction=ModalPrediction(label=0, share=0.2, label_share=0.2),
         classes=CLASSES,
-        curve=(point,),
+        curve=tuple(points),
         skipped={},
     )
 

@@ -116,7 +116,7 @@ def test_a_run_that_cannot_be_reported_is_refused_with_the_remedy(small_run, tmp
     part.write_bytes(content[:-9])
     assert f"{part.name}: damaged" in refused(small_run)
     part.unlink()
-    assert "not finished; continue it with resume=true" in refused(small_run)
+    assert "resume=true makes what is missing" in refused(small_run)
     part.write_bytes(content)
     summary = Summary.read(evaluation / "summary.json")
     replace(summary, norm="l2").write(evaluation / "summary.json")

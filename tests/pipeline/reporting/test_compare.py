@@ -2,14 +2,17 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 from scipy.stats import binomtest
 
 from pipeline.cli.main import main
+from pipeline.evaluation.records import RECORDS, Unit, write_table
 from pipeline.evaluation.summary import SUMMARY, Summary
 from pipeline.reporting.data import verdicts
 from pipeline.reporting.reading import read_study
@@ -93,3 +96,36 @@ def test_runs_without_an_image_in_common_are_refused_with_the_reason(evaluations
     assert "runs: names fewer than two different directories" in capsys.readouterr().err
     assert main(["compare", f"runs=[{evaluations[0]},{evaluations[1]}]", "epsilon=3/255"]) == 2
     assert "epsilon=3/255: " in capsys.readouterr().err
+
+
+def without_the_last(parts: list[Path]) -> None:
+    parts[-1].unlink()
+
+
+def of_fewer_attacks(parts: list[Path]) -> None:
+    """All parts of one attack: what is left is a whole evaluation, of a shorter suite."""
+    attack = parts[-1].name.split("-")[2][:2]
+    for part in parts:
+        if part.name.split("-")[2][:2] == attack:
+            part.unlink()
+
+
+def of_one_epsilon_more(parts: list[Path]) -> None:
+    for part in parts[-2:]:
+        unit = Unit(0, len(parts), int(part.name.split("-")[2][:2]))
+        write_table(part.parent, unit, pl.read_parquet(part).with_columns(epsilon=pl.lit(0.5)))
+
+
+@pytest.mark.parametrize("change", [without_the_last, of_fewer_attacks, of_one_epsilon_more])
+def test_records_that_are_not_those_of_the_summary_are_refused(
+    evaluations: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], change: Callable[[list[Path]], None]
+) -> None:
+    """The worst case over fewer attacks is a better one, and the page looked as whole as before."""
+    runs = [Path(shutil.copytree(one, tmp_path / one.name)) for one in evaluations]
+    change(sorted((runs[1] / RECORDS).glob("*.parquet")))
+    for words in ([f"run={runs[1]}", f"out={tmp_path / 'out'}"], [f"runs=[{runs[0]},{runs[1]}]", f"out={tmp_path / 'out'}"]):
+        assert main(["report", *words]) == 2
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert said.startswith(f"foreguard: {runs[1] / RECORDS}: ")
+        assert not (tmp_path / "out").exists()
+    assert main(["compare", f"runs=[{runs[0]},{runs[1]}]"]) == 2
