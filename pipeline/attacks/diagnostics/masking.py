@@ -37,9 +37,9 @@ _MOST = 0.75
 _BY_SEED = 1 / 3
 """Share of the images that take the class of another one with its seed: random masks are drawn by it, and may do so by chance."""
 _GIVEN = ("oracle_masks", "substitutes")
-_FAINTLY, _DETAIL = 0.01, 0.2
-"""By how much a mask that is given with the image may be changed without anybody's noticing, and what that may be worth, of the
-scale of the logits, in the mean."""
+_FAINT, _DETAIL = 0.02, 0.2
+"""Steps that nobody sees in a mask that is given with the image, and what they may be worth, of the scale of the logits, in the
+mean. Rounding to them leaves 0 and 1 as they are: some networks feel half a percent of a background that was black."""
 _MOVED = 0.1  # in [0,1]
 _SHIFTS = ((1, 0), (-1, 0), (0, 1), (0, -1))
 _FEWEST, _LEFT = 8, 1 / 2
@@ -132,7 +132,7 @@ def pixels_decide(batch: AttackBatch, places: Places) -> Check:
         figures["by_seed"] = max(figures["by_seed"], _apart(batch, logits_of(other_seeds, points), own))
         figures["by_masks"] = max(figures["by_masks"], _apart(batch, logits_of(others, points), own))
         if shows_given:
-            apart = (margin(_faintly_masked(batch, points), batch.labels) - margin(own, batch.labels)).abs()
+            apart = (margin(_without_detail(batch, points), batch.labels) - margin(own, batch.labels)).abs()
             figures["by_detail"] = max(figures["by_detail"], float(apart.mean()) / scale_of(batch))
     finding = f"{figures['kept']:.1%} keep their class when all pixels are those of an image of another class"
     finding += f"; {figures['moved_with_context']:.1%} take that class when only what is given with the image is that image's"
@@ -141,7 +141,7 @@ def pixels_decide(batch: AttackBatch, places: Places) -> Check:
         f"; other seeds move a logit by {figures['by_seed']:.1e}, relative, and are said to play {'a' if uses_seeds else 'no'} part"
     )
     finding += f"; other masks beside the image, which are said to play no part, by {figures['by_masks']:.1e}" if inverted else ""
-    finding += f"; masks that are {_FAINTLY:.0%} nearer to a half move margins by {figures['by_detail']:.1e}" if shows_given else ""
+    finding += f"; masks rounded to {_FAINT:.0%} move margins by {figures['by_detail']:.1e}" if shows_given else ""
     advice = "the class is read from the mask and not from the object: no robustness of these figures is that of a classifier"
     failed = max(figures["kept"], figures["moved_with_context"]) > _MOST or figures["moved_with_seed"] > _BY_SEED
     failed |= figures["by_masks"] > _ROUNDING or (figures["by_seed"] > _ROUNDING and not uses_seeds)
@@ -149,20 +149,20 @@ def pixels_decide(batch: AttackBatch, places: Places) -> Check:
     return judged(name, failed, finding, advice, figures)
 
 
-def _faintly_masked(batch: AttackBatch, points: Images) -> Tensor:
+def _without_detail(batch: AttackBatch, points: Images) -> Tensor:
     """Logits where what is given with the images, and the mask that they are seen through, is changed by less than can be seen."""
     context = batch.context or MaskContext()
-    faint = {name: _fainter(masks) for name in _GIVEN if (masks := getattr(context, name)) is not None}
-    changed = context._replace(**faint)
+    rounded = {name: _rounded(masks) for name in _GIVEN if (masks := getattr(context, name)) is not None}
+    changed = context._replace(**rounded)
     if not isinstance(batch.system, StagedSystem):
         return logits_of(replace(batch, context=changed), points)
     with attacked(batch.system):  # masks that are drawn by the area of a given one are drawn as they were
-        logits: Tensor = batch.system.classify(points, _fainter(masks_of(batch, points)), changed)
+        logits: Tensor = batch.system.classify(points, _rounded(masks_of(batch, points)), changed)
     return logits
 
 
-def _fainter(masks: Tensor) -> Tensor:
-    return masks + _FAINTLY * (0.5 - masks)
+def _rounded(masks: Tensor) -> Tensor:
+    return (masks / _FAINT).round() * _FAINT
 
 
 @torch.no_grad()
