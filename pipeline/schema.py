@@ -45,7 +45,9 @@ def inside_mapping(key: str, known: set[str]) -> bool:
 
 def did_you_mean(key: str, known: set[str]) -> str:
     """The end of a line about an unknown key."""
-    near = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.6)
+    place, dot, name = key.rpartition(".")
+    initials = f"{place}{dot}{''.join(word[:1] for word in name.split('_'))}"  # learning_rate for lr
+    near = [initials] if initials in known else difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.6)
     if not near:  # the right name at the wrong place
         near = [other for other in sorted(known) if other.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]][:1]
     return f"; did you mean {near[0]}?" if near else "; --help lists all keys"

@@ -52,6 +52,7 @@ def test_every_shipped_training_attack_fits_an_objective(attack):
     ("word", "line"),
     [
         ("trainer.epoch=3", r"trainer\.epoch: unknown key; did you mean trainer\.epochs\?"),
+        ("trainer.learning_rate=3", r"trainer\.learning_rate: unknown key; did you mean trainer\.lr\?"),
         ("trainer.epochs=0", r"trainer\.epochs: Input should be greater than or equal to 1"),
         ("trainer.ema_decay=1", r"trainer\.ema_decay: Input should be less than 1"),
         (
