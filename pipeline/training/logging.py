@@ -3,6 +3,7 @@
 import csv
 import importlib
 import io
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import nn
 
-from pipeline.errors import ConfigError, RunError
+from pipeline.errors import ConfigError, RunError, writing
 from pipeline.runs.directory import Run
 from pipeline.runs.files import read_bytes, write_atomically
 from pipeline.training.config import Tracker
@@ -33,9 +34,9 @@ class RunLog:
         self._metrics = run.path / "metrics.csv"
         if state.counters.history:
             write_metrics(self._metrics, state.counters.history)
-        self._trackers = open_trackers(
-            training.trainer.trackers, run.path, run_id=run.run_id, about=training.description(), step=state.counters.step
-        )
+        names, about = training.trainer.trackers, training.description()
+        with writing(run.path):
+            self._trackers = open_trackers(names, run.path, run_id=run.run_id, about=about, step=state.counters.step)
 
     def save_state(self) -> None:
         """What a resume continues from."""
@@ -49,8 +50,10 @@ class RunLog:
             self._training.save(self._run.path, name, module, step=counters.step, epoch=counters.epoch, metrics=metrics)
         write_metrics(self._metrics, self._state.counters.history)
         self.save_state()
-        for tracker in self._trackers:
-            tracker.log({name: value for name, value in row.items() if name not in ("epoch", "step")}, step=counters.step)
+        values = {name: value for name, value in row.items() if name not in ("epoch", "step")}
+        with writing(self._run.path):
+            for tracker in self._trackers:
+                tracker.log(values, step=counters.step)
 
     def finish(self, result: TrainingResult) -> None:
         """The curve, and last the result, which makes the run a finished one."""
@@ -58,8 +61,9 @@ class RunLog:
         columns = {name: [row[name] for row in history] for name in history[0]}
         draw_curve(self._run.path / "curve.png", columns, best_epoch=self._state.counters.best_epoch)
         result.write(self._run.result_path)
-        for tracker in self._trackers:
-            tracker.close()
+        with writing(self._run.path):
+            for tracker in self._trackers:
+                tracker.close()
 
 
 def write_metrics(path: Path, history: Sequence[Mapping[str, float]]) -> None:
@@ -132,9 +136,13 @@ def _tensorboard(run: Path, run_id: str, about: Mapping[str, Any], step: int) ->
     writer = made(log_dir=str(run / "tensorboard"), purge_step=step + 1 if step else None)
 
     def log(values: Mapping[str, float], *, step: int) -> None:
+        hook = threading.excepthook
+        # Its thread hands an error of the file system over to us, and would print a traceback of it as well, perhaps only then.
+        threading.excepthook = lambda raised: None if isinstance(raised.exc_value, OSError) else hook(raised)
         for name, value in values.items():
             writer.add_scalar(name, value, step)
         writer.flush()
+        threading.excepthook = hook
 
     return TrackerLog(log, writer.close)
 

@@ -23,7 +23,7 @@ from pipeline.runs.checkpoints import load_classifier, load_segmenter, read_chec
 from pipeline.training.awp import AwpConfig
 from pipeline.training.commands import train_classifier, train_segmenter
 from pipeline.training.config import TrainClassifierConfig, TrainerConfig, TrainSegmenterConfig
-from pipeline.training.logging import read_metrics
+from pipeline.training.logging import read_metrics, write_metrics
 from pipeline.training.objectives import AdversarialConfig, FastConfig, NaturalConfig, RobustValidationConfig, TradesConfig
 from segmenter.config import SegmenterConfig
 
@@ -295,6 +295,25 @@ def test_a_read_only_directory_is_one_clear_line(config, tmp_path):
     with pytest.raises(RunError, match="cannot be made: Permission denied"):
         train_classifier(config)
     tmp_path.chmod(0o755)
+
+
+def test_a_tracker_that_cannot_write_is_one_line_and_a_resume_goes_on(config, monkeypatch, capfd):
+    """Tensorboard writes in a thread of its own, which printed a traceback of what it hands over."""
+    lost = []
+
+    def write_and_lose(path: Path, history: object) -> None:
+        write_metrics(path, history)
+        if not lost:
+            lost.append(shutil.rmtree(path.parent / "tensorboard"))
+
+    monkeypatch.setattr("pipeline.training.logging.write_metrics", write_and_lose)
+    tracked = replace(config, trainer=replace(TRAINER, trackers=("tensorboard",)))
+    with pytest.raises(RunError, match=r"run: cannot be written: No such file or directory"):
+        train_classifier(tracked)
+    assert "Traceback" not in capfd.readouterr().err
+    train_classifier(replace(tracked, resume=True))
+    train_classifier(replace(config, run=config.run.with_name("whole")))
+    assert_same_weights(config.run, config.run.with_name("whole"))
 
 
 class Spoiling(NaturalConfig):
