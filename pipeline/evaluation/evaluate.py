@@ -20,6 +20,7 @@ from pipeline.config import to_plain
 from pipeline.data.dataset import PreparedDataset, open_prepared
 from pipeline.data.loader import read_rows
 from pipeline.data.substitutes import with_substitutes
+from pipeline.errors import RunError
 from pipeline.evaluation.chunks import choose_rows
 from pipeline.evaluation.config import EvaluateConfig
 from pipeline.evaluation.devices import choose_device, part_takers
@@ -185,6 +186,8 @@ def _sum_up(evaluation: LoadedEvaluation) -> None:
 
 def _report(evaluation: LoadedEvaluation) -> None:
     config, run, loaded, device = evaluation.config, evaluation.run, evaluation.loaded, evaluation.device
+    if lost := missing_records(run, RecordStore(config.run)):
+        raise RunError(f"{config.run / RECORDS}: {lost} records that were made are gone: leave {config.run} alone meanwhile")
     records = read_records(config.run)
     if config.gallery_images:
         write_gallery(config.run, run, records, per_outcome=config.gallery_images, device=device)

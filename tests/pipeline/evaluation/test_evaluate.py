@@ -156,6 +156,30 @@ def test_after_ctrl_c_one_line_says_how_to_go_on_and_nothing_is_lost(
     assert_frame_equal(records_of(run), records_of(finished))
 
 
+def test_records_that_vanish_while_others_are_made_are_one_line(
+    evaluate: Callable[..., int],
+    finished: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls, run_attack, run = [], attacking.run_attack, tmp_path / "run"
+
+    def losing(*arguments: object, **named: object) -> object:
+        calls.append(1)
+        if len(calls) == 3:
+            shutil.rmtree(run / "records")
+        return run_attack(*arguments, **named)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(attacking, "run_attack", losing)
+        assert evaluate(run) == 2
+    assert "records that were made are gone" in capsys.readouterr().err.splitlines()[-1]
+    assert not (run / "summary.json").exists()
+    assert evaluate(run, "resume=true") == 0
+    assert_frame_equal(records_of(run), records_of(finished))
+
+
 MEASURED = (
     "+attack.measurements={nearest: {kind: minimum-norm, num_steps: 3, epsilons: [8/255]}, backgrounds: {kind: backgrounds}}",
     "attack.threat.epsilons=[0]",
