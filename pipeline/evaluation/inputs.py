@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 from pipeline.errors import InputError, kind_and_words, said
 from pipeline.masks.context import MaskContext
 from pipeline.shapes import Images, Labels, Logits, Masks
-from pipeline.system import Maskless, System, as_system, attacked, check_mask_shape, with_attackable_mask
+from pipeline.system import Maskless, System, TwoStage, as_system, attacked, check_mask_shape, with_attackable_mask
 
 GREY = "grey images have one channel, say {}.expand(-1, 3, -1, -1)"
 _SUM = 1e-3  # how far from 1 the sum of probabilities may be
@@ -163,7 +163,7 @@ def _outputs(system: System, images: Images, context: MaskContext | None) -> Log
     given = images.clone()
     try:
         with attacked(system):
-            if not isinstance(system, Maskless):
+            if not isinstance(system, Maskless | TwoStage):  # ours looks at what its segmenter answers itself
                 check_mask_shape(system.masks(given, context), given)
             # A bare module is asked itself: what it returns may be anything, and its own name for it helps.
             logits: Any = system.module(given) if isinstance(system, Maskless) else system(given, context)

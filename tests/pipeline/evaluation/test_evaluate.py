@@ -129,6 +129,19 @@ def test_a_run_is_not_continued_as_another(
     assert difference in line
 
 
+def before_third_attack(patch: pytest.MonkeyPatch, happens: Callable[[], None]) -> None:
+    """Something in the middle of an evaluation."""
+    calls, run_attack = [], attacking.run_attack
+
+    def attack(*arguments: object, **named: object) -> object:
+        calls.append(1)
+        if len(calls) == 3:
+            happens()
+        return run_attack(*arguments, **named)  # type: ignore[arg-type]
+
+    patch.setattr(attacking, "run_attack", attack)
+
+
 def test_after_ctrl_c_one_line_says_how_to_go_on_and_nothing_is_lost(
     evaluate: Callable[..., int],
     finished: Path,
@@ -136,17 +149,12 @@ def test_after_ctrl_c_one_line_says_how_to_go_on_and_nothing_is_lost(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    calls, run_attack = [], attacking.run_attack
-
-    def interrupted(*arguments: object, **named: object) -> object:
-        calls.append(1)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return run_attack(*arguments, **named)  # type: ignore[arg-type]
+    def interrupt() -> None:
+        raise KeyboardInterrupt
 
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(attacking, "run_attack", interrupted)
+        before_third_attack(patch, interrupt)
         assert evaluate(run) == 130
     line = capsys.readouterr().err.splitlines()[-1]
     assert "none lost; continue with resume=true" in line
@@ -163,16 +171,9 @@ def test_records_that_vanish_while_others_are_made_are_one_line(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    calls, run_attack, run = [], attacking.run_attack, tmp_path / "run"
-
-    def losing(*arguments: object, **named: object) -> object:
-        calls.append(1)
-        if len(calls) == 3:
-            shutil.rmtree(run / "records")
-        return run_attack(*arguments, **named)  # type: ignore[arg-type]
-
+    run = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(attacking, "run_attack", losing)
+        before_third_attack(patch, lambda: shutil.rmtree(run / "records"))
         assert evaluate(run) == 2
     assert "records that were made are gone" in capsys.readouterr().err.splitlines()[-1]
     assert not (run / "summary.json").exists()
