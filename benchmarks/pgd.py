@@ -57,7 +57,11 @@ def serve(connection: Connection, side: Side, task: Task, threads: int, rounds: 
             keep_freed_pages()
         system = trained_system(task)
         attack = side.build(task, system, **side.arguments)
-        batches = [images_and_labels(task.size, "test", n * task.batch, (n + 1) * task.batch) for n in range(rounds + 1)]
+        batches = [
+            [part.to(task.device) for part in images_and_labels(task.size, "test", n * task.batch, (n + 1) * task.batch)]
+            for n in range(rounds)
+        ]
+        attack(batches[0][0], batches[0][2])  # warms up, all sides at once: torch.compile takes minutes, and has a core for each
     except ImportError as error:
         connection.send(f"left out: {error}")
         return
@@ -66,7 +70,7 @@ def serve(connection: Connection, side: Side, task: Task, threads: int, rounds: 
         raise
     connection.send(None)
     while (batch := connection.recv()) is not None:
-        images, _, labels = (part.to(task.device) for part in batches[batch])
+        images, _, labels = batches[batch]
         begun = _now(task.device)
         points = attack(images, labels)
         searched = _now(task.device)
@@ -133,14 +137,13 @@ def _start(target: Any, *arguments: Any) -> Connection:
 
 
 def measure(players: Players, rounds: int) -> dict[str, list[Turn]]:
-    """One list of turns for each side; the first round, which warms up, is dropped."""
+    """One list of turns for each side."""
     turns: dict[str, list[Turn]] = {name: [] for name in players}
-    for number in range(rounds + 1):
+    for number in range(rounds):
         for name in players:
             turn = players.play(name, number)
-            print(f"round {number}: {name}: {turn.search_s:.2f} s", flush=True)
-            if number:
-                turns[name].append(turn)
+            print(f"round {number + 1}: {name}: {turn.search_s:.3f} s", flush=True)
+            turns[name].append(turn)
     return turns
 
 
@@ -157,8 +160,8 @@ def print_table(turns: dict[str, list[Turn]], chosen: dict[str, Side], left_out:
         speed = _spread([other.total_s / one.total_s for one, other in zip(own, turns[best] if best else [], strict=False)])
         cells = [
             name,
-            f"{statistics.median(turn.search_s for turn in own):.2f}",
-            f"{statistics.median(turn.total_s for turn in own):.2f}" if own[0].misclassified is not None else "",
+            f"{statistics.median(turn.search_s for turn in own):.3f}",
+            f"{statistics.median(turn.total_s for turn in own):.3f}" if own[0].misclassified is not None else "",
             overhead,
             speed if own[0].misclassified is not None else "",
             f"{max(turn.peak_mib for turn in own):.0f}",
