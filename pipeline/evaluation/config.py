@@ -31,6 +31,9 @@ class EvaluationBasics:
     """The device; auto takes a GPU where there is one. Verdicts are float32 on all of them."""
     devices: Annotated[Whole, Field(ge=1, le=1024)] = 1
     """So many processes of this machine share the evaluation: each on a GPU of its own, or on its share of the cores."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """Of the gradients that attacks climb. bf16 is about twice as fast where the processor has bfloat16 instructions; every
+    success is checked in float32, and survivors may be a little overestimated."""
 
 
 @configuration
@@ -57,9 +60,6 @@ class EvaluateConfig(EvaluationBasics, PreparedRun):
     """Threat model and attacks; an image counts only if none of them has it misclassified."""
     seed: Seed = 0
     """Decides the random starts of the attacks."""
-    precision: Literal["float32", "bf16"] = "float32"
-    """Of the gradients that attacks climb. bf16 is about twice as fast where the processor has bfloat16 instructions; every
-    success is checked in float32, and survivors may be a little overestimated."""
     attack_all: bool = False
     """Run every attack to its end on every image that is right clean, also on misclassified ones: for galleries and transfer."""
     save_images: bool = False
