@@ -26,6 +26,7 @@ from torchvision.models import resnet18
 from classifier.config import ClassifierConfig
 from pipeline import TwoStage, attack, evaluate, load_system, predict
 from pipeline.ablation.counterfactual import rescored_margins
+from pipeline.arithmetic import tf32_disabled
 from pipeline.attacks.acceleration import attacked_copy
 from pipeline.attacks.config import PgdConfig
 from pipeline.attacks.measurements import Corruption
@@ -52,6 +53,8 @@ from segmenter.config import SegmenterConfig
 
 DEVICE = os.environ.get("FOREGUARD_TEST_DEVICE", "cuda")
 ROOT = Path(__file__).parents[2]
+ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+"""Of a command: ours, and packages that lie beside the interpreter's own, as on a lent machine."""
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as a command does, before the first product of matrices
 pytestmark = [
     pytest.mark.gpu,
@@ -343,10 +346,9 @@ def test_several_commands_that_share_a_run_have_the_records_of_one(
 ) -> None:
     words = [f"prepared={prepared}", f"classifier_run={trained / 'learned'}", f"run={tmp_path / 'run'}", f"accelerator={DEVICE}"]
     command = [sys.executable, "-m", "pipeline", "evaluate", *words, "part_size=12", "batch_size=8", *FAST, "shared=true"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     processes = [
         subprocess.Popen(
-            command, env=environment | {"LOCAL_RANK": str(number)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command, env=ENVIRONMENT | {"LOCAL_RANK": str(number)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         for number in range(2)
     ]
@@ -460,16 +462,11 @@ def test_what_is_measured_beside_the_attacks_is_about_what_it_is_on_the_cpu(
 
 
 def test_the_decomposition_scores_saved_images_as_the_cpu_does(prepared: Path, trained: Path, evaluated: Path) -> None:
-    margins = [
-        rescored_margins(
-            load_system(trained / "learned", device=device),
-            open_prepared(prepared),
-            [evaluated / "fast"],
-            batch_size=8,
-            device=torch.device(device),
-        )
-        for device in ("cpu", DEVICE)
-    ]
+    margins = []
+    for device in map(torch.device, ("cpu", DEVICE)):
+        system = load_system(trained / "learned", device=device.type)
+        with tf32_disabled(device):  # as its job does
+            margins.append(rescored_margins(system, open_prepared(prepared), [evaluated / "fast"], batch_size=8, device=device))
     assert_frame_equal(*margins, rel_tol=1e-3, abs_tol=1e-3)
 
 
@@ -567,9 +564,8 @@ def test_a_tiny_ablation_goes_to_its_report_in_two_processes(tiny: ModuleType, t
     words = [f"run={tmp_path / 'run'}", f"prepared={tmp_path / 'prepared'}", *tiny.ABLATION, "devices=2", "silhouette=true"]
     words += [f"{one}.accelerator={DEVICE}" for one in ("segmenter_trainer", "classifier_trainer", "evaluation")]
     words += ["decomposition={num_steps: 2}"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "pipeline", "ablate", *words]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, (done.stdout, done.stderr)
     assert "report: " in done.stdout
     assert (tmp_path / "run" / "report" / "index.html").is_file()
