@@ -13,6 +13,8 @@ from pipeline.reporting.trust import failures
 
 _KNOWLEDGE = {"white-box": "knows the whole system and differentiates through all of it (white-box)"}
 
+_IN_BFLOAT16 = " Gradients of the searches were computed in bfloat16, every verdict in float32."
+
 WILSON = "Shares have 95 % Wilson score intervals"
 OF_GROUPS = (
     ", at the effective number of images (Mancl and DeRouen 2001; Pan and Wall 2002) because images of one photograph or track are "
@@ -43,6 +45,7 @@ def methods(study: Study) -> tuple[str, ...]:
             threat=wording.threat_text(study, study.epsilons[-1]),
             epsilons=_listed([epsilon_text(epsilon) for epsilon in study.attacked]),
             attacks="; ".join(_attack(name, spec) for name, spec in attack["attacks"].items()),
+            searched=_IN_BFLOAT16 if any(one.about["config"].get("precision") == "bf16" for one in study.arms) else "",
             left_out=f" Left out where they say nothing about a system: {'; '.join(skipped)}." if skipped else "",
             intervals=f"{intervals}. {_trainings(study, seeds)}",
             seeds_text=", the largest over the trainings" if seeds > 1 else "",

@@ -35,6 +35,14 @@ def test_the_methods_name_threat_attacks_sample_and_intervals(study):
     assert "not trusted" not in text
 
 
+def test_the_methods_say_where_searches_were_in_bfloat16(study):
+    rough = [replace(arm, about={**arm.about, "config": {**arm.about["config"], "precision": "bf16"}}) for arm in study.arms]
+    assert "bfloat16" not in " ".join(methods(study))
+    assert "upper bound. Gradients of the searches were computed in bfloat16, every verdict in float32." in " ".join(
+        methods(replace(study, arms=tuple(rough)))
+    )
+
+
 def test_the_methods_name_the_systems_that_no_figure_is_trusted_of(simulated, tmp_path):
     hard = [arm for arm in simulated.ARMS if arm[3] in ("none", "learned-hard")]
     text = " ".join(methods(read_study(simulated.write_ablation(tmp_path / "run", num_images=60, arms=hard, with_gallery=False))))
