@@ -86,11 +86,11 @@ def recognize(root: Path) -> OwnSource:
 def look(config: OwnSource) -> Look:
     """Count the objects, and decode some of them to see their sizes. Raises DataError: nothing can be used."""
     plan = plan_of(config)
-    while plan.without_sample is not None and isinstance(config, CocoConfig):  # a category all of whose objects break a rule
-        config = replace(config, classes={name: (name,) for place, name in enumerate(plan.classes) if place != plan.without_sample})
-        if not config.classes:
-            break
-        plan = plan_of(config)
+    if plan.without_sample and isinstance(config, CocoConfig):  # categories all of whose objects break a rule
+        kept = [name for place, name in enumerate(plan.classes) if place not in plan.without_sample]
+        config = replace(config, classes={name: (name,) for name in kept})
+        if kept:
+            plan = plan_of(config)
     if not plan.items:
         rules = ", ".join(f"{rule} ({count})" for rule, count in Counter(one.rule for one in plan.rejects).most_common(3))
         raise DataError(f"root: nothing in it can be used{f': {rules}' if rules else ''}; foreguard prepare says of each file why")

@@ -77,8 +77,8 @@ class Plan:
     """Picklable and pure: turns one item into samples and rejects, in a worker process. Bad input becomes a Reject."""
     rejects: Sequence[Reject] = ()
     """What was rejected while listing."""
-    without_sample: int | None = None
-    """A class that has no sample, as the listing already shows: nothing is decoded then."""
+    without_sample: tuple[int, ...] = ()
+    """Classes that have no sample, as the listing already shows: nothing is decoded then."""
 
     @property
     def is_for_training(self) -> bool:

@@ -76,14 +76,15 @@ class Store:
         self._rejects.close()
 
     def finish(
-        self, classes: Sequence[str], made_from: dict[str, Any], without_sample: int | None, *, learnable: bool
+        self, classes: Sequence[str], made_from: dict[str, Any], without_sample: Sequence[int], *, learnable: bool
     ) -> dict[str, Any]:
         """Write everything but the manifest and return the manifest. Raises DataError where nothing can be learned or tested."""
         self.close()
         self._pack()
         samples = pl.concat(self._blocks)
-        if without_sample is not None:
-            raise DataError(f"class {classes[without_sample]!r} has no sample: {self._rejects.why(without_sample)}")
+        if without_sample:
+            first = without_sample[0]
+            raise DataError(f"class {classes[first]!r} has no sample: {self._rejects.why(first)}")
         counts = check_samples(samples, classes, self._rejects.why, learnable=learnable)
         np.save(self._directory / "labels.npy", samples["label"].to_numpy())
         samples.write_parquet(self._directory / "samples.parquet")

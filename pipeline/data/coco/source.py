@@ -68,16 +68,16 @@ def plan(config: CocoConfig) -> Plan:
             part_labels = dict.fromkeys(named, NO_CLASS)
         listing.add(part, images, {category.category_id: part_labels.get(category.category_id) for category in known})
     found = {label for image in listing.images for label in image.labels}
-    without = next((label for label in range(len(classes)) if label not in found), None)
+    without = tuple(label for label in range(len(classes)) if label not in found)
     items = _with_splits(sorted(listing.images, key=lambda image: image.source_file), shares, config.seed)
     return Plan(
         classes=tuple(classes),
         recipe=recipe_of(config, version=RECIPE_VERSION),
         files=paths + [path for item in items if os.path.isfile(path := config.root / item.source_file)],
-        items=items if without is None else (),
+        items=() if without else items,
         load=partial(load_image, config=config),
         rejects=[*listing.rejects, *(reject for label in sorted(listing.faults) for reject in listing.faults[label])]
-        if without is not None
+        if without
         else listing.rejects,
         without_sample=without,
     )

@@ -93,12 +93,12 @@ def plan(config: GtsrbConfig) -> Plan:
         named = {table.class_number for table in tables} | {sign.class_number for sign in signs}
         numbers = tuple(sorted(found or {number for number in named if number is not None})) or numbers
         signs = [sign for sign in signs if sign.class_number in found]
-    without = next((label for label, number in enumerate(numbers) if number not in found), None)
+    without = tuple(label for label, number in enumerate(numbers) if number not in found)
     return Plan(
         classes=tuple(CLASS_NAMES[number] for number in numbers),
         recipe=recipe_of(config, version=RECIPE_VERSION),
         files=[table.path for table in tables] + [config.root / sign.source_file for sign in signs],
-        items=_with_splits(signs, config) if without is None else (),
+        items=() if without else _with_splits(signs, config),
         load=partial(load_sign, config=config, labels={number: label for label, number in enumerate(numbers)}),
         rejects=rejects,
         without_sample=without,

@@ -93,8 +93,10 @@ def test_cocos_format_is_recognized_and_classes_with_few_objects_are_left_out(
     (root / name).symlink_to(coco_mini / "val2017")
     config = recognize(root)
     assert (config.source, config.classes, [part.images for part in config.parts]) == ("coco", None, [name])
+    every = plan_of(config)
     found = look(config)
     plan = plan_of(found.config)
+    assert plan.classes == tuple(name for label, name in enumerate(every.classes) if label not in every.without_sample)
     decoded = [one for item in plan.items for one in plan.load(item) if isinstance(one, Sample)]
     assert found.sides == tuple(sorted(one.box[2] - one.box[0] for one in decoded))
     assert found.num_objects >= len(decoded) > 0
