@@ -70,7 +70,13 @@ def test_the_wheel_works_outside_the_checkout(wheel, tmp_path):
     assert "80 samples" in done.stdout
 
 
-@pytest.mark.parametrize(("shipped", "version"), [(["pyproject.toml"], "0.1.0"), ([], "unknown")], ids=["checkout", "bare copy"])
+@pytest.mark.parametrize(
+    ("shipped", "version"),
+    [
+        pytest.param(["pyproject.toml"], "0.1.0", id="checkout"),
+        pytest.param([], "unknown", id="bare copy", marks=pytest.mark.slow),
+    ],
+)
 def test_the_sources_work_without_an_installation_and_say_which_version_they_are(shipped, version, tmp_path):
     """On PYTHONPATH, in an environment with all packages that ours needs, but without ours, and with OpenCV under another name."""
     site, sources = tmp_path / "site", tmp_path / "sources"

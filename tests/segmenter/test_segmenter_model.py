@@ -100,7 +100,10 @@ def test_what_was_removed_did_nothing_and_all_that_is_left_learns(encoder: str, 
     assert all((parameter.grad is not None) == parameter.requires_grad for parameter in segmenter.parameters())
 
 
-ARCHITECTURES = [(name, 4 if name == "dpt" else 3) for name in get_args(Architecture)]
+ARCHITECTURES = [
+    pytest.param(name, 4, marks=pytest.mark.slow) if name == "dpt" else (name, 3)  # a vision transformer
+    for name in get_args(Architecture)
+]
 
 
 @pytest.mark.parametrize(("architecture", "depth"), [*ARCHITECTURES, ("fpn", 5), ("pspnet", 4), ("pan", 5)])

@@ -217,7 +217,10 @@ def test_a_part_that_two_machines_made_is_named_and_never_counted_twice(tmp_path
     assert read_tables(tmp_path / "1", schema)["value"].to_list() == [1.0, 2.0]  # type: ignore[index]
 
 
-@pytest.mark.parametrize("source", list(MaskSource))
+@pytest.mark.parametrize(
+    "source",
+    [one if one in (MaskSource.ORACLE, MaskSource.LEARNED) else pytest.param(one, marks=pytest.mark.slow) for one in MaskSource],
+)
 def test_every_measurement_is_made_on_every_mask_source(small: ModuleType, tmp_path: Path, source: MaskSource) -> None:
     suite = {
         "nearest": MinimumNorm(num_steps=2, region=Region.FOREGROUND),
