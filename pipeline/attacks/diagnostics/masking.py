@@ -184,7 +184,7 @@ def shifted_images(batch: AttackBatch) -> Check:
         right, of, still = kept > 0, of + kept.numel(), still + int((kept > 0).sum())
         if int(right.sum()) >= _FEWEST:
             left[way] = float(kept[right].sum() / clean.expand_as(kept)[right].sum().clamp_min(1e-30))
-    held = share(held_images(batch, other))
+    held = share(held_images(batch))
     if not left and not held:
         return skipped(name, f"only {still} of {of} images that are shifted, lit otherwise or smoothed keep their class")
     steep = float(torch.cat(slopes).median())

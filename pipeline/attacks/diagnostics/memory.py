@@ -1,10 +1,12 @@
 """Does the system hold the images that it is examined on?"""
 
 import gc
+import sys
 from collections import deque
-from collections.abc import Iterator
-from functools import partial
-from types import CellType, FunctionType
+from collections.abc import Iterable, Iterator
+from functools import lru_cache, partial
+from types import CellType, FrameType, FunctionType
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,23 +24,28 @@ any image of it."""
 _MOST = 0.5
 _OUTSIDE = 1e-3  # of an image, that may lie outside of the span of some rows: rounding to 8 bits alone leaves more of an unseen one
 _SIZES = (1, 2, 4)
-_CONTAINERS = (dict, list, tuple, set, frozenset, deque, partial, CellType)
+_CONTAINERS = (dict, list, tuple, set, frozenset, deque, partial, CellType, type(lru_cache(repr)))
 _LEAST = 48  # values: what has fewer may be alike by chance
+_NOT_OF_THE_SYSTEM = ("torch", "pipeline", "segmenter", "classifier")
+"""Packages whose variables are none of the system's."""
 
 
 @torch.no_grad()
-def held_images(batch: AttackBatch, others: AttackBatch) -> Bool[Tensor, " batch"]:
-    """Images that lie in the weights, buffers or attributes of the system's modules: as they are, smaller, normalized, in the span
-    of some rows, or as what one of its modules makes of them.
+def held_images(batch: AttackBatch) -> Bool[Tensor, " batch"]:
+    """Images that lie in the weights, buffers or attributes of the system's modules, or in variables of its functions while it is
+    asked about noise: as they are, smaller, normalized, in the span of some rows, or as what one of its modules makes of them.
 
-    However softly it is asked, a memory has to be kept somewhere; one that is kept elsewhere (a file, a global variable) is not
-    found. ``others`` are shown to the system before it is looked at: what notes its last images has noted these then.
+    However softly it is asked, a memory has to be kept somewhere; one of a file or of a global variable is in the variables of
+    whoever asks it. What notes its last images has noted the noise when it is looked at.
     """
-    made = _outputs(batch, {held.shape[first:].numel() for held in _tensors_of(batch.system) for first in range(held.ndim)})
-    logits_of(others)
+    smaller = [small for size in _SIZES if (small := functional.avg_pool2d(batch.images, size))[0].numel() >= _LEAST]
+    used = _variables(batch, {small[0].numel() for small in smaller})
+    sizes = {held.shape[first:].numel() for held in _tensors_of(batch.system, used) for first in range(held.ndim)}
+    made = _outputs(batch, sizes)
+    used = _variables(batch, {small[0].numel() for small in smaller})  # again, since what keeps its last images has kept these
     found = torch.zeros(len(batch), dtype=torch.bool, device=batch.images.device)
-    seen = [_standardized(small) for size in _SIZES if (small := functional.avg_pool2d(batch.images, size))[0].numel() >= _LEAST]
-    for held in _tensors_of(batch.system):
+    seen = [_standardized(small) for small in smaller]
+    for held in _tensors_of(batch.system, used):
         for image in seen:
             if (rows := _rows(held, image[0].numel(), image)) is not None:
                 found |= _alike(image, _standardized(rows.view(-1, *image.shape[1:])))
@@ -48,6 +55,34 @@ def held_images(batch: AttackBatch, others: AttackBatch) -> Bool[Tensor, " batch
         if (rows := _rows(held, batch.images[0].numel(), batch.images)) is not None and 1 < len(rows) < rows.shape[1] / 2:
             found |= _in_span(batch.images.flatten(1), rows)
     return found
+
+
+def _variables(batch: AttackBatch, sizes: set[int]) -> list[object]:
+    """Of the functions that run while the system is asked about noise: what they return, what they refer to then, and which global
+    variables they name. Feature maps are left out, which would fill the memory, but where a row has one of the sizes."""
+    found: list[object] = []
+
+    def watch(frame: FrameType, event: str, returned: Any) -> None:
+        if event != "return":
+            return
+        seen = [returned]
+        if str(frame.f_globals.get("__name__")).partition(".")[0] not in _NOT_OF_THE_SYSTEM:
+            seen += frame.f_locals.values()
+            seen += (frame.f_globals[name] for name in frame.f_code.co_names if name in frame.f_globals)
+        found.extend(one for one in seen if not _is_feature_map(one, sizes))
+
+    noise = torch.rand(batch.images.shape, generator=torch.Generator().manual_seed(0)).to(batch.images)
+    before = sys.getprofile()
+    sys.setprofile(watch)
+    try:
+        logits_of(batch, noise)
+    finally:
+        sys.setprofile(before)
+    return found
+
+
+def _is_feature_map(one: object, sizes: set[int]) -> bool:
+    return isinstance(one, Tensor) and one.ndim > 2 and sizes.isdisjoint(one.shape[first:].numel() for first in range(one.ndim))
 
 
 def _outputs(batch: AttackBatch, sizes: set[int]) -> list[Tensor]:
@@ -98,9 +133,9 @@ def _in_span(images: Tensor, rows: Tensor) -> Tensor:
     return found
 
 
-def _tensors_of(system: System) -> Iterator[Tensor]:
-    """In the attributes of its modules, and in containers, functions and closures there; global variables are not looked at."""
-    queue: list[object] = [list(system.parameters()), *(vars(part) for part in system.modules())]
+def _tensors_of(system: System, variables: Iterable[object]) -> Iterator[Tensor]:
+    """In the attributes of its modules and in some variables, and in containers, functions and closures there."""
+    queue: list[object] = [list(system.parameters()), *(vars(part) for part in system.modules()), *variables]
     seen: set[int] = set()
     while queue:
         one = queue.pop()

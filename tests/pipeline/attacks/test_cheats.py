@@ -278,6 +278,7 @@ FULL = {
     "reads_labels": "batch invariance",
     "soft_memory": "shifted images",
     "modest_memory": "shifted images",
+    "memory_elsewhere": "shifted images",
     "memory_of_features": "shifted images",
     "span_of_known_images": "shifted images",
 }
@@ -416,6 +417,7 @@ WEAK = [
     ("by_half", "reads_labels", "batch invariance"),
     ("by_half", "soft_memory", "shifted images"),
     ("on_some_classes", "modest_memory", "shifted images"),
+    ("on_some_classes", "memory_elsewhere", "shifted images"),
     ("by_half", "memory_of_features", "shifted images"),
     ("by_half", "span_of_known_images", "shifted images"),
 ]

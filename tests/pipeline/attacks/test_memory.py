@@ -2,10 +2,11 @@
 
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -46,7 +47,7 @@ class Network(nn.Module):
 def found(system: nn.Module, images: Tensor = SHOWN) -> list[bool]:
     numbers = torch.arange(len(images))
     batch = AttackBatch(system=as_system(system.eval()), images=images, labels=0 * numbers, context=None, seeds=numbers)
-    return held_images(batch, replace(batch, images=images.flip(3))).tolist()
+    return held_images(batch).tolist()
 
 
 def directions(images: Tensor) -> Tensor:
@@ -91,6 +92,50 @@ def test_what_is_kept_of_the_images_is_found_and_what_is_kept_of_others_is_not(k
 
 def test_the_images_that_are_kept_are_named() -> None:
     assert found(Network(lambda _: SHOWN[2:4].clone())) == [False, False, True, True, False, False]
+
+
+BANK: dict[str, Any] = {}
+
+
+def of_a_file() -> Tensor:
+    return torch.from_numpy(np.load(BANK["path"]))
+
+
+class Asks(Network):
+    """Something that is not its own, far too softly to be noticed."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        known = self.kept().to(images)
+        return super().forward(images) + 1e-9 * torch.cdist(images.flatten(1), known.flatten(1)).amin(dim=1, keepdim=True)
+
+
+def of_a_file_of_torch() -> Tensor:
+    return torch.load(BANK["weights"], weights_only=True)  # type: ignore[no-any-return]
+
+
+def of_a_global_variable() -> Tensor:
+    return BANK["images"]  # type: ignore[no-any-return]
+
+
+@cache
+def remembered() -> list[Tensor]:
+    return [BANK["images"]]
+
+
+def of_a_cache() -> Tensor:
+    return remembered()[0][:, :]
+
+
+@pytest.mark.parametrize("asked", [of_a_global_variable, of_a_file, of_a_file_of_torch, of_a_cache])
+def test_what_lies_elsewhere_is_found_in_the_variables_of_who_asks_for_it(asked: Callable[[], Tensor], tmp_path: Path) -> None:
+    for images in (SHOWN, OTHERS):
+        BANK.update(images=images, path=tmp_path / "bank.npy", weights=tmp_path / "bank.pt")
+        np.save(BANK["path"], images)
+        torch.save(images, BANK["weights"])
+        asked()
+        assert found(Asks(lambda _: asked)) == [images is SHOWN] * len(SHOWN)
+        BANK.clear()
+        remembered.cache_clear()
 
 
 class Notes(Network):
