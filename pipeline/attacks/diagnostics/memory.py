@@ -147,7 +147,7 @@ def _tensors_of(system: System, variables: Iterable[object]) -> Iterator[Tensor]
                 yield one
         elif isinstance(one, np.ndarray):
             if one.dtype.kind in "fiu":
-                yield torch.from_numpy(one)
+                yield torch.from_numpy(one.astype(np.float32))  # of any byte order, and writable
         elif isinstance(one, FunctionType):
             queue += [*(one.__closure__ or ()), one.__defaults__]
         elif isinstance(one, _CONTAINERS):

@@ -74,6 +74,7 @@ KEPT: dict[str, Callable[[Network, Tensor], Any]] = {
     "a weight": lambda _, images: nn.Parameter(images.clone()),
     "bytes in a list": lambda _, images: [(255 * one).to(torch.uint8) for one in images],
     "an array in a mapping": lambda _, images: {"bank": images.double().numpy()},
+    "in another byte order": lambda _, images: images.numpy().astype(">f8"),
     "normalized by color": lambda _, images: by_color(images),
     "smaller": lambda _, images: functional.avg_pool2d(images, 2),
     "in a closure": lambda _, images: closure(images),
