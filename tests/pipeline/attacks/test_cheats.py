@@ -138,7 +138,7 @@ def test_a_soft_gate_leads_further_than_a_surrogate_that_leads_the_wrong_way(
     assert search.soft_to_hard_transfer(batch, Budget(norm="linf", epsilon=0.01)).outcome is outcome
 
 
-@pytest.mark.parametrize("factor", [1e-4, 1e4])
+@pytest.mark.parametrize("factor", [pytest.param(1e-4, marks=pytest.mark.slow), 1e4])
 def test_no_verdict_depends_on_the_scale_of_the_logits(cheats: ModuleType, factor: float) -> None:
     batch = cheats.honest_batch(MaskSource.LEARNED)
     batch.system.classifier = Scaled(batch.system.classifier, factor)

@@ -42,7 +42,7 @@ def test_a_headline_whose_systems_passed_every_check_is_trusted_and_printed(stud
     assert len(answer.figures) == 3
 
 
-@pytest.mark.parametrize("masks", ["none", "oracle", "learned"])
+@pytest.mark.parametrize("masks", ["learned", *(pytest.param(one, marks=pytest.mark.slow) for one in ("none", "oracle"))])
 def test_a_failed_check_of_any_system_that_is_compared_takes_the_answer_away(study, masks):
     doubtful = changed(study, masks, masks, checks=(FAILED,))
     document = compose(doubtful)

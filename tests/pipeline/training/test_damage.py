@@ -79,7 +79,7 @@ def test_what_a_resume_cannot_do_without_is_refused_in_one_line(config, tmp_path
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("name", ["metrics.csv", "checkpoints/last.json"])
+@pytest.mark.parametrize("name", ["metrics.csv", pytest.param("checkpoints/last.json", marks=pytest.mark.slow)])
 def test_what_is_made_from_the_state_is_mended(config, tmp_path, name, damage):
     runs = {which: tmp_path / which for which in ("damaged", "whole")}
     for run in runs.values():
