@@ -214,8 +214,8 @@ def test_a_wrong_value_at_any_key_is_refused_and_the_key_is_named(drawn, begun, 
 @pytest.mark.slow
 def test_a_wrong_value_is_refused_as_well_by_a_whole_call(drawn, begun, capsys) -> None:
     """Of every command some, with all that a user's call goes through."""
-    whole = [case for name in COMMANDS for case in [one for one in drawn if one[0] == name][:45]]
-    assert len(whole) >= 300
+    whole = [case for name in COMMANDS for case in [one for one in drawn if one[0] == name][:20]]
+    assert len(whole) >= 150
     assert {name for name, _, _ in whole} == set(COMMANDS)
     for name, key, value in whole:
         line = refused(capsys, [name, *example_words(name), f"{key}={value}"])
