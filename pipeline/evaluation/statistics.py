@@ -8,7 +8,7 @@ for ``pooled_over_seeds``) another training seed.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
@@ -240,7 +240,7 @@ def pooled_over_seeds(
 
     Limits: with S seeds, resampling sees (S - 1) / S of the variance between seeds, so with 2 or 3 seeds the interval is too narrow
     in that part: give the per-seed figures beside it. The end away from 0 or 1 of a share of very few images lies too near: with
-    2 to 6 of 215 the truth is beyond it in 4 to 9 of 100 simulations (``reporting.figures.share`` mends that). With one seed it
+    2 to 6 of 215 the truth is beyond it in 4 to 9 of 100 simulations (``share_over_seeds`` mends that). With one seed it
     says nothing about retraining. n counts images, not images times seeds, for the seeds add no image. Where all values are equal,
     resampling knows no spread: with ``limits``, the least and the largest that there can be, the ends then are Wilson's for a
     share, and Tango's for a difference.
@@ -264,6 +264,25 @@ def pooled_over_seeds(
         means[part] = np.einsum("rs,rs->r", seed_weights[part], drawn[:, :-1] / drawn[:, -1:])
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Estimate(value=mean, low=float(low), high=float(high), n=images, groups=num_groups)
+
+
+def share_over_seeds(
+    claims: Bool[np.ndarray, "seeds images"],
+    groups: Shaped[np.ndarray, " images"],
+    rng: np.random.Generator,
+    *,
+    confidence: float = CONFIDENCE,
+) -> Estimate:
+    """A share with its interval: Wilson's for one seed; over several that pooled over seeds, never within Wilson's for all answers.
+
+    Of a share of very few images resampling sees too little: of 215 images of which 1 to 2 % stand, under two seeds, the truth lay
+    above its interval in 4 to 8 of 100 simulations, and never above both. Wilson's takes the answers on one image for one group.
+    """
+    if len(claims) == 1:
+        return share(claims[0], groups, confidence=confidence)
+    pooled = pooled_over_seeds(claims.astype(np.float64), groups, rng, confidence=confidence)
+    wilson = share(claims.T.ravel(), np.repeat(groups, len(claims)), confidence=confidence)
+    return replace(pooled, low=min(pooled.low, wilson.low), high=max(pooled.high, wilson.high))
 
 
 def score_interval(value: float, n: float, *, confidence: float = CONFIDENCE) -> tuple[float, float]:

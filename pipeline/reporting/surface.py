@@ -7,7 +7,7 @@ import polars as pl
 from jaxtyping import Float, Shaped
 
 from pipeline.evaluation.metrics import on_shared_images, robust_images
-from pipeline.evaluation.statistics import Estimate, pooled_over_seeds
+from pipeline.evaluation.statistics import Estimate, paired_difference, pooled_over_seeds
 from pipeline.evaluation.summary import epsilon_text, finished_records
 from pipeline.reporting import wording
 from pipeline.reporting.comparisons import generator
@@ -109,18 +109,24 @@ def _parts(found: Systems) -> dict[Condition, dict[str, Estimate]]:
         none_seeds, none_robust, _ = found[none]
         shared = [seed for seed in seeds if seed in none_seeds]
         ours, theirs = ([of.index(seed) for seed in shared] for of in (seeds, none_seeds))
-        gains = {budget: robust[budget][ours] - none_robust[budget][theirs] for budget in robust if budget in none_robust}
-        sums = {
-            part: np.sum([times * gains[budget] for budget, times in of.items()], axis=0)
-            for part, of in PARTS.items()
-            if shared and set(of) <= set(gains)
-        }
-        most = {part: float(sum(map(abs, of.values()))) for part, of in PARTS.items()}
-        parts[condition] = {
-            part: pooled_over_seeds(values, groups, generator(f"{part} {condition.draws}"), limits=(-most[part], most[part]))
-            for part, values in sums.items()
-        }
+        for part, of in PARTS.items():
+            if shared and all(budget in robust and budget in none_robust for budget in of):
+                pairs = {budget: (robust[budget][ours], none_robust[budget][theirs]) for budget in of}
+                parts.setdefault(condition, {})[part] = _part(part, pairs, groups, f"{part} {condition.draws}")
     return parts
+
+
+def _part(
+    part: str, pairs: Mapping[str, tuple[np.ndarray, np.ndarray]], groups: Shaped[np.ndarray, " images"], key: str
+) -> Estimate:
+    """A part from the outcomes of a system and of none under each of its budgets, seeds by images. Of two systems under one seed
+    the interval is that of their comparison."""
+    (ours, theirs), *others = pairs.values()
+    if len(ours) == 1 and not others:
+        return paired_difference(ours[0] > 0, theirs[0] > 0, groups)
+    of, most = PARTS[part], float(len(pairs))
+    values = np.sum([of[budget] * (first - second) for budget, (first, second) in pairs.items()], axis=0)
+    return pooled_over_seeds(values, groups, generator(key), limits=(-most, most))
 
 
 def _levels(study: Study, found: Systems) -> Table:

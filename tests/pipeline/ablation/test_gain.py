@@ -77,6 +77,21 @@ def test_a_level_of_one_seed_has_the_interval_that_the_table_of_systems_gives_it
     assert all(found[level] == expected for level in LEVELS)
 
 
+def test_a_level_of_few_images_over_two_seeds_is_never_surer_than_wilsons_interval() -> None:
+    robust = dict.fromkeys(LEVELS, np.tile(np.eye(1, 60), (2, 1)))
+    found, wilson = split_gain(robust, np.arange(60)), share(np.arange(60) < 1, np.arange(60))
+    assert all(found[level].high >= wilson.high - 1e-12 for level in LEVELS)
+
+
+@pytest.mark.parametrize("right", [1, 3])
+def test_of_two_systems_under_one_seed_the_interval_is_that_of_their_comparison(right: int) -> None:
+    """With few images that differ resampling would be surer: of 60 it never draws one that is not there."""
+    few, nothing = np.arange(60)[None] < right, np.zeros((1, 60))
+    robust = {**dict.fromkeys(LEVELS, nothing), **dict.fromkeys(("oracle", "foreground", "foreign-same"), few.astype(float))}
+    found, expected = split_gain(robust, np.arange(60)), compare(few[0], nothing[0] > 0, np.arange(60)).difference
+    assert [found[part] for part in ("gain", "surface", "outline")] == [expected] * 3
+
+
 @pytest.mark.parametrize("more", [[], ["surface={}"], ["surface={}", "folds=3"], ["surface={}", "attack.threat.norm=l2"]])
 def test_the_gain_is_made_of_the_arms_without_masks_alone_whatever_else_is_confined(more: list[str]) -> None:
     config = load_config("ablate", AblateConfig, [*WORDS, "seeds=[0,1]", *more])

@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 from scipy import stats
 
+from pipeline.ablation.manifest import ConfinedEntry
 from pipeline.evaluation import statistics
 from pipeline.evaluation.statistics import pooled_over_seeds, sign_flip, smallest_detectable_difference
 from pipeline.reporting import tables
@@ -15,6 +16,7 @@ from pipeline.reporting.data import Condition
 from pipeline.reporting.document import compose
 from pipeline.reporting.figures import compute_figures, share
 from pipeline.reporting.reading import read_study
+from pipeline.reporting.surface import surface_sections
 from pipeline.reporting.wording import answer_sentences, floor_note, pooling_text, sample_text
 
 
@@ -139,6 +141,21 @@ def test_a_share_over_trainings_is_never_surer_than_wilsons_interval_or_resampli
         assert (found.low, found.high) == (min(resampled.low, wilson.low), max(resampled.high, wilson.high))
         assert (found.value, found.n, found.groups) == (values.mean(), 120, 40)
         assert found.low < found.high
+
+
+def test_a_gain_under_one_seed_has_the_same_interval_among_the_comparisons_and_in_the_table_of_the_surface(one_seed) -> None:
+    """As if the attackers who keep to the object had found what those of the whole image did."""
+    confined = tuple(
+        ConfinedEntry(arm=arm.name, budget="foreground", evaluation=str(arm.path.relative_to(one_seed.path)))
+        for arm in one_seed.arms
+    )
+    (section,) = surface_sections(replace(one_seed, confined=confined))
+    gains = section.tables[1].tidy.filter((pl.col("test_masks") == "oracle") & (pl.col("train_masks") == "oracle"))
+    found = {part: (value, low, high) for part, value, low, high in gains.select("part", "value", "low", "high").iter_rows()}
+    at = [one for one in compute_figures(one_seed).comparisons if one.epsilon == one_seed.primary_epsilon]
+    expected = next(one.difference for one in at if one.name == "oracle - none")
+    assert found["gain"] == found["gain-on-object"] == (expected.value, expected.low, expected.high)
+    assert found["surface"][0] == 0
 
 
 def test_seeds_that_point_both_ways_show_nothing(simulated, tmp_path):
