@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from pipeline.evaluation.metrics import on_shared_images, robust_images
-from pipeline.evaluation.statistics import Estimate, paired_difference, pooled_over_seeds, share_over_seeds
+from pipeline.evaluation.statistics import Estimate, difference_over_seeds, pooled_over_seeds, share_over_seeds
 from pipeline.evaluation.summary import finished_records
 
 NONE, ORACLE, FOREIGN, ALIKE, FOREGROUND, BACKGROUND = "none", "oracle", "foreign-same", "random-alike", "foreground", "background"
@@ -38,7 +38,7 @@ def split_gain(robust: Robust, groups: Shaped[np.ndarray, " images"]) -> dict[st
     """Every level and part as an estimate over seeds and images; its interval is for independent groups and, with several, seeds.
 
     Bootstrap with a fixed seed: the same outcomes give the same figures. Intervals are those that the tables of systems and of
-    comparisons give: of a level that of a share, and of two systems under one seed the score interval of their difference.
+    comparisons give: of a level that of a share, and of two systems that of their difference.
     """
     found = {}
     for name in (*LEVELS, *PARTS):
@@ -46,11 +46,11 @@ def split_gain(robust: Robust, groups: Shaped[np.ndarray, " images"]) -> dict[st
         if name in LEVELS:
             found[name] = share_over_seeds(robust[name] > 0, groups, rng)
             continue
-        values = np.sum([times * robust[one] for one, times in of.items()], axis=0)
-        if len(values) == 1 and len(of) == 2:
-            more, less = (robust[one][0] > 0 for one in sorted(of, key=of.__getitem__, reverse=True))
-            found[name] = paired_difference(more, less, groups)
+        if len(of) == 2:
+            more, less = (robust[one] > 0 for one in sorted(of, key=of.__getitem__, reverse=True))
+            found[name] = difference_over_seeds(more, less, groups, rng)
         else:
+            values = np.sum([times * robust[one] for one, times in of.items()], axis=0)
             limits = (float(sum(min(times, 0) for times in of.values())), float(sum(max(times, 0) for times in of.values())))
             found[name] = pooled_over_seeds(values, groups, rng, limits=limits)
     return found

@@ -20,7 +20,10 @@ OF_GROUPS = (
     ", at the effective number of images (Mancl and DeRouen 2001; Pan and Wall 2002) because images of one photograph or track are "
     "not independent"
 )
-POOLED = "Intervals are 95 % percentile intervals of a bootstrap over {units} and trainings"
+POOLED = (
+    "Intervals are 95 % percentile intervals of a bootstrap over {units} and trainings, of shares never within Wilson's and of "
+    "differences never within Tango's score interval"
+)
 
 
 def methods(study: Study) -> tuple[str, ...]:

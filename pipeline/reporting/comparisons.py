@@ -1,8 +1,8 @@
 """The paired comparisons that answer the question, and the one that the answer is about.
 
 One seed: Tango's score interval and the exact sign-flip test over groups. Several seeds: the interval is that of
-``statistics.pooled_over_seeds``, and the p value is the largest of the seeds' own (1 where their differences point both ways): it
-is small only where every seed alone shows the difference (an intersection-union test, Berger 1982,
+``statistics.difference_over_seeds``, and the p value is the largest of the seeds' own (1 where their differences point both ways):
+it is small only where every seed alone shows the difference (an intersection-union test, Berger 1982,
 https://doi.org/10.1080/00401706.1982.10487790), and it speaks of these trained models. Holm's correction is over all comparisons
 at one epsilon.
 """
@@ -15,7 +15,7 @@ from enum import StrEnum
 import numpy as np
 
 from pipeline.evaluation.primary_comparison import primary_rank
-from pipeline.evaluation.statistics import Estimate, PairedComparison, compare, holm, pooled_over_seeds
+from pipeline.evaluation.statistics import Estimate, PairedComparison, compare, difference_over_seeds, holm
 from pipeline.masks.config import MaskSource
 from pipeline.reporting.data import Arm, Condition, Study, verdicts
 
@@ -174,16 +174,14 @@ def _compare_systems(name: str, first: list[Arm], second: list[Arm], epsilon: fl
     both, groups = verdicts(of_first + of_second, epsilon)
     ours, theirs = both[: len(seeds)], both[len(seeds) :]
     by_seed = tuple(compare(one, other, groups) for one, other in zip(ours, theirs, strict=True))
-    differences = ours.astype(np.float64) - theirs
     rng = generator(f"{name} {first[0].condition.draws} {second[0].condition.draws} {epsilon}")
-    alone = len(seeds) == 1 or np.ptp(differences) == 0
     agree = len({np.sign(one.difference.value) for one in by_seed}) == 1
     return Comparison(
         name=name,
         first=first[0].condition,
         second=second[0].condition,
         epsilon=epsilon,
-        difference=by_seed[0].difference if alone else pooled_over_seeds(differences, groups, rng),
+        difference=difference_over_seeds(ours, theirs, groups, rng),
         p_value=max(one.p_value for one in by_seed) if agree else 1.0,
         adjusted=1.0,
         detectable=None,

@@ -7,7 +7,7 @@ import polars as pl
 from jaxtyping import Float, Shaped
 
 from pipeline.evaluation.metrics import on_shared_images, robust_images
-from pipeline.evaluation.statistics import Estimate, paired_difference, pooled_over_seeds
+from pipeline.evaluation.statistics import Estimate, difference_over_seeds, pooled_over_seeds
 from pipeline.evaluation.summary import epsilon_text, finished_records
 from pipeline.reporting import wording
 from pipeline.reporting.comparisons import generator
@@ -119,11 +119,11 @@ def _parts(found: Systems) -> dict[Condition, dict[str, Estimate]]:
 def _part(
     part: str, pairs: Mapping[str, tuple[np.ndarray, np.ndarray]], groups: Shaped[np.ndarray, " images"], key: str
 ) -> Estimate:
-    """A part from the outcomes of a system and of none under each of its budgets, seeds by images. Of two systems under one seed
-    the interval is that of their comparison."""
+    """A part from the outcomes of a system and of none under each of its budgets, seeds by images. Of two systems the interval is
+    that of their comparison."""
     (ours, theirs), *others = pairs.values()
-    if len(ours) == 1 and not others:
-        return paired_difference(ours[0] > 0, theirs[0] > 0, groups)
+    if not others:
+        return difference_over_seeds(ours > 0, theirs > 0, groups, generator(key))
     of, most = PARTS[part], float(len(pairs))
     values = np.sum([of[budget] * (first - second) for budget, (first, second) in pairs.items()], axis=0)
     return pooled_over_seeds(values, groups, generator(key), limits=(-most, most))

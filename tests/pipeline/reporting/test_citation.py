@@ -29,7 +29,8 @@ def test_the_methods_name_threat_attacks_sample_and_intervals(study):
     assert "at epsilon 2/255, 4/255 and 8/255." in text
     assert "white-box" in text
     assert "apgd-margin (class, 20 steps); guided-collapse (class, 20 steps)" in text
-    assert "a bootstrap over photographs or tracks and trainings. Every system was trained from 2 seeds." in text
+    assert "a bootstrap over photographs or tracks and trainings, of shares never within Wilson's" in text
+    assert "Tango's score interval. Every system was trained from 2 seeds." in text
     assert "Diagnostics of the attacks on 4 of 4 systems: 12 passed, 0 failed." in text
     assert "{" not in text
     assert "not trusted" not in text

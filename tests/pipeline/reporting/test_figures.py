@@ -143,6 +143,34 @@ def test_a_share_over_trainings_is_never_surer_than_wilsons_interval_or_resampli
         assert found.low < found.high
 
 
+@pytest.mark.parametrize(("first", "second", "within"), [(0.02, 0.005, 0.8), (0.03, 0.0, 0.8), (0.98, 0.96, 0.8)])
+def test_the_difference_of_few_images_over_two_trainings_lies_in_its_interval_as_often_as_it_says(
+    first: float, second: float, within: float
+) -> None:
+    """As of a share above; two systems whose images stand independently of each other."""
+    rng, groups, missed = np.random.default_rng(0), np.arange(215), []
+    size = 1 / within - 1
+    for _ in range(200):
+        one, other = (rng.random((2, 215)) < (rng.beta(p * size, (1 - p) * size, size=215) if p else 0) for p in (first, second))
+        found = statistics.difference_over_seeds(one, other, groups, generator("simulated"))
+        missed.append((first - second < found.low, first - second > found.high))
+    assert (np.mean(missed, axis=0) <= 0.03).all()  # 2.5 % are promised; resampling alone misses 5 % at the end away from 0
+
+
+def test_a_difference_over_trainings_is_never_surer_than_tangos_interval_or_resampling() -> None:
+    groups = np.repeat(np.arange(40), 3)
+    for row, (first, second) in enumerate(((0.02, 0.0), (0.6, 0.3), (1.1, -1), (0.5, 0.5), (-1, -1))):
+        one, other = (np.random.default_rng(row).random((2, 120)) < threshold for threshold in (first, second))
+        found = statistics.difference_over_seeds(one, other, groups, generator("k"))
+        resampled = pooled_over_seeds(one.astype(float) - other, groups, generator("k"))
+        tango = statistics.paired_difference(one.T.ravel(), other.T.ravel(), np.repeat(groups, 2))
+        assert (found.low, found.high) == (min(resampled.low, tango.low), max(resampled.high, tango.high))
+        assert (found.value, found.n, found.groups) == (resampled.value, 120, 40)
+        assert found.low < found.high
+    alone = statistics.difference_over_seeds(one[:1], other[:1], groups, generator("k"))
+    assert alone == statistics.paired_difference(one[0], other[0], groups)
+
+
 def test_a_gain_under_one_seed_has_the_same_interval_among_the_comparisons_and_in_the_table_of_the_surface(one_seed) -> None:
     """As if the attackers who keep to the object had found what those of the whole image did."""
     confined = tuple(
