@@ -184,7 +184,7 @@ class AugmentConfig:
     shift: Annotated[Number, Field(ge=0.0, le=0.5)] = 0.0
     """Largest translation, as a share of the image side."""
     scale: Annotated[Number, Field(ge=0.0, lt=1.0)] = 0.0
-    """Largest relative change of size: 0.1 draws from 0.9 to 1.1."""
+    """Largest relative change of width and of height, each drawn by itself: 0.1 draws from 0.9 to 1.1."""
     rotation: Annotated[Number, Field(ge=0.0, le=180.0)] = 0.0
     """Largest rotation to either side, in degrees."""
     brightness: Share = 0.0

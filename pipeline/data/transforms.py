@@ -19,7 +19,7 @@ class Augmentation:
     """An albumentations pipeline whose randomness is set for every sample anew.
 
     ``__call__(image (S,S,3) uint8, mask (S,S) uint8, seed)`` returns the varied pair; pixels that move in from outside repeat the
-    border in the image and are background in the mask. Not to be shared between threads.
+    border of both, so that an object which the border cuts stays one. Not to be shared between threads.
     """
 
     def __init__(self, config: AugmentConfig) -> None:
@@ -35,7 +35,6 @@ class Augmentation:
                     interpolation=cv2.INTER_LINEAR,
                     mask_interpolation=cv2.INTER_LINEAR,
                     border_mode=cv2.BORDER_REPLICATE,
-                    fill_mask=0,
                     p=1.0,
                 )
             )

@@ -24,6 +24,23 @@ def test_an_image_that_is_its_own_mask_stays_so(seed):
     assert not np.array_equal(varied_mask, mask)
 
 
+@pytest.mark.parametrize("config", [AugmentConfig(shift=0.3), AugmentConfig(scale=0.4), AugmentConfig(rotation=30)])
+def test_what_moves_in_from_outside_repeats_the_border_of_image_and_mask(config):
+    image, mask = np.full((32, 32, 3), 100, np.uint8), np.full((32, 32), 255, np.uint8)
+    for seed in range(8):
+        varied, varied_mask = Augmentation(config)(image, mask, seed=seed)
+        assert (varied == 100).all()
+        assert (varied_mask == 255).all()
+
+
+def test_width_and_height_change_each_by_itself():
+    image, mask = disc()
+    varied = (Augmentation(AugmentConfig(scale=0.3))(image, mask, seed=seed)[1] > 127 for seed in range(20))
+    ratios = [one.any(axis=0).sum() / one.any(axis=1).sum() for one in varied]
+    assert min(ratios) < 0.8
+    assert max(ratios) > 1.25
+
+
 def test_light_and_noise_do_not_touch_the_mask():
     image, mask = disc()
     varied, varied_mask = Augmentation(AugmentConfig(brightness=0.3, contrast=0.3, noise=0.2))(image, mask, seed=1)
