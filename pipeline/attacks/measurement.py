@@ -34,6 +34,12 @@ class Measurement:
 
     kind: str
 
+    def __post_init__(self) -> None:
+        """An image that is observed twice under one condition would count as two."""
+        conditions = self.conditions()
+        if twice := [one for number, one in enumerate(conditions) if one in conditions[:number]]:
+            raise ValueError(f"names the same condition twice: {twice[0].name}{f' {twice[0].level:g}' if twice[0].level else ''}")
+
     @property
     def threat(self) -> str:
         """In records: the norm, or what happens to the images."""

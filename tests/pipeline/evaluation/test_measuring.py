@@ -16,7 +16,8 @@ from pipeline.attacks.measurement import Claim
 from pipeline.attacks.measurements import Backgrounds, Corruption, Corruptions, DecisionBased, MinimumNorm, Patches, Smoothing
 from pipeline.attacks.patch_attack import PatchAttack
 from pipeline.attacks.threat import Region
-from pipeline.errors import RunError
+from pipeline.config import validate
+from pipeline.errors import ConfigError, RunError
 from pipeline.evaluation.evaluator import attack_images
 from pipeline.evaluation.measured import (
     attacked_accuracy,
@@ -71,6 +72,21 @@ def test_every_image_is_observed_once_under_every_condition(small: ModuleType, o
         "backgrounds": "background",
         "smoothing": "l2",
     }
+
+
+@pytest.mark.parametrize(
+    ("kind", "words", "named"),
+    [
+        (Backgrounds, {"backdrops": ["same-class", "other-class", "same-class"]}, "same-class"),
+        (Corruptions, {"severities": [1, 3, 1]}, "gaussian-noise 1"),
+        (Corruptions, {"corruptions": ["fog", "fog"]}, "fog 1"),
+        (Patches, {"shares": [0.02, "2/100"]}, "everywhere 0.02"),
+        (Smoothing, {"radii": [0.5, 0.5]}, "attacked 0.5"),
+    ],
+)
+def test_a_condition_that_is_named_twice_would_count_images_twice_and_is_refused(kind: type, words: dict, named: str) -> None:
+    with pytest.raises(ConfigError, match=f"names the same condition twice: {named}$"):
+        validate(kind, words)
 
 
 def test_what_nobody_has_changed_is_judged_as_the_attacks_records_judge_it(
