@@ -39,10 +39,12 @@ def attacks_by_name(attacks: str | Sequence[str] | Mapping[str, AttackSpec]) -> 
 
 
 def spec_by_name(name: str) -> AttackSpec:
-    """The attack of that name in the first of the shipped suites that has one. Raises ConfigError that names near ones."""
+    """The attack of that name in the first of the shipped suites that has one. Raises ConfigError with near names."""
     for suite in suites().values():
         if name in suite.attacks:
             return suite.attacks[name]
+    if name in suites():
+        raise ConfigError(f"{name!r} is a suite, and an attack is meant: name one of {', '.join(suites()[name].attacks)}")
     names = list(dict.fromkeys([*suites(), *(attack for suite in suites().values() for attack in suite.attacks)]))
     near = get_close_matches(name, names, n=3, cutoff=0.4)
     remedy = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}"

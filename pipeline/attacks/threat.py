@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field
 from pipeline.config import Number, Whole, configuration
 
 Norm = Literal["linf", "l2", "l1"]
-Budget = Norm | Literal["patch"]
+Budget = Literal[Norm, "patch"]
 """What an epsilon limits: a norm of the perturbation, or the share of the image that one square may cover."""
 Epsilon = Annotated[Number, Field(ge=0, le=10_000)]
 """Largest norm of the perturbation of an image in [0,1]. The bound is the Euclidean diagonal of an image of 5,773 pixels a
@@ -24,7 +24,8 @@ def check_epsilon(norm: Budget, epsilon: float) -> None:
 
 
 def _one_or_more(epsilons: Any) -> Any:
-    return (epsilons,) if isinstance(epsilons, int | float | str) and not isinstance(epsilons, bool) else epsilons
+    one = isinstance(epsilons, int | float | str) and not isinstance(epsilons, bool)
+    return (epsilons,) if one or getattr(epsilons, "ndim", None) == 0 else epsilons  # NumPy's and torch's single numbers too
 
 
 class Region(StrEnum):

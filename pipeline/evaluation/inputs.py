@@ -113,6 +113,8 @@ def checked_labels(labels: object, *, count: int, num_classes: int | None = None
     if tuple(tensor.shape) != (count,):
         raise InputError(f"labels have the shape {tuple(tensor.shape)}, expected ({count},): one class index an image")
     if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
+        if tensor.is_floating_point() and not (tensor == tensor.long()).all():  # .long() would make other labels of them
+            raise InputError(f"labels are {tensor.dtype}, not all of them whole numbers; expected class indices")
         raise InputError(f"labels are {tensor.dtype}, expected class indices: say labels.long()")
     tensor = tensor.long()
     low, high = int(tensor.min()), int(tensor.max())

@@ -9,7 +9,9 @@ from dataclasses import FrozenInstanceError, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ConfigDict, Field, TypeAdapter
@@ -143,6 +145,10 @@ def test_a_threat_model_made_of_strings_is_the_one_that_they_name():
 def test_an_epsilon_is_a_number_in_units_of_the_image():
     assert PgdConfig(epsilon="8/255").epsilon == 8 / 255
     assert PgdConfig(norm="l2", epsilon=8).epsilon == 8
+    with pytest.raises(ConfigError, match=r"norm: Input should be 'linf', 'l2', 'l1' or 'patch', got 'l7'$"):
+        ThreatModel(norm="l7")
+    for one in (np.float32(0.25), np.array(0.25), torch.tensor(0.25)):
+        assert ThreatModel(epsilons=one).epsilons == (0.25,)
     for construct in (lambda: PgdConfig(epsilon=8), lambda: ThreatModel(epsilons=(8,)), lambda: replace(PgdConfig(), epsilon=8)):
         with pytest.raises(ConfigError, match=r"8/255, never 8$"):
             construct()

@@ -76,6 +76,8 @@ def test_labels_of_any_whole_type_are_taken(labels: Any) -> None:
     ("labels", "said"),
     [
         (LABELS.float(), r"labels are torch\.float32, expected class indices: say labels\.long\(\)"),
+        (LABELS + 0.5, r"labels are torch\.float32, not all of them whole numbers; expected class indices$"),
+        (LABELS * float("nan"), r"labels are torch\.float32, not all of them whole numbers; expected class indices$"),
         (nn.functional.one_hot(LABELS), r"labels have the shape \(4, 3\): if they are one-hot, say labels\.argmax\(1\)"),
         (LABELS[:3], r"labels have the shape \(3,\), expected \(4,\)"),
         (LABELS + 1, r"labels go from 1 to 3, expected 0 to 2: the system has 3 classes"),

@@ -319,6 +319,12 @@ def test_names_of_attacks_and_suites_are_looked_up_and_near_ones_named(linear: t
         attack(model, images, labels, "apgd-margn")
     with pytest.raises(ConfigError, match=r"^there is no suite and no attack 'standart': did you mean standard[^\n]*$"):
         evaluate(model, [(images, labels)], attacks="standart")
+    for suite_for_an_attack in (
+        lambda: attack(model, images, labels, "fast"),
+        lambda: evaluate(model, [(images, labels)], attacks=["pgd", "fast"]),
+    ):
+        with pytest.raises(ConfigError, match=r"^'fast' is a suite, and an attack is meant: name one of pgd-margin, [^\n]*$"):
+            suite_for_an_attack()
     with pytest.raises(ConfigError, match=r"none applies to this system"):
         attack(model, images, labels, "joint-collapse")
     with pytest.raises(ConfigError, match=r"8/255, never 8"):
