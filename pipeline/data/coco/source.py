@@ -13,7 +13,7 @@ from pipeline.data.config import CocoConfig
 from pipeline.data.download import Archive, fetch_archive
 from pipeline.data.sample import NO_CLASS, Plan, recipe_of
 from pipeline.data.splits import Split, assign_splits, drawn_shares
-from pipeline.errors import ConfigError, DataError
+from pipeline.errors import ConfigError, DataError, shortened
 
 RECIPE_VERSION = 4
 
@@ -86,11 +86,18 @@ def plan(config: CocoConfig) -> Plan:
 def _annotated(paths: Sequence[Path], categories: Sequence[Sequence[Category]]) -> dict[str, tuple[str, ...]]:
     """Each category that has an object as a class of its own: exports list groups of categories that have none."""
     classes: dict[str, tuple[str, ...]] = {}
+    where, unknown = paths[0], ""  # the first annotation of a category that is not in its file
     for path, known in zip(paths, categories, strict=True):
-        used = {identity(record["category_id"]) for _, record in read_annotations(path)}
-        classes |= {category.name: (category.name,) for category in known if category.category_id in used}
+        named, used = {category.category_id: category.name for category in known}, set()
+        for position, record in read_annotations(path):
+            used.add(category_id := identity(record["category_id"]))
+            if not unknown and category_id not in named:
+                ids = shortened(", ".join(map(repr, named)))
+                given = shortened(repr(record["category_id"]))
+                where, unknown = path, f": category_id of annotations[{position}] is {given}, expected one of {ids}"
+        classes |= {name: (name,) for category_id, name in named.items() if category_id in used}
     if not classes:
-        raise DataError(f"{paths[0]}: no object of any category is annotated")
+        raise DataError(f"{where}: no object of any category is annotated{unknown}")
     return classes
 
 

@@ -1246,3 +1246,17 @@ def test_whatever_stands_in_an_annotation_is_a_sample_or_a_reject(segmentation: 
         check_object(annotation, 20, 10, rules)
     with contextlib.suppress(Rejected):
         assert read_outline(segmentation, width=20, height=10).runs.sum() == 200
+
+
+@pytest.mark.parametrize(("written", "shown"), [("cat", "'cat'"), (["1"], r"\['1'\]"), (None, "None"), (99, "99")])
+def test_categories_that_no_object_names_by_its_id_are_told_from_a_file_without_objects(
+    made_up: MadeUp, written: Any, shown: str
+) -> None:
+    number = made_up.image()
+    made_up.annotations = []
+    made_up.object(number, (5, 5, 40, 40), 1, category_id=written)
+    made_up.write()
+    config = made_up.config(classes=None)
+    said = rf"no object of any category is annotated: category_id of annotations\[0\] is {shown}, expected one of 1, 2, 3, 4$"
+    with pytest.raises(DataError, match=said):
+        plan(config)
