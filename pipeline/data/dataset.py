@@ -8,7 +8,7 @@ A prepared data set holds memory-mapped ``images.npy`` (N,S,S,3 uint8, RGB) and 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import polars as pl
@@ -95,7 +95,10 @@ class PreparedDataset:
         """Rows of one split, ascending. Raises DataError for a split without samples."""
         found = np.flatnonzero(self.samples["split"] == split).astype(np.int64)
         if not len(found):
-            raise DataError(f"{self.path}: no sample is in the {split} split; prepare it again with another split fraction")
+            groups = self.samples.filter(pl.col("split") != SEGMENTER)["group"].n_unique()
+            whole = f"it has {groups} group{'s'[: groups > 1]}, and none is shared between splits: prepare it with smaller groups"
+            remedy = whole if groups < len(get_args(Split)) else "prepare it again with another split fraction"
+            raise DataError(f"{self.path}: no sample is in the {split} split; {remedy}")
         return found
 
 

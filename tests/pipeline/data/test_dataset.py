@@ -1,8 +1,10 @@
 """A damaged prepared data set is refused with the reason, never read."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from pipeline.data.dataset import FILES, MANIFEST, open_prepared
@@ -72,3 +74,14 @@ def test_the_splits_part_the_rows(synthetic_set):
     opened = open_prepared(synthetic_set)
     rows = [row for split in ("train", "val", "test") for row in opened.indices(split)]
     assert sorted(rows) == list(range(len(opened)))
+
+
+@pytest.mark.parametrize(
+    ("groups", "said"), [(1, "it has 1 group, "), (2, "it has 2 groups, "), (3, "prepare it again with another split")]
+)
+def test_a_split_that_groups_left_empty_asks_for_groups_and_not_for_other_fractions(synthetic_set, groups, said):
+    dataset = open_prepared(synthetic_set)
+    of_train = pl.int_range(pl.len()).mod(groups).cast(pl.String)
+    crowded = replace(dataset, samples=dataset.samples.with_columns(split=pl.lit("train"), group=of_train))
+    with pytest.raises(DataError, match=f"no sample is in the val split; {said}"):
+        crowded.indices("val")
