@@ -71,14 +71,18 @@ def _variables(batch: AttackBatch, sizes: set[int]) -> list[object]:
             seen += (frame.f_globals[name] for name in frame.f_code.co_names if name in frame.f_globals)
         found.extend(one for one in seen if not _is_feature_map(one, sizes))
 
-    noise = torch.rand(batch.images.shape, generator=torch.Generator().manual_seed(0)).to(batch.images)
-    before = sys.getprofile()
+    noise, before = noise_like(batch.images), sys.getprofile()
     sys.setprofile(watch)
     try:
         logits_of(batch, noise)
     finally:
         sys.setprofile(before)
     return found
+
+
+def noise_like(images: Images) -> Images:
+    """The noise that a system is asked about, by a seed that nobody else takes: else it could be what made-up images are."""
+    return torch.rand(images.shape, generator=torch.Generator().manual_seed(7_340_119_652)).to(images)
 
 
 def _is_feature_map(one: object, sizes: set[int]) -> bool:

@@ -21,6 +21,7 @@ from pipeline.attacks.diagnostics import (
     search,
 )
 from pipeline.attacks.diagnostics.check import share
+from pipeline.attacks.diagnostics.memory import noise_like
 from pipeline.attacks.diagnostics.probing import Budget, next_of_another_class, probe_points
 from pipeline.attacks.specs import GradientPath
 from pipeline.attacks.start import AttackBatch
@@ -382,6 +383,7 @@ def test_images_are_shifted_lit_otherwise_and_smoothed_as_it_says() -> None:
     expected = [np.roll(both, by, axis) for axis in (1, 2) for by in (1, -1)]
     expected += [np.concatenate([lit, mask]) for lit in (0.85 * image, 0.15 + 0.85 * image, 0.1 + 0.8 * image)]
     expected += [(both + blurred) / 2, np.stack(enlarged)]
+    expected.append(np.concatenate([noise_like(torch.from_numpy(image[None]))[0].numpy(), mask]))  # what it keeps is looked for so
     _, shown = remembered(torch.from_numpy(image[None]), torch.from_numpy(mask[None]))
     different = [one.numpy() for one in shown if np.abs(one.numpy() - both).max() > 1e-6]
 
