@@ -33,23 +33,24 @@ _NOT_OF_THE_SYSTEM = ("torch", "pipeline", "segmenter", "classifier")
 @torch.no_grad()
 def held_images(batch: AttackBatch) -> Bool[Tensor, " batch"]:
     """Images that lie in the weights, buffers or attributes of the system's modules, or in variables of its functions while it is
-    asked about noise: as they are, smaller, normalized, in the span of some rows, or as what one of its modules makes of them.
+    asked about noise: as they are, smaller, normalized or in the span of some rows; in its modules also as what one of these makes
+    of them (what it makes of noise, a variable too, may be much like it).
 
     However softly it is asked, a memory has to be kept somewhere; one of a file or of a global variable is in the variables of
     whoever asks it. What notes its last images has noted the noise when it is looked at.
     """
     smaller = [small for size in _SIZES if (small := functional.avg_pool2d(batch.images, size))[0].numel() >= _LEAST]
-    used = _variables(batch, {small[0].numel() for small in smaller})
-    sizes = {held.shape[first:].numel() for held in _tensors_of(batch.system, used) for first in range(held.ndim)}
-    made = _outputs(batch, sizes)
-    used = _variables(batch, {small[0].numel() for small in smaller})  # again, since what keeps its last images has kept these
+    system = batch.system
+    made = _outputs(batch, {held.shape[first:].numel() for held in _tensors_of(_kept(system)) for first in range(held.ndim)})
+    variables = _variables(batch, {small[0].numel() for small in smaller})
     found = torch.zeros(len(batch), dtype=torch.bool, device=batch.images.device)
     seen = [_standardized(small) for small in smaller]
-    for held in _tensors_of(batch.system, used):
+    kept = [(held, made) for held in _tensors_of(_kept(system))]
+    for held, made_alike in kept + [(held, []) for held in _tensors_of(variables)]:
         for image in seen:
             if (rows := _rows(held, image[0].numel(), image)) is not None:
                 found |= _alike(image, _standardized(rows.view(-1, *image.shape[1:])))
-        for one in made:
+        for one in made_alike:
             if (rows := _rows(held, one.shape[1], one)) is not None:
                 found |= _alike(one, rows)
         if (rows := _rows(held, batch.images[0].numel(), batch.images)) is not None and 1 < len(rows) < rows.shape[1] / 2:
@@ -137,9 +138,13 @@ def _in_span(images: Tensor, rows: Tensor) -> Tensor:
     return found
 
 
-def _tensors_of(system: System, variables: Iterable[object]) -> Iterator[Tensor]:
-    """In the attributes of its modules and in some variables, and in containers, functions and closures there."""
-    queue: list[object] = [list(system.parameters()), *(vars(part) for part in system.modules()), *variables]
+def _kept(system: System) -> list[object]:
+    return [list(system.parameters()), *(vars(part) for part in system.modules())]
+
+
+def _tensors_of(variables: Iterable[object]) -> Iterator[Tensor]:
+    """In some variables, and in containers, functions and closures there."""
+    queue = list(variables)
     seen: set[int] = set()
     while queue:
         one = queue.pop()
