@@ -17,6 +17,7 @@ from classifier.losses import cross_entropy
 from classifier.model import build_classifier
 from pipeline.attacks.acceleration import Precision, attacked_copy
 from pipeline.attacks.allocator import keep_freed_pages
+from pipeline.attacks.cuda_graphs import Graphed
 from pipeline.attacks.objectives import ModelObjective
 from pipeline.attacks.pgd import pgd_linf
 from pipeline.data.config import SyntheticConfig
@@ -124,18 +125,18 @@ def trained_system(task: Task) -> TwoStage:
 
 
 Kind = Literal["floor", "last", "best"]
-Faster = Literal["compiled", "graphs"]
-"""What is tried on a GPU: torch.compile, or CUDA graphs of the copy as it is."""
+Launches = Literal["as shipped", "one by one", "compiled"]
+"""On a GPU the copy is CUDA graphs; beside it without them, and by torch.compile."""
 
 
-def ours(task: Task, system: TwoStage, *, kind: Kind, precision: Precision, faster: Faster | None = None) -> Attack:
+def ours(task: Task, system: TwoStage, *, kind: Kind, precision: Precision, launches: Launches) -> Attack:
     """PGD on the attacked copy: its last point, or the best point visited; or nothing but the passes that it cannot do without."""
     copy: nn.Module = attacked_copy(system, torch.rand(1, 3, task.size, task.size, device=task.device), precision=precision)
-    if faster == "compiled":
+    if launches != "as shipped":
+        assert isinstance(copy, TwoStage)
+        copy.map_stages(lambda stage: stage.stage if isinstance(stage, Graphed) else stage)
+    if launches == "compiled":
         copy = torch.compile(copy)  # type: ignore[assignment]
-    elif faster == "graphs":  # both directions, each one launch for all kernels
-        example = torch.rand(task.batch, 3, task.size, task.size, device=task.device, requires_grad=True)
-        copy = torch.cuda.make_graphed_callables(copy, (example,))
 
     def attack(images: Tensor, labels: Tensor) -> Tensor | None:
         if kind == "floor":
@@ -248,7 +249,7 @@ class Side:
     """Whether its process asks the C library to keep freed pages (on the CPU)."""
 
 
-def _our_sides(precision: Precision, name: str, faster: Faster | None = None) -> dict[str, Side]:
+def _our_sides(precision: Precision, name: str, launches: Launches = "as shipped") -> dict[str, Side]:
     """The floor of one precision, and ours above it."""
     groups: dict[Kind, Group] = {"floor": "floor", "last": "ours", "best": "ours"}
     names: dict[Kind, str] = {"floor": f"floor, {name}", "last": f"ours, {name}, last point", "best": f"ours, {name}, best point"}
@@ -256,7 +257,7 @@ def _our_sides(precision: Precision, name: str, faster: Faster | None = None) ->
         names[kind]: Side(
             group=groups[kind],
             build=ours,
-            arguments={"kind": kind, "precision": precision, "faster": faster},
+            arguments={"kind": kind, "precision": precision, "launches": launches},
             floor=None if kind == "floor" else names["floor"],
             keeps_pages=True,
         )
@@ -265,11 +266,12 @@ def _our_sides(precision: Precision, name: str, faster: Faster | None = None) ->
 
 
 def sides(device: str) -> dict[str, Side]:
-    """All of them, in the order of a round. Compiling and CUDA graphs are tried on a GPU only: on the CPU they gain nothing."""
+    """All of them, in the order of a round. Compiling is tried on a GPU only: on the CPU it gains nothing."""
     result = _our_sides("float32", "float32") | _our_sides("bf16", "bf16")
     if device == "cuda":
-        for faster in get_args(Faster):
-            result |= _our_sides("float32", f"{faster} float32", faster) | _our_sides("bf16", f"{faster} bf16", faster)
+        for launches in ("one by one", "compiled"):
+            for precision in get_args(Precision):
+                result |= _our_sides(precision, f"{launches} {precision}", launches)
     result["hand-written loop"] = Side(group="hand-written", build=hand_written, arguments={})
     if device == "cpu":
         result["hand-written loop, freed pages kept"] = Side(

@@ -15,6 +15,7 @@ from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from pipeline.attacks.cuda_graphs import Graphed
 from pipeline.attacks.depthwise import quicken_depthwise
 from pipeline.attacks.packing import pack_convolutions
 from pipeline.masks.context import MaskContext
@@ -33,7 +34,8 @@ _SAME = {"float32": 1e-3, "bf16": 0.5}
 
 
 def attacked_copy(system: System, images: Images, *, precision: Precision = "float32") -> System:
-    """A copy of the system as attacks want it: eval mode, channels last, batch norm folded, weights packed and without a gradient.
+    """A copy of the system as attacks want it: eval mode, channels last, batch norm folded, weights packed and without a gradient;
+    on a GPU passes that come again are CUDA graphs (``cuda_graphs``).
 
     The copy has the system's methods, mask source and fill, so every objective takes it in place of the system, in the state of
     ``system.attacked``. It does not follow later changes of the system's weights. The system itself is left as it is; one whose
@@ -55,6 +57,8 @@ def attacked_copy(system: System, images: Images, *, precision: Precision = "flo
     if images.device.type == "cpu":
         pack_convolutions(fast)
     fast.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    if images.device.type == "cuda":
+        fast.map_stages(Graphed)
     return fast
 
 

@@ -27,8 +27,9 @@ from classifier.config import ClassifierConfig
 from pipeline import TwoStage, attack, evaluate, load_system, predict
 from pipeline.ablation.counterfactual import rescored_margins
 from pipeline.arithmetic import tf32_disabled
-from pipeline.attacks.acceleration import attacked_copy
+from pipeline.attacks.acceleration import Precision, attacked_copy
 from pipeline.attacks.config import PgdConfig
+from pipeline.attacks.cuda_graphs import Graphed
 from pipeline.attacks.measurements import Corruption
 from pipeline.attacks.outside import AutoAttack
 from pipeline.attacks.specs import AttackSpec, ClassAttack, ClassLoss, GradientPath, GuidedAttack, MaskAttack, MaskGoal
@@ -398,6 +399,56 @@ def test_every_mask_source_is_attacked_as_on_the_cpu(small: ModuleType, source: 
     change = (adversarial.cpu().double() - images.double()).flatten(1)
     order = {"linf": torch.inf, "l2": 2, "l1": 1}[norm]
     assert torch.linalg.vector_norm(change, ord=order, dim=1).max() <= radius * (1 + 1e-6)
+
+
+class Peeking(nn.Module):
+    """Looks at a value on the way, which no recording can."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.flatten(2).mean(2) if float(images.detach().max()) <= 1 else images.flatten(2).amax(2)
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="nothing is recorded on a CPU")
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("source", [MaskSource.NONE, MaskSource.LEARNED, MaskSource.LEARNED_HARD])
+def test_recorded_passes_are_those_of_the_copy(small: ModuleType, source: MaskSource, precision: Precision) -> None:
+    images, context = small.pictures()
+    images, system = images.to(DEVICE), small.system(source).to(DEVICE)
+    known = MaskContext(*(None if one is None else one.to(DEVICE) for one in context))
+    tolerance = {"float32": 1e-3, "bf16": 0.2}[precision]  # batches are filled up, and others are rounded otherwise
+    with tf32_disabled(torch.device(DEVICE)):
+        copy, plain = (attacked_copy(system, images, precision=precision) for _ in range(2))
+        assert isinstance(plain, TwoStage)
+        plain.map_stages(lambda stage: stage.stage)  # type: ignore[return-value]
+        for number in (len(images), 3, 1):
+            rows = torch.arange(number, device=DEVICE)
+            for _ in range(4):
+                leaf = images[:number].clone().requires_grad_()
+                answers = [one(leaf, known.select(rows)) for one in (copy, plain)]  # type: ignore[operator]
+                with torch.no_grad():
+                    answers.append(copy(leaf, known.select(rows)))  # type: ignore[operator]
+                gradients = [torch.autograd.grad(answer.square().sum(), leaf)[0] for answer in answers[:2]]
+                for found, expected in ((answers[0], answers[1]), (answers[2], answers[1]), tuple(gradients)):
+                    assert (found - expected).norm() <= tolerance * expected.norm()
+    recorded = [module for module in copy.modules() if isinstance(module, Graphed)]
+    assert recorded
+    assert all(module._recorded for module in recorded if module is not getattr(copy, "segmenter", None) or source.is_learned)
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="nothing is recorded on a CPU")
+def test_what_cannot_be_recorded_runs_as_it_is_and_leaves_the_device_usable() -> None:
+    graphed, alone = Graphed(Peeking()), Peeking()
+    for _ in range(6):
+        images = torch.rand(8, 3, 16, 16, device=DEVICE).requires_grad_()
+        torch.testing.assert_close(graphed(images), alone(images))
+        gradients = [torch.autograd.grad(one(images).sum(), images)[0] for one in (graphed, alone)]
+        torch.testing.assert_close(*gradients)
+    assert not graphed._recorded
+    again = Graphed(nn.Conv2d(3, 4, 3).to(DEVICE).requires_grad_(False))
+    for number in range(6):
+        images = torch.rand(number + 1, 3, 16, 16, device=DEVICE)
+        torch.testing.assert_close(again(images), again.stage(images), **ROUNDING)
+    assert again._recorded
 
 
 ATTACKS: dict[str, AttackSpec] = {
