@@ -22,8 +22,12 @@ from pipeline.sharing.config import ExportConfig
 from pipeline.sharing.export import export
 
 
-def enter(run: Path, name: str, *, prepared: Path, arm: str | None = None, half: bool = False, scratch: Path) -> zoo.ZooEntry:
+def enter(
+    run: Path, name: str, *, prepared: Path, arm: str | None = None, about: str | None = None, half: bool = False, scratch: Path
+) -> zoo.ZooEntry:
     """Export an arm into ``zoo_directory() / name`` and enter it into the index, in the place of an older one of that name.
+
+    ``about`` says what it is; None says it by the experiment's name and the arm's.
 
     With ``half`` its weights have half the size. Then the evaluation is made again with them, in ``scratch``, and every image has
     to get the verdict that was published, at every epsilon. Raises RunError: the figures are of other data than ``prepared``, a
@@ -42,7 +46,7 @@ def enter(run: Path, name: str, *, prepared: Path, arm: str | None = None, half:
     if half:
         _check_verdicts(place, chosen.evaluation, prepared, scratch)
     entry = zoo.ZooEntry(
-        about=f"{read_run(run).config.get('experiment', run.name)}: {arm or chosen.name.split(' (another one')[0]}",
+        about=about or f"{read_run(run).config.get('experiment', run.name)}: {arm or chosen.name.split(' (another one')[0]}",
         sha256=file_sha256(place / EXPORTED),
         data=manifest["name"],
         recipe=manifest["recipe"],
