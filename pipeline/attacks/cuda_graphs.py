@@ -49,22 +49,23 @@ class Recorded:
 
     def __init__(self, stage: nn.Module, images: Tensor, with_gradient: bool) -> None:
         """Raises RuntimeError where the stage cannot be recorded, or has no gradient in the images."""
-        current, side = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        side.wait_stream(current)
-        with torch.cuda.stream(side):  # libraries set themselves up before they are recorded
-            leaf = images.detach().clone().requires_grad_(with_gradient)  # of this stream, and not of the recording's
-            outputs = stage(leaf)
+        with torch.cuda.device(images.device):  # streams and graphs are of the current device, whatever the images'
+            current, side = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            side.wait_stream(current)
+            with torch.cuda.stream(side):  # libraries set themselves up before they are recorded
+                leaf = images.detach().clone().requires_grad_(with_gradient)  # of this stream, and not of the recording's
+                outputs = stage(leaf)
+                if with_gradient:
+                    torch.autograd.grad(outputs, leaf, torch.ones_like(outputs))
+            current.wait_stream(side)
+            self.inputs = images.detach().clone().requires_grad_(with_gradient)
+            self._forward, self._backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._forward):
+                outputs = stage(self.inputs)
+            self.outputs, self._output_gradients = outputs.detach(), torch.zeros_like(outputs)
             if with_gradient:
-                torch.autograd.grad(outputs, leaf, torch.ones_like(outputs))
-        current.wait_stream(side)
-        self.inputs = images.detach().clone().requires_grad_(with_gradient)
-        self._forward, self._backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._forward):
-            outputs = stage(self.inputs)
-        self.outputs, self._output_gradients = outputs.detach(), torch.zeros_like(outputs)
-        if with_gradient:
-            with torch.cuda.graph(self._backward, pool=self._forward.pool()):
-                (self._input_gradients,) = torch.autograd.grad(outputs, self.inputs, self._output_gradients)
+                with torch.cuda.graph(self._backward, pool=self._forward.pool()):
+                    (self._input_gradients,) = torch.autograd.grad(outputs, self.inputs, self._output_gradients)
 
     def forward(self) -> None:
         """Launch the forward pass."""
@@ -111,7 +112,7 @@ class Graphed(nn.Module):
                     recording = _Recording(self._record(self.stage, filled, with_gradient))
                 except RuntimeError:  # it looks at values on the way, say: slower, and right
                     return None
-                if _same(recording, self.stage, filled, with_gradient):
+                if _same(recording, self.stage, 1 - filled, with_gradient):  # not what it was recorded with
                     self._recorded[key] = recording
         return self._recorded.get(key)
 

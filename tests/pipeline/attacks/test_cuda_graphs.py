@@ -123,6 +123,23 @@ def test_a_stage_that_answers_otherwise_at_every_call_is_not_replayed() -> None:
     assert sorted(set(calls)) == calls, "it goes on counting"
 
 
+class Stuck(Replayed):
+    """Answers for ever what it answered when it was recorded."""
+
+    def forward(self) -> None:
+        if not hasattr(self, "outputs"):
+            super().forward()
+
+
+@pytest.mark.parametrize("with_gradient", [True, False])
+def test_a_recording_that_does_not_follow_its_inputs_is_not_replayed(with_gradient: bool) -> None:
+    graphed = Graphed(stage(), Stuck)
+    for seed in range(5):
+        images = pictures(8, seed).requires_grad_(with_gradient)
+        torch.testing.assert_close(graphed(images), graphed.stage(images))
+    assert len(Replayed.made) == 1
+
+
 def test_what_cannot_be_recorded_runs_itself_and_is_not_tried_again() -> None:
     graphed = Graphed(stage(), refuses)
     for seed in range(6):
