@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from pipeline.attacks.measurement import Condition
 from pipeline.attacks.measurements import MinimumNorm
 from pipeline.attacks.measuring import MeasuredBatch, Observation, observed_distances
 from pipeline.attacks.norms import ball_of, dual_length, length, wide
@@ -107,7 +108,7 @@ def ddn(
     return closest.nearest()
 
 
-def observe_nearest(spec: MinimumNorm, batch: MeasuredBatch) -> Observation:
+def observe_nearest(spec: MinimumNorm, batch: MeasuredBatch, condition: Condition) -> Observation:
     """The distance of each image, scored afresh.
 
     A faster copy is searched where there is one, for points that are misclassified by more than its rounding. Where the system says
@@ -121,7 +122,7 @@ def observe_nearest(spec: MinimumNorm, batch: MeasuredBatch) -> Observation:
     refuted = seen.correct & found.distances.isfinite()
     if not bool(refuted.any()):
         return seen
-    again = vars(observe_nearest(spec, replace(batch, copy=None)))
+    again = vars(observe_nearest(spec, replace(batch, copy=None), condition))
     kept = {name: torch.where(refuted.view(-1, *[1] * (value.ndim - 1)), again[name], value) for name, value in vars(seen).items()}
     return Observation(**kept)
 
