@@ -22,6 +22,7 @@ from pipeline.attacks.norms import ball_of, dual_length, length, wide
 from pipeline.attacks.objectives import ModelObjective, Objective, Score, margin, scores_and_gradients, scores_without_gradients
 from pipeline.attacks.pgd import RegionMasks
 from pipeline.attacks.threat import Norm
+from pipeline.attacks.tracker import refuse_nan
 from pipeline.randomness import derive_seeds, normal
 from pipeline.shapes import Images, Seeds
 from pipeline.system import System, attacked
@@ -152,9 +153,7 @@ class _Closest:
 
     def record(self, points: Tensor, scores: Tensor) -> Tensor:
         """Take note of a point of every image; which of them are misclassified. Raises FloatingPointError for a NaN score."""
-        if scores.isnan().any():
-            where = ", ".join(map(str, scores.isnan().nonzero().flatten().tolist()))
-            raise FloatingPointError(f"the objective gave a NaN score for these images of the batch: {where}")
+        refuse_nan(scores.isnan())
         fooled = scores > 0
         distances = length(points.double() - self._images.double(), self._norm)
         nearer = fooled & (distances < self._distances)
