@@ -152,7 +152,7 @@ def observe_decisions(spec: DecisionBased, batch: MeasuredBatch, _condition: Con
             seeds=batch.seeds,
             num_steps=spec.num_steps,
             max_probes=spec.max_probes,
-            region=batch.region(spec.region, spec.region_radius),
+            region=batch.region(spec.within),
         )
     return observed_distances(batch, found.points, found.distances)
 

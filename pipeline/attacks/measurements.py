@@ -18,7 +18,7 @@ from pydantic import Field
 from pipeline.attacks.measurement import Claim, Condition, Measurement
 from pipeline.attacks.patch_attack import PatchAttack
 from pipeline.attacks.specs import Passes
-from pipeline.attacks.threat import Epsilon, Norm, Region, check_epsilon
+from pipeline.attacks.threat import Epsilon, Norm, Region, ThreatModel, check_epsilon
 from pipeline.config import Count, Number, Whole, configuration
 
 
@@ -42,6 +42,11 @@ class Distances(Measurement):
     @property
     def threat(self) -> str:
         return self.norm
+
+    @property
+    def within(self) -> ThreatModel:
+        """Where the image may change."""
+        return ThreatModel(region=self.region, region_radius=self.region_radius)
 
     def conditions(self) -> tuple[Condition, ...]:
         """One: the nearest point."""

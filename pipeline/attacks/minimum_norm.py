@@ -130,7 +130,7 @@ def observe_nearest(spec: MinimumNorm, batch: MeasuredBatch, condition: Conditio
 
 def _nearest(spec: MinimumNorm, batch: MeasuredBatch, system: System, score: Score) -> Nearest:
     objective = ModelObjective(model=system, score=score, targets=(batch.labels,), context=batch.context)
-    region = batch.region(spec.region, spec.region_radius)
+    region = batch.region(spec.within)
     with attacked(system):
         if spec.search == "ddn":
             return ddn(objective, batch.images, seeds=batch.seeds, num_steps=spec.num_steps, region=region)
