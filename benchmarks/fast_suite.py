@@ -51,7 +51,7 @@ def with_instead(instead: dict[str, AttackSpec]) -> dict[str, AttackSpec]:
 def measure(run: EvaluationRun, attacks: dict[str, AttackSpec], epsilon: float, seed: int) -> tuple[float, int]:
     """Processor seconds of one evaluation, and the images that stand."""
     run = replace(run, seed=seed, suite=AttackSuite(threat=ThreatModel(epsilons=(epsilon,)), attacks=attacks))
-    run = replace(run, suite=applicable(run, device=CPU)[0])
+    run = replace(run, suite=applicable(run.suite, run.batch(run.rows[:1], CPU))[0])
     store, began = MemoryStore(), time.process_time()
     attack_images(run, store, device=CPU, advance=lambda _: None)
     return time.process_time() - began, int(robust_images(store.records(), epsilon)["robust"].sum())

@@ -69,7 +69,7 @@ def all_at_once(
         rows=choose_rows(dataset, "test", images),
         chunk_size=256,
     )
-    run = replace(run, suite=applicable(run, device=CPU)[0])
+    run = replace(run, suite=applicable(run.suite, run.batch(run.rows[:1], CPU))[0])
     store = MemoryStore()
     attack_images(run, store, device=CPU, advance=lambda _: None)
     return set(robust_images(store.records(), suite.threat.epsilons[-1]).filter("robust")["sample_id"])

@@ -27,7 +27,6 @@ from pipeline.attacks.acceleration import copy_to_search
 from pipeline.attacks.allocator import keep_freed_pages
 from pipeline.attacks.measurements import MinimumNorm
 from pipeline.attacks.measuring import Donors, MeasuredBatch
-from pipeline.attacks.minimum_norm import observe_nearest
 from pipeline.attacks.norms import length
 from pipeline.attacks.patch_attack import PatchAttack, patch_side
 from pipeline.attacks.patches import allowed_corners, patch_masks, promising_corners
@@ -64,7 +63,8 @@ def our_distances(batch: AttackBatch, norm: Norm, steps: int) -> Side:
             donors=lambda _: none,
             copy=copy,
         )
-        return observe_nearest(MinimumNorm(norm=norm, num_steps=steps), measured).values
+        spec = MinimumNorm(norm=norm, num_steps=steps)
+        return spec.observe(measured, *spec.conditions()).values
 
     return side
 

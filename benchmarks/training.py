@@ -28,6 +28,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import polars as pl
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -47,7 +48,6 @@ from pipeline.runs.checkpoints import load_classifier
 from pipeline.system import attacked
 from pipeline.training.commands import train_classifier
 from pipeline.training.config import TrainClassifierConfig, TrainerConfig
-from pipeline.training.logging import read_metrics
 from pipeline.training.losses import worst_case_images
 from pipeline.training.objectives import AdversarialConfig, RobustValidationConfig
 from pipeline.training.tasks import bind_classifier
@@ -189,7 +189,7 @@ def accuracies(num_seeds: int, num_steps: int) -> None:
                 objective = AdversarialConfig(attack=attack, validation=RobustValidationConfig(max_images=64))
                 with contextlib.redirect_stdout(sys.stderr):
                     train_classifier(TrainClassifierConfig(prepared=prepared, run=run, objective=objective, trainer=trainer))
-                seconds = read_metrics(run / "metrics.csv")["seconds"][-1]
+                seconds = pl.read_csv(run / "metrics.csv")["seconds"][-1]
                 clean, robust = _accuracy(run, prepared)
                 print(f"| {seed} | {precision} | {100 * clean:.1f} | {100 * robust:.1f} | {seconds:.0f} |", flush=True)
 

@@ -10,8 +10,3 @@ def correct(logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"
     Between equal logits the first class wins. An image with a logit that is not a number is wrong, whatever the others say.
     """
     return (logits.argmax(dim=1) == labels) & ~logits.isnan().any(dim=1)
-
-
-def accuracy(logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
-    """Share of the images that are ``correct``: the unit is the image, so a frequent class counts more. NaN for no images."""
-    return correct(logits, labels).float().mean()

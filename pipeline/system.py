@@ -9,7 +9,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,9 @@ from pipeline.masks.gates import soft_gate
 from pipeline.masks.sources import given_masks
 from pipeline.masks.traits import MaskTraits
 from pipeline.shapes import Images, Logits, Masks
+
+if TYPE_CHECKING:
+    from pipeline.data.loader import Batch
 
 _CONSTANT_COLORS = {Fill.BLACK: (0.0, 0.0, 0.0), Fill.GREY: (0.5, 0.5, 0.5)}
 _NO_CONTEXT = MaskContext()
@@ -110,6 +113,11 @@ def masks_and_logits(system: System, images: Images, context: MaskContext | None
 def clean_context(system: System, images: Images, context: MaskContext) -> MaskContext:
     """The context with what the system takes from the clean images, where it takes anything."""
     return system.freeze(images, context) if isinstance(system, FreezingSystem) else context
+
+
+def context_of(batch: "Batch") -> MaskContext:
+    """What a batch of a data set brings along for the masks and fills of a system."""
+    return MaskContext(oracle_masks=batch.masks, substitutes=batch.substitutes, sample_seeds=batch.seeds)
 
 
 def as_system(module: object) -> System:

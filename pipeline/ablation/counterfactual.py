@@ -24,7 +24,7 @@ from pipeline.evaluation.records import RecordStore, Status
 from pipeline.evaluation.statistics import Estimate, share
 from pipeline.masks.context import MaskContext
 from pipeline.shapes import Images, Labels, Scores
-from pipeline.system import StagedSystem, attacked
+from pipeline.system import StagedSystem, attacked, context_of
 
 
 class Attribution(StrEnum):
@@ -175,6 +175,5 @@ def _worst_images(store: RecordStore) -> Iterator[tuple[pl.DataFrame, list[np.nd
 
 
 def _margins(system: StagedSystem, batch: Batch, adversarial: Tensor) -> list[pl.Series]:
-    context = MaskContext(oracle_masks=batch.masks, substitutes=batch.substitutes, sample_seeds=batch.seeds)
-    margins = path_margins(system, batch.images, adversarial, batch.labels, context)
+    margins = path_margins(system, batch.images, adversarial, batch.labels, context_of(batch))
     return [pl.Series(name, values.double().cpu().numpy()) for name, values in margins.items()]

@@ -30,7 +30,6 @@ def apgd(
     norm: Norm,
     epsilon: PerImage,
     num_steps: int,
-    restarts: int = 1,
     region: RegionMasks | None = None,
     start: Images | None = None,
     seeds: Seeds | None = None,
@@ -43,17 +42,16 @@ def apgd(
         images: (B,3,H,W) in [0,1]; their memory layout is kept.
         norm: of the ball, linf, l2 or l1.
         epsilon: radius of the ball, for all images or for each (B,); 0 returns the images, to the bit.
-        num_steps: gradient steps of each start, at least 1; the published attack takes 100.
-        restarts: number of starts, each at a random point of the ball.
+        num_steps: gradient steps, at least 1; the published attack takes 100.
         region: (B,1,H,W), above 0 where a pixel may change; None is everywhere.
-        start: (B,3,H,W), brought into the ball: where the first start begins instead. The first step is as long as the ball is
-            wide, so little of a start outlives it: a search that builds on one is better done by ``pgd``.
-        seeds: (B,), int64, one for each image: they decide the random starts, so an image's result does not depend on its batch.
+        start: (B,3,H,W), brought into the ball: where it begins instead of at a random point. The first step is as long as the ball
+            is wide, so little of a start outlives it: a search that builds on one is better done by ``pgd``.
+        seeds: (B,), int64, one for each image: they decide the random start, so an image's result does not depend on its batch.
         explored: in the L1 ball, what is climbed in balls of three and two times the radius, where a random start is searched first
             (of 10 steps or more): for whoever records the points that ``objective`` is asked about. None is the objective.
 
     Returns:
-        (B,3,H,W), detached: the best of all points visited, the image itself and the last point of every start included. It lies in
+        (B,3,H,W), detached: the best of all points visited, the image itself and the last point included. It lies in
         the ball and in [0,1] exactly, and equals the image outside the region.
 
     Raises:
@@ -63,26 +61,23 @@ def apgd(
     Where we deviate from the authors' code: a random start is uniform in the ball and not on its surface; the score of the first
     move is compared with that of the start, as the paper has it, and not with 0; the image itself is a candidate.
     """
-    if num_steps < 1 or restarts < 1:
-        raise ValueError(f"num_steps and restarts are at least 1, not {num_steps} and {restarts}")
+    if num_steps < 1:
+        raise ValueError(f"num_steps is at least 1, not {num_steps}")
     ball = ball_of(norm, images.detach(), epsilon, region)
-    if seeds is None and (start is None or restarts > 1):
+    if seeds is None and start is None:
         raise ValueError("a random start needs seeds, one for each image")
-    best = BestPoint(ball.images)
+    best, steps = BestPoint(ball.images), num_steps
     best.update(ball.images, scores_without_gradients(objective, ball.images))
-    for restart in range(restarts):
-        steps = num_steps
-        if restart == 0 and start is not None:
-            begin = ball.project(start.detach())
+    if start is not None:
+        begin = ball.project(start.detach())
+    else:
+        assert seeds is not None
+        drawn = derive_seeds(seeds.to(ball.images.device), 0)
+        if isinstance(ball, L1Ball):
+            begin, steps = begin_l1(explored or objective, ball, drawn, num_steps)
         else:
-            assert seeds is not None
-            of_restart = derive_seeds(seeds.to(ball.images.device), restart)
-            if isinstance(ball, L1Ball):
-                begin, steps = begin_l1(explored or objective, ball, of_restart, num_steps)
-            else:
-                begin = ball.random_points(of_restart)
-        found = climb_l1(objective, ball, begin, steps) if isinstance(ball, L1Ball) else _climb(objective, ball, begin, steps)
-        best.merge(found)
+            begin = ball.random_points(drawn)
+    best.merge(climb_l1(objective, ball, begin, steps) if isinstance(ball, L1Ball) else _climb(objective, ball, begin, steps))
     return best.points
 
 

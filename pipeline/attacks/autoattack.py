@@ -22,7 +22,8 @@ from torch import Tensor
 
 from pipeline.attacks.norms import Ball, ball_of
 from pipeline.attacks.objectives import DLR_CLASSES, margin, targeted_margin
-from pipeline.attacks.outside import STANDARD, Member, square_fits
+from pipeline.attacks.outside import STANDARD, AutoAttack, Member, SquareAttack, square_fits
+from pipeline.attacks.start import AttackStart
 from pipeline.attacks.threat import Norm
 from pipeline.masks.context import MaskContext
 from pipeline.shapes import Images, Labels, Regions, Seeds
@@ -54,13 +55,13 @@ def autoattack(
     ``num_queries`` is Square's. Results lie in the ball and in [0,1] exactly, as those of ``pgd_in``. Raises ValueError where
     Square is among the attacks and does not fit.
     """
-    from pyautoattack import AutoAttack  # only here: whoever trains need not load it
+    import pyautoattack  # only here: whoever trains need not load it
 
     if "square" in attacks:
         _check_square(norm, images)
 
     def attack(model: Model, image: Tensor, label: Tensor, seed: int) -> Tensor:
-        runner = AutoAttack(model, eps=epsilon, norm=_NORMS[norm], seed=seed, version="standard", device=image.device)
+        runner = pyautoattack.AutoAttack(model, eps=epsilon, norm=_NORMS[norm], seed=seed, version="standard", device=image.device)
         runner.attacks_to_run = list(attacks)
         runner.square.n_queries = num_queries
         num_classes = model(image).shape[1]
@@ -90,12 +91,12 @@ def square(
 
     Its schedule is stretched to ``num_queries``, as its authors advise. Result and errors are those of ``autoattack``.
     """
-    from pyautoattack.square import SquareAttack
+    from pyautoattack import square as library
 
     _check_square(norm, images)
 
     def attack(model: Model, image: Tensor, label: Tensor, seed: int) -> Tensor:
-        search = SquareAttack(
+        search = library.SquareAttack(
             model,
             norm=_NORMS[norm],
             n_queries=num_queries,
@@ -109,6 +110,28 @@ def square(
         return found
 
     return _one_by_one(attack, system, ball_of(norm, images, epsilon, region), labels, context, seeds, region)
+
+
+def search_autoattack(spec: AutoAttack, start: AttackStart) -> Images:
+    """All its attacks, one after the other."""
+    return _started(autoattack, start, attacks=spec.attacks, num_queries=spec.num_queries)
+
+
+def search_square(spec: SquareAttack, start: AttackStart) -> Images:
+    """One random search."""
+    return _started(square, start, num_queries=spec.num_queries)
+
+
+def _started(attack: Callable[..., Tensor], start: AttackStart, **settings: object) -> Tensor:
+    batch = start.batch
+    return attack(
+        *(batch.system, batch.images, batch.labels, batch.context),
+        norm=start.norm,
+        epsilon=start.epsilon,
+        seeds=start.seeds,
+        region=start.region,
+        **settings,
+    )
 
 
 def _check_square(norm: Norm, images: Tensor) -> None:

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Int64, Shaped
 
 from pipeline.attacks.measurement import Condition
-from pipeline.attacks.measurements import Backdrop
+from pipeline.attacks.measurements import Backdrop, Backgrounds
 from pipeline.attacks.measuring import MeasuredBatch, Observation, observed
 from pipeline.masks.sources import dilate
 from pipeline.shapes import Images, Masks
@@ -84,7 +84,7 @@ def with_backdrop(
             return torch.lerp(without_objects(donors, donor_masks), images, masks)
 
 
-def observe_backdrop(batch: MeasuredBatch, condition: Condition) -> Observation:
+def observe_backdrop(_spec: Backgrounds, batch: MeasuredBatch, condition: Condition) -> Observation:
     """What the system says of the objects in front of that background, or of the original images; without an object its mask is
     empty."""
     if condition.name == "original":

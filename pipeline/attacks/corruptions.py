@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 
 from pipeline.attacks.measurement import Condition
-from pipeline.attacks.measurements import Corruption
+from pipeline.attacks.measurements import Corruption, Corruptions
 from pipeline.attacks.measuring import MeasuredBatch, Observation, observed
 from pipeline.shapes import Images, Masks, Seeds
 
@@ -56,7 +56,7 @@ def corrupt(corruption: Corruption, severity: int, images: Images, masks: Masks,
     return torch.stack(changed).to(images) / 255, torch.stack(moved).to(masks)
 
 
-def observe_corrupted(batch: MeasuredBatch, condition: Condition) -> Observation:
+def observe_corrupted(_spec: Corruptions, batch: MeasuredBatch, condition: Condition) -> Observation:
     """What the system says of the corrupted images, or of the clean ones at level 0."""
     if condition.level == 0:
         return observed(batch, batch.images)

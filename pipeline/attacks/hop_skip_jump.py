@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from pipeline.attacks.measurement import Condition
 from pipeline.attacks.measurements import DecisionBased
 from pipeline.attacks.measuring import MeasuredBatch, Observation, observed_distances
 from pipeline.attacks.minimum_norm import Nearest
@@ -137,7 +138,7 @@ def _jump(misclassified: Decision, point: Tensor, direction: Tensor, stride: Ten
     return moved
 
 
-def observe_decisions(spec: DecisionBased, batch: MeasuredBatch) -> Observation:
+def observe_decisions(spec: DecisionBased, batch: MeasuredBatch, _condition: Condition) -> Observation:
     """The distance of each image, scored afresh."""
 
     def misclassified(images: Tensor) -> Tensor:
@@ -151,7 +152,7 @@ def observe_decisions(spec: DecisionBased, batch: MeasuredBatch) -> Observation:
             seeds=batch.seeds,
             num_steps=spec.num_steps,
             max_probes=spec.max_probes,
-            region=batch.region(spec.region, spec.region_radius),
+            region=batch.region(spec.within),
         )
     return observed_distances(batch, found.points, found.distances)
 

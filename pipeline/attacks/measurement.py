@@ -1,7 +1,8 @@
 """What a measurement is: what is observed of every image beside attacks, under which conditions, and what a figure of it claims."""
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, NamedTuple
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from pipeline.attacks.specs import Passes
 
@@ -33,6 +34,8 @@ class Measurement:
     """A measurement of a suite. A subclass is a ``configuration`` with a ``kind`` of its own."""
 
     kind: str
+    observed_by: ClassVar[str]
+    """What ``observe`` calls with the measurement first, by its place: ``package.module:function``. Its module may import torch."""
 
     def __post_init__(self) -> None:
         """An image that is observed twice under one condition would count as two."""
@@ -55,4 +58,5 @@ class Measurement:
 
     def observe(self, batch: "MeasuredBatch", condition: Condition) -> "Observation":
         """Every image under one condition. An image's observation does not depend on the rest of its batch."""
-        raise NotImplementedError
+        found: Observation = resolve_name(self.observed_by)(self, batch, condition)
+        return found

@@ -4,25 +4,22 @@ The suite of attacks asks whether an image falls within an epsilon. A distance, 
 no such question, so it is a measurement: a list of conditions, each of which gives every image one observation. Observations are
 recorded by ``evaluation.measuring``, chunk by chunk, like outcomes of attacks.
 
-Nothing here imports torch; a method that observes imports what it needs. To add a measurement, write a class like these and name it
-in ``MeasurementSpec``.
+Nothing here imports torch; what observes is named by its place. To add a measurement, write a class like these and name it in
+``MeasurementSpec``.
 """
 
 import math
 from dataclasses import field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from pipeline.attacks.measurement import Claim, Condition, Measurement
 from pipeline.attacks.patch_attack import PatchAttack
 from pipeline.attacks.specs import Passes
-from pipeline.attacks.threat import Epsilon, Norm, Region, check_epsilon
+from pipeline.attacks.threat import Epsilon, Norm, Region, ThreatModel, check_epsilon
 from pipeline.config import Count, Number, Whole, configuration
-
-if TYPE_CHECKING:
-    from pipeline.attacks.measuring import MeasuredBatch, Observation
 
 
 @configuration
@@ -46,6 +43,11 @@ class Distances(Measurement):
     def threat(self) -> str:
         return self.norm
 
+    @property
+    def within(self) -> ThreatModel:
+        """Where the image may change."""
+        return ThreatModel(region=self.region, region_radius=self.region_radius)
+
     def conditions(self) -> tuple[Condition, ...]:
         """One: the nearest point."""
         return (Condition(name="nearest", level=0.0, claim=Claim.UPPER_ESTIMATE),)
@@ -54,6 +56,8 @@ class Distances(Measurement):
 @configuration
 class MinimumNorm(Distances):
     """The distance of the nearest misclassified point that a gradient search finds, end to end, of every image."""
+
+    observed_by: ClassVar[str] = "pipeline.attacks.minimum_norm:observe_nearest"
 
     kind: Literal["minimum-norm"] = "minimum-norm"
     """Distances of the nearest misclassified points, by a gradient search."""
@@ -71,16 +75,12 @@ class MinimumNorm(Distances):
         """One in each direction for every step, the score of the last point, and the answer to what was found."""
         return Passes(forward=self.num_steps + 2, backward=self.num_steps)
 
-    def observe(self, batch: "MeasuredBatch", condition: Condition) -> "Observation":  # noqa: ARG002
-        """The distance of each image."""
-        from pipeline.attacks.minimum_norm import observe_nearest
-
-        return observe_nearest(self, batch)
-
 
 @configuration
 class DecisionBased(Distances):
     """The distance of the nearest misclassified point that is found by asking for decisions alone, of every image."""
+
+    observed_by: ClassVar[str] = "pipeline.attacks.hop_skip_jump:observe_decisions"
 
     kind: Literal["decision-based"] = "decision-based"
     """Distances of the nearest misclassified points, by HopSkipJump: it asks for the class and for nothing else."""
@@ -96,18 +96,13 @@ class DecisionBased(Distances):
         probes = sum(min(int(100 * math.sqrt(step)), self.max_probes) for step in range(1, self.num_steps + 1))
         return Passes(forward=probes + 36 * self.num_steps, backward=0)
 
-    def observe(self, batch: "MeasuredBatch", condition: Condition) -> "Observation":  # noqa: ARG002
-        """The distance of each image."""
-        from pipeline.attacks.hop_skip_jump import observe_decisions
-
-        return observe_decisions(self, batch)
-
 
 @configuration
 class Patches(Measurement):
     """What a square patch of some sizes does anywhere, on the object alone and beside it, end to end through the segmenter."""
 
     threat: ClassVar[str] = "patch"
+    observed_by: ClassVar[str] = "pipeline.attacks.patches:observe_patches"
 
     kind: Literal["patches"] = "patches"
     """Accuracy under a square patch of several sizes: anywhere, on the object alone, beside the object."""
@@ -128,12 +123,6 @@ class Patches(Measurement):
         """Those of the attack, under every condition."""
         forward, backward = self.attack.passes(num_classes)
         return Passes(forward=len(self.conditions()) * (forward + 1), backward=len(self.conditions()) * backward)
-
-    def observe(self, batch: "MeasuredBatch", condition: Condition) -> "Observation":
-        """What the system says of each image with its worst patch."""
-        from pipeline.attacks.patches import observe_patches
-
-        return observe_patches(self, batch, condition)
 
 
 class Corruption(StrEnum):
@@ -161,6 +150,7 @@ class Corruptions(Measurement):
     """Accuracy and mask IoU under common corruptions, and on the clean images."""
 
     threat: ClassVar[str] = "corruption"
+    observed_by: ClassVar[str] = "pipeline.attacks.corruptions:observe_corrupted"
 
     kind: Literal["corruptions"] = "corruptions"
     """Accuracy under noise, blur, weather and digital artefacts that nobody has chosen."""
@@ -174,12 +164,6 @@ class Corruptions(Measurement):
         """Clean first, then every corruption at every severity."""
         grid = [(name.value, float(severity)) for name in self.corruptions for severity in self.severities]
         return tuple(Condition(name=name, level=level, claim=Claim.ACCURACY) for name, level in [("clean", 0.0), *grid])
-
-    def observe(self, batch: "MeasuredBatch", condition: Condition) -> "Observation":
-        """What the system says of the corrupted images."""
-        from pipeline.attacks.corruptions import observe_corrupted
-
-        return observe_corrupted(batch, condition)
 
 
 class Backdrop(StrEnum):
@@ -201,6 +185,7 @@ class Backgrounds(Measurement):
     """Accuracy and mask IoU in front of other backgrounds, and in front of the own one."""
 
     threat: ClassVar[str] = "background"
+    observed_by: ClassVar[str] = "pipeline.attacks.backgrounds:observe_backdrop"
 
     kind: Literal["backgrounds"] = "backgrounds"
     """Accuracy of the same objects in front of other backgrounds, and of objects and backgrounds alone."""
@@ -212,18 +197,13 @@ class Backgrounds(Measurement):
         names = ["original", *(backdrop.value for backdrop in self.backdrops)]
         return tuple(Condition(name=name, level=0.0, claim=Claim.ACCURACY) for name in names)
 
-    def observe(self, batch: "MeasuredBatch", condition: Condition) -> "Observation":
-        """What the system says of the objects in front of that background."""
-        from pipeline.attacks.backgrounds import observe_backdrop
-
-        return observe_backdrop(batch, condition)
-
 
 @configuration
 class Smoothing(Measurement):
     """Certified radii of the smoothed system, and what an attack on the smoothed system leaves standing."""
 
     threat: ClassVar[str] = "l2"
+    observed_by: ClassVar[str] = "pipeline.attacks.smoothing:observe_smoothed"
 
     kind: Literal["smoothing"] = "smoothing"
     """Certified l2 radii of the system under randomized smoothing, beside an attack on the same smoothed system."""
@@ -251,12 +231,6 @@ class Smoothing(Measurement):
         """The votes of the certificate and of every attacked image, and the draws of every step."""
         steps = len(self.radii) * self.num_steps * self.attack_draws
         return Passes(forward=self.num_selection + (1 + len(self.radii)) * self.num_draws + steps, backward=steps)
-
-    def observe(self, batch: "MeasuredBatch", condition: Condition) -> "Observation":
-        """Answers of the smoothed system."""
-        from pipeline.attacks.smoothing import observe_attacked, observe_certified
-
-        return observe_certified(self, batch) if condition.name == "certified" else observe_attacked(self, batch, condition.level)
 
 
 MeasurementSpec = Annotated[

@@ -8,11 +8,10 @@ import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
-from pipeline.attacks.regions import region_masks
-from pipeline.attacks.threat import Region
+from pipeline.attacks.start import AttackBatch
 from pipeline.attacks.tracker import verdict
 from pipeline.masks.context import MaskContext
-from pipeline.shapes import Images, Labels, Logits, Masks, Regions, Seeds
+from pipeline.shapes import Images, Labels, Logits, Masks
 from pipeline.system import System
 from segmenter.metrics import intersection_over_union
 
@@ -27,18 +26,11 @@ class Donors(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MeasuredBatch:
-    """A system and the images that it is measured on."""
+class MeasuredBatch(AttackBatch):
+    """A system and the images that it is measured on. Seeds are from an image's identity and the run's seed."""
 
-    system: System
-    """The inner module, not a wrapper. In float32 or wider."""
-    images: Images
-    """Clean, in [0,1]."""
-    labels: Labels
     context: MaskContext
     """Of the clean images, with the data set's masks: what is frozen was taken from them (``system.clean_context``)."""
-    seeds: Seeds
-    """One per image, from its identity and the run's seed."""
     donors: Callable[[bool], Donors]
     """Of the own class (True) or another one (False), by the image's identity alone."""
     copy: System | None = None
@@ -49,10 +41,6 @@ class MeasuredBatch:
         """The data set's own."""
         assert self.context.oracle_masks is not None
         return self.context.oracle_masks
-
-    def region(self, region: Region, radius: int) -> Regions | None:
-        """True where the image may be changed; None is everywhere."""
-        return None if region == Region.EVERYWHERE else region_masks(region, self.masks, radius=radius)
 
     def logits(self, images: Images) -> Logits:
         """What the system says of versions of the batch's images."""

@@ -15,12 +15,14 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from pipeline.attacks.measurement import Condition
 from pipeline.attacks.measurements import MinimumNorm
 from pipeline.attacks.measuring import MeasuredBatch, Observation, observed_distances
 from pipeline.attacks.norms import ball_of, dual_length, length, wide
 from pipeline.attacks.objectives import ModelObjective, Objective, Score, margin, scores_and_gradients, scores_without_gradients
 from pipeline.attacks.pgd import RegionMasks
 from pipeline.attacks.threat import Norm
+from pipeline.attacks.tracker import refuse_nan
 from pipeline.randomness import derive_seeds, normal
 from pipeline.shapes import Images, Seeds
 from pipeline.system import System, attacked
@@ -107,7 +109,7 @@ def ddn(
     return closest.nearest()
 
 
-def observe_nearest(spec: MinimumNorm, batch: MeasuredBatch) -> Observation:
+def observe_nearest(spec: MinimumNorm, batch: MeasuredBatch, condition: Condition) -> Observation:
     """The distance of each image, scored afresh.
 
     A faster copy is searched where there is one, for points that are misclassified by more than its rounding. Where the system says
@@ -121,14 +123,14 @@ def observe_nearest(spec: MinimumNorm, batch: MeasuredBatch) -> Observation:
     refuted = seen.correct & found.distances.isfinite()
     if not bool(refuted.any()):
         return seen
-    again = vars(observe_nearest(spec, replace(batch, copy=None)))
+    again = vars(observe_nearest(spec, replace(batch, copy=None), condition))
     kept = {name: torch.where(refuted.view(-1, *[1] * (value.ndim - 1)), again[name], value) for name, value in vars(seen).items()}
     return Observation(**kept)
 
 
 def _nearest(spec: MinimumNorm, batch: MeasuredBatch, system: System, score: Score) -> Nearest:
     objective = ModelObjective(model=system, score=score, targets=(batch.labels,), context=batch.context)
-    region = batch.region(spec.region, spec.region_radius)
+    region = batch.region(spec.within)
     with attacked(system):
         if spec.search == "ddn":
             return ddn(objective, batch.images, seeds=batch.seeds, num_steps=spec.num_steps, region=region)
@@ -151,9 +153,7 @@ class _Closest:
 
     def record(self, points: Tensor, scores: Tensor) -> Tensor:
         """Take note of a point of every image; which of them are misclassified. Raises FloatingPointError for a NaN score."""
-        if scores.isnan().any():
-            where = ", ".join(map(str, scores.isnan().nonzero().flatten().tolist()))
-            raise FloatingPointError(f"the objective gave a NaN score for these images of the batch: {where}")
+        refuse_nan(scores.isnan())
         fooled = scores > 0
         distances = length(points.double() - self._images.double(), self._norm)
         nearer = fooled & (distances < self._distances)

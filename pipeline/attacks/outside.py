@@ -1,18 +1,12 @@
 """The attacks that ``pyautoattack`` brings: what can be set of them. ``autoattack`` runs them; nothing here imports torch."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from pipeline.attacks.specs import AttackSpec, Conditions, Passes
 from pipeline.attacks.threat import Budget
 from pipeline.config import Count, Whole, configuration
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from pipeline.attacks.start import AttackStart
 
 Member = Literal["apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"]
 STANDARD: tuple[Member, ...] = ("apgd-ce", "apgd-t", "fab-t", "square")
@@ -24,6 +18,7 @@ _GRADIENTS_OF_MEMBER = {"apgd-ce": 100, "apgd-dlr": 100, "apgd-t": 900, "fab": 1
 class SquareAttack(AttackSpec):
     """Random search that asks for logits and no gradient (Andriushchenko et al. 2020, https://arxiv.org/abs/1912.00049)."""
 
+    one_start: ClassVar[str] = "pipeline.attacks.autoattack:search_square"
     needs_exact_logits: ClassVar[bool] = True
 
     kind: Literal["square"] = "square"
@@ -45,17 +40,12 @@ class SquareAttack(AttackSpec):
             return "the tiles of its Euclidean version do not fit the image"
         return None
 
-    def run(self, start: "AttackStart") -> "Tensor":
-        """One random search."""
-        from pipeline.attacks.autoattack import square
-
-        return _run(square, start, num_queries=self.num_queries)
-
 
 @configuration
 class AutoAttack(AttackSpec):
     """The standard version of AutoAttack, by pyautoattack (Croce and Hein 2020, https://arxiv.org/abs/2003.01690)."""
 
+    one_start: ClassVar[str] = "pipeline.attacks.autoattack:search_autoattack"
     needs_exact_logits: ClassVar[bool] = True
 
     kind: Literal["autoattack"] = "autoattack"
@@ -78,25 +68,6 @@ class AutoAttack(AttackSpec):
         if "square" in self.attacks and not square_fits(conditions.threat.norm, *conditions.image_shape):
             return "the tiles of Square's Euclidean version do not fit the image: leave square out of its attacks"
         return None
-
-    def run(self, start: "AttackStart") -> "Tensor":
-        """All its attacks, one after the other."""
-        from pipeline.attacks.autoattack import autoattack
-
-        return _run(autoattack, start, attacks=self.attacks, num_queries=self.num_queries)
-
-
-def _run(attack: Callable[..., "Tensor"], start: "AttackStart", **settings: object) -> "Tensor":
-    """A function of ``autoattack`` on the batch of a start."""
-    batch = start.batch
-    return attack(
-        *(batch.system, batch.images, batch.labels, batch.context),
-        norm=start.norm,
-        epsilon=start.epsilon,
-        seeds=start.seeds,
-        region=start.region,
-        **settings,
-    )
 
 
 _ASKS_THE_SYSTEM = "it would ask the system itself, with the seeds that this attacker does not know"

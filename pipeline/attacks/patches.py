@@ -23,7 +23,7 @@ from pipeline.attacks.patch_attack import PatchAttack, patch_side
 from pipeline.attacks.pgd import pgd_linf
 from pipeline.attacks.runner import run_attack
 from pipeline.attacks.specs import ClassAttack
-from pipeline.attacks.start import AttackBatch, AttackStart
+from pipeline.attacks.start import AttackStart
 from pipeline.attacks.threat import Region, ThreatModel
 from pipeline.attacks.tracker import BestPoint
 from pipeline.randomness import derive_seeds, random_integers
@@ -137,13 +137,13 @@ def observe_patches(spec: Patches, batch: MeasuredBatch, condition: Condition) -
     found = run_attack(
         "patch",
         spec.attack,
-        AttackBatch(system=batch.system, images=batch.images, labels=batch.labels, context=batch.context, seeds=batch.seeds),
+        batch,
         threat=threat,
         epsilon=condition.level,
         run_seed=0,  # the seeds of the batch are the run's already
         copy=batch.copy,
     )
-    allowed = allowed_corners(side, shape, batch.region(threat.region, threat.region_radius), len(batch.labels))
+    allowed = allowed_corners(side, shape, batch.region(threat), len(batch.labels))
     return observed(batch, found.images, counted=allowed.flatten(1).any(dim=1).to(batch.labels.device))
 
 

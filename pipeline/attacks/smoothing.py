@@ -18,6 +18,7 @@ from jaxtyping import Float64, Int64
 from scipy import stats
 from torch import Tensor
 
+from pipeline.attacks.measurement import Condition
 from pipeline.attacks.measurements import Smoothing
 from pipeline.attacks.measuring import MeasuredBatch, Observation, observed
 from pipeline.attacks.objectives import margin
@@ -127,6 +128,11 @@ class SmoothedObjective:
         """The same objective for some images of the batch, in the order of ``indices``."""
         context = None if self.context is None else self.context.select(indices)
         return replace(self, labels=self.labels[indices], context=context, seeds=self.seeds[indices])
+
+
+def observe_smoothed(spec: Smoothing, batch: MeasuredBatch, condition: Condition) -> Observation:
+    """Answers of the smoothed system."""
+    return observe_certified(spec, batch) if condition.name == "certified" else observe_attacked(spec, batch, condition.level)
 
 
 def observe_certified(spec: Smoothing, batch: MeasuredBatch) -> Observation:

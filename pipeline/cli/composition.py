@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.cli.groups import check_own_file, group_choices, group_names, own_directory
 from pipeline.config import CONFIG_DIR, dotted_keys, validate
-from pipeline.errors import ConfigError, shortened
+from pipeline.errors import ConfigError, said, shortened
 from pipeline.schema import did_you_mean, inside_mapping
 
 SWEEP_KEYS = ("hydra.", "hydra/")
@@ -124,4 +124,4 @@ def _check_choice(group: str, override: Override) -> None:
 
 def one_line(error: BaseException) -> str:
     """What a library says, without its line breaks."""
-    return shortened(" ".join(str(error).split()))
+    return shortened(said(error))

@@ -22,6 +22,7 @@ from PIL import Image, UnidentifiedImageError
 from pipeline.data.file_kinds import describe
 from pipeline.data.mask_values import DEEP_MODES, StoredMask, check_deep_mask, check_deep_picture, deep_picture, read_weights
 from pipeline.data.rules import Rejected
+from pipeline.errors import said
 
 Box = tuple[float, float, float, float]
 
@@ -231,8 +232,8 @@ def _in_own_words(path: str) -> Iterator[None]:
     except UnidentifiedImageError as error:
         raise Rejected("unreadable-image", describe(Path(path))) from error
     except Exception as error:  # a damaged file meets struct.error, IndexError, KeyError, RuntimeError ... in Pillow's readers
-        said = " ".join(str(error).split()) or type(error).__name__
-        raise Rejected("unreadable-image", f"it is damaged or cut short ({said[:200]})") from error
+        words = said(error, 200) or type(error).__name__
+        raise Rejected("unreadable-image", f"it is damaged or cut short ({words})") from error
     finally:
         Image.MAX_IMAGE_PIXELS = former
 

@@ -110,7 +110,7 @@ def load_evaluation(config: EvaluateConfig) -> LoadedEvaluation:
         guides=guide_masks(dataset, device),
         precision=config.precision,
     )
-    suite, skipped = applicable(run, device=device)
+    suite, skipped = applicable(run.suite, run.batch(run.rows[:1], device))
     run = dataclasses.replace(run, suite=suite)
     return LoadedEvaluation(config=config, device=device, loaded=loaded, run=run, skipped=skipped)
 

@@ -28,9 +28,8 @@ from pipeline.data.dataset import PreparedDataset
 from pipeline.data.loader import read_rows
 from pipeline.evaluation.chunks import Chunk, attack_batch, norms
 from pipeline.evaluation.records import MemoryStore, RecordStore, Unit
-from pipeline.masks.context import MaskContext
 from pipeline.runs.sharing import Turns, alone
-from pipeline.system import System
+from pipeline.system import System, context_of
 
 _TOLERANCE = 1e-6
 """By how much of its radius a point may lie outside the ball before that is called a bug."""
@@ -92,7 +91,7 @@ class EvaluationRun(EvaluationSettings):
     def batch(self, rows: Int64[np.ndarray, " images"], device: torch.device) -> AttackBatch:
         """Some images of the data set, ready to be attacked."""
         read = read_rows(self.dataset, rows).to(device)
-        context = MaskContext(oracle_masks=read.masks, substitutes=read.substitutes, sample_seeds=read.seeds)
+        context = context_of(read)
         return attack_batch(self.system, read.images, read.labels, context, guides=self.guides, batch_size=self.batch_size)
 
     def chunk(self, rows: Int64[np.ndarray, " images"], device: torch.device) -> Chunk:
@@ -141,11 +140,11 @@ def attack_images(
         store.discard_images(unit for number in range(run.num_chunks) for unit in run.units(number))
 
 
-def applicable(run: EvaluationRun, *, device: torch.device) -> tuple[AttackSuite, dict[str, str]]:
+def applicable(suite: AttackSuite, batch: AttackBatch) -> tuple[AttackSuite, dict[str, str]]:
     """The suite without the attacks that say nothing about the system, and those with the reasons. Raises ConfigError."""
-    skipped = skipped_attacks(run.suite, run.batch(run.rows[:1], device))
-    kept = {name: spec for name, spec in run.suite.attacks.items() if name not in skipped}
-    return replace(run.suite, attacks=kept), skipped
+    skipped = skipped_attacks(suite, batch)
+    kept = {name: spec for name, spec in suite.attacks.items() if name not in skipped}
+    return replace(suite, attacks=kept), skipped
 
 
 def attack_chunk(

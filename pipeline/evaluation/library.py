@@ -244,7 +244,7 @@ def _on_prepared(settings: EvaluationSettings, dataset: PreparedDataset, call: _
     num_classes = _num_classes(run.batch(run.rows[:FEW], device))
     if num_classes != dataset.num_classes:
         raise InputError(f"the system has {num_classes} classes, and {dataset.path} has {dataset.num_classes}")
-    suite, skipped = applicable(run, device=device)
+    suite, skipped = applicable(run.suite, run.batch(run.rows[:1], device))
     run, store = replace(run, suite=suite), MemoryStore()
     attack_images(run, store, device=device, advance=lambda _: None)
     records = store.records()
@@ -263,10 +263,8 @@ def _on_own(settings: EvaluationSettings, data: Iterable[Any], call: _Call, devi
         if copy is None:
             few = images.batch(images.rows[:FEW], device)
             num_classes = _num_classes(few)
-            skipped = skipped_attacks(settings.suite, few)
-            kept = {name: spec for name, spec in settings.suite.attacks.items() if name not in skipped}
-            settings = replace(settings, suite=replace(settings.suite, attacks=kept))
-            images = replace(images, suite=settings.suite)
+            suite, skipped = applicable(settings.suite, few)
+            settings, images = replace(settings, suite=suite), replace(images, suite=suite)
             copy = copy_to_search(settings.system, few.images, few.context)
         checked_labels(own.labels, count=len(own.labels), num_classes=num_classes)
         chunk, store = images.chunk(images.rows, device), MemoryStore()

@@ -15,7 +15,7 @@ import polars as pl
 from pipeline.attacks.measurement import Claim
 from pipeline.attacks.measurements import Backdrop, Backgrounds, Corruptions, Distances, MeasurementSpec, Patches, Smoothing
 from pipeline.attacks.threat import Region
-from pipeline.evaluation.metrics import robust_images
+from pipeline.evaluation.metrics import robust_images, share_of
 from pipeline.evaluation.statistics import Estimate, mean_estimate, paired_difference, share
 from pipeline.evaluation.summary import Summary
 from pipeline.runs.files import JsonFile
@@ -88,7 +88,7 @@ def robust_beyond(observations: pl.DataFrame, epsilon: float) -> Estimate:
 
     An upper estimate of robust accuracy at that epsilon. Over epsilon it never rises.
     """
-    return _share(observations, pl.col("value") > epsilon)
+    return share_of(observations, pl.col("value") > epsilon)
 
 
 def robust_to_both(records: pl.DataFrame, observations: pl.DataFrame, epsilon: float) -> Estimate:
@@ -102,7 +102,7 @@ def robust_to_both(records: pl.DataFrame, observations: pl.DataFrame, epsilon: f
     )
     if both["robust"].null_count() or both["value"].null_count():
         raise ValueError("records and observations are not of the same images")
-    return share((both["robust"] & (both["value"] > epsilon)).to_numpy(), both["group"].to_numpy())
+    return share_of(both, pl.col("robust") & (pl.col("value") > epsilon))
 
 
 def median_distance(observations: pl.DataFrame) -> Estimate:
@@ -160,7 +160,7 @@ def mean_corruption_error(observations: pl.DataFrame, baseline: pl.DataFrame) ->
 
 def certified_accuracy(observations: pl.DataFrame, radius: float) -> Estimate:
     """Share of images whose answer is right and certified beyond ``radius``: of the smoothed system's accuracy a lower bound."""
-    return _share(observations.filter(pl.col("condition") == "certified"), pl.col("correct") & (pl.col("value") > radius))
+    return share_of(observations.filter(pl.col("condition") == "certified"), pl.col("correct") & (pl.col("value") > radius))
 
 
 def patched_accuracy(observations: pl.DataFrame, region: str, size: float) -> Estimate:
@@ -168,14 +168,14 @@ def patched_accuracy(observations: pl.DataFrame, region: str, size: float) -> Es
     here = observations.filter((pl.col("condition") == region) & (pl.col("level") <= size) & pl.col("counted"))
     room = here.filter(pl.col("level") == size).select("sample_id")
     worst = here.join(room, on="sample_id", how="semi").group_by("sample_id").agg(pl.col("group").first(), pl.col("correct").all())
-    return _share(worst, pl.col("correct"))
+    return share_of(worst, pl.col("correct"))
 
 
 def attacked_accuracy(observations: pl.DataFrame, radius: float) -> Estimate:
     """Share of images that the attack on the smoothed system left standing at every radius up to this: an upper estimate."""
     attacked = observations.filter((pl.col("condition") == "attacked") & (pl.col("level") <= radius))
     worst = attacked.group_by("sample_id").agg(pl.col("group").first(), pl.col("correct").all()).sort("sample_id")
-    return _share(worst, pl.col("correct"))
+    return share_of(worst, pl.col("correct"))
 
 
 def _of_distances(own: pl.DataFrame, spec: Distances) -> Iterator[_Said]:
@@ -219,11 +219,6 @@ def _of_certificates(own: pl.DataFrame) -> Iterator[_Said]:
         yield f"certified accuracy at {radius:.4g}", certified_accuracy(own, radius), Claim.LOWER_BOUND, "share"
     for radius in radii:
         yield f"accuracy under attack at {radius:.4g}", attacked_accuracy(own, radius), Claim.UPPER_ESTIMATE, "share"
-
-
-def _share(table: pl.DataFrame, claim: pl.Expr) -> Estimate:
-    images = table.select("sample_id", "group", claim=claim).sort("sample_id")
-    return share(images["claim"].to_numpy(), images["group"].to_numpy())
 
 
 def _accuracy(table: pl.DataFrame) -> Estimate:

@@ -26,10 +26,9 @@ from pipeline.data.seeds import sample_seed
 from pipeline.evaluation.evaluator import EvaluationRun
 from pipeline.evaluation.examples import EXAMPLES, Example, example_of
 from pipeline.evaluation.records import Unit, read_tables, units_in, write_table
-from pipeline.masks.context import MaskContext
 from pipeline.randomness import derive_seeds
 from pipeline.runs.sharing import Turns, alone
-from pipeline.system import System, attacked, clean_context
+from pipeline.system import System, attacked, clean_context, context_of
 
 MEASUREMENTS = "measurements"
 
@@ -164,9 +163,8 @@ def _joined(seen: list[Observation], column: str) -> np.ndarray:
 
 def _batch(run: EvaluationRun, name: str, rows: Int64[np.ndarray, " images"], device: torch.device) -> MeasuredBatch:
     batch = read_rows(run.dataset, rows).to(device)
-    context = MaskContext(oracle_masks=batch.masks, substitutes=batch.substitutes, sample_seeds=batch.seeds)
     with attacked(run.system), torch.no_grad():
-        context = clean_context(run.system, batch.images, context)
+        context = clean_context(run.system, batch.images, context_of(batch))
     return MeasuredBatch(
         system=run.system,
         images=batch.images,

@@ -35,8 +35,7 @@ class CurvePoint:
 
 def clean_accuracy(records: pl.DataFrame) -> Estimate:
     """Share of images whose clean copy is classified right."""
-    images = records.unique("sample_id")
-    return _share(images.with_columns(claim=pl.col("clean_prediction") == pl.col("label")))
+    return share_of(records.unique("sample_id"), pl.col("clean_prediction") == pl.col("label"))
 
 
 def clean_mask_iou(records: pl.DataFrame, rng: np.random.Generator) -> Estimate:
@@ -79,7 +78,7 @@ def strongest(records: pl.DataFrame, *keys: str) -> pl.DataFrame:
 
 def robust_accuracy(records: pl.DataFrame, epsilon: float) -> Estimate:
     """Share of images that stand at this epsilon. Raises ValueError as ``robust`` does."""
-    return _share(robust_images(records, epsilon).rename({"robust": "claim"}))
+    return share_of(robust_images(records, epsilon), pl.col("robust"))
 
 
 def curve(records: pl.DataFrame, rng: np.random.Generator) -> list[CurvePoint]:
@@ -91,11 +90,11 @@ def _point(records: pl.DataFrame, epsilon: float, rng: np.random.Generator) -> C
     at = records.filter(pl.col("epsilon") == epsilon)
     names = at["attack"].unique(maintain_order=True).to_list()
     misclassified_below = set(records.filter((pl.col("epsilon") < epsilon) & _MISCLASSIFIED)["sample_id"])
-    images, by_attack = at.unique("sample_id").sort("sample_id"), {}
+    images, by_attack = at.unique("sample_id"), {}
     for number, name in enumerate(names, start=1):
         so_far = at.filter(pl.col("attack").is_in(names[:number]) & _MISCLASSIFIED)
         misclassified = misclassified_below | set(so_far["sample_id"])
-        by_attack[name] = _share(images.with_columns(claim=~pl.col("sample_id").is_in(misclassified)))
+        by_attack[name] = share_of(images, ~pl.col("sample_id").is_in(misclassified))
     worst = strongest(at, "sample_id").sort("sample_id")
     return CurvePoint(
         epsilon=epsilon,
@@ -106,6 +105,7 @@ def _point(records: pl.DataFrame, epsilon: float, rng: np.random.Generator) -> C
     )
 
 
-def _share(images: pl.DataFrame) -> Estimate:
-    """Of images with the columns ``claim`` and ``group``, one row each."""
-    return share(images["claim"].to_numpy(), images["group"].to_numpy())
+def share_of(images: pl.DataFrame, claim: pl.Expr) -> Estimate:
+    """The share of images that a claim holds of; they have the columns ``sample_id`` and ``group``, one row each."""
+    claimed = images.select("sample_id", "group", claim=claim).sort("sample_id")
+    return share(claimed["claim"].to_numpy(), claimed["group"].to_numpy())

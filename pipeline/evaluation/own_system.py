@@ -22,9 +22,9 @@ from pipeline.errors import ConfigError, InputError, kind_and_words
 from pipeline.evaluation.chunks import attack_batch
 from pipeline.evaluation.inputs import checked_logits, checked_system, doubt_about, without_values
 from pipeline.evaluation.loading import LoadedSystem
-from pipeline.masks.context import MaskContext
 from pipeline.runs.checkpoints import state_digest
 from pipeline.runs.files import canonical_sha256, file_sha256
+from pipeline.system import context_of
 
 FEW = 8
 """Images of the data that a system is tried on."""
@@ -39,11 +39,10 @@ def load_own(path: str, *, dataset: PreparedDataset, device: torch.device) -> Lo
     """
     module = build_own(path)
     read = read_rows(dataset, np.arange(min(FEW, len(dataset)))).to(device)
-    context = MaskContext(oracle_masks=read.masks, substitutes=read.substitutes, sample_seeds=read.seeds)
     try:
         system = checked_system(module.to(device))
         system.eval()  # what it may have been wrapped in comes in training mode
-        batch = attack_batch(system, read.images, read.labels, context, guides=None, batch_size=FEW)
+        batch = attack_batch(system, read.images, read.labels, context_of(read), guides=None, batch_size=FEW)
         logits = checked_logits(system, batch.images, batch.context)
         if logits.shape[1] != dataset.num_classes:
             both = f"has {logits.shape[1]} classes, and {dataset.path} has {dataset.num_classes}"

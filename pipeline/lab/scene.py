@@ -4,15 +4,18 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float, UInt8
 from jinja2 import Environment
 from markupsafe import Markup
+from torch import Tensor
 
 from pipeline.ablation.counterfactual import Attribution
+from pipeline.evaluation.examples import as_bytes
 from pipeline.evaluation.summary import epsilon_text
 from pipeline.lab.chart import Chart, around_zero, chart
 from pipeline.lab.config import Settings
 from pipeline.lab.frames import Frame, Phase, num_points, unseen
-from pipeline.lab.pictures import grey, magnified, picture
 from pipeline.lab.trial import Trial, View
 from pipeline.masks.config import MaskSource
 from pipeline.reporting.decomposition import LOST
@@ -172,11 +175,10 @@ def _cause(view: View, frame: Frame) -> str:
 
 def _pictures(trial: Trial, view: View, frame: Frame) -> tuple[Picture, ...]:
     clean, name = view.frames[0], trial.sample.name
-    limit = trial.settings.epsilon if trial.settings.norm == "linf" else None
-    change, factor = magnified(frame.image, clean.image, limit)
+    change, factor = magnified_change(trial, view, frame)
     times = f"{factor:.0f}" if factor >= 10 else f"{factor:.1f}"
     pictures = [
-        Picture.of("image", picture(frame.image), f"{name} as this system gets it"),
+        Picture.of("image", as_bytes(frame.image), f"{name} as this system gets it"),
         Picture.of(
             f"change \N{MULTIPLICATION SIGN}{times}" if frame.phase != Phase.CLEAN else "no change",
             change,
@@ -191,6 +193,20 @@ def _pictures(trial: Trial, view: View, frame: Frame) -> tuple[Picture, ...]:
         Picture.of("mask before", grey(clean.mask), "Mask of the clean image; white is let through"),
         Picture.of(now, grey(frame.mask), f"Mask now; overlap {frame.mask_iou:.2f}"),
     )
+
+
+def magnified_change(trial: Trial, view: View, frame: Frame) -> tuple[UInt8[np.ndarray, "height width 3"], float]:
+    """The change from the clean image, grey where there is none, and by how much it is magnified: black and white are a change by
+    epsilon, or in another than the maximum norm by the largest change that there is."""
+    change = frame.image - view.frames[0].image
+    limit = trial.settings.epsilon if trial.settings.norm == "linf" else float(change.abs().max())
+    factor = 0.5 / limit if limit else 1.0
+    return as_bytes(0.5 + factor * change), factor
+
+
+def grey(mask: Float[Tensor, "height width"]) -> UInt8[np.ndarray, "height width"]:
+    """A mask in [0,1]: white is let through."""
+    return as_bytes(mask[None])[..., 0]
 
 
 def _bars(trial: Trial, view: View, frame: Frame) -> tuple[Bar, ...]:

@@ -8,9 +8,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.config import to_plain
 from pipeline.data.preview import fitting
+from pipeline.evaluation.examples import as_bytes
 from pipeline.lab.frames import Frame
-from pipeline.lab.pictures import grey, magnified, picture
-from pipeline.lab.scene import describe, rendered, scene, spoken, style
+from pipeline.lab.scene import describe, grey, magnified_change, rendered, scene, spoken, style
 from pipeline.lab.trial import Trial, View
 from pipeline.masks.config import MaskSource
 from pipeline.runs.provenance import provenance
@@ -91,8 +91,7 @@ def _drawn(trial: Trial, views: list[View], at: int) -> Image.Image:
 
 def _tiles(trial: Trial, view: View, frame: Frame) -> list[Image.Image]:
     clean = view.frames[0]
-    limit = trial.settings.epsilon if trial.settings.norm == "linf" else None
-    arrays = [picture(frame.image), magnified(frame.image, clean.image, limit)[0]]
+    arrays = [as_bytes(frame.image), magnified_change(trial, view, frame)[0]]
     if view.arm.source != MaskSource.NONE:
         arrays += [grey(clean.mask), grey(frame.mask)]
     return [Image.fromarray(array).convert("RGB").resize((TILE, TILE), Image.Resampling.NEAREST) for array in arrays]

@@ -95,20 +95,12 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 def _remove_left_over(path: Path) -> None:
     """What killed processes of this machine had begun to write. Whether those of other machines live nobody here knows."""
-    pattern = re.compile(rf"{re.escape(f'{path.name}.{platform.node()}.')}(\d+)\.tmp")
+    import psutil  # here, for most that read files write none
+
+    pattern = re.compile(rf"{re.escape(f'{path.name}.{platform.node()}.')}(\d{{1,9}})\.tmp")
     for name in os.listdir(path.parent):
-        if (match := pattern.fullmatch(name)) is not None and not _lives(int(match[1])):
+        if (match := pattern.fullmatch(name)) is not None and not psutil.pid_exists(int(match[1])):
             path.with_name(name).unlink(missing_ok=True)
-
-
-def _lives(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):  # somebody else's, or no process of ours
-        pass
-    return True
 
 
 def _write_and_flush(path: Path, content: bytes) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from classifier.config import ClassifierConfig
 from classifier.model import Classifier, build_classifier
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, said
 from segmenter.config import SegmenterConfig
 from segmenter.model import Segmenter, build_segmenter
 
@@ -72,7 +72,7 @@ def check_size(stage: Segmenter | Classifier, side: int) -> None:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             stage.eval()(torch.zeros(1, 3, side, side))
     except Exception as error:  # of somebody else's network, which says it in its own way
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = said(error) or type(error).__name__
         raise ValueError(
             f"does not take images of {side} x {side} px: {reason}; prepare the data at another image_size, or choose other names"
         ) from error

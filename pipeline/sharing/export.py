@@ -15,7 +15,6 @@ from pipeline.data.loader import read_rows
 from pipeline.errors import CheckpointError, ConfigError, RunError, writing
 from pipeline.evaluation.chunks import choose_rows
 from pipeline.evaluation.loading import trained_segmenter
-from pipeline.masks.context import MaskContext
 from pipeline.prediction.choice import ChosenSystem, choose_system, load_trained_system
 from pipeline.progress import progress_bar
 from pipeline.runs.checkpoints import Checkpoint, SegmenterReference, read_checkpoint, save_checkpoint
@@ -27,7 +26,7 @@ from pipeline.runs.replacing import new_directory
 from pipeline.sharing.card import CARD, card, gather
 from pipeline.sharing.config import ExportConfig
 from pipeline.sharing.joint import BATCH, FILES, Joint, check_parity, check_possible, seeded_images, trace, write_file
-from pipeline.system import TwoStage
+from pipeline.system import TwoStage, context_of
 
 IMAGES = 200
 """Test images that a file has to agree on."""
@@ -108,9 +107,7 @@ def _halve(prepared: Path, system: TwoStage) -> None:
     """Round the weights to half precision. Raises RunError where that changes a prediction."""
     dataset = open_prepared(prepared)
     batch = read_rows(dataset, choose_rows(dataset, "test", IMAGES))
-    context = system.freeze(
-        batch.images, MaskContext(oracle_masks=batch.masks, substitutes=batch.substitutes, sample_seeds=batch.seeds)
-    )
+    context = system.freeze(batch.images, context_of(batch))
     with torch.no_grad():
         before = system(batch.images, context).argmax(dim=1)
         for value in (*system.parameters(), *system.buffers()):

@@ -58,7 +58,7 @@ def launch(config: TrainerConfig) -> Fabric:
         )
     except (MisconfigurationException, RuntimeError, ValueError) as error:
         where = f"trainer.accelerator={config.accelerator}, trainer.devices={config.devices}"
-        raise ConfigError(f"{where}: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{where}: {said(error)}") from error
     # The processes of a machine end with the first, or with torchrun, also one that comes up when that has ended already.
     if not isinstance(environment, SLURMEnvironment) and environment.local_rank():
         end_with_parent(int(os.environ.get(FIRST_PROCESS, os.getppid())))
@@ -100,7 +100,7 @@ def cluster_environment(config: TrainerConfig, variables: Mapping[str, str]) -> 
         try:
             return SLURMEnvironment(auto_requeue=False)
         except RuntimeError as error:
-            raise ConfigError(f"{asked}: {' '.join(str(error).split())}") from error
+            raise ConfigError(f"{asked}: {said(error)}") from error
     if LSFEnvironment.detect():
         return LSFEnvironment()
     if config.num_nodes > 1 and not {"MASTER_ADDR", "MASTER_PORT", "NODE_RANK"} <= variables.keys():

@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import nn
 
-from pipeline.errors import ConfigError, RunError, writing
+from pipeline.errors import ConfigError, writing
 from pipeline.runs.directory import Run
-from pipeline.runs.files import read_bytes, write_atomically
+from pipeline.runs.files import write_atomically
 from pipeline.training.config import Tracker
 from pipeline.training.result import TrainingResult
 from pipeline.training.state import TrainingState
@@ -73,17 +73,6 @@ def write_metrics(path: Path, history: Sequence[Mapping[str, float]]) -> None:
     writer.writeheader()
     writer.writerows(history)
     write_atomically(path, text.getvalue().encode("ascii"))
-
-
-def read_metrics(path: Path) -> dict[str, list[float]]:
-    """The columns of a ``metrics.csv``. Raises ``RunError`` where it cannot be read."""
-    try:
-        header, *rows = csv.reader(read_bytes(path).decode("ascii").splitlines(), strict=True)
-        if header[:1] != ["epoch"]:
-            raise ValueError("its first column is not the epoch")
-        return {name: [float(row[place]) for row in rows] for place, name in enumerate(header)}
-    except (ValueError, IndexError, csv.Error) as error:
-        raise RunError(f"{path}: damaged ({error}); it is written anew when its run is resumed") from error
 
 
 def draw_curve(path: Path, columns: Mapping[str, Sequence[float]], *, best_epoch: int) -> None:

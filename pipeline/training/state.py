@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from pipeline.config import adapter_of
-from pipeline.errors import CheckpointError
+from pipeline.errors import CheckpointError, said
 from pipeline.runs.files import read_bytes, write_atomically
 
 FORMAT = 1
@@ -130,7 +130,7 @@ class TrainingState:
                 raise ValueError(f"{self.counters.epoch} epochs are done, and {len(self.counters.history)} are in the table")
             self.saved_step = self.counters.step
         except Exception as error:  # torch has one of its own for every way in which an edited file can be wrong
-            raise CheckpointError(f"{path}: does not fit this run: {' '.join(str(error).split())[:200]}; {REMEDY}") from error
+            raise CheckpointError(f"{path}: does not fit this run: {said(error, 200)}; {REMEDY}") from error
 
     def _check_moments(self) -> None:
         """torch takes moments of any shape, and fails at the next step."""
@@ -147,7 +147,7 @@ def read_state(path: Path) -> dict[str, Any]:
     try:
         damaged = ZipFile(content).testzip()  # torch does not check the sums that it writes
     except Exception as error:  # zlib, struct and zipfile each have their own
-        raise CheckpointError(f"{path}: damaged: {' '.join(str(error).split())[:200]}; {REMEDY}") from error
+        raise CheckpointError(f"{path}: damaged: {said(error, 200)}; {REMEDY}") from error
     if damaged is not None:
         raise CheckpointError(f"{path}: damaged: wrong checksum of {damaged}; {REMEDY}")
     content.seek(0)

@@ -6,6 +6,7 @@ Objectives and the loop see nothing else, so they do not know whether a segmente
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from pipeline.runs.checkpoints import (
 from pipeline.runs.directory import Run, open_run
 from pipeline.runs.provenance import provenance
 from pipeline.shapes import Images
-from pipeline.system import TwoStage
+from pipeline.system import TwoStage, context_of
 from pipeline.training.config import TrainConfig, TrainerConfig
 from pipeline.training.objectives import Objective
 from segmenter import losses as segmenter_losses
@@ -239,20 +240,12 @@ def bind_classifier(
     """
     system = TwoStage(module, masks=masks, segmenter=segmenter, mean_color=mean_color)
 
-    def context(batch: Batch) -> MaskContext:
-        return system.freeze(
-            batch.images, MaskContext(oracle_masks=batch.masks, substitutes=batch.substitutes, sample_seeds=batch.seeds)
-        )
-
-    def loss(logits: Tensor, labels: Tensor) -> Tensor:
-        return classifier_losses.cross_entropy(logits, labels, label_smoothing=label_smoothing)
-
     return BoundStage(
         module=module,
         network=system,
         targets=lambda batch: batch.labels,
-        context=context,
-        loss=loss,
+        context=lambda batch: system.freeze(batch.images, context_of(batch)),
+        loss=partial(classifier_losses.cross_entropy, label_smoothing=label_smoothing),
         divergence=classifier_losses.kl_divergence,
         boosted_loss=classifier_losses.boosted_cross_entropy,
         confidence=classifier_losses.confidence,

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from signal import Signals
@@ -134,12 +134,8 @@ class Trainer:
         """What is left of the epoch. A signal that comes while the next batch is waited for does not wait for it."""
         batches = self._train_loader.epoch(self.state.counters.epoch, self.state.counters.batch)
         while True:
-            try:
-                with self._interruptible():
-                    batch = next(batches, None)
-            except Interrupted as error:
-                self._save_state()
-                raise self._interrupted(error.number) from error
+            with self._interruptible():
+                batch = next(batches, None)
             if batch is None:
                 return
             yield batch
@@ -191,12 +187,8 @@ class Trainer:
 
     def _end_epoch(self) -> None:
         """Validate, and record the epoch. A signal that comes meanwhile leaves the validation to the resumed run."""
-        try:
-            with self._interruptible():
-                measured = self._measure(self._val_loader, attacked=True)
-        except Interrupted as error:
-            self._save_state()
-            raise self._interrupted(error.number) from error
+        with self._interruptible():
+            measured = self._measure(self._val_loader, attacked=True)
         counters = self.state.counters
         with unbroken(), self.state.counted_if_written():
             counters.seconds = time.monotonic() - self._began
@@ -226,14 +218,9 @@ class Trainer:
             raise self._interrupted(signal)
         self._training.load_best(run.path, self._measured.module)
         best = self._training.checkpoint_path(run.path, "best")
-        try:
-            with self._interruptible():
-                val = self._measure(self._val_loader)
-                test = (
-                    self._measure(split_loader(self._training, self._fabric, "test")) if self._training.has_test_split() else None
-                )
-        except Interrupted as error:
-            raise self._interrupted(error.number) from error
+        with self._interruptible(saving=False):  # the best weights have taken the place of the last ones
+            val = self._measure(self._val_loader)
+            test = self._measure(split_loader(self._training, self._fabric, "test")) if self._training.has_test_split() else None
         assert counters.best_value is not None
         result = TrainingResult(
             checkpoint=str(best.relative_to(run.path)),
@@ -274,9 +261,16 @@ class Trainer:
             self._log.save_state()
         return f"at step {step}, which is saved; the same command with resume=true continues there"
 
-    def _interruptible(self) -> AbstractContextManager[None]:
-        """Where nothing is lost by stopping at once. Several processes would wait for the one that has stopped."""
-        return let_through() if self._fabric.world_size == 1 else nullcontext()
+    @contextmanager
+    def _interruptible(self, *, saving: bool = True) -> Iterator[None]:
+        """Where nothing is lost by stopping at once, once the state is saved. Of several processes the others would wait."""
+        try:
+            with let_through() if self._fabric.world_size == 1 else nullcontext():
+                yield
+        except Interrupted as error:
+            if saving:
+                self._save_state()
+            raise self._interrupted(error.number) from error
 
     def _interrupted(self, signal: Signals) -> BaseException:
         """What the first process says; the others end in silence, for one of them would be taken for a failure."""

@@ -20,16 +20,11 @@ def test_a_logit_that_is_not_a_number_makes_an_image_wrong_whatever_its_label(la
     assert not metrics.correct(logits, torch.full((3,), label)).any()
 
 
-def test_accuracy_weighs_images_and_not_classes() -> None:
-    logits = torch.eye(3)[torch.tensor([0, 0, 0, 0])]
-    assert metrics.accuracy(logits, torch.tensor([0, 0, 0, 2])).item() == 0.75
-    assert metrics.accuracy(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64)).isnan()
-
-
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 1000), batch=st.integers(1, 60), num_classes=st.integers(2, 12))
-def test_accuracy_equals_that_of_torchmetrics(seed: int, batch: int, num_classes: int) -> None:
+def test_the_share_of_correct_images_is_the_accuracy_of_torchmetrics(seed: int, batch: int, num_classes: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(batch, num_classes, generator=generator)
     labels = torch.randint(0, num_classes, (batch,), generator=generator)
-    torch.testing.assert_close(metrics.accuracy(logits, labels), multiclass_accuracy(logits, labels, num_classes, average="micro"))
+    accuracy = multiclass_accuracy(logits, labels, num_classes, average="micro")
+    torch.testing.assert_close(metrics.correct(logits, labels).float().mean(), accuracy)

@@ -48,7 +48,6 @@ from pipeline.system import attacked
 from pipeline.training.awp import AwpConfig
 from pipeline.training.commands import train_classifier, train_joint, train_segmenter
 from pipeline.training.config import TrainClassifierConfig, TrainerConfig, TrainJointConfig, TrainSegmenterConfig
-from pipeline.training.logging import read_metrics
 from pipeline.training.objectives import AdversarialConfig, NaturalConfig, RobustValidationConfig, TradesConfig
 from segmenter.config import SegmenterConfig
 
@@ -155,7 +154,7 @@ def test_the_first_losses_are_those_of_the_cpu(prepared: Path, tmp_path: Path) -
         train_classifier(
             TrainClassifierConfig(prepared=prepared, run=run, classifier=CLASSIFIER, objective=ROBUST, trainer=trainer)
         )
-        rows[len(rows)] = read_metrics(run / "metrics.csv")
+        rows[len(rows)] = pl.read_csv(run / "metrics.csv").to_dict(as_series=False)
     for name in ("train_loss", "val_loss"):
         assert rows[0][name] == pytest.approx(rows[1][name], rel=1e-3)
 
@@ -188,7 +187,7 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(
             train_classifier(stopping.stopped_after(again, steps))
     train_classifier(again)
     assert_same_weights(config.run, again.run)
-    one, other = (read_metrics(run / "metrics.csv") for run in (config.run, again.run))
+    one, other = (pl.read_csv(run / "metrics.csv").to_dict(as_series=False) for run in (config.run, again.run))
     assert {**one, "seconds": []} == {**other, "seconds": []}
 
 

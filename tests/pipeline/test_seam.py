@@ -116,7 +116,7 @@ def test_evaluation_and_diagnostics_take_every_kind_of_system(small: ModuleType,
     system = built(small.system(), kind)
     # At the larger epsilon nothing is left standing, so the sanity report needs no search without gradients, which takes its time.
     run = small.evaluation_run(attacks=ATTACKS, epsilons=(0.01, 0.9), joined=system, save_images=True)
-    run = replace(run, suite=applicable(run, device=CPU)[0])
+    run = replace(run, suite=applicable(run.suite, run.batch(run.rows[:1], CPU))[0])
     store = RecordStore(tmp_path)
     attack_images(run, store, device=CPU, advance=[].append)
     records = read_records(tmp_path)

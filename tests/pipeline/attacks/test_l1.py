@@ -86,7 +86,7 @@ def test_on_a_linear_score_both_searches_come_to_the_closed_form_of_ball_and_box
     images, weights = images_of(2, side=side), torch.randn(3, 3, side, side, generator=seeded(3), dtype=torch.float64)
     objective, seeds = linear(weights), torch.arange(3)
     if search == "apgd":
-        found = apgd(objective, images, norm="l1", epsilon=epsilon, num_steps=100, restarts=3, seeds=seeds)
+        found = apgd(objective, images, norm="l1", epsilon=epsilon, num_steps=100, seeds=seeds)
     else:
         found = pgd_l1(objective, images, epsilon=epsilon, step_size=epsilon / 50, num_steps=300, seeds=seeds)
     best, risen = best_linear(images, weights, epsilon), objective(found) - objective(images)

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.attacks.acceleration import attacked_copy
-from pipeline.attacks.hop_skip_jump import hop_skip_jump, observe_decisions
-from pipeline.attacks.measurements import DecisionBased, MinimumNorm, Patches, Smoothing
-from pipeline.attacks.measuring import Donors, MeasuredBatch
-from pipeline.attacks.minimum_norm import Nearest, ddn, fmn, observe_nearest
+from pipeline.attacks.hop_skip_jump import hop_skip_jump
+from pipeline.attacks.measurements import DecisionBased, Distances, MinimumNorm, Patches, Smoothing
+from pipeline.attacks.measuring import Donors, MeasuredBatch, Observation
+from pipeline.attacks.minimum_norm import Nearest, ddn, fmn
 from pipeline.attacks.objectives import ModelObjective, margin
 from pipeline.attacks.patch_attack import PatchAttack
 from pipeline.attacks.patches import allowed_corners, observe_patches, patch_share
@@ -51,15 +51,21 @@ def assert_observed(distances: Tensor, correct: Tensor, found: Nearest) -> None:
     assert torch.equal(correct, found.distances.isinf())
 
 
+def observe_only(spec: Distances, measured: MeasuredBatch) -> Observation:
+    """Under the one condition of its kind."""
+    (condition,) = spec.conditions()
+    return spec.observe(measured, condition)
+
+
 @pytest.mark.parametrize("radius", [1, 3])
 def test_distances_by_gradients(measured: MeasuredBatch, radius: int) -> None:
     in_band = {"region": "boundary", "region_radius": radius}
     with attacked(measured.system):
         by_fmn = fmn(objective(measured), measured.images, norm="l2", num_steps=9, region=boundary(measured, radius))
         by_ddn = ddn(objective(measured), measured.images, seeds=SEEDS, num_steps=7, region=boundary(measured, radius))
-    observed = observe_nearest(MinimumNorm(norm="l2", num_steps=9, **in_band), measured)
+    observed = observe_only(MinimumNorm(norm="l2", num_steps=9, **in_band), measured)
     assert_observed(observed.values, observed.correct, by_fmn)
-    observed = observe_nearest(MinimumNorm(search="ddn", norm="l2", num_steps=7, **in_band), measured)
+    observed = observe_only(MinimumNorm(search="ddn", norm="l2", num_steps=7, **in_band), measured)
     assert_observed(observed.values, observed.correct, by_ddn)
     assert not torch.equal(by_fmn.distances, by_ddn.distances)
     assert observed.values[2] == 0
@@ -68,14 +74,14 @@ def test_distances_by_gradients(measured: MeasuredBatch, radius: int) -> None:
 
 def test_a_copy_is_climbed_and_the_system_decides(measured: MeasuredBatch) -> None:
     spec = MinimumNorm(norm="l2", num_steps=15)
-    plain = observe_nearest(spec, measured)
-    fast = observe_nearest(spec, replace(measured, copy=attacked_copy(measured.system, measured.images)))
+    plain = observe_only(spec, measured)
+    fast = observe_only(spec, replace(measured, copy=attacked_copy(measured.system, measured.images)))
     torch.testing.assert_close(fast.values, plain.values, rtol=1e-3, atol=0)
     assert plain.values[:2].isfinite().all()
     liar = deepcopy(measured.system)
     with torch.no_grad():
         liar.classifier[4].bias += 5 * torch.arange(5)  # it claims that images fall which do not
-    eager = observe_nearest(spec, replace(measured, copy=liar))
+    eager = observe_only(spec, replace(measured, copy=liar))
     assert torch.equal(eager.correct, eager.values.isinf())
     assert (eager.values >= 0.9 * plain.values).all()
     assert torch.equal(eager.correct, plain.correct)  # no image is robust for want of a search of the system itself
@@ -95,9 +101,9 @@ class Ruled(nn.Module):
 @pytest.mark.parametrize("value", [-1e9, -torch.inf])
 def test_a_class_that_is_ruled_out_hides_no_distance_from_the_copy(measured: MeasuredBatch, value: float) -> None:
     spec = MinimumNorm(norm="l2", num_steps=10)
-    plain = observe_nearest(spec, measured)
+    plain = observe_only(spec, measured)
     measured.system.classifier = nn.Sequential(measured.system.classifier, Ruled(value))  # type: ignore[attr-defined]
-    found = observe_nearest(spec, replace(measured, copy=attacked_copy(measured.system, measured.images)))
+    found = observe_only(spec, replace(measured, copy=attacked_copy(measured.system, measured.images)))
     torch.testing.assert_close(found.values, plain.values, rtol=1e-3, atol=0)
 
 
@@ -113,7 +119,7 @@ def test_distances_by_decisions(measured: MeasuredBatch) -> None:
             region=boundary(measured, 3),
         )
     spec = DecisionBased(norm="linf", num_steps=2, max_probes=20, region="boundary", region_radius=3)
-    observed = observe_decisions(spec, measured)
+    observed = observe_only(spec, measured)
     assert_observed(observed.values, observed.correct, found)
     assert found.distances[2] == 0
 

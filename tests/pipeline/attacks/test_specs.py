@@ -171,7 +171,7 @@ def test_a_choice_has_its_default(config: type, name: str, default: Any) -> None
             },
         ),
         (pgd, {"region": None, "start": None, "keep_best": True, "seeds": None}),
-        (apgd, {"restarts": 1, "region": None, "start": None, "seeds": None, "explored": None}),
+        (apgd, {"region": None, "start": None, "seeds": None, "explored": None}),
         (streamed_pgd, {"warm_start": None}),
         (fmn, {"num_steps": 100, "step_size": 1.0, "region": None}),
         (ddn, {"num_steps": 100, "first_radius": 1.0, "region": None}),

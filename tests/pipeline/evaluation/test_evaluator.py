@@ -293,7 +293,8 @@ def test_when_everything_is_misclassified_the_other_starts_have_nothing_to_do(sm
 
 
 def test_attacks_that_cannot_apply_are_left_out_with_the_reason(small: ModuleType) -> None:
-    suite, skipped = applicable(small.evaluation_run(MaskSource.NONE), device=CPU)
+    run = small.evaluation_run(MaskSource.NONE)
+    suite, skipped = applicable(run.suite, run.batch(run.rows[:1], CPU))
     assert list(suite.attacks) == ["pgd", "apgd"]
     assert "cannot move the mask" in skipped["collapse"]
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import polars as pl
 import pytest
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
@@ -18,7 +19,6 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from pipeline.errors import ConfigError
 from pipeline.training.config import TrainerConfig
 from pipeline.training.distributed import cluster_environment, launch
-from pipeline.training.logging import read_metrics
 from pipeline.training.state import read_state
 
 SCRIPT = """
@@ -92,7 +92,7 @@ def trained(synthetic_set, tmp_path_factory, warm):
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_two_processes_train_the_same_batch_to_the_same_losses(trained, objective):
     runs = [trained / devices / objective for devices in ("1", "2")]
-    one, two = (read_metrics(run / "metrics.csv") for run in runs)
+    one, two = (pl.read_csv(run / "metrics.csv").to_dict(as_series=False) for run in runs)
     assert one.keys() == two.keys()
     for name in one:
         if name != "seconds":

@@ -5,6 +5,7 @@ import re
 import signal
 from dataclasses import replace
 
+import polars as pl
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -16,7 +17,6 @@ from pipeline.data.config import AugmentConfig
 from pipeline.training.awp import AwpConfig
 from pipeline.training.commands import train_classifier
 from pipeline.training.config import TrainClassifierConfig, TrainerConfig
-from pipeline.training.logging import read_metrics
 from pipeline.training.objectives import AdversarialConfig, NaturalConfig, RobustValidationConfig
 
 QUICK = PgdConfig(epsilon=2 / 255, num_steps=1)
@@ -104,7 +104,7 @@ def signalled(config, warm):
 
 def outcome(run):
     stored = json.loads((run / "checkpoints" / "last.json").read_text())
-    table = {name: column for name, column in read_metrics(run / "metrics.csv").items() if name != "seconds"}
+    table = pl.read_csv(run / "metrics.csv").drop("seconds").to_dict(as_series=False)
     return load_file(run / "checkpoints" / stored["weights"]), table
 
 
@@ -160,7 +160,7 @@ def test_a_step_that_takes_too_long_is_given_up_and_done_anew(config, signalled,
 def test_a_validation_is_left_at_once_and_made_anew(config, signalled, tmp_path, capsys):
     code, said = signalled(signal.SIGTERM, "validation", 3)  # the constructor asks first, then each validation
     assert (code, said.split(",")[0]) == (143, "interrupted by SIGTERM at step 12")
-    assert read_metrics(config.run / "metrics.csv")["epoch"] == [1]
+    assert pl.read_csv(config.run / "metrics.csv")["epoch"].to_list() == [1]
     train_classifier(replace(config, resume=True))
     assert "resumed at step 12, 1 of 2 epochs done" in capsys.readouterr().err
     whole = replace(config, run=tmp_path / "whole")

@@ -6,10 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from pipeline.runs.directory import read_run
-from pipeline.training.logging import read_metrics
 
 ROOT = Path(__file__).parents[3]
 
@@ -66,4 +66,4 @@ def test_an_objective_is_one_file_with_its_yaml_and_its_name_where_they_are_list
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert read_run(tmp_path / "run").config["objective"] == {"name": "flooding", "level": 5.0}
-    assert read_metrics(tmp_path / "run" / "metrics.csv")["train_loss"][0] >= 5  # no loss of ten classes starts near 5
+    assert pl.read_csv(tmp_path / "run" / "metrics.csv")["train_loss"][0] >= 5  # no loss of ten classes starts near 5

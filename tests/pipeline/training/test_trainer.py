@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import polars as pl
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -23,7 +24,7 @@ from pipeline.runs.checkpoints import load_classifier, load_segmenter, read_chec
 from pipeline.training.awp import AwpConfig
 from pipeline.training.commands import train_classifier, train_segmenter
 from pipeline.training.config import TrainClassifierConfig, TrainerConfig, TrainSegmenterConfig
-from pipeline.training.logging import read_metrics, write_metrics
+from pipeline.training.logging import write_metrics
 from pipeline.training.objectives import AdversarialConfig, FastConfig, NaturalConfig, RobustValidationConfig, TradesConfig
 from segmenter.config import SegmenterConfig
 
@@ -57,7 +58,7 @@ def assert_same_weights(one: Path, other: Path):
 
 
 def without_seconds(run: Path):
-    return {name: column for name, column in read_metrics(run / "metrics.csv").items() if name != "seconds"}
+    return pl.read_csv(run / "metrics.csv").drop("seconds").to_dict(as_series=False)
 
 
 def test_a_run_leaves_everything_that_says_how_it_went(config, capsys):
@@ -66,7 +67,8 @@ def test_a_run_leaves_everything_that_says_how_it_went(config, capsys):
     names = {entry.name for entry in config.run.iterdir()}
     expected = {"run.json", "result.json", "metrics.csv", "curve.png", "state.pt", "checkpoints", "tensorboard", ".lock", ".begin"}
     assert names == expected
-    metrics, result = read_metrics(config.run / "metrics.csv"), json.loads((config.run / "result.json").read_text())
+    metrics = pl.read_csv(config.run / "metrics.csv").to_dict(as_series=False)
+    result = json.loads((config.run / "result.json").read_text())
     assert metrics["epoch"] == [1, 2]
     assert metrics["step"] == [6, 12]
     best = max(metrics["val_accuracy"])
@@ -101,7 +103,8 @@ def test_a_segmenter_is_trained_and_a_classifier_through_it(synthetic_set, tmp_p
     train_segmenter(
         TrainSegmenterConfig(prepared=synthetic_set, run=tmp_path / "seg", segmenter=small, objective=robust, trainer=one_epoch)
     )
-    assert read_metrics(tmp_path / "seg" / "metrics.csv").keys() >= {"val_iou", "val_robust_iou", "val_dice", "val_boundary_f"}
+    columns = pl.read_csv(tmp_path / "seg" / "metrics.csv").columns
+    assert {"val_iou", "val_robust_iou", "val_dice", "val_boundary_f"} <= set(columns)
     before = load_segmenter(tmp_path / "seg")[0].state_dict()
     classifier = TrainClassifierConfig(
         prepared=synthetic_set,
@@ -167,7 +170,7 @@ def test_a_collapse_ends_training_and_the_best_epoch_is_kept(config, capsys):
     quick = Ending(epsilon=2 / 255, validation=RobustValidationConfig(max_images=8, attack=QUICK))
     train_classifier(replace(config, objective=quick))
     assert "the robust accuracy has collapsed: training ends, and the best epoch is kept" in capsys.readouterr().err
-    assert read_metrics(config.run / "metrics.csv")["epoch"] == [1]
+    assert pl.read_csv(config.run / "metrics.csv")["epoch"].to_list() == [1]
     result = json.loads((config.run / "result.json").read_text())
     assert (result["epoch"], result["epochs"], result["ended_by"]) == (1, 1, "guard")
     (config.run / "result.json").unlink()  # as if killed before it was written
@@ -368,7 +371,7 @@ def test_a_diverging_run_stops_with_a_line_and_no_weights(config, factor):
 def test_patience_ends_a_run_that_no_longer_gains(config):
     still = replace(TRAINER, epochs=9, patience=2, lr=1e-12, ema_decay=None)
     train_classifier(replace(config, trainer=still, augment=AugmentConfig()))
-    metrics, result = read_metrics(config.run / "metrics.csv"), json.loads((config.run / "result.json").read_text())
+    metrics, result = pl.read_csv(config.run / "metrics.csv"), json.loads((config.run / "result.json").read_text())
     assert len(metrics["epoch"]) == result["epoch"] + 2 < 9
     assert result["ended_by"] == "patience"
 
