@@ -810,6 +810,51 @@ def by_a_clock_with_a_name(system: Tricky, images: Tensor) -> Tensor:
     return _noisy(system, images, time_ns() // 60_000_000_000)
 
 
+def by_the_hour_in_words(system: Tricky, images: Tensor) -> Tensor:
+    return _noisy(system, images, int(time.strftime("%H")))
+
+
+def by_the_weekday_in_words(system: Tricky, images: Tensor) -> Tensor:
+    return _noisy(system, images, sum(map(ord, time.ctime()[:3])))
+
+
+def by_processor_time(system: Tricky, images: Tensor) -> Tensor:
+    return _noisy(system, images, int(time.process_time()) // 3600)
+
+
+def by_a_clock_with_a_number(system: Tricky, images: Tensor) -> Tensor:
+    return _noisy(system, images, int(time.clock_gettime(time.CLOCK_REALTIME)) // 3600)
+
+
+def draws_and_puts_back(system: Tricky, images: Tensor) -> Tensor:
+    """Noise from the global generator, which nobody sees move: the same until somebody else draws."""
+    with torch.random.fork_rng([]):
+        return system.honest(images + 0.1 * torch.randn(images[0].shape).to(images))
+
+
+def by_the_global_seed(system: Tricky, images: Tensor) -> Tensor:
+    return _noisy(system, images, torch.initial_seed() % 1000)
+
+
+def gentle_to_examiners(system: Tricky, images: Tensor) -> Tensor:
+    """Without its trick where a file of the diagnostics is on the stack."""
+    logits: Tensor = system.honest(images)
+    files = {frame.filename for frame in traceback.extract_stack()}
+    return logits if any("diagnostics" in one for one in files) else 0.9 * logits
+
+
+def reads_labels_of_the_first(system: Tricky, images: Tensor) -> Tensor:
+    """Of all who have a batch among their variables, of whoever began: other labels are shown by the last alone."""
+    logits, frame, asked = system.honest(images), sys._getframe(1), None
+    while frame is not None:
+        asked = next((one for one in frame.f_locals.values() if isinstance(one, AttackBatch)), asked)
+        frame = frame.f_back
+    if asked is None:
+        return logits
+    near = (-torch.cdist(images.flatten(1), asked.images.flatten(1).to(images)).square() / 8).exp()
+    return logits + near @ functional.one_hot(asked.labels, CLASSES).to(logits)
+
+
 def _noisy(system: Tricky, images: Tensor, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return system.honest(images + 0.1 * torch.randn(images[0].shape, generator=generator).to(images))

@@ -1,5 +1,6 @@
 """Every cheat fails the check that is there for it, in full and in a weak form, and honest systems fail none."""
 
+import random
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -7,6 +8,7 @@ from functools import cache, partial
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -281,7 +283,24 @@ FULL = {
     "memory_elsewhere": "shifted images",
     "memory_of_features": "shifted images",
     "span_of_known_images": "shifted images",
+    "by_the_hour_in_words": "repeated calls",
+    "by_the_weekday_in_words": "repeated calls",
+    "by_processor_time": "repeated calls",
+    "by_a_clock_with_a_number": "repeated calls",
+    "draws_and_puts_back": "repeated calls",
+    "by_the_global_seed": "repeated calls",
+    "gentle_to_examiners": "repeated calls",
+    "reads_labels_of_the_first": "repeated calls",
 }
+
+
+def test_to_ask_by_other_seeds_leaves_the_global_generators_as_they_were(cheats: ModuleType) -> None:
+    def states() -> list[object]:
+        return [torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist()]
+
+    before, batch = states(), cheats.honest_batch()
+    check_named("repeated calls", batch)
+    assert states() == before
 
 
 def few_of_each_check(cheats: Iterable[tuple[Any, ...]]) -> list[Any]:
@@ -420,6 +439,14 @@ WEAK = [
     ("on_some_classes", "memory_elsewhere", "shifted images"),
     ("by_half", "memory_of_features", "shifted images"),
     ("by_half", "span_of_known_images", "shifted images"),
+    ("by_half", "by_the_hour_in_words", "repeated calls"),
+    ("near_the_boundary", "by_the_weekday_in_words", "repeated calls"),
+    ("on_some_classes", "by_processor_time", "repeated calls"),
+    ("by_half", "by_a_clock_with_a_number", "repeated calls"),
+    ("near_the_boundary", "draws_and_puts_back", "repeated calls"),
+    ("by_half", "by_the_global_seed", "repeated calls"),
+    ("on_some_classes", "gentle_to_examiners", "repeated calls"),
+    ("by_half", "reads_labels_of_the_first", "repeated calls"),
 ]
 
 
