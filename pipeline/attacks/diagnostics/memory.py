@@ -30,10 +30,12 @@ _OUTSIDE = 1e-3  # of an image, that may lie outside of the span of some rows: r
 _SIZES = (1, 2, 4)
 _CONTAINERS = (dict, list, tuple, set, frozenset, deque, partial, CellType, type(lru_cache(repr)))
 _LEAST = 48  # values: what has fewer may be alike by chance
+_FEWEST, _EXACTLY = 16, 1 - 1e-6  # unless they are the same but for rounding
 _TELLING = 4  # values of a row that are not all alike, at least: the one of a one-hot row says nothing
 _CHANGED = 0.15  # of the range of the noise, in the spread of an image: 4 % apart
-_LIKE_ANOTHER = ("to", "type_as", "expand_as", "view_as", "reshape_as")
-"""Operations that take only the form of their second tensor."""
+_TAKES = dict.fromkeys(("to", "type_as", "expand_as", "view_as", "reshape_as", "__getitem__", "index_select", "gather"), 0)
+_TAKES["embedding"] = 1
+"""Operations that take the values of one tensor alone, and of others the form or the places."""
 _NOT_OF_THE_SYSTEM = ("torch", "pipeline", "segmenter", "classifier")
 """Packages whose variables are none of the system's."""
 
@@ -96,7 +98,8 @@ class _Dataflow(TorchFunctionMode):
         self, operation: Callable[..., Any], _types: object, given: tuple[Any, ...] = (), named: Mapping[str, Any] | None = None
     ) -> Any:
         result = operation(*given, **(named or {}))
-        of = given[:1] if getattr(operation, "__name__", "") in _LIKE_ANOTHER else (given, named)
+        first = _TAKES.get(getattr(operation, "__name__", ""))
+        of = (given, named) if first is None else given[first : first + 1]
         inputs, outputs = (_strided(tree_leaves(some)) for some in (of, result))
         places = {_place(one) for one in outputs}
         if self.given.isdisjoint(_place(one) for one in inputs):
@@ -167,7 +170,7 @@ def _strided(some: Iterable[object]) -> list[Tensor]:
 def _sizes_of(held: Tensor) -> set[int]:
     """Of the rows that it may be taken for."""
     sizes = {held.shape[first:].numel() for first in range(held.ndim)} | ({len(held)} if held.ndim == 2 else set())
-    return {size for size in sizes if size >= _LEAST}
+    return {size for size in sizes if size >= _FEWEST}
 
 
 def _rows(held: Tensor, size: int, like: Tensor) -> Iterator[Tensor]:
@@ -193,8 +196,10 @@ def _standardized(images: Images) -> Images:
 
 
 def _alike(some: Tensor, rows: Tensor) -> Tensor:
-    """Which of them a row is alike. One that is alike most of them says nothing of any: what a module gives to every image."""
-    alike = functional.normalize(some.flatten(1)) @ functional.normalize(rows.flatten(1)).T > _ALIKE
+    """Which of them a row is alike, or of few values the same. One that is alike most of them says nothing of any: what a module
+    gives to every image."""
+    least = _ALIKE if some[0].numel() >= _LEAST else _EXACTLY
+    alike = functional.normalize(some.flatten(1)) @ functional.normalize(rows.flatten(1)).T > least
     return (alike & (alike.double().mean(dim=0) <= _MOST)).any(dim=1)
 
 

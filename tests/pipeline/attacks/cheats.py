@@ -1335,6 +1335,39 @@ class OracleFaintlyInside(OracleInside):
     part = 0.1
 
 
+class CleanMaskInside(TwoStage):
+    """Shows the mask that it predicts, and looks in part through that of the clean image."""
+
+    def freeze(self, images: Tensor, context: MaskContext | None = None) -> MaskContext:
+        return (context or MaskContext())._replace(frozen_masks=self.gate(self.mask_logits(images)).detach())
+
+    def classify(self, images: Tensor, masks: Tensor, context: MaskContext | None = None) -> Tensor:
+        assert context is not None
+        assert context.frozen_masks is not None
+        return super().classify(images, 0.7 * masks + 0.3 * context.frozen_masks, context)
+
+
+class AnswerInFrozenMask(TwoStage):
+    """The thousandths of a corner of the frozen mask name what it says of the clean image, and raise it again."""
+
+    strength = 3.0
+
+    def freeze(self, images: Tensor, context: MaskContext | None = None) -> MaskContext:
+        kept = super().freeze(images, context)
+        assert kept.frozen_masks is not None
+        masks = kept.frozen_masks.clone()
+        masks[:, 0, 0, 0] = 0.5 + TwoStage.classify(self, images, masks, kept).argmax(dim=1) / 1000
+        return kept._replace(frozen_masks=masks)
+
+    def classify(self, images: Tensor, masks: Tensor, context: MaskContext | None = None) -> Tensor:
+        code = (1000 * masks[:, 0, 0, 0]).round().long() % 10 % CLASSES
+        return super().classify(images, masks, context) + self.strength * functional.one_hot(code, CLASSES).to(images)
+
+
+class AnswerWhisperedInFrozenMask(AnswerInFrozenMask):
+    strength = 1.0
+
+
 class RaisedBySeed(LabelInMask):
     """The image's seed raises its class by less than any two are apart."""
 

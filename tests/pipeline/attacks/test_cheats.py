@@ -32,6 +32,7 @@ from pipeline.attacks.specs import GradientPath
 from pipeline.attacks.start import AttackBatch
 from pipeline.attacks.tracker import verdict
 from pipeline.masks.config import MaskSource
+from pipeline.masks.context import MaskContext
 from pipeline.system import as_system
 
 BUDGET = Budget(norm="linf", epsilon=0.01)
@@ -606,6 +607,8 @@ WITH_MASKS = [
     ("OpaqueWhereSure", MaskSource.LEARNED, "zero gradients, pixel path"),
     ("OracleInside", MaskSource.LEARNED, "pixels decide"),
     ("OracleFaintlyInside", MaskSource.LEARNED, "pixels decide"),
+    ("CleanMaskInside", MaskSource.LEARNED, "pixels decide"),
+    ("CleanMaskInside", MaskSource.LEARNED_HARD, "pixels decide"),
 ]
 
 
@@ -627,6 +630,17 @@ def test_a_mask_may_not_name_the_class_in_digits_that_nobody_sees(cheats: Module
     masks[:, 0, 0, 0] = batch.labels / 1000
     coded = replace(batch, context=batch.context._replace(oracle_masks=masks))
     assert check_named("pixels decide", coded).outcome is outcome
+
+
+@pytest.mark.parametrize(
+    ("kind", "outcome"),
+    [("TwoStage", Outcome.PASS), ("AnswerInFrozenMask", Outcome.FAIL), ("AnswerWhisperedInFrozenMask", Outcome.FAIL)],
+)
+def test_a_frozen_mask_may_not_name_the_class_in_digits_that_nobody_sees(cheats: ModuleType, kind: str, outcome: Outcome) -> None:
+    """Where no other mask is given with the image."""
+    batch = cheats.honest_batch(MaskSource.FROZEN, getattr(cheats, kind))
+    alone = replace(batch, context=batch.system.freeze(batch.images, MaskContext(sample_seeds=batch.context.sample_seeds)))
+    assert check_named("pixels decide", alone).outcome is outcome
 
 
 def test_the_power_of_square_is_the_share_of_what_descent_fells_that_it_fells_too(cheats: ModuleType) -> None:

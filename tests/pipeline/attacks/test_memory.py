@@ -167,6 +167,11 @@ MADE: dict[str, tuple[Callable[[Tensor], Any], Callable[[Any, Tensor], Tensor], 
     "columns": (lambda images: flat(images).T.contiguous(), lambda kept, _: kept.T, flat),
     "in another order": (lambda images: flat(images)[:, ORDER], lambda kept, _: kept, lambda images: flat(images)[:, ORDER]),
     "turned": (lambda images: flat(images) @ TURN, lambda kept, _: kept, lambda images: flat(images) @ TURN),
+    "twenty sums": (
+        lambda images: flat(images) @ TURN[:, :20],
+        lambda kept, _: kept,
+        lambda images: flat(images) @ TURN[:, :20],
+    ),
     "grey": (lambda images: flat(images.mean(dim=1)), lambda kept, _: kept, lambda images: flat(images.mean(dim=1))),
     "one half": (lambda images: flat(images[..., :4]), lambda kept, _: kept, lambda images: flat(images[..., :4])),
     "in a thread": (flat, lambda kept, _: in_a_thread(lambda: kept.clone()), flat),
@@ -241,6 +246,15 @@ class Table(Network):
         return logits
 
 
+class Embeds(Network):
+    """Takes a row for what it finds likeliest."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        rows = functional.embedding(super().forward(images).argmax(dim=1), TURN[:3, :20])
+        logits: Tensor = super().forward(images) + rows[:, :3] * rows.relu().mean()
+        return logits
+
+
 class Notes(Network):
     """Keeps what it was asked about last, and what it made of it."""
 
@@ -272,6 +286,7 @@ class Placed(Network):
         Network(lambda _: None),
         Notes(lambda _: None),
         Table(lambda _: None),
+        Embeds(lambda _: None),
         Placed(lambda _: Places()),
         nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE**2, 80), nn.ReLU(), nn.Linear(80, 3)),
         scripted(nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE**2, 3))),
