@@ -56,7 +56,8 @@ def held_images(batch: AttackBatch) -> Bool[Tensor, " batch"]:
     own: dict[object, Tensor] = {}
 
     def keep(held: Tensor) -> None:
-        own.setdefault((_place(held), held.shape, held.stride()), held)
+        if not held.is_complex():  # their parts are compared where something is computed with them
+            own.setdefault((_place(held), held.shape, held.stride()), held)
 
     variables = _variables(batch, {small[0].numel() for small in smaller}, noise, keep)
     for held in _tensors_of(_kept(batch.system)):
@@ -162,9 +163,9 @@ def _place(held: Tensor) -> int:
 
 
 def _strided(some: Iterable[object]) -> list[Tensor]:
-    return [
-        one for one in some if isinstance(one, Tensor) and one.layout == torch.strided and not (one.is_quantized or one.is_meta)
-    ]
+    """Tensors that lie in memory."""
+    tensors = [one for one in some if isinstance(one, Tensor) and one.layout == torch.strided]
+    return [one for one in tensors if not (one.is_quantized or one.is_meta)]
 
 
 def _sizes_of(held: Tensor) -> set[int]:
@@ -226,7 +227,7 @@ def _tensors_of(variables: Iterable[object]) -> Iterator[Tensor]:
             continue
         seen.add(id(one))
         if isinstance(one, Tensor):
-            yield from _strided([one])
+            yield from _strided([one] if not one.is_complex() else [])
         elif isinstance(one, np.ndarray):
             if one.dtype.kind in "fiu":
                 yield torch.from_numpy(one.astype(np.float32))  # of any byte order, and writable

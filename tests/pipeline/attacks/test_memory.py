@@ -151,6 +151,10 @@ def flat(images: Tensor) -> Tensor:
     return images.flatten(1)
 
 
+def frequencies(images: Tensor) -> Tensor:
+    return flat(torch.view_as_real(torch.fft.fft2(images - images.mean(dim=(2, 3), keepdim=True))))
+
+
 def of_bytes(kept: Any, like: Tensor) -> Tensor:
     return torch.frombuffer(bytearray(kept), dtype=torch.float32).view(-1, 3 * SIDE**2).to(like)
 
@@ -172,6 +176,7 @@ MADE: dict[str, tuple[Callable[[Tensor], Any], Callable[[Any, Tensor], Tensor], 
         lambda kept, _: kept,
         lambda images: flat(images) @ TURN[:, :20],
     ),
+    "frequencies": (lambda images: frequencies(images), lambda kept, _: kept, lambda images: frequencies(images)),
     "grey": (lambda images: flat(images.mean(dim=1)), lambda kept, _: kept, lambda images: flat(images.mean(dim=1))),
     "one half": (lambda images: flat(images[..., :4]), lambda kept, _: kept, lambda images: flat(images[..., :4])),
     "in a thread": (flat, lambda kept, _: in_a_thread(lambda: kept.clone()), flat),
@@ -290,7 +295,7 @@ class Placed(Network):
         Placed(lambda _: Places()),
         nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE**2, 80), nn.ReLU(), nn.Linear(80, 3)),
         scripted(nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE**2, 3))),
-        Network(lambda _: [torch.eye(SIDE).to_sparse(), torch.ones(2, dtype=torch.complex64), "name", {1, 2}]),
+        Network(lambda _: [torch.eye(SIDE).to_sparse(), torch.ones(3 * SIDE**2, dtype=torch.complex64), "name", {1, 2}]),
     ],
 )
 def test_a_system_that_keeps_none_of_the_images_holds_none(system: nn.Module) -> None:
