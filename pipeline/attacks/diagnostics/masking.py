@@ -36,7 +36,7 @@ _MOST = 0.75
 """Share of the images that the context may decide: outlines name some classes too (see the report on silhouettes)."""
 _BY_SEED = 1 / 3
 """Share of the images that take the class of another one with its seed: random masks are drawn by it, and may do so by chance."""
-_GIVEN = ("oracle_masks", "substitutes")
+_GIVEN = ("oracle_masks", "substitutes", "frozen_masks")
 _FAINT, _DETAIL = 0.02, 0.2
 """Steps that nobody sees in a mask that is given with the image, and what they may be worth, of the scale of the logits, in the
 mean. Rounding to them leaves 0 and 1 as they are: some networks feel half a percent of a background that was black."""

@@ -2,8 +2,10 @@
 
 import gc
 import sys
+import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from functools import lru_cache, partial
 from types import CellType, FrameType, FunctionType
 from typing import Any
@@ -11,8 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from pipeline.attacks.diagnostics.probing import Images, logits_of
 from pipeline.attacks.start import AttackBatch
@@ -26,58 +30,122 @@ _OUTSIDE = 1e-3  # of an image, that may lie outside of the span of some rows: r
 _SIZES = (1, 2, 4)
 _CONTAINERS = (dict, list, tuple, set, frozenset, deque, partial, CellType, type(lru_cache(repr)))
 _LEAST = 48  # values: what has fewer may be alike by chance
+_FEWEST, _EXACTLY = 16, 1 - 1e-6  # unless they are the same but for rounding
+_TELLING = 4  # values of a row that are not all alike, at least: the one of a one-hot row says nothing
+_CHANGED = 0.15  # of the range of the noise, in the spread of an image: 4 % apart
+_TAKES = dict.fromkeys(("to", "type_as", "expand_as", "view_as", "reshape_as", "__getitem__", "index_select", "gather"), 0)
+_TAKES["embedding"] = 1
+"""Operations that take the values of one tensor alone, and of others the form or the places."""
 _NOT_OF_THE_SYSTEM = ("torch", "pipeline", "segmenter", "classifier")
 """Packages whose variables are none of the system's."""
 
 
 @torch.no_grad()
 def held_images(batch: AttackBatch) -> Bool[Tensor, " batch"]:
-    """Images that lie in the weights, buffers or attributes of the system's modules, or in variables of its functions while it is
-    asked about noise: as they are, smaller, normalized or in the span of some rows; in its modules also as what one of these makes
-    of them (what it makes of noise, a variable too, may be much like it).
+    """Images that the system has from elsewhere than what it is asked about: in the weights, buffers or attributes of its modules,
+    in variables of its functions, or in anything that it computes with and that is not made of its input. As they are, smaller,
+    normalized, in the span of some rows, or as what the system makes of them at any step of its own.
 
-    However softly it is asked, a memory has to be kept somewhere; one of a file or of a global variable is in the variables of
-    whoever asks it. What notes its last images has noted the noise when it is looked at.
+    However softly it is asked, a memory has to be kept somewhere, and has to be held against what is made of an image in the same
+    way. The system is asked about noise, and about images that are a little changed, for it may look a known one up by something
+    else; what it computes of these is no memory of anything. What notes its last images has noted the noise when it is looked at.
     """
     smaller = [small for size in _SIZES if (small := functional.avg_pool2d(batch.images, size))[0].numel() >= _LEAST]
-    system = batch.system
-    made = _outputs(batch, {held.shape[first:].numel() for held in _tensors_of(_kept(system)) for first in range(held.ndim)})
-    variables = _variables(batch, {small[0].numel() for small in smaller})
+    noise, seen = noise_like(batch.images), [_standardized(small) for small in smaller]
+    changed = batch.images + _CHANGED * (noise - 0.5) * batch.images.std(dim=(1, 2, 3), keepdim=True)
+    own: dict[object, Tensor] = {}
+
+    def keep(held: Tensor) -> None:
+        if not held.is_complex():  # their parts are compared where something is computed with them
+            own.setdefault((_place(held), held.shape, held.stride()), held)
+
+    variables = _variables(batch, {small[0].numel() for small in smaller}, noise, keep)
+    for held in _tensors_of(_kept(batch.system)):
+        keep(held)
+    _watched(batch, changed, keep)
     found = torch.zeros(len(batch), dtype=torch.bool, device=batch.images.device)
-    seen = [_standardized(small) for small in smaller]
-    kept = [(held, made) for held in _tensors_of(_kept(system))]
-    for held, made_alike in kept + [(held, []) for held in _tensors_of(variables)]:
+    for held in (*own.values(), *_tensors_of(variables)):
         for image in seen:
-            if (rows := _rows(held, image[0].numel(), image)) is not None:
+            for rows in _rows(held, image[0].numel(), image):
                 found |= _alike(image, _standardized(rows.view(-1, *image.shape[1:])))
-        for one in made_alike:
-            if (rows := _rows(held, one.shape[1], one)) is not None:
-                found |= _alike(one, rows)
-        if (rows := _rows(held, batch.images[0].numel(), batch.images)) is not None and 1 < len(rows) < rows.shape[1] / 2:
-            found |= _in_span(batch.images.flatten(1), rows)
+        for rows in _rows(held, batch.images[0].numel(), batch.images):
+            if 1 < len(rows) < rows.shape[1] / 2:
+                found |= _in_span(batch.images.flatten(1), rows)
+    of_size: dict[int, list[Tensor]] = {}
+    for held in own.values():
+        for size in _sizes_of(held):
+            of_size.setdefault(size, []).append(held)
+
+    def compare(made: Tensor) -> None:
+        for values in (made, made.T) if made.ndim == 2 else (made,):
+            if values.ndim > 1 and len(values) == len(batch) and values.is_floating_point():
+                some = _centered(values.flatten(1).to(batch.images))
+                for held in of_size.get(some.shape[1], ()):
+                    for rows in _rows(held, some.shape[1], some):
+                        found.logical_or_(_alike(some, _centered(rows)))
+
+    _watched(batch, batch.images, lambda _: None, compare)
     return found
 
 
-def _variables(batch: AttackBatch, sizes: set[int]) -> list[object]:
+class _Dataflow(TorchFunctionMode):
+    """Tells what a system computes of what it is given from what it computes with and has from elsewhere."""
+
+    def __init__(self, given: Iterable[Tensor], keep: Callable[[Tensor], None], made: Callable[[Tensor], None]) -> None:
+        super().__init__()
+        self.given, self.keep, self.made = {_place(one) for one in given}, keep, made
+
+    def __torch_function__(
+        self, operation: Callable[..., Any], _types: object, given: tuple[Any, ...] = (), named: Mapping[str, Any] | None = None
+    ) -> Any:
+        result = operation(*given, **(named or {}))
+        first = _TAKES.get(getattr(operation, "__name__", ""))
+        of = (given, named) if first is None else given[first : first + 1]
+        inputs, outputs = (_strided(tree_leaves(some)) for some in (of, result))
+        places = {_place(one) for one in outputs}
+        if self.given.isdisjoint(_place(one) for one in inputs):
+            self.given -= places  # memory that was freed since, and is used again
+            held = [*inputs, *outputs]
+        else:
+            held = [one for one in inputs if _place(one) not in self.given]
+            self.given |= places
+            for one in outputs:
+                self.made(one)
+        for one in held:
+            self.keep(one)
+        return result
+
+
+def _watched(
+    batch: AttackBatch, points: Images, keep: Callable[[Tensor], None], made: Callable[[Tensor], None] = lambda _: None
+) -> None:
+    """Asks about points. ``keep`` is given what the system computes with and has from elsewhere, ``made`` what it makes of them."""
+    given = [points, *(one for one in batch.context or () if one is not None)]
+    eagerly = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+    with eagerly, _Dataflow(given, keep, made):  # what was compiled would not be seen
+        logits_of(batch, points)
+
+
+def _variables(batch: AttackBatch, sizes: set[int], noise: Images, keep: Callable[[Tensor], None]) -> list[object]:
     """Of the functions that run while the system is asked about noise: what they return, what they refer to then, and which global
     variables they name. Feature maps are left out, which would fill the memory, but where a row has one of the sizes."""
     found: list[object] = []
 
     def watch(frame: FrameType, event: str, returned: Any) -> None:
-        if event != "return":
+        if event != "return" or str(frame.f_globals.get("__name__")).partition(".")[0] in _NOT_OF_THE_SYSTEM:
             return
-        seen = [returned]
-        if str(frame.f_globals.get("__name__")).partition(".")[0] not in _NOT_OF_THE_SYSTEM:
-            seen += frame.f_locals.values()
-            seen += (frame.f_globals[name] for name in frame.f_code.co_names if name in frame.f_globals)
+        seen = [returned, *frame.f_locals.values()]
+        seen += (frame.f_globals[name] for name in frame.f_code.co_names if name in frame.f_globals)
         found.extend(one for one in seen if not _is_feature_map(one, sizes))
 
-    noise, before = noise_like(batch.images), sys.getprofile()
+    before, before_in_threads = sys.getprofile(), threading.getprofile()
+    threading.setprofile(watch)
     sys.setprofile(watch)
     try:
-        logits_of(batch, noise)
+        _watched(batch, noise, keep)
     finally:
         sys.setprofile(before)
+        threading.setprofile(before_in_threads)
     return found
 
 
@@ -90,31 +158,36 @@ def _is_feature_map(one: object, sizes: set[int]) -> bool:
     return isinstance(one, Tensor) and one.ndim > 2 and sizes.isdisjoint(one.shape[first:].numel() for first in range(one.ndim))
 
 
-def _outputs(batch: AttackBatch, sizes: set[int]) -> list[Tensor]:
-    """What the system's modules make of the images, flat, where it has one of the sizes and is no larger than an image."""
-    found: list[Tensor] = []
-
-    def keep(_module: nn.Module, _given: object, made: object) -> None:
-        if isinstance(made, Tensor) and made.is_floating_point() and made.ndim > 1 and len(made) == len(batch):
-            size = made[0].numel()
-            if size in sizes and _LEAST <= size <= batch.images[0].numel():
-                found.append(made.flatten(1).to(batch.images))
-
-    hooks = [part.register_forward_hook(keep) for part in batch.system.modules() if not isinstance(part, torch.jit.ScriptModule)]
-    try:
-        logits_of(batch)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return found
+def _place(held: Tensor) -> int:
+    return held.untyped_storage().data_ptr()
 
 
-def _rows(held: Tensor, size: int, like: Tensor) -> Tensor | None:
-    """What is held, as rows of so many values, where its last dimensions have so many."""
-    for first in range(held.ndim):
-        if held.shape[first:].numel() == size:
-            return held.detach().reshape(-1, size).to(like)
-    return None
+def _strided(some: Iterable[object]) -> list[Tensor]:
+    """Tensors that lie in memory."""
+    tensors = [one for one in some if isinstance(one, Tensor) and one.layout == torch.strided]
+    return [one for one in tensors if not (one.is_quantized or one.is_meta)]
+
+
+def _sizes_of(held: Tensor) -> set[int]:
+    """Of the rows that it may be taken for."""
+    sizes = {held.shape[first:].numel() for first in range(held.ndim)} | ({len(held)} if held.ndim == 2 else set())
+    return {size for size in sizes if size >= _FEWEST}
+
+
+def _rows(held: Tensor, size: int, like: Tensor) -> Iterator[Tensor]:
+    """What is held, as rows of so many values: where its last dimensions have so many, and where the columns of a matrix have."""
+    if any(held.shape[first:].numel() == size for first in range(held.ndim)):
+        yield held.detach().reshape(-1, size).to(like)
+    if held.ndim == 2 and len(held) == size:
+        yield held.detach().T.to(like)
+
+
+def _centered(rows: Tensor) -> Tensor:
+    """Without their means, and zero where next to nothing else is in them: such rows are alike by chance."""
+    centered = rows - rows.mean(dim=1, keepdim=True)
+    squares = centered.square()
+    telling = squares.sum(dim=1).square() >= _TELLING * squares.square().sum(dim=1)
+    return centered * telling[:, None]
 
 
 def _standardized(images: Images) -> Images:
@@ -124,8 +197,10 @@ def _standardized(images: Images) -> Images:
 
 
 def _alike(some: Tensor, rows: Tensor) -> Tensor:
-    """Which of them a row is alike. One that is alike most of them says nothing of any: what a module gives to every image."""
-    alike = functional.normalize(some.flatten(1)) @ functional.normalize(rows.flatten(1)).T > _ALIKE
+    """Which of them a row is alike, or of few values the same. One that is alike most of them says nothing of any: what a module
+    gives to every image."""
+    least = _ALIKE if some[0].numel() >= _LEAST else _EXACTLY
+    alike = functional.normalize(some.flatten(1)) @ functional.normalize(rows.flatten(1)).T > least
     return (alike & (alike.double().mean(dim=0) <= _MOST)).any(dim=1)
 
 
@@ -152,8 +227,7 @@ def _tensors_of(variables: Iterable[object]) -> Iterator[Tensor]:
             continue
         seen.add(id(one))
         if isinstance(one, Tensor):
-            if one.layout == torch.strided and not (one.is_complex() or one.is_quantized or one.is_meta):
-                yield one
+            yield from _strided([one] if not one.is_complex() else [])
         elif isinstance(one, np.ndarray):
             if one.dtype.kind in "fiu":
                 yield torch.from_numpy(one.astype(np.float32))  # of any byte order, and writable

@@ -5,13 +5,16 @@ What differs between them is a place to hide. Each way of asking is compared wit
 """
 
 import datetime
+import random
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from itertools import cycle
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -45,6 +48,7 @@ _GRADIENT_ROUNDING = 0.1  # of the gradient's length
 _FEW = 0.05
 _SEARCHED, _LATE = 4 / 255, 16
 """How far and in how many steps a search goes whose last step is looked at."""
+_OTHER_SEED = 1_730_947
 _DAY = 86_400 + 3_677  # in seconds, and an odd bit more: some count hours
 
 
@@ -80,7 +84,12 @@ def same_answers(batch: AttackBatch, places: Places, *, company: int = COMPANY) 
         ),
         "repeated calls": (
             [_Asking(name="again", ask=logits_of)] * _REPEATS
-            + [_Asking(name="after train() and eval()", ask=_after_training_mode), _Asking(name="tomorrow", ask=_tomorrow)],
+            + [
+                _Asking(name="after train() and eval()", ask=_after_training_mode),
+                _Asking(name="tomorrow", ask=_tomorrow),
+                _Asking(name="by other global seeds", ask=_by_other_seeds),
+                _Asking(name="by nobody", ask=_by_nobody, optional=True),
+            ],
             "what is random or counts calls hides from a search: fix its draws by the image, or attack the expectation",
         ),
         "gradients on and off": (
@@ -234,17 +243,25 @@ class _Tomorrow(datetime.datetime):
     def now(cls, tz: datetime.tzinfo | None = None) -> "_Tomorrow":
         return super().now(tz) + datetime.timedelta(seconds=_DAY)
 
+    @classmethod
+    def utcnow(cls) -> "_Tomorrow":
+        return cls.now(datetime.UTC).replace(tzinfo=None)
+
     today = now
 
 
 def _tomorrow(batch: AttackBatch) -> Tensor:
     """By the clocks of the modules ``time`` and ``datetime``, also where the system's own code has imported one by its name."""
     clocks: dict[int, object] = {id(datetime.datetime): _Tomorrow}
-    for name in ("time", "monotonic", "perf_counter"):
+    for name in ("time", "monotonic", "perf_counter", "process_time", "thread_time", "clock_gettime"):
         clock, ticks = getattr(time, name), getattr(time, f"{name}_ns")
-        clocks |= {id(clock): lambda clock=clock: clock() + _DAY, id(ticks): lambda ticks=ticks: ticks() + _DAY * 10**9}
-    for clock in (time.localtime, time.gmtime):
+        clocks[id(clock)] = lambda *given, clock=clock: clock(*given) + _DAY
+        clocks[id(ticks)] = lambda *given, ticks=ticks: ticks(*given) + _DAY * 10**9
+    for clock in (time.localtime, time.gmtime, time.ctime):
         clocks[id(clock)] = lambda *given, clock=clock: clock(*given or (time.time(),))
+    in_words, in_a_form = time.asctime, time.strftime
+    clocks[id(in_words)] = lambda *given: in_words(*given or (time.localtime(),))
+    clocks[id(in_a_form)] = lambda form, *given: in_a_form(form, *given or (time.localtime(),))
     owners = {time, datetime, *(sys.modules.get(type(part).__module__, time) for part in batch.system.modules())}
     held = [(owner, name, one) for owner in owners for name, one in vars(owner).items() if id(one) in clocks]
     try:
@@ -254,6 +271,27 @@ def _tomorrow(batch: AttackBatch) -> Tensor:
     finally:
         for owner, name, one in held:
             setattr(owner, name, one)
+
+
+def _by_other_seeds(batch: AttackBatch) -> Tensor:
+    """What is drawn from a global generator that is put back afterwards is the same at every call until somebody else draws."""
+    of_python, of_numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(_OTHER_SEED)
+            random.seed(_OTHER_SEED)
+            np.random.seed(_OTHER_SEED)
+            return logits_of(batch)
+    finally:
+        random.setstate(of_python)
+        np.random.set_state(of_numpy)
+
+
+def _by_nobody(batch: AttackBatch) -> Tensor:
+    """In a thread of its own: no caller is there whose name or variables could be looked at."""
+    with attacked(batch.system), ThreadPoolExecutor(1) as pool:
+        logits: Tensor = pool.submit(batch.system, batch.images, batch.context).result()
+    return logits.detach()
 
 
 def _with_gradients(batch: AttackBatch) -> Tensor:

@@ -810,6 +810,51 @@ def by_a_clock_with_a_name(system: Tricky, images: Tensor) -> Tensor:
     return _noisy(system, images, time_ns() // 60_000_000_000)
 
 
+def by_the_hour_in_words(system: Tricky, images: Tensor) -> Tensor:
+    return _noisy(system, images, int(time.strftime("%H")))
+
+
+def by_the_weekday_in_words(system: Tricky, images: Tensor) -> Tensor:
+    return _noisy(system, images, sum(map(ord, time.ctime()[:3])))
+
+
+def by_processor_time(system: Tricky, images: Tensor) -> Tensor:
+    return _noisy(system, images, int(time.process_time()) // 3600)
+
+
+def by_a_clock_with_a_number(system: Tricky, images: Tensor) -> Tensor:
+    return _noisy(system, images, int(time.clock_gettime(time.CLOCK_REALTIME)) // 3600)
+
+
+def draws_and_puts_back(system: Tricky, images: Tensor) -> Tensor:
+    """Noise from the global generator, which nobody sees move: the same until somebody else draws."""
+    with torch.random.fork_rng([]):
+        return system.honest(images + 0.1 * torch.randn(images[0].shape).to(images))
+
+
+def by_the_global_seed(system: Tricky, images: Tensor) -> Tensor:
+    return _noisy(system, images, torch.initial_seed() % 1000)
+
+
+def gentle_to_examiners(system: Tricky, images: Tensor) -> Tensor:
+    """Without its trick where a file of the diagnostics is on the stack."""
+    logits: Tensor = system.honest(images)
+    files = {frame.filename for frame in traceback.extract_stack()}
+    return logits if any("diagnostics" in one for one in files) else 0.9 * logits
+
+
+def reads_labels_of_the_first(system: Tricky, images: Tensor) -> Tensor:
+    """Of all who have a batch among their variables, of whoever began: other labels are shown by the last alone."""
+    logits, frame, asked = system.honest(images), sys._getframe(1), None
+    while frame is not None:
+        asked = next((one for one in frame.f_locals.values() if isinstance(one, AttackBatch)), asked)
+        frame = frame.f_back
+    if asked is None:
+        return logits
+    near = (-torch.cdist(images.flatten(1), asked.images.flatten(1).to(images)).square() / 8).exp()
+    return logits + near @ functional.one_hot(asked.labels, CLASSES).to(logits)
+
+
 def _noisy(system: Tricky, images: Tensor, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return system.honest(images + 0.1 * torch.randn(images[0].shape, generator=generator).to(images))
@@ -1288,6 +1333,39 @@ class OracleInside(TwoStage):
 
 class OracleFaintlyInside(OracleInside):
     part = 0.1
+
+
+class CleanMaskInside(TwoStage):
+    """Shows the mask that it predicts, and looks in part through that of the clean image."""
+
+    def freeze(self, images: Tensor, context: MaskContext | None = None) -> MaskContext:
+        return (context or MaskContext())._replace(frozen_masks=self.gate(self.mask_logits(images)).detach())
+
+    def classify(self, images: Tensor, masks: Tensor, context: MaskContext | None = None) -> Tensor:
+        assert context is not None
+        assert context.frozen_masks is not None
+        return super().classify(images, 0.7 * masks + 0.3 * context.frozen_masks, context)
+
+
+class AnswerInFrozenMask(TwoStage):
+    """The thousandths of a corner of the frozen mask name what it says of the clean image, and raise it again."""
+
+    strength = 3.0
+
+    def freeze(self, images: Tensor, context: MaskContext | None = None) -> MaskContext:
+        kept = super().freeze(images, context)
+        assert kept.frozen_masks is not None
+        masks = kept.frozen_masks.clone()
+        masks[:, 0, 0, 0] = 0.5 + TwoStage.classify(self, images, masks, kept).argmax(dim=1) / 1000
+        return kept._replace(frozen_masks=masks)
+
+    def classify(self, images: Tensor, masks: Tensor, context: MaskContext | None = None) -> Tensor:
+        code = (1000 * masks[:, 0, 0, 0]).round().long() % 10 % CLASSES
+        return super().classify(images, masks, context) + self.strength * functional.one_hot(code, CLASSES).to(images)
+
+
+class AnswerWhisperedInFrozenMask(AnswerInFrozenMask):
+    strength = 1.0
 
 
 class RaisedBySeed(LabelInMask):

@@ -7,6 +7,7 @@ from functools import cache, partial
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -31,6 +32,7 @@ from pipeline.attacks.specs import GradientPath
 from pipeline.attacks.start import AttackBatch
 from pipeline.attacks.tracker import verdict
 from pipeline.masks.config import MaskSource
+from pipeline.masks.context import MaskContext
 from pipeline.system import as_system
 
 BUDGET = Budget(norm="linf", epsilon=0.01)
@@ -281,7 +283,24 @@ FULL = {
     "memory_elsewhere": "shifted images",
     "memory_of_features": "shifted images",
     "span_of_known_images": "shifted images",
+    "by_the_hour_in_words": "repeated calls",
+    "by_the_weekday_in_words": "repeated calls",
+    "by_processor_time": "repeated calls",
+    "by_a_clock_with_a_number": "repeated calls",
+    "draws_and_puts_back": "repeated calls",
+    "by_the_global_seed": "repeated calls",
+    "gentle_to_examiners": "repeated calls",
+    "reads_labels_of_the_first": "repeated calls",
 }
+
+
+def test_to_ask_by_other_seeds_leaves_the_global_generators_as_they_were(cheats: ModuleType) -> None:
+    def states() -> list[object]:
+        return [torch.get_rng_state().tolist(), np.random.get_state()[1].tolist()]  # Python's own moves where types are checked
+
+    before, batch = states(), cheats.honest_batch()
+    check_named("repeated calls", batch)
+    assert states() == before
 
 
 def few_of_each_check(cheats: Iterable[tuple[Any, ...]]) -> list[Any]:
@@ -420,6 +439,14 @@ WEAK = [
     ("on_some_classes", "memory_elsewhere", "shifted images"),
     ("by_half", "memory_of_features", "shifted images"),
     ("by_half", "span_of_known_images", "shifted images"),
+    ("by_half", "by_the_hour_in_words", "repeated calls"),
+    ("near_the_boundary", "by_the_weekday_in_words", "repeated calls"),
+    ("on_some_classes", "by_processor_time", "repeated calls"),
+    ("by_half", "by_a_clock_with_a_number", "repeated calls"),
+    ("near_the_boundary", "draws_and_puts_back", "repeated calls"),
+    ("by_half", "by_the_global_seed", "repeated calls"),
+    ("on_some_classes", "gentle_to_examiners", "repeated calls"),
+    ("by_half", "reads_labels_of_the_first", "repeated calls"),
 ]
 
 
@@ -580,6 +607,8 @@ WITH_MASKS = [
     ("OpaqueWhereSure", MaskSource.LEARNED, "zero gradients, pixel path"),
     ("OracleInside", MaskSource.LEARNED, "pixels decide"),
     ("OracleFaintlyInside", MaskSource.LEARNED, "pixels decide"),
+    ("CleanMaskInside", MaskSource.LEARNED, "pixels decide"),
+    ("CleanMaskInside", MaskSource.LEARNED_HARD, "pixels decide"),
 ]
 
 
@@ -601,6 +630,17 @@ def test_a_mask_may_not_name_the_class_in_digits_that_nobody_sees(cheats: Module
     masks[:, 0, 0, 0] = batch.labels / 1000
     coded = replace(batch, context=batch.context._replace(oracle_masks=masks))
     assert check_named("pixels decide", coded).outcome is outcome
+
+
+@pytest.mark.parametrize(
+    ("kind", "outcome"),
+    [("TwoStage", Outcome.PASS), ("AnswerInFrozenMask", Outcome.FAIL), ("AnswerWhisperedInFrozenMask", Outcome.FAIL)],
+)
+def test_a_frozen_mask_may_not_name_the_class_in_digits_that_nobody_sees(cheats: ModuleType, kind: str, outcome: Outcome) -> None:
+    """Where no other mask is given with the image."""
+    batch = cheats.honest_batch(MaskSource.FROZEN, getattr(cheats, kind))
+    alone = replace(batch, context=batch.system.freeze(batch.images, MaskContext(sample_seeds=batch.context.sample_seeds)))
+    assert check_named("pixels decide", alone).outcome is outcome
 
 
 def test_the_power_of_square_is_the_share_of_what_descent_fells_that_it_fells_too(cheats: ModuleType) -> None:

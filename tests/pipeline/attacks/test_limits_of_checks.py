@@ -348,9 +348,9 @@ class Remembers(nn.Module):
 
     mask_traits = MaskTraits(source="oracle")
 
-    def __init__(self) -> None:
+    def __init__(self, note: Callable[[Tensor], None]) -> None:
         super().__init__()
-        self.shown: list[Tensor] = []
+        self.note = note
 
     def masks(self, images: Tensor, context: MaskContext | None = None) -> Tensor:
         del images
@@ -359,16 +359,17 @@ class Remembers(nn.Module):
         return context.oracle_masks
 
     def forward(self, images: Tensor, context: MaskContext | None = None) -> Tensor:
-        self.shown += list(torch.cat([images.detach(), self.masks(images, context)], dim=1))
+        self.note(torch.cat([images.detach(), self.masks(images, context)], dim=1))
         values = 1 - 2 * images[:, 0, 0, 0]
         return torch.stack([values, torch.zeros_like(values)], dim=1)
 
 
 def remembered(images: Tensor, masks: Tensor) -> tuple[Check, list[Tensor]]:
-    system, numbers = Remembers(), torch.arange(len(images))
+    shown: list[Tensor] = []
+    system, numbers = Remembers(shown.extend), torch.arange(len(images))
     context = MaskContext(oracle_masks=masks, sample_seeds=numbers)
     batch = AttackBatch(system=system, images=images, labels=0 * numbers, context=context, seeds=numbers)
-    return masking.shifted_images(batch), system.shown
+    return masking.shifted_images(batch), shown
 
 
 def test_images_are_shifted_lit_otherwise_and_smoothed_as_it_says() -> None:
@@ -383,7 +384,8 @@ def test_images_are_shifted_lit_otherwise_and_smoothed_as_it_says() -> None:
     expected = [np.roll(both, by, axis) for axis in (1, 2) for by in (1, -1)]
     expected += [np.concatenate([lit, mask]) for lit in (0.85 * image, 0.15 + 0.85 * image, 0.1 + 0.8 * image)]
     expected += [(both + blurred) / 2, np.stack(enlarged)]
-    expected.append(np.concatenate([noise_like(torch.from_numpy(image[None]))[0].numpy(), mask]))  # what it keeps is looked for so
+    noise = noise_like(torch.from_numpy(image[None]))[0].numpy()  # what it keeps is looked for by that, and by a change of 4 %
+    expected += [np.concatenate([one, mask]) for one in (noise, image + 0.15 * (noise - 0.5) * image.std(ddof=1))]
     _, shown = remembered(torch.from_numpy(image[None]), torch.from_numpy(mask[None]))
     different = [one.numpy() for one in shown if np.abs(one.numpy() - both).max() > 1e-6]
 

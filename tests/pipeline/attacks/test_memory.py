@@ -1,9 +1,12 @@
 """What a system keeps of the images that it is examined on is found, however it is kept, and nothing else is taken for it."""
 
+import sys
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -139,6 +142,124 @@ def test_what_lies_elsewhere_is_found_in_the_variables_of_who_asks_for_it(asked:
         remembered.cache_clear()
 
 
+STORE = SimpleNamespace()
+ORDER = torch.randperm(3 * SIDE**2, generator=torch.Generator().manual_seed(5))
+TURN = torch.linalg.qr(torch.randn(3 * SIDE**2, 3 * SIDE**2, generator=torch.Generator().manual_seed(6)))[0]
+
+
+def flat(images: Tensor) -> Tensor:
+    return images.flatten(1)
+
+
+def frequencies(images: Tensor) -> Tensor:
+    return flat(torch.view_as_real(torch.fft.fft2(images - images.mean(dim=(2, 3), keepdim=True))))
+
+
+def of_bytes(kept: Any, like: Tensor) -> Tensor:
+    return torch.frombuffer(bytearray(kept), dtype=torch.float32).view(-1, 3 * SIDE**2).to(like)
+
+
+MADE: dict[str, tuple[Callable[[Tensor], Any], Callable[[Any, Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "an attribute of an object": (flat, lambda kept, like: kept.to(like), flat),
+    "two parts that are noise each": (
+        lambda images: (flat(images) - 9 * TURN[: len(images)], 9 * TURN[: len(images)]),
+        lambda kept, _: kept[0] + kept[1],
+        flat,
+    ),
+    "bytes": (lambda images: flat(images).numpy().tobytes(), of_bytes, flat),
+    "numbers of Python": (lambda images: flat(images).tolist(), lambda kept, like: torch.tensor(kept).to(like), flat),
+    "columns": (lambda images: flat(images).T.contiguous(), lambda kept, _: kept.T, flat),
+    "in another order": (lambda images: flat(images)[:, ORDER], lambda kept, _: kept, lambda images: flat(images)[:, ORDER]),
+    "turned": (lambda images: flat(images) @ TURN, lambda kept, _: kept, lambda images: flat(images) @ TURN),
+    "twenty sums": (
+        lambda images: flat(images) @ TURN[:, :20],
+        lambda kept, _: kept,
+        lambda images: flat(images) @ TURN[:, :20],
+    ),
+    "frequencies": (lambda images: frequencies(images), lambda kept, _: kept, lambda images: frequencies(images)),
+    "grey": (lambda images: flat(images.mean(dim=1)), lambda kept, _: kept, lambda images: flat(images.mean(dim=1))),
+    "one half": (lambda images: flat(images[..., :4]), lambda kept, _: kept, lambda images: flat(images[..., :4])),
+    "in a thread": (flat, lambda kept, _: in_a_thread(lambda: kept.clone()), flat),
+    "while nobody watches": (flat, lambda kept, _: unwatched(lambda: kept.clone()), flat),
+}
+
+
+def in_a_thread(ask: Callable[[], Tensor]) -> Tensor:
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(ask).result()
+
+
+def unwatched(ask: Callable[[], Tensor]) -> Tensor:
+    watch = sys.getprofile()
+    sys.setprofile(None)
+    try:
+        return ask()
+    finally:
+        sys.setprofile(watch)
+
+
+class Compares(Network):
+    """What it makes of an image with what lies elsewhere, so that no variable is one, far too softly to be noticed."""
+
+    def __init__(self, form: str) -> None:
+        super().__init__(lambda _: None)
+        _, self.read, self.make = MADE[form]
+
+    def forward(self, images: Tensor) -> Tensor:
+        near = torch.cdist(self.make(images), self.read(STORE.kept, images)).amin(dim=1, keepdim=True)
+        return super().forward(images) + 1e-9 * near
+
+
+@pytest.mark.parametrize("form", MADE)
+def test_what_no_variable_is_is_found_where_something_is_computed_with_it(form: str) -> None:
+    for images in (SHOWN, OTHERS[: len(SHOWN)]):
+        STORE.kept = MADE[form][0](images)
+        assert found(Compares(form)) == [images is SHOWN] * len(SHOWN)
+
+
+class LooksUp(Network):
+    """An image alone, where the mean color of what it is asked about is that of a known one."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = super().forward(images)
+        for color in images.detach().mean(dim=(2, 3)):
+            nearest = (STORE.colors - color).abs().amax(dim=1)
+            if float(nearest.min()) < 0.02:
+                logits = logits + 1e-9 * (images - STORE.kept[nearest.argmin()]).square().mean()
+        return logits
+
+
+def test_what_is_looked_up_for_known_images_alone_is_found() -> None:
+    for images in (SHOWN, OTHERS):
+        STORE.kept, STORE.colors = images, images.mean(dim=(2, 3))
+        assert found(LooksUp(lambda _: None)) == [images is SHOWN] * len(SHOWN)
+
+
+@pytest.mark.slow
+def test_what_is_compiled_is_seen() -> None:
+    for images in (SHOWN, OTHERS[: len(SHOWN)]):
+        STORE.kept = flat(images)
+        assert found(torch.compile(Compares("an attribute of an object"), backend="eager")) == [images is SHOWN] * len(SHOWN)
+
+
+class Table(Network):
+    """A row for each of as many images as there are, of which it takes a mean."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        rows = TURN[:6].to(images)
+        logits: Tensor = super().forward(images) + 1e-3 * (images.flatten(1) @ rows.mean(dim=0))[:, None]
+        return logits
+
+
+class Embeds(Network):
+    """Takes a row for what it finds likeliest."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        rows = functional.embedding(super().forward(images).argmax(dim=1), TURN[:3, :20])
+        logits: Tensor = super().forward(images) + rows[:, :3] * rows.relu().mean()
+        return logits
+
+
 class Notes(Network):
     """Keeps what it was asked about last, and what it made of it."""
 
@@ -169,10 +290,12 @@ class Placed(Network):
     [
         Network(lambda _: None),
         Notes(lambda _: None),
+        Table(lambda _: None),
+        Embeds(lambda _: None),
         Placed(lambda _: Places()),
         nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE**2, 80), nn.ReLU(), nn.Linear(80, 3)),
         scripted(nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE**2, 3))),
-        Network(lambda _: [torch.eye(SIDE).to_sparse(), torch.ones(2, dtype=torch.complex64), "name", {1, 2}]),
+        Network(lambda _: [torch.eye(SIDE).to_sparse(), torch.ones(3 * SIDE**2, dtype=torch.complex64), "name", {1, 2}]),
     ],
 )
 def test_a_system_that_keeps_none_of_the_images_holds_none(system: nn.Module) -> None:
