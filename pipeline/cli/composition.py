@@ -12,7 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline.cli.groups import check_own_file, group_choices, group_names, own_directory
+from pipeline.cli.groups import check_aliases, check_own_file, group_choices, group_names, own_directory
 from pipeline.config import CONFIG_DIR, dotted_keys, validate
 from pipeline.errors import ConfigError, shortened
 from pipeline.schema import did_you_mean, inside_mapping
@@ -64,6 +64,7 @@ def check_overrides(config_class: type[Any], overrides: Sequence[str], *, sweep:
     The value of a path is taken verbatim, whatever letters it has, but for ``null``, quotes around it and ``${...}``; in a sweep
     only where it is none of Hydra's expressions. A mapping, ``data.classes={cup:[cup]}``, takes the place of the one that was.
     """
+    check_aliases()
     words: list[str] = []
     known = set(dotted_keys(config_class)) if overrides else set()
     paths = set(dotted_keys(config_class, of_paths=True)) if overrides else set()
