@@ -45,8 +45,9 @@ def compose(command: str, config_class: type[Any], overrides: Sequence[str]) -> 
         with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONFIG_DIR)):
             composed = OmegaConf.to_container(hydra.compose(command, overrides=[*search_path(), *words]), resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
-        hint = r"; say \${...} where these letters are meant" if "nterpolation" in str(error) else ""
-        raise ConfigError(one_line(error) + hint) from error
+        said = re.sub(r"(.*?)(?: full_key: (\S+))? object_type=\w+$", r"\2: \1", one_line(error)).removeprefix(": ")
+        hint = r"; say \${...} where these letters are meant" if "nterpolation" in said or "${" in said else ""
+        raise ConfigError(said + hint) from error
     except RecursionError as error:
         raise ConfigError(f"{shortened(' '.join(overrides))}: a value refers to itself or is nested too deeply") from error
     except Exception as error:  # of a YAML file, Hydra lets through whatever its readers raise
