@@ -12,7 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline.cli.groups import check_own_file, group_choices, group_names, own_directory
+from pipeline.cli.groups import check_aliases, check_own_file, group_choices, group_names, own_directory
 from pipeline.config import CONFIG_DIR, dotted_keys, validate
 from pipeline.errors import ConfigError, said, shortened
 from pipeline.schema import did_you_mean, inside_mapping
@@ -45,8 +45,9 @@ def compose(command: str, config_class: type[Any], overrides: Sequence[str]) -> 
         with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONFIG_DIR)):
             composed = OmegaConf.to_container(hydra.compose(command, overrides=[*search_path(), *words]), resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
-        hint = r"; say \${...} where these letters are meant" if "nterpolation" in str(error) else ""
-        raise ConfigError(one_line(error) + hint) from error
+        said = re.sub(r"(.*?)(?: full_key: (\S+))? object_type=\w+$", r"\2: \1", one_line(error)).removeprefix(": ")
+        hint = r"; say \${...} where these letters are meant" if "nterpolation" in said or "${" in said else ""
+        raise ConfigError(said + hint) from error
     except RecursionError as error:
         raise ConfigError(f"{shortened(' '.join(overrides))}: a value refers to itself or is nested too deeply") from error
     except Exception as error:  # of a YAML file, Hydra lets through whatever its readers raise
@@ -64,6 +65,7 @@ def check_overrides(config_class: type[Any], overrides: Sequence[str], *, sweep:
     The value of a path is taken verbatim, whatever letters it has, but for ``null``, quotes around it and ``${...}``; in a sweep
     only where it is none of Hydra's expressions. A mapping, ``data.classes={cup:[cup]}``, takes the place of the one that was.
     """
+    check_aliases()
     words: list[str] = []
     known = set(dotted_keys(config_class)) if overrides else set()
     paths = set(dotted_keys(config_class, of_paths=True)) if overrides else set()

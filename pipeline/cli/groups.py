@@ -36,6 +36,35 @@ def group_choices(group: str) -> list[str]:
     return sorted({path.stem for directory in directories for path in (directory / group).glob("*.yaml")})
 
 
+MOST_VALUES = 100_000
+"""Values of a file, written out: a few lines of aliases of aliases stand for more than any memory holds."""
+
+
+def check_aliases() -> None:
+    """Raises ConfigError for a file of the user's own, chosen or drawn in by another, whose aliases stand for too many values."""
+    own = own_directory()
+    for path in () if own is None else (path for group in group_names() for path in sorted((own / group).glob("*.yaml"))):
+        import yaml  # type: ignore[import-untyped]  # here alone: --help and completion take no time
+
+        try:
+            text = path.read_text(encoding="utf-8")
+            node = yaml.compose(text) if "*" in text else None
+        except (OSError, ValueError, RecursionError, yaml.YAMLError):
+            continue  # which is said where it is chosen
+        if node is not None and _written_out(node, {}) > MOST_VALUES:
+            raise ConfigError(f"{path}: its aliases (*name) stand for more than {MOST_VALUES:,} values; write out what is meant")
+
+
+def _written_out(node: Any, known: dict[int, float]) -> float:
+    """How many values a node of YAML stands for; of one that holds itself there is no end."""
+    if id(node) not in known:
+        known[id(node)] = float("inf")  # until it is counted
+        inner = node.value if isinstance(node.value, list) else []
+        parts = [part for one in inner for part in (one if isinstance(one, tuple) else (one,))]
+        known[id(node)] = 1 + sum(_written_out(part, known) for part in parts)
+    return known[id(node)]
+
+
 def check_own_file(group: str, choice: str) -> None:
     """Raises ConfigError for a file of the user's own that Hydra would end over in a traceback, or take for something else."""
     own = own_directory()

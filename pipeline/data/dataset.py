@@ -17,7 +17,7 @@ from jaxtyping import Int64, UInt8
 from pipeline.data.sample import NO_CLASS
 from pipeline.data.splits import SEGMENTER, Split
 from pipeline.errors import ConfigError, DataError, RunError
-from pipeline.runs.files import file_sha256, read_sealed
+from pipeline.runs.files import file_sha256, near, read_sealed
 
 FORMAT = 2
 MANIFEST = "dataset.json"
@@ -135,7 +135,8 @@ def open_prepared(path: Path, *, verify: bool = True) -> PreparedDataset:
 def read_manifest(path: Path) -> dict[str, Any]:
     """``dataset.json`` of a prepared data set. Raises DataError where the path is none or the file is damaged."""
     if not path.exists():
-        raise DataError(f"{path}: no such directory; make it with: foreguard prepare data=... prepared={path}")
+        remedy = near(path) or f"; make it with: foreguard prepare data=... prepared={path}"
+        raise DataError(f"{path}: no such directory{remedy}")
     if not path.is_dir():
         raise DataError(f"{path}: is a file; expected the directory of a prepared data set")
     if failed(path):

@@ -18,7 +18,7 @@ from pipeline.data.sample import Plan, Reject, Sample, recipe_of
 from pipeline.data.splits import Split, assign_splits, drawn_shares
 from pipeline.runs.files import file_sha256
 
-RECIPE_VERSION = 4
+RECIPE_VERSION = 5
 MASK_VALUES = "two values are background and object, more are the foreground share: the rules of mask_values"
 
 
@@ -41,9 +41,11 @@ def plan(config: FolderConfig) -> Plan:
     """
     shares = drawn_shares(config.val_fraction, config.test_fraction)
     listing = list_folder(config.root)
-    entries, repeated = _with_copies_together(config.root, listing.entries)
+    original = _originals(config.root, {entry.image for entry in listing.entries})
+    entries, contrary = _without_contrary(config.root, original, listing.entries)
+    entries, repeated = _with_copies_together(original, entries)
     entries, lonely = _without_lonely(entries)
-    rejects = listing.rejects + repeated + lonely
+    rejects = listing.rejects + contrary + repeated + lonely
     classes = tuple(sorted({entry.class_name for entry in entries}))
     label_of = {name: label for label, name in enumerate(classes)}
     files = {config.root / name for entry in entries for name in (entry.image, entry.mask)}
@@ -53,16 +55,48 @@ def plan(config: FolderConfig) -> Plan:
         classes=classes,
         recipe=recipe_of(config, version=RECIPE_VERSION, mask_values=MASK_VALUES),
         files=sorted(files),
-        items=_items(entries, label_of, shares, config.seed),
+        items=_items(entries, original, label_of, shares, config.seed),
         load=partial(load_item, root=config.root, image_size=config.image_size, context=config.context),
         rejects=rejects,
     )
 
 
-def _with_copies_together(root: Path, entries: list[Entry]) -> tuple[list[Entry], list[Reject]]:
+def _without_contrary(root: Path, original: Mapping[str, str], entries: list[Entry]) -> tuple[list[Entry], list[Reject]]:
+    """A picture that stands under several classes with the same mask, copies of it included, is of none."""
+    several = {picture for picture, classes in _classes_of(original, entries).items() if len(classes) > 1}
+    masks = _originals(root, {entry.mask for entry in entries if original.get(entry.image, entry.image) in several})
+    named: dict[tuple[str, str], set[str]] = defaultdict(set)
+
+    def pair(entry: Entry) -> tuple[str, str]:
+        return original.get(entry.image, entry.image), masks.get(entry.mask, entry.mask)
+
+    for entry in entries:
+        named[pair(entry)].add(entry.class_name)
+    detail = "the same picture with the same mask is in the classes {}: which it is is not known"
+    rejects = [
+        Reject(
+            source_file=e.image,
+            item=e.sample_id,
+            rule="repeated-annotation",
+            detail=detail.format(" and ".join(map(repr, sorted(named[pair(e)])))),
+        )
+        for e in entries
+        if len(named[pair(e)]) > 1
+    ]
+    return [entry for entry in entries if len(named[pair(entry)]) == 1], rejects
+
+
+def _classes_of(original: Mapping[str, str], entries: Iterable[Entry]) -> dict[str, set[str]]:
+    classes: dict[str, set[str]] = defaultdict(set)
+    for entry in entries:
+        classes[original.get(entry.image, entry.image)].add(entry.class_name)
+    return classes
+
+
+def _with_copies_together(original: Mapping[str, str], entries: list[Entry]) -> tuple[list[Entry], list[Reject]]:
     """The groups of pictures that are the same file are one, in the split that one of them has. A copy in another is left out,
     and so are groups without a split that have copies in several."""
-    original, first, leaders = _originals(root, {entry.image for entry in entries}), dict[str, Entry](), dict[str, str]()
+    first, leaders = dict[str, Entry](), dict[str, str]()
 
     def leader(group: str) -> str:
         return leader(leaders[group]) if group in leaders else group
@@ -114,15 +148,22 @@ def _without_lonely(entries: list[Entry]) -> tuple[list[Entry], list[Reject]]:
     return [entry for entry in entries if counts[entry.class_name] > 1], rejects
 
 
-def _items(entries: list[Entry], label_of: dict[str, int], shares: Mapping[Split, float], seed: int) -> list[FolderItem]:
+def _items(
+    entries: list[Entry], original: Mapping[str, str], label_of: dict[str, int], shares: Mapping[Split, float], seed: int
+) -> list[FolderItem]:
     """Give the entries without a split one, whole groups at a time."""
     open_entries = [entry for entry in entries if entry.split is None]
     groups, labels = [entry.group for entry in open_entries], [label_of[entry.class_name] for entry in open_entries]
     drawn = assign_splits(groups, labels, shares, seed=seed)
     times, names = Counter(entry.mask for entry in entries), Counter(map(_letters, label_of))
+    classes = _classes_of(original, entries)
 
     def noted(entry: Entry) -> frozenset[str]:
-        told = {"shared-mask": times[entry.mask] > 1, "alike-class": names[_letters(entry.class_name)] > 1}
+        told = {
+            "shared-mask": times[entry.mask] > 1,
+            "alike-class": names[_letters(entry.class_name)] > 1,
+            "two-classes": len(classes[original.get(entry.image, entry.image)]) > 1,
+        }
         return frozenset(name for name, holds in told.items() if holds)
 
     return [

@@ -69,5 +69,12 @@ def _summary(target: Path, outcome: Outcome) -> str:
         lines += [f"{count:>8}  {rule}" for rule, count in outcome.rejects.items()]
     else:
         lines.append("nothing was rejected")
-    lines += [f"note: {line}" for line in note_lines(outcome.notes, outcome.num_samples)]
+    notes = note_lines(outcome.notes, outcome.num_samples)
+    if count := outcome.rejects.get("unknown-category"):
+        ids = "category_id that no category has: are objects and categories counted from the same number?"
+        notes.append(f"{count} objects have a {ids} If not, the others have a wrong class")
+    for split, use in (("val", "no training can be validated"), ("test", "no system can be tested")):
+        if any(outcome.counts["train"].values()) and not any(outcome.counts[split].values()):
+            notes.append(f"the split {split} is empty: {use} on this set; give it images")
+    lines += [f"note: {line}" for line in notes]
     return "\n".join(lines)

@@ -49,7 +49,7 @@ REMEDIES: Mapping[str, str] = {
     "overlapped": "data.max_overlap=1 keeps them all",
     "bad-segmentation": "export outlines: polygons or run-length codes for instance segmentation",
     "nan-box": "COCO: x, y, width, height, or no bbox, then the outline's is taken; GTSRB: corners in whole pixels",
-    "box-mismatch": "bbox must be x, y, width, height in pixels of the image",
+    "box-mismatch": "bbox must be x, y, width, height in pixels of the image, and the outline lie in it",
     "box-outside-image": "the annotation must lie inside the image: was it made for a larger one?",
     "unknown-category": "category_id must be an id of the file's categories",
     "repeated-annotation": "annotate every object once, as one class",
@@ -60,7 +60,7 @@ REMEDIES: Mapping[str, str] = {
     "unknown-class": "classes are 0 to 42",
     "class-mismatch": "the folder and the column ClassId must agree",
     "duplicate-annotation": "name every image once",
-    "empty-box": "the ROI must have an area",
+    "empty-box": "the ROI must have an area: Roi.X2 and Roi.Y2 are its last column and row, no width and height",
     "unknown-track": "training files are named TRACK_FRAME, or say the track in a column Group",
 }
 """Every rule with what to do about it."""
@@ -76,12 +76,18 @@ NOTES: Mapping[str, str] = {
     "shared-mask": "{count} of {total} pictures share their mask file with another picture",
     "alike-class": "{count} of {total} pictures are of classes whose names differ in capitals, spaces or unseen letters alone: is"
     " one class meant?",
+    "two-classes": "{count} of {total} pictures are there under another class too, with another mask: without masks nothing tells"
+    " them apart",
+    "percent": "{count} of {total} objects lie within the first 100 pixels of larger pictures: are outlines and boxes in percent?"
+    " Pixels are meant; look at preview=true",
+    "size-for-corner": "in {count} of {total} signs the ROI lies in the middle if Roi.X2 and Roi.Y2 are its width and height, and"
+    " askew as they are meant: its last column and row; look at preview=true",
     "dropped-fragment": "{count} of {total} objects lost outlines of fewer than 3 points",
     "outline-box": "in {count} of {total} objects bbox is not the box of the outline (x0, y0, x1, y1 for x, y, width, height?);"
     " the outline's was taken",
 }
 """By the name that a sample carries."""
-_SHARE = {"border-foreground": 0.5}
+_SHARE = {"border-foreground": 0.5, "percent": 0.9, "size-for-corner": 0.5}
 """Notes that say something only of more than this share of the samples."""
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from pipeline.errors import ConfigError, RunError
 from pipeline.interrupts import temporary, told
 from pipeline.lab.config import LabConfig
+from pipeline.runs.files import near
 
 MISSING = "foreguard lab needs Gradio, which is not installed: pip install 'foreguard[lab]'"
 _QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_SHARE": "False", "GRADIO_RUN_HISTORY": "False", "HF_HUB_OFFLINE": "1"}
@@ -23,7 +24,7 @@ def lab(config: LabConfig) -> None:
     if importlib.util.find_spec("gradio") is None:
         raise ConfigError(MISSING)
     if not config.run.exists():
-        raise RunError(f"{config.run}: no such run; foreguard list shows the runs below runs/")
+        raise RunError(f"{config.run}: no such run{near(config.run) or '; foreguard list shows the runs below runs/'}")
     os.environ.update(_QUIET)
     directory = Path(tempfile.mkdtemp(prefix="foreguard-lab-"))
     with temporary(directory), told("and the page is closed"):

@@ -1,6 +1,7 @@
 """The command ``foreguard predict``: class, confidence and mask for the user's own images."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
@@ -63,8 +64,15 @@ def predict(config: PredictConfig) -> None:
     system, checkpoint = load_trained_system(chosen, device=device)
     out = Path("predictions") / config.images.resolve().stem if config.out is None else config.out
     _make_directory(out, (MASKS, OVERLAYS) if config.overlays else (MASKS,))
-    with tf32_disabled(device), writing(out), (out / PREDICTIONS).open("w", encoding="ascii") as lines:
-        errors = _predict_all(config, out, listing.files, system, checkpoint, lines)
+    try:
+        with tf32_disabled(device), writing(out), (out / PREDICTIONS).open("w", encoding="ascii") as lines:
+            errors = _predict_all(config, out, listing.files, system, checkpoint, lines)
+        if len(errors) == len(listing.files):
+            what = f"not one of the {len(errors)} images of {config.images} can be read"
+            raise DataError(f"images: {what}; the first is {errors[0][0]}: {errors[0][1]}")
+    except Exception:  # what was interrupted is kept, and told
+        shutil.rmtree(out, ignore_errors=True)
+        raise
     print(f"system: {chosen.name}, masks {system.mask_config.source.value}")
     _report(config, out, listing, errors, checkpoint.image_size)
 
@@ -205,5 +213,3 @@ def _report(config: PredictConfig, out: Path, listing: Listing, errors: list[tup
     if listing.left_alone:
         print(f"left alone, by ending: {'; '.join(left_alone_lines(listing.left_alone))}")
     print(f"predictions: {out / PREDICTIONS}")
-    if len(errors) == total:
-        raise DataError(f"images: not one of the {total} images of {config.images} can be read")

@@ -13,7 +13,7 @@ from pipeline.evaluation.metrics import robust_images
 from pipeline.evaluation.summary import SANITY, SUMMARY, SanityReport, Summary, epsilon_text, finished_records
 from pipeline.reporting.data import Arm, Condition, Role, Study
 from pipeline.runs.directory import read_run
-from pipeline.runs.files import parse_json, read_json
+from pipeline.runs.files import near, parse_json, read_json
 
 RUN = "run.json"
 NOT_RECORDED = "not recorded"
@@ -50,7 +50,8 @@ def read_study(run: Path) -> Study:
     norm, region or epsilons, so that their figures cannot stand in one table.
     """
     if not run.is_dir():
-        raise RunError(f"{run}: no such directory; say run=DIRECTORY of foreguard ablate or foreguard evaluate")
+        what = "is a file" if run.exists() else "no such directory"
+        raise RunError(f"{run}: {what}{near(run) or '; say a directory of foreguard ablate or foreguard evaluate'}")
     if (run / ABLATION).is_file():
         return _read_ablation(run)
     if (run / SUMMARY).is_file() or (run / "records").is_dir():

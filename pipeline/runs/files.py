@@ -9,7 +9,9 @@ import os
 import platform
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -119,6 +121,18 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def near(path: Path) -> str:
+    """The end of a line about a path that is not there: ``; did you mean DIRECTORY?``, or nothing."""
+    missing = path
+    while missing.parent != missing and not missing.parent.exists():
+        missing = missing.parent
+    with suppress(OSError):
+        beside = {other.name.lower(): other for other in missing.parent.iterdir() if other.is_dir()}
+        if not missing.exists() and (found := get_close_matches(missing.name.lower(), beside, n=1)):
+            return f"; did you mean {beside[found[0]]}?"
+    return ""
+
+
 def read_bytes(path: Path, *, error: type[UserError] = RunError) -> bytes:
     """The content of a file. Raises ``error``: there is none, it cannot be read, or it is a directory, a pipe or a device."""
     try:
@@ -126,7 +140,7 @@ def read_bytes(path: Path, *, error: type[UserError] = RunError) -> bytes:
             raise error(f"{path}: cannot be read: it is no file")
         return path.read_bytes()
     except (OSError, ValueError) as cause:  # ValueError: a NUL in the path
-        raise error(f"{path}: cannot be read: {getattr(cause, 'strerror', None) or cause}") from cause
+        raise error(f"{path}: cannot be read: {getattr(cause, 'strerror', None) or cause}{near(path)}") from cause
 
 
 def read_json(path: Path) -> dict[str, Any]:

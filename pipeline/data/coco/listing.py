@@ -15,7 +15,7 @@ from pipeline.data.names import Tree
 from pipeline.data.rules import Rejected
 from pipeline.data.sample import Reject
 from pipeline.data.splits import SEGMENTER
-from pipeline.errors import DataError
+from pipeline.errors import DataError, shortened
 
 ANNOTATIONS = "annotations"
 NOWHERE = "it lies nowhere below"
@@ -46,10 +46,11 @@ class Listing:
     def add(self, part: CocoPart, images: list[ImageRecord], known: Mapping[Id, int | None]) -> None:
         """List one part. ``known``: category id -> label, or None for a category that is in no class."""
         taken = self._take_images(part, images)
-        skipped = {image.image_id for image in images} - taken.keys()
+        skipped, used = {image.image_id for image in images} - taken.keys(), set[Id | None]()
         for position, record in read_annotations(annotation_path(self._root, part)):
             category_id, image_id = identity(record["category_id"]), identity(record["image_id"])
             name = f"annotations[{position}]"
+            used.add(category_id)
             if category_id is None or category_id not in known:
                 what = f"category_id {str(record['category_id'])[:40]!r} is not in the file"
                 self._reject(part.annotations, name, "unknown-category", what)
@@ -58,6 +59,7 @@ class Listing:
             elif known[category_id] is not None and image_id not in skipped:
                 what = f"image_id {str(record['image_id'])[:40]!r} is not in the file"
                 self._reject(part.annotations, name, "annotation-without-image", what)
+        _check_numbering(annotation_path(self._root, part), used, known)
         for image in taken.values():
             if image.has_ours:
                 self.images.append(image)
@@ -134,6 +136,22 @@ class Listing:
 
     def _reject(self, source_file: str, item: str, rule: str, detail: str) -> None:
         self.rejects.append(Reject(source_file=source_file, item=item, rule=rule, detail=detail))
+
+
+def _check_numbering(path: Path, used: set[Id | None], known: Mapping[Id, int | None]) -> None:
+    """Raises DataError where the ids of objects fit those of the categories if they are moved by one, or taken for places in the
+    list of categories: objects would get the class of a neighbor."""
+    if used <= known.keys() or not all(isinstance(one, int) for one in (*used, *known)):
+        return
+    numbers = {one for one in used if isinstance(one, int)}
+    moved = any({number + step for number in numbers} <= known.keys() for step in (1, -1))
+    places = any(numbers <= set(range(first, first + len(known))) and len(numbers - known.keys()) > 1 for first in (0, 1))
+    if moved or places:
+        unknown, there = (shortened(", ".join(map(str, sorted(ids, key=str)))) for ids in (numbers - known.keys(), known))
+        raise DataError(
+            f"{path}: category_id {unknown} is in annotations and not in categories ({there}): are objects counted from another"
+            " number than categories? Every object would get the class of a neighbor; give both the same ids"
+        )
 
 
 def _inside(tree: Tree, file_name: str, folder: str) -> str:

@@ -24,6 +24,8 @@ from pipeline.data.splits import Split
 BOX_TOLERANCE = 1.0
 SAME_BOX = 0.9
 """Intersection over union from which on ``bbox`` is the box of the outline: in COCO itself it is 0.99 and more."""
+PERCENT = 100
+"""The largest coordinate in percent of a side. Of photographs of twice that and more not all objects lie in this corner."""
 _VERSION = re.compile(r"\.rf\.\w+(?=\.\w+$)")
 """What Roboflow puts into the names of the images, turned, cropped or noisy, that it makes of one photograph."""
 
@@ -85,7 +87,8 @@ def check_object(annotation: Annotation, width: int, height: int, config: CocoCo
         raise Rejected("bad-segmentation", "its run lengths go along rows, and COCO's go down columns")
     box, notes = _chosen_box(given, around, width, height)
     _check_box(box, width, height, config)
-    return box, notes | ({"dropped-fragment"} if num_dropped else set())
+    told = {"dropped-fragment": num_dropped > 0, "percent": max(box[2:]) <= PERCENT and min(width, height) >= 2 * PERCENT}
+    return box, notes | {name for name, holds in told.items() if holds}
 
 
 def _given_box(box: Any) -> Box | None:
@@ -121,9 +124,19 @@ def _chosen_box(given: Box | None, around: Box | None, width: int, height: int) 
     # One from corner to corner holds the outline as well, and one that was written from its center can be told.
     if alike or not (overlap >= SAME_BOX * _area(around) or _alike(centered, around)):
         shown = [f"{x0:g}, {y0:g} to {x1:g}, {y1:g}" for x0, y0, x1, y1 in (given, around)]
-        what = "; x and y of the one are exchanged" if alike else ""
+        what = "; x and y of the one are exchanged" if alike else _unit(inside, around, width, height)
         raise Rejected("box-mismatch", f"bbox is {shown[0]}, and the outline lies in {shown[1]}{what}")
     return around, {"outline-box"}
+
+
+def _unit(given: Box, around: Box, width: int, height: int) -> str:
+    """The tail of a sentence on a box and an outline of which one is in shares or percent of the image and the other in pixels."""
+    for name, one, other in (("the outline", around, given), ("bbox", given, around)):
+        for unit, full in (("shares", 1), ("percent", PERCENT)):
+            x0, y0, x1, y1 = one
+            if _alike((x0 * width / full, y0 * height / full, x1 * width / full, y1 * height / full), other):
+                return f"; {name} is in {unit} of the image, and pixels are meant"
+    return ""
 
 
 def _meet(one: Box, other: Box) -> Box:

@@ -169,8 +169,19 @@ def load_sign(sign: Sign, *, config: GtsrbConfig, labels: Mapping[int, int]) -> 
             mask_recipe=recipe,
             image=resize(crop(image, left, top, side, replicate=True), config.image_size),
             mask=resize(crop(mask, left, top, side, replicate=False), config.image_size),
+            notes=frozenset({"size-for-corner"} if _size_for_corner(sign) else ()),
         )
     ]
+
+
+def _size_for_corner(sign: Sign) -> bool:
+    """Whether the ROI lies in the middle, as those of GTSRB do within 2 pixels, only if its second corner is taken for its size."""
+    x, y, right, bottom = sign.roi
+
+    def askew(right: int, bottom: int) -> int:
+        return max(abs(x + right - (sign.width - 1)), abs(y + bottom - (sign.height - 1)))
+
+    return askew(right, bottom) > 2 >= askew(x + right - 1, y + bottom - 1)
 
 
 def sign_mask(

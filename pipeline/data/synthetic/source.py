@@ -17,6 +17,7 @@ from pipeline.data.sample import Plan, Reject, Sample
 from pipeline.data.splits import SPLITS, Split
 from pipeline.data.synthetic.backgrounds import KINDS, paint_background
 from pipeline.data.synthetic.glyphs import GLYPHS, SILHOUETTES, STYLES, Color, Points, Pose, Style, paint_sign
+from pipeline.errors import ConfigError
 
 VERSION = 1
 _CHUNK = 64
@@ -51,8 +52,12 @@ class Scene:
 
 
 def plan(config: SyntheticConfig) -> Plan:
-    """List the samples in ranges of one split; nothing is drawn yet."""
+    """List the samples in ranges of one split; nothing is drawn yet. Raises ConfigError for fewer than every class needs."""
     counts: dict[Split, int] = {"train": config.num_train, "val": config.num_val, "test": config.num_test}
+    fewest = [count // config.num_classes for count in counts.values()]
+    if not fewest[0] or sum(fewest) < 2:
+        needed = f"each of {config.num_classes} classes (data.num_classes) needs 2 images, one of them for training"
+        raise ConfigError(f"data.num_train: {config.num_train} is too few: {needed}; say at least {2 * config.num_classes}")
     items = [(split, start, min(start + _CHUNK, count)) for split, count in counts.items() for start in range(0, count, _CHUNK)]
     return Plan(
         classes=tuple(GLYPHS)[: config.num_classes],

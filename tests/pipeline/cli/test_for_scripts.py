@@ -67,6 +67,19 @@ def test_a_command_without_an_answer_says_which_have_one(capsys):
     }
 
 
+LAUGHS = b"# @package _global_\na0: &a0 [x, x]\n" + b"".join(
+    b"a%d: &a%d [%s]\n" % (level, level, b", ".join([b"*a%d" % (level - 1)] * 9)) for level in range(1, 9)
+)
+
+
+def test_aliases_of_aliases_in_a_file_that_the_chosen_one_draws_in_are_refused_too(own, capsys):
+    (own / "attack").mkdir()
+    (own / "attack" / "mine.yaml").write_bytes(LAUGHS)
+    (own / "experiment" / "tiny-signs.yaml").write_text("# @package _global_\ndefaults:\n  - override /attack: mine\n")
+    assert main(["ablate", "--config-dir", str(own), "experiment=tiny-signs", "dry_run=true"]) == 2
+    assert "mine.yaml: its aliases" in capsys.readouterr().err
+
+
 @pytest.fixture
 def own(tmp_path: Path) -> Path:
     (tmp_path / "mine" / "experiment").mkdir(parents=True)
@@ -105,6 +118,9 @@ def test_the_directory_is_forgotten_with_its_command_and_has_to_be_there(own, ca
         (b"# @package _global_\nrun: a\0b\n", "unacceptable character"),
         (b"# @package _global_\ndefaults: fast\n", "defaults must be a list"),
         (b"# @package _global_\n", "holds no keys"),
+        (b"# @package _global_\na: &a [*a]\n", "aliases .* stand for more than"),
+        (LAUGHS, "aliases .* stand for more than"),
+        (LAUGHS.replace(b": ", b": {x: ").replace(b"]", b"]}"), "aliases .* stand for more than"),
         (b"- run\n", "holds no keys"),
         (b"", "holds no keys"),
         (b"primary_epsilon: 8/255\n", "has to begin with the line '# @package _global_'"),

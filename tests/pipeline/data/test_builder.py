@@ -16,10 +16,14 @@ import numpy as np
 import polars as pl
 import psutil
 import pytest
+from PIL import Image
 
+from pipeline.config import validate
 from pipeline.data import builder as writer
 from pipeline.data.builder import partial_directory, write_prepared
+from pipeline.data.config import PrepareConfig
 from pipeline.data.dataset import FILES, MANIFEST, open_prepared
+from pipeline.data.prepare import prepare
 from pipeline.data.rules import note_lines
 from pipeline.data.sample import Plan, Reject, Sample
 from pipeline.data.store import sync
@@ -362,3 +366,17 @@ def test_ctrl_c_in_the_middle_leaves_nothing_and_the_same_command_works_again(wa
     said = again.communicate()
     assert again.returncode == 0, said
     assert pl.read_parquet(tmp_path / "set" / "samples.parquet").height == 140
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_prepare_says_that_a_split_is_empty(tmp_path: Path, capsys: pytest.CaptureFixture[str], split: str) -> None:
+    for name in "abcdefgh":
+        for kind in ("images", "masks"):
+            (path := tmp_path / kind / ("even" if name in "aceg" else "odd") / f"{name}.png").parent.mkdir(
+                parents=True, exist_ok=True
+            )
+            Image.fromarray(np.tri(40, dtype=np.uint8) * (255 if kind == "masks" else ord(name))).save(path)
+    for fraction, said in ((0.25, False), (0.0, True)):
+        values = {"source": "folder", "root": tmp_path, f"{split}_fraction": fraction}
+        prepare(validate(PrepareConfig, {"data": values, "prepared": tmp_path / f"made-{fraction}", "workers": 0}))
+        assert (f"note: the split {split} is empty" in capsys.readouterr().out) == said

@@ -35,7 +35,7 @@ from pipeline.data.config import CocoConfig, CocoPart
 from pipeline.data.dataset import open_prepared
 from pipeline.data.folds import fold_splits
 from pipeline.data.preview import CELL, GAP, write_contact_sheet
-from pipeline.data.rules import Rejected
+from pipeline.data.rules import Rejected, note_lines
 from pipeline.data.sample import Plan, Reject, Sample
 from pipeline.data.splits import Split
 from pipeline.errors import ConfigError, DataError
@@ -1260,3 +1260,49 @@ def test_categories_that_no_object_names_by_its_id_are_told_from_a_file_without_
     said = rf"no object of any category is annotated: category_id of annotations\[0\] is {shown}, expected one of 1, 2, 3, 4$"
     with pytest.raises(DataError, match=said):
         plan(config)
+
+
+@pytest.mark.parametrize(
+    ("categories", "used"),
+    [
+        ((1, 2, 3), (0, 1, 2)),
+        ((1, 2, 3), (0, 1)),
+        ((0, 1, 2), (1, 2, 3)),
+        ((5, 6, 7), (4, 5)),
+        ((1, 4, 9), (0, 1, 2)),
+        ((1, 4, 9), (1, 2, 3)),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("classes", [None, {"cat": ("cat",), "dog": ("dog",)}], ids=["all", "named"])
+def test_objects_that_are_numbered_unlike_the_categories_end_the_call(
+    tmp_path: Path, categories: tuple[int, ...], used: tuple[int, ...], classes: Any
+) -> None:
+    made_up = MadeUp(tmp_path)
+    made_up.categories = [{"id": number, "name": name} for number, name in zip(categories, ("cat", "dog", "cup"), strict=True)]
+    for number in used:
+        made_up.object(made_up.image(), (20, 20, 30, 30), number)
+    missing = ", ".join(str(number) for number in used if number not in categories)
+    with pytest.raises(
+        DataError, match=rf"instances\.json: category_id {missing} is in annotations and not in categories .*counted"
+    ):
+        made_up.load(classes=classes)
+
+
+@pytest.mark.parametrize(("full", "unit"), [(1, "shares"), (100, "percent")])
+@pytest.mark.parametrize("what", ["the outline", "bbox"])
+def test_an_outline_or_a_box_in_shares_or_percent_is_named(made_up: MadeUp, full: float, unit: str, what: str) -> None:
+    small = (5 / 100 * full, 45 / 80 * full, 20 / 100 * full, 20 / 80 * full)
+    changes = {"segmentation": rectangle(*small)} if what == "the outline" else {"bbox": list(small)}
+    name = made_up.object(2, (5, 45, 20, 20), 1, **changes)
+    (reject,) = made_up.load()[1]
+    assert (reject.item, reject.rule) == (name, "box-mismatch")
+    assert reject.detail.endswith(f"; {what} is in {unit} of the image, and pixels are meant")
+
+
+def test_objects_that_all_lie_in_the_first_hundred_pixels_of_photographs_may_be_in_percent(tmp_path: Path) -> None:
+    for place, noted in ((60, {"percent"}), (160, set())):
+        record = Annotation(annotation_id=1, label=0, crowd=False, box=None, segmentation=rectangle(place, 50, 30, 30))
+        assert check_object(record, 640, 480, MadeUp(tmp_path / str(place)).config())[1] == noted
+    assert note_lines({"percent": 12}, 12)[0].startswith("12 of 12 objects lie within the first 100 pixels")
+    assert not note_lines({"percent": 5}, 12)

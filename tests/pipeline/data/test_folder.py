@@ -354,6 +354,25 @@ def test_copies_of_a_picture_are_one_group_however_they_are_called_and_never_in_
     assert {sample.split for sample in samples} == {"train", "val", "test"}
 
 
+@pytest.mark.parametrize("masks", ["the same", "others"])
+@pytest.mark.parametrize("layout", ["folders", "table"])
+def test_a_picture_under_two_classes_with_one_mask_is_of_neither_and_with_others_noted(root: Path, layout: str, masks: str) -> None:
+    for kind in ("images", "masks"):
+        shutil.copy(root / kind / "cat" / "a.png", root / kind / "dog" / "copy.png")
+    if masks == "others":
+        save(root / "masks" / "dog" / "copy.png", np.roll(mask(), 3, axis=1))
+    if layout == "table":
+        table(root, [*rows_of(), ["images/dog/copy.png", "masks/dog/copy.png", "dog"]])
+    samples, rejects = load(root)
+    both = {"images/cat/a.png", "images/dog/copy.png"}
+    assert {reject.source_file: reject.rule for reject in rejects} == (
+        dict.fromkeys(both, "repeated-annotation") if masks == "the same" else {}
+    )
+    noted = {sample.source_file for sample in samples if "two-classes" in sample.notes}
+    assert noted == (both if masks == "others" else set())
+    assert {sample.source_file for sample in samples} == (SOUND | both if masks == "others" else SOUND - both)
+
+
 def test_a_copy_in_another_split_is_left_out_and_one_without_a_split_follows(root: Path) -> None:
     for name, of in (("again", "a"), ("once-more", "a"), ("other", "b")):
         save(root / "images" / "cat" / f"{name}.png", photo(ord(of)))
@@ -476,8 +495,8 @@ def test_a_mask_of_several_pictures_is_noted(root: Path) -> None:
     ids=["capital", "space", "unseen", "other"],
 )
 def test_classes_whose_names_look_alike_are_noted(root: Path, name: str, noted: bool) -> None:
-    for kind in ("images", "masks"):
-        shutil.copytree(root / kind / "dog", root / kind / name)
+    for number in "abc":
+        pair(root, name, number)
     told = {sample.source_file.split("/")[1] for sample in load(root)[0] if "alike-class" in sample.notes}
     assert told == ({"cat", name} if noted else set())
 

@@ -561,6 +561,18 @@ def test_download_asks_torchvision_for_both_parts_and_only_where_something_is_mi
         plan(config(empty, download=True))
 
 
+@pytest.mark.parametrize("roi", [(6, 6, 33, 33), (5, 8, 34, 31), (6, 6, 28, 28), (5, 8, 30, 24)], ids=str)
+def test_a_size_in_the_place_of_the_second_corner_is_noted(tree: Path, roi: tuple[int, ...]) -> None:
+    def written(rows: list[Row]) -> None:
+        for row in rows:
+            row[3:7] = map(str, roi)
+
+    edit(tree / TEST_TABLE, written)
+    found = plan(config(tree))
+    noted = {sample.notes for item in found.items if item.split == "test" for sample in found.load(item)}
+    assert noted == {frozenset({"size-for-corner"} if roi[2] < 31 else ())}
+
+
 @pytest.fixture(scope="module")
 def real(gtsrb_mini: Path) -> Plan:
     return plan(GtsrbConfig(root=gtsrb_mini))
@@ -596,3 +608,4 @@ def test_real_images_load_with_masks_that_lie_on_the_sign(real: Plan) -> None:
         assert isinstance(sample, Sample)
         assert 0.2 < sample.mask.mean() / 255 < 0.8, sample.sample_id
         assert sample.mask[14:18, 14:18].min() == 255, sample.sample_id
+        assert not sample.notes

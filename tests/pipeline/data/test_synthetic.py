@@ -3,6 +3,7 @@
 import pickle
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import lru_cache
 from multiprocessing import get_context
@@ -24,6 +25,7 @@ from pipeline.data.sample import Sample
 from pipeline.data.synthetic.backgrounds import KINDS
 from pipeline.data.synthetic.glyphs import GLYPHS, SILHOUETTES, STYLES, Pose, area, draw_glyph
 from pipeline.data.synthetic.source import Scene, draw_scene, load, plan, render, sample_generator
+from pipeline.errors import ConfigError
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 
@@ -213,6 +215,13 @@ def test_the_plan_lists_every_sample_once_with_balanced_labels() -> None:
     assert counts.max() - counts.min() <= 1
     assert planned.classes == tuple(GLYPHS)[:7]
     assert planned.recipe["num_train"] == 131
+
+
+@pytest.mark.parametrize(("train", "val", "test", "enough"), [(3, 9, 9, False), (4, 1, 1, False), (4, 4, 1, True), (8, 1, 1, True)])
+def test_too_few_images_for_the_classes_are_refused_before_any_is_drawn(train: int, val: int, test: int, enough: bool) -> None:
+    config = SyntheticConfig(num_train=train, num_val=val, num_test=test, num_classes=4)
+    with nullcontext() if enough else pytest.raises(ConfigError, match=f"num_train: {train} is too few: .*say at least 8"):
+        assert plan(config).items
 
 
 def test_a_process_pool_draws_what_this_process_draws() -> None:

@@ -1,10 +1,12 @@
 """``foreguard predict`` on files that nobody has prepared."""
 
+import errno
 import json
 import os
 import shutil
 from pathlib import Path
 from types import ModuleType
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -327,4 +329,15 @@ def test_a_folder_without_images_and_one_without_readable_ones_are_mistakes(runs
     assert "holds no image" in capsys.readouterr().err
     (tmp_path / "empty" / "a.png").write_bytes(b"nothing")
     assert predict(runs, tmp_path / "empty", tmp_path / "out") == 2
-    assert "not one of the 1 images" in capsys.readouterr().err
+    told = capsys.readouterr()
+    assert "not one of the 1 images" in told.err
+    assert "the first is a.png: " in told.err
+    assert "predictions" not in told.out
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_fails_on_the_way_leaves_no_directory_behind(runs: Path, pictures: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(Image.Image, "save", Mock(side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
+    assert predict(runs, pictures, tmp_path / "out") == 2
+    assert "No space left" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

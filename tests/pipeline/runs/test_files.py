@@ -8,7 +8,7 @@ from typing import ClassVar
 import pytest
 
 from pipeline.errors import CheckpointError, RunError, UserError
-from pipeline.runs.files import JsonFile, canonical_sha256, write_atomically
+from pipeline.runs.files import JsonFile, canonical_sha256, read_bytes, write_atomically
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,3 +148,22 @@ def test_a_directory_and_a_pipe_are_no_files(tmp_path):
             Note.read(place)
     with pytest.raises(RunError, match=r"none: cannot be read: No such file or directory$"):
         Note.read(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("path", "meant"),
+    [
+        ("Robust", "robust"),
+        ("robsut/run.json", "robust"),
+        ("robust-2/checkpoints/best.json", "robust"),
+        ("robust/checkpoint/best.json", "robust/checkpoints"),
+        ("robust/checkpoints/best.json", None),
+        ("robust/nothing alike/best.json", None),
+        ("zzzz", None),
+    ],
+)
+def test_a_directory_that_is_not_there_is_answered_with_the_one_of_nearly_that_name(tmp_path, path, meant):
+    (tmp_path / "robust" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "robusta").write_text("a file")
+    with pytest.raises(RunError, match=rf"directory{'$' if meant is None else rf'; did you mean {tmp_path / meant}[?]$'}"):
+        read_bytes(tmp_path / path)
