@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 
@@ -70,8 +71,10 @@ def predict(config: PredictConfig) -> None:
         if len(errors) == len(listing.files):
             what = f"not one of the {len(errors)} images of {config.images} can be read"
             raise DataError(f"images: {what}; the first is {errors[0][0]}: {errors[0][1]}")
-    except Exception:  # what was interrupted is kept, and told
-        shutil.rmtree(out, ignore_errors=True)
+    except Exception:
+        with suppress(OSError):
+            if '"class": ' not in (out / PREDICTIONS).read_text(encoding="ascii"):  # of no image anything: nothing is lost
+                shutil.rmtree(out)
         raise
     print(f"system: {chosen.name}, masks {system.mask_config.source.value}")
     _report(config, out, listing, errors, checkpoint.image_size)

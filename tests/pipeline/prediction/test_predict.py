@@ -341,3 +341,18 @@ def test_what_fails_on_the_way_leaves_no_directory_behind(runs: Path, pictures: 
     assert predict(runs, pictures, tmp_path / "out") == 2
     assert "No space left" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_what_fails_on_the_way_keeps_what_was_predicted(runs: Path, pictures: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    full, saved, save = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), [], Image.Image.save
+
+    def until_it_is_full(image: Image.Image, *given: object, **named: object) -> None:
+        saved.append(image)
+        if len(saved) > 2:
+            raise full
+        save(image, *given, **named)
+
+    monkeypatch.setattr(Image.Image, "save", until_it_is_full)
+    assert predict(runs, pictures, tmp_path / "out", "masks.source=none", "batch_size=1", "overlays=false") == 2
+    assert "No space left" in capsys.readouterr().err
+    assert len([line for line in lines(tmp_path / "out") if "class" in line]) == 2
