@@ -1,6 +1,6 @@
 """The suite `fast` on a GPU, from a copy whose passes are CUDA graphs, as shipped, and from one that launches kernel by kernel.
 
-    python benchmarks/cuda_graphs.py --images 256 --rounds 3 --state state.pt
+    python benchmarks/cuda_graphs.py --state state.pt
 
 Every side attacks the same images with the same seeds, one attack after the other, and drops what each fells. Building the copy and
 recording its passes is part of its time, as in an evaluation. Wall-clock time; the sides take turns in one process, and a first
