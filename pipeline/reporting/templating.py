@@ -2,6 +2,7 @@
 
 import unicodedata
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from jinja2 import Environment
@@ -28,11 +29,13 @@ _LATEX = {
 }
 
 
+@cache
 def page() -> Environment:
     """For HTML: every value is escaped."""
     return templates(_HERE, autoescape=True)
 
 
+@cache
 def tex() -> Environment:
     """For LaTeX: every value is escaped as it is put in. Its tags are << >>, <% %> and <# #>, for braces belong to LaTeX."""
     return templates(
@@ -49,9 +52,14 @@ def tex() -> Environment:
     )
 
 
+@cache
+def _plain() -> Environment:
+    return templates(_HERE, autoescape=False)
+
+
 def sentences(template: str, filters: dict[str, Callable[..., Any]], **values: Any) -> list[str]:
     """Plain text for people, one sentence or paragraph a line of the template's result."""
-    environment = templates(_HERE, autoescape=False)
+    environment = _plain()
     environment.filters |= filters
     return [line.strip() for line in environment.get_template(template).render(**values).splitlines() if line.strip()]
 
