@@ -83,7 +83,7 @@ def successes_stand(run: EvaluationRun | OwnImages, records: pl.DataFrame, epsil
     misclassified = right.filter(pl.col("found_by").is_not_null() & (pl.col("epsilon") <= epsilon)).unique(
         "sample_id", keep="first"
     )
-    misclassified = misclassified.sort("sample_id").head(num_images)
+    misclassified = _rows(misclassified, list(order)).drop_nulls("found_by").head(num_images)
     if not len(misclassified):
         return skipped(name, f"no image is misclassified under the suite at epsilon {epsilon:.4g}")
     device = next((part.device for part in run.system.parameters()), torch.device("cpu"))

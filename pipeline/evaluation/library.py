@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import torch
 from torch import nn
@@ -43,7 +44,7 @@ from pipeline.evaluation.inputs import (
     doubt_about,
     own_batches,
 )
-from pipeline.evaluation.own import OwnImages, attack_batch_of, in_parts
+from pipeline.evaluation.own import OwnImages, attack_batch_of, in_parts, mixed
 from pipeline.evaluation.records import MemoryStore
 from pipeline.evaluation.summary import Evaluation
 from pipeline.runs.checkpoints import state_digest
@@ -99,7 +100,7 @@ def evaluate(
         max_images: attack only so many: the first of a loader, or those of a prepared data set that the command takes.
         batch_size: images in a batch. Changes speed and memory, and verdicts no more than rounding does.
         seed: decides the random starts.
-        diagnostics: also run the sanity checks (on the first 64 images that are right clean; of a loader among its first 256).
+        diagnostics: also run the sanity checks (on 64 images that are right clean; of a loader among 256 from all over it).
 
     Returns:
         Estimates with intervals, and an outcome for every image, attack and epsilon.
@@ -255,11 +256,11 @@ def _on_prepared(settings: EvaluationSettings, dataset: PreparedDataset, call: _
 def _on_own(settings: EvaluationSettings, data: Iterable[Any], call: _Call, device: torch.device) -> Evaluation:
     records: list[pl.DataFrame] = []
     skipped: dict[str, str] = {}
-    checks: tuple[Check, ...] | None = None
+    examined: OwnImages | None = None
     copy: System | None = None
     first = num_classes = 0
     for own in in_parts(own_batches(data), size=PART, max_images=call.max_images):
-        images = OwnImages(**vars(settings), own=own, first=first)
+        images = OwnImages(**vars(settings), own=own, positions=np.arange(first, first + len(own.labels)))
         if copy is None:
             few = images.batch(images.rows[:FEW], device)
             num_classes = _num_classes(few)
@@ -270,12 +271,17 @@ def _on_own(settings: EvaluationSettings, data: Iterable[Any], call: _Call, devi
         chunk, store = images.chunk(images.rows, device), MemoryStore()
         attack_chunk(images, store, chunk, images.units(0), copy, advance=lambda _: None)
         records.append(store.records())
-        if call.diagnostics and checks is None:
-            checks = tuple(sanity_checks(images, store, records[0], num_images=64, device=device))
+        if call.diagnostics:
+            examined = mixed([*(() if examined is None else (examined,)), images], PART)
         first += len(own.labels)
     if not records:
         raise InputError("the data hold no batch: there is nothing to attack (a generator can be gone through only once)")
-    return Evaluation(outcomes=pl.concat(records), threat=settings.suite.threat, skipped=skipped, checks=checks)
+    outcomes = pl.concat(records)
+    checks: tuple[Check, ...] | None = None
+    if examined is not None:
+        of_these = outcomes.filter(pl.col("sample_id").is_in(examined.sample_ids(examined.rows)))
+        checks = tuple(sanity_checks(examined, MemoryStore(), of_these, num_images=64, device=device))
+    return Evaluation(outcomes=outcomes, threat=settings.suite.threat, skipped=skipped, checks=checks)
 
 
 def _num_classes(batch: AttackBatch) -> int:

@@ -1,7 +1,7 @@
 """Images of somebody's own, as an evaluation takes those of a prepared data set: in parts, known by their position."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -22,8 +22,8 @@ class OwnImages(EvaluationSettings):
     """An evaluation of images at hand: what ``EvaluationRun`` is for those of a prepared data set."""
 
     own: OwnBatch
-    first: int
-    """Position of the first one among all that the loader gives."""
+    positions: Int64[np.ndarray, " images"]
+    """Of the images among all that the loader gives."""
 
     @property
     def rows(self) -> Int64[np.ndarray, " images"]:
@@ -32,14 +32,14 @@ class OwnImages(EvaluationSettings):
 
     def sample_ids(self, rows: Int64[np.ndarray, " some"]) -> list[str]:
         """What the images are known by: their position."""
-        return [_sample_id(self.first + int(row)) for row in rows]
+        return [_sample_id(position) for position in self.positions[rows].tolist()]
 
     def batch(self, rows: Int64[np.ndarray, " some"], device: torch.device) -> AttackBatch:
         """Some of the images, ready to be attacked."""
         return attack_batch_of(
             self.system,
             self.own.select(rows),
-            positions=[self.first + int(row) for row in rows],
+            positions=self.positions[rows].tolist(),
             device=device,
             batch_size=self.batch_size,
         )
@@ -48,6 +48,15 @@ class OwnImages(EvaluationSettings):
         """Some of the images, and what is known of them before any attack. Each is a group of its own."""
         ids = self.sample_ids(rows)
         return Chunk(self.batch(rows, device), sample_ids=ids, groups=ids, batch_size=self.batch_size)
+
+
+def mixed(parts: Sequence[OwnImages], most: int) -> OwnImages:
+    """At most so many images of some parts of one loader, in an order that follows from their positions alone: loaders often give
+    class after class, and the first images say nothing of the others. Any first part of the order is as mixed as the whole."""
+    positions = np.concatenate([part.positions for part in parts])
+    seeds = [sample_seed("evaluation", _sample_id(position)) for position in positions.tolist()]
+    chosen = np.argsort(seeds, kind="stable")[:most]
+    return replace(parts[0], own=_joined([part.own for part in parts]).select(chosen), positions=positions[chosen])
 
 
 def attack_batch_of(

@@ -225,6 +225,26 @@ def test_diagnostics_are_made_where_they_are_asked_for() -> None:
     assert evaluate(system, [(images, labels_of(system, images))], attacks=STEPS).checks is None
 
 
+class BlindToBrightOnes(Linear):
+    """No gradient of bright images says anything."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = super().forward(images)
+        return torch.where(images.mean(dim=(1, 2, 3))[:, None] > 0.6, logits.detach(), logits)
+
+
+@pytest.mark.slow
+def test_diagnostics_look_at_images_from_all_over_a_loader(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.evaluation.library.PART", 16)
+    system, dark = BlindToBrightOnes(), images_of(32)
+    images = torch.cat([dark, (dark + 1) / 2])  # as loaders of folders give class after class
+    labels = system(images).argmax(dim=1)
+    result = evaluate(system, [(images, labels)], epsilons=[0.002], attacks=STEPS, diagnostics=True)
+    assert result.checks is not None
+    failed = {check.name for check in result.checks if check.outcome == "FAIL"}
+    assert "zero gradients, pixel path" in failed
+
+
 class Unfriendly(nn.Module):
     """Somebody's own module that no copy takes: it holds a constant of one type, and looks at its memory by hand."""
 
