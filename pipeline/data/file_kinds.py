@@ -17,6 +17,7 @@ _BY_SUFFIX = {
     **dict.fromkeys((".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"), _RAW),
     **dict.fromkeys((".mp4", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg"), _VIDEO),
 }
+_ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 _BRANDS = {
     **dict.fromkeys((b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"), _HEIC),
     **dict.fromkeys((b"avif", b"avis"), _AVIF),
@@ -48,6 +49,12 @@ def describe(path: Path) -> str:
     if all(byte >= 32 or byte in b"\t\r\n\f" for byte in head):
         return f"it is text and no image (it begins with {head[:20].decode(errors='replace')!a})"
     return "it is no image, or damaged at its beginning"
+
+
+def no_folder(path: Path) -> str:
+    """What is to be said of a path that was to be a folder and is none."""
+    archive = "; it is an archive: unpack it" if path.suffix.lower() in _ARCHIVES else ""
+    return f"is no folder{archive}" if path.exists() else "does not exist"
 
 
 def remedy_of(suffix: str) -> str:

@@ -126,12 +126,22 @@ def _with_copies_together(original: Mapping[str, str], entries: list[Entry]) -> 
 
 
 def _originals(root: Path, files: Iterable[str]) -> dict[str, str]:
-    """Of files that are the same, to the byte, the first by name. Only files of equal size are read."""
+    """Of pictures that are the same file, to the byte, the first by name. Only files of equal size are read."""
     by_size, by_content = defaultdict(list), dict[tuple[int, str], str]()
     for file in sorted(files):
         by_size[(root / file).stat().st_size].append(file)
     alike = [(size, file) for size, of_size in by_size.items() if len(of_size) > 1 for file in of_size]
-    return {file: by_content.setdefault((size, file_sha256(root / file)), file) for size, file in alike}
+    first = {file: by_content.setdefault((size, file_sha256(root / file)), file) for size, file in alike}
+    return {file: original for file, original in first.items() if _is_image(root / original)}
+
+
+def _is_image(path: Path) -> bool:
+    """Pointers of Git LFS and empty files are alike without being one picture."""
+    try:
+        with open_image(path):
+            return True
+    except Rejected:
+        return False
 
 
 def _without_lonely(entries: list[Entry]) -> tuple[list[Entry], list[Reject]]:

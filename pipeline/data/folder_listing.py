@@ -7,16 +7,16 @@ import csv
 import difflib
 import os
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.data.file_kinds import remedy_of
+from pipeline.data.file_kinds import no_folder, remedy_of
 from pipeline.data.images import image_suffixes
 from pipeline.data.names import Tree, alike, composed
 from pipeline.data.sample import Reject
 from pipeline.data.splits import SPLITS, Split
-from pipeline.errors import DataError
+from pipeline.errors import DataError, shortened
 
 IMAGES, MASKS, TABLE = "images", "masks", "labels.csv"
 REQUIRED, OPTIONAL = ("image", "mask", "label"), ("split", "group")
@@ -55,24 +55,39 @@ def list_folder(root: Path) -> Listing:
     """Read ``labels.csv`` where there is one, else the folders ``images`` and ``masks``. Raises DataError."""
     try:
         if not root.is_dir():
-            raise DataError(f"data.root: {root} {'is no folder' if root.exists() else 'does not exist'}")
+            raise DataError(f"data.root: {root} {no_folder(root)}")
         if (root / TABLE).is_file():
             return _list_table(root)
         listing = Listing()
         if _is_pair(root):
             _list_class_folders(root, "", None, listing)
+            _reject_unused(root, [], listing)
             return listing
         parts = [folder for folder in sorted(root.iterdir()) if folder.name.lower() in SPLIT_FOLDERS and _is_pair(folder)]
         for folder in parts:
             _list_class_folders(root, f"{folder.name}/", SPLIT_FOLDERS[folder.name.lower()], listing)
         if parts:
+            _reject_unused(root, parts, listing)
             return listing
+        found = ", ".join(sorted(path.name for path in root.iterdir() if not path.name.startswith(".")))
     except OSError as error:
         raise DataError(f"{error.filename or root}: cannot be read ({error.strerror or error})") from error
     raise DataError(
         f"data.root: {root} has neither {TABLE} nor the folders {IMAGES}/ and {MASKS}/, each with one sub-folder per class;"
-        " those two may also lie in train/, val/ and test/"
+        f" those two may also lie in train/, val/ and test/; it holds {shortened(found) or 'nothing'}"
     )
+
+
+def _reject_unused(root: Path, parts: list[Path], listing: Listing) -> None:
+    """Folders that look as if they were meant, beside those that are read: a split of another name, or without masks."""
+    for folder in _visible(root, root, listing):
+        if folder in parts or not folder.is_dir():
+            continue
+        if _is_pair(folder):
+            why = f"only train/, val/ and test/ are splits, and none where {IMAGES}/ and {MASKS}/ lie beside them"
+            listing.reject(folder.name, "unused-folder", f"its {IMAGES}/ and {MASKS}/ are not read: {why}")
+        elif folder.name.lower() in SPLIT_FOLDERS:
+            listing.reject(folder.name, "unused-folder", f"it has no {IMAGES}/ with {MASKS}/ beside them")
 
 
 def _is_pair(folder: Path) -> bool:
@@ -151,8 +166,11 @@ def _list_table(root: Path) -> Listing:
     listing = Listing()
     rows_by_pair: dict[tuple[str, str], int] = {}
     splits_by_group: dict[str, tuple[str, int]] = {}
+    unread: dict[str, set[str]] = defaultdict(set)
     for row, cells in _rows(table):
         where = f"{table}: row {row}"
+        for column in cells.keys() - {*REQUIRED, *OPTIONAL} if "split" not in cells else ():
+            unread[column].add(cells[column].lower())
         if not cells["image"]:
             raise DataError(f"{where}: the column 'image' is empty")
         image, mask = (tree.inside(cells[column], where) for column in ("image", "mask"))
@@ -183,7 +201,16 @@ def _list_table(root: Path) -> Listing:
                 split=next((known for known in SPLITS if known == split), None),
             )
             listing.entries.append(entry)
+    _check_unread(table, unread)
     return listing
+
+
+def _check_unread(table: Path, unread: Mapping[str, set[str]]) -> None:
+    """A column of splits under another name, where none is called so, would not be read, and others drawn. Raises DataError."""
+    for column, values in sorted(unread.items()):
+        if any(values) and values <= {"", *SPLIT_FOLDERS}:
+            what = f"the column {column!r} holds splits ({', '.join(sorted(filter(None, values)))}) and would not be read"
+            raise DataError(f"{table}: row 1: {what}: call it split, with {', '.join(SPLITS)} or nothing in it")
 
 
 def _rows(table: Path) -> Iterator[tuple[int, dict[str, str]]]:

@@ -193,6 +193,9 @@ class ImageFile:
             what = f"{stored[0]} x {stored[1]} pixels of {image.format}, which cannot be decoded in parts, take {needed >> 20} MiB"
             raise Rejected("too-many-pixels", f"{what}, at most {LIMIT >> 20} MiB are read")
         image.load()
+        if image.format == "PNG":  # decoding takes no notice of changed bytes, which the file's own checksums tell
+            with Image.open(self._name) as stored_file:
+                stored_file.verify()
         turn = _orientation(image)  # 1 by now where the reader has turned it
         scale = round(stored[0] / width) if width < stored[0] else 1
         return (image.transpose(TURNS[turn]) if turn > 1 else image), scale

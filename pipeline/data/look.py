@@ -11,6 +11,7 @@ from typing import Any
 from pipeline.data.coco.listing import ANNOTATIONS
 from pipeline.data.coco.objects import ImageItem
 from pipeline.data.config import CocoConfig, CocoPart, FolderConfig, GtsrbConfig
+from pipeline.data.file_kinds import no_folder
 from pipeline.data.folder import FolderItem
 from pipeline.data.folder_listing import IMAGES, MASKS, SPLIT_FOLDERS, TABLE
 from pipeline.data.gtsrb.annotations import Sign
@@ -67,7 +68,7 @@ def recognize(root: Path) -> OwnSource:
     Raises DataError: there is no such folder, or it is none of these.
     """
     if not root.is_dir():
-        raise DataError(f"root: {root} {'is no folder' if root.exists() else 'does not exist'}")
+        raise DataError(f"root: {root} {no_folder(root)}")
     splits = [folder for folder in sorted(root.iterdir()) if folder.is_dir() and folder.name.lower() in SPLIT_FOLDERS]
     if (root / TABLE).is_file() or any((folder / IMAGES).is_dir() and (folder / MASKS).is_dir() for folder in (root, *splits)):
         return FolderConfig(root=root)

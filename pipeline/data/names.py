@@ -9,7 +9,10 @@ from urllib.parse import unquote
 
 from pipeline.errors import DataError
 
-_MASK_WORDS = re.compile(r"[ _.-]+(mask|masks|seg|segm|segmentation|label|labels|gt|groundtruth|matte|alpha|object)$")
+_ENDING = r"(\.(jpe?g|png|tiff?|bmp|webp|gif))?"
+_MASK_WORDS = re.compile(
+    rf"{_ENDING}([ _.-]+(mask|masks|seg|segm|segmentation|label|labels|gt|groundtruth|matte|alpha|object))?{_ENDING}$"
+)
 
 
 def composed(text: str) -> str:
@@ -18,7 +21,8 @@ def composed(text: str) -> str:
 
 
 def alike(stem: str) -> str:
-    """What names have in common that differ in capitals, in Unicode form or in a word for masks at the end."""
+    """What names have in common that differ in capitals, in Unicode form or in a word for masks or
+    the ending of the picture (``IMG.jpg.png``) at the end."""
     return _MASK_WORDS.sub("", composed(stem).casefold())
 
 

@@ -51,7 +51,8 @@ def plan_of(config: AnySource) -> Plan:
 
 def _summary(target: Path, outcome: Outcome) -> str:
     if outcome.unchanged:
-        return f"{target}: unchanged since it was prepared ({outcome.num_samples} samples); nothing to do"
+        said = f"{target}: unchanged since it was prepared ({outcome.num_samples} samples); nothing to do"
+        return "\n".join([said, *_notes(outcome)])
     classes = list(outcome.counts["train"])
     shown = [shortened(printable(name)) for name in classes]
     width = max(len(name) for name in [*shown, "class", "all"])
@@ -69,6 +70,11 @@ def _summary(target: Path, outcome: Outcome) -> str:
         lines += [f"{count:>8}  {rule}" for rule, count in outcome.rejects.items()]
     else:
         lines.append("nothing was rejected")
+    return "\n".join([*lines, *_notes(outcome)])
+
+
+def _notes(outcome: Outcome) -> list[str]:
+    """What the whole set says of itself; it is as true of a set that was there already."""
     notes = note_lines(outcome.notes, outcome.num_samples)
     if count := outcome.rejects.get("unknown-category"):
         ids = "category_id that no category has: are objects and categories counted from the same number?"
@@ -76,5 +82,6 @@ def _summary(target: Path, outcome: Outcome) -> str:
     for split, use in (("val", "no training can be validated"), ("test", "no system can be tested")):
         if any(outcome.counts["train"].values()) and not any(outcome.counts[split].values()):
             notes.append(f"the split {split} is empty: {use} on this set; give it images")
-    lines += [f"note: {line}" for line in notes]
-    return "\n".join(lines)
+    if len(outcome.counts["train"]) == 1:
+        notes.append("there is one class alone: a classifier has nothing to tell apart")
+    return [f"note: {line}" for line in notes]

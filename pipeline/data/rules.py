@@ -40,6 +40,7 @@ REMEDIES: Mapping[str, str] = {
     "ambiguous-name": "rename one of them, or list the pairs in labels.csv",
     "label-missing": "put it into a sub-folder named after its class, or list it in labels.csv",
     "nested-folder": "move the files up into the folder of their class, or list them in labels.csv",
+    "unused-folder": "the folders of splits are train/, val/ and test/, each with images/ and masks/, and nothing lies beside them",
     "not-an-image": "nothing is to be done if it is no image; else convert it to PNG",
     "single-sample-class": "add images, or leave the class out",
     # COCO
@@ -87,7 +88,7 @@ NOTES: Mapping[str, str] = {
     " the outline's was taken",
 }
 """By the name that a sample carries."""
-_SHARE = {"border-foreground": 0.5, "percent": 0.9, "size-for-corner": 0.5}
+_SHARE = {"border-foreground": 0.2, "percent": 0.9, "size-for-corner": 0.5}
 """Notes that say something only of more than this share of the samples."""
 
 

@@ -73,6 +73,7 @@ def sanity_checks(
     num_images: int,
     device: torch.device,
     epsilon: float | None = None,
+    class_names: Sequence[str] | None = None,
     advance: Callable[[], object] = lambda: None,
 ) -> list[Check]:
     """Every check on the first ``num_images`` images that are right clean, and on as many of those that the records leave standing.
@@ -81,7 +82,7 @@ def sanity_checks(
     image stands, else the largest. ``advance`` is called up to ``ASKED`` times, whenever one more question is answered. Raises
     RunError for damaged or missing saved images.
     """
-    checks = [constant_predictor(records), _rescoring(run, store, device)]
+    checks = [constant_predictor(records, class_names), _rescoring(run, store, device)]
     rows = _right(run, num_images, device)
     epsilons = [one for one in run.suite.threat.epsilons if one > 0]
     if not len(rows) or not epsilons:
@@ -218,10 +219,11 @@ def _numbers_or_failure(name: str, ask: Callable[[], list[Check]]) -> list[Check
         return [judged(name, True, str(error), advice, {})]
 
 
-def constant_predictor(records: pl.DataFrame) -> Check:
+def constant_predictor(records: pl.DataFrame, class_names: Sequence[str] | None = None) -> Check:
     """A system that answers nearly the same to everything cannot be fooled, and is worth nothing."""
     modal = modal_prediction(records)
-    finding = modal.text() if modal.is_constant else f"the commonest answer to clean images is that to {modal.share:.0%} of them"
+    text = modal.text(class_names[modal.label] if class_names else None)
+    finding = text if modal.is_constant else f"the commonest answer to clean images is that to {modal.share:.0%} of them"
     advice = "compare it with nothing; train longer, at a smaller epsilon, or on classes that are alike in size"
     return judged(CONSTANT, modal.is_constant, finding, advice, {})
 

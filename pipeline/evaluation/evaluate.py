@@ -217,7 +217,14 @@ def _report(evaluation: LoadedEvaluation) -> None:
         images, epsilon = config.sanity_images, config.sanity_epsilon
         with progress_bar("sanity checks", total=ASKED, unit="checks") as advance:
             checks = sanity_checks(
-                run, RecordStore(config.run), records, num_images=images, device=device, epsilon=epsilon, advance=advance
+                run,
+                RecordStore(config.run),
+                records,
+                class_names=run.dataset.classes,
+                num_images=images,
+                device=device,
+                epsilon=epsilon,
+                advance=advance,
             )
         report = SanityReport(images=images, epsilon=epsilon, version=version_of_checks(), checks=tuple(checks))
         report.write(config.run / SANITY)

@@ -48,11 +48,15 @@ def export(config: ExportConfig) -> None:
         parity = _write(config, made, chosen, system, checkpoint)
         _check_target(config.out, force=config.force)  # somebody may have put something there meanwhile
     for name, one in parity.items():
-        compared = f"{one.test_images} test images and {one.seeded_images} of seeded noise"
-        print(f"{name}: the same prediction on {compared}, logits within {one.logits:.1e} of their size")
+        print(f"{name}: the same prediction on {_compared(one)}, logits within {one.logits:.1e} of their size")
     print(f"system: {chosen.name}\nexported: {config.out}")
     if config.push is not None:
         print(f"pushed: {push(config.out, config.push, public=config.public)}")
+
+
+def _compared(parity: Parity) -> str:
+    tested = f"{parity.test_images} test images and " if parity.test_images else ""
+    return f"{tested}{parity.seeded_images} images of seeded noise"
 
 
 def _check_target(out: Path, *, force: bool) -> None:

@@ -3,7 +3,7 @@
 import filecmp
 import os
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -46,20 +46,22 @@ class Listing:
     def add(self, part: CocoPart, images: list[ImageRecord], known: Mapping[Id, int | None]) -> None:
         """List one part. ``known``: category id -> label, or None for a category that is in no class."""
         taken = self._take_images(part, images)
-        skipped, used = {image.image_id for image in images} - taken.keys(), set[Id | None]()
+        listed, used, used_images = {image.image_id for image in images}, set[Id | None](), set[Id | None]()
         for position, record in read_annotations(annotation_path(self._root, part)):
             category_id, image_id = identity(record["category_id"]), identity(record["image_id"])
             name = f"annotations[{position}]"
             used.add(category_id)
+            used_images.add(image_id)
             if category_id is None or category_id not in known:
                 what = f"category_id {str(record['category_id'])[:40]!r} is not in the file"
                 self._reject(part.annotations, name, "unknown-category", what)
             elif image_id is not None and image_id in taken:
                 self._annotate(taken[image_id], _annotation(record, position, known[category_id]))
-            elif known[category_id] is not None and image_id not in skipped:
+            elif known[category_id] is not None and image_id not in listed - taken.keys():
                 what = f"image_id {str(record['image_id'])[:40]!r} is not in the file"
                 self._reject(part.annotations, name, "annotation-without-image", what)
         _check_numbering(annotation_path(self._root, part), used, known)
+        _check_image_numbering(annotation_path(self._root, part), used_images, listed)
         for image in taken.values():
             if image.has_ours:
                 self.images.append(image)
@@ -144,7 +146,7 @@ def _check_numbering(path: Path, used: set[Id | None], known: Mapping[Id, int | 
     if used <= known.keys() or not all(isinstance(one, int) for one in (*used, *known)):
         return
     numbers = {one for one in used if isinstance(one, int)}
-    moved = any({number + step for number in numbers} <= known.keys() for step in (1, -1))
+    moved = _fit_moved(numbers, known.keys())
     places = any(numbers <= set(range(first, first + len(known))) and len(numbers - known.keys()) > 1 for first in (0, 1))
     if moved or places:
         unknown, there = (shortened(", ".join(map(str, sorted(ids, key=str)))) for ids in (numbers - known.keys(), known))
@@ -152,6 +154,22 @@ def _check_numbering(path: Path, used: set[Id | None], known: Mapping[Id, int | 
             f"{path}: category_id {unknown} is in annotations and not in categories ({there}): are objects counted from another"
             " number than categories? Every object would get the class of a neighbor; give both the same ids"
         )
+
+
+def _check_image_numbering(path: Path, used: set[Id | None], listed: set[Id]) -> None:
+    """The same of images: objects would lie in a neighbor of their picture. Places are not asked for: of many a set images were
+    left out, and their objects kept."""
+    numbers = {one for one in used if isinstance(one, int)}
+    if len(numbers) == len(used) and not numbers <= listed and _fit_moved(numbers, listed):
+        raise DataError(
+            f"{path}: image_id {shortened(', '.join(map(str, sorted(numbers - listed))))} is in annotations and not in images, and"
+            " moved by one all of them are: are they counted from another number? Every object would lie in a neighbor of its"
+            " picture; give both the same ids"
+        )
+
+
+def _fit_moved(numbers: set[int], known: Set[Id]) -> bool:
+    return any({number + step for number in numbers} <= known for step in (1, -1))
 
 
 def _inside(tree: Tree, file_name: str, folder: str) -> str:

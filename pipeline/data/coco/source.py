@@ -11,6 +11,7 @@ from pipeline.data.coco.listing import ANNOTATIONS, Listing, annotation_path
 from pipeline.data.coco.objects import ImageItem, load_image
 from pipeline.data.config import CocoConfig
 from pipeline.data.download import Archive, fetch_archive
+from pipeline.data.file_kinds import no_folder
 from pipeline.data.sample import NO_CLASS, Plan, recipe_of
 from pipeline.data.splits import Split, assign_splits, drawn_shares
 from pipeline.errors import ConfigError, DataError, shortened
@@ -103,8 +104,9 @@ def _annotated(paths: Sequence[Path], categories: Sequence[Sequence[Category]]) 
 
 def _check_layout(config: CocoConfig) -> None:
     if not config.root.is_dir():
-        what = "is no folder" if config.root.exists() else "does not exist"
-        raise DataError(f"data.root: {config.root} {what}; give the folder with annotations/, or set data.download=true")
+        raise DataError(
+            f"data.root: {config.root} {no_folder(config.root)}; give the folder with annotations/, or set data.download=true"
+        )
     for part in config.parts:
         for name in (part.annotations, part.images):
             if os.path.isabs(name) and not Path(name).is_relative_to(config.root):

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from pipeline.data.config import GtsrbConfig
+from pipeline.data.file_kinds import no_folder
 from pipeline.data.gtsrb.annotations import Sign, parse_row, read_rows
 from pipeline.data.gtsrb.fitting import Roi, plain_outline, refined_outline
 from pipeline.data.gtsrb.layouts import Table, find_tables
@@ -85,7 +86,9 @@ def plan(config: GtsrbConfig) -> Plan:
     if config.download:
         _download(config.root)
     if not config.root.is_dir():
-        raise DataError(f"data.root: {config.root} is no folder; give the folder that holds GTSRB, or set data.download=true")
+        raise DataError(
+            f"data.root: {config.root} {no_folder(config.root)}; give the folder that holds GTSRB, or set data.download=true"
+        )
     signs, rejects, tables = _list_signs(config, numbers)
     trained = any(table.training for table in tables)  # all its images may be lost, and the test part alone is not what is wanted
     found = {sign.class_number for sign in signs if sign.split != "test" or not trained}

@@ -7,7 +7,9 @@ import sys
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from pipeline.cli.commands import COMMANDS
 from pipeline.cli.doctor import Finding
@@ -104,6 +106,24 @@ def test_prepare_reports_counts_and_a_second_call_finds_nothing_to_do(capsys, tm
     assert (tmp_path / "set" / "preview.png").read_bytes().startswith(b"\x89PNG")
     assert main(words) == 0
     assert "unchanged since it was prepared (80 samples)" in capsys.readouterr().out
+
+
+def test_what_a_set_says_of_itself_is_said_again_by_a_second_call(capsys, tmp_path):
+    for name in ("a", "b", "c"):
+        for kind in ("images", "masks"):
+            (tmp_path / "own" / kind / "cup").mkdir(parents=True, exist_ok=True)
+            pixels = np.zeros((8, 8), np.uint8)
+            pixels[2:5, 2:5] = 200 + ord(name) - 97
+            Image.fromarray(pixels).save(tmp_path / "own" / kind / "cup" / f"{name}.png")
+    words = ["prepare", "data=folder", f"data.root={tmp_path / 'own'}", f"prepared={tmp_path / 'set'}", "data.image_size=8"]
+    words += ["data.test_fraction=0", "workers=0"]
+    told = []
+    for _ in range(2):
+        assert main(words) == 0
+        told.append([line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")])
+    assert told[0] == told[1]
+    assert "note: there is one class alone: a classifier has nothing to tell apart" in told[0]
+    assert any(line.startswith("note: the split test is empty") for line in told[0])
 
 
 def test_the_module_and_its_exit_codes_work_in_a_process_of_their_own(tmp_path):

@@ -167,7 +167,8 @@ def test_notes_are_counted_over_the_samples(tmp_path):
     outcome = write(made_plan([*SAMPLES, *noted]), tmp_path / "set")
     assert outcome.notes == {"border-foreground": 1, "turned": 2}
     assert note_lines(outcome.notes, outcome.num_samples) == ["2 of 6 pictures were turned upright by their EXIF orientation"]
-    assert note_lines({"border-foreground": 4}, 6)[0].startswith("in 4 of 6 masks the border is foreground")
+    for count in (4, 3, 2):  # half a set drawn the other way round too
+        assert note_lines({"border-foreground": count}, 6)[0].startswith(f"in {count} of 6 masks the border is foreground")
 
 
 def test_a_failure_in_the_middle_leaves_nothing(tmp_path):

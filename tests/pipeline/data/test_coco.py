@@ -1306,3 +1306,18 @@ def test_objects_that_all_lie_in_the_first_hundred_pixels_of_photographs_may_be_
         assert check_object(record, 640, 480, MadeUp(tmp_path / str(place)).config())[1] == noted
     assert note_lines({"percent": 12}, 12)[0].startswith("12 of 12 objects lie within the first 100 pixels")
     assert not note_lines({"percent": 5}, 12)
+
+
+@pytest.mark.parametrize("step", [1, -1])
+def test_images_that_objects_count_from_another_number_end_the_call(made_up: MadeUp, step: int) -> None:
+    for record in made_up.annotations:
+        record["image_id"] += step
+    with pytest.raises(DataError, match=r"instances.json: image_id \d is in annotations and not in images.*give both the same ids"):
+        made_up.load()
+
+
+def test_an_image_that_is_missing_from_the_list_is_no_other_count(made_up: MadeUp) -> None:
+    made_up.images.pop(0)
+    samples, rejects = made_up.load()
+    assert {sample.sample_id for sample in samples} == {"photos/002.png#12", "photos/002.png#13"}
+    assert {reject.rule for reject in rejects} == {"annotation-without-image"}

@@ -321,7 +321,13 @@ def test_a_missing_file_of_a_table_is_named_with_what_is_there(root: Path, image
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [("masks/cat/a.png", "masks/cat/a_mask.gif"), ("masks/cat/a.png", "masks/cat/A.png"), ("masks/cat", "masks/Cat")],
+    [
+        ("masks/cat/a.png", "masks/cat/a_mask.gif"),
+        ("masks/cat/a.png", "masks/cat/a.jpg_mask.png"),
+        ("masks/cat/a.png", "masks/cat/a.jpg.png"),
+        ("masks/cat/a.png", "masks/cat/A.png"),
+        ("masks/cat", "masks/Cat"),
+    ],
 )
 def test_a_file_without_its_match_is_named_with_what_may_be_it(root: Path, old: str, new: str) -> None:
     (root / old).rename(root / new)
@@ -426,6 +432,49 @@ def test_splits_may_be_folders_above_images_and_masks(tmp_path: Path) -> None:
         ("test", "test"),
     }
     assert len({sample.sample_id for sample in samples}) == 12
+
+
+@pytest.mark.parametrize(
+    ("beside", "missing"),
+    [("train dev", ""), ("train test", "test/masks"), ("train test", "test/images"), (". test", ""), (". more", "")],
+)
+def test_a_folder_of_pictures_that_is_not_read_is_named(root: Path, tmp_path: Path, beside: str, missing: str) -> None:
+    read, other = beside.split()
+    for folder in (read, other):
+        shutil.copytree(root, tmp_path / "splits" / folder, dirs_exist_ok=True)
+    if missing:
+        shutil.rmtree(tmp_path / "splits" / missing)
+    samples, rejects = load(tmp_path / "splits")
+    assert len(samples) == len(SOUND)
+    assert [(reject.rule, reject.source_file) for reject in rejects] == [("unused-folder", other)]
+
+
+@pytest.mark.parametrize("words", [("train", "test"), ("Training", "Validation"), ("", "valid")])
+def test_a_column_of_splits_under_another_name_is_refused(root: Path, words: tuple[str, str]) -> None:
+    rows = [f"images/cat/{name}.png,masks/cat/{name}.png,cat,{words[name == 'c']}" for name in "abc"]
+    (root / "labels.csv").write_text("\n".join(["image,mask,label,subset", *rows]))
+    with pytest.raises(DataError, match=r"labels.csv: row 1: the column 'subset' holds splits \(.*call it split"):
+        plan(FolderConfig(root=root))
+
+
+@pytest.mark.parametrize("header", ["image,mask,label,split", "image,mask,label,subset"])
+def test_a_table_without_a_row_is_one_line(root: Path, tmp_path: Path, header: str) -> None:
+    (root / "labels.csv").write_text(f"{header}\n\n")
+    assert "no sample" in prepared_message(root, tmp_path / "prepared")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"], ids=["empty", "LFS"]
+)
+def test_files_that_are_no_pictures_are_not_taken_for_copies_of_one(root: Path, content: bytes) -> None:
+    for class_name in ("cat", "dog"):
+        for kind in ("images", "masks"):
+            (root / kind / class_name / "a.png").write_bytes(content)
+    samples, rejects = load(root)
+    assert len(samples) == len(SOUND) - 2
+    assert [(reject.rule, reject.source_file) for reject in rejects] == [
+        ("unreadable-image", f"images/{class_name}/a.png") for class_name in ("cat", "dog")
+    ]
 
 
 def test_a_set_for_testing_keeps_classes_of_one_sample(root: Path) -> None:
@@ -542,9 +591,18 @@ def prepared_message(root: Path, target: Path) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize(("name", "message"), [("", "has neither"), ("absent", "does not exist"), ("file", "is no folder")])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("", "has neither.*it holds file, own.zip"),
+        ("absent", "does not exist"),
+        ("file", "is no folder$"),
+        ("own.zip", "unpack it$"),
+    ],
+)
 def test_a_root_that_is_no_data_set_is_one_clear_line(tmp_path: Path, name: str, message: str) -> None:
-    (tmp_path / "file").write_text("x")
+    for other in ("file", "own.zip"):
+        (tmp_path / other).write_text("x")
     with pytest.raises(DataError, match=message):
         plan(FolderConfig(root=tmp_path / name))
 

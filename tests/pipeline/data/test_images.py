@@ -330,3 +330,14 @@ def test_the_endings_are_those_of_the_formats_that_can_be_decoded() -> None:
 def test_every_rule_is_documented() -> None:
     page = (Path(__file__).parents[3] / "docs" / "data.md").read_text(encoding="utf-8")
     assert [rule for rule in REMEDIES if f"`{rule}`" not in page] == []
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA"])
+def test_a_png_with_a_changed_byte_is_damaged(tmp_path: Path, mode: str) -> None:
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)).convert(mode)
+    picture.save(tmp_path / "a.png")
+    data = bytearray((tmp_path / "a.png").read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / "a.png").write_bytes(data)
+    with pytest.raises(Rejected, match="damaged"), open_image(tmp_path / "a.png") as opened:
+        opened.picture()

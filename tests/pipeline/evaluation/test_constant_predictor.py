@@ -4,6 +4,7 @@ import polars as pl
 import pytest
 
 from pipeline.evaluation.constant_predictor import ModalPrediction, modal_prediction
+from pipeline.evaluation.diagnostics import constant_predictor
 
 
 def records(predictions: list[int], labels: list[int]) -> pl.DataFrame:
@@ -36,3 +37,9 @@ def test_a_predictor_is_constant_where_one_class_is_most_of_its_answers_and_not_
     found = ModalPrediction(label=0, share=share, label_share=label_share)
     assert found.is_constant is is_constant
     assert f"{share:.0%} of its answers on clean images are 'person', which {label_share:.0%} of them are" in found.text("person")
+
+
+def test_the_check_names_the_class_where_its_name_is_known() -> None:
+    found = records([1, 1, 1, 1], [0, 1, 2, 2])
+    assert "images are class 1, which" in constant_predictor(found).finding
+    assert "images are 'cup', which" in constant_predictor(found, ("mug", "cup", "jug")).finding

@@ -28,8 +28,9 @@ from pipeline.masks.config import MaskConfig, MaskSource
 from pipeline.prediction.choice import choose_system, load_trained_system
 from pipeline.runs.checkpoints import read_checkpoint, save_checkpoint, weights_digest
 from pipeline.runs.directory import RunDescription
-from pipeline.runs.exported import ExportedSystem
+from pipeline.runs.exported import ExportedSystem, Parity
 from pipeline.sharing.card import card, gather, harmless
+from pipeline.sharing.export import _compared
 from pipeline.sharing.joint import Joint, check_parity, check_possible, seeded_images, trace, write_file
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")]
@@ -399,3 +400,11 @@ def test_the_recipe_of_stages_that_were_trained_together_is_handed_on(runs: Path
     assert main(["export", f"run={tmp_path / 'joint'}", f"out={tmp_path / 'out'}", "files=[]"]) == 0
     assert read_checkpoint(tmp_path / "out", "classifier").config == {**checkpoint.config, **recipe, "exported": True}
     assert "mask\\_weight 0.25, attack\\_on each, updates alternating |" in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("tested", "words"), [(0, "54 images of seeded noise"), (32, "32 test images and 54 images of seeded noise")]
+)
+def test_no_test_images_are_told_of_where_none_were_compared(tested: int, words: str) -> None:
+    parity = Parity(test_images=tested, seeded_images=54, logits=0.0, masks=0.0)
+    assert _compared(parity) == words
