@@ -534,6 +534,12 @@ def followed(little: float) -> Check:
     return masking.mask_follows_image(batch, same(batch))
 
 
+def test_of_a_system_without_a_mask_it_is_said_that_there_is_none() -> None:
+    batch = grey(Tells(lambda _: False, 1.0))
+    check = masking.mask_follows_image(batch, same(batch))
+    assert (check.outcome, check.finding) == (Outcome.SKIP, "there is no mask")
+
+
 def reached(distances: list[float]) -> Check:
     """Descent in a system whose boundary is 0.05 away, against a search that found these distances."""
     batch = grey_batch(Bump(0.0, tied=False), 0, 4)

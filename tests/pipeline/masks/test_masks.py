@@ -75,6 +75,11 @@ def test_the_box_is_the_smallest_rectangle_around_the_pixels_above_one_half(mask
     assert np.array_equal(bounding_boxes(masks).numpy(), expected)
 
 
+def test_one_half_is_not_above_one_half() -> None:
+    assert not bounding_boxes(torch.full((1, 1, 2, 2), 0.5)).any()
+    assert bounding_boxes(torch.full((1, 1, 2, 2), 0.501)).all()
+
+
 @given(coverage(), st.integers(1, 4))
 @settings(max_examples=50, deadline=None)
 def test_eroded_and_dilated_masks_are_opencvs(masks: Tensor, radius: int) -> None:
