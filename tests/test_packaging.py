@@ -70,12 +70,10 @@ def test_the_wheel_works_outside_the_checkout(wheel, tmp_path):
     assert "80 samples" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shipped", "version"),
-    [
-        pytest.param(["pyproject.toml"], "0.1.0", id="checkout"),
-        pytest.param([], "unknown", id="bare copy", marks=pytest.mark.slow),
-    ],
+    [pytest.param(["pyproject.toml"], "0.1.0", id="checkout"), pytest.param([], "unknown", id="bare copy")],
 )
 def test_the_sources_work_without_an_installation_and_say_which_version_they_are(shipped, version, tmp_path):
     """On PYTHONPATH, in an environment with all packages that ours needs, but without ours, and with OpenCV under another name."""

@@ -111,7 +111,9 @@ def test_a_suite_runs_on_every_kind_of_system_and_leaves_out_what_it_does_not_of
         assert found.misclassified.any() or name == "collapse", "an attack that finds nothing shows nothing"
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.slow) if kind in ("two-stage", "foreign with logits") else kind for kind in KINDS]
+)
 def test_evaluation_and_diagnostics_take_every_kind_of_system(small: ModuleType, tmp_path: Path, kind: str) -> None:
     system = built(small.system(), kind)
     # At the larger epsilon nothing is left standing, so the sanity report needs no search without gradients, which takes its time.

@@ -104,6 +104,7 @@ def test_cocos_format_is_recognized_and_classes_with_few_objects_are_left_out(
     assert proposal(found)["classes"] == (large if len(large) > 1 else list(found.counts))
 
 
+@pytest.mark.slow
 def test_gtsrb_is_recognized_with_its_own_test_split(gtsrb_mini: Path) -> None:
     found = look(recognize(gtsrb_mini))
     assert found.config.source == "gtsrb"

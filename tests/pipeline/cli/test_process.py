@@ -25,7 +25,14 @@ def python(*words: str, cwd: Path | None = None, **environment: str) -> subproce
     )
 
 
-@pytest.mark.parametrize("words", [["--help"], ["--version"], *([name, "--help"] for name in COMMANDS)], ids=" ".join)
+def of_command(name: str, parameter: object) -> object:
+    """Each is a process of its own: of two commands in the fast tests, of the others in the slow ones."""
+    return pytest.param(parameter, marks=() if name in ("ablate", "evaluate") else pytest.mark.slow)
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["--version"], *(of_command(name, [name, "--help"]) for name in COMMANDS)], ids=" ".join
+)
 def test_a_question_is_answered_without_the_libraries_of_the_work(words: list[str]) -> None:
     done = python("-c", AFTER_MAIN.format(heavy=HEAVY), *words)
     assert done.returncode == 0, done.stderr
@@ -33,7 +40,7 @@ def test_a_question_is_answered_without_the_libraries_of_the_work(words: list[st
     assert done.stderr == "[]\n"
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "doctor"])
+@pytest.mark.parametrize("name", [of_command(name, name) for name in COMMANDS if name != "doctor"])
 def test_a_typo_is_found_before_the_libraries_of_the_work_are_imported(name: str) -> None:
     done = python("-c", AFTER_MAIN.format(heavy=HEAVY), name, "no_such_key=1")
     assert done.returncode == 2

@@ -76,6 +76,7 @@ def test_a_substitute_does_not_depend_on_the_batch_or_on_what_was_asked_before(d
     assert not (together.substitutes == together.masks).all(dim=(1, 2, 3)).any()
 
 
+@pytest.mark.slow
 def test_substitutes_are_varied_as_the_masks_they_stand_for_also_in_worker_processes(synthetic_set: Path):
     """The loader moves the whole sample by the same numbers, so a substitute that is the own mask stays it."""
     dataset = open_prepared(synthetic_set)

@@ -114,6 +114,7 @@ def tried_again(run: EvaluationRun, records: pl.DataFrame) -> tuple[Check, list[
     return survivors_misclassified(ids, batch, points, records, EPSILON), misclassified, len(ids)
 
 
+@pytest.mark.slow
 def test_what_falls_of_the_recorded_survivors_is_named_and_worth_its_share_of_the_images(small: ModuleType) -> None:
     run = small.evaluation_run(MaskSource.NONE, attacks=STRONG, epsilons=(EPSILON,))
     records, hidden = pretending(recorded(run))

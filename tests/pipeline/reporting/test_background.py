@@ -27,6 +27,7 @@ def studies(simulated, tmp_path_factory):
     return found
 
 
+@pytest.mark.slow
 def test_the_gain_of_every_margin_stands_over_its_share_of_background(studies):
     made = files(compose_runs(studies))
     rows = list(csv.DictReader(io.StringIO(made["tables/background.csv"].decode())))

@@ -64,6 +64,9 @@ DAMAGES = {
 }
 
 
+MOST_OF_THEM_SLOW = [damage if damage in ("cut", "flipped") else pytest.param(damage, marks=pytest.mark.slow) for damage in DAMAGES]
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("name", ["run.json", "state.pt"])
 def test_what_a_resume_cannot_do_without_is_refused_in_one_line(config, tmp_path, name, damage):
@@ -78,7 +81,7 @@ def test_what_a_resume_cannot_do_without_is_refused_in_one_line(config, tmp_path
     assert "\n" not in message
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("damage", MOST_OF_THEM_SLOW)
 @pytest.mark.parametrize("name", ["metrics.csv", pytest.param("checkpoints/last.json", marks=pytest.mark.slow)])
 def test_what_is_made_from_the_state_is_mended(config, tmp_path, name, damage):
     runs = {which: tmp_path / which for which in ("damaged", "whole")}
@@ -118,7 +121,7 @@ def test_a_disk_that_fills_up_is_one_line_and_resuming_works_afterwards(config, 
     assert (run / "result.json").exists()
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("damage", MOST_OF_THEM_SLOW)
 def test_damaged_weights_of_the_best_epoch_are_refused_when_they_are_measured(config, tmp_path, damage):
     run = tmp_path / "run"
     shutil.copytree(config.run, run)

@@ -179,6 +179,7 @@ def test_a_collapse_ends_training_and_the_best_epoch_is_kept(config, capsys):
     assert (again["epochs"], again["ended_by"], again["val"]) == (1, "guard", result["val"])
 
 
+@pytest.mark.slow
 def test_a_kill_between_the_writings_of_an_epochs_end_changes_nothing(config, monkeypatch, tmp_path, stopping):
     train_classifier(config)
     again = replace(config, run=tmp_path / "again", resume=True)
