@@ -52,6 +52,7 @@ def test_the_wheel_holds_the_packages_their_types_and_the_configuration(wheel):
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
+@pytest.mark.slow
 def test_the_wheel_works_outside_the_checkout(wheel, tmp_path):
     """In an environment of its own that borrows the third-party packages of this one but not the checkout."""
     builder = venv.EnvBuilder(with_pip=False)

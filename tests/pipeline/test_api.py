@@ -63,6 +63,7 @@ for call, said in [
 """
 
 
+@pytest.mark.slow
 def test_what_is_of_another_type_is_refused_in_one_line() -> None:
     """In a process of its own: here the test suite's checks of types would be first."""
     done = subprocess.run([sys.executable, "-c", OTHERWISE_TYPED], capture_output=True, text=True, check=False)

@@ -319,6 +319,7 @@ def test_the_other_silhouettes_are_drawn_uniformly_for_all_classes(shape_leak: f
     assert chisquare(table.ravel(), expected.ravel(), ddof=9).pvalue > 1e-3
 
 
+@pytest.mark.slow
 def test_colors_say_nothing_about_the_class() -> None:
     images, masks, labels = arrays(SyntheticConfig(shape_leak=1.0), "train", 700)
     weights = (masks == 1)[..., None] / (masks == 1).sum(axis=(1, 2))[:, None, None, None]

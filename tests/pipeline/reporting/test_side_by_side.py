@@ -142,6 +142,7 @@ def test_a_choice_that_is_none_is_one_line(words, line, capsys):
     assert message.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_differences_of_a_run_with_itself_are_zero(studies):
     first, _ = studies
     found = rows(compose_runs([first, replace(first, name="again")]), "between-runs")

@@ -96,6 +96,7 @@ def test_the_best_checkpoint_is_what_was_measured_and_says_where_it_comes_from(c
     assert json.loads((config.run / "result.json").read_text())["test"]["accuracy"] == pytest.approx(correct)
 
 
+@pytest.mark.slow
 def test_a_segmenter_is_trained_and_a_classifier_through_it(synthetic_set, tmp_path):
     small = SegmenterConfig(decoder_channels=(8, 8, 8))
     one_epoch = replace(TRAINER, epochs=1, ema_decay=None)
