@@ -14,7 +14,9 @@ def coverage(polygon: Float[np.ndarray, "points 2"], *, width: int, height: int)
     covered = np.zeros((rows.size, width))
     for (x0, y0), (x1, y1) in zip(polygon, np.roll(polygon, -1, axis=0), strict=True):
         first, last = np.searchsorted(rows, sorted((y0, y1)))
-        crossing = x0 + (rows[first:last] - y0) * ((x1 - x0) / ((y1 - y0) or 1.0))
+        if first == last:  # it crosses no row; its slope may be beyond all numbers
+            continue
+        crossing = x0 + (rows[first:last] - y0) * ((x1 - x0) / (y1 - y0))
         # Everything to the right of an edge counts, with the sign of its direction: what lies outside cancels.
         covered[first:last] += np.sign(y0 - y1) * np.clip(right_edges - crossing[:, None], 0, 1)
     share = np.abs(covered).reshape(height, SCANLINES, width).mean(axis=1)

@@ -9,7 +9,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from matplotlib.path import Path as Polygon
 
@@ -90,6 +90,7 @@ def test_coverage_of_a_box_is_exact_and_what_lies_outside_the_image_is_not_count
 
 
 @given(st.lists(st.tuples(st.floats(-2, 14), st.floats(-2, 14)), min_size=3, max_size=3))
+@example([(0.0, 0.0), (0.0, 2.3e-309), (1.0, 0.0)])  # an edge as steep as none can be
 @settings(max_examples=40, deadline=None)
 def test_coverage_of_any_triangle_agrees_with_counting_points_inside(corners: list[tuple[float, float]]) -> None:
     polygon = np.array(corners)
