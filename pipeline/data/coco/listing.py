@@ -57,7 +57,7 @@ class Listing:
                 self._reject(part.annotations, name, "unknown-category", what)
             elif image_id is not None and image_id in taken:
                 self._annotate(taken[image_id], _annotation(record, position, known[category_id]))
-            elif known[category_id] is not None and image_id not in listed - taken.keys():
+            elif known[category_id] is not None and image_id not in listed:
                 what = f"image_id {str(record['image_id'])[:40]!r} is not in the file"
                 self._reject(part.annotations, name, "annotation-without-image", what)
         _check_numbering(annotation_path(self._root, part), used, known)
