@@ -5,7 +5,7 @@ binary operator by all others only the nearest neighbor counts: ``a + b`` as ``a
 score. A sample is drawn with a seed over all modules, so the score is an estimate; its 95 % Wilson interval is printed with it, and
 every survivor with its line. A mutant that hangs is stopped and counts as noticed.
 
-A mutant is shown to the tests that ran its line where nothing was changed (coverage.py saw them do it), those of the module's own
+A mutant is shown to the tests, fast and slow, that ran its line where nothing was changed (coverage.py saw them do it), those of the module's own
 file first; what runs at import, a default say, is shown to all tests. After ``--budget`` processor seconds of either, the fastest
 tests first, it counts as a survivor. Each mutant is tried in a fork of this process, which has imported what others wrote.
 """
@@ -229,7 +229,8 @@ def run_tests(clone: Path, tests: list[Path], plugin: object) -> int:
     os.environ["PYTHONPATH"] = str(clone)
     sys.path[:] = [str(clone), *(path for path in sys.path if path not in ("", str(ROOT), str(ROOT / "tests")))]
     imported = ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of what was imported once
-    options = ["-q", "-x", "-n0", "-p", "no:cacheprovider", *imported, f"--rootdir={clone}"]
+    slow_ones_too = ["-m", ""]  # most made-up cheats are among them, at half a second each
+    options = ["-q", "-x", "-n0", "-p", "no:cacheprovider", *slow_ones_too, *imported, f"--rootdir={clone}"]
     return int(pytest.main([*options, *map(str, tests)], plugins=[plugin]))
 
 
