@@ -20,6 +20,7 @@ from hypothesis import settings
 
 # Before torch is imported: tests run in several processes (pytest-xdist), and threads on top of that only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("POLARS_MAX_THREADS", "1")
 
 # Before the packages are imported for the first time: every annotated shape becomes a check. jaxtyping wants the checker by an
 # importable name; an int may stand where a float is expected, as Python's typing has it.

@@ -50,14 +50,21 @@ def robust_images(records: pl.DataFrame, epsilon: float) -> pl.DataFrame:
     What two systems are compared by, image by image. Raises ValueError where an image lacks a record of an attack at that
     epsilon: the evaluation is not finished, and what was not attacked must not count as robust.
     """
-    at = records.filter(pl.col("epsilon") == epsilon)
-    attacks = records["attack"].n_unique()
-    counted = at.group_by("sample_id").agg(pl.col("attack").n_unique())
-    if len(counted) != records["sample_id"].n_unique() or (counted["attack"] != attacks).any():
-        raise ValueError(f"at epsilon {epsilon:g} some images lack the record of an attack: the evaluation is not finished")
     wrong = _MISCLASSIFIED | (pl.col("clean_prediction") != pl.col("label"))
-    up_to = records.filter(pl.col("epsilon") <= epsilon)
-    return up_to.group_by("sample_id").agg(pl.col("group").first(), robust=~wrong.any()).sort("sample_id")
+    images = (
+        records.lazy()  # one query: a report asks this some hundred times
+        .group_by("sample_id")
+        .agg(
+            pl.col("group").first(),
+            robust=~wrong.filter(pl.col("epsilon") <= epsilon).any(),
+            attacks=pl.col("attack").filter(pl.col("epsilon") == epsilon).n_unique(),
+        )
+        .sort("sample_id")
+        .collect()
+    )
+    if (images["attacks"] != records["attack"].n_unique()).any():
+        raise ValueError(f"at epsilon {epsilon:g} some images lack the record of an attack: the evaluation is not finished")
+    return images.drop("attacks")
 
 
 def on_shared_images(tables: Sequence[pl.DataFrame]) -> tuple[Shaped[np.ndarray, "tables images"], Shaped[np.ndarray, " images"]]:
@@ -66,14 +73,14 @@ def on_shared_images(tables: Sequence[pl.DataFrame]) -> tuple[Shaped[np.ndarray,
     A table has one row an image, with ``sample_id`` and ``group``.
     """
     ids = set.intersection(*(set(table["sample_id"]) for table in tables))
-    kept = [table.filter(pl.col("sample_id").is_in(ids)).sort("sample_id") for table in tables]
+    kept = [table.lazy().filter(pl.col("sample_id").is_in(ids)).sort("sample_id").collect() for table in tables]
     return np.stack([table["value"].to_numpy() for table in kept]), kept[0]["group"].to_numpy()
 
 
 def strongest(records: pl.DataFrame, *keys: str) -> pl.DataFrame:
     """Of the records with the same keys the one with the largest adversarial margin; of equal ones the first."""
-    worst = records.sort("adversarial_margin", descending=True, maintain_order=True)
-    return worst.unique(list(keys), keep="first", maintain_order=True)
+    worst = records.lazy().sort("adversarial_margin", descending=True, maintain_order=True)
+    return worst.unique(list(keys), keep="first", maintain_order=True).collect()
 
 
 def robust_accuracy(records: pl.DataFrame, epsilon: float) -> Estimate:

@@ -6,6 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
+from cProfile import Profile
 from functools import lru_cache, partial
 from types import CellType, FrameType, FunctionType
 from typing import Any
@@ -144,7 +145,9 @@ def _variables(batch: AttackBatch, sizes: set[int], noise: Images, keep: Callabl
     try:
         _watched(batch, noise, keep)
     finally:
-        sys.setprofile(before)
+        sys.setprofile(before if callable(before) else None)
+        if isinstance(before, Profile):  # Python 3.11 gives out the profiler itself, which goes on when it is asked to
+            before.enable()
         threading.setprofile(before_in_threads)
     return found
 

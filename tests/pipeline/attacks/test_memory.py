@@ -4,9 +4,10 @@ import sys
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from cProfile import Profile
 from functools import cache, partial
 from pathlib import Path
-from types import SimpleNamespace
+from types import CodeType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -196,6 +197,25 @@ def unwatched(ask: Callable[[], Tensor]) -> Tensor:
         return ask()
     finally:
         sys.setprofile(watch)
+
+
+@pytest.mark.parametrize("system", [Network(lambda _: None), Network(lambda _: SHOWN)], ids=["honest", "a memory"])
+def test_whoever_profiles_the_examination_sees_the_whole_of_it(system: Network) -> None:
+    expected = found(system)
+    profile = Profile()
+    with profile:
+        assert found(system) == expected
+        drawn(1, seed=2)
+    assert drawn.__name__ in {code.co_name for entry in profile.getstats() if isinstance(code := entry.code, CodeType)}
+    calls: list[str] = []
+    before = sys.getprofile()
+    sys.setprofile(lambda frame, *_: calls.append(frame.f_code.co_name))
+    try:
+        assert found(system) == expected
+        drawn(1, seed=2)
+    finally:
+        sys.setprofile(before)
+    assert drawn.__name__ in calls
 
 
 class Compares(Network):
