@@ -139,14 +139,15 @@ def _variables(batch: AttackBatch, sizes: set[int], noise: Images, keep: Callabl
         seen += (frame.f_globals[name] for name in frame.f_code.co_names if name in frame.f_globals)
         found.extend(one for one in seen if not _is_feature_map(one, sizes))
 
-    before, before_in_threads = sys.getprofile(), threading.getprofile()
+    before: Any = sys.getprofile()
+    before_in_threads = threading.getprofile()
     threading.setprofile(watch)
     sys.setprofile(watch)
     try:
         _watched(batch, noise, keep)
     finally:
         sys.setprofile(before if callable(before) else None)
-        if isinstance(before, Profile):  # Python 3.11 gives out the profiler itself, which goes on when it is asked to
+        if isinstance(before, Profile):  # Python 3.11 gives out the profiler itself
             before.enable()
         threading.setprofile(before_in_threads)
     return found
