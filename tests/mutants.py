@@ -5,8 +5,8 @@ binary operator by all others only the nearest neighbor counts: ``a + b`` as ``a
 score. A sample is drawn with a seed over all modules, so the score is an estimate; its 95 % Wilson interval is printed with it, and
 every survivor with its line. A mutant that hangs is stopped and counts as noticed.
 
-A mutant is shown to the tests, fast and slow, that ran its line where nothing was changed (coverage.py saw them do it), those of
-the module's own file first; what runs at import, a default say, is shown to all tests. After ``--budget`` processor seconds of
+A mutant is shown to the fast tests and the slow ones of made-up cheats that ran its line where nothing was changed (coverage.py saw
+them do it), those of the module's own file first; what runs at import, a default say, is shown to all tests. After ``--budget`` processor seconds of
 either, the fastest tests first, it counts as a survivor. Each mutant is tried in a fork of this process, which has imported what
 others wrote.
 """
@@ -48,6 +48,8 @@ TESTS = (
     "tests/pipeline/evaluation/test_statistics.py",
     "tests/pipeline/test_system.py",
 )
+SLOW_TOO = {"test_cheats.py"}
+"""Whose slow tests count as well: most made-up cheats are among them, at half a second each."""
 NEIGHBORS = {"Add_Sub", "Sub_Add", "Mul_Div", "Div_Mul", "FloorDiv_Mul", "Mod_FloorDiv", "Pow_Mul", "BitAnd_BitOr"}
 # Not ours, slow to import, and no plugin of pytest.
 IMPORTED_ONCE = (
@@ -230,8 +232,8 @@ def run_tests(clone: Path, tests: list[Path], plugin: object) -> int:
     os.environ["PYTHONPATH"] = str(clone)
     sys.path[:] = [str(clone), *(path for path in sys.path if path not in ("", str(ROOT), str(ROOT / "tests")))]
     imported = ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of what was imported once
-    slow_ones_too = ["-m", ""]  # most made-up cheats are among them, at half a second each
-    options = ["-q", "-x", "-n0", "-p", "no:cacheprovider", *slow_ones_too, *imported, f"--rootdir={clone}"]
+    options = ["-q", "-x", "-n0", "-p", "no:cacheprovider", *imported, f"--rootdir={clone}"]
+    options += ["-m", ""] if SLOW_TOO & {test.name for test in tests} else []
     return int(pytest.main([*options, *map(str, tests)], plugins=[plugin]))
 
 
