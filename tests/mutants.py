@@ -6,9 +6,9 @@ score. A sample is drawn with a seed over all modules, so the score is an estima
 every survivor with its line. A mutant that hangs is stopped and counts as noticed.
 
 A mutant is shown to the fast tests and the slow ones of made-up cheats that ran its line where nothing was changed (coverage.py saw
-them do it), those of the module's own file first; what runs at import, a default say, is shown to all tests. After ``--budget`` processor seconds of
-either, the fastest tests first, it counts as a survivor. Each mutant is tried in a fork of this process, which has imported what
-others wrote.
+them do it), those of the module's own file first; what runs at import, a default say, is shown to all tests. After ``--budget``
+processor seconds of either, the fastest tests first, it counts as a survivor. Each mutant is tried in a fork of this process, which
+has imported what others wrote.
 """
 
 import argparse
