@@ -45,8 +45,8 @@ docs: $(STAMP) ## the site, from docs/ and the code, into build/docs/site
 test: $(STAMP) ## the fast tests
 	@$(BIN)/python -m pytest -q -n auto --dist worksteal
 
-test-slow: $(STAMP) ## the heavy tests
-	@$(BIN)/python -m pytest -q -n auto --dist worksteal -m slow
+test-slow: $(STAMP) ## the heavy tests, by one process more than there are cores: many of them wait for others
+	@$(BIN)/python -m pytest -q -n $$("$(PYTHON)" -c 'import os; print(os.cpu_count() + 1)') --dist worksteal -m slow
 
 mutants: $(STAMP) ## by hand, for hours: what share of small changes to the core the tests notice (docs/testing.md)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'cosmic-ray>=8.4,<9' 'coverage>=7.6,<8'
