@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.data.config import FolderConfig
+from pipeline.data.copies import Joined, originals
 from pipeline.data.folder_listing import TABLE, Entry, list_folder
 from pipeline.data.images import Box, ImageFile, Raster, open_image, square_around
 from pipeline.data.mask_values import FOREGROUND
 from pipeline.data.rules import Rejected
 from pipeline.data.sample import Plan, Reject, Sample, recipe_of
 from pipeline.data.splits import Split, assign_splits, drawn_shares
-from pipeline.runs.files import file_sha256
 
 RECIPE_VERSION = 5
 MASK_VALUES = "two values are background and object, more are the foreground share: the rules of mask_values"
@@ -41,7 +41,7 @@ def plan(config: FolderConfig) -> Plan:
     """
     shares = drawn_shares(config.val_fraction, config.test_fraction)
     listing = list_folder(config.root)
-    original = _originals(config.root, {entry.image for entry in listing.entries})
+    original = originals(config.root, {entry.image for entry in listing.entries})
     entries, contrary = _without_contrary(config.root, original, listing.entries)
     entries, repeated = _with_copies_together(original, entries)
     entries, lonely = _without_lonely(entries)
@@ -64,7 +64,7 @@ def plan(config: FolderConfig) -> Plan:
 def _without_contrary(root: Path, original: Mapping[str, str], entries: list[Entry]) -> tuple[list[Entry], list[Reject]]:
     """A picture that stands under several classes with the same mask, copies of it included, is of none."""
     several = {picture for picture, classes in _classes_of(original, entries).items() if len(classes) > 1}
-    masks = _originals(root, {entry.mask for entry in entries if original.get(entry.image, entry.image) in several})
+    masks = originals(root, {entry.mask for entry in entries if original.get(entry.image, entry.image) in several})
     named: dict[tuple[str, str], set[str]] = defaultdict(set)
 
     def pair(entry: Entry) -> tuple[str, str]:
@@ -96,11 +96,7 @@ def _classes_of(original: Mapping[str, str], entries: Iterable[Entry]) -> dict[s
 def _with_copies_together(original: Mapping[str, str], entries: list[Entry]) -> tuple[list[Entry], list[Reject]]:
     """The groups of pictures that are the same file are one, in the split that one of them has. A copy in another is left out,
     and so are groups without a split that have copies in several."""
-    first, leaders = dict[str, Entry](), dict[str, str]()
-
-    def leader(group: str) -> str:
-        return leader(leaders[group]) if group in leaders else group
-
+    first, groups = dict[str, Entry](), Joined()
     kept, rejects = [], []
     for entry in sorted(entries, key=lambda entry: entry.split is None):  # a split that is given comes first
         former = first.setdefault(original.get(entry.image, entry.image), entry)
@@ -109,39 +105,19 @@ def _with_copies_together(original: Mapping[str, str], entries: list[Entry]) -> 
             rejects.append(Reject(source_file=entry.image, item=entry.sample_id, rule="repeated-image", detail=detail))
             continue
         kept.append(entry)
-        one, other = leader(entry.group), leader(former.group)
-        leaders |= {one: other} if one != other else {}
+        groups.join(entry.group, former.group)
     splits: dict[str, set[Split]] = defaultdict(set)
     for entry in kept:
-        splits[leader(entry.group)] |= {entry.split} if entry.split else set()
+        splits[groups.leader(entry.group)] |= {entry.split} if entry.split else set()
     together = []
     for entry in kept:
-        group = leader(entry.group)
+        group = groups.leader(entry.group)
         if entry.split is None and len(splits[group]) > 1:  # in whichever it went, the other has a picture of its group
             detail = f"its group has the same pictures as the {' and the '.join(sorted(splits[group]))} split"
             rejects.append(Reject(source_file=entry.image, item=entry.sample_id, rule="repeated-image", detail=detail))
         else:
             together.append(replace(entry, group=group, split=entry.split or next(iter(splits[group]), None)))
     return together, rejects
-
-
-def _originals(root: Path, files: Iterable[str]) -> dict[str, str]:
-    """Of pictures that are the same file, to the byte, the first by name. Only files of equal size are read."""
-    by_size, by_content = defaultdict(list), dict[tuple[int, str], str]()
-    for file in sorted(files):
-        by_size[(root / file).stat().st_size].append(file)
-    alike = [(size, file) for size, of_size in by_size.items() if len(of_size) > 1 for file in of_size]
-    first = {file: by_content.setdefault((size, file_sha256(root / file)), file) for size, file in alike}
-    return {file: original for file, original in first.items() if _is_image(root / original)}
-
-
-def _is_image(path: Path) -> bool:
-    """Pointers of Git LFS and empty files are alike without being one picture."""
-    try:
-        with open_image(path):
-            return True
-    except Rejected:
-        return False
 
 
 def _without_lonely(entries: list[Entry]) -> tuple[list[Entry], list[Reject]]:

@@ -82,6 +82,10 @@ def _notes(outcome: Outcome) -> list[str]:
     for split, use in (("val", "no training can be validated"), ("test", "no system can be tested")):
         if any(outcome.counts["train"].values()) and not any(outcome.counts[split].values()):
             notes.append(f"the split {split} is empty: {use} on this set; give it images")
+    bare = [shortened(printable(name)) for name, count in outcome.counts["test"].items() if not count]
+    if 0 < len(bare) < len(outcome.counts["test"]):
+        shown = f"{', '.join(bare[:3])}{', ...' if len(bare) > 3 else ''}"
+        notes.append(f"the split test has no image of {len(bare)} of {len(outcome.counts['test'])} classes ({shown})")
     if len(outcome.counts["train"]) == 1:
         notes.append("there is one class alone: a classifier has nothing to tell apart")
     return [f"note: {line}" for line in notes]

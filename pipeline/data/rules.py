@@ -60,6 +60,7 @@ REMEDIES: Mapping[str, str] = {
     # GTSRB
     "unknown-class": "classes are 0 to 42",
     "class-mismatch": "the folder and the column ClassId must agree",
+    "untrained-class": "give the class training images, or nothing is to be done if it is not meant",
     "duplicate-annotation": "name every image once",
     "empty-box": "the ROI must have an area: Roi.X2 and Roi.Y2 are its last column and row, no width and height",
     "unknown-track": "training files are named TRACK_FRAME, or say the track in a column Group",
@@ -83,12 +84,20 @@ NOTES: Mapping[str, str] = {
     " Pixels are meant; look at preview=true",
     "size-for-corner": "in {count} of {total} signs the ROI lies in the middle if Roi.X2 and Roi.Y2 are its width and height, and"
     " askew as they are meant: its last column and row; look at preview=true",
+    "off-center": "in {count} of {total} signs the ROI lies askew in its picture, and in GTSRB in the middle: is it that of another"
+    " picture, of another size of it, or with x and y exchanged? Look at preview=true",
+    "whole-roi": "in {count} of {total} signs the ROI is the whole picture, and in GTSRB there is a margin around it: a sign that"
+    " does not fill its picture has a wrong mask; look at preview=true",
+    "no-outline": "in {count} of {total} signs the picture shows no outline of the shape and color of its class where the ROI says"
+    " (in GTSRB in less than 1 of 100): are classes, ROIs or colors those of others? Look at preview=true",
+    "single-frame": "nearly every training image is a track of its own by its name (in GTSRB a track has 30): if some show one sign"
+    " they may be trained on and tested; say the tracks in a column Group",
     "dropped-fragment": "{count} of {total} objects lost outlines of fewer than 3 points",
     "outline-box": "in {count} of {total} objects bbox is not the box of the outline (x0, y0, x1, y1 for x, y, width, height?);"
     " the outline's was taken",
 }
 """By the name that a sample carries."""
-_SHARE = {"border-foreground": 0.2, "percent": 0.9, "size-for-corner": 0.5}
+_SHARE = {"border-foreground": 0.2, "percent": 0.9, "size-for-corner": 0.5, "off-center": 0.2, "whole-roi": 0.5, "no-outline": 0.05}
 """Notes that say something only of more than this share of the samples."""
 
 

@@ -40,6 +40,8 @@ class Sign:
     roi: Roi
     split: Split
     """``test`` for the official test images; training images start as ``train``."""
+    notes: frozenset[str] = frozenset()
+    """What the listing shows, by the names of ``rules.NOTES``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,10 +69,14 @@ class Row:
         return f"train/{folder}/{stem.removeprefix(f'{folder}_') if stem.count('_') == 2 else stem}"
 
     @property
+    def number(self) -> int | None:
+        """ClassId, be it a class or not; None where it is no whole number."""
+        return _whole_number(self.fields["ClassId"])
+
+    @property
     def class_number(self) -> int | None:
         """None where the file gives none of the 43."""
-        number = _whole_number(self.fields["ClassId"])
-        return number if number is not None and 0 <= number < NUM_CLASSES else None
+        return self.number if self.number is not None and 0 <= self.number < NUM_CLASSES else None
 
     def reject(self, rule: str, detail: str) -> Reject:
         return Reject(source_file=self.source_file, item=self.sample_id, rule=rule, detail=detail)
@@ -89,10 +95,13 @@ def read_rows(root: Path, table: Table) -> tuple[list[Row], list[Reject]]:
     present = {path.with_suffix(""): path for path in files if path.suffix.lower() in image_suffixes()}
     if table.above_images:
         present = {stem: path for stem, path in present.items() if path.parent != table.folder}
+    exact = set(files)
     rows: dict[Path, Row] = {}
     rejects, contrary = [], set[Path]()
     for fields, place in zip(records, places, strict=True):
         path = None if place is None else present.get(place.with_suffix(""))
+        if path is not None and place in exact:  # beside a file of another ending
+            path = present[place.with_suffix("")] = place
         row = _row(root, table, path or place or table.folder / PurePosixPath(_name(fields)).name, fields)
         if path is None:
             rejects.append(row.reject("annotation-without-image", f"{table.path.name} names {_name(fields)!r}, which is not there"))

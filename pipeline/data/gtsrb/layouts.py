@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipeline.data.gtsrb.shapes import NUM_CLASSES
 from pipeline.data.sample import Reject
-from pipeline.errors import DataError
+from pipeline.errors import DataError, shortened
 
 # The archives are unpacked into one folder, or each into a folder of its own.
 _PLACES = ("gtsrb/GTSRB", "GTSRB", ".", "*/GTSRB", "*")
@@ -39,8 +39,14 @@ def find_tables(root: Path, class_numbers: Sequence[int]) -> tuple[list[Table], 
     ]
     if kaggle:
         return kaggle, []
-    training = _first(root, [f"{place}/{name}" for name in TRAINING for place in _PLACES], with_class_folders=True)
+    places = [f"{place}/{name}" for name in TRAINING for place in _PLACES]
+    training = _first(root, places, with_folders="[0-9]" * 5)
     tests = _first(root, [f"{place}/{name}" for name in TESTS for place in _PLACES])
+    if training is None and (unread := _first(root, places, with_folders="*")) is not None:
+        (first,) = sorted(folder.name for folder in unread.iterdir() if folder.is_dir())[:1]
+        raise DataError(
+            f"{unread}: its folders of classes are named 00000 to 00042 in GTSRB, and none here is: {shortened(first)!r}"
+        )
     if training is None and tests is None:
         official = "gtsrb/GTSRB/Training, GTSRB/Final_Training/Images or GTSRB/Final_Test/Images"
         raise DataError(
@@ -49,13 +55,16 @@ def find_tables(root: Path, class_numbers: Sequence[int]) -> tuple[list[Table], 
         )
     tables = list(_class_tables(training, class_numbers)) if training else []
     rejects = _unknown_folders(root, training) if training else []
+    if training and not tables:
+        wanted = ", ".join(f"{number:05d}" for number in class_numbers)
+        raise DataError(f"{training}: has a folder of none of the classes that are asked for ({shortened(wanted)})")
     return tables + ([Table(path=_test_table(root, tests), folder=tests, training=False)] if tests else []), rejects
 
 
-def _first(root: Path, patterns: Sequence[str], *, with_class_folders: bool = False) -> Path | None:
+def _first(root: Path, patterns: Sequence[str], *, with_folders: str | None = None) -> Path | None:
     for pattern in patterns:
         for path in sorted(root.glob(pattern)):
-            if not with_class_folders or any(path.glob("[0-9]" * 5)):
+            if with_folders is None or any(inner.is_dir() for inner in path.glob(with_folders)):
                 return path
     return None
 

@@ -14,9 +14,10 @@ from jaxtyping import UInt8
 
 from pipeline.data.config import GtsrbConfig
 from pipeline.data.file_kinds import no_folder
-from pipeline.data.gtsrb.annotations import Sign, parse_row, read_rows
+from pipeline.data.gtsrb.annotations import Row, Sign, parse_row, read_rows
 from pipeline.data.gtsrb.fitting import Roi, plain_outline, refined_outline
 from pipeline.data.gtsrb.layouts import Table, find_tables
+from pipeline.data.gtsrb.parts import check_numbering, check_tracks, single_frames, without_leaks, without_untrained
 from pipeline.data.gtsrb.shapes import NUM_CLASSES
 from pipeline.data.images import crop, read_picture, resize, square_around
 from pipeline.data.polygons import coverage
@@ -89,14 +90,20 @@ def plan(config: GtsrbConfig) -> Plan:
         raise DataError(
             f"data.root: {config.root} {no_folder(config.root)}; give the folder that holds GTSRB, or set data.download=true"
         )
-    signs, rejects, tables = _list_signs(config, numbers)
+    listed, rejects, tables = _list_signs(config, numbers)
+    signs, leaks = without_leaks(config.root, listed)
+    rejects += leaks
     trained = any(table.training for table in tables)  # all its images may be lost, and the test part alone is not what is wanted
     found = {sign.class_number for sign in signs if sign.split != "test" or not trained}
     if config.classes is None:
         named = {table.class_number for table in tables} | {sign.class_number for sign in signs}
         numbers = tuple(sorted(found or {number for number in named if number is not None})) or numbers
-        signs = [sign for sign in signs if sign.class_number in found]
+        if trained:
+            signs, untrained = without_untrained(signs)
+            rejects += untrained
     without = tuple(label for label, number in enumerate(numbers) if number not in found)
+    if single_frames(signs):
+        signs = [replace(sign, notes=frozenset({"single-frame"})) for sign in signs]
     return Plan(
         classes=tuple(CLASS_NAMES[number] for number in numbers),
         recipe=recipe_of(config, version=RECIPE_VERSION),
@@ -123,9 +130,11 @@ def _download(root: Path) -> None:
 def _list_signs(config: GtsrbConfig, numbers: tuple[int, ...]) -> tuple[list[Sign], list[Reject], list[Table]]:
     tables, rejects = find_tables(config.root, numbers)
     signs: list[Sign] = []
+    found: list[Row] = []
     for table in tables:
         rows, mismatches = read_rows(config.root, table)
         rejects += mismatches
+        found += rows
         for row in rows:
             if table.class_number is None and row.class_number is not None and row.class_number not in numbers:
                 continue  # of a class that was not asked for
@@ -134,6 +143,8 @@ def _list_signs(config: GtsrbConfig, numbers: tuple[int, ...]) -> tuple[list[Sig
                 rejects.append(result)
             else:
                 signs.append(result)
+    check_numbering(config.root, tables, found)
+    check_tracks(config.root, signs, found)
     return signs, rejects, tables
 
 
@@ -172,19 +183,22 @@ def load_sign(sign: Sign, *, config: GtsrbConfig, labels: Mapping[int, int]) -> 
             mask_recipe=recipe,
             image=resize(crop(image, left, top, side, replicate=True), config.image_size),
             mask=resize(crop(mask, left, top, side, replicate=False), config.image_size),
-            notes=frozenset({"size-for-corner"} if _size_for_corner(sign) else ()),
+            notes=sign.notes | _place(sign) | ({"no-outline"} if config.refine and recipe.endswith("plain") else set()),
         )
     ]
 
 
-def _size_for_corner(sign: Sign) -> bool:
-    """Whether the ROI lies in the middle, as those of GTSRB do within 2 pixels, only if its second corner is taken for its size."""
+def _place(sign: Sign) -> set[str]:
+    """What is to be said of where the ROI lies, by the names of ``rules.NOTES``: in GTSRB in the middle, within 2 pixels, with a
+    margin around it."""
     x, y, right, bottom = sign.roi
 
     def askew(right: int, bottom: int) -> int:
         return max(abs(x + right - (sign.width - 1)), abs(y + bottom - (sign.height - 1)))
 
-    return askew(right, bottom) > 2 >= askew(x + right - 1, y + bottom - 1)
+    if askew(right, bottom) <= 2:
+        return {"whole-roi"} if (right + 1 - x, bottom + 1 - y) == (sign.width, sign.height) else set()
+    return {"size-for-corner" if askew(x + right - 1, y + bottom - 1) <= 2 else "off-center"}
 
 
 def sign_mask(

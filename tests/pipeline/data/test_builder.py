@@ -381,3 +381,22 @@ def test_prepare_says_that_a_split_is_empty(tmp_path: Path, capsys: pytest.Captu
         values = {"source": "folder", "root": tmp_path, f"{split}_fraction": fraction}
         prepare(validate(PrepareConfig, {"data": values, "prepared": tmp_path / f"made-{fraction}", "workers": 0}))
         assert (f"note: the split {split} is empty" in capsys.readouterr().out) == said
+
+
+def test_prepare_says_which_classes_the_test_split_lacks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = ["image,mask,label,split"]
+    for place, (label, split) in enumerate(
+        [("a", "train"), ("a", "test"), ("b", "train"), ("b", "train"), ("c", "train"), ("c", "val")]
+    ):
+        for kind in ("image", "mask"):
+            picture = np.tri(40, dtype=np.uint8) * (255 if kind == "mask" else 50 + place)
+            Image.fromarray(picture).save(tmp_path / f"{kind}{place}.png")
+        rows.append(f"image{place}.png,mask{place}.png,{label},{split}")
+    for lacking in (True, False):
+        said = "note: the split test has no image of 2 of 3 classes (b, c)"
+        values = {"source": "folder", "root": tmp_path}
+        if not lacking:
+            rows[3:] = [row.replace("val", "test") for row in (rows[3].replace("train", "test"), *rows[4:])]
+        (tmp_path / "labels.csv").write_text("\n".join(rows))
+        prepare(validate(PrepareConfig, {"data": values, "prepared": tmp_path / f"made-{lacking}", "workers": 0}))
+        assert (said in capsys.readouterr().out) == lacking

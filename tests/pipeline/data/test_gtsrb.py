@@ -5,6 +5,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import zlib
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,7 @@ from pipeline.data.gtsrb.annotations import COLUMNS
 from pipeline.data.gtsrb.shapes import shape_of
 from pipeline.data.gtsrb.source import CLASS_NAMES, TEST_IMAGES, TEST_TABLE, TRAINING, plan
 from pipeline.data.polygons import coverage
-from pipeline.data.rules import REMEDIES
+from pipeline.data.rules import REMEDIES, note_lines
 from pipeline.data.sample import Plan, Reject, Sample
 from pipeline.errors import ConfigError, DataError
 
@@ -42,9 +43,10 @@ def write_table(path: Path, rows: list[Row], header: tuple[str, ...] = COLUMNS) 
 
 
 def write_image(path: Path, class_number: int, side: int = SIDE) -> None:
-    """A red disc, or whatever the class is, on grey: enough to be read."""
+    """A red disc, or whatever the class is, on grey: enough to be read. No two files are the same."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = np.full((side, side, 3), 90, np.uint8)
+    image[0, 0] = list(zlib.crc32("/".join(path.parts[-2:]).encode()).to_bytes(4, "big")[:3])
     image[8 : side - 8, 8 : side - 8] = (190, 5 * class_number, 30)
     Image.fromarray(image).save(path)
 
@@ -569,8 +571,175 @@ def test_a_size_in_the_place_of_the_second_corner_is_noted(tree: Path, roi: tupl
 
     edit(tree / TEST_TABLE, written)
     found = plan(config(tree))
-    noted = {sample.notes for item in found.items if item.split == "test" for sample in found.load(item)}
+    noted = {sample.notes - {"no-outline"} for item in found.items if item.split == "test" for sample in found.load(item)}
     assert noted == {frozenset({"size-for-corner"} if roi[2] < 31 else ())}
+
+
+@pytest.mark.parametrize(
+    ("roi", "note"),
+    [
+        ((3, 3, 16, 16), "off-center"),  # as of a picture of half the size
+        ((6, 9, 30, 33), "off-center"),  # x and y exchanged, or the ROI of another picture
+        ((0, 0, SIDE - 1, SIDE - 1), "whole-roi"),
+        ((6, 6, 33, 33), None),
+        ((7, 6, 34, 33), None),
+    ],
+)
+def test_a_roi_that_lies_as_none_of_gtsrb_does_is_noted(tree: Path, roi: tuple[int, ...], note: str | None) -> None:
+    def written(rows: list[Row]) -> None:
+        for row in rows:
+            row[3:7] = map(str, roi)
+
+    for number in (1, 14):
+        edit(table_of(tree, number), written)
+    found = plan(config(tree))
+    noted = [sample.notes - {"no-outline"} for item in found.items if item.split != "test" for sample in found.load(item)]
+    assert noted == [frozenset({note} if note else ())] * 12
+    lines = note_lines({note: len(noted)} if note else {}, len(noted))
+    assert len(lines) == (note is not None)
+
+
+# --- what both parts together show
+
+
+def renumber(root: Path, step: int, *, training: bool, test: bool) -> None:
+    """Count the classes from another number, in one part or both."""
+    if test:
+        edit(root / TEST_TABLE, lambda rows: [row.__setitem__(7, str(int(row[7]) + step)) for row in rows])
+    for number in (14, 1) if training else ():
+        edit(table_of(root, number), lambda rows: [row.__setitem__(7, str(int(row[7]) + step)) for row in rows])
+        folder = table_of(root, number).parent.rename(table_of(root, number + step).parent)
+        (folder / f"GT-{number:05d}.csv").rename(table_of(root, number + step))
+
+
+@pytest.mark.parametrize("part", ["training", "test"])
+@pytest.mark.parametrize("kaggle", [True, False])
+@pytest.mark.parametrize("classes", [None, (1, 14)])
+def test_parts_that_count_the_classes_from_other_numbers_end_the_call(
+    tree: Path, part: str, kaggle: bool, classes: tuple[int, ...] | None
+) -> None:
+    if kaggle:
+        as_kaggle(tree)
+        table = tree / ("Train.csv" if part == "training" else "Test.csv")
+        table.write_text(table.read_text().replace(",14,", ",15,").replace(",1,", ",2,").replace("Train/", "Train/./"))
+    else:
+        renumber(tree, 1, training=part == "training", test=part == "test")
+    words = r"the training part has the classes .*, the test part .* if one is counted from another number"
+    with pytest.raises(DataError, match=f"{words}|has a folder of none of the classes that are asked for"):
+        plan(config(tree, classes=classes))
+
+
+def test_classes_that_are_counted_from_1_throughout_end_the_call(tmp_path: Path) -> None:
+    rows = []
+    for number in range(1, 44):
+        write_image(tmp_path / "Train" / str(number) / f"{number:05d}_00000_00000.png", number % 43)
+        rows.append([*good_row("", number)[1:], f"Train/{number}/{number:05d}_00000_00000.png"])
+    with (tmp_path / "Train.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows([(*COLUMNS[1:], "Path"), *rows])
+    with pytest.raises(DataError, match="there is a class 43 and no class 0"):
+        plan(config(tmp_path, classes=None))
+
+
+def test_test_images_of_a_class_without_training_images_are_counted(tree: Path) -> None:
+    write_image(tree / TEST_IMAGES / "00002.ppm", 7)
+    edit(tree / TEST_TABLE, lambda rows: rows.append(good_row("00002.ppm", 7)))
+    made = plan(config(tree, classes=None))
+    assert [(reject.rule, reject.item) for reject in made.rejects] == [("untrained-class", "test/00002")]
+    assert made.classes == ("speed limit 30", "stop")
+    assert len(made.items) == 14
+
+
+def test_folders_of_classes_that_are_named_otherwise_leave_no_set_for_testing(tree: Path) -> None:
+    for number in (1, 14):
+        table_of(tree, number).parent.rename(tree / TRAINING / str(number))
+    with pytest.raises(DataError, match=r"Training: its folders of classes are named 00000 to 00042 .*: '1'"):
+        plan(config(tree, classes=None))
+
+
+def add_test_image(tree: Path, name: str, source: Path, number: int, row: Row | None = None) -> None:
+    shutil.copy(source, tree / TEST_IMAGES / name)
+    edit(tree / TEST_TABLE, lambda rows: rows.append([name, *(row or good_row("", number))[1:]]))
+
+
+def test_a_training_track_with_a_picture_that_is_a_test_image_is_left_out_whole(tree: Path) -> None:
+    add_test_image(tree, "00002.ppm", tree / TRAINING / "00001" / "00002_00001.ppm", 1)
+    made = plan(config(tree))
+    assert [(reject.rule, reject.item) for reject in made.rejects] == [
+        ("leaks-into-test", f"train/00001/00002_0000{frame}") for frame in range(2)
+    ]
+    assert {item.group for item in made.items if item.split != "test"} == {
+        f"{n:05d}/{t:05d}" for n in (1, 14) for t in range(3)
+    } - {"00001/00002"}
+
+
+def test_a_set_whose_test_part_is_copied_from_training_is_refused(tree: Path, tmp_path: Path) -> None:
+    for track in range(3):
+        add_test_image(tree, f"0001{track}.ppm", tree / TRAINING / "00001" / f"{track:05d}_00000.ppm", 1)
+    with pytest.raises(DataError, match=r"'speed limit 30' has no sample: 6 leaks-into-test"):
+        write_prepared(plan(config(tree)), tmp_path / "set", name="gtsrb", image_size=32, root=tree, workers=0)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_tracks_with_a_picture_in_common_are_one(tree: Path, seed: int) -> None:
+    folder = tree / TRAINING / "00001"
+    for frame in range(2):
+        shutil.copy(folder / f"00000_0000{frame}.ppm", folder / f"00009_0000{frame}.ppm")
+    edit(table_of(tree, 1), lambda rows: rows.extend(good_row(f"00009_0000{frame}.ppm", 1) for frame in range(2)))
+    made = plan(config(tree, seed=seed))
+    found = {item.sample_id: item for item in made.items}
+    assert len(found) == 16
+    assert len({found[f"train/00001/{track}_00000"].split for track in ("00000", "00009")}) == 1
+    assert len({found[f"train/00001/{track}_00000"].group for track in ("00000", "00009")}) == 1
+
+
+def test_a_picture_of_two_classes_is_of_neither(tree: Path) -> None:
+    shutil.copy(tree / TRAINING / "00001" / "00000_00000.ppm", tree / TRAINING / "00014" / "00007_00000.ppm")
+    edit(table_of(tree, 14), lambda rows: rows.append(good_row("00007_00000.ppm", 14)))
+    made = plan(config(tree))
+    assert {(reject.rule, reject.item) for reject in made.rejects} == {
+        ("repeated-annotation", "train/00001/00000_00000"),
+        ("repeated-annotation", "train/00014/00007_00000"),
+    }
+
+
+def test_tracks_that_are_torn_between_the_parts_end_the_call_and_tracks_that_begin_anew_do_not(tree: Path) -> None:
+    for track, frame in ((0, 2), (1, 3)):
+        path = tree / "other.ppm"
+        write_image(path.with_name(f"{track}{frame}.ppm"), 1)
+        add_test_image(tree, f"{track:05d}_{frame:05d}.ppm", path.with_name(f"{track}{frame}.ppm"), 1)
+    with pytest.raises(
+        DataError, match="by their names test images are frames of 2 training tracks, the first is 00000 of class 1"
+    ):
+        plan(config(tree))
+    for track in (0, 1):  # a recording of its own, whose frames are counted from 0 as well
+        write_image(tree / f"{track}.ppm", 1)
+        add_test_image(tree, f"{track:05d}_00000.ppm", tree / f"{track}.ppm", 1)
+    assert len(plan(config(tree)).items) == 18
+
+
+def test_a_group_in_both_parts_ends_the_call(tree: Path) -> None:
+    write_table(tree / TEST_TABLE, [[*good_row("00001.ppm", 1), "00001/00002"]], header=(*COLUMNS, "Group"))
+    with pytest.raises(DataError, match="Group '00001/00002' stands in both parts"):
+        plan(config(tree))
+
+
+def test_tracks_of_one_image_each_are_noted(tree: Path) -> None:
+    assert not any(item.notes for item in plan(config(tree)).items)
+    for number in (1, 14):
+        edit(table_of(tree, number), lambda rows: rows.__setitem__(slice(None), rows[::2]))
+    assert {item.notes for item in plan(config(tree)).items} == {frozenset({"single-frame"})}
+
+
+@pytest.mark.parametrize("beside", [".png", ".jpg"])
+def test_the_file_that_the_table_names_is_read_also_beside_one_of_another_ending(tree: Path, beside: str) -> None:
+    for path in list((tree / TRAINING / "00001").glob("*.ppm")):
+        Image.new("RGB", (SIDE, SIDE)).save(path.with_suffix(beside))
+    table_of(tree, 1).write_text(table_of(tree, 1).read_text().replace("00000_00000.ppm", f"00000_00000{beside}"))
+    named = {item.source_file.rsplit("/", 1)[1] for item in plan(config(tree)).items if "/00001/" in item.source_file}
+    assert named == {
+        f"00000_00000{beside}",
+        *(f"{track:05d}_0000{frame}.ppm" for track in range(3) for frame in range(2) if track + frame),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -608,4 +777,5 @@ def test_real_images_load_with_masks_that_lie_on_the_sign(real: Plan) -> None:
         assert isinstance(sample, Sample)
         assert 0.2 < sample.mask.mean() / 255 < 0.8, sample.sample_id
         assert sample.mask[14:18, 14:18].min() == 255, sample.sample_id
-        assert not sample.notes
+        assert sample.notes <= {"no-outline"}
+    assert not note_lines(Counter(note for sample in samples if isinstance(sample, Sample) for note in sample.notes), len(samples))
