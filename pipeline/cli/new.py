@@ -116,4 +116,5 @@ def seen(found: "Look") -> list[str]:
         f"squares around objects: median {found.side:.0f} px, four of five between {low:.0f} and {high:.0f} px; median foreground "
         f"{100 * found.foreground:.0f} % ({found.decoded} images looked at)",
         f"not taken: {rejected}" if rejected else "every object can be used, as far as was looked at",
+        *(f"note: {line}" for line in found.notes),
     ]

@@ -55,7 +55,7 @@ def plan(config: FolderConfig) -> Plan:
         classes=classes,
         recipe=recipe_of(config, version=RECIPE_VERSION, mask_values=MASK_VALUES),
         files=sorted(files),
-        items=_items(entries, original, label_of, shares, config.seed),
+        items=_items(config.root, entries, original, label_of, shares, config.seed),
         load=partial(load_item, root=config.root, image_size=config.image_size, context=config.context),
         rejects=rejects,
     )
@@ -135,7 +135,12 @@ def _without_lonely(entries: list[Entry]) -> tuple[list[Entry], list[Reject]]:
 
 
 def _items(
-    entries: list[Entry], original: Mapping[str, str], label_of: dict[str, int], shares: Mapping[Split, float], seed: int
+    root: Path,
+    entries: list[Entry],
+    original: Mapping[str, str],
+    label_of: dict[str, int],
+    shares: Mapping[Split, float],
+    seed: int,
 ) -> list[FolderItem]:
     """Give the entries without a split one, whole groups at a time."""
     open_entries = [entry for entry in entries if entry.split is None]
@@ -143,10 +148,14 @@ def _items(
     drawn = assign_splits(groups, labels, shares, seed=seed)
     times, names = Counter(entry.mask for entry in entries), Counter(map(_letters, label_of))
     classes = _classes_of(original, entries)
+    masks, pictures = originals(root, times), defaultdict(set)
+    for entry in entries:
+        pictures[masks.get(entry.mask)].add(original.get(entry.image, entry.image))
 
     def noted(entry: Entry) -> frozenset[str]:
         told = {
             "shared-mask": times[entry.mask] > 1,
+            "alike-mask": entry.mask in masks and len(pictures[masks[entry.mask]]) > 1,
             "alike-class": names[_letters(entry.class_name)] > 1,
             "two-classes": len(classes[original.get(entry.image, entry.image)]) > 1,
         }
@@ -204,8 +213,8 @@ def _read_mask(picture: ImageFile, path: Path, name: str) -> Raster:
     except Rejected as error:
         rule = "unreadable-mask" if error.rule == "unreadable-image" else error.rule
         raise Rejected(rule, f"{name}: {error.detail}") from error
-    notes = {"turned-alone"} if turned_alone else set()
-    return replace(mask, notes=frozenset(notes | ({"border-foreground"} if _lies_at_border(mask) else set())))
+    told = {"turned-alone": turned_alone, "border-foreground": _lies_at_border(mask), "filled-box": _is_box(mask)}
+    return replace(mask, notes=frozenset(name for name, holds in told.items() if holds))
 
 
 def _check_sizes(picture: ImageFile, mask: ImageFile) -> None:
@@ -227,6 +236,11 @@ def _lies_at_border(mask: Raster) -> bool:
     within = sum(mask.image.histogram()[FOREGROUND:]) - at_border
     share = at_border / len(border)
     return share > 0.5 and within <= share * (mask.width * mask.height - len(border))
+
+
+def _is_box(mask: Raster) -> bool:
+    x0, y0, x1, y1 = _box_of(mask)
+    return sum(mask.image.histogram()[FOREGROUND:]) == (x1 - x0) * (y1 - y0)
 
 
 def _box_of(mask: Raster) -> Box:

@@ -19,6 +19,7 @@ from pipeline.data.gtsrb.layouts import find_tables
 from pipeline.data.gtsrb.shapes import NUM_CLASSES
 from pipeline.data.gtsrb.source import CLASS_NAMES
 from pipeline.data.prepare import plan_of
+from pipeline.data.rules import note_lines
 from pipeline.data.sample import Reject, Sample
 from pipeline.errors import DataError
 from pipeline.progress import progress_bar
@@ -47,6 +48,8 @@ class Look:
     """Items that were decoded for sides and foreground."""
     rejects: dict[str, int]
     """Objects that were not taken by the rule that they broke: all that the listing rejects, and those among the decoded."""
+    notes: tuple[str, ...] = ()
+    """What is to be said of the set, as ``prepare`` says it."""
 
     @property
     def num_objects(self) -> int:
@@ -105,6 +108,7 @@ def look(config: OwnSource) -> Look:
     samples, rejects = _decoded(plan)
     if not samples:
         raise DataError("root: none of the objects that were decoded can be used; foreguard prepare says of each one why")
+    rules = Counter(one.rule for one in (*plan.rejects, *rejects))
     return Look(
         config=config,
         counts={name: dict(of_class) for name, of_class in counts.items()},
@@ -112,7 +116,8 @@ def look(config: OwnSource) -> Look:
         sides=tuple(sorted(one.box[2] - one.box[0] for one in samples)),
         foreground=float(median(one.mask.mean() / 255 for one in samples)),
         decoded=min(DECODED, len(plan.items)),
-        rejects=dict(Counter(one.rule for one in (*plan.rejects, *rejects)).most_common()),
+        rejects=dict(rules.most_common()),
+        notes=tuple(note_lines(Counter(note for one in samples for note in one.notes), len(samples), rules)),
     )
 
 

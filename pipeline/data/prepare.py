@@ -75,10 +75,7 @@ def _summary(target: Path, outcome: Outcome) -> str:
 
 def _notes(outcome: Outcome) -> list[str]:
     """What the whole set says of itself; it is as true of a set that was there already."""
-    notes = note_lines(outcome.notes, outcome.num_samples)
-    if count := outcome.rejects.get("unknown-category"):
-        ids = "category_id that no category has: are objects and categories counted from the same number?"
-        notes.append(f"{count} objects have a {ids} If not, the others have a wrong class")
+    notes = note_lines(outcome.notes, outcome.num_samples, outcome.rejects)
     for split, use in (("val", "no training can be validated"), ("test", "no system can be tested")):
         if any(outcome.counts["train"].values()) and not any(outcome.counts[split].values()):
             notes.append(f"the split {split} is empty: {use} on this set; give it images")

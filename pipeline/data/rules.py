@@ -75,6 +75,9 @@ NOTES: Mapping[str, str] = {
     " ways fit: if these were drawn on the stored pixels they are wrong; look at preview=true",
     "border-foreground": "in {count} of {total} masks the border is foreground, and what lies within is not more so: are black and"
     " white exchanged? Background is 0, the object is not; look at preview=true",
+    "filled-box": "in {count} of {total} masks the object is a filled box: oracle masks that are boxes tell where an object is, and"
+    " not its outline; look at preview=true",
+    "alike-mask": "{count} of {total} pictures have a mask that is, to the byte, the file of another picture's: is each mask its own?",
     "shared-mask": "{count} of {total} pictures share their mask file with another picture",
     "alike-class": "{count} of {total} pictures are of classes whose names differ in capitals, spaces or unseen letters alone: is"
     " one class meant?",
@@ -92,19 +95,47 @@ NOTES: Mapping[str, str] = {
     " (in GTSRB in less than 1 of 100): are classes, ROIs or colors those of others? Look at preview=true",
     "single-frame": "nearly every training image is a track of its own by its name (in GTSRB a track has 30): if some show one sign"
     " they may be trained on and tested; say the tracks in a column Group",
+    "upper-left": "{count} of {total} objects are of a part in which none comes near the right or lower edge of its picture, and some"
+    " begin at the other two: were pictures made larger after labelling, and outlines not? Look at preview=true",
+    "twin": "{count} of {total} objects have another one in their place, of nearly the same outline: are objects listed twice?",
+    "twin-class": "{count} of {total} objects have another one of another class in their place, of nearly the same outline: which"
+    " it is is not known",
     "dropped-fragment": "{count} of {total} objects lost outlines of fewer than 3 points",
     "outline-box": "in {count} of {total} objects bbox is not the box of the outline (x0, y0, x1, y1 for x, y, width, height?);"
     " the outline's was taken",
 }
 """By the name that a sample carries."""
-_SHARE = {"border-foreground": 0.2, "percent": 0.9, "size-for-corner": 0.5, "off-center": 0.2, "whole-roi": 0.5, "no-outline": 0.05}
+_SHARE = {
+    "border-foreground": 0.2,
+    "filled-box": 0.1,
+    "alike-mask": 0.05,
+    "twin": 0.01,
+    "twin-class": 0.01,
+    "percent": 0.9,
+    "size-for-corner": 0.5,
+    "off-center": 0.2,
+    "whole-roi": 0.5,
+    "no-outline": 0.05,
+}
 """Notes that say something only of more than this share of the samples."""
 
 
-def note_lines(counts: Mapping[str, int], total: int) -> list[str]:
-    """What ``prepare`` prints, one line a note."""
-    return [
+_OUTSIDE = 0.05
+"""Objects outside of their pictures that are more than slips, as a share of all."""
+
+
+def note_lines(counts: Mapping[str, int], total: int, rejects: Mapping[str, int]) -> list[str]:
+    """What ``prepare`` and ``new`` print, one line a note: of the ``total`` samples that were taken, and what those that were not
+    say of these."""
+    lines = [
         NOTES[name].format(count=count, total=total)
         for name, count in sorted(counts.items())
         if count > _SHARE.get(name, 0.0) * total
     ]
+    if count := rejects.get("unknown-category"):
+        ids = "category_id that no category has: are objects and categories counted from the same number?"
+        lines.append(f"{count} objects have a {ids} If not, the others have a wrong class")
+    if (count := rejects.get("box-outside-image", 0)) > _OUTSIDE * (total + count):
+        what = "were these made smaller after labelling? Then the others are wrong too"
+        lines.append(f"{count} objects lie outside of their pictures: {what}")
+    return lines

@@ -27,6 +27,9 @@ _NOT_JSON = re.compile(rb"(?:^|(?<=[:,\[\s]))(?:NaN|-?Infinity)(?=[\s,\]}]|$)")
 _MOST_DIGITS = sys.int_info.str_digits_check_threshold
 _LONG_NUMBER = re.compile(rb"(?:^|[:\[\s])-?[0-9]{%d}" % (_MOST_DIGITS + 1))
 
+EXACT = 2**53
+"""From here on a float stands for several whole numbers: ids that were written as such are those of others."""
+
 Id = int | str
 
 
@@ -79,7 +82,7 @@ def identity(value: Any) -> Id | None:
 
 
 def _whole(value: Any) -> int | None:
-    if isinstance(value, float) and value.is_integer():
+    if isinstance(value, float) and value.is_integer() and abs(value) < EXACT:
         return int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
@@ -129,6 +132,7 @@ def _image(record: Mapping[str, Any], where: str, path: Path) -> ImageRecord:
 
 def _id(record: Mapping[str, Any], where: str) -> Id:
     value = identity(record.get("id"))
+    _check_exact(record, ("id",), where)
     if value is None:
         what = f"is {record['id']!r}, expected a whole number or text" if "id" in record else "is missing"
         raise DataError(f"{where}: 'id' {what}")
@@ -142,7 +146,17 @@ def read_annotations(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             if section == "annotations" and position >= 0:
                 if not isinstance(record, dict) or not {"image_id", "category_id"} <= record.keys():
                     raise DataError(f"{path}: annotations[{position}] is no object of an image and a category; {recognize(path)}")
+                _check_exact(record, ("image_id", "category_id"), f"{path}: annotations[{position}]")
                 yield position, record
+
+
+def _check_exact(record: Mapping[str, Any], names: Sequence[str], where: str) -> None:
+    """Raises DataError for an id that was written as a float and has more digits than one holds."""
+    for name in names:
+        value = record.get(name)
+        if isinstance(value, float) and abs(value) >= EXACT:
+            what = f"is {value!r}, a float, which has no room for all its digits: several ids become one"
+            raise DataError(f"{where}: {name!r} {what}; write ids as whole numbers or as text")
 
 
 def _records(path: Path) -> Generator[tuple[str, int, Any], None, None]:

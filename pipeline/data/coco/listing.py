@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.data.coco.annotations import Annotation, Id, ImageRecord, identity, read_annotations
-from pipeline.data.coco.objects import ImageItem
+from pipeline.data.coco.objects import ImageItem, box_of
 from pipeline.data.config import CocoConfig, CocoPart
 from pipeline.data.images import open_image
 from pipeline.data.names import Tree
@@ -19,6 +19,8 @@ from pipeline.errors import DataError, shortened
 
 ANNOTATIONS = "annotations"
 NOWHERE = "it lies nowhere below"
+FEWEST_BOXES, AT_EDGE, FAR_FROM_EDGE = 20, 0.03, 0.1
+"""Boxes that tell where objects lie in pictures, and shares of a side."""
 MAX_SEARCHED = 200_000
 """Files that are looked at for an image that is not where it should be."""
 
@@ -28,6 +30,26 @@ def annotation_path(root: Path, part: CocoPart) -> Path:
     usual = root / ANNOTATIONS / part.annotations
     elsewhere = root / part.annotations
     return elsewhere if os.path.isfile(elsewhere) and not os.path.isfile(usual) else usual
+
+
+class _Reach:
+    """How near to the edges of their pictures the objects of a part come, as shares of width and height."""
+
+    def __init__(self) -> None:
+        self._boxes: list[tuple[float, ...]] = []
+
+    def see(self, annotation: Annotation, image: ImageItem) -> None:
+        box = box_of(annotation, image.width, image.height)
+        if box is not None:
+            self._boxes.append(tuple(value / (image.height if place % 2 else image.width) for place, value in enumerate(box)))
+
+    @property
+    def ends_early(self) -> bool:
+        """Whether objects begin at the left and upper edge and none comes near the other two: of so many hardly ever by chance."""
+        if len(self._boxes) < FEWEST_BOXES:
+            return False
+        left, top, right, bottom = zip(*self._boxes, strict=True)
+        return max(min(left), min(top)) < AT_EDGE and max(*right, *bottom) < 1 - FAR_FROM_EDGE
 
 
 class Listing:
@@ -45,7 +67,7 @@ class Listing:
 
     def add(self, part: CocoPart, images: list[ImageRecord], known: Mapping[Id, int | None]) -> None:
         """List one part. ``known``: category id -> label, or None for a category that is in no class."""
-        taken = self._take_images(part, images)
+        taken, reach = self._take_images(part, images), _Reach()
         listed, used, used_images = {image.image_id for image in images}, set[Id | None](), set[Id | None]()
         for position, record in read_annotations(annotation_path(self._root, part)):
             category_id, image_id = identity(record["category_id"]), identity(record["image_id"])
@@ -56,7 +78,9 @@ class Listing:
                 what = f"category_id {str(record['category_id'])[:40]!r} is not in the file"
                 self._reject(part.annotations, name, "unknown-category", what)
             elif image_id is not None and image_id in taken:
-                self._annotate(taken[image_id], _annotation(record, position, known[category_id]))
+                annotation = _annotation(record, position, known[category_id])
+                reach.see(annotation, taken[image_id])
+                self._annotate(taken[image_id], annotation)
             elif known[category_id] is not None and image_id not in listed:
                 what = f"image_id {str(record['image_id'])[:40]!r} is not in the file"
                 self._reject(part.annotations, name, "annotation-without-image", what)
@@ -64,6 +88,7 @@ class Listing:
         _check_image_numbering(annotation_path(self._root, part), used_images, listed)
         for image in taken.values():
             if image.has_ours:
+                image.notes = frozenset({"upper-left"} if reach.ends_early else ())
                 self.images.append(image)
             else:
                 what = "no object of the configured classes"

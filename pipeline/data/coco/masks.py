@@ -60,19 +60,33 @@ def read_outline(segmentation: Any, *, width: int, height: int) -> Outline:
     return Outline(np.array(runs, dtype=np.int64), "rle")
 
 
-def extent(segmentation: Any, *, width: int, height: int) -> tuple[Box | None, int]:
-    """The box around what an outline covers of the image, and how many polygons were left out; None where it covers nothing.
+class Extent(NamedTuple):
+    """Where an outline lies."""
 
-    Of polygons it is the box around their points, which takes no drawing. Raises ``Rejected`` as ``read_outline`` does.
-    """
+    visible: Box | None
+    """Around what it covers of the image; None where it covers nothing."""
+    drawn: Box | None
+    """The same with what lies outside of the image."""
+    num_dropped: int
+    """Polygons that were left out."""
+
+
+def extent(segmentation: Any, *, width: int, height: int) -> Extent:
+    """The boxes around an outline. Of polygons they are those around their points, which takes no drawing. Raises ``Rejected`` as
+    ``read_outline`` does."""
     segmentation = _unwrapped(segmentation)
     if not isinstance(segmentation, list):
         outline = read_outline(segmentation, width=width, height=height)
-        return _extent_of_runs(outline.runs, height), 0
+        around = extent_of_runs(outline.runs, height)
+        return Extent(around, around, 0)
     polygons, num_dropped = _polygons(segmentation, width, height)
-    points = np.concatenate([np.array(polygon).reshape(-1, 2) for polygon in polygons]).clip(0, (width, height))
+    points = np.concatenate([np.array(polygon).reshape(-1, 2) for polygon in polygons])
+    return Extent(_around(points.clip(0, (width, height))), _around(points), num_dropped)
+
+
+def _around(points: np.ndarray) -> Box | None:
     (x0, y0), (x1, y1) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
-    return ((x0, y0, x1, y1) if x1 > x0 and y1 > y0 else None), num_dropped
+    return (x0, y0, x1, y1) if x1 > x0 and y1 > y0 else None
 
 
 def runs_along_rows(segmentation: Any, *, width: int, height: int) -> bool:
@@ -105,7 +119,8 @@ def _code(counts: str) -> str:
     return quoted[2].replace("\\\\", "\\") if quoted else counts
 
 
-def _extent_of_runs(runs: Runs, height: int) -> Box | None:
+def extent_of_runs(runs: Runs, height: int) -> Box | None:
+    """The box around run lengths; None where they cover nothing."""
     ends = np.cumsum(runs)
     first, last = ends[0:-1:2], ends[1::2] - 1  # of each foreground run
     first, last = first[last >= first], last[last >= first]

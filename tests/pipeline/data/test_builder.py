@@ -166,9 +166,9 @@ def test_notes_are_counted_over_the_samples(tmp_path):
     noted = [made_sample(4, notes=frozenset({"turned", "border-foreground"})), made_sample(5, notes=frozenset({"turned"}))]
     outcome = write(made_plan([*SAMPLES, *noted]), tmp_path / "set")
     assert outcome.notes == {"border-foreground": 1, "turned": 2}
-    assert note_lines(outcome.notes, outcome.num_samples) == ["2 of 6 pictures were turned upright by their EXIF orientation"]
+    assert note_lines(outcome.notes, outcome.num_samples, {}) == ["2 of 6 pictures were turned upright by their EXIF orientation"]
     for count in (4, 3, 2):  # half a set drawn the other way round too
-        assert note_lines({"border-foreground": count}, 6)[0].startswith(f"in {count} of 6 masks the border is foreground")
+        assert note_lines({"border-foreground": count}, 6, {})[0].startswith(f"in {count} of 6 masks the border is foreground")
 
 
 def test_a_failure_in_the_middle_leaves_nothing(tmp_path):

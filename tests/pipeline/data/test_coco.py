@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 from collections import defaultdict
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -371,7 +372,7 @@ def test_pictures_that_exif_turns_within_their_size_are_noted(made_up: MadeUp, t
     path = made_up.root / "photos" / "001.png"
     with Image.open(path) as image:
         image.save(path, exif=exif)
-    noted = {sample.source_file: sample.notes for sample in made_up.load()[0]}
+    noted = {sample.source_file: sample.notes - {"filled-box"} for sample in made_up.load()[0]}
     assert noted == {"photos/001.png": {"turned", "turned-alone"}, "photos/002.png": frozenset()}
 
 
@@ -546,6 +547,13 @@ def test_no_image_stands_on_both_sides_of_a_split(mini: tuple[Plan, list[Sample]
 
 
 @pytest.mark.slow
+def test_nothing_is_to_be_said_of_a_real_set(mini: tuple[Plan, list[Sample], list[Reject]]) -> None:
+    _, samples, rejects = mini
+    assert not note_lines(
+        Counter(note for sample in samples for note in sample.notes), len(samples), Counter(reject.rule for reject in rejects)
+    )
+
+
 def test_every_object_of_the_classes_becomes_a_sample_or_a_reject(coco_mini: Path) -> None:
     found = plan(shipped("coco_mini", coco_mini, max_overlap=1.0, border=None, min_size=48, image_size=8))
     labels = [label for item in found.items for label in (Annotation.unpack(packed).label for packed in item.annotations)]
@@ -1304,8 +1312,95 @@ def test_objects_that_all_lie_in_the_first_hundred_pixels_of_photographs_may_be_
     for place, noted in ((60, {"percent"}), (160, set())):
         record = Annotation(annotation_id=1, label=0, crowd=False, box=None, segmentation=rectangle(place, 50, 30, 30))
         assert check_object(record, 640, 480, MadeUp(tmp_path / str(place)).config())[1] == noted
-    assert note_lines({"percent": 12}, 12)[0].startswith("12 of 12 objects lie within the first 100 pixels")
-    assert not note_lines({"percent": 5}, 12)
+    assert note_lines({"percent": 12}, 12, {})[0].startswith("12 of 12 objects lie within the first 100 pixels")
+    assert not note_lines({"percent": 5}, 12, {})
+
+
+def blob(x: float, y: float, radius: float) -> list[list[float]]:
+    """A polygon with a center."""
+    turn = np.linspace(0, 2 * np.pi, 24, endpoint=False)
+    return [np.stack([x + radius * np.cos(turn), y + radius * np.sin(turn)], axis=1).ravel().tolist()]
+
+
+def test_outlines_that_are_boxes_are_noted(made_up: MadeUp) -> None:
+    name = made_up.object(1, (30, 55, 16, 16), segmentation=blob(38, 63, 8))
+    code = coco_mask.encode(np.asfortranarray(np.pad(np.ones((20, 16), np.uint8), ((55, 5), (4, 80)))))
+    rle = made_up.object(2, (4, 55, 16, 20), segmentation={"size": [80, 100], "counts": code["counts"].decode()})
+    noted = {sample.sample_id: sample.notes for sample in made_up.load()[0]}
+    assert noted == dict.fromkeys(SOUND | {rle}, frozenset({"filled-box"})) | {name: frozenset()}
+
+
+@pytest.mark.parametrize(("category", "note"), [(1, "twin"), (2, "twin"), (3, "twin-class"), (4, None)])
+@pytest.mark.parametrize("max_overlap", [0.4, 1])
+def test_an_object_that_is_listed_twice_with_outlines_a_pixel_apart_is_noted(
+    made_up: MadeUp, category: int, note: str | None, max_overlap: float
+) -> None:
+    one = made_up.object(1, (8, 43, 34, 34), segmentation=blob(25, 60, 17))
+    made_up.object(1, (9, 43, 34, 34), category, segmentation=blob(26, 60, 17))
+    made_up.object(2, (8, 43, 34, 34), segmentation=blob(25, 60, 17))
+    made_up.object(2, (20, 43, 34, 34), category, segmentation=blob(37, 60, 17))  # another one, in front
+    samples = made_up.load(max_overlap=max_overlap, border=None)[0]
+    noted = {sample.sample_id for sample in samples if sample.notes & {"twin", "twin-class"}}
+    twins = {sample.sample_id for sample in samples if sample.sample_id.split("#")[0] == one.split("#")[0]} - SOUND
+    assert noted == (twins if note else set())
+    assert all(sample.notes == {note} for sample in samples if sample.sample_id in noted)
+
+
+@pytest.mark.parametrize("scale", [1, 1.25, 2])
+@pytest.mark.parametrize("boxes", [True, False])
+def test_pictures_that_were_made_larger_than_their_outlines_are_noted(made_up: MadeUp, scale: float, boxes: bool) -> None:
+    """Sizes of the records as the pictures are now, outlines as they were before; the originals show objects everywhere."""
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        image = made_up.image()
+        for _ in range(3):
+            x, y = rng.uniform(0, 80 / scale), rng.uniform(0, 60 / scale)
+            made_up.object(image, (x, y, 20 / scale, 20 / scale), segmentation=rectangle(x, y, 20 / scale, 20 / scale))
+    made_up.annotations = made_up.annotations[4:]  # those of the fixture lie where they lie
+    for x, y in ((0, 20), (20, 0), (79, 10), (10, 59)):
+        made_up.object(3, (x / scale, y / scale, 20 / scale, 20 / scale))
+    for record in () if boxes else made_up.annotations:
+        del record["bbox"]
+    made_up.write()
+    assert {item.notes for item in plan(made_up.config(classes={"cat": ("cat",)})).items} == {
+        frozenset({"upper-left"} if scale > 1 else ())
+    }
+
+
+@pytest.mark.parametrize("boxes", [True, False])
+def test_pictures_that_were_made_smaller_than_their_outlines_are_told_by_those_that_lie_outside(
+    made_up: MadeUp, boxes: bool
+) -> None:
+    outside = [made_up.object(1, (70, 50, 60, 60)), made_up.object(2, (10, 40, 30, 60))]
+    for record in made_up.annotations if not boxes else ():
+        del record["bbox"]
+    samples, rejects = made_up.load(border=None)
+    assert {(reject.item, reject.rule) for reject in rejects} == {(name, "box-outside-image") for name in outside}
+    assert {sample.sample_id for sample in samples} == SOUND
+    assert note_lines({}, 4, {"box-outside-image": 2})[0].startswith("2 objects lie outside of their pictures")
+    assert not note_lines({}, 100, {"box-outside-image": 2})
+
+
+@pytest.mark.parametrize("where", ["images", "image_id", "category_id"])
+def test_ids_that_a_float_cannot_hold_end_the_call(made_up: MadeUp, where: str) -> None:
+    """Of 9007199254740993 and its neighbor a float makes one number."""
+    large = 2.0**53
+    if where == "images":
+        made_up.images[0]["id"] = large
+    else:
+        made_up.annotations[1][where] = large
+    with pytest.raises(DataError, match=r"'(id|image_id|category_id)' is 9007199254740992.0, a float.*whole numbers or as text"):
+        made_up.load()
+
+
+@pytest.mark.parametrize("write", [lambda number: number, str, lambda number: f"{number}.0"])
+def test_ids_of_many_digits_that_are_written_whole_are_kept_apart(made_up: MadeUp, write: Any) -> None:
+    ids = {1: 2**53 + 1, 2: 2**53 + 2}
+    for record in made_up.images:
+        record["id"] = ids[record["id"]]
+    for record in made_up.annotations:
+        record["image_id"] = write(ids[record["image_id"]])
+    assert {sample.sample_id for sample in made_up.load()[0]} == SOUND
 
 
 @pytest.mark.parametrize("step", [1, -1])

@@ -20,6 +20,7 @@ from pipeline.config import CONFIG_DIR, validate
 from pipeline.data.builder import write_prepared
 from pipeline.data.config import FolderConfig
 from pipeline.data.folder import plan
+from pipeline.data.rules import note_lines
 from pipeline.data.sample import Plan, Reject, Sample
 from pipeline.errors import ConfigError, DataError
 
@@ -57,6 +58,8 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "own"
 
 
+SHAPE_NOTES = {"filled-box", "alike-mask"}
+"""The masks made here are one and the same box."""
 SOUND = {f"images/{class_name}/{name}.png" for class_name in ("cat", "dog") for name in ("a", "b", "c")}
 
 
@@ -507,7 +510,7 @@ def test_a_picture_that_exif_turns_and_a_mask_that_is_not_turned(root: Path, squ
     samples, rejects = load(root)
     if square:
         (sample,) = (sample for sample in samples if sample.source_file == "images/cat/a.png")
-        assert sample.notes == {"turned", "turned-alone"}
+        assert sample.notes - SHAPE_NOTES == {"turned", "turned-alone"}
         assert not rejects
     else:
         assert [(reject.source_file, reject.rule) for reject in rejects] == [("images/cat/a.png", "turned-image")]
@@ -525,7 +528,7 @@ def at_the_lower_border() -> np.ndarray:
 def test_masks_of_the_background_are_noted_also_where_the_object_reaches_the_border(root: Path, drawn: np.ndarray) -> None:
     save(root / "masks" / "cat" / "a.png", 255 - drawn)
     save(root / "masks" / "cat" / "b.png", drawn)
-    noted = {sample.source_file: sample.notes for sample in load(root)[0]}
+    noted = {sample.source_file: sample.notes - SHAPE_NOTES for sample in load(root)[0]}
     assert noted["images/cat/a.png"] == {"border-foreground"}
     assert noted["images/cat/b.png"] == frozenset()
 
@@ -533,9 +536,34 @@ def test_masks_of_the_background_are_noted_also_where_the_object_reaches_the_bor
 def test_a_mask_of_several_pictures_is_noted(root: Path) -> None:
     rows = ["images/cat/a.png,masks/cat/a.png,cat", "images/cat/b.png,masks/cat/a.png,cat", "images/dog/a.png,masks/dog/a.png,dog"]
     (root / "labels.csv").write_text("\n".join(["image,mask,label", *rows, "images/dog/b.png,masks/dog/b.png,dog"]))
-    noted = {sample.source_file: sample.notes for sample in load(root)[0]}
+    noted = {sample.source_file: sample.notes - SHAPE_NOTES for sample in load(root)[0]}
     assert {name for name, notes in noted.items() if notes == {"shared-mask"}} == {"images/cat/a.png", "images/cat/b.png"}
     assert len(noted) == 4
+
+
+def disc(x: float, y: float, radius: float) -> np.ndarray:
+    rows, columns = np.mgrid[:HEIGHT, :WIDTH]
+    return (((rows - y) ** 2 + (columns - x) ** 2 <= radius**2) * 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg"])
+def test_masks_that_are_filled_boxes_are_noted(root: Path, ending: str) -> None:
+    for name, drawn in (("a", disc(18, 12, 7)), ("b", mask()), ("c", mask() | disc(18, 12, 7))):
+        (root / "masks" / "cat" / f"{name}.png").unlink()
+        Image.fromarray(drawn).save(root / "masks" / "cat" / f"{name}.{ending}", quality=100, subsampling=0)
+    noted = {sample.source_file for sample in load(root)[0] if "filled-box" in sample.notes}
+    assert noted == {"images/cat/b.png", *(name for name in SOUND if "dog" in name)}
+    assert note_lines({"filled-box": 4}, 6, {})[0].startswith("in 4 of 6 masks the object is a filled box")
+    assert not note_lines({"filled-box": 1}, 20, {})
+
+
+def test_one_mask_under_many_names_is_noted_but_that_of_a_picture_there_twice_is_not(root: Path) -> None:
+    for place, name in enumerate("abc"):
+        save(root / "masks" / "cat" / f"{name}.png", disc(18 + place, 12, 7))
+    shutil.copy(root / "images" / "cat" / "a.png", root / "images" / "cat" / "copy.png")
+    shutil.copy(root / "masks" / "cat" / "a.png", root / "masks" / "cat" / "copy.png")
+    noted = {sample.source_file for sample in load(root)[0] if "alike-mask" in sample.notes}
+    assert noted == {name for name in SOUND if "dog" in name}
 
 
 @pytest.mark.parametrize(
@@ -560,7 +588,7 @@ def test_an_object_that_fills_its_picture_is_not_taken_for_the_background(root: 
     drawn = np.full((HEIGHT, WIDTH), 255, np.uint8)
     drawn[:4, :4] = drawn[-4:, -4:] = 0
     save(root / "masks" / "cat" / "a.png", drawn)
-    noted = {sample.source_file: sample.notes for sample in load(root)[0]}
+    noted = {sample.source_file: sample.notes - SHAPE_NOTES for sample in load(root)[0]}
     assert noted["images/cat/a.png"] == frozenset()
 
 

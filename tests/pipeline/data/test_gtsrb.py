@@ -595,7 +595,7 @@ def test_a_roi_that_lies_as_none_of_gtsrb_does_is_noted(tree: Path, roi: tuple[i
     found = plan(config(tree))
     noted = [sample.notes - {"no-outline"} for item in found.items if item.split != "test" for sample in found.load(item)]
     assert noted == [frozenset({note} if note else ())] * 12
-    lines = note_lines({note: len(noted)} if note else {}, len(noted))
+    lines = note_lines({note: len(noted)} if note else {}, len(noted), {})
     assert len(lines) == (note is not None)
 
 
@@ -778,4 +778,4 @@ def test_real_images_load_with_masks_that_lie_on_the_sign(real: Plan) -> None:
         assert 0.2 < sample.mask.mean() / 255 < 0.8, sample.sample_id
         assert sample.mask[14:18, 14:18].min() == 255, sample.sample_id
         assert sample.notes <= {"no-outline"}
-    assert not note_lines(Counter(note for sample in samples if isinstance(sample, Sample) for note in sample.notes), len(samples))
+    assert not note_lines(Counter(note for sample in samples if isinstance(sample, Sample) for note in sample.notes), len(samples), {})
