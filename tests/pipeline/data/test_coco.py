@@ -5,8 +5,7 @@ import io
 import json
 import os
 import pickle
-from collections import defaultdict
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal

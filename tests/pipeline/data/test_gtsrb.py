@@ -778,4 +778,6 @@ def test_real_images_load_with_masks_that_lie_on_the_sign(real: Plan) -> None:
         assert 0.2 < sample.mask.mean() / 255 < 0.8, sample.sample_id
         assert sample.mask[14:18, 14:18].min() == 255, sample.sample_id
         assert sample.notes <= {"no-outline"}
-    assert not note_lines(Counter(note for sample in samples if isinstance(sample, Sample) for note in sample.notes), len(samples), {})
+    assert not note_lines(
+        Counter(note for sample in samples if isinstance(sample, Sample) for note in sample.notes), len(samples), {}
+    )
