@@ -108,7 +108,7 @@ def look(config: OwnSource) -> Look:
     samples, rejects = _decoded(plan)
     if not samples:
         raise DataError("root: none of the objects that were decoded can be used; foreguard prepare says of each one why")
-    rules = Counter(one.rule for one in (*plan.rejects, *rejects))
+    by_rule = Counter(one.rule for one in (*plan.rejects, *rejects))
     return Look(
         config=config,
         counts={name: dict(of_class) for name, of_class in counts.items()},
@@ -116,8 +116,8 @@ def look(config: OwnSource) -> Look:
         sides=tuple(sorted(one.box[2] - one.box[0] for one in samples)),
         foreground=float(median(one.mask.mean() / 255 for one in samples)),
         decoded=min(DECODED, len(plan.items)),
-        rejects=dict(rules.most_common()),
-        notes=tuple(note_lines(Counter(note for one in samples for note in one.notes), len(samples), rules)),
+        rejects=dict(by_rule.most_common()),
+        notes=tuple(note_lines(Counter(note for one in samples for note in one.notes), len(samples), by_rule)),
     )
 
 

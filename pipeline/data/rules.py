@@ -77,7 +77,7 @@ NOTES: Mapping[str, str] = {
     " white exchanged? Background is 0, the object is not; look at preview=true",
     "filled-box": "in {count} of {total} masks the object is a filled box: oracle masks that are boxes tell where an object is, and"
     " not its outline; look at preview=true",
-    "alike-mask": "{count} of {total} pictures have a mask that is, to the byte, the file of another picture's: is each mask its own?",
+    "alike-mask": "{count} of {total} pictures have a mask that is, to the byte, the one of another picture: is each mask its own?",
     "shared-mask": "{count} of {total} pictures share their mask file with another picture",
     "alike-class": "{count} of {total} pictures are of classes whose names differ in capitals, spaces or unseen letters alone: is"
     " one class meant?",
@@ -95,8 +95,8 @@ NOTES: Mapping[str, str] = {
     " (in GTSRB in less than 1 of 100): are classes, ROIs or colors those of others? Look at preview=true",
     "single-frame": "nearly every training image is a track of its own by its name (in GTSRB a track has 30): if some show one sign"
     " they may be trained on and tested; say the tracks in a column Group",
-    "upper-left": "{count} of {total} objects are of a part in which none comes near the right or lower edge of its picture, and some"
-    " begin at the other two: were pictures made larger after labelling, and outlines not? Look at preview=true",
+    "upper-left": "{count} of {total} objects are of a part in which none comes near the right or lower edge of its picture, and"
+    " some begin at the other two: were pictures made larger after labelling, and outlines not? Look at preview=true",
     "twin": "{count} of {total} objects have another one in their place, of nearly the same outline: are objects listed twice?",
     "twin-class": "{count} of {total} objects have another one of another class in their place, of nearly the same outline: which"
     " it is is not known",

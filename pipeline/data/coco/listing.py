@@ -49,7 +49,7 @@ class _Reach:
         if len(self._boxes) < FEWEST_BOXES:
             return False
         left, top, right, bottom = zip(*self._boxes, strict=True)
-        return max(min(left), min(top)) < AT_EDGE and max(*right, *bottom) < 1 - FAR_FROM_EDGE
+        return bool(max(min(left), min(top)) < AT_EDGE and max(*right, *bottom) < 1 - FAR_FROM_EDGE)
 
 
 class Listing:
