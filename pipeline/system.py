@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -176,6 +177,8 @@ class TwoStage(nn.Module):
     """
 
     color: Tensor
+    image_size: int | None = None
+    """Side in pixels of the images that the stages were trained on; None where that is not known."""
 
     def __init__(
         self,
@@ -184,7 +187,7 @@ class TwoStage(nn.Module):
         segmenter: nn.Module | None = None,
         masks: MaskConfig | MaskSource | str = MaskSource.LEARNED,
         fill: Fill | str | None = None,
-        mean_color: tuple[float, float, float] | None = None,
+        mean_color: Sequence[float] | Tensor | np.ndarray | None = None,
     ) -> None:
         """Join two stages, classifier (B,3,H,W) -> (B,K) and segmenter (B,3,H,W) -> (B,1,H,W) logits.
 
@@ -204,6 +207,7 @@ class TwoStage(nn.Module):
         for name, stage in (("classifier", classifier), ("segmenter", segmenter)):
             if not isinstance(stage, nn.Module) and not (name == "segmenter" and stage is None):
                 raise InputError(f"the {name} is a {type(stage).__name__}, expected a torch.nn.Module")
+        mean_color = mean_color.tolist() if isinstance(mean_color, Tensor | np.ndarray) else mean_color
         if mean_color is not None and not _is_color(mean_color):
             raise InputError(f"the mean color is {mean_color}, expected red, green and blue in [0,1]")
         self.classifier = classifier
@@ -294,7 +298,9 @@ def check_mask_shape(masks: Tensor, images: Tensor) -> None:
 
 
 def _is_color(color: object) -> bool:
-    return isinstance(color, Sequence) and len(color) == 3 and all(0 <= share <= 1 for share in color)
+    if not isinstance(color, Sequence) or len(color) != 3:
+        return False
+    return all(isinstance(share, int | float | np.floating) and 0 <= share <= 1 for share in color)
 
 
 Module = TypeVar("Module", bound=nn.Module | System)

@@ -14,6 +14,7 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, SubsetRandomSampler, WeightedRandomSampler
+from torch.utils.data.distributed import DistributedSampler
 
 from pipeline.errors import InputError, kind_and_words, said
 from pipeline.masks.context import MaskContext
@@ -22,6 +23,7 @@ from pipeline.system import Maskless, System, TwoStage, as_system, attacked, che
 
 GREY = "grey images have one channel, say {}.expand(-1, 3, -1, -1)"
 _SUM = 1e-3  # how far from 1 the sum of probabilities may be
+_FEW_MASKS = 4  # of fewer one odd picture decides
 _ENDS = 0.1  # how near 0 and 1 the least and the largest probability of a mask come
 
 
@@ -135,10 +137,28 @@ def checked_masks(masks: object, images: Tensor) -> Masks:
         raise InputError("masks are uint8 up to 255: make them foreground shares in [0,1], masks.float() / 255")
     tensor = tensor.to(images.dtype)
     if not float(tensor.min()) >= 0 or not float(tensor.max()) <= 1:
-        raise InputError(
-            f"masks go from {float(tensor.min()):.4g} to {float(tensor.max()):.4g}, expected foreground shares in [0,1]"
-        )
+        low, high = float(tensor.min()), float(tensor.max())
+        remedy = ": divide them by 255" if low >= 0 and 2 < high <= 255 else ""
+        raise InputError(f"masks go from {low:.4g} to {high:.4g}, expected foreground shares in [0,1]{remedy}")
+    if (doubt := _doubt_about_masks(tensor)) is not None:
+        warnings.warn(doubt, stacklevel=3)
     return tensor
+
+
+def _doubt_about_masks(masks: Masks) -> str | None:
+    """Why most masks of a batch look as if they were none, or of the background."""
+    inside = (masks >= 0.5).flatten(1).float()
+    if 2 * int((inside.sum(dim=1) == 0).sum()) > len(masks):
+        return "most masks have no foreground, that is no share of 0.5 or more: are they empty, or were they divided by 255 twice?"
+    border = torch.ones(masks.shape[2:], dtype=torch.bool, device=masks.device)
+    border[1:-1, 1:-1] = False
+    within = ~border.flatten()
+    if len(masks) < _FEW_MASKS or not within.any():
+        return None
+    at_border, inner = inside[:, ~within].mean(dim=1), inside[:, within].mean(dim=1)
+    if 2 * int(((at_border > 0.5) & (inner < at_border)).sum()) > len(masks):
+        return "in most masks the border is foreground, and what lies within is less so: is 1 the background? 1 is the object"
+    return None
 
 
 @torch.no_grad()
@@ -232,18 +252,19 @@ def doubt_about_logits(logits: Logits) -> str | None:
             "the outputs look like probabilities (each row sums to 1): attacks take them for logits, whose gradients then vanish"
             " where the model is sure, and robustness is overestimated; leave the softmax out (of an ensemble take the log)"
         )
+    low, high = float(logits.min()), float(logits.max())
+    if 0 <= low < _ENDS and 1 - _ENDS < high <= 1:
+        return (
+            "the outputs look like probabilities (they fill [0,1]): attacks take them for logits, whose gradients then vanish where"
+            " the model is sure, and robustness is overestimated; leave the sigmoid out"
+        )
     return None
 
 
 def own_batches(data: Any) -> Iterator[OwnBatch]:
     """The batches of a loader, checked but for the number of classes. Raises InputError with the remedy."""
-    if isinstance(data, DataLoader) and isinstance(data.sampler, RandomSampler | SubsetRandomSampler | WeightedRandomSampler):
-        doubt = (
-            "draws images again and again, and intervals count each as another one"
-            if getattr(data.sampler, "replacement", False)
-            else "shuffles: images are known by their position, so what two evaluations found cannot be compared image by image"
-        )
-        warnings.warn(f"the loader {doubt}; say shuffle=False", stacklevel=3)
+    if (doubt := _doubt_about_order(data)) is not None:
+        warnings.warn(f"the loader {doubt}", stacklevel=3)
     at_hand = isinstance(data, tuple | list) and 2 <= len(data) <= 3 and all(isinstance(one, Tensor | np.ndarray) for one in data)
     one_by_one = isinstance(data, Dataset) and not isinstance(data, IterableDataset)
     if isinstance(data, Tensor | np.ndarray | Mapping | nn.Module) or not isinstance(data, Iterable) or at_hand or one_by_one:
@@ -262,11 +283,31 @@ def own_batches(data: Any) -> Iterator[OwnBatch]:
         yield checked_batch(*batch)
 
 
+def _doubt_about_order(data: Any) -> str | None:
+    if not isinstance(data, DataLoader):
+        return None
+    sampler = getattr(data.batch_sampler, "sampler", data.sampler)  # beside a batch sampler of one's own the other says nothing
+    if isinstance(sampler, DistributedSampler) and sampler.num_replicas > 1:
+        return f"gives one of {sampler.num_replicas} shares of the images alone; leave the DistributedSampler out"
+    if not isinstance(sampler, RandomSampler | SubsetRandomSampler | WeightedRandomSampler):
+        return None
+    if getattr(sampler, "replacement", False):
+        return "draws images again and again, and intervals count each as another one; say shuffle=False"
+    return (
+        "shuffles: images are known by their position, so what two evaluations found cannot be compared image by image; say"
+        " shuffle=False"
+    )
+
+
 def checked_batch(images: object, labels: object, masks: object = None) -> OwnBatch:
     """Images, labels and masks, if there are any, checked but for the number of classes."""
     pictures = checked_images(images)
     outlines = None if masks is None else checked_masks(masks, pictures)
     return OwnBatch(pictures, checked_labels(labels, count=len(pictures)), outlines)
+
+
+_STACK = "of a list of tensors torch.stack(...), of pictures torchvision's to_tensor of each"
+_REMEDIES = {"images": _STACK, "masks": _STACK, "labels": "whole numbers, the index of each image's class"}
 
 
 def _tensor(name: str, values: object) -> Tensor:
@@ -277,4 +318,5 @@ def _tensor(name: str, values: object) -> Tensor:
     try:
         return torch.as_tensor(values)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{name} are a {type(values).__name__}, expected a tensor: {said(error)}") from error
+        what = f"{name} are a {type(values).__name__}, expected a tensor"
+        raise InputError(f"{what} ({_REMEDIES[name]}): {said(error)}") from error

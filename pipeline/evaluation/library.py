@@ -33,6 +33,7 @@ from pipeline.data.substitutes import with_substitutes
 from pipeline.errors import ConfigError, InputError
 from pipeline.evaluation.chunks import choose_rows
 from pipeline.evaluation.diagnostics import sanity_checks
+from pipeline.evaluation.doubts import Repeats, doubts_about
 from pipeline.evaluation.evaluate import guide_masks
 from pipeline.evaluation.evaluator import EvaluationRun, EvaluationSettings, applicable, attack_chunk, attack_images
 from pipeline.evaluation.inputs import (
@@ -41,9 +42,9 @@ from pipeline.evaluation.inputs import (
     checked_logits,
     checked_system,
     device_of,
-    doubt_about,
     own_batches,
 )
+from pipeline.evaluation.label_order import doubt_about_labels
 from pipeline.evaluation.own import OwnImages, attack_batch_of, in_parts, mixed
 from pipeline.evaluation.records import MemoryStore
 from pipeline.evaluation.summary import Evaluation
@@ -249,8 +250,9 @@ def _on_prepared(settings: EvaluationSettings, dataset: PreparedDataset, call: _
     run, store = replace(run, suite=suite), MemoryStore()
     attack_images(run, store, device=device, advance=lambda _: None)
     records = store.records()
-    checks = tuple(sanity_checks(run, store, records, num_images=64, device=device)) if call.diagnostics else None
-    return Evaluation(outcomes=records, threat=suite.threat, skipped=skipped, checks=checks)
+    names = dataset.classes
+    checks = sanity_checks(run, store, records, num_images=64, device=device, class_names=names) if call.diagnostics else None
+    return _evaluation(records, suite.threat, skipped, checks, names)
 
 
 def _on_own(settings: EvaluationSettings, data: Iterable[Any], call: _Call, device: torch.device) -> Evaluation:
@@ -258,7 +260,7 @@ def _on_own(settings: EvaluationSettings, data: Iterable[Any], call: _Call, devi
     skipped: dict[str, str] = {}
     examined: OwnImages | None = None
     copy: System | None = None
-    first = num_classes = 0
+    first, num_classes, repeats = 0, 0, Repeats()
     for own in in_parts(own_batches(data), size=PART, max_images=call.max_images):
         images = OwnImages(**vars(settings), own=own, positions=np.arange(first, first + len(own.labels)))
         if copy is None:
@@ -274,19 +276,35 @@ def _on_own(settings: EvaluationSettings, data: Iterable[Any], call: _Call, devi
         if call.diagnostics:
             examined = mixed([*(() if examined is None else (examined,)), images], PART)
         first += len(own.labels)
+        repeats.add(own.images)
     if not records:
         raise InputError("the data hold no batch: there is nothing to attack (a generator can be gone through only once)")
     outcomes = pl.concat(records)
-    checks: tuple[Check, ...] | None = None
+    if (doubt := repeats.doubt()) is not None:
+        warnings.warn(doubt, stacklevel=3)
+    checks: list[Check] | None = None
     if examined is not None:
         of_these = outcomes.filter(pl.col("sample_id").is_in(examined.sample_ids(examined.rows)))
-        checks = tuple(sanity_checks(examined, MemoryStore(), of_these, num_images=64, device=device))
-    return Evaluation(outcomes=outcomes, threat=settings.suite.threat, skipped=skipped, checks=checks)
+        checks = sanity_checks(examined, MemoryStore(), of_these, num_images=64, device=device)
+    return _evaluation(outcomes, settings.suite.threat, skipped, checks, None)
+
+
+def _evaluation(
+    records: pl.DataFrame,
+    threat: ThreatModel,
+    skipped: Mapping[str, str],
+    checks: list[Check] | None,
+    classes: tuple[str, ...] | None,
+) -> Evaluation:
+    if (doubt := doubt_about_labels(records)) is not None:
+        warnings.warn(doubt, stacklevel=4)
+    made = None if checks is None else tuple(checks)
+    return Evaluation(outcomes=records, threat=threat, skipped=skipped, checks=made, classes=classes)
 
 
 def _num_classes(batch: AttackBatch) -> int:
     """How many classes a system tells apart, which says of these clean images what attacks need. Raises InputError."""
     logits = checked_logits(batch.system, batch.images, batch.context)
-    if (doubt := doubt_about(batch.system, batch.images, logits)) is not None:
+    for doubt in doubts_about(batch.system, batch.images, batch.context, logits):
         warnings.warn(doubt, stacklevel=4)
     return logits.shape[1]

@@ -76,6 +76,8 @@ def in_parts(batches: Iterator[OwnBatch], *, size: int, max_images: int | None) 
     for batch in batches:
         batch = batch if max_images is None else batch.select(np.arange(min(len(batch.labels), max_images - taken)))
         taken += len(batch.labels)
+        if len(batch.labels) < size:  # it has to wait for others, and whoever made it may fill the same memory again
+            batch = OwnBatch(*(None if values is None else values.clone() for values in batch))  # type: ignore[arg-type]
         held.append(batch)
         while sum(len(one.labels) for one in held) >= size:
             whole = _joined(held)

@@ -188,6 +188,8 @@ class Evaluation:
     """Attacks that say nothing about this system, and why."""
     checks: tuple[Check, ...] | None
     """What gives false robustness away; None where it was not asked for."""
+    classes: tuple[str, ...] | None = None
+    """Their names, of a prepared data set."""
 
     def clean_accuracy(self) -> Estimate:
         """Share of images that are classified right as they are, with a 95 % Wilson interval."""
@@ -206,6 +208,9 @@ class Evaluation:
 
     def __str__(self) -> str:
         text = [f"clean accuracy                  {self.clean_accuracy()}"]
+        modal = modal_prediction(self.outcomes)
+        if modal.is_constant:
+            text.append(f"BEWARE: {modal.text(self.classes[modal.label] if self.classes else None)}")
         for epsilon in self.threat.epsilons:
             where = f"robust accuracy, {self.threat.norm} {epsilon_text(epsilon)}{self.threat.limits}"
             text.append(f"{where:<31} {self.robust_accuracy(epsilon)}")

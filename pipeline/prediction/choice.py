@@ -180,4 +180,5 @@ def load_trained_system(chosen: ChosenSystem, *, device: torch.device, with_data
     path = needed_segmenter(config.source, segmenter_run, classifier_run, checkpoint)
     segmenter = None if path is None else load_segmenter(path)[0]
     system = TwoStage(classifier, masks=config, segmenter=segmenter, mean_color=checkpoint.mean_color)
+    system.image_size = checkpoint.image_size
     return system.to(device=device).eval(), checkpoint

@@ -1,5 +1,6 @@
 """What ``foreguard predict`` does, as functions: a trained system from its run, and what it says of images."""
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,14 +11,18 @@ from torch import nn
 from pipeline.arithmetic import tf32_disabled
 from pipeline.config import parse_path
 from pipeline.data.seeds import sample_seed
-from pipeline.errors import ConfigError, said
-from pipeline.evaluation.inputs import checked_images, checked_logits, checked_masks, checked_system, device_of
+from pipeline.errors import ConfigError, printable, said, shortened
+from pipeline.evaluation.doubts import doubts_about
+from pipeline.evaluation.inputs import check_outputs, checked_images, checked_logits, checked_masks, checked_system, device_of
 from pipeline.masks.config import MaskConfig
 from pipeline.masks.context import MaskContext
 from pipeline.prediction.choice import choose_system, load_trained_system
 from pipeline.runs.hub import SCHEME, fetch
 from pipeline.shapes import Images, Labels, Masks, Scores
 from pipeline.system import TwoStage, attacked, clean_context, masks_and_logits
+
+FEW = 8
+"""Images that tell whether answers are doubtful."""
 
 
 class Predictions(NamedTuple):
@@ -79,7 +84,7 @@ def _path(name: str, value: object) -> Path:
     except ValueError as error:
         raise ConfigError(f"{name}: {error}") from error
     if not isinstance(parsed, Path):
-        raise ConfigError(f"{name} is {value!r}, expected a path")
+        raise ConfigError(f"{name} is {shortened(printable(repr(value)))}, expected a path")
     return parsed
 
 
@@ -119,5 +124,9 @@ def predict(system: nn.Module, images: Images, *, masks: Masks | None = None) ->
         known = clean_context(wrapped, on_device, context)
         checked_logits(wrapped, on_device[:1], known.select(torch.zeros_like(seeds[:1]).to(device)))
         seen, logits = masks_and_logits(wrapped, on_device, known)
+        check_outputs(logits, len(pictures))
+        few = torch.arange(min(len(pictures), FEW), device=device)
+        for doubt in doubts_about(wrapped, on_device[few], known.select(few), logits[few]):
+            warnings.warn(doubt, stacklevel=2)
     confidences, labels = logits.softmax(dim=1).max(dim=1)
     return Predictions(*(values.to(pictures.device) for values in (labels, confidences, seen)))

@@ -1,7 +1,9 @@
 """The joint system: gradients against finite differences and closed forms, every mask source, and its state under attack."""
 
 import math
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -193,6 +195,15 @@ def test_a_color_that_is_none_is_refused() -> None:
     for color in ((128.0, 128.0, 128.0), (0.5, 0.5, -0.1), (0.5, 0.5, math.nan)):
         with pytest.raises(InputError, match=r"^the mean color is \([^\n]*\), expected red, green and blue in \[0,1\]$"):
             TwoStage(classifier(), masks="oracle", fill="mean", mean_color=color)
+    for words in ("abc", ("a", "b", "c"), "red", 0.5, np.full(3, 120), torch.full((4,), 0.5)):
+        with pytest.raises(InputError, match=r"^the mean color is [^\n]*, expected red, green and blue in \[0,1\]$"):
+            TwoStage(classifier(), masks="oracle", fill="mean", mean_color=words)
+
+
+@pytest.mark.parametrize("color", [torch.tensor([0.25, 0.5, 0.75]), np.array([0.25, 0.5, 0.75]), [0.25, np.float32(0.5), 0.75]])
+def test_a_color_may_be_an_array(color: Any) -> None:
+    expected = TwoStage(classifier(), masks="oracle", fill="mean", mean_color=(0.25, 0.5, 0.75))
+    assert torch.equal(TwoStage(classifier(), masks="oracle", fill="mean", mean_color=color).color, expected.color)
 
 
 def test_a_source_and_a_fill_by_name_are_the_configuration_written_out() -> None:

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset, WeightedRandomSampler
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SubsetRandomSampler, TensorDataset, WeightedRandomSampler
+from torch.utils.data.distributed import DistributedSampler
 
 from pipeline.errors import InputError
+from pipeline.evaluation.doubts import doubts_about
 from pipeline.evaluation.inputs import (
     check_outputs,
     checked_images,
@@ -56,8 +58,8 @@ def test_images_in_the_unit_range_are_taken_as_they_are(images: Any) -> None:
         (PICTURES.half(), r"images are torch\.float16: [^\n]*say images\.float\(\)"),
         (PICTURES.long(), r"images are torch\.int64, expected floats in \[0,1\]"),
         (PICTURES.masked_fill(PICTURES > 0.9, torch.nan), r"images go from nan to nan, expected \[0,1\]"),
-        (["a.png"], r"images are a list, expected a tensor: "),
-        (None, r"images are a NoneType, expected a tensor: "),
+        (["a.png"], r"images are a list, expected a tensor \(of a list of tensors torch\.stack[^\n]*: "),
+        (None, r"images are a NoneType, expected a tensor [^\n]*: "),
     ],
 )
 def test_images_that_cannot_be_are_refused_with_the_remedy(images: Any, said: str) -> None:
@@ -101,7 +103,7 @@ def test_masks_are_taken_with_and_without_their_channel(masks: Tensor) -> None:
     ("masks", "said"),
     [
         ((MASKS * 255).byte(), r"masks are uint8 up to 255: make them foreground shares in \[0,1\], masks\.float\(\) / 255"),
-        (MASKS * 255, r"masks go from 0 to 255, expected foreground shares in \[0,1\]"),
+        (MASKS * 255, r"masks go from 0 to 255, expected foreground shares in \[0,1\]: divide them by 255"),
         (MASKS[..., :-1], r"masks have the shape \(4, 1, 6, 7\), expected \(4, 1, 6, 8\) as the images"),
     ],
 )
@@ -291,6 +293,74 @@ def test_a_system_without_weights_is_on_the_cpu() -> None:
 def test_data_of_another_form_are_refused_with_the_remedy(data: Any, said: str) -> None:
     with pytest.raises(InputError, match=rf"^{said}[^\n]*$"):
         list(own_batches(data))
+
+
+DISC = torch.zeros(4, 1, 6, 8)
+DISC[:, :, 2:4, 2:6] = 1
+
+
+@pytest.mark.parametrize(
+    ("masks", "said"),
+    [
+        (1 - DISC, "in most masks the border is foreground, [^\n]*1 is the object$"),
+        (DISC * 0, "most masks have no foreground"),
+        (DISC / 255, "most masks have no foreground, [^\n]*divided by 255 twice"),
+    ],
+    ids=["inverted", "empty", "divided twice"],
+)
+def test_masks_that_are_none_or_of_the_background_are_warned_about(masks: Tensor, said: str) -> None:
+    with pytest.warns(UserWarning, match=said):
+        checked_masks(masks, PICTURES)
+
+
+@pytest.mark.parametrize("masks", [DISC, DISC * 0 + 1, torch.cat([1 - DISC[:1], DISC[1:]]), torch.cat([DISC[:2] * 0, DISC[2:]])])
+def test_other_masks_are_not(masks: Tensor) -> None:
+    checked_masks(masks, PICTURES)
+    checked_masks(1 - DISC[:1], PICTURES[:1])  # one picture may be all object but for a hole
+
+
+@pytest.mark.parametrize("num_replicas", [1, 4])
+def test_samplers_behind_a_batch_sampler_and_of_one_process_are_seen(num_replicas: int) -> None:
+    dataset = TensorDataset(PICTURES, LABELS)
+    with pytest.warns(UserWarning, match="the loader shuffles"):
+        list(own_batches(DataLoader(dataset, batch_sampler=BatchSampler(RandomSampler(dataset), 2, drop_last=False))))
+    sampler = DistributedSampler(dataset, num_replicas=num_replicas, rank=0, shuffle=False)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        list(own_batches(DataLoader(dataset, batch_size=2, sampler=sampler)))
+    assert [str(one.message).startswith("the loader gives one of 4 shares") for one in told] == [True] * (num_replicas > 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda logits: nn.functional.dropout(logits, 0.5, training=True), "says something else of the same images at every call"),
+        (lambda logits: logits + torch.randn_like(logits), "says something else of the same images at every call"),
+        (lambda logits: logits - logits.mean(dim=0), "depends on the other images of the batch"),
+        (lambda logits: logits * (1 + 1e-6 * torch.rand_like(logits)), None),
+        (lambda logits: torch.cat([logits, torch.full((len(logits), 1), -torch.inf)], dim=1), None),
+    ],
+    ids=["dropout", "noise", "statistics of the batch", "rounding", "a class that is ruled out"],
+)
+def test_a_system_whose_answer_is_no_function_of_the_image_is_doubted(change: Callable[[Tensor], Tensor], said: str | None) -> None:
+    system = as_system(Returns(change))
+    doubts = list(doubts_about(system, PICTURES, None, checked_logits(system, PICTURES, None)))
+    assert len(doubts) == (said is not None)
+    assert said is None or said in doubts[0]
+
+
+@pytest.mark.parametrize(("side", "doubted"), [(None, False), (8, True)])
+def test_a_system_is_doubted_on_images_of_another_size_than_it_was_trained_on(side: int | None, doubted: bool) -> None:
+    system = TwoStage(Returns(lambda logits: logits), masks="none")
+    system.image_size = side
+    doubts = list(doubts_about(system, PICTURES, None, system.eval()(PICTURES)))
+    assert doubts == ["the system was trained on images of 8 x 8 pixels, and these have 6 x 8: resize them"] * doubted
+
+
+def test_outputs_of_a_sigmoid_are_told_from_logits() -> None:
+    logits = torch.randn(5, 4, generator=torch.Generator().manual_seed(0)) * 4
+    assert "leave the sigmoid out" in str(doubt_about_logits(logits.sigmoid()))
+    assert doubt_about_logits(logits.sigmoid() * 0.5 + 0.25) is None
 
 
 def test_a_loader_that_shuffles_is_warned_about_and_one_that_does_not_is_not() -> None:

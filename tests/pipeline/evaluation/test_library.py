@@ -1,6 +1,7 @@
 """``evaluate`` and ``attack`` from Python: on a run the outcomes of the command, on somebody's own model what is known of it."""
 
 import math
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -11,7 +12,7 @@ import pytest
 import torch
 from polars.testing import assert_frame_equal
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from pipeline import MaskConfig, ThreatModel, TwoStage, attack, evaluate, load_system
 from pipeline.attacks.specs import ClassAttack, ClassLoss
@@ -91,6 +92,7 @@ def test_neither_the_batches_of_the_loader_nor_its_masks_change_an_outcome_of_a_
 ) -> None:
     model, images, labels = linear
     masks = torch.zeros(40, SIDE, SIDE, dtype=torch.bool)
+    masks[:, 2:6, 2:6] = True
     loaders: list[Any] = [
         [(images, labels)],
         DataLoader(TensorDataset(images, labels), batch_size=7),
@@ -331,6 +333,81 @@ def test_a_generator_that_was_used_up_is_told_from_a_robust_model(linear: tuple[
     evaluate(model, data, attacks=STEPS)
     with pytest.raises(InputError, match="a generator can be gone through only once"):
         evaluate(model, data, attacks=STEPS)
+
+
+@pytest.mark.parametrize("as_numpy", [True, False])
+def test_a_generator_may_fill_the_same_memory_again(linear: tuple[Linear, Tensor, Tensor], as_numpy: bool) -> None:
+    """Each batch was the last one, as often as there were batches."""
+    model, images, labels = linear
+
+    def refilled() -> Iterator[tuple[Any, Any]]:
+        held = torch.empty(8, 3, SIDE, SIDE), torch.empty(8, dtype=torch.int64)
+        for first in range(0, COUNT, 8):
+            for memory, values in zip(held, (images, labels), strict=True):
+                memory.copy_(values[first : first + 8])
+            yield tuple(memory.numpy() for memory in held) if as_numpy else held  # type: ignore[misc]
+
+    found = [evaluate(model, data, epsilons=[4 / 255], attacks=STEPS).outcomes for data in ([(images, labels)], refilled())]
+    assert_frame_equal(*(outcomes.drop("seconds") for outcomes in found))
+
+
+class Unshared(IterableDataset):
+    """Every worker gives all images."""
+
+    def __init__(self, *tensors: Tensor) -> None:
+        self.tensors = tensors
+
+    def __iter__(self) -> Iterator[Any]:
+        return zip(*self.tensors, strict=True)
+
+
+def test_images_that_the_data_give_again_are_warned_about(linear: tuple[Linear, Tensor, Tensor]) -> None:
+    model, images, labels = linear
+    loader = DataLoader(Unshared(images, labels), batch_size=20, num_workers=2)
+    with pytest.warns(UserWarning, match="40 of the 80 images of the data are copies of others"):
+        evaluate(model, loader, epsilons=[4 / 255], attacks=STEPS)
+    evaluate(model, [(images, labels), (images[:1], labels[:1])], epsilons=[4 / 255], attacks=STEPS)  # one of forty is no slip
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda labels: labels + 1, "counted from another number than the system's classes (label and answer: 1 0, 2 1, 3 2, 4 3)"),
+        (lambda labels: torch.tensor([1, 2, 3, 0])[labels], "in another order than the system's classes"),
+        (lambda labels: labels, None),
+        (lambda labels: (labels * 7 + torch.arange(40)) % 4, None),
+    ],
+    ids=["from 1", "in another order", "right", "noise"],
+)
+def test_labels_that_are_numbered_otherwise_than_the_classes_are_warned_about(change: Any, said: str | None) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE * SIDE, CLASSES + 1))
+    nn.init.constant_(model[1].bias[-1:], -99.0)
+    images = images_of()
+    right = torch.arange(40) % 4
+    images += 0.1 * torch.stack([model[1].weight[label].detach().view(3, SIDE, SIDE).sign() for label in right])
+    images = images.clamp(0, 1)
+    right = model(images).argmax(1)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        evaluate(model, [(images, change(right))], epsilons=[4 / 255], attacks=STEPS)
+    assert len(told) == (said is not None)
+    assert said is None or said in str(told[0].message)
+
+
+def test_a_constant_predictor_is_named_also_without_diagnostics_and_by_its_class(synthetic_set: Path) -> None:
+    class Constant(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return images.mean(dim=(1, 2, 3))[:, None] * 1e-3 + torch.eye(dataset.num_classes)[1] + 0 * images.flatten(1)[:, :1]
+
+    dataset = open_prepared(synthetic_set)
+    told = str(evaluate(Constant(), dataset, epsilons=[1 / 255], attacks=STEPS, max_images=6, diagnostics=True)).splitlines()
+    named = [line for line in told if repr(dataset.classes[1]) in line]
+    assert named[0].startswith("BEWARE: 100% of its answers")
+    assert len(named) == 2  # and the check
+    assert not any("class 1," in line for line in told)
+    loader = [(torch.from_numpy(dataset.images[:8].copy()).permute(0, 3, 1, 2) / 255, torch.arange(8) % 2)]
+    assert "BEWARE: 100% of its answers on clean images are class 1" in str(evaluate(Constant(), loader, attacks=STEPS))
 
 
 def test_names_of_attacks_and_suites_are_looked_up_and_near_ones_named(linear: tuple[Linear, Tensor, Tensor]) -> None:

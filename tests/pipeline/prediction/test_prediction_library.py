@@ -110,6 +110,33 @@ def test_a_bare_module_predicts_without_a_mask_and_keeps_its_mode() -> None:
     assert torch.equal(found.masks, torch.ones(3, 1, 32, 32))
 
 
+class Softmax(nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.flatten(1)[:, :5].softmax(dim=1)
+
+
+class BlindLater(nn.Module):
+    """No answer to any image but the first."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.flatten(1)[:, :5] / (torch.arange(len(images)) < 1).float()[:, None]
+
+
+def test_answers_of_all_images_are_checked_and_probabilities_are_doubted() -> None:
+    with pytest.raises(InputError, match="the model returns values that are not finite"):
+        predict(BlindLater(), IMAGES)
+    with pytest.warns(UserWarning, match="look like probabilities"):
+        predict(Softmax(), IMAGES)
+
+
+def test_a_loaded_system_knows_the_size_that_it_was_trained_on(runs: Path) -> None:
+    system = load_system(runs / "classifier", masks={"source": "none"})
+    assert system.image_size is not None
+    larger = torch.rand(2, 3, system.image_size + 16, system.image_size + 16)
+    with pytest.warns(UserWarning, match=f"was trained on images of {system.image_size} x {system.image_size} pixels"):
+        predict(system, larger)
+
+
 def test_images_and_outputs_are_checked() -> None:
     with pytest.raises(InputError, match="divide them by 255"):
         predict(nn.Flatten(), IMAGES * 255)
