@@ -52,13 +52,15 @@ class ImageItem:
     """Of the objects of ours that pass the rules on size and position."""
     has_ours: bool = False
     """An object of ours is annotated, whether or not it passes."""
+    joined: str = ""
+    """The group of another photograph that is the same file; empty where none is."""
     notes: frozenset[str] = frozenset()
     """What the part says of all its images, by the names of ``rules.NOTES``."""
 
     @property
     def group(self) -> str:
-        """The photograph: the file, or what its versions are called in common."""
-        return _VERSION.sub("", self.source_file)
+        """The photograph: the file, or what its versions are called in common, or what a copy of it is called."""
+        return self.joined or _VERSION.sub("", self.source_file)
 
     def add(self, annotation: Annotation, config: CocoConfig) -> Reject | None:
         """Keep an annotation; returns the reject of an object of ours that breaks a rule."""

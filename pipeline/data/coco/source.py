@@ -10,10 +10,11 @@ from pipeline.data.coco.annotations import Category, class_labels, identity, rea
 from pipeline.data.coco.listing import ANNOTATIONS, Listing, annotation_path
 from pipeline.data.coco.objects import ImageItem, load_image
 from pipeline.data.config import CocoConfig
+from pipeline.data.copies import Joined, originals
 from pipeline.data.download import Archive, fetch_archive
 from pipeline.data.file_kinds import no_folder
-from pipeline.data.sample import NO_CLASS, Plan, recipe_of
-from pipeline.data.splits import Split, assign_splits, drawn_shares
+from pipeline.data.sample import NO_CLASS, Plan, Reject, recipe_of
+from pipeline.data.splits import SEGMENTER, Split, assign_splits, drawn_shares
 from pipeline.errors import ConfigError, DataError, shortened
 
 RECIPE_VERSION = 4
@@ -68,12 +69,15 @@ def plan(config: CocoConfig) -> Plan:
             (named,) = class_labels({"segmenter": part.segmenter}, [known])
             part_labels = dict.fromkeys(named, NO_CLASS)
         listing.add(part, images, {category.category_id: part_labels.get(category.category_id) for category in known})
-    found = {label for image in listing.images for label in image.labels}
+    taken, repeated = _with_copies_together(config.root, listing.images)
+    listing.rejects += repeated
+    found = {label for image in taken for label in image.labels}
     without = tuple(label for label in range(len(classes)) if label not in found)
-    items = _with_splits(sorted(listing.images, key=lambda image: image.source_file), shares, config.seed)
+    items = _with_splits(sorted(taken, key=lambda image: image.source_file), shares, config.seed)
+    num_joined = sum(bool(image.joined) for image in taken)
     return Plan(
         classes=tuple(classes),
-        recipe=recipe_of(config, version=RECIPE_VERSION),
+        recipe=recipe_of(config, version=RECIPE_VERSION, **({"joined": num_joined} if num_joined else {})),
         files=paths + [path for item in items if os.path.isfile(path := config.root / item.source_file)],
         items=() if without else items,
         load=partial(load_image, config=config),
@@ -129,6 +133,25 @@ def _files_there(root: Path) -> str:
     if any(name.endswith("_annotations.coco.json") for name in there):
         return "; it looks like an export of Roboflow: data=roboflow reads that"
     return f"; there are {', '.join(there[:4])}" if there else ""
+
+
+def _with_copies_together(root: Path, images: list[ImageItem]) -> tuple[list[ImageItem], list[Reject]]:
+    """The groups of photographs that are the same file under several names are one. A copy in another split is left out, as is one
+    that is there for segmenters alone while another has classes."""
+    original = originals(root, {image.source_file for image in images if os.path.isfile(root / image.source_file)})
+    first, groups = dict[str, ImageItem](), Joined()
+    kept, rejects = [], []
+    for image in sorted(images, key=lambda image: (image.split == SEGMENTER, image.split is None)):
+        former = first.setdefault(original.get(image.source_file, image.source_file), image)
+        if image.split not in (None, former.split):
+            detail = f"the same picture as {former.source_file}, which is in {former.split or 'a part whose splits are drawn'}"
+            rejects.append(Reject(source_file=image.source_file, item=image.source_file, rule="repeated-image", detail=detail))
+        else:
+            groups.join(image.group, former.group)
+            kept.append(image)
+    return [
+        image if (whole := groups.leader(image.group)) == image.group else replace(image, joined=whole) for image in kept
+    ], rejects
 
 
 def _with_splits(images: list[ImageItem], shares: Mapping[Split, float], seed: int) -> list[ImageItem]:

@@ -92,6 +92,8 @@ def plan(config: GtsrbConfig) -> Plan:
         )
     listed, rejects, tables = _list_signs(config, numbers)
     signs, leaks = without_leaks(config.root, listed)
+    groups = {sign.sample_id: sign.group for sign in listed}
+    num_joined = sum(sign.group != groups[sign.sample_id] for sign in signs)
     rejects += leaks
     trained = any(table.training for table in tables)  # all its images may be lost, and the test part alone is not what is wanted
     found = {sign.class_number for sign in signs if sign.split != "test" or not trained}
@@ -106,7 +108,7 @@ def plan(config: GtsrbConfig) -> Plan:
         signs = [replace(sign, notes=frozenset({"single-frame"})) for sign in signs]
     return Plan(
         classes=tuple(CLASS_NAMES[number] for number in numbers),
-        recipe=recipe_of(config, version=RECIPE_VERSION),
+        recipe=recipe_of(config, version=RECIPE_VERSION, **({"joined": num_joined} if num_joined else {})),
         files=[table.path for table in tables] + [config.root / sign.source_file for sign in signs],
         items=() if without else _with_splits(signs, config),
         load=partial(load_sign, config=config, labels={number: label for label, number in enumerate(numbers)}),

@@ -5,6 +5,8 @@ import io
 import json
 import os
 import pickle
+import shutil
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -53,6 +55,11 @@ def rectangle(x: float, y: float, width: float, height: float) -> list[list[floa
     return [[x, y, x + width, y, x + width, y + height, x, y + height]]
 
 
+def noise(name: str) -> Image.Image:
+    """A picture of its own for every name."""
+    return Image.fromarray(np.random.default_rng(zlib.crc32(name.encode())).integers(0, 256, (80, 100, 3), dtype=np.uint8))
+
+
 class MadeUp:
     """A COCO data set of a few images of 100 x 80 pixels with rectangles; every test breaks one thing."""
 
@@ -74,9 +81,7 @@ class MadeUp:
         name = name or f"{number:03}.png"
         self.images.append({"id": number, "file_name": name, "width": 100, "height": 80})
         if write:
-            Image.fromarray(np.random.default_rng(number).integers(0, 256, (80, 100, 3), dtype=np.uint8)).save(
-                self.root / "photos" / name
-            )
+            noise(name).save(self.root / "photos" / name)
         return number
 
     def object(self, image: int, box: tuple[float, float, float, float], category: int = 1, **changes: Any) -> str:
@@ -1182,7 +1187,7 @@ def test_an_export_of_roboflow_is_read_whole(tmp_path: Path) -> None:
         images, annotations = [], []
         for number in range(4):
             name = f"p{number}_jpg.rf.{part}.png"
-            Image.fromarray(np.random.default_rng(number).integers(0, 256, (80, 100, 3), dtype=np.uint8)).save(folder / name)
+            noise(name).save(folder / name)
             images.append({"id": number, "file_name": name, "width": 100, "height": 80})
             annotations.append(
                 {
@@ -1400,6 +1405,59 @@ def test_ids_of_many_digits_that_are_written_whole_are_kept_apart(made_up: MadeU
     for record in made_up.annotations:
         record["image_id"] = write(ids[record["image_id"]])
     assert {sample.sample_id for sample in made_up.load()[0]} == SOUND
+
+
+def copy(made_up: MadeUp, name: str, of: str = "001.png") -> str:
+    """The same picture under another name and id, annotated again."""
+    shutil.copy(made_up.root / "photos" / of, made_up.root / "photos" / name)
+    return made_up.object(made_up.image(name, write=False), (5, 10, 20, 30), 1)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_copies_of_a_photograph_are_one_group_and_in_one_split(made_up: MadeUp, seed: int) -> None:
+    for number in range(6):
+        made_up.object(made_up.image(), (5, 10, 20, 30), 1 + 2 * (number % 2))
+    other = copy(made_up, "copy.png")
+    version = copy(made_up, "one.rf.abc.png", of="002.png")  # its sisters follow it
+    sister = made_up.object(made_up.image("one.rf.def.png"), (5, 10, 20, 30), 1)
+    samples = {sample.sample_id: sample for sample in made_up.load(seed=seed)[0]}
+    for one, same in (("photos/001.png#10", other), ("photos/002.png#12", version), ("photos/002.png#12", sister)):
+        assert samples[one].group == samples[same].group
+        assert samples[one].split == samples[same].split
+    assert plan(made_up.config()).recipe["joined"]
+
+
+@pytest.mark.parametrize("first", ["a.json", "b.json"])
+def test_a_copy_in_another_split_is_left_out_and_one_without_a_split_goes_where_it_is(made_up: MadeUp, first: str) -> None:
+    made_up.write("a.json")
+    images, annotations = len(made_up.images), len(made_up.annotations)
+    inside = copy(made_up, "copy.png")
+    made_up.images, made_up.annotations = made_up.images[images:], made_up.annotations[annotations:]
+    made_up.write("b.json")
+    for split, rule in (("train", ["repeated-image"]), ("test", []), (None, [])):
+        parts = {
+            "a.json": CocoPart(annotations="a.json", images="photos", split="test"),
+            "b.json": CocoPart(annotations="b.json", images="photos", split=split),
+        }
+        ordered = (parts.pop(first), *parts.values())
+        samples, rejects = load_all(plan(made_up.config(parts=ordered)))
+        left = {sample.sample_id: sample.split for sample in samples}
+        assert len({left[name] for name in left if name in (inside, "photos/001.png#10")}) == 1
+        assert [reject.rule for reject in rejects] == rule
+
+
+def test_a_copy_for_segmenters_alone_is_left_out_where_the_other_has_a_class(made_up: MadeUp) -> None:
+    made_up.write("a.json")
+    copy(made_up, "copy.png")
+    made_up.images, made_up.annotations = made_up.images[2:], made_up.annotations[4:]
+    made_up.write("b.json")
+    parts = (
+        CocoPart(annotations="b.json", images="photos", segmenter=("cat",)),
+        CocoPart(annotations="a.json", images="photos"),
+    )
+    samples, rejects = load_all(plan(made_up.config(parts=parts)))
+    assert {sample.sample_id for sample in samples} == SOUND
+    assert [(reject.rule, reject.item) for reject in rejects] == [("repeated-image", "photos/copy.png")]
 
 
 @pytest.mark.parametrize("step", [1, -1])
