@@ -27,6 +27,7 @@ from pipeline.evaluation.devices import choose_device, part_takers
 from pipeline.evaluation.diagnostics import ASKED, sanity_checks
 from pipeline.evaluation.evaluator import EvaluationRun, applicable, attack_images, missing_records
 from pipeline.evaluation.gallery import GALLERY, write_gallery
+from pipeline.evaluation.label_order import doubt_about_labels
 from pipeline.evaluation.loading import LoadedSystem, load_from_runs
 from pipeline.evaluation.measured import MEASURED, MeasurementReport, figures, measured_lines
 from pipeline.evaluation.measuring import MEASUREMENTS, measure_images, missing_observations, read_observations
@@ -211,6 +212,8 @@ def _report(evaluation: LoadedEvaluation) -> None:
         MeasurementReport(figures=tuple(measured)).write(config.run / MEASURED)
     summary.write(config.run / SUMMARY)  # after all that it stands for: an ablation takes an evaluation that has it for finished
     print("\n".join([*summary.lines(), *_beside_published(config, summary), *measured_lines(measured)]))
+    if (doubt := doubt_about_labels(records)) is not None:
+        print(f"BEWARE: {doubt}")
     if run.suite.threat.knowledge == Knowledge.HIDDEN_SEED:
         print("the attacker does not know the seeds of random masks and noise: report these figures beside the white-box ones")
     if config.sanity:

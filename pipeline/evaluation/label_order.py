@@ -2,7 +2,7 @@
 
 import polars as pl
 
-_FEWEST, _MAPPED = 5, 0.6
+_FEWEST, _MAPPED = 3, 0.6
 """Images a class, and the share of all that have to be said to be of one other class, until labels are doubted."""
 
 

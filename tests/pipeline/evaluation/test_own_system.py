@@ -167,6 +167,47 @@ def test_a_model_of_ones_own_is_evaluated_and_named_wherever_its_figures_stand(
     assert f"own_models:{name}" in (models / "run" / "report" / "index.html").read_text(encoding="utf-8")
 
 
+ANOTHER_ORDER = """
+import torch
+from torch import nn
+
+from pipeline.data.dataset import open_prepared
+
+
+class Neighbors(nn.Module):
+    \"""The class of the nearest test image, counted from STEP.\"""
+
+    def __init__(self):
+        super().__init__()
+        data = open_prepared(PATH)
+        rows = data.indices("test")
+        self.register_buffer("known", torch.from_numpy(data.images[rows]).permute(0, 3, 1, 2).flatten(1) / 255)
+        self.register_buffer("said", (torch.from_numpy(data.labels[rows]) + STEP) % data.num_classes)
+        self.num_classes = data.num_classes
+
+    def forward(self, images):
+        near = -torch.cdist(images.flatten(1), self.known)
+        of_class = [near[:, self.said == number].max(dim=1).values for number in range(self.num_classes)]
+        return torch.stack(of_class, dim=1)
+"""
+
+
+@pytest.mark.parametrize("step", [0, 1])
+def test_classes_in_another_order_than_the_datas_are_named(
+    command: Callable[..., int], models: Path, synthetic_set: Path, capsys: pytest.CaptureFixture[str], step: int
+) -> None:
+    (models / "in_order.py").write_text(
+        ANOTHER_ORDER.replace("PATH", f"__import__('pathlib').Path({str(synthetic_set)!r})").replace("STEP", str(step))
+    )
+    words = ("max_images=null", "gallery_images=0", "attack.threat.epsilons=[1/255]", "sanity=false")
+    try:
+        assert command("system=in_order:Neighbors", *words) == 0
+    finally:
+        sys.modules.pop("in_order", None)
+    said = "BEWARE: 0% of the images are right, and 100% would be if labels are in another order than the system's classes"
+    assert (said in capsys.readouterr().out) == (step != 0)
+
+
 def test_sanity_checks_run_on_it(command: Callable[..., int], models: Path) -> None:
     assert command("system=own_models:Net", "sanity=true", "sanity_images=4", "~attack.attacks.joint-collapse") == 0
     names = [check["name"] for check in json.loads((models / "run" / "sanity.json").read_text())["checks"]]
