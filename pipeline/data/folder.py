@@ -3,6 +3,7 @@
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,11 +15,13 @@ from pipeline.data.copies import Joined, originals
 from pipeline.data.folder_listing import TABLE, Entry, list_folder
 from pipeline.data.images import Box, ImageFile, Raster, open_image, square_around
 from pipeline.data.mask_values import FOREGROUND
-from pipeline.data.rules import Rejected
+from pipeline.data.rules import SAME_OUTLINE, Rejected
 from pipeline.data.sample import Plan, Reject, Sample, recipe_of
 from pipeline.data.splits import Split, assign_splits, drawn_shares
 
 RECIPE_VERSION = 5
+SAME_SIZE = 0.7
+"""Ratio of the sizes of two mask files from which on they may show nearly the same."""
 MASK_VALUES = "two values are background and object, more are the foreground share: the rules of mask_values"
 
 
@@ -32,6 +35,8 @@ class FolderItem:
     notes: frozenset[str]
     """By the names of ``rules.NOTES``: another image has the same mask file (of a fixed camera, or a slip in the table), or another
     class nearly the same name."""
+    others: tuple[tuple[str, str], ...] = ()
+    """Mask and class of the picture's other objects whose mask file is about as large: they may be this one again."""
 
 
 def plan(config: FolderConfig) -> Plan:
@@ -161,8 +166,19 @@ def _items(
         }
         return frozenset(name for name, holds in told.items() if holds)
 
+    objects = defaultdict(list)
+    for entry in entries:
+        objects[original.get(entry.image, entry.image)].append((entry.mask, entry.class_name, (root / entry.mask).stat().st_size))
+
+    def others(entry: Entry) -> tuple[tuple[str, str], ...]:
+        of_picture = objects[original.get(entry.image, entry.image)]
+        size = next(size for mask, _, size in of_picture if mask == entry.mask)
+        content = masks.get(entry.mask, entry.mask)
+        near = [(mask, name) for mask, name, other in of_picture if SAME_SIZE * max(size, other) < min(size, other)]
+        return tuple((mask, name) for mask, name in near if masks.get(mask, mask) != content)
+
     return [
-        FolderItem(entry=e, label=label_of[e.class_name], split=e.split or drawn[e.group], notes=noted(e))
+        FolderItem(entry=e, label=label_of[e.class_name], split=e.split or drawn[e.group], notes=noted(e), others=others(e))
         for e in sorted(entries, key=lambda entry: entry.sample_id)
     ]
 
@@ -198,9 +214,20 @@ def load_item(item: FolderItem, *, root: Path, image_size: int, context: float |
         mask_recipe=mask.recipe,
         image=small_image,
         mask=small_mask,
-        notes=image.notes | mask.notes | item.notes,
+        notes=image.notes | mask.notes | item.notes | _twins(mask, item, root),
     )
     return [sample]
+
+
+def _twins(mask: Raster, item: FolderItem, root: Path) -> set[str]:
+    """What is to be said where another object of the picture is nearly this one."""
+    drawn, notes = np.asarray(mask.image) >= FOREGROUND, set()
+    for name, class_name in item.others:
+        with suppress(Rejected), open_image(root / name) as stored:
+            other = np.asarray(stored.mask().image) >= FOREGROUND
+            if other.shape == drawn.shape and (other & drawn).sum() >= SAME_OUTLINE * (other | drawn).sum():
+                notes.add("twin" if class_name == item.entry.class_name else "twin-class")
+    return notes
 
 
 def _read_mask(picture: ImageFile, path: Path, name: str) -> Raster:

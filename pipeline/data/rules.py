@@ -15,6 +15,9 @@ class Rejected(Exception):  # noqa: N818 - it becomes a Reject, not a failure
         self.rule, self.detail = rule, detail
 
 
+SAME_OUTLINE = 0.9
+"""Intersection over union from which on two outlines are of one object: of 3,000 objects of COCO it is three or four pairs."""
+
 REMEDIES: Mapping[str, str] = {
     # files of any source
     "unreadable-image": "save the image again, or leave it out",

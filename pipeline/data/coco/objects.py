@@ -16,7 +16,7 @@ from pipeline.data.coco.annotations import Annotation
 from pipeline.data.coco.masks import Outline, area, draw, extent, extent_of_runs, number, read_outline, runs_along_rows
 from pipeline.data.config import CocoConfig
 from pipeline.data.images import Box, ImageFile, Raster, crop, open_image, resize, square_around
-from pipeline.data.rules import Rejected
+from pipeline.data.rules import SAME_OUTLINE, Rejected
 from pipeline.data.sample import NO_CLASS, Reject, Sample
 from pipeline.data.splits import Split
 
@@ -24,8 +24,6 @@ from pipeline.data.splits import Split
 BOX_TOLERANCE = 1.0
 SAME_BOX = 0.9
 """Intersection over union from which on ``bbox`` is the box of the outline: in COCO itself it is 0.99 and more."""
-SAME_OUTLINE = 0.9
-"""Intersection over union from which on two outlines are of one object: of 3,000 objects of COCO it is three or four pairs."""
 PERCENT = 100
 """The largest coordinate in percent of a side. Of photographs of twice that and more not all objects lie in this corner."""
 _VERSION = re.compile(r"\.rf\.\w+(?=\.\w+$)")

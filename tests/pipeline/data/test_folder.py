@@ -566,6 +566,21 @@ def test_one_mask_under_many_names_is_noted_but_that_of_a_picture_there_twice_is
     assert noted == {name for name in SOUND if "dog" in name}
 
 
+@pytest.mark.parametrize(("shift", "noted"), [(0.4, True), (6, False)])
+@pytest.mark.parametrize("label", ["cat", "dog"])
+def test_an_object_that_is_listed_twice_with_masks_a_pixel_apart_is_noted(
+    root: Path, shift: float, noted: bool, label: str
+) -> None:
+    save(root / "masks" / "cat" / "a.png", disc(16, 12, 9))
+    save(root / "masks" / "cat" / "again.png", disc(16 + shift, 12, 9.2))
+    table(root, [*rows_of(), ["images/cat/a.png", "masks/cat/again.png", label]])
+    found = {sample.sample_id for sample in load(root)[0] if sample.notes & {"twin", "twin-class"}}
+    assert len(found) == 2 * noted
+    assert {name for sample in load(root)[0] for name in sample.notes & {"twin", "twin-class"}} == (
+        {"twin" if label == "cat" else "twin-class"} if noted else set()
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "noted"),
     [("Cat", True), ("cat ", True), ("c\u200bat", True), ("cats", False)],
