@@ -15,7 +15,7 @@ from pipeline.data.file_kinds import no_folder
 from pipeline.data.folder import FolderItem
 from pipeline.data.folder_listing import IMAGES, MASKS, SPLIT_FOLDERS, TABLE
 from pipeline.data.gtsrb.annotations import Sign
-from pipeline.data.gtsrb.layouts import find_tables
+from pipeline.data.gtsrb.layouts import LayoutError, find_tables
 from pipeline.data.gtsrb.shapes import NUM_CLASSES
 from pipeline.data.gtsrb.source import CLASS_NAMES
 from pipeline.data.prepare import plan_of
@@ -79,7 +79,7 @@ def recognize(root: Path) -> OwnSource:
         return CocoConfig(root=root, classes=None, parts=_with_splits(parts))
     try:
         find_tables(root, range(NUM_CLASSES))
-    except DataError as error:
+    except LayoutError as error:
         raise DataError(
             f"root: {root} is none of the layouts that are known: {TABLE}, or {IMAGES}/CLASS/ beside {MASKS}/CLASS/; GTSRB as it is"
             f" published or on Kaggle; annotations/*.json in COCO's format beside its images, or folders with {ROBOFLOW}"

@@ -16,6 +16,10 @@ TEST_TABLES = ("GT-final_test.csv", "GT-online_test.csv")
 KAGGLE = {"[Tt][Rr][Aa][Ii][Nn].[Cc][Ss][Vv]": True, "[Tt][Ee][Ss][Tt].[Cc][Ss][Vv]": False}
 
 
+class LayoutError(DataError):
+    """There is nothing of GTSRB."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Table:
     """One annotation file."""
@@ -42,14 +46,14 @@ def find_tables(root: Path, class_numbers: Sequence[int]) -> tuple[list[Table], 
     places = [f"{place}/{name}" for name in TRAINING for place in _PLACES]
     training = _first(root, places, with_folders="[0-9]" * 5)
     tests = _first(root, [f"{place}/{name}" for name in TESTS for place in _PLACES])
-    if training is None and (unread := _first(root, places, with_folders="*")) is not None:
-        (first,) = sorted(folder.name for folder in unread.iterdir() if folder.is_dir())[:1]
+    if training is None and (unread := _first(root, places, with_folders="[0-9]*")) is not None:
+        first = min(folder.name for folder in unread.glob("[0-9]*") if folder.is_dir())
         raise DataError(
             f"{unread}: its folders of classes are named 00000 to 00042 in GTSRB, and none here is: {shortened(first)!r}"
         )
     if training is None and tests is None:
         official = "gtsrb/GTSRB/Training, GTSRB/Final_Training/Images or GTSRB/Final_Test/Images"
-        raise DataError(
+        raise LayoutError(
             f"{root}: has neither the official layout ({official}) nor that of Kaggle (Train.csv, Test.csv);"
             " see data.root, or set data.download=true"
         )

@@ -59,6 +59,9 @@ def test_a_folder_is_counted_and_what_is_written_is_planned(
     assert "squares around objects: median 40 px" in captured.err
     text = (out / "experiment" / "my-cups.yaml").read_text()
     assert text.count("#") > 20
+    for said in (captured.err, text):  # what prepare will say
+        assert "note: in 33 of 33 masks the object is a filled box" in said
+        assert "note: 33 of 33 pictures have a mask that is, to the byte, the one of another picture" in said
     assert OmegaConf.create(text).data.root == str(photos.resolve())
     with added_directory(out):
         config = load_config("ablate", AblateConfig, ["experiment=my-cups"])
@@ -153,6 +156,15 @@ def test_a_name_that_cannot_be_is_refused(name: str, photos: Path, tmp_path: Pat
     assert main(["new", f"name='{name}'", f"root={photos}", f"out={tmp_path}"]) == 2
     assert "name" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_wrong_with_a_layout_that_is_known_is_said_and_not_that_it_is_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("1", "14"):
+        (tmp_path / "GTSRB" / "Training" / name).mkdir(parents=True)
+    assert main(["new", "signs", f"root={tmp_path}", f"out={tmp_path / 'mine'}"]) == 2
+    assert "its folders of classes are named 00000 to 00042 in GTSRB, and none here is: '1'" in capsys.readouterr().err
 
 
 def test_what_is_no_known_layout_says_which_there_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
