@@ -200,7 +200,7 @@ def test_a_color_that_is_none_is_refused() -> None:
             TwoStage(classifier(), masks="oracle", fill="mean", mean_color=values)
 
 
-@pytest.mark.parametrize("color", [torch.tensor([0.25, 0.5, 0.75]), np.array([0.25, 0.5, 0.75]), [0.25, np.float32(0.5), 0.75]])
+@pytest.mark.parametrize("color", [torch.tensor([0.25, 0.5, 0.75]), np.array([0.25, 0.5, 0.75]), [0.25, np.float64(0.5), 0.75]])
 def test_a_color_may_be_an_array(color: Any) -> None:
     expected = TwoStage(classifier(), masks="oracle", fill="mean", mean_color=(0.25, 0.5, 0.75))
     assert torch.equal(TwoStage(classifier(), masks="oracle", fill="mean", mean_color=color).color, expected.color)
