@@ -156,7 +156,11 @@ def _read_table(table: Path) -> list[dict[str, str]]:
         raise DataError(f"{table}: cannot be read as UTF-8 text ({error.reason} at byte {error.start}); save it so") from error
     except csv.Error as error:
         raise DataError(f"{table}: cannot be read as a table: line {reader.line_num}: {error}; is a quote left open?") from error
-    return [dict(zip_longest(header, cells[: len(header)], fillvalue="")) for cells in rows if any(cells)]
+    filled = [cells for cells in rows if any(cells)]
+    if filled and max(map(len, filled)) == 1:
+        first = shortened(repr(filled[0][0]))
+        raise DataError(f"{table}: its rows are one cell each, the first is {first}: separate them as the header, by {delimiter!r}")
+    return [dict(zip_longest(header, cells[: len(header)], fillvalue="")) for cells in filled]
 
 
 def _check_header(header: list[str], table: Path, line: str, delimiter: str) -> None:

@@ -287,6 +287,12 @@ def other_separator(root: Path) -> None:
     table_of(root, 1).write_text(table_of(root, 1).read_text().replace(";", "|"))
 
 
+def separators_of_two_kinds(root: Path) -> None:
+    """The reason was that ClassId is empty."""
+    header, *rows = table_of(root, 1).read_text().splitlines()
+    table_of(root, 1).write_text("\n".join([header, *(row.replace(";", ",") for row in rows)]))
+
+
 def wide_letters(root: Path) -> None:
     table_of(root, 1).write_text(table_of(root, 1).read_text(), encoding="utf-16")
 
@@ -297,6 +303,7 @@ def wide_letters(root: Path) -> None:
         (double_column, "GT-00001.csv", "column Roi.X1 stands twice; it begins with 'Filename;Width"),
         (open_quote, "GT-00001.csv", "unexpected end of data; is a quote left open?"),
         (other_separator, "GT-00001.csv", "column Filename is missing; it begins with 'Filename|Width"),
+        (separators_of_two_kinds, "GT-00001.csv", "one cell each, the first is '00000_00000.ppm,40,40,6,6,33,33,1': separate them"),
         (wide_letters, "GT-00001.csv", "cannot be read as UTF-8 text"),
         (remove_test_table, "GT-final_test.csv", "is missing"),
         (remove_class_table, "GT-00014.csv", "is missing"),
