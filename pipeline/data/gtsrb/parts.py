@@ -68,8 +68,7 @@ def without_leaks(root: Path, signs: list[Sign]) -> tuple[list[Sign], list[Rejec
     original = originals(root, {sign.source_file for sign in signs})
     named, parts, groups = defaultdict(set), defaultdict(set), Joined()
     for sign in signs:
-        if (picture := original.get(sign.source_file)) is not None:
-            named[picture].add(sign.class_number)
+        named[original.get(sign.source_file, sign.source_file)].add(sign.class_number)
     twice = {picture for picture, classes in named.items() if len(classes) > 1}
     first: dict[str, Sign] = {}
     kept, rejects = [], []

@@ -709,6 +709,18 @@ def test_a_picture_of_two_classes_is_of_neither(tree: Path) -> None:
     }
 
 
+@pytest.mark.parametrize(("number", "rule"), [(14, "leaks-into-test"), (1, "repeated-annotation")])
+def test_one_file_that_both_tables_name_is_not_trained_on_and_tested(tree: Path, number: int, rule: str) -> None:
+    as_kaggle(tree)
+    with (tree / "Train.csv").open("a") as stream:
+        stream.write(",".join([*good_row("", number)[1:], "Test/00000.png", "00014/lent"]) + "\n")
+    table = (tree / "Train.csv").read_text().replace("Path", "Path,Group", 1)
+    (tree / "Train.csv").write_text(table)
+    made = plan(config(tree))
+    assert rule in {reject.rule for reject in made.rejects}
+    assert not {"train", "val"} & {item.split for item in made.items if item.source_file == "Test/00000.png"}
+
+
 def test_tracks_that_are_torn_between_the_parts_end_the_call_and_tracks_that_begin_anew_do_not(tree: Path) -> None:
     for track, frame in ((0, 2), (1, 3)):
         path = tree / "other.ppm"
