@@ -122,6 +122,22 @@ def nothing(system: Tricky, images: Tensor) -> Tensor:
     return logits
 
 
+def as_probabilities(trick: Trick) -> Trick:
+    """Behind a softmax."""
+    return lambda system, images: trick(system, images).softmax(dim=1)
+
+
+def color_by_contrast(_system: Tricky, images: Tensor) -> Tensor:
+    """No trick: the likeliest color, and the surer, the more contrast there is."""
+    colors = images.mean(dim=(2, 3))
+    return 9000 * images.std(dim=(1, 2, 3))[:, None] * (colors - colors.mean(dim=1, keepdim=True))
+
+
+def always_the_first(_system: Tricky, images: Tensor) -> Tensor:
+    """A constant: no trick, and worth nothing."""
+    return torch.eye(CLASSES).to(images)[:1].expand(len(images), -1) + 0 * images.mean(dim=(1, 2, 3))[:, None]
+
+
 def _where(trick: Trick, chosen: Callable[[Tensor], Tensor]) -> Trick:
     def mixed(system: Tricky, images: Tensor) -> Tensor:
         honest = system.honest(images)

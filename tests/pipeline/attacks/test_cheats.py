@@ -486,6 +486,23 @@ def test_to_rule_a_class_out_is_no_cheat(cheats: ModuleType, form: str) -> None:
     assert {check.name: check.finding for check in checks if check.outcome is Outcome.FAIL} == {}
 
 
+@pytest.mark.parametrize(
+    ("trick", "outcome"),
+    [("color_by_contrast", Outcome.PASS), ("smoothly_remembered_labels", Outcome.FAIL), ("sleepy_near_the_data", Outcome.FAIL)],
+)
+def test_a_softmax_that_is_sure_of_the_images_knows_none_of_them_and_hides_no_memory(
+    cheats: ModuleType, trick: str, outcome: Outcome
+) -> None:
+    check = check_named("shifted images", cheats.tricky_batch(cheats.as_probabilities(getattr(cheats, trick))))
+    assert check.outcome is outcome, check.finding
+
+
+@pytest.mark.parametrize("trick", ["one_hot_answer", "always_the_first"])
+def test_what_is_flat_everywhere_knows_no_image(cheats: ModuleType, trick: str) -> None:
+    check = check_named("shifted images", cheats.tricky_batch(getattr(cheats, trick)))
+    assert (check.outcome, check.figures["steep"]) == (Outcome.PASS, 1), check.finding
+
+
 def test_what_a_system_crops_away_hides_no_gradient(cheats: ModuleType) -> None:
     def cropped(system: nn.Module, images: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = system.honest(nn.functional.interpolate(images[:, :, 3:-3, 3:-3], size=images.shape[2:]))
