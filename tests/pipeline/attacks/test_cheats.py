@@ -497,6 +497,23 @@ def test_a_softmax_that_is_sure_of_the_images_knows_none_of_them_and_hides_no_me
     assert check.outcome is outcome, check.finding
 
 
+@pytest.mark.parametrize(("hair", "outcome"), [(1e-8, Outcome.PASS), (1e-3, Outcome.FAIL)])
+def test_what_is_chosen_by_a_hair_may_be_chosen_otherwise_in_another_batch(
+    cheats: ModuleType, hair: float, outcome: Outcome
+) -> None:
+    """Where an image is alone sums are rounded otherwise, and here the choice of a route lies within that; more is no rounding."""
+    levels = cheats.honest_batch().images.double().mean(dim=(1, 2, 3))
+
+    def routed(system: nn.Module, images: torch.Tensor) -> torch.Tensor:
+        above = images.double().mean(dim=(1, 2, 3))[:, None] + hair * (len(images) == 1) - levels - hair / 2
+        way = ((above > 0).sum(dim=1) % 2)[:, None]
+        logits: torch.Tensor = system.honest(images) + 0.5 * way * torch.eye(4).to(images)[0]
+        return logits
+
+    check = check_named("batch invariance", cheats.tricky_batch(routed))
+    assert check.outcome is outcome, check.finding
+
+
 @pytest.mark.parametrize("trick", ["one_hot_answer", "always_the_first"])
 def test_what_is_flat_everywhere_knows_no_image(cheats: ModuleType, trick: str) -> None:
     check = check_named("shifted images", cheats.tricky_batch(getattr(cheats, trick)))
