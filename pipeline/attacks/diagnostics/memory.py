@@ -32,6 +32,8 @@ _SIZES = (1, 2, 4)
 _CONTAINERS = (dict, list, tuple, set, frozenset, deque, partial, CellType, type(lru_cache(repr)))
 _LEAST = 48  # values: what has fewer may be alike by chance
 _FEWEST, _EXACTLY = 16, 1 - 1e-6  # unless they are the same but for rounding
+_LEVELS = 4  # values that a row may have to be taken for bits
+_BITS_ALIKE, _ONE_SIDED = 0.95, 0.75  # mean product of bits of 1 and -1: 2.5 % are others; and how far from 0 their mean may be
 _TELLING = 4  # values of a row that are not all alike, at least: the one of a one-hot row says nothing
 _CHANGED = 0.15  # of the range of the noise, in the spread of an image: 4 % apart
 _TAKES = dict.fromkeys(("to", "type_as", "expand_as", "view_as", "reshape_as", "__getitem__", "index_select", "gather"), 0)
@@ -86,7 +88,7 @@ def held_images(batch: AttackBatch) -> Bool[Tensor, " batch"]:
                 some = _centered(values.flatten(1).to(batch.images))
                 for held in of_size.get(some.shape[1], ()):
                     for rows in _rows(held, some.shape[1], some):
-                        found.logical_or_(_alike(some, _centered(rows)))
+                        found.logical_or_(_alike(some, _centered(rows)) | _same_bits(values.flatten(1).to(some), rows))
 
     _watched(batch, batch.images, lambda *_: None, compare)
     return found
@@ -126,7 +128,8 @@ class _Dataflow(TorchFunctionMode):
 
     def _in_parts(self, numbers: Iterable[object]) -> bool:
         """Chosen by what was made of the input, with more than one number for an image."""
-        chosen = [one.reshape(len(one), -1) for one in _strided(numbers) if one.ndim and _place(one) in self.given]
+        whole = (one for one in _strided(numbers) if one.ndim and not one.is_floating_point())  # the others give a form or a type
+        chosen = [one.reshape(len(one), -1) for one in whole if _place(one) in self.given]
         return any(len(one) != self.images or bool((one != one[:, :1]).any()) for one in chosen)
 
 
@@ -217,6 +220,27 @@ def _alike(some: Tensor, rows: Tensor) -> Tensor:
     least = _ALIKE if some[0].numel() >= _LEAST else _EXACTLY
     alike = functional.normalize(some.flatten(1)) @ functional.normalize(rows.flatten(1)).T > least
     return (alike & (alike.double().mean(dim=0) <= _MOST)).any(dim=1)
+
+
+def _same_bits(some: Tensor, rows: Tensor) -> Tensor:
+    """Which of them are above and below their median where a row of few levels is."""
+    none = torch.zeros(len(some), dtype=torch.bool, device=some.device)
+    if some.shape[1] < _LEAST:
+        return none
+    rows = rows[_levels(rows[:, :_LEAST]) <= _LEVELS]  # most rows show by their first values that they have many
+    bits = 2.0 * (rows > (rows.amin(dim=1, keepdim=True) + rows.amax(dim=1, keepdim=True)) / 2) - 1
+    bits = bits[(_levels(rows) <= _LEVELS) & (bits.mean(dim=1).abs() < _ONE_SIDED)]  # not the one of a one-hot row
+    if not len(bits):
+        return none
+    own = 2.0 * (some > some.median(dim=1, keepdim=True).values) - 1
+    alike = own @ bits.T / some.shape[1] > _BITS_ALIKE
+    return (alike & (alike.double().mean(dim=0) <= _MOST)).any(dim=1)
+
+
+def _levels(rows: Tensor) -> Tensor:
+    """How many values are in each row."""
+    ordered = rows.sort(dim=1).values
+    return 1 + (ordered[:, 1:] != ordered[:, :-1]).sum(dim=1)
 
 
 def _in_span(images: Tensor, rows: Tensor) -> Tensor:

@@ -160,6 +160,12 @@ def of_bytes(kept: Any, like: Tensor) -> Tensor:
     return torch.frombuffer(bytearray(kept), dtype=torch.float32).view(-1, 3 * SIDE**2).to(like)
 
 
+def lighter(images: Tensor) -> Tensor:
+    """Than most, softly."""
+    grey = flat(images.mean(dim=1))
+    return (20 * (grey - grey.median(dim=1, keepdim=True).values)).tanh()
+
+
 MADE: dict[str, tuple[Callable[[Tensor], Any], Callable[[Any, Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
     "an attribute of an object": (flat, lambda kept, like: kept.to(like), flat),
     "two parts that are noise each": (
@@ -179,6 +185,12 @@ MADE: dict[str, tuple[Callable[[Tensor], Any], Callable[[Any, Tensor], Tensor], 
     ),
     "frequencies": (lambda images: frequencies(images), lambda kept, _: kept, lambda images: frequencies(images)),
     "grey": (lambda images: flat(images.mean(dim=1)), lambda kept, _: kept, lambda images: flat(images.mean(dim=1))),
+    "a bit a value": (
+        lambda images: lighter(images) > 0,
+        lambda kept, like: 2.0 * kept.to(like) - 1,
+        lambda images: lighter(images),
+    ),
+    "a bit and zeros": (lambda images: lighter(images).sign(), lambda kept, _: kept, lambda images: lighter(images)),
     "one half": (lambda images: flat(images[..., :4]), lambda kept, _: kept, lambda images: flat(images[..., :4])),
     "in a thread": (flat, lambda kept, _: in_a_thread(lambda: kept.clone()), flat),
     "while nobody watches": (flat, lambda kept, _: unwatched(lambda: kept.clone()), flat),
