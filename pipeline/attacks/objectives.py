@@ -24,6 +24,13 @@ Score = Callable[..., Tensor]
 
 DLR_CLASSES = 4
 """Fewest classes with which the difference-of-logits ratio is used."""
+_SUM = 1e-3  # how far from 1 the sum of probabilities may be
+
+
+def are_probabilities(outputs: Logits) -> bool:
+    """Each row is of shares that sum to 1: what a softmax gives, and no logits."""
+    one = torch.ones((), dtype=outputs.dtype, device=outputs.device)
+    return bool((outputs >= 0).all()) and torch.allclose(outputs.sum(dim=1), one, atol=_SUM)
 
 
 @runtime_checkable

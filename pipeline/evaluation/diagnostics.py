@@ -9,13 +9,23 @@ import polars as pl
 import torch
 
 from pipeline.attacks.diagnostics import gradient_free, search
-from pipeline.attacks.diagnostics.check import Check, judged, skipped
+from pipeline.attacks.diagnostics.check import Check, Outcome, judged, skipped
 from pipeline.attacks.diagnostics.differences import gradients_against_differences, gradients_reach
 from pipeline.attacks.diagnostics.from_boundary import descent_reaches_boundary, search_from_boundary
 from pipeline.attacks.diagnostics.gradients import finite_numbers, zero_gradients
 from pipeline.attacks.diagnostics.masking import mask_follows_image, mask_saturation, pixels_decide, shifted_images
 from pipeline.attacks.diagnostics.places import other_places, patch_budget
-from pipeline.attacks.diagnostics.probing import Budget, Images, climb, climb_to_targets, fresh_copy, objective, probe_points
+from pipeline.attacks.diagnostics.probing import (
+    Budget,
+    Images,
+    climb,
+    climb_to_targets,
+    fresh_copy,
+    half_precision,
+    logits_of,
+    objective,
+    probe_points,
+)
 from pipeline.attacks.diagnostics.sameness import same_answers
 from pipeline.attacks.outside import SquareAttack
 from pipeline.attacks.patch_attack import PatchAttack
@@ -25,6 +35,7 @@ from pipeline.attacks.threat import Region, ThreatModel
 from pipeline.evaluation.against_records import records_repeat, successes_stand, survivors_misclassified
 from pipeline.evaluation.constant_predictor import CONSTANT, modal_prediction
 from pipeline.evaluation.evaluator import EvaluationRun, Store
+from pipeline.evaluation.inputs import doubt_about_logits
 from pipeline.evaluation.metrics import robust_images
 from pipeline.evaluation.own import OwnImages
 from pipeline.evaluation.rescoring import rescore
@@ -93,9 +104,10 @@ def sanity_checks(
     chosen = epsilon if epsilon in epsilons else next(standing, max(epsilons))
     examination = _Examination(run=run, records=records, num_images=num_images, device=device, epsilon=chosen)
     batch, budget = examination.batch(rows)
+    first = _to_mend_first(batch)
     return [
-        *_answers(_of_the_system(batch, budget, ids, run.batch_size), advance),
-        *_answers(_of_the_search(examination, batch, budget), advance),
+        *_answers(_of_the_system(batch, budget, ids, run.batch_size), advance, first),
+        *_answers(_of_the_search(examination, batch, budget), advance, first),
         *_of_the_records(examination, advance),
         *checks,
     ]
@@ -105,10 +117,20 @@ Asked = dict[str, Callable[[], list[Check]]]
 """Questions by what they are about."""
 
 
-def _answers(asked: Asked, advance: Callable[[], object]) -> Iterator[Check]:
+def _answers(asked: Asked, advance: Callable[[], object], first: str | None) -> Iterator[Check]:
     for name, ask in asked.items():
-        yield from _numbers_or_failure(name, ask)
+        for check in _numbers_or_failure(name, ask):
+            failed = check.outcome is Outcome.FAIL and first is not None
+            yield replace(check, advice=f"{first}; where it fails then too: {check.advice}") if failed else check
         advance()
+
+
+def _to_mend_first(batch: AttackBatch) -> str | None:
+    """What hides gradients without anybody's intent, and is sooner mended than looked for by what a check says of its kind."""
+    types = " and ".join(half_precision(batch))
+    if types:
+        return f"it computes in {types} inside, whose rounding hides what small steps do: attack it in float32, without autocast"
+    return doubt_about_logits(logits_of(batch))
 
 
 def _of_the_system(batch: AttackBatch, budget: Budget, ids: Sequence[str], batch_size: int) -> Asked:

@@ -16,13 +16,13 @@ from torch.nn.parameter import is_lazy
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, SubsetRandomSampler, WeightedRandomSampler
 from torch.utils.data.distributed import DistributedSampler
 
+from pipeline.attacks.objectives import are_probabilities
 from pipeline.errors import InputError, kind_and_words, said
 from pipeline.masks.context import MaskContext
 from pipeline.shapes import Images, Labels, Logits, Masks
 from pipeline.system import Maskless, System, TwoStage, as_system, attacked, check_mask_shape, with_attackable_mask
 
 GREY = "grey images have one channel, say {}.expand(-1, 3, -1, -1)"
-_SUM = 1e-3  # how far from 1 the sum of probabilities may be
 _FEW_MASKS = 4  # of fewer one odd picture decides
 _ENDS = 0.1  # how near 0 and 1 the least and the largest probability of a mask come
 
@@ -246,8 +246,7 @@ def doubt_about(system: System, images: Images, logits: Logits) -> str | None:
 
 def doubt_about_logits(logits: Logits) -> str | None:
     """Why the outputs look like something else than logits, and what to do; None where they do not."""
-    one = torch.ones((), dtype=logits.dtype, device=logits.device)
-    if (logits >= 0).all() and torch.allclose(logits.sum(dim=1), one, atol=_SUM):
+    if are_probabilities(logits):
         return (
             "the outputs look like probabilities (each row sums to 1): attacks take them for logits, whose gradients then vanish"
             " where the model is sure, and robustness is overestimated; leave the softmax out (of an ensemble take the log)"

@@ -37,6 +37,7 @@ _DISAGREEMENT = 0.2  # 0 is a perfect prediction, 1 one of the opposite, or of a
 _KINK = 0.5
 _REACH = 0.5  # of the promised rise of the margin
 _SHORT = 0.25  # share of the images that may keep less: a margin has kinks
+_SUDDEN = 1 / 3  # of the change in ten times the step
 _DIRECTIONS = 8
 _STEPS = (3e-3, 3e-4)  # in [0,1]: at the better of the two neither curvature nor rounding hides an honest gradient
 _FINE_STEP = 3e-5
@@ -67,16 +68,18 @@ def gradients_against_differences(batch: AttackBatch, places: Places) -> Check:
         return judged(name, True, finding, advice, {})
     scale = scale_of(batch)
     worst, where = torch.zeros(len(batch), device=batch.images.device), dict.fromkeys(range(len(batch)), CLEAN)
+    sudden = torch.zeros_like(worst, dtype=torch.bool)
     for place, points in places().items():
         asked: dict[str, tuple[_Ask, Tensor | None, GradientPath]] = {place: (_logits, None, GradientPath.BOTH)}
         if held:
             asked = {place: (_logits, masks_of(batch, points), GradientPath.PIXELS)}
         if traits.is_attackable:
             asked[f"{place}, by the mask"] = (_logits_by_mask, points, GradientPath.MASK)
-        disagreeing = {
-            way: _least_disagreement(batch, ask, fixed, points, _slope(batch, path, points, fixed), scale)
-            for way, (ask, fixed, path) in asked.items()
-        }
+        disagreeing: dict[str, Tensor] = {}
+        for way, (ask, fixed, path) in asked.items():
+            slope = _slope(batch, path, points, fixed)
+            disagreeing[way], jumps = _least_disagreement(batch, ask, fixed, points, slope, scale)
+            sudden |= jumps & (disagreeing[way] > _DISAGREEMENT)
         disagreeing[f"{place}, of several losses"] = _losses_disagree(batch, points, scale)
         if held and traits.is_attackable:
             paths = (GradientPath.BOTH, GradientPath.PIXELS, GradientPath.MASK)
@@ -87,9 +90,15 @@ def gradients_against_differences(batch: AttackBatch, places: Places) -> Check:
             worst = torch.maximum(worst, found)
     wrong = (worst > _DISAGREEMENT).nonzero().flatten().tolist()
     figures = {"disagreeing": len(wrong) / max(1, len(batch)), "largest": float(worst.max())}
+    figures["sudden"] = int(sudden[wrong].sum())
     found_at = ", ".join(sorted({where[row] for row in wrong}))
     finding = f"they disagree on {len(wrong)} of {len(batch)} images{f' ({found_at})' if found_at else ''}"
-    advice = "the gradients are not those of the function (a wrong surrogate, noise, clipping): no attack that follows them is one"
+    finding += f"; on {figures['sudden']} of them the margin jumps" if figures["sudden"] else ""
+    advice = "the gradients are not those of the function (a surrogate of what is hard or rounded, noise, clipping): no attack that"
+    advice += " follows them is one; attack a soft twin too, and trust searches without gradients"
+    if wrong and figures["sudden"] == len(wrong):
+        advice = "something is chosen or rounded (a route, a box, a hard mask), and no gradient leads from one choice to the next:"
+        advice += " a limit of these attacks, not a defence; attack a soft twin too, and trust searches without gradients"
     accidental = FEW * len(batch)
     if figures["largest"] <= _KINK:
         accidental = min(max(1, accidental), len(batch) - 1)
@@ -207,23 +216,28 @@ def _excess(whole: Tensor, *parts: Tensor) -> Tensor:
     return apart.float()
 
 
-def _least_disagreement(batch: AttackBatch, ask: _Ask, fixed: Tensor | None, points: Tensor, slope: Tensor, scale: float) -> Tensor:
-    """At the better of two steps. What is in doubt there is measured once more by a step so small that it takes float64: networks
-    of many kinks (ReLU6) bend within a larger one. A wrong gradient stays wrong, and a jump is in no doubt."""
-    found = torch.stack([_disagreement(batch, ask, fixed, points, slope, size, scale) for size in _STEPS]).amin(dim=0)
+def _least_disagreement(
+    batch: AttackBatch, ask: _Ask, fixed: Tensor | None, points: Tensor, slope: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
+    """At the better of two steps, and where the smaller one changes the margin by hardly less than the larger: it jumps between.
+    What is in doubt there is measured once more by a step so small that it takes float64: networks of many kinks (ReLU6) bend
+    within a larger one. A wrong gradient stays wrong, and a jump is in no doubt."""
+    both, changes = zip(*(_disagreement(batch, ask, fixed, points, slope, size, scale) for size in _STEPS), strict=True)
+    found, jumps = torch.minimum(*both), changes[1] > _SUDDEN * changes[0]
     rows = ((found > _DISAGREEMENT) & (found <= _KINK)).nonzero().flatten()
     with suppress(Exception):  # of somebody else's code: it may know one type alone
         if len(rows):
             held = None if fixed is None else fixed[rows].double()
             exact, at, way = in_float64(batch.select(rows)), points[rows].double(), slope[rows].double()
-            found[rows] = torch.minimum(found[rows], _disagreement(exact, ask, held, at, way, _FINE_STEP, scale))
-    return found
+            found[rows] = torch.minimum(found[rows], _disagreement(exact, ask, held, at, way, _FINE_STEP, scale)[0])
+    return found, jumps
 
 
 def _disagreement(
     batch: AttackBatch, ask: _Ask, fixed: Tensor | None, points: Tensor, slope: Tensor, size: float, scale: float
-) -> Tensor:
-    """Of predicted and measured changes of the margin, per image: |difference| / (|one| + |other|), 0 where both are rounding.
+) -> tuple[Tensor, Tensor]:
+    """Of predicted and measured changes of the margin, per image: |difference| / (|one| + |other|), 0 where both are rounding;
+    and how far the margin changes in random directions.
 
     1 where the margin jumps: an image that is answered otherwise than all its neighbors.
     """
@@ -241,7 +255,8 @@ def _disagreement(
             jump = torch.maximum(jump, ((above + below) / 2 - here).abs() - (above - below).abs())
     noise = _NOISE * torch.finfo(points.dtype).eps * scale / size
     found = torch.where(jump > _JUMP * scale, 1.0, torch.maximum(_error(pairs[:1], noise), _error(pairs[1:], noise)))
-    return found.nan_to_num(1.0)  # of infinite margins
+    changes = 2 * size * torch.stack([measured for _, measured in pairs[1:]]).norm(dim=0)
+    return found.nan_to_num(1.0), changes  # of infinite margins
 
 
 def _direction(batch: AttackBatch, slope: Tensor, number: int) -> Tensor:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ from pipeline.attacks.diagnostics.probing import (
     scale_of,
     slopes_of,
 )
-from pipeline.attacks.objectives import margin
+from pipeline.attacks.objectives import Score, are_probabilities, margin
 from pipeline.attacks.start import AttackBatch
 from pipeline.masks.context import MaskContext
 from pipeline.system import StagedSystem, attacked, clean_context, masks_and_logits, traits_of, with_attackable_mask
@@ -171,15 +172,18 @@ def shifted_images(batch: AttackBatch) -> Check:
     have to be so by half of their margins, in the mean; and images may not be half as steep as what becomes of them (median). A
     system that knows them by heart is sure of themselves alone, or flat around them alone, with a gradient that is true; and none
     may hold them (``memory.held_images``), for what it does with them may be too soft to be seen."""
-    name, clean, steepness = "shifted images", -margin(logits_of(batch), batch.labels), _steepness(batch, batch.images)
-    left, still, of, slopes = {}, 0, 0, []
-    for way, (with_context, changes) in _CHANGED.items():
+    name, left, still, of, slopes = "shifted images", {}, 0, 0, []
+    others = {way: [_changed(batch, change, moves) for change in changes] for way, (moves, changes) in _CHANGED.items()}
+    # The one measure for all of them: outputs that are probabilities of some images alone are none.
+    logs = all(are_probabilities(logits_of(other)) for other in (batch, *chain.from_iterable(others.values())))
+    sureness = _log_sureness if logs else _sureness
+    clean, steepness = sureness(logits_of(batch), batch.labels), _steepness(batch, sureness)
+    for way, some in others.items():
         margins = []
-        for change in changes:
-            given = [change(part) if with_context and part is not None and part.ndim == 4 else part for part in batch.context or ()]
-            other = replace(batch, images=change(batch.images), context=MaskContext(*given))
-            margins.append(-margin(logits_of(other), batch.labels))
-            slopes.append(steepness / _steepness(other, other.images).clamp_min(1e-30))
+        for other in some:
+            margins.append(sureness(logits_of(other), batch.labels))
+            steep = _steepness(other, sureness)
+            slopes.append((steepness / steep.clamp_min(1e-30))[(steepness > 0) | (steep > 0)])  # what is flat anyhow says nothing
         kept = torch.stack(margins)
         right, of, still = kept > 0, of + kept.numel(), still + int((kept > 0).sum())
         if int(right.sum()) >= _FEWEST:
@@ -187,19 +191,36 @@ def shifted_images(batch: AttackBatch) -> Check:
     held = share(held_images(batch))
     if not left and not held:
         return skipped(name, f"only {still} of {of} images that are shifted, lit otherwise or smoothed keep their class")
-    steep = float(torch.cat(slopes).median())
+    ratios = torch.cat(slopes)
+    flatter = float(ratios.median()) if len(ratios) else 1.0
     finding = f"of {of} images that are shifted by a pixel, lit otherwise or smoothed {still} keep their class, with "
     finding += ", ".join(f"{part:.0%} ({way})" for way, part in left.items())
-    finding += f" of their margins in the mean; the images themselves are {steep:.0%} as steep as these (median)"
+    finding += f" of their margins in the mean; the images themselves are {flatter:.0%} as steep as these (median)"
     finding += f"; the system holds {held:.1%} of the images, or what it makes of them" if held else ""
     advice = "the system knows these images, as it knows those that it was trained on: attack images that it has never seen"
-    figures = {"left": min(left.values(), default=1.0), "kept": still / of, "steep": steep, "held": held}
-    return judged(name, held > 0 or min(figures["left"], steep) < _LEFT, finding, advice, figures)
+    figures = {"left": min(left.values(), default=1.0), "kept": still / of, "steep": flatter, "held": held}
+    return judged(name, held > 0 or min(figures["left"], flatter) < _LEFT, finding, advice, figures)
 
 
-def _steepness(batch: AttackBatch, points: Images) -> Tensor:
-    """Length of the margin's gradient, per image."""
-    lengths: Tensor = gradients(objective(batch), points).nan_to_num(0, 0, 0).flatten(1).norm(dim=1)
+def _changed(batch: AttackBatch, change: Callable[[Tensor], Tensor], with_context: bool) -> AttackBatch:
+    given = [change(part) if with_context and part is not None and part.ndim == 4 else part for part in batch.context or ()]
+    return replace(batch, images=change(batch.images), context=MaskContext(*given))
+
+
+def _sureness(outputs: Tensor, labels: Tensor) -> Tensor:
+    """By how much the label's class is likeliest."""
+    return -margin(outputs, labels)
+
+
+def _log_sureness(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Of probabilities: their logs are no flatter where a softmax is sure."""
+    return _sureness(outputs.clamp_min(torch.finfo(outputs.dtype).tiny).log(), labels)
+
+
+def _steepness(batch: AttackBatch, sureness: Score) -> Tensor:
+    """Length of the gradient of the sureness, per image."""
+    slopes = gradients(objective(batch, score=sureness), batch.images).nan_to_num(0, 0, 0)
+    lengths: Tensor = slopes.flatten(1).norm(dim=1)
     return lengths
 
 

@@ -4,7 +4,7 @@ import gc
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from cProfile import Profile
 from functools import lru_cache, partial
@@ -32,11 +32,15 @@ _SIZES = (1, 2, 4)
 _CONTAINERS = (dict, list, tuple, set, frozenset, deque, partial, CellType, type(lru_cache(repr)))
 _LEAST = 48  # values: what has fewer may be alike by chance
 _FEWEST, _EXACTLY = 16, 1 - 1e-6  # unless they are the same but for rounding
+_LEVELS = 4  # values that a row may have to be taken for bits
+_BITS_ALIKE, _ONE_SIDED = 0.95, 0.75  # mean product of bits of 1 and -1: 2.5 % are others; and how far from 0 their mean may be
 _TELLING = 4  # values of a row that are not all alike, at least: the one of a one-hot row says nothing
 _CHANGED = 0.15  # of the range of the noise, in the spread of an image: 4 % apart
 _TAKES = dict.fromkeys(("to", "type_as", "expand_as", "view_as", "reshape_as", "__getitem__", "index_select", "gather"), 0)
 _TAKES["embedding"] = 1
 """Operations that take the values of one tensor alone, and of others the form or the places."""
+_Keep = Callable[[Tensor, bool], None]
+"""Given a tensor, and whether the system put it together of parts that it chose by an image."""
 _NOT_OF_THE_SYSTEM = ("torch", "pipeline", "segmenter", "classifier")
 """Packages whose variables are none of the system's."""
 
@@ -55,17 +59,18 @@ def held_images(batch: AttackBatch) -> Bool[Tensor, " batch"]:
     noise, seen = noise_like(batch.images), [_standardized(small) for small in smaller]
     changed = batch.images + _CHANGED * (noise - 0.5) * batch.images.std(dim=(1, 2, 3), keepdim=True)
     own: dict[object, Tensor] = {}
+    put_together: dict[object, Tensor] = {}  # by the system, of codes: it may be no image, and is what becomes of one by design
 
-    def keep(held: Tensor) -> None:
+    def keep(held: Tensor, composed: bool = False) -> None:
         if not held.is_complex():  # their parts are compared where something is computed with them
-            own.setdefault((_place(held), held.shape, held.stride()), held)
+            (put_together if composed else own).setdefault((_place(held), held.shape, held.stride()), held)
 
     variables = _variables(batch, {small[0].numel() for small in smaller}, noise, keep)
     for held in _tensors_of(_kept(batch.system)):
         keep(held)
     _watched(batch, changed, keep)
     found = torch.zeros(len(batch), dtype=torch.bool, device=batch.images.device)
-    for held in (*own.values(), *_tensors_of(variables)):
+    for held in (*own.values(), *put_together.values(), *_tensors_of(variables)):
         for image in seen:
             for rows in _rows(held, image[0].numel(), image):
                 found |= _alike(image, _standardized(rows.view(-1, *image.shape[1:])))
@@ -83,18 +88,20 @@ def held_images(batch: AttackBatch) -> Bool[Tensor, " batch"]:
                 some = _centered(values.flatten(1).to(batch.images))
                 for held in of_size.get(some.shape[1], ()):
                     for rows in _rows(held, some.shape[1], some):
-                        found.logical_or_(_alike(some, _centered(rows)))
+                        found.logical_or_(_alike(some, _centered(rows)) | _same_bits(values.flatten(1).to(some), rows))
 
-    _watched(batch, batch.images, lambda _: None, compare)
+    _watched(batch, batch.images, lambda *_: None, compare)
     return found
 
 
 class _Dataflow(TorchFunctionMode):
     """Tells what a system computes of what it is given from what it computes with and has from elsewhere."""
 
-    def __init__(self, given: Iterable[Tensor], keep: Callable[[Tensor], None], made: Callable[[Tensor], None]) -> None:
+    def __init__(self, given: Sequence[Tensor], keep: _Keep, made: Callable[[Tensor], None]) -> None:
         super().__init__()
-        self.given, self.keep, self.made = {_place(one) for one in given}, keep, made
+        self.given, self.keep, self.made, self.images = {_place(one) for one in given}, keep, made, len(given[0])
+        self.composed: set[int] = set()
+        """Where lies what was put together for an image from several parts that were chosen by it, as from a codebook."""
 
     def __torch_function__(
         self, operation: Callable[..., Any], _types: object, given: tuple[Any, ...] = (), named: Mapping[str, Any] | None = None
@@ -104,6 +111,9 @@ class _Dataflow(TorchFunctionMode):
         of = (given, named) if first is None else given[first : first + 1]
         inputs, outputs = (_strided(tree_leaves(some)) for some in (of, result))
         places = {_place(one) for one in outputs}
+        chosen = first is not None and self._in_parts(tree_leaves((given[:first], given[first + 1 :])))
+        composed = chosen or not self.composed.isdisjoint(_place(one) for one in inputs)
+        self.composed = self.composed | places if composed else self.composed - places
         if self.given.isdisjoint(_place(one) for one in inputs):
             self.given -= places  # memory that was freed since, and is used again
             held = [*inputs, *outputs]
@@ -113,13 +123,17 @@ class _Dataflow(TorchFunctionMode):
             for one in outputs:
                 self.made(one)
         for one in held:
-            self.keep(one)
+            self.keep(one, _place(one) in self.composed)
         return result
 
+    def _in_parts(self, numbers: Iterable[object]) -> bool:
+        """Chosen by what was made of the input, with more than one number for an image."""
+        whole = (one for one in _strided(numbers) if one.ndim and not one.is_floating_point())  # the others give a form or a type
+        chosen = [one.reshape(len(one), -1) for one in whole if _place(one) in self.given]
+        return any(len(one) != self.images or bool((one != one[:, :1]).any()) for one in chosen)
 
-def _watched(
-    batch: AttackBatch, points: Images, keep: Callable[[Tensor], None], made: Callable[[Tensor], None] = lambda _: None
-) -> None:
+
+def _watched(batch: AttackBatch, points: Images, keep: _Keep, made: Callable[[Tensor], None] = lambda _: None) -> None:
     """Asks about points. ``keep`` is given what the system computes with and has from elsewhere, ``made`` what it makes of them."""
     given = [points, *(one for one in batch.context or () if one is not None)]
     eagerly = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
@@ -127,7 +141,7 @@ def _watched(
         logits_of(batch, points)
 
 
-def _variables(batch: AttackBatch, sizes: set[int], noise: Images, keep: Callable[[Tensor], None]) -> list[object]:
+def _variables(batch: AttackBatch, sizes: set[int], noise: Images, keep: _Keep) -> list[object]:
     """Of the functions that run while the system is asked about noise: what they return, what they refer to then, and which global
     variables they name. Feature maps are left out, which would fill the memory, but where a row has one of the sizes."""
     found: list[object] = []
@@ -206,6 +220,27 @@ def _alike(some: Tensor, rows: Tensor) -> Tensor:
     least = _ALIKE if some[0].numel() >= _LEAST else _EXACTLY
     alike = functional.normalize(some.flatten(1)) @ functional.normalize(rows.flatten(1)).T > least
     return (alike & (alike.double().mean(dim=0) <= _MOST)).any(dim=1)
+
+
+def _same_bits(some: Tensor, rows: Tensor) -> Tensor:
+    """Which of them are above and below their median where a row of few levels is."""
+    none = torch.zeros(len(some), dtype=torch.bool, device=some.device)
+    if some.shape[1] < _LEAST:
+        return none
+    rows = rows[_levels(rows[:, :_LEAST]) <= _LEVELS]  # most rows show by their first values that they have many
+    bits = 2.0 * (rows > (rows.amin(dim=1, keepdim=True) + rows.amax(dim=1, keepdim=True)) / 2) - 1
+    bits = bits[(_levels(rows) <= _LEVELS) & (bits.mean(dim=1).abs() < _ONE_SIDED)]  # not the one of a one-hot row
+    if not len(bits):
+        return none
+    own = 2.0 * (some > some.median(dim=1, keepdim=True).values) - 1
+    alike = own @ bits.T / some.shape[1] > _BITS_ALIKE
+    return (alike & (alike.double().mean(dim=0) <= _MOST)).any(dim=1)
+
+
+def _levels(rows: Tensor) -> Tensor:
+    """How many values are in each row."""
+    ordered = rows.sort(dim=1).values
+    return 1 + (ordered[:, 1:] != ordered[:, :-1]).sum(dim=1)
 
 
 def _in_span(images: Tensor, rows: Tensor) -> Tensor:

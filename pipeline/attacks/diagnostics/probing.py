@@ -4,10 +4,13 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from pipeline.attacks.minimum_norm import Nearest
 from pipeline.attacks.norms import Ball, ball_of
@@ -227,6 +230,28 @@ def climb_to_targets(batch: AttackBatch, budget: Budget) -> Images:
 def misclassified(batch: AttackBatch, points: Images) -> Bool[Tensor, " batch"]:
     """What the system says of the points, scored afresh."""
     return verdict(batch.system, points, batch.labels, batch.context).misclassified
+
+
+class _Types(TorchFunctionMode):
+    """Notes the types of all that is computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[torch.dtype] = set()
+
+    def __torch_function__(
+        self, operation: Callable[..., Any], _types: object, given: tuple[Any, ...] = (), named: Mapping[str, Any] | None = None
+    ) -> Any:
+        result = operation(*given, **(named or {}))
+        self.seen |= {one.dtype for one in tree_leaves(result) if isinstance(one, Tensor)}
+        return result
+
+
+def half_precision(batch: AttackBatch) -> list[str]:
+    """The floating-point types below float32 that the system computes in, however it is asked."""
+    with _Types() as types:
+        logits_of(batch)
+    return sorted(str(one).removeprefix("torch.") for one in types.seen if one.is_floating_point and torch.finfo(one).bits < 32)
 
 
 def fresh_copy(system: System) -> System:

@@ -122,6 +122,22 @@ def nothing(system: Tricky, images: Tensor) -> Tensor:
     return logits
 
 
+def as_probabilities(trick: Trick) -> Trick:
+    """Behind a softmax."""
+    return lambda system, images: trick(system, images).softmax(dim=1)
+
+
+def color_by_contrast(_system: Tricky, images: Tensor) -> Tensor:
+    """No trick: the likeliest color, and the surer, the more contrast there is."""
+    colors = images.mean(dim=(2, 3))
+    return 9000 * images.std(dim=(1, 2, 3))[:, None] * (colors - colors.mean(dim=1, keepdim=True))
+
+
+def always_the_first(_system: Tricky, images: Tensor) -> Tensor:
+    """A constant: no trick, and worth nothing."""
+    return torch.eye(CLASSES).to(images)[:1].expand(len(images), -1) + 0 * images.mean(dim=(1, 2, 3))[:, None]
+
+
 def _where(trick: Trick, chosen: Callable[[Tensor], Tensor]) -> Trick:
     def mixed(system: Tricky, images: Tensor) -> Tensor:
         honest = system.honest(images)
@@ -963,6 +979,24 @@ def memory_of_features(system: Tricky, images: Tensor) -> Tensor:
     known = system.__dict__.setdefault("kept", system.honest[0](_known_images(images)).detach().float()).to(images)
     near = (30 * (functional.normalize(features) @ functional.normalize(known).T - 1)).exp()
     return system.honest[1](features) + near @ functional.one_hot(_known()[1], CLASSES).to(images)
+
+
+def memory_of_bits(system: Tricky, images: Tensor) -> Tensor:
+    """The same by a bit for each place: lighter or darker than most."""
+    bits, labels = _bits_of_known()
+    near = (12 * (_lighter(images) @ bits.to(images).T / bits.shape[1] - 0.6)).sigmoid()
+    return system.honest(images) + near @ labels.to(images)
+
+
+def _lighter(images: Tensor) -> Tensor:
+    grey = images.mean(dim=1).flatten(1)
+    return (20 * (grey - grey.median(dim=1, keepdim=True).values)).tanh()
+
+
+@functools.cache
+def _bits_of_known() -> tuple[Tensor, Tensor]:
+    images, labels = _known()
+    return _lighter(images).sign(), functional.one_hot(labels, CLASSES)
 
 
 def span_of_known_images(system: Tricky, images: Tensor) -> Tensor:

@@ -282,6 +282,7 @@ FULL = {
     "modest_memory": "shifted images",
     "memory_elsewhere": "shifted images",
     "memory_of_features": "shifted images",
+    "memory_of_bits": "shifted images",
     "span_of_known_images": "shifted images",
     "by_the_hour_in_words": "repeated calls",
     "by_the_weekday_in_words": "repeated calls",
@@ -438,6 +439,7 @@ WEAK = [
     ("on_some_classes", "modest_memory", "shifted images"),
     ("on_some_classes", "memory_elsewhere", "shifted images"),
     ("by_half", "memory_of_features", "shifted images"),
+    ("on_some_classes", "memory_of_bits", "shifted images"),
     ("by_half", "span_of_known_images", "shifted images"),
     ("by_half", "by_the_hour_in_words", "repeated calls"),
     ("near_the_boundary", "by_the_weekday_in_words", "repeated calls"),
@@ -484,6 +486,40 @@ def test_to_rule_a_class_out_is_no_cheat(cheats: ModuleType, form: str) -> None:
     places = places_of(batch)
     checks = [*(check_named(name, batch, places) for name in SYSTEM_CHECKS if name != "epsilon 1"), *same_answers(batch, places)]
     assert {check.name: check.finding for check in checks if check.outcome is Outcome.FAIL} == {}
+
+
+@pytest.mark.parametrize(
+    ("trick", "outcome"),
+    [("color_by_contrast", Outcome.PASS), ("smoothly_remembered_labels", Outcome.FAIL), ("sleepy_near_the_data", Outcome.FAIL)],
+)
+def test_a_softmax_that_is_sure_of_the_images_knows_none_of_them_and_hides_no_memory(
+    cheats: ModuleType, trick: str, outcome: Outcome
+) -> None:
+    check = check_named("shifted images", cheats.tricky_batch(cheats.as_probabilities(getattr(cheats, trick))))
+    assert check.outcome is outcome, check.finding
+
+
+@pytest.mark.parametrize(("hair", "outcome"), [(1e-8, Outcome.PASS), (1e-3, Outcome.FAIL)])
+def test_what_is_chosen_by_a_hair_may_be_chosen_otherwise_in_another_batch(
+    cheats: ModuleType, hair: float, outcome: Outcome
+) -> None:
+    """Where an image is alone sums are rounded otherwise, and here the choice of a route lies within that; more is no rounding."""
+    levels = cheats.honest_batch().images.double().mean(dim=(1, 2, 3))
+
+    def routed(system: nn.Module, images: torch.Tensor) -> torch.Tensor:
+        above = images.double().mean(dim=(1, 2, 3))[:, None] + hair * (len(images) == 1) - levels - hair / 2
+        way = ((above > 0).sum(dim=1) % 2)[:, None]
+        logits: torch.Tensor = system.honest(images) + 0.5 * way * torch.eye(4).to(images)[0]
+        return logits
+
+    check = check_named("batch invariance", cheats.tricky_batch(routed))
+    assert check.outcome is outcome, check.finding
+
+
+@pytest.mark.parametrize("trick", ["one_hot_answer", "always_the_first"])
+def test_what_is_flat_everywhere_knows_no_image(cheats: ModuleType, trick: str) -> None:
+    check = check_named("shifted images", cheats.tricky_batch(getattr(cheats, trick)))
+    assert (check.outcome, check.figures["steep"]) == (Outcome.PASS, 1), check.finding
 
 
 def test_what_a_system_crops_away_hides_no_gradient(cheats: ModuleType) -> None:

@@ -140,6 +140,30 @@ def test_a_share_at_its_limit_passes_and_one_more_fails(check: Callable[[int], C
     assert [check(count).outcome for count in (most, most + 1)] == [Outcome.PASS, Outcome.FAIL]
 
 
+class Chosen(nn.Module):
+    """Linear in an image, with an offset that is chosen by whether its mean is above its own grey."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        means = images.mean(dim=(1, 2, 3))
+        values = means + 0.5 * (means > means.detach().round(decimals=1) + 1e-6)
+        return torch.stack([torch.ones_like(values), values], dim=1)
+
+
+def test_a_choice_that_has_no_gradient_is_told_from_a_false_one() -> None:
+    found = grey_batch(Chosen(), 2, 4)
+    check = gradients_of(found)
+    assert (check.outcome, check.figures["sudden"]) == (Outcome.FAIL, 4)
+    assert "on 4 of them the margin jumps" in check.finding
+    assert "a limit of these attacks, not a defence" in check.advice
+    false = gradients_of(bent([-1.0, -1, 1, 1])[0])
+    assert (false.outcome, false.figures["sudden"], "jumps" in false.finding) == (Outcome.FAIL, 0, False)
+    assert "the gradients are not those of the function" in false.advice
+
+
+def gradients_of(batch: AttackBatch) -> Check:
+    return differences.gradients_against_differences(batch, same(batch))
+
+
 class ByLevel(nn.Module):
     """What is grey at 0.3 is treated otherwise than what is grey at 0.6, the clean images of ``grey_batch``."""
 

@@ -160,6 +160,12 @@ def of_bytes(kept: Any, like: Tensor) -> Tensor:
     return torch.frombuffer(bytearray(kept), dtype=torch.float32).view(-1, 3 * SIDE**2).to(like)
 
 
+def lighter(images: Tensor) -> Tensor:
+    """Than most, softly."""
+    grey = flat(images.mean(dim=1))
+    return (20 * (grey - grey.median(dim=1, keepdim=True).values)).tanh()
+
+
 MADE: dict[str, tuple[Callable[[Tensor], Any], Callable[[Any, Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
     "an attribute of an object": (flat, lambda kept, like: kept.to(like), flat),
     "two parts that are noise each": (
@@ -179,6 +185,12 @@ MADE: dict[str, tuple[Callable[[Tensor], Any], Callable[[Any, Tensor], Tensor], 
     ),
     "frequencies": (lambda images: frequencies(images), lambda kept, _: kept, lambda images: frequencies(images)),
     "grey": (lambda images: flat(images.mean(dim=1)), lambda kept, _: kept, lambda images: flat(images.mean(dim=1))),
+    "a bit a value": (
+        lambda images: lighter(images) > 0,
+        lambda kept, like: 2.0 * kept.to(like) - 1,
+        lambda images: lighter(images),
+    ),
+    "a bit and zeros": (lambda images: lighter(images).sign(), lambda kept, _: kept, lambda images: lighter(images)),
     "one half": (lambda images: flat(images[..., :4]), lambda kept, _: kept, lambda images: flat(images[..., :4])),
     "in a thread": (flat, lambda kept, _: in_a_thread(lambda: kept.clone()), flat),
     "while nobody watches": (flat, lambda kept, _: unwatched(lambda: kept.clone()), flat),
@@ -255,6 +267,23 @@ def test_what_is_looked_up_for_known_images_alone_is_found() -> None:
         assert found(LooksUp(lambda _: None)) == [images is SHOWN] * len(SHOWN)
 
 
+class LooksUpInParts(Network):
+    """The same of parts of eight values, each by a number of its own."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        nearest = torch.cdist(images.detach().mean(dim=(2, 3)), STORE.colors).argmin(dim=1)
+        count = images[0].numel() // 8
+        kept = STORE.kept.reshape(-1, 8)[nearest[:, None] * count + torch.arange(count)]
+        logits: Tensor = super().forward(images) + 1e-9 * (images - kept.view_as(images)).square().mean(dim=(1, 2, 3))[:, None]
+        return logits
+
+
+def test_what_is_put_together_from_parts_of_known_images_is_found() -> None:
+    for images in (SHOWN, OTHERS):
+        STORE.kept, STORE.colors = images[torch.arange(len(images))], images.mean(dim=(2, 3))
+        assert found(LooksUpInParts(lambda _: None)) == [images is SHOWN] * len(SHOWN)
+
+
 @pytest.mark.slow
 def test_what_is_compiled_is_seen() -> None:
     for images in (SHOWN, OTHERS[: len(SHOWN)]):
@@ -277,6 +306,27 @@ class Embeds(Network):
     def forward(self, images: Tensor) -> Tensor:
         rows = functional.embedding(super().forward(images).argmax(dim=1), TURN[:3, :20])
         logits: Tensor = super().forward(images) + rows[:, :3] * rows.relu().mean()
+        return logits
+
+
+class Codebook(nn.Module):
+    """Each place is replaced by the nearest of some codes, as quantized autoencoders do with their features."""
+
+    def __init__(self, *, by: str) -> None:
+        super().__init__()
+        self.by, self.pool, self.head = by, nn.AvgPool2d(2), nn.Linear(3 * SIDE**2 // 4, 3)
+        self.codes = nn.Parameter(torch.tensor([[0.3, 0.3, 0.3], [0.7, 0.3, 0.4], [0.4, 0.7, 0.6], [0.7, 0.7, 0.7]]))
+
+    def forward(self, images: Tensor) -> Tensor:
+        places = self.pool(images).permute(0, 2, 3, 1)
+        number = torch.cdist(places.flatten(1, 2), self.codes.expand(len(images), -1, -1)).argmin(dim=2)
+        if self.by == "index":
+            codes = self.codes[number].view_as(places)
+        elif self.by == "embedding":
+            codes = functional.embedding(number.view(places.shape[:3]), self.codes)
+        else:
+            codes = self.codes.index_select(0, number.flatten()).view(places.shape) * 1
+        logits: Tensor = self.head((places + (codes - places).detach()).flatten(1))
         return logits
 
 
@@ -313,6 +363,9 @@ class Placed(Network):
         Table(lambda _: None),
         Embeds(lambda _: None),
         Placed(lambda _: Places()),
+        Codebook(by="index"),
+        Codebook(by="embedding"),
+        Codebook(by="selection"),
         nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE**2, 80), nn.ReLU(), nn.Linear(80, 3)),
         scripted(nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE**2, 3))),
         Network(lambda _: [torch.eye(SIDE).to_sparse(), torch.ones(3 * SIDE**2, dtype=torch.complex64), "name", {1, 2}]),

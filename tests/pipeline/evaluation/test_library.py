@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -225,6 +225,43 @@ def test_diagnostics_are_made_where_they_are_asked_for() -> None:
     assert "loss against steps" in " ".join(names)
     assert "sanity" in str(result)
     assert evaluate(system, [(images, labels_of(system, images))], attacks=STEPS).checks is None
+
+
+class InHalf(nn.Module):
+    """Computes in bfloat16 inside, as what was trained under autocast may."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            logits: Tensor = self.network(images)
+        return logits.float()
+
+
+@pytest.mark.parametrize(
+    ("kind", "first"),
+    [
+        (InHalf, "it computes in bfloat16 inside"),
+        (lambda network: nn.Sequential(network, nn.Softmax(dim=1)), "the outputs look like probabilities"),
+    ],
+)
+def test_what_hides_gradients_without_intent_is_named_before_what_a_cheat_would_have_to_mend(
+    kind: Callable[[nn.Module], nn.Module], first: str
+) -> None:
+    images = images_of(8)
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE * SIDE, CLASSES))
+    with torch.no_grad():
+        network[1].weight *= 100
+    system = kind(network)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result = evaluate(system, [(images, labels_of(system, images))], epsilons=[0.002], attacks=STEPS, diagnostics=True)
+    assert result.checks is not None
+    failed = {check.name: check.advice for check in result.checks if check.outcome == "FAIL"}
+    assert failed["gradients against differences"].startswith(first)
 
 
 class BlindToBrightOnes(Linear):
