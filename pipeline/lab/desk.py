@@ -52,8 +52,8 @@ class Desk:
     _looking: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def look(self, *, first: bool = False) -> None:
-        """Look at the run; it may be being written. A trouble takes the place of what was seen; at ``first`` only one that time mends,
-        and any other is raised: a UserError."""
+        """Look at the run; it may be being written. A trouble takes the place of what was seen; at ``first`` one that time does not
+        mend is raised: a UserError."""
         with self._looking:
             try:
                 config = self.config

@@ -19,7 +19,7 @@ _QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_SHARE": "False", "GRADIO_
 
 
 def lab(config: LabConfig) -> None:
-    """Serve the page until it is interrupted. Raises ConfigError where Gradio is missing or the port is taken, and a UserError of the
+    """Serve the page until it is interrupted. Raises ConfigError where Gradio is missing or the port is taken, a UserError of the
     kind that fits where the run will never have a system; one that has none yet is told in the page."""
     if importlib.util.find_spec("gradio") is None:
         raise ConfigError(MISSING)
