@@ -19,6 +19,12 @@ from pipeline.runs.exported import EXPORTED
 from pipeline.training.result import RESULT
 
 AGAIN = "look again in a while"
+
+
+class NotYetError(RunError):
+    """There is nothing to attack so far, and there will be."""
+
+
 _TITLES = {
     MaskSource.NONE: "No mask",
     MaskSource.ORACLE: "Oracle mask",
@@ -68,12 +74,14 @@ def arms_of_run(run: Path, segmenter_run: Path | None) -> RunArms:
         return _of_ablation(run)
     begun = read_run(run) if (run / RUN).is_file() else None
     if begun is not None and begun.command == "ablate":
-        raise RunError(f"{run}: is being written, and no system of it is finished yet; {AGAIN}")
+        raise NotYetError(f"{run}: is being written, and no system of it is finished yet; {AGAIN}")
     trains = begun is not None and begun.command.startswith("train-")
     if begun is not None and begun.command == "train-segmenter":
         raise RunError(f"{run}: is a segmenter, which names no class: name the run of a classifier or an ablation")
     if trains and not checkpoint_path(run, "classifier").is_file():
-        raise RunError(f"{run}: is being trained, and has no checkpoint yet; {AGAIN}")
+        raise NotYetError(f"{run}: is being trained, and has no checkpoint yet; {AGAIN}")
+    if segmenter_run is not None:
+        read_checkpoint(segmenter_run, "segmenter")
     found = _of_stages(choose_system(run, segmenter_run, {}))
     unfinished = trains and not (run / RESULT).is_file()
     notice = (f"This training is not finished: its best checkpoint so far is attacked. {AGAIN.capitalize()} for a later one.",)
@@ -84,7 +92,7 @@ def _of_ablation(run: Path) -> RunArms:
     manifest, _ = read_ablation(run)
     entries = [arm for arm in manifest.arms if arm.role == "main" and _is_system(arm.test_masks)]
     if not entries:
-        raise RunError(f"{run}: no system of it that can be watched is finished yet; {AGAIN}")
+        raise NotYetError(f"{run}: no system of it that can be watched is finished yet; {AGAIN}")
     arms = tuple(_arm(run, entry, entries) for entry in entries)
     notice = f"This ablation is not finished: {len(arms)} of its systems are, and can be attacked. {AGAIN.capitalize()} for more."
     return RunArms(arms=arms, shown=_side_by_side(entries), notices=() if manifest.finished else (notice,))

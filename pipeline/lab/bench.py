@@ -57,8 +57,11 @@ class Bench:
     _loading: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def arm(self, name: str) -> Arm:
-        """The arm of that name."""
-        return next(arm for arm in self.arms if arm.name == name)
+        """The arm of that name. Raises InputError: a page may have been opened when the run had others."""
+        for arm in self.arms:
+            if arm.name == name:
+                return arm
+        raise InputError(f"{self.run}: there is no system {name!r} any more; press Look at the run again")
 
     def system(self, arm: Arm) -> TwoStage:
         """The arm's system, loaded when it is asked for first. Raises CheckpointError and ConfigError.

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from pipeline.errors import InputError, NumberError, UserError
+from pipeline.lab.arms import NotYetError
 from pipeline.lab.bench import Bench, Sample, open_bench
 from pipeline.lab.config import LabConfig, Settings
 from pipeline.lab.trial import Trial, prepare, run
@@ -50,8 +51,9 @@ class Desk:
     """Why there is nothing to attack."""
     _looking: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
-    def look(self) -> None:
-        """Look at the run, again or for the first time; it may be being written. A trouble takes the place of what was seen."""
+    def look(self, *, first: bool = False) -> None:
+        """Look at the run; it may be being written. A trouble takes the place of what was seen; at ``first`` one that time does not
+        mend is raised: a UserError."""
         with self._looking:
             try:
                 config = self.config
@@ -60,6 +62,8 @@ class Desk:
                 )
                 self.trouble = None
             except UserError as error:
+                if first and not isinstance(error, NotYetError):
+                    raise
                 self.bench, self.trouble = None, str(error)
 
     def sample(self, choice: Choice) -> Sample:

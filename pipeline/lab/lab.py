@@ -19,8 +19,8 @@ _QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_SHARE": "False", "GRADIO_
 
 
 def lab(config: LabConfig) -> None:
-    """Serve the page until it is interrupted. Raises ConfigError where Gradio is missing or the port is taken, RunError where there
-    is no such run; a run that is not finished is told in the page."""
+    """Serve the page until it is interrupted. Raises ConfigError where Gradio is missing or the port is taken, a UserError of the
+    kind that fits where the run will never have a system; one that has none yet is told in the page."""
     if importlib.util.find_spec("gradio") is None:
         raise ConfigError(MISSING)
     if not config.run.exists():
@@ -43,7 +43,7 @@ def _serve(config: LabConfig, directory: Path) -> None:
 
         device = choose_device(config.accelerator)
         desk = Desk(config=config, device=device)
-        desk.look()
+        desk.look(first=True)
         where = address(config.host, listener.getsockname()[1])
         with tf32_disabled(device):
             page = guarded(application(desk, directory), config.host)

@@ -2,6 +2,7 @@
 
 import errno
 import ipaddress
+import logging
 import socket
 import threading
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -30,14 +31,15 @@ _HEADERS = (
 
 def listening(host: str, port: int) -> socket.socket:
     """The port, taken before anything else is done. Raises ConfigError where somebody has it, or the address is none of ours."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        socket.getaddrinfo(host, port, family)  # by itself: create_server makes an unknown name an OSError like any other
         return socket.create_server((host, port), family=family)
-    except socket.gaierror as error:
-        raise ConfigError(f"host: {host!r} is no address of this machine ({error.strerror}); the default is 127.0.0.1") from error
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise ConfigError(f"port: {port} of {host} is in use; say another one, or port=0 for any that is free") from error
+        if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+            raise ConfigError(f"host: {host!r} is no address of this machine; the default is 127.0.0.1") from error
         raise ConfigError(f"host, port: cannot listen at {host}, port {port}: {error.strerror or error}") from error
 
 
@@ -86,8 +88,13 @@ def serve(application: Application, listener: socket.socket) -> None:
         finally:
             ended.set()
 
-    threading.Thread(target=work, name="lab", daemon=True).start()
+    thread = threading.Thread(target=work, name="lab", daemon=True)
+    thread.start()
     try:
         ended.wait()
-    finally:
+    finally:  # it has to be over before its socket is closed; what it says of visitors whom it leaves is no news
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         server.should_exit = True
+        thread.join(0.5)
+        server.force_exit = True  # an open page, an attack that runs
+        thread.join(1.0)

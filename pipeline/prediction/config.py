@@ -18,6 +18,8 @@ class PredictConfig:
     """Where the system is: an ablation (the adversarially trained system with learned masks that its report's answer is about, if
     there is one), an evaluation (the system that was attacked), a directory of foreguard export, a run of train-classifier, or
     the JSON of a checkpoint of it."""
+    arm: str | None = None
+    """Another system of the ablation, by its name in the report and in ablation.json."""
     segmenter_run: AnyPath | None = None
     """Run of the segmenter, or the JSON of a checkpoint; null: the one of that system."""
     out: AnyPath | None = None

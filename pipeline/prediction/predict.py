@@ -61,7 +61,7 @@ def predict(config: PredictConfig) -> None:
     read.
     """
     listing, device = list_images(config.images), choose_device(config.accelerator)
-    chosen = choose_system(config.run, config.segmenter_run, config.masks)
+    chosen = choose_system(config.run, config.segmenter_run, config.masks, arm=config.arm)
     system, checkpoint = load_trained_system(chosen, device=device)
     out = Path("predictions") / config.images.resolve().stem if config.out is None else config.out
     _make_directory(out, (MASKS, OVERLAYS) if config.overlays else (MASKS,))

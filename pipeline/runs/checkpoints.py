@@ -116,12 +116,15 @@ def read_checkpoint(path: Path, kind: StageKind) -> Checkpoint:
     """What a checkpoint says about itself, without loading its weights.
 
     ``path`` is the JSON of a checkpoint or a run directory, whose best checkpoint of that stage is meant. Raises
-    ``CheckpointError``.
+    ``CheckpointError``, also for the other stage.
     """
     place = checkpoint_path(path, kind)
     if path.is_dir() and not place.exists():
         raise CheckpointError(f"{path}: holds no trained {kind}; name the directory of a run that has one, or a JSON of it")
-    return Checkpoint.read(place)
+    checkpoint = Checkpoint.read(place)
+    if checkpoint.kind != kind:
+        raise CheckpointError(f"{place}: this is a checkpoint of a {checkpoint.kind}, expected one of a {kind}")
+    return checkpoint
 
 
 def weights_digest(path: Path, kind: StageKind) -> str:
@@ -170,7 +173,6 @@ def state_digest(module: nn.Module) -> str:
 def load_segmenter(path: Path) -> tuple[Segmenter, Checkpoint]:
     """Build the segmenter that a checkpoint describes and load its weights. Raises ``CheckpointError``."""
     checkpoint, path = read_checkpoint(path, "segmenter"), checkpoint_path(path, "segmenter")
-    _check_use(path, checkpoint, "segmenter", None)
     config = _architecture(path, checkpoint, SegmenterConfig).without_weights()
     return _built(path, checkpoint, lambda: build_segmenter(config, seed=0)), checkpoint
 
@@ -181,7 +183,7 @@ def load_classifier(path: Path, *, classes: tuple[str, ...] | None = None) -> tu
     ``classes`` are those of the data it is meant for; other ones in the checkpoint raise ``CheckpointError``, like any damage.
     """
     checkpoint, path = read_checkpoint(path, "classifier"), checkpoint_path(path, "classifier")
-    _check_use(path, checkpoint, "classifier", classes)
+    _check_classes(path, checkpoint, classes)
     config = _architecture(path, checkpoint, ClassifierConfig).without_weights()
     num_classes = len(checkpoint.classes)
     return _built(path, checkpoint, lambda: build_classifier(config, num_classes=num_classes, seed=0)), checkpoint
@@ -193,7 +195,7 @@ def load_weights(path: Path, module: nn.Module, *, kind: StageKind, classes: tup
     Raises ``CheckpointError`` for a missing or damaged file, the other stage, other classes, another architecture.
     """
     checkpoint, path = read_checkpoint(path, kind), checkpoint_path(path, kind)
-    _check_use(path, checkpoint, kind, classes)
+    _check_classes(path, checkpoint, classes)
     weights = _read_weights(path, checkpoint)
     _check_fit(path, module, weights)
     module.load_state_dict(weights, strict=True)
@@ -229,9 +231,7 @@ def _read_weights(path: Path, checkpoint: Checkpoint) -> dict[str, Tensor]:
     return {key: value.float() if value.dtype == torch.float16 else value for key, value in weights.items()}
 
 
-def _check_use(path: Path, checkpoint: Checkpoint, kind: StageKind, classes: tuple[str, ...] | None) -> None:
-    if checkpoint.kind != kind:
-        raise CheckpointError(f"{path}: this is a checkpoint of a {checkpoint.kind}, expected one of a {kind}")
+def _check_classes(path: Path, checkpoint: Checkpoint, classes: tuple[str, ...] | None) -> None:
     if classes is not None and len(classes) != len(checkpoint.classes):
         raise CheckpointError(f"{path}: trained for {len(checkpoint.classes)} classes, but the data set has {len(classes)}")
     if classes is not None and classes != checkpoint.classes:

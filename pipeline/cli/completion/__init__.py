@@ -33,7 +33,7 @@ def completion(words: Sequence[str], commands: Mapping[str, Command]) -> str:
     if words[:1] == ["words"]:
         return "\n".join(candidates(words[1:], commands))
     if len(words) != 1 or words[0] not in SHELLS:
-        raise ConfigError(f"completion {shortened(' '.join(words))}: say one of {', '.join(SHELLS)}")
+        raise ConfigError(f"{shortened(' '.join(['completion', *words]))}: say one of {', '.join(SHELLS)}")
     return Path(__file__).with_name(f"foreguard.{words[0]}").read_text(encoding="utf-8")
 
 

@@ -104,6 +104,8 @@ def test_neither_torch_nor_hydra_is_imported_for_it() -> None:
 def test_another_shell_is_a_mistake_of_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["completion", "tcsh"]) == 2
     assert capsys.readouterr().err == "foreguard: completion tcsh: say one of bash, zsh, fish\n"
+    assert main(["completion"]) == 2
+    assert capsys.readouterr().err == "foreguard: completion: say one of bash, zsh, fish\n"
     assert main(["completion", "--help"]) == 0
     assert "eval" in capsys.readouterr().out
 

@@ -181,6 +181,11 @@ def test_it_fits_follows_the_theme_names_everything_and_asks_nobody_else(
     assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
     wide = "() => [...document.querySelectorAll('.lab *')].filter(one => one.getBoundingClientRect().right > innerWidth + 1).length"
     assert visit.page.evaluate(wide) == 0
+    longest = "[...document.querySelectorAll('.lab-verdict')].map(one => one.innerText = 'Wrong without attack').length"
+    assert visit.page.evaluate(longest) == 3
+    beyond = """() => [...document.querySelectorAll('.lab-card')].filter(card => [...card.querySelectorAll('*')].some(
+      one => one.getBoundingClientRect().right > card.getBoundingClientRect().right)).length"""
+    assert visit.page.evaluate(beyond) == 0
     ink = visit.page.evaluate("getComputedStyle(document.querySelector('.lab-card h3')).color")
     assert ink == ("rgb(232, 234, 238)" if dark else "rgb(27, 30, 36)")
     assert visit.page.evaluate(UNNAMED) == []

@@ -51,6 +51,11 @@ def test_the_stages_of_a_run_stand_behind_every_mask_that_they_allow(bench: Benc
     assert len(bench.rows) == 32
 
 
+def test_a_system_that_is_gone_since_a_page_was_opened_is_a_message(bench: Bench) -> None:
+    with pytest.raises(InputError, match="there is no system 'joint' any more"):
+        bench.arm("joint")
+
+
 def test_an_image_of_the_list_is_that_image_of_the_test_split(bench: Bench, synthetic_set: Path) -> None:
     dataset = open_prepared(synthetic_set)
     assert {dataset.samples["split"][row] for row in bench.rows} == {"test"}

@@ -146,6 +146,9 @@ def test_an_ablation_stands_for_its_adversarially_trained_system_with_learned_ma
     assert main(["predict", f"images={pictures}", f"run={ablation}"]) == 0
     assert "system: adversarial natural oracle learned (another one: run=" in capsys.readouterr().out
     assert lines(tmp_path / "predictions" / "pictures") == lines(tmp_path / "expected")
+    named = f"arm='{arms[0]['name']}'"
+    assert main(["predict", f"images={pictures}", f"run={ablation}", named, f"out={ablation / 'named'}", "accelerator=cpu"]) == 0
+    assert f"system: {arms[0]['name']}, masks learned" in capsys.readouterr().out
     write_ablation(ablation, arms[1:2])
     assert main(["predict", f"images={pictures}", f"run={ablation}", f"out={tmp_path / 'none'}"]) == 2
     assert "no arm is finished that can see images without an oracle" in capsys.readouterr().err
