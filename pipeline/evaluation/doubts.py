@@ -11,8 +11,8 @@ from pipeline.masks.context import MaskContext
 from pipeline.shapes import Images, Logits
 from pipeline.system import System, TwoStage, attacked
 
-_ANSWERS = 1e-3
-"""Share of the largest logit by which answers may differ: rounding is a hundredth of it."""
+_ANSWERS = 1e-2
+"""Share of the largest logit by which answers may differ: rounding in bfloat16 is less than half of it."""
 _REPEATED = 0.05
 
 

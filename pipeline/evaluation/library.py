@@ -126,7 +126,7 @@ def evaluate(
         >>> result.outcomes.shape
         (80, 27)
     """
-    wrapped = checked_system(system)
+    wrapped = _attackable(system)
     settled = {"batch_size": batch_size, "seed": seed, "split": split, "max_images": max_images, "diagnostics": diagnostics}
     call = validate(_Call, settled)
     model = ThreatModel(norm=norm, epsilons=epsilons) if threat is None else _checked_threat(threat)  # type: ignore[arg-type]
@@ -196,7 +196,7 @@ def attack(
         >>> (model(adversarial).argmax(1) == labels).tolist()
         [False, False, False, False]
     """
-    wrapped = checked_system(system)
+    wrapped = _attackable(system)
     call = validate(_Call, {"batch_size": batch_size, "seed": seed})
     epsilons: Any = (epsilon,)
     model = ThreatModel(norm=norm, epsilons=epsilons) if threat is None else replace(_checked_threat(threat), epsilons=epsilons)
@@ -287,6 +287,12 @@ def _on_own(settings: EvaluationSettings, data: Iterable[Any], call: _Call, devi
         of_these = outcomes.filter(pl.col("sample_id").is_in(examined.sample_ids(examined.rows)))
         checks = sanity_checks(examined, MemoryStore(), of_these, num_images=64, device=device)
     return _evaluation(outcomes, settings.suite.threat, skipped, checks, None)
+
+
+def _attackable(system: nn.Module) -> System:
+    if torch.is_inference_mode_enabled():
+        raise InputError("torch.inference_mode() is on, in which nothing has a gradient: call this outside of it")
+    return checked_system(system)
 
 
 def _evaluation(

@@ -3,10 +3,13 @@
 import math
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from cProfile import Profile
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
@@ -331,6 +334,44 @@ def test_a_model_that_cuts_the_gradient_is_told_in_one_line() -> None:
     images = images_of(5)
     with pytest.raises(InputError, match=r"^no gradient reaches the images [^\n]*attack=decision"):
         evaluate(Wrapped("cut"), [(images, labels_of(Wrapped("nothing"), images))], attacks=STEPS)
+
+
+@contextmanager
+def default_type(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+SURROUNDINGS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
+    "no_grad": torch.no_grad,
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+    "bfloat16 by default": lambda: default_type(torch.bfloat16),
+    "float64 by default": lambda: default_type(torch.float64),
+    "a profiler": Profile,
+    "floating-point errors": lambda: np.errstate(all="raise"),
+}
+
+
+@pytest.mark.parametrize("name", SURROUNDINGS)
+def test_what_the_caller_has_switched_on_changes_no_outcome(linear: tuple[Linear, Tensor, Tensor], name: str) -> None:
+    model, images, labels = linear
+    call = {"epsilons": [1 / 255, 3 / 255], "attacks": STEPS}
+    expected = evaluate(model, [(images, labels)], **call)  # type: ignore[arg-type]
+    with SURROUNDINGS[name]():
+        found = evaluate(model, [(images, labels)], **call)  # type: ignore[arg-type]
+    assert found.outcomes.drop("seconds").equals(expected.outcomes.drop("seconds"))
+
+
+def test_inference_mode_is_named_and_not_the_model(linear: tuple[Linear, Tensor, Tensor]) -> None:
+    model, images, labels = linear
+    with torch.inference_mode():
+        for call in (lambda: evaluate(model, [(images, labels)]), lambda: attack(model, images, labels)):
+            with pytest.raises(InputError, match=r"inference_mode\(\) is on.* outside"):
+                call()
 
 
 @pytest.mark.parametrize(
