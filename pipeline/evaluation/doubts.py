@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from pipeline.evaluation.inputs import doubt_about
+from pipeline.evaluation.inputs import doubt_about, fill_unit_interval
 from pipeline.masks.context import MaskContext
 from pipeline.shapes import Images, Logits
 from pipeline.system import System, TwoStage, attacked
@@ -21,6 +21,11 @@ def doubts_about(system: System, images: Images, context: MaskContext | None, lo
     """What is doubtful about a system that gave these logits for some clean images."""
     if (doubt := doubt_about(system, images, logits)) is not None:
         yield doubt
+    elif fill_unit_interval(logits):
+        yield (
+            "the outputs fill [0,1], as probabilities of a sigmoid do: attacks take them for logits, whose gradient vanishes where"
+            " it is sure, so that robustness is overestimated; leave it out, if there is one"
+        )
     with attacked(system):
         again = system(images, context)
         alone = torch.cat([system(images[row : row + 1], _row(context, row)) for row in range(len(images))])

@@ -235,13 +235,18 @@ def doubt_about(system: System, images: Images, logits: Logits) -> str | None:
         return doubt
     with attacked(system):
         outputs = staged.mask_logits(images)
-    low, high = float(outputs.min()), float(outputs.max())
-    if 0 <= low < _ENDS and 1 - _ENDS < high <= 1:
+    if fill_unit_interval(outputs):
         return (
             "the segmenter's outputs look like probabilities (they fill [0,1]): they are taken for logits, whose sigmoid then lies"
             " between 0.5 and 0.73, and hides nothing; leave the segmenter's own sigmoid out"
         )
     return None
+
+
+def fill_unit_interval(outputs: Tensor) -> bool:
+    """Whether they are what a sigmoid gives: it may be chance, for a cosine of features lies there too."""
+    low, high = (float(end) for end in outputs.detach().aminmax())
+    return 0 <= low < _ENDS and 1 - _ENDS < high <= 1
 
 
 def doubt_about_logits(logits: Logits) -> str | None:
@@ -250,12 +255,6 @@ def doubt_about_logits(logits: Logits) -> str | None:
         return (
             "the outputs look like probabilities (each row sums to 1): attacks take them for logits, whose gradients then vanish"
             " where the model is sure, and robustness is overestimated; leave the softmax out (of an ensemble take the log)"
-        )
-    low, high = float(logits.min()), float(logits.max())
-    if 0 <= low < _ENDS and 1 - _ENDS < high <= 1:
-        return (
-            "the outputs look like probabilities (they fill [0,1]): attacks take them for logits, whose gradients then vanish where"
-            " the model is sure, and robustness is overestimated; leave the sigmoid out"
         )
     return None
 

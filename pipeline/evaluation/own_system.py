@@ -20,6 +20,7 @@ from pipeline.data.dataset import PreparedDataset
 from pipeline.data.loader import read_rows
 from pipeline.errors import ConfigError, InputError, kind_and_words
 from pipeline.evaluation.chunks import attack_batch
+from pipeline.evaluation.doubts import doubts_about
 from pipeline.evaluation.inputs import checked_logits, checked_system, doubt_about, without_values
 from pipeline.evaluation.loading import LoadedSystem
 from pipeline.runs.checkpoints import state_digest
@@ -49,6 +50,8 @@ def load_own(path: str, *, dataset: PreparedDataset, device: torch.device) -> Lo
             raise InputError(f"{both}: class k is class k of both")
         if (doubt := doubt_about(system, batch.images, logits)) is not None:
             raise InputError(doubt)
+        for doubt in doubts_about(system, batch.images, batch.context, logits):
+            print(f"BEWARE: system={path}: {doubt}")
     except InputError as error:
         raise ConfigError(f"system={path}: {error}") from error
     digest = system_digest(path, module)

@@ -357,10 +357,14 @@ def test_a_system_is_doubted_on_images_of_another_size_than_it_was_trained_on(si
     assert doubts == ["the system was trained on images of 8 x 8 pixels, and these have 6 x 8: resize them"] * doubted
 
 
-def test_outputs_of_a_sigmoid_are_told_from_logits() -> None:
-    logits = torch.randn(5, 4, generator=torch.Generator().manual_seed(0)) * 4
-    assert "leave the sigmoid out" in str(doubt_about_logits(logits.sigmoid()))
-    assert doubt_about_logits(logits.sigmoid() * 0.5 + 0.25) is None
+@pytest.mark.parametrize(
+    ("change", "doubted"), [(Tensor.sigmoid, True), (lambda logits: logits.sigmoid() / 2 + 0.25, False), (torch.tanh, False)]
+)
+def test_outputs_of_a_sigmoid_are_doubted_and_not_refused_for_a_cosine_may_lie_there_too(change: Any, doubted: bool) -> None:
+    system, images = as_system(Returns(lambda logits: change(4 * logits / logits.std()))), torch.rand(40, 3, 6, 8)
+    logits = system(images, None)
+    assert doubt_about(system, images, logits) is None
+    assert any("as probabilities of a sigmoid do" in doubt for doubt in doubts_about(system, images, None, logits)) == doubted
 
 
 def test_a_loader_that_shuffles_is_warned_about_and_one_that_does_not_is_not() -> None:
