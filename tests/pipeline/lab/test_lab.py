@@ -73,9 +73,13 @@ def test_interrupted_it_is_over_before_its_port_is_given_back_and_says_nothing_o
 
     visited = threading.Event()
     threading.Thread(target=interrupt, daemon=True).start()
-    with listening("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()) as visitor:
-        visitor.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
-        with pytest.raises(KeyboardInterrupt):
-            serve(never_done, listener)
-        assert [thread for thread in threading.enumerate() if thread.name == "lab"] == []
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever starts the tests in the background has it ignored
+    try:
+        with listening("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()) as visitor:
+            visitor.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            with pytest.raises(KeyboardInterrupt):
+                serve(never_done, listener)
+            assert [thread for thread in threading.enumerate() if thread.name == "lab"] == []
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert capfd.readouterr() == ("", "")
