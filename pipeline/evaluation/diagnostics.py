@@ -120,7 +120,7 @@ Asked = dict[str, Callable[[], list[Check]]]
 def _answers(asked: Asked, advance: Callable[[], object], first: str | None) -> Iterator[Check]:
     for name, ask in asked.items():
         for check in _numbers_or_failure(name, ask):
-            failed = check.outcome is Outcome.FAIL and first is not None
+            failed = check.outcome == Outcome.FAIL and first is not None
             yield replace(check, advice=f"{first}; where it fails then too: {check.advice}") if failed else check
         advance()
 
