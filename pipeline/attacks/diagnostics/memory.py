@@ -128,7 +128,8 @@ class _Dataflow(TorchFunctionMode):
 
     def _in_parts(self, numbers: Iterable[object]) -> bool:
         """Chosen by what was made of the input, with more than one number for an image."""
-        whole = (one for one in _strided(numbers) if one.ndim and not one.is_floating_point())  # the others give a form or a type
+        # The others give a form or a type; a choice of nothing is none.
+        whole = (one for one in _strided(numbers) if one.ndim and one.numel() and not one.is_floating_point())
         chosen = [one.reshape(len(one), -1) for one in whole if _place(one) in self.given]
         return any(len(one) != self.images or bool((one != one[:, :1]).any()) for one in chosen)
 

@@ -163,7 +163,7 @@ def _hangs_on_rounding(batch: AttackBatch, expected: Tensor, scale: float) -> Te
     the image, so what looks at these says nothing here."""
     hangs = torch.zeros(len(batch), dtype=torch.bool, device=batch.images.device)
     for number in range(_NUDGES):
-        nudged = batch.images + _HAIR * (1e4 * (number + 1) * batch.images).sin().sign()
+        nudged = (batch.images + _HAIR * (1e4 * (number + 1) * batch.images).sin().sign()).clamp(0, 1)
         hangs |= ((floored(logits_of(batch, nudged).double(), scale) - expected).abs() > _ROUNDING * scale).any(dim=1)
     return hangs
 

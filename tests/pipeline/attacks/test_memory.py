@@ -211,6 +211,18 @@ def unwatched(ask: Callable[[], Tensor]) -> Tensor:
         sys.setprofile(watch)
 
 
+class ChoosesNothing(Network):
+    """It looks at the places of an image that are beyond its range, of which there is none."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        beyond = (images.flatten(1) > 2).nonzero()
+        return super().forward(images) + self.head.weight.flatten()[beyond[:, 1]].sum()
+
+
+def test_a_choice_of_nothing_is_no_code() -> None:
+    assert found(ChoosesNothing(lambda _: None)) == [False] * len(SHOWN)
+
+
 @pytest.mark.parametrize("system", [Network(lambda _: None), Network(lambda _: SHOWN)], ids=["honest", "a memory"])
 def test_whoever_profiles_the_examination_sees_the_whole_of_it(system: Network) -> None:
     expected = found(system)
