@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GIVEN_S = 2.0
@@ -161,10 +162,12 @@ def signals_handled(given_up: Callable[[Interrupted], None] | None = None) -> It
     handled = [number for number in SIGNALS if number is signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN]
     previous = {number: signal.signal(number, _handle) for number in handled}
     previous[_WAKE] = signal.signal(_WAKE, lambda *_: None)
+    hook, sys.unraisablehook = sys.unraisablehook, _quiet(sys.unraisablehook)
     try:
         with _watched(given_up):
             yield
     finally:
+        sys.unraisablehook = hook
         for number, handler in previous.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         _Arrived.handled, _Arrived.held = False, held
@@ -184,6 +187,11 @@ def signals_unhandled() -> Iterator[None]:
     finally:
         for number in ours:
             signal.signal(number, _handle)
+
+
+def _quiet(hook: Callable[[Any], object]) -> Callable[[Any], object]:
+    """One that comes in what lets no exception out (a finalizer) is no news: whoever brings the work to its end tells it."""
+    return lambda lost: None if isinstance(lost.exc_value, Interrupted) else hook(lost)
 
 
 def _handle(number: int, frame: FrameType | None) -> None:

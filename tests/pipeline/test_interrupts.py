@@ -109,6 +109,23 @@ def test_one_that_nobody_looked_at_is_not_lost() -> None:
     assert ended(process, "\n") == (143, "to its end\n")
 
 
+SWALLOWED = """
+class Last:
+    def __del__(self):
+        say("ready")
+        wait()
+with signals_handled():
+    Last()
+    say("goes on")
+"""
+
+
+def test_one_that_comes_where_no_exception_is_let_out_leaves_no_traceback() -> None:
+    process = start(SWALLOWED)
+    process.send_signal(signal.SIGTERM)
+    assert ended(process)[1].splitlines()[-1:] == ["goes on"]
+
+
 def test_the_second_one_ends_at_once_and_the_echo_of_the_first_does_not() -> None:
     process = start(DEAF)
     for _ in range(2):  # as timeout sends it: to the process, and to its group
