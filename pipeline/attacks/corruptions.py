@@ -24,7 +24,6 @@ from pipeline.attacks.measurements import Corruption, Corruptions
 from pipeline.attacks.measuring import MeasuredBatch, Observation, observed
 from pipeline.shapes import Images, Masks, Seeds
 
-SEVERITIES = (1, 2, 3, 4, 5)
 _SIDE = 64  # of the images that the parameters were published for
 _ICE = np.array([0.86, 0.93, 1.0])
 
@@ -42,7 +41,7 @@ def corrupt(corruption: Corruption, severity: int, images: Images, masks: Masks,
     """
     if severity == 0:
         return images, masks
-    if severity not in SEVERITIES:
+    if severity not in range(1, 6):
         raise ValueError(f"severities are 0 (clean) to 5, not {severity}")
     changed, moved = [], []
     for image, mask, seed in zip(images, masks, seeds.tolist(), strict=True):

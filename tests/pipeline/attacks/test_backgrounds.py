@@ -6,8 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.attacks.backgrounds import choose_donors, with_backdrop, without_objects
-from pipeline.attacks.measurements import Backdrop
+from pipeline.attacks.backgrounds import choose_donors, observe_backdrop, with_backdrop, without_objects
+from pipeline.attacks.measurements import Backdrop, Backgrounds
+from pipeline.attacks.measuring import Donors, MeasuredBatch
+from pipeline.masks.context import MaskContext
+from pipeline.system import as_system
 
 SIDE = 12
 INPAINTING = 2.5 / 255  # by how much OpenCV misses even a background of one color
@@ -29,6 +32,21 @@ def test_an_exchanged_background_is_the_donors_without_its_object_and_the_object
         assert torch.equal(swapped[(masks > 0).expand_as(images)], images[(masks > 0).expand_as(images)])
         background = swapped[(masks == 0).expand_as(images)]
         torch.testing.assert_close(background, torch.full_like(background, 90 / 255), rtol=0, atol=INPAINTING)
+
+
+@pytest.mark.parametrize(("backdrop", "level"), [(Backdrop.SAME_CLASS, 90), (Backdrop.OTHER_CLASS, 150)])
+def test_a_background_is_borrowed_from_the_class_that_its_name_says(backdrop: Backdrop, level: int) -> None:
+    images, masks = scene(20, 200)
+
+    def donors(same_class: bool) -> Donors:
+        return Donors(*scene(90 if same_class else 150, 240), found=torch.tensor([True]))
+
+    (spec,) = (condition for condition in Backgrounds().conditions() if condition.name == backdrop)
+    numbers, system = torch.tensor([0]), as_system(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * SIDE**2, 2)))
+    context = MaskContext(oracle_masks=masks, sample_seeds=numbers)
+    batch = MeasuredBatch(system=system, images=images, labels=numbers, context=context, seeds=numbers, donors=donors)
+    shown = observe_backdrop(Backgrounds(), batch, spec).images
+    assert shown[0, :, 0, 0] * 255 == pytest.approx([level] * 3, abs=INPAINTING * 255)
 
 
 def test_a_half_covered_pixel_is_half_object_and_half_new_background() -> None:

@@ -10,10 +10,11 @@ import torch
 from scipy import ndimage, stats
 from torch import Tensor
 
-from pipeline.attacks.corruptions import SEVERITIES, corrupt
+from pipeline.attacks.corruptions import corrupt
 from pipeline.attacks.measurements import Corruption
 
 SIDE = 32
+SEVERITIES = (1, 2, 3, 4, 5)
 BLURS = (Corruption.DEFOCUS_BLUR, Corruption.GLASS_BLUR, Corruption.MOTION_BLUR, Corruption.ZOOM_BLUR)
 RANDOM = set(Corruption) - {
     Corruption.DEFOCUS_BLUR,

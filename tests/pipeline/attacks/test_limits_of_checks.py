@@ -1,6 +1,7 @@
 """Every check at its limit: what just passes, what just fails, and what each says of it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -341,6 +342,7 @@ def test_what_to_do_about_a_missing_gradient_depends_on_its_path(path: GradientP
     check = gradients.zero_gradients(batch, path, same(batch))
     assert (check.outcome, check.figures["blind_images"], set(check.figures)) == (Outcome.FAIL, 1, figures)
     assert advice in check.advice
+    assert ("a thousandth of the clean image's" in check.finding) == (path is GradientPath.PIXELS)
 
 
 class Flat(nn.Module):
@@ -365,6 +367,24 @@ def test_a_system_that_clamps_its_images_is_no_wrong_gradient_at_either_end_of_t
     batch = AttackBatch(system=as_system(Clamps()), images=images, labels=labels, context=None, seeds=torch.arange(4))
     check = differences.gradients_against_differences(batch, lambda: {"clean": images})
     assert (check.outcome, check.figures["largest"]) == (Outcome.PASS, pytest.approx(0, abs=0.01))
+
+
+class Seen(Rising):
+    """Notes what it is asked about."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.seen = [*getattr(self, "seen", []), images.detach()]
+        return super().forward(images)
+
+
+def test_differences_are_taken_up_and_down_by_one_size_in_every_value() -> None:
+    system = Seen(torch.ones(3, 5, 4))
+    batch = replace(numbered(system, 1), images=torch.full((1, 3, 5, 4), 0.5))
+    assert differences.gradients_against_differences(batch, same(batch)).outcome is Outcome.PASS
+    moves = [(points - batch.images).flatten() for points in system.seen if points.shape == batch.images.shape]
+    random = [move for move in moves if move.min() < 0 < move.max()]
+    assert len(random) >= 4
+    assert all(move.abs().amin() == pytest.approx(float(move.abs().amax()), rel=1e-3) for move in random)
 
 
 class Remembers(nn.Module):
@@ -428,6 +448,7 @@ def test_eight_images_that_keep_their_class_say_something_and_seven_do_not(lost:
     check, _ = remembered(images, torch.ones(2, 1, 12, 20))
     assert check.outcome is outcome
     assert [way for way in ("shifted", "lit", "smoothed") if f"({way})" in check.finding] == ["shifted"] * (1 - lost)
+    assert ("only 17 of 18" if lost else "smoothed 18 keep") in check.finding
 
 
 def test_an_image_that_rises_at_the_last_step_alone_is_not_stuck() -> None:

@@ -392,3 +392,9 @@ def test_main_directions_of_many_other_images_hold_none() -> None:
     assert not any(
         found(Network(lambda _: many), SHOWN + torch.randn(SHOWN.shape, generator=torch.Generator().manual_seed(4)) / 255)
     )
+
+
+def test_what_is_alike_nearly_all_images_is_no_memory_of_one() -> None:
+    alike = SHOWN[:1] + torch.randn(SHOWN.shape, generator=torch.Generator().manual_seed(5)) / 2000
+    assert not any(found(Network(lambda _: SHOWN[0]), alike))
+    assert sum(found(Network(lambda _: SHOWN[0]), torch.cat([alike[:1], SHOWN[1:]]))) == 1
