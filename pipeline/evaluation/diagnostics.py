@@ -36,6 +36,7 @@ from pipeline.evaluation.against_records import records_repeat, successes_stand,
 from pipeline.evaluation.constant_predictor import CONSTANT, modal_prediction
 from pipeline.evaluation.evaluator import EvaluationRun, Store
 from pipeline.evaluation.inputs import doubt_about_logits
+from pipeline.evaluation.leakage import VALIDATION, against_validation
 from pipeline.evaluation.metrics import robust_images
 from pipeline.evaluation.own import OwnImages
 from pipeline.evaluation.rescoring import rescore
@@ -94,6 +95,7 @@ def sanity_checks(
     RunError for damaged or missing saved images.
     """
     checks = [constant_predictor(records, class_names), _rescoring(run, store, device)]
+    checks += _numbers_or_failure(VALIDATION, lambda: [against_validation(run, records, device)])
     rows = _right(run, num_images, device)
     epsilons = [one for one in run.suite.threat.epsilons if one > 0]
     if not len(rows) or not epsilons:

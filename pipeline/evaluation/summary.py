@@ -135,7 +135,7 @@ class SanityReport(JsonFile):
 def version_of_checks() -> str:
     """SHA-256 over the source of all sanity checks, which nobody has to remember to raise."""
     package, here = Path(str(diagnostics.__file__)).parent, Path(__file__).parent
-    sources = [*sorted(package.glob("*.py")), here / "diagnostics.py", here / "against_records.py"]
+    sources = [*sorted(package.glob("*.py")), here / "diagnostics.py", here / "against_records.py", here / "leakage.py"]
     return canonical_sha256([[source.name, file_sha256(source)] for source in sources])
 
 
