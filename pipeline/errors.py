@@ -58,7 +58,7 @@ class InputError(UserError, ValueError):
 
 
 class NumberError(UserError, FloatingPointError):
-    """A system that answers with NaN or infinite values. The message names the images by their sample ids."""
+    """A system that answers with NaN or infinite values, or has NaN gradients. The message names the images by their sample ids."""
 
 
 class CheckpointError(UserError):

@@ -56,7 +56,7 @@ def apgd(
 
     Raises:
         ValueError: images outside [0,1], a negative epsilon, no seeds where they are needed, scores that are not one per image.
-        FloatingPointError: a NaN score: the search was blind there.
+        FloatingPointError: a NaN score or gradient: the search was blind there.
 
     Where we deviate from the authors' code: a random start is uniform in the ball and not on its surface; the score of the first
     move is compared with that of the start, as the paper has it, and not with 0; the image itself is a candidate.

@@ -56,7 +56,7 @@ def fmn(
     distance at which the objective, were it linear, would reach 0, and 5 % more. ``step_size`` is the Euclidean length of the first
     step, which decays to a hundredth of it along a cosine; the radius changes by 5 % first and 0.1 % last. Two deviations: the
     authors take the linear distance itself, at which rounding decides whether the boundary is ever crossed; and the last point is
-    scored too. Raises ValueError for images outside [0,1], FloatingPointError for a NaN score.
+    scored too. Raises ValueError for images outside [0,1], FloatingPointError for a NaN score or gradient.
     """
     far = _farthest(images, norm)
     radius, closest = torch.full_like(far, torch.inf), _Closest(images, norm)

@@ -134,8 +134,9 @@ def class_score(loss: ClassLoss, *, num_classes: int, targeted: bool = False) ->
 def scores_and_gradients(objective: Objective, points: Images) -> tuple[Scores, Images]:
     """An attack's step: the scores of the points and their gradients in the points, both detached.
 
-    Nothing is added to any parameter's gradient. Raises InputError where no gradient reaches the images (a cut graph would
-    otherwise pass for robustness), ValueError where the scores are not one per image.
+    The score is NaN where a value of the gradient is: a search is blind there, and one along signs (that of NaN is 0) would stay
+    where it is and pass for robustness. Nothing is added to any parameter's gradient. Raises InputError where no gradient reaches
+    the images (a cut graph would pass for it too), ValueError where the scores are not one per image.
     """
     with torch.enable_grad():
         leaf = points.detach().requires_grad_()
@@ -146,7 +147,7 @@ def scores_and_gradients(objective: Objective, points: Images) -> tuple[Scores, 
             "no gradient reaches the images from this objective: there is nothing to climb; the system cuts it (no_grad, detach,"
             " numpy, integers): mend it, or attack it without gradients (attack=decision)"
         )
-    return scores.detach(), gradients
+    return scores.detach().masked_fill(gradients.isnan().flatten(1).any(dim=1), torch.nan), gradients
 
 
 @torch.no_grad()

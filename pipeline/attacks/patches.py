@@ -31,6 +31,7 @@ from pipeline.shapes import Images, Regions, Scores, Seeds
 
 Corners = Int64[Tensor, "batch 2"]
 """Row and column of the upper left pixel of a square; -1 and -1 where the image has no room for it."""
+_STEEP = 1e30  # so that the sum over a square is a number
 
 
 def patch_share(images: Images, clean: Images) -> Scores:
@@ -79,7 +80,8 @@ def promising_corners(
     sum over its pixels. Places of later ranks do not overlap those before (their corners are at least a side apart in a direction);
     where no such place is left, the best of the allowed ones that were not yet taken.
     """
-    _, gradients = scores_and_gradients(objective, images)
+    # The slope of a root at 0 is infinite: it promises more than any other, and where the value cannot follow it nothing.
+    gradients = scores_and_gradients(objective, images)[1].nan_to_num(0, _STEEP, -_STEEP)
     gain = (gradients.clamp_min(0) * (1 - images) - gradients.clamp_max(0) * images).sum(dim=1, keepdim=True)
     promise = functional.avg_pool2d(gain.double(), side, stride=1).squeeze(1)
     left = promise.masked_fill(~allowed, -torch.inf).flatten(1)

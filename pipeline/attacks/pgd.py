@@ -80,8 +80,8 @@ def pgd_in(
     Raises:
         ValueError: images outside [0,1], a negative epsilon, restarts or a random start without what they need, scores that are not
             one per image.
-        FloatingPointError: with ``keep_best``, a NaN score. Such a point is never the best, but the search from it was blind, and
-            calling the image robust would be a false claim.
+        FloatingPointError: with ``keep_best``, a NaN score or gradient. Such a point is never the best, but the search from it was
+            blind, and calling the image robust would be a false claim.
     """
     ball = ball_of(norm, images.detach(), epsilon, region)
     if num_steps < 1 or restarts < 1:

@@ -65,7 +65,7 @@ def run_attack(
             leave at their first success, of attacks without a gradient and of other libraries it hears nothing.
 
     A success is counted by the point that is returned, scored afresh. Raises what the attacks raise: ValueError for one that does
-    not apply, FloatingPointError for a NaN score.
+    not apply, FloatingPointError for a NaN score or gradient.
     """
     size = batch_size or max(1, len(batch))
     if epsilon == 0 or not len(batch):

@@ -17,7 +17,7 @@ from torch import Tensor
 from pipeline.attacks.norms import Ball, LinfBall
 from pipeline.attacks.objectives import scores_and_gradients
 from pipeline.attacks.pgd import ascended
-from pipeline.attacks.tracker import BestPoint, MarginObjective, of_batch
+from pipeline.attacks.tracker import BestPoint, MarginObjective, of_batch, refuse_nan
 from pipeline.randomness import derive_seeds
 
 Images = Float[Tensor, "images 3 height width"]
@@ -50,8 +50,8 @@ def streamed_pgd(
         where its margin is above 0.
 
     The starts of an image follow each other, so what is found does not depend on which images share its batch.
-    Raises FloatingPointError for a NaN score or margin (the search was blind there, and "robust" would be a false claim) and
-    InputError where no gradient reaches the images.
+    Raises FloatingPointError for a NaN score, gradient or margin (the search was blind there, and "robust" would be a false claim)
+    and InputError where no gradient reaches the images.
     """
     if num_steps < 1 or batch_size < 1 or not len(seeds):
         raise ValueError(f"restarts, num_steps and batch_size are at least 1, not {len(seeds)}, {num_steps} and {batch_size}")
@@ -119,7 +119,8 @@ class _Search:
         indices = torch.tensor([index for index, _, _ in slots], device=points.device)
         tracked = self.best.track(self._objective.select(indices), indices)
         with of_batch(indices):
-            _, gradients = scores_and_gradients(tracked, points)
+            scores, gradients = scores_and_gradients(tracked, points)
+            refuse_nan(scores.isnan())
         self.best.check()
         stepped = ascended(_select(self._ball, indices), points, gradients, self._step[indices])
         robust: list[bool] = (tracked.margins <= 0).tolist()  # on a GPU the queue waits here: it cannot go on without the margins

@@ -120,11 +120,11 @@ class Tracked:
 
 
 class NotANumber(FloatingPointError):  # noqa: N818
-    """A NaN score: the search was blind there."""
+    """A NaN score, or the score of a NaN gradient: the search was blind there."""
 
     def __init__(self, rows: Sequence[int]) -> None:
         """``rows`` are the images, by their position in the batch."""
-        super().__init__(f"a NaN score for these images of the batch: {', '.join(map(str, rows))}")
+        super().__init__(f"a NaN score or gradient for these images of the batch: {', '.join(map(str, rows))}")
         self.rows = tuple(rows)
 
 

@@ -108,7 +108,7 @@ class Chunk:
             yield
         except NotANumber as error:
             named = ", ".join(self.sample_ids[position] for position in error.rows)
-            raise NumberError(f"the system answers with NaN or infinite values near these images: {named}") from error
+            raise NumberError(f"the system gives NaN or infinite values, or NaN gradients, near these images: {named}") from error
 
     @torch.no_grad()
     def measure(self, images: Float[Tensor, "some 3 height width"], positions: Int64[Tensor, " some"]) -> Measured:

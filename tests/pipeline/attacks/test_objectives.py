@@ -167,6 +167,19 @@ def test_an_objective_without_a_gradient_in_the_images_is_refused_and_not_called
         scores_and_gradients(Bare(cut), torch.rand(2, 3, 2, 2))
 
 
+def test_a_gradient_that_is_no_number_makes_the_score_none_and_of_no_other_image() -> None:
+    def rooted(points: Tensor) -> Tensor:
+        """Of slope 1 at every value; at 0 no number, for the root of a square has none there."""
+        return points.square().sqrt().sum((1, 2, 3))
+
+    images = torch.full((3, 3, 2, 2), 0.5)
+    images[1, 2, 0, 1] = 0
+    scores, gradients = scores_and_gradients(Bare(rooted), images)
+    assert scores.isnan().tolist() == gradients.isnan().flatten(1).any(1).tolist() == [False, True, False]
+    assert scores[[0, 2]].tolist() == [6, 6]
+    assert scores_without_gradients(Bare(rooted), images).tolist() == [6, 5.5, 6]
+
+
 def test_scores_that_are_not_one_per_image_are_refused() -> None:
     images = torch.rand(3, 3, 2, 2)
     for wrong in (lambda points: points.mean(), lambda points: points.mean((1, 2, 3)) - points.mean((1, 2, 3))[:, None]):

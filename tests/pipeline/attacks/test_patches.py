@@ -133,6 +133,24 @@ def test_on_a_linear_model_the_most_promising_place_and_its_content_are_the_opti
         assert (objective(points) - objective(images))[image].item() == pytest.approx(gain, rel=1e-9)
 
 
+class Roots(Linear):
+    """Scores the roots of the values: at 0 their slope is infinite, as behind a correction of gamma."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return super().__call__(images.sqrt())
+
+
+def test_black_pixels_of_infinite_slope_take_no_place_away() -> None:
+    images, weights = torch.ones(2, 3, 6, 6), torch.ones(3, 6, 6)
+    images[0, :, 1, 4] = images[1, 0, 5, 5] = 0
+    weights[:, 5, 5] = -1  # what is black there cannot be lowered
+    allowed = allowed_corners(2, (6, 6), None, 2)
+    first, second = (promising_corners(Roots(weights), images, allowed, side=2, rank=rank) for rank in (0, 1))
+    assert patch_masks(first, 2, (6, 6))[0, 0, 1, 4]
+    for corners in (first, second):
+        assert (corners >= 0).all()
+
+
 def test_later_places_do_not_overlap_earlier_ones_as_long_as_there_is_room_and_never_repeat() -> None:
     images = torch.rand(2, 3, 8, 8, generator=seeded(1))
     objective = Linear(torch.randn(3, 8, 8, generator=seeded(2)))

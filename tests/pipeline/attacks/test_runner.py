@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pipeline.attacks.objectives import ModelObjective, margin
 from pipeline.attacks.outside import AutoAttack, SquareAttack
+from pipeline.attacks.patch_attack import PatchAttack
 from pipeline.attacks.pgd import pgd_l2
 from pipeline.attacks.regions import region_masks
 from pipeline.attacks.runner import AttackResult, run_attack, run_start, skipped_attacks
@@ -450,3 +451,24 @@ def test_shipped_suites_attack_every_arm(path: str, source: MaskSource, make_sys
 def test_mistakes_in_a_suite_are_named(values: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         validate(AttackSuite, values)
+
+
+class Rooted(TwoStage):
+    """Its logits are numbers and their gradients are none, as below the root of what is 0."""
+
+    def classify(self, images: Tensor, masks: Tensor, context: MaskContext | None = None) -> Tensor:
+        return super().classify(images, masks, context) + (images - images).sum(dim=(1, 2, 3)).abs().sqrt()[:, None]
+
+
+@pytest.mark.parametrize("name", ["pgd", "apgd-margin", "apgd-targeted", "path-balanced", "joint-flood", "guided-flood", "patch"])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_a_system_whose_gradients_are_no_numbers_is_an_error_and_not_robust(
+    name: str, norm: str, make_system: Make, make_batch: MakeBatch
+) -> None:
+    batch = batch_of(make_system(MaskSource.LEARNED), make_batch)
+    batch.system.__class__ = Rooted
+    spec, epsilon = KINDS.get(name, PatchAttack(num_steps=2)), 0.1
+    threat = ThreatModel(norm="patch" if name == "patch" else norm, epsilons=(epsilon,))  # type: ignore[arg-type]
+    for stop_at_success in (True, False):
+        with pytest.raises(FloatingPointError, match=r"^a NaN score or gradient for these images of the batch: 0, 1, 2, 3$"):
+            run_attack(name, spec, batch, threat=threat, epsilon=epsilon, run_seed=0, stop_at_success=stop_at_success)

@@ -227,7 +227,7 @@ def test_a_nan_score_and_a_cut_graph_are_refused() -> None:
     network = model()
     images, labels = images_of(network)
     ball = ball_of("linf", images, 0.01)
-    with pytest.raises(FloatingPointError, match=r"^a NaN score for these images of the batch: 0, 1"):
+    with pytest.raises(FloatingPointError, match=r"^a NaN score or gradient for these images of the batch: 0, 1"):
         search(network, lambda logits, labels: margin(logits, labels) * torch.nan, ball, labels)
     with pytest.raises(ValueError, match="no gradient"):
         search(network, lambda logits, labels: margin(logits, labels).detach(), ball, labels)

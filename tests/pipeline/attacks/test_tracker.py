@@ -57,7 +57,7 @@ def test_a_tracker_that_saw_nothing_has_the_images() -> None:
 def test_a_nan_margin_is_an_error_and_not_robustness() -> None:
     best = BestPoint(torch.zeros(3, 3, 2, 2))
     best.update(torch.ones(3, 3, 2, 2), torch.tensor([1.0, torch.nan, -1.0]))
-    with pytest.raises(FloatingPointError, match=r"^a NaN score for these images of the batch: 1$"):
+    with pytest.raises(FloatingPointError, match=r"^a NaN score or gradient for these images of the batch: 1$"):
         _ = best.points
 
 
@@ -115,7 +115,7 @@ def test_nan_logits_have_no_verdict(make_system: Callable[..., TwoStage], make_b
     system = make_system()
     images, labels, context = make_batch(system)
     system.classifier[4].bias.fill_(torch.nan)  # type: ignore[index]
-    with pytest.raises(FloatingPointError, match="a NaN score for these images of the batch: 0, 1, 2, 3"):
+    with pytest.raises(FloatingPointError, match="a NaN score or gradient for these images of the batch: 0, 1, 2, 3"):
         verdict(system, images, labels, context)
 
 
@@ -148,7 +148,7 @@ def test_a_nan_score_of_a_search_is_remembered_with_the_margin_beside_it() -> No
 
     best = BestPoint(torch.zeros(3, 3, 2, 2))
     best.track(BlindOnce(), torch.tensor([2, 0]))(torch.ones(2, 3, 2, 2))
-    with pytest.raises(FloatingPointError, match=r"^a NaN score for these images of the batch: 2$"):
+    with pytest.raises(FloatingPointError, match=r"^a NaN score or gradient for these images of the batch: 2$"):
         best.check()
 
 
