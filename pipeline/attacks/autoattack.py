@@ -30,7 +30,7 @@ from pipeline.shapes import Images, Labels, Regions, Seeds
 from pipeline.system import System, attacked
 
 _NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
-_SQUARE_P = 0.8  # share of the image that the first squares cover, likewise
+_SQUARE_P = 0.8  # share of the image that the first squares cover, as in the standard version of AutoAttack
 
 Model = Callable[[Tensor], Tensor]
 

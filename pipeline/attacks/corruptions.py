@@ -6,9 +6,10 @@ random follows from the image's seed, so every system meets the same corrupted i
 
 Our own and not the authors' code, because the kept packages bring in numba, scikit-image and a second OpenCV. Where it differs:
 motion blur and the streaks of snow are a kernel and not ImageMagick's; fog is a sum of octaves of smooth noise in place of the
-diamond-square fractal; frost is drawn (ridges of such noise, bluish white) in place of the authors' photographs; a disk that is
-smaller than a pixel still blurs; a pixel of glass blur takes the value of a random neighbor (as in the authors' code, whose swap
-copies). Figures compare arms with each other and not with a leaderboard.
+diamond-square fractal, and rougher: its octaves weaken by the published factor, those of the fractal by its square; frost is drawn
+(ridges of such noise, bluish white) in place of the authors' photographs; a disk that is smaller than a pixel still blurs; a pixel
+of glass blur takes the value of a random neighbor (as in the authors' code, whose swap copies). Figures compare arms with each
+other and not with a leaderboard.
 """
 
 import math
@@ -37,12 +38,10 @@ Effect = Callable[..., Picture]
 def corrupt(corruption: Corruption, severity: int, images: Images, masks: Masks, seeds: Seeds) -> tuple[Images, Masks]:
     """Corrupted images, and the masks of their objects: only the elastic one moves the object, and its mask with it.
 
-    Severity 0 returns images and masks as they are. Raises ValueError for a severity above 5 or below 0.
+    Raises ValueError for a severity that is none of 1 to 5.
     """
-    if severity == 0:
-        return images, masks
     if severity not in range(1, 6):
-        raise ValueError(f"severities are 0 (clean) to 5, not {severity}")
+        raise ValueError(f"severities are 1 to 5, not {severity}")
     changed, moved = [], []
     for image, mask, seed in zip(images, masks, seeds.tolist(), strict=True):
         picture = np.concatenate([image.cpu().numpy(), mask.cpu().numpy()]).transpose(1, 2, 0).astype(np.float64)

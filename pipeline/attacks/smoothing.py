@@ -12,11 +12,13 @@ attackers who cannot touch the mask. It says nothing about the bare system, whos
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import torch
 from jaxtyping import Float64, Int64
 from scipy import stats
 from torch import Tensor
+from torch.nn import functional
 
 from pipeline.attacks.measurement import Condition
 from pipeline.attacks.measurements import Smoothing
@@ -85,14 +87,12 @@ def predict(
 
 def _votes(model: Model, images: Images, sigma: float, seeds: Seeds, num_draws: int) -> Int64[Tensor, "batch classes"]:
     """How often each class is the answer to the image with noise."""
-    votes: Tensor | None = None
-    for draw in range(num_draws):
+
+    def ballots(draw: int) -> Tensor:
         logits = model(images + sigma * _noise(images, seeds, draw))
-        ballots = torch.nn.functional.one_hot(logits.argmax(dim=1), logits.shape[1])
-        votes = ballots if votes is None else votes + ballots
-    if votes is None:
-        raise ValueError("a vote needs at least one draw")
-    return votes
+        return functional.one_hot(logits.argmax(dim=1), logits.shape[1])
+
+    return reduce(torch.add, map(ballots, range(num_draws)))
 
 
 def _noise(images: Tensor, seeds: Tensor, draw: int) -> Tensor:
@@ -115,13 +115,14 @@ class SmoothedObjective:
     num_draws: int = 16
 
     def __call__(self, images: Images) -> Scores:
-        seeds, total = derive_seeds(self.seeds, _ATTACK_STREAM), None
-        for draw in range(self.num_draws):
+        seeds = derive_seeds(self.seeds, _ATTACK_STREAM)
+
+        def probabilities(draw: int) -> Tensor:
             noisy = images + self.sigma * _noise(images, seeds, draw)
             logits = self.model(noisy) if self.context is None else self.model(noisy, self.context)
-            probabilities = logits.softmax(dim=1)
-            total = probabilities if total is None else total + probabilities
-        assert total is not None
+            return logits.softmax(dim=1)
+
+        total = reduce(torch.add, map(probabilities, range(self.num_draws)))
         return margin((total / self.num_draws).clamp_min(1e-12).log(), self.labels)
 
     def select(self, indices: Indices) -> "SmoothedObjective":

@@ -120,8 +120,7 @@ class _Search:
         tracked = self.best.track(self._objective.select(indices), indices)
         with of_batch(indices):
             scores, gradients = scores_and_gradients(tracked, points)
-            refuse_nan(scores.isnan())
-        self.best.check()
+            refuse_nan(scores.isnan() | tracked.margins.isnan())
         stepped = ascended(_select(self._ball, indices), points, gradients, self._step[indices])
         robust: list[bool] = (tracked.margins <= 0).tolist()  # on a GPU the queue waits here: it cannot go on without the margins
         return stepped, robust

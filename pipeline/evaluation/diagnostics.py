@@ -16,6 +16,7 @@ from pipeline.attacks.diagnostics.gradients import finite_numbers, zero_gradient
 from pipeline.attacks.diagnostics.masking import mask_follows_image, mask_saturation, pixels_decide, shifted_images
 from pipeline.attacks.diagnostics.places import other_places, patch_budget
 from pipeline.attacks.diagnostics.probing import (
+    NUM_STEPS,
     Budget,
     Images,
     climb,
@@ -159,7 +160,7 @@ def _of_the_search(examination: _Examination, batch: AttackBatch, budget: Budget
     """Whether a search gets anywhere, on images that are right clean."""
     everywhere = examination.run.suite.threat.region == Region.EVERYWHERE
     steps = [spec.num_steps for spec in examination.run.suite.attacks.values() if isinstance(spec, ClassAttack | PatchAttack)]
-    num_steps = max(steps, default=search.NUM_STEPS)
+    num_steps = max(steps, default=NUM_STEPS)
     return {
         "loss against steps": lambda: [search.loss_against_steps(batch, budget, num_steps=num_steps)],
         "gradients reach": lambda: [gradients_reach(batch, budget)],

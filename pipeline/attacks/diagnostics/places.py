@@ -2,7 +2,7 @@
 
 import torch
 
-from pipeline.attacks.diagnostics.probing import STREAM, Budget, Connected, Images, objective
+from pipeline.attacks.diagnostics.probing import NUM_STEPS, STREAM, Budget, Connected, Images, objective
 from pipeline.attacks.patch_attack import PatchAttack, patch_side
 from pipeline.attacks.patches import allowed_corners, patch_masks, promising_corners
 from pipeline.attacks.runner import run_attack
@@ -12,7 +12,7 @@ from pipeline.system import attacked
 
 _STEP = 0.1
 """Of descent inside a square: across the whole range of a value in ten."""
-_PLACES, _NUM_STEPS = 4, 40
+_PLACES = 4
 
 
 def patch_budget(batch: AttackBatch, share: float, threat: ThreatModel) -> Budget:
@@ -30,5 +30,5 @@ def patch_budget(batch: AttackBatch, share: float, threat: ThreatModel) -> Budge
 
 def other_places(batch: AttackBatch, share: float, threat: ThreatModel) -> Images:
     """What patches at places find that are drawn anew, whatever the gradient promises there."""
-    spec = PatchAttack(num_promising=0, num_random=_PLACES, num_steps=_NUM_STEPS)
+    spec = PatchAttack(num_promising=0, num_random=_PLACES, num_steps=NUM_STEPS)
     return run_attack("other places", spec, batch, threat=threat, epsilon=share, run_seed=STREAM).images

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from pipeline.attacks.acceleration import copy_to_search
 from pipeline.attacks.diagnostics.check import Check, judged, skipped
+from pipeline.attacks.diagnostics.gradients import FEW
 from pipeline.attacks.diagnostics.probing import (
     SEARCHED,
     Connected,
@@ -46,7 +47,6 @@ _ROUNDING = 1e-4  # of the scale of the logits
 _OTHER_TYPE = 1e-2  # likewise, in float64; what bfloat16 rounds off may be larger than the gap between classes
 _HAIR, _NUDGES = 1e-6, 4
 _GRADIENT_ROUNDING = 0.1  # of the gradient's length
-_FEW = 0.05
 _SEARCHED, _LATE = 4 / 255, 16
 """How far and in how many steps a search goes whose last step is looked at."""
 _OTHER_SEED = 1_730_947
@@ -193,7 +193,7 @@ def _gradient_invariance(batch: AttackBatch, points: Mapping[str, Images], compa
     advice = (
         "a search that follows gradients of another batch, copy or call is led astray: find what looks at these or counts steps"
     )
-    return judged("gradient invariance", max(figures.values(), default=0.0) > _FEW, finding, advice, figures)
+    return judged("gradient invariance", max(figures.values(), default=0.0) > FEW, finding, advice, figures)
 
 
 def _moved(found: Tensor, expected: Tensor) -> float:

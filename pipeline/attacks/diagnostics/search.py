@@ -8,7 +8,9 @@ from scipy.stats import binomtest
 from torch import Tensor
 
 from pipeline.attacks.diagnostics.check import Check, judged, share, skipped
+from pipeline.attacks.diagnostics.gradients import FEW
 from pipeline.attacks.diagnostics.probing import (
+    NUM_STEPS,
     STREAM,
     Budget,
     Images,
@@ -29,8 +31,6 @@ from pipeline.attacks.two_stage import SystemObjective
 from pipeline.randomness import derive_seeds
 from pipeline.system import traits_of
 
-NUM_STEPS = 40
-FEW = 0.05
 _STILL_FALLING = 0.005
 """Share of the images that may fall in the last quarter of the steps: half a point."""
 _SMOOTH_STEPS, _DRAWS, _STORED_STEPS = 10, 8, 20

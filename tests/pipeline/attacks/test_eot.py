@@ -87,5 +87,3 @@ def test_without_seeds_there_is_nothing_to_average_over(
     _, labels, _ = make_batch(system)
     with pytest.raises(ValueError, match="needs sample seeds"):
         over_hidden_seeds(SystemObjective(system=system, labels=labels, context=MaskContext(), class_score=margin), num_draws=2)
-    with pytest.raises(ValueError, match="at least one objective"):
-        Expectation(objectives=())
