@@ -25,6 +25,7 @@ from pipeline.attacks.objectives import DLR_CLASSES, margin, targeted_margin
 from pipeline.attacks.outside import STANDARD, AutoAttack, Member, SquareAttack, square_fits
 from pipeline.attacks.start import AttackStart
 from pipeline.attacks.threat import Norm
+from pipeline.attacks.tracker import of_batch, refuse_nan
 from pipeline.masks.context import MaskContext
 from pipeline.shapes import Images, Labels, Regions, Seeds
 from pipeline.system import System, attacked
@@ -53,7 +54,7 @@ def autoattack(
     The number of target classes is 9 (in l1 5 for APGD, which starts 5 times instead), or all others where there are fewer.
     Below 4 classes the difference-of-logits ratio is undefined; the margin is climbed in its place, and a UserWarning says so.
     ``num_queries`` is Square's. Results lie in the ball and in [0,1] exactly, as those of ``pgd_in``. Raises ValueError where
-    Square is among the attacks and does not fit.
+    Square is among the attacks and does not fit, FloatingPointError for a NaN gradient.
     """
     import pyautoattack  # only here: whoever trains need not load it
 
@@ -155,7 +156,8 @@ def _one_by_one(
             model = _model(system, images[row], context and context.select(row), None if region is None else region[row])
             # The library flattens by view, so it gets plain memory order, and it computes in single precision.
             image = images[row].float().contiguous()
-            found[row] = attack(model, image, labels[row], int(seeds[row])).detach().to(images.dtype)
+            with of_batch(row):
+                found[row] = attack(model, image, labels[row], int(seeds[row])).detach().to(images.dtype)
     return ball.project(found)  # it rounds to nearest, we inwards
 
 
@@ -164,6 +166,8 @@ def _model(system: System, image: Tensor, context: MaskContext | None, region: T
     in_layout = torch.contiguous_format if image.is_contiguous() else torch.channels_last
 
     def logits(points: Tensor) -> Tensor:
+        if points.requires_grad:  # the library's steps along signs would not notice, nor does it tell
+            points.register_hook(_refuse_nan)  # type: ignore[no-untyped-call]
         rows = torch.zeros(len(points), dtype=torch.int64, device=points.device)
         shown = points.to(image.dtype)
         if region is not None:
@@ -172,6 +176,11 @@ def _model(system: System, image: Tensor, context: MaskContext | None, region: T
         return answered.to(points.dtype)
 
     return logits
+
+
+def _refuse_nan(gradients: Tensor) -> None:
+    """Of copies of one image."""
+    refuse_nan(gradients.isnan().any()[None])
 
 
 def _climb_margins(runner: object, num_classes: int) -> None:
