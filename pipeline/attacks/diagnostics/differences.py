@@ -35,6 +35,7 @@ from pipeline.system import StagedSystem, System, attacked, traits_of
 
 _DISAGREEMENT = 0.2  # 0 is a perfect prediction, 1 one of the opposite, or of a change where there is none
 _KINK = 0.5
+_LESS = 2 / 3
 _REACH = 0.5  # of the promised rise of the margin
 _SHORT = 0.25  # share of the images that may keep less: a margin has kinks
 _SUDDEN = 1 / 3  # of the change in ten times the step
@@ -220,11 +221,13 @@ def _least_disagreement(
     batch: AttackBatch, ask: _Ask, fixed: Tensor | None, points: Tensor, slope: Tensor, scale: float
 ) -> tuple[Tensor, Tensor]:
     """At the better of two steps, and where the smaller one changes the margin by hardly less than the larger: it jumps between.
-    What is in doubt there is measured once more by a step so small that it takes float64: networks of many kinks (ReLU6) bend
-    within a larger one. A wrong gradient stays wrong, and a jump is in no doubt."""
+    What is in doubt there, or disagrees clearly less by the smaller step, is measured once more by a step so small that it takes
+    float64: networks of many kinks (ReLU6, hard swish) bend within a larger one. A wrong gradient stays wrong, and a jump is in no
+    doubt."""
     both, changes = zip(*(_disagreement(batch, ask, fixed, points, slope, size, scale) for size in _STEPS), strict=True)
     found, jumps = torch.minimum(*both), changes[1] > _SUDDEN * changes[0]
-    rows = ((found > _DISAGREEMENT) & (found <= _KINK)).nonzero().flatten()
+    in_doubt = (found <= _KINK) | (both[1] < _LESS * both[0])
+    rows = ((found > _DISAGREEMENT) & in_doubt).nonzero().flatten()
     with suppress(Exception):  # of somebody else's code: it may know one type alone
         if len(rows):
             held = None if fixed is None else fixed[rows].double()

@@ -292,6 +292,27 @@ def test_what_disagrees_is_told_with_its_place(first: list[float], second: list[
     assert (check.outcome is Outcome.FAIL) == ("(" in named)
 
 
+class Kinked(nn.Module):
+    """Rises with every value, and falls by a little more from a hair above grey on; its gradient is true."""
+
+    def __init__(self, hair: float) -> None:
+        super().__init__()
+        self.register_buffer("kink", torch.tensor(0.4 + hair))
+
+    def forward(self, images: Tensor) -> Tensor:
+        values = (images - 2.1 * (images - self.kink).relu()).sum(dim=(1, 2, 3)) - 20.2
+        return torch.stack([torch.zeros_like(values), values], dim=1)
+
+
+@pytest.mark.parametrize(("hair", "outcome"), [(1e-4, Outcome.PASS), (1e-5, Outcome.FAIL)])
+def test_a_gradient_that_disagrees_less_by_the_smaller_step_is_asked_by_one_that_is_smaller_still(
+    hair: float, outcome: Outcome
+) -> None:
+    images, labels = torch.full((4, 3, 4, 4), 0.4), torch.zeros(4, dtype=torch.int64)
+    batch = AttackBatch(system=as_system(Kinked(hair)), images=images, labels=labels, context=None, seeds=torch.arange(4))
+    assert differences.gradients_against_differences(batch, lambda: {"clean": images}).outcome is outcome
+
+
 @pytest.mark.parametrize(
     ("first", "second", "blind", "named"),
     [
