@@ -63,6 +63,7 @@ def plan(config: FolderConfig) -> Plan:
         items=_items(config.root, entries, original, label_of, shares, config.seed),
         load=partial(load_item, root=config.root, image_size=config.image_size, context=config.context),
         rejects=rejects,
+        for_training=listing.for_training,
     )
 
 

@@ -40,12 +40,14 @@ class Entry:
     split: Split | None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Listing:
     """What was found, and what did not match, by file name."""
 
     entries: list[Entry] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
+    for_training: bool = False
+    """Whether a folder or row says that something is to be trained on."""
 
     def reject(self, file: str, rule: str, detail: str) -> None:
         self.rejects.append(Reject(source_file=file, item=file, rule=rule, detail=detail))
@@ -60,10 +62,14 @@ def list_folder(root: Path) -> Listing:
             return _list_table(root)
         listing = Listing()
         if _is_pair(root):
+            listing.for_training = True
+            _check_classes(root)
             _list_class_folders(root, "", None, listing)
             _reject_unused(root, [], listing)
             return listing
-        parts = [folder for folder in sorted(root.iterdir()) if folder.name.lower() in SPLIT_FOLDERS and _is_pair(folder)]
+        splits = [folder for folder in sorted(root.iterdir()) if folder.name.lower() in SPLIT_FOLDERS and folder.is_dir()]
+        listing.for_training = any(SPLIT_FOLDERS[folder.name.lower()] == "train" for folder in splits)
+        parts = [folder for folder in splits if _is_pair(folder)]
         for folder in parts:
             _list_class_folders(root, f"{folder.name}/", SPLIT_FOLDERS[folder.name.lower()], listing)
         if parts:
@@ -88,6 +94,16 @@ def _reject_unused(root: Path, parts: list[Path], listing: Listing) -> None:
             listing.reject(folder.name, "unused-folder", f"its {IMAGES}/ and {MASKS}/ are not read: {why}")
         elif folder.name.lower() in SPLIT_FOLDERS:
             listing.reject(folder.name, "unused-folder", f"it has no {IMAGES}/ with {MASKS}/ beside them")
+
+
+def _check_classes(root: Path) -> None:
+    """Splits below images/ and masks/ would be taken for classes, and others drawn. Raises DataError."""
+    names = [folder.name for folder in sorted((root / IMAGES).iterdir()) if folder.is_dir() and not folder.name.startswith(".")]
+    if len(names) > 1 and all(name.lower() in SPLIT_FOLDERS for name in names):
+        raise DataError(
+            f"{root / IMAGES}: its folders {', '.join(names)} are splits, and one for each class is expected: put {names[0]}/ above"
+            f" {IMAGES}/ and {MASKS}/ ({names[0]}/{IMAGES}/CLASS/), or list the files in {TABLE}"
+        )
 
 
 def _is_pair(folder: Path) -> bool:
@@ -175,6 +191,7 @@ def _list_table(root: Path) -> Listing:
             raise DataError(f"{where}: the column 'image' is empty")
         image, mask = (tree.inside(cells[column], where) for column in ("image", "mask"))
         split, group = cells.get("split", ""), cells.get("group") or image
+        listing.for_training |= split in ("", "train")
         if split not in ("", *SPLITS):
             raise DataError(f"{where}: split {split!r} is none of {', '.join(SPLITS)}; leave it empty to have it drawn")
         if (former := rows_by_pair.setdefault((image, mask), row)) != row:

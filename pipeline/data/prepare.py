@@ -76,6 +76,8 @@ def _summary(target: Path, outcome: Outcome) -> str:
 def _notes(outcome: Outcome) -> list[str]:
     """What the whole set says of itself; it is as true of a set that was there already."""
     notes = note_lines(outcome.notes, outcome.num_samples, outcome.rejects)
+    if not any(outcome.counts["train"].values()):
+        notes.append("the split train is empty: this is a set for testing systems that were trained on another one")
     for split, use in (("val", "no training can be validated"), ("test", "no system can be tested")):
         if any(outcome.counts["train"].values()) and not any(outcome.counts[split].values()):
             notes.append(f"the split {split} is empty: {use} on this set; give it images")

@@ -31,7 +31,7 @@ REMEDIES: Mapping[str, str] = {
     "size-mismatch": "the mask or the annotation must be of the picture as it is now",
     "turned-image": "save the picture upright, without EXIF orientation, or draw the mask on the upright one",
     "leaks-into-test": "nothing is to be done: the rest of the set is used",
-    "repeated-image": "nothing is to be done: the first one is used",
+    "repeated-image": "give every picture one split; nothing is to be done where the first one will do",
     # masks
     "empty-mask": "a mask needs foreground: leave the sample out or draw it again",
     "faint-mask": "scale the mask so that its foreground reaches the largest value",

@@ -79,8 +79,6 @@ class Plan:
     """What was rejected while listing."""
     without_sample: tuple[int, ...] = ()
     """Classes that have no sample, as the listing already shows: nothing is decoded then."""
-
-    @property
-    def is_for_training(self) -> bool:
-        """Some items are to become training samples, by what the listing says."""
-        return any(getattr(item, "split", None) == "train" for item in self.items)
+    for_training: bool = False
+    """Some of it was to be trained on, by configuration, table or folders: where nothing of that is left, the rest is no set for
+    testing."""

@@ -85,6 +85,7 @@ def plan(config: CocoConfig) -> Plan:
         if without
         else listing.rejects,
         without_sample=without,
+        for_training=any(part.split in (None, "train") and not part.segmenter for part in config.parts),
     )
 
 

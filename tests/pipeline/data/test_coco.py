@@ -9,6 +9,7 @@ import shutil
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -1444,6 +1445,21 @@ def test_a_copy_in_another_split_is_left_out_and_one_without_a_split_goes_where_
         left = {sample.sample_id: sample.split for sample in samples}
         assert len({left[name] for name in left if name in (inside, "photos/001.png#10")}) == 1
         assert [reject.rule for reject in rejects] == rule
+
+
+def test_where_copies_leave_nothing_to_train_on_the_rest_is_no_set_for_testing(made_up: MadeUp, tmp_path: Path) -> None:
+    made_up.write("instances.json")
+    shutil.copytree(made_up.root / "photos", made_up.root / "again")
+    test = CocoPart(annotations="instances.json", images="photos", split="test")
+    again = CocoPart(annotations="instances.json", images="again", split="train")
+    for parts in ((test, again), (test,)):
+        config, target = made_up.config(parts=parts), tmp_path / str(len(parts))
+        written = partial(write_prepared, plan(config), target, name="coco", image_size=config.image_size, root=None, workers=0)
+        if again in parts:
+            with pytest.raises(DataError, match=r"0 of them for training.*repeated-image.*give every picture one split"):
+                written()
+        else:
+            assert written().num_samples
 
 
 def test_a_copy_for_segmenters_alone_is_left_out_where_the_other_has_a_class(made_up: MadeUp) -> None:

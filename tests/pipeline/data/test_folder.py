@@ -487,6 +487,43 @@ def test_a_set_for_testing_keeps_classes_of_one_sample(root: Path) -> None:
     assert not rejects
 
 
+@pytest.mark.parametrize("lost", ["names", "copies", "masks", "rows"])
+def test_where_nothing_is_left_to_train_on_the_rest_is_no_set_for_testing(root: Path, tmp_path: Path, lost: str) -> None:
+    made = tmp_path / "splits"
+    for part in ("train", "test"):
+        for class_name in ("cat", "dog"):
+            for name in "ab":
+                pair(made / part, class_name, name)
+    if lost == "names":
+        for path in (made / "train" / "masks").rglob("*.png"):
+            path.rename(path.with_stem(f"{path.stem}_mask"))
+    elif lost == "copies":
+        shutil.copytree(made / "test" / "images", made / "train" / "images", dirs_exist_ok=True)
+    elif lost == "masks":
+        shutil.rmtree(made / "train" / "masks")
+    else:
+        made = root
+        rows = [[*row, "test"] for row in rows_of()]
+        table(root, [*rows, ["gone.png", "gone-mask.png", "cat", "train"]], "image,mask,label,split")
+    message = prepared_message(made, tmp_path / "set")
+    assert "0 of them for training" in message
+    assert "not taken: " in message
+
+
+@pytest.mark.parametrize("below", ["", "cat"])
+@pytest.mark.parametrize("names", ["train val", "Training Valid Test", "train plane", "train"])
+def test_splits_below_images_are_not_taken_for_classes(tmp_path: Path, names: str, below: str) -> None:
+    for name in names.split():
+        for number in range(2):
+            pair(tmp_path / "own", f"{name}/{below}", str(number))
+    if names in ("train plane", "train"):  # a train may be a vehicle
+        found = plan(FolderConfig(root=tmp_path / "own"))
+        assert found.classes == (() if below else tuple(sorted(names.split())))
+    else:
+        with pytest.raises(DataError, match=r"its folders .* are splits.* above images/ and masks/"):
+            plan(FolderConfig(root=tmp_path / "own"))
+
+
 def test_pictures_without_folders_of_classes_are_named_with_the_remedy(tmp_path: Path) -> None:
     for name in "abc":
         save(tmp_path / "own" / "images" / f"{name}.png", photo())
