@@ -3,7 +3,6 @@
 One rule for paths in both: links are followed, ``..`` and other roots are refused, and letters are the same in either Unicode form.
 """
 
-import csv
 import difflib
 import os
 from collections import defaultdict
@@ -16,6 +15,7 @@ from pipeline.data.images import image_suffixes
 from pipeline.data.names import Tree, alike, composed
 from pipeline.data.sample import Reject
 from pipeline.data.splits import SPLITS, Split
+from pipeline.data.tables import read_table
 from pipeline.errors import DataError, shortened
 
 IMAGES, MASKS, TABLE = "images", "masks", "labels.csv"
@@ -232,25 +232,16 @@ def _check_unread(table: Path, unread: Mapping[str, set[str]]) -> None:
 
 def _rows(table: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """The rows below the header with their line numbers. Raises DataError."""
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.reader(stream, strict=True)
-            header = [cell.strip() for cell in next(reader, [])]
-            _check_header(header, table)
-            for cells in reader:
-                if not any(cell.strip() for cell in cells):
-                    continue
-                if len(cells) != len(header):
-                    raise DataError(f"{table}: row {reader.line_num}: {len(cells)} cells, the header has {len(header)}")
-                yield reader.line_num, dict(zip(header, (cell.strip() for cell in cells), strict=True))
-    except csv.Error as error:
-        raise DataError(f"{table}: row {reader.line_num}: {error}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{table}: is not UTF-8 text ({error.reason} at byte {error.start}); save it as CSV in UTF-8") from error
+    header, rows, _ = read_table(table)
+    _check_header(header, table)
+    for number, cells in rows:
+        if len(cells) != len(header):
+            raise DataError(f"{table}: row {number}: {len(cells)} cells, the header has {len(header)}")
+        yield number, dict(zip(header, cells, strict=True))
 
 
 def _check_header(header: list[str], table: Path) -> None:
-    expected = f"expected {', '.join(REQUIRED)} and, if wanted, {', '.join(OPTIONAL)}, separated by commas"
+    expected = f"expected {', '.join(REQUIRED)} and, if wanted, {', '.join(OPTIONAL)}, separated by commas, semicolons or tabs"
     for column in REQUIRED:
         if column not in header:
             raise DataError(f"{table}: row 1: no column {column!r} in {','.join(header)!r}; {expected}")

@@ -114,9 +114,10 @@ def test_names_may_hold_spaces_accents_dots_and_endings_in_capitals(root: Path) 
     assert not rejects
 
 
-def test_a_table_from_a_spreadsheet_is_read(root: Path) -> None:
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+def test_a_table_from_a_spreadsheet_is_read(root: Path, mark: str) -> None:
     lines = ["\ufeffimage, mask ,label,author", *(",".join([*row, "me"]) for row in rows_of()), ",,,", ""]
-    (root / "labels.csv").write_bytes("\r\n".join(lines).encode())
+    (root / "labels.csv").write_bytes("\r\n".join(lines).replace(",", mark).encode())
     samples, rejects = load(root)
     assert files(samples) == SOUND
     assert not rejects
@@ -249,7 +250,7 @@ def test_a_row_that_cannot_be_used_is_reported_and_loses_nothing_else(root: Path
     ("header", "rows", "message"),
     [
         ("image,label", [], r"row 1: no column 'mask' in 'image,label'; expected image, mask, label"),
-        ("image;mask;label", [], "separated by commas"),
+        ("image|mask|label", [], "separated by commas, semicolons or tabs"),
         ("image,mask,label,spilt", [], "unknown column 'spilt'; did you mean 'split'"),
         ("image,mask,label,label", [], "a column stands twice"),
         ("image,mask,label", [["a.png", "b.png", "cat", "more"]], "row 2: 4 cells, the header has 3"),
@@ -318,6 +319,7 @@ def test_a_table_names_files_in_either_unicode_form_and_with_either_slash(root: 
 )
 def test_a_missing_file_of_a_table_is_named_with_what_is_there(root: Path, image: str, mask_file: str, words: str) -> None:
     table(root, [*rows_of("bc"), [image, mask_file, "cat"]])
+    (root / "images" / "CAT.txt").write_text("")  # no folder that may be meant
     (reject,) = load(root)[1]
     assert words in reject.detail
 
