@@ -336,7 +336,7 @@ class _Scene:
     def _check_one_class(self, index: int, label: int, outline: Outline) -> None:
         """Raises ``Rejected`` for an object that stands there as another class too."""
         for other, (annotation, drawn) in enumerate(zip(self._annotations, self._outlines, strict=True)):
-            if annotation is None or not isinstance(drawn, Outline) or annotation.label in (None, NO_CLASS, label):
+            if annotation is None or drawn is None or other == index or annotation.label in (None, NO_CLASS, label):
                 continue
-            if other != index and np.array_equal(drawn.runs, outline.runs):
+            if np.array_equal(drawn.runs, outline.runs):
                 raise Rejected("repeated-annotation", "the same outline stands under another class too: which it is is not known")

@@ -139,11 +139,11 @@ def _files_there(root: Path) -> str:
 def _with_copies_together(root: Path, images: list[ImageItem]) -> tuple[list[ImageItem], list[Reject]]:
     """The groups of photographs that are the same file under several names are one. A copy in another split is left out, as is one
     that is there for segmenters alone while another has classes."""
-    original = originals(root, {image.source_file for image in images if os.path.isfile(root / image.source_file)})
+    original = originals(root, {image.source_file for image in images})
     first, groups = dict[str, ImageItem](), Joined()
     kept, rejects = [], []
     for image in sorted(images, key=lambda image: (image.split == SEGMENTER, image.split is None)):
-        former = first.setdefault(original.get(image.source_file, image.source_file), image)
+        former = first.setdefault(original[image.source_file], image)
         if image.split not in (None, former.split):
             detail = f"the same picture as {former.source_file}, which is in {former.split or 'a part whose splits are drawn'}"
             rejects.append(Reject(source_file=image.source_file, item=image.source_file, rule="repeated-image", detail=detail))

@@ -20,6 +20,8 @@ from pipeline.errors import DataError, shortened
 COLUMNS = ("Filename", "Width", "Height", "Roi.X1", "Roi.Y1", "Roi.X2", "Roi.Y2", "ClassId")
 PATH, GROUP = "Path", "Group"
 """Kaggle's column in place of Filename; and one that whoever knows the tracks may add."""
+FRAME = re.compile(r"(?:\d+_)?(\d+)_(\d+)\.\w+")
+"""The name of an image: track and frame, and in Kaggle's copy the class in front of them."""
 LEAKING_TRACK = "00014/00023"
 """Training track whose frames are byte-identical to eight official test images."""
 
@@ -179,7 +181,7 @@ def parse_row(row: Row, *, min_roi: int) -> Sign | Reject:
         return row.reject("box-outside-image", f"ROI {x1},{y1} to {x2},{y2} in an image of {width}x{height}")
     if min(x2 - x1, y2 - y1) + 1 < min_roi:
         return row.reject("too-small", f"ROI of {x2 - x1 + 1}x{y2 - y1 + 1} px, shorter side below {min_roi}")
-    track = re.fullmatch(r"(?:\d+_)?(\d+)_\d+\.\w+", row.name)
+    track = FRAME.fullmatch(row.name)
     group = row.fields.get(GROUP) or (f"{class_number:05d}/{track[1]}" if track else None)
     if not row.training:
         group = row.fields.get(GROUP) or row.sample_id
