@@ -80,6 +80,8 @@ NOTES: Mapping[str, str] = {
     " white exchanged? Background is 0, the object is not; look at preview=true",
     "filled-box": "in {count} of {total} masks the object is a filled box: oracle masks that are boxes tell where an object is, and"
     " not its outline; look at preview=true",
+    "filled-hole": "in {count} of {total} objects a polygon lies within a larger one of its object: is it a hole? COCO's format has"
+    " none and fills it; write run lengths",
     "alike-mask": "{count} of {total} pictures have a mask that is, to the byte, the one of another picture: is each mask its own?",
     "shared-mask": "{count} of {total} pictures share their mask file with another picture",
     "alike-class": "{count} of {total} pictures are of classes whose names differ in capitals, spaces or unseen letters alone: is"
@@ -111,6 +113,7 @@ NOTES: Mapping[str, str] = {
 _SHARE = {
     "border-foreground": 0.2,
     "filled-box": 0.1,
+    "filled-hole": 0.01,
     "alike-mask": 0.05,
     "twin": 0.01,
     "twin-class": 0.01,

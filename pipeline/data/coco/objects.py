@@ -318,10 +318,12 @@ class _Scene:
         )
 
     def _shape_notes(self, index: int, label: int, outline: Outline) -> set[str]:
-        """What is to be said of an outline: it is a filled box, another one lies in its place."""
+        """What is to be said of an outline: it is a filled box, fills a hole, another one lies in its place."""
         covered, around, notes = area(outline.runs), extent_of_runs(outline.runs, self._item.height), set()
         if around is not None and covered == _area(around):
             notes.add("filled-box")
+        if outline.fills_hole:
+            notes.add("filled-hole")
         size = {"width": self._item.width, "height": self._item.height}
         for other, (annotation, drawn) in enumerate(zip(self._annotations, self._outlines, strict=True)):
             if annotation is None or drawn is None or other == index or annotation.label in (None, NO_CLASS):

@@ -1338,6 +1338,15 @@ def test_outlines_that_are_boxes_are_noted(made_up: MadeUp) -> None:
     assert noted == dict.fromkeys(SOUND | {rle}, frozenset({"filled-box"})) | {name: frozenset()}
 
 
+@pytest.mark.parametrize(("x", "radius", "noted"), [(25, 6, True), (18, 5, True), (25, 17, False), (50, 6, False), (41, 6, False)])
+def test_a_polygon_within_another_one_of_its_object_is_noted(made_up: MadeUp, x: float, radius: float, noted: bool) -> None:
+    """What looks for contours gives a ring as two polygons, and in COCO's format it is a disc. Parts side by side are parts."""
+    both = made_up.object(1, (8, 43, 49, 34), segmentation=[*blob(25, 60, 17), *blob(x, 60, radius)])
+    samples = made_up.load(border=None)[0]
+    assert {sample.sample_id for sample in samples if "filled-hole" in sample.notes} == ({both} if noted else set())
+    assert any("is it a hole?" in line for line in note_lines({"filled-hole": 1}, 5, {}))
+
+
 @pytest.mark.parametrize(("category", "note"), [(1, "twin"), (2, "twin"), (3, "twin-class"), (4, None)])
 @pytest.mark.parametrize("max_overlap", [0.4, 1])
 def test_an_object_that_is_listed_twice_with_outlines_a_pixel_apart_is_noted(
