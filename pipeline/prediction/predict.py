@@ -17,7 +17,7 @@ from PIL import Image
 from pipeline.arithmetic import tf32_disabled
 from pipeline.data.images import Box, open_image, resize, square_around
 from pipeline.data.preview import draw_outline
-from pipeline.data.rules import Rejected, note_lines
+from pipeline.data.rules import REMEDIES, Rejected, note_lines
 from pipeline.data.seeds import sample_seed
 from pipeline.errors import DataError, RunError, writing
 from pipeline.evaluation.devices import choose_device
@@ -117,7 +117,8 @@ def _batches(config: PredictConfig, files: list[tuple[str, Path]], image_size: i
         try:
             batch.append(cut_square(number, name, path, image_size, square=config.square, drawn=config.overlays))
         except Rejected as error:
-            batch.append((name, error.detail))
+            told = error.rule == "unreadable-image"  # what kind of file it is, and what would make an image of it
+            batch.append((name, error.detail if told else f"{error.detail}; {REMEDIES[error.rule]}"))
         if len(batch) == config.batch_size:
             yield batch
             batch = []
