@@ -14,7 +14,7 @@ from pipeline.data.config import FolderConfig
 from pipeline.data.copies import Joined, originals
 from pipeline.data.folder_listing import TABLE, Entry, list_folder
 from pipeline.data.images import Box, ImageFile, Raster, open_image, square_around
-from pipeline.data.mask_values import FOREGROUND
+from pipeline.data.mask_values import EXTREME, FOREGROUND
 from pipeline.data.rules import SAME_OUTLINE, Rejected
 from pipeline.data.sample import Plan, Reject, Sample, recipe_of
 from pipeline.data.splits import Split, assign_splits, drawn_shares
@@ -229,7 +229,12 @@ def _read_mask(picture: ImageFile, path: Path, name: str) -> Raster:
     except Rejected as error:
         rule = "unreadable-mask" if error.rule == "unreadable-image" else error.rule
         raise Rejected(rule, f"{name}: {error.detail}") from error
-    told = {"turned-alone": turned_alone, "border-foreground": _lies_at_border(mask), "filled-box": _is_box(mask)}
+    told = {
+        "turned-alone": turned_alone,
+        "border-foreground": _lies_at_border(mask),
+        "filled-box": _is_box(mask),
+        "in-between": 2 * sum(mask.image.histogram()[EXTREME:-EXTREME]) > mask.width * mask.height,
+    }
     return replace(mask, notes=frozenset(name for name, holds in told.items() if holds))
 
 

@@ -80,6 +80,8 @@ NOTES: Mapping[str, str] = {
     " white exchanged? Background is 0, the object is not; look at preview=true",
     "filled-box": "in {count} of {total} masks the object is a filled box: oracle masks that are boxes tell where an object is, and"
     " not its outline; look at preview=true",
+    "in-between": "in {count} of {total} masks most pixels are neither background nor object but in between: are these masks, or"
+    " grey pictures (photographs, depth)? Look at preview=true",
     "filled-hole": "in {count} of {total} objects a polygon lies within a larger one of its object: is it a hole? COCO's format has"
     " none and fills it; write run lengths",
     "alike-mask": "{count} of {total} pictures have a mask that is, to the byte, the one of another picture: is each mask its own?",
@@ -113,6 +115,7 @@ NOTES: Mapping[str, str] = {
 _SHARE = {
     "border-foreground": 0.2,
     "filled-box": 0.1,
+    "in-between": 0.1,
     "filled-hole": 0.01,
     "alike-mask": 0.05,
     "twin": 0.01,

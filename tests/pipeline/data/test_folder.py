@@ -12,6 +12,7 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -583,6 +584,26 @@ def test_a_mask_of_several_pictures_is_noted(root: Path) -> None:
 def disc(x: float, y: float, radius: float) -> np.ndarray:
     rows, columns = np.mgrid[:HEIGHT, :WIDTH]
     return (((rows - y) ** 2 + (columns - x) ** 2 <= radius**2) * 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("make", "noted"),
+    [
+        (lambda: photo()[..., 1], True),
+        (lambda: np.linspace(0, 255, HEIGHT * WIDTH).astype(np.uint8).reshape(HEIGHT, WIDTH), True),  # depth
+        (lambda: (photo()[..., 1] // 3 + mask() // 2).astype(np.uint8), True),  # an object on a dark picture
+        (lambda: cv2.GaussianBlur(mask(), (0, 0), 2), False),
+        (lambda: mask(), False),
+    ],
+    ids=["photograph", "depth", "overlay", "soft", "sharp"],
+)
+def test_grey_pictures_in_the_place_of_masks_are_noted(root: Path, make: Any, noted: bool) -> None:
+    for path in (root / "masks").rglob("*.png"):
+        save(path, make())
+    samples, rejects = load(root)
+    assert not rejects
+    assert [("in-between" in sample.notes) for sample in samples] == [noted] * len(SOUND)
+    assert any("are these masks, or grey pictures" in line for line in note_lines({"in-between": 3}, 20, {}))
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg"])
