@@ -19,8 +19,9 @@ from PIL import Image
 
 from pipeline.config import CONFIG_DIR, validate
 from pipeline.data.builder import write_prepared
-from pipeline.data.config import FolderConfig
+from pipeline.data.config import FolderConfig, PrepareConfig
 from pipeline.data.folder import plan
+from pipeline.data.prepare import prepare
 from pipeline.data.rules import note_lines
 from pipeline.data.sample import Plan, Reject, Sample
 from pipeline.errors import ConfigError, DataError
@@ -571,6 +572,17 @@ def test_masks_of_the_background_are_noted_also_where_the_object_reaches_the_bor
     noted = {sample.source_file: sample.notes - SHAPE_NOTES for sample in load(root)[0]}
     assert noted["images/cat/a.png"] == {"border-foreground"}
     assert noted["images/cat/b.png"] == frozenset()
+
+
+def test_prepare_names_the_first_file_of_each_rule(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (root / "masks" / "cat" / "b.png").rename(root / "masks" / "cat" / "b_mask.png")
+    save(root / "masks" / "dog" / "a.png", mask() * 0)
+    prepare(PrepareConfig(data=FolderConfig(root=root), prepared=tmp_path / "set", workers=0))
+    said = capsys.readouterr().out
+    assert "       1  empty-mask (images/dog/a.png: masks/dog/a.png: all pixels are 0)\n" in said
+    assert (
+        "       1  image-without-mask (images/cat/b.png: no file masks/cat/b.*; masks/cat/b_mask.png is there: rename it)\n" in said
+    )
 
 
 def test_a_mask_of_several_pictures_is_noted(root: Path) -> None:
