@@ -23,8 +23,8 @@ from pipeline.data.gtsrb.layouts import LayoutError, find_tables
 from pipeline.data.gtsrb.shapes import NUM_CLASSES
 from pipeline.data.gtsrb.source import CLASS_NAMES
 from pipeline.data.prepare import plan_of
-from pipeline.data.rules import REMEDIES, note_lines
-from pipeline.data.sample import Reject, Sample
+from pipeline.data.rules import note_lines
+from pipeline.data.sample import Plan, Reject, RejectCounts, Sample
 from pipeline.errors import DataError
 from pipeline.progress import progress_bar
 
@@ -101,7 +101,7 @@ def look(config: OwnSource) -> Look:
         if kept:
             plan = plan_of(config)
     if not plan.items:
-        raise _nothing("in it", plan.rejects)
+        raise DataError(f"root: nothing in it can be used: {RejectCounts(plan.rejects).why()}")
     counts: dict[str, Counter[str]] = {name: Counter() for name in plan.classes}
     groups = set()
     for item in plan.items:
@@ -111,7 +111,7 @@ def look(config: OwnSource) -> Look:
             groups.add(group)
     samples, rejects = _decoded(plan)
     if not samples:
-        raise _nothing("that was decoded", rejects)
+        raise DataError(f"root: nothing that was decoded can be used: {RejectCounts(rejects).why()}")
     by_rule = Counter(one.rule for one in (*plan.rejects, *rejects))
     return Look(
         config=config,
@@ -125,7 +125,7 @@ def look(config: OwnSource) -> Look:
     )
 
 
-def _decoded(plan: Any) -> tuple[list[Sample], list[Reject]]:
+def _decoded(plan: Plan) -> tuple[list[Sample], list[Reject]]:
     """Some items of the plan, drawn with a fixed seed."""
     items = random.Random(0).sample(range(len(plan.items)), min(DECODED, len(plan.items)))
     found: list[Sample | Reject] = []
@@ -134,15 +134,6 @@ def _decoded(plan: Any) -> tuple[list[Sample], list[Reject]]:
             found += plan.load(plan.items[place])
             advance()
     return [one for one in found if isinstance(one, Sample)], [one for one in found if isinstance(one, Reject)]
-
-
-def _nothing(what: str, rejects: Sequence[Reject]) -> DataError:
-    """The rules that took most, and of the first of them the first file and the remedy."""
-    rules = Counter(one.rule for one in rejects).most_common(3)
-    first = next((one for one in rejects if one.rule == rules[0][0]), None)
-    named = f": {first.item}: {first.detail}; {REMEDIES[first.rule]}" if first else ""
-    counted = f" ({', '.join(f'{count} {rule}' for rule, count in rules)})" if rules else ""
-    return DataError(f"root: nothing {what} can be used{counted}{named}")
 
 
 def _group_and_labels(item: Any, classes: tuple[str, ...]) -> tuple[str, Sequence[int]]:

@@ -38,8 +38,10 @@ REMEDIES: Mapping[str, str] = {
     "color-mask": "write one grey mask an object: 0 is background, 255 the object",
     "index-mask": "write one mask an object: 0 is background, any one other value the object",
     # folder
-    "image-without-mask": "give mask and image the same name, but for the ending",
-    "mask-without-image": "give mask and image the same name, but for the ending",
+    **dict.fromkeys(
+        ("image-without-mask", "mask-without-image"),
+        "give mask and image the same name, but for the ending; in labels.csv name them from the folder that it lies in",
+    ),
     "ambiguous-name": "rename one of them, or list the pairs in labels.csv",
     "label-missing": "put it into a sub-folder named after its class, or list it in labels.csv",
     "nested-folder": "move the files up into the folder of their class, or list them in labels.csv",
