@@ -15,7 +15,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from pipeline.arithmetic import tf32_disabled
-from pipeline.data.images import Box, open_image, resize, square_around
+from pipeline.data.images import Box, open_image, square_around
 from pipeline.data.preview import draw_outline
 from pipeline.data.rules import REMEDIES, Rejected, note_lines
 from pipeline.data.seeds import sample_seed
@@ -137,7 +137,7 @@ def cut_square(
             left, top = (width - side) // 2, (height - side) // 2
         else:
             left, top, side = square_around((0, 0, width, height), context=0.0, width=width, height=height)
-        shown_side = drawn_side(side)
+        shown_side = int(np.clip(side, MIN_SIDE, MAX_SIDE))
         picture = opened.picture(shrink=side / max(shown_side, image_size))
         return Square(
             number=number,
@@ -179,22 +179,16 @@ def _draw(out: Path, square: Square, mask: np.ndarray) -> tuple[str, str | None]
     return mask_name, overlay_name
 
 
-def drawn_side(side: int) -> int:
-    """Width in pixels of the drawing of a square of ``side`` pixels."""
-    return int(np.clip(side, MIN_SIDE, MAX_SIDE))
-
-
 def overlay(
-    square: UInt8[np.ndarray, "side side 3"], mask: Float[np.ndarray, "mask_side mask_side"]
+    square: UInt8[np.ndarray, "drawn drawn 3"], mask: Float[np.ndarray, "mask_side mask_side"]
 ) -> UInt8[np.ndarray, "drawn drawn 3"]:
     """The image with its background darkened in proportion to the mask, and an outline where the mask crosses one half.
 
-    ``mask`` is in [0,1], of any resolution. The drawing is 256 to 512 pixels wide.
+    ``mask`` is in [0,1], of any resolution.
     """
-    side = drawn_side(square.shape[0])
-    weights = cv2.resize(np.ascontiguousarray(mask, dtype=np.float32), (side, side), interpolation=cv2.INTER_LINEAR)
+    weights = cv2.resize(np.ascontiguousarray(mask, dtype=np.float32), square.shape[:2], interpolation=cv2.INTER_LINEAR)
     brightness = cv2.merge([_BACKGROUND + (1 - _BACKGROUND) * weights] * 3)
-    drawn = cv2.multiply(resize(square, side), brightness, dtype=cv2.CV_8U)
+    drawn = cv2.multiply(square, brightness, dtype=cv2.CV_8U)
     draw_outline(drawn, weights >= 0.5)
     return drawn
 
