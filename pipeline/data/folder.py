@@ -1,6 +1,5 @@
 """The user's own images, masks and labels: one sub-folder per class, or a CSV file."""
 
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from contextlib import suppress
@@ -15,6 +14,7 @@ from pipeline.data.copies import Joined, originals
 from pipeline.data.folder_listing import TABLE, Entry, list_folder
 from pipeline.data.images import Box, ImageFile, Raster, open_image, square_around
 from pipeline.data.mask_values import EXTREME, FOREGROUND
+from pipeline.data.names import alike_classes
 from pipeline.data.rules import SAME_OUTLINE, Rejected
 from pipeline.data.sample import Plan, Reject, Sample, recipe_of
 from pipeline.data.splits import Split, assign_splits, drawn_shares
@@ -143,7 +143,7 @@ def _items(
     open_entries = [entry for entry in entries if entry.split is None]
     groups, labels = [entry.group for entry in open_entries], [label_of[entry.class_name] for entry in open_entries]
     drawn = assign_splits(groups, labels, shares, seed=seed)
-    times, names = Counter(entry.mask for entry in entries), Counter(map(_letters, label_of))
+    times, alike = Counter(entry.mask for entry in entries), alike_classes(label_of)
     classes, files, pictures, objects = defaultdict(set), defaultdict(set), defaultdict(set), defaultdict(list)
     for entry in entries:
         classes[original[entry.image]].add(entry.class_name)
@@ -155,7 +155,7 @@ def _items(
         told = {
             "shared-mask": times[entry.mask] > 1,
             "alike-mask": min(len(files[original[entry.mask]]), len(pictures[original[entry.mask]])) > 1,
-            "alike-class": names[_letters(entry.class_name)] > 1,
+            "alike-class": label_of[entry.class_name] in alike,
             "two-classes": len(classes[original[entry.image]]) > 1,
         }
         return frozenset(name for name, holds in told.items() if holds)
@@ -170,12 +170,6 @@ def _items(
         FolderItem(entry=e, label=label_of[e.class_name], split=e.split or drawn[e.group], notes=noted(e), others=others(e))
         for e in sorted(entries, key=lambda entry: entry.sample_id)
     ]
-
-
-def _letters(class_name: str) -> str:
-    """What is seen of a name, in small letters; a single one stays, for sets of letters tell ``a`` from ``A``."""
-    shown = "".join(letter for letter in class_name if unicodedata.category(letter) not in ("Cc", "Cf", "Zs"))
-    return shown if len(shown) == 1 else shown.casefold()
 
 
 def load_item(item: FolderItem, *, root: Path, image_size: int, context: float | None) -> list[Sample | Reject]:

@@ -4,7 +4,8 @@ import os
 import posixpath
 import re
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -25,6 +26,15 @@ def alike(stem: str) -> str:
     """What names have in common that differ in capitals, in Unicode form or in a word for masks or
     the ending of the picture (``IMG.jpg.png``) at the end."""
     return _MASK_WORDS.sub("", composed(stem).casefold())
+
+
+def alike_classes(names: Iterable[str]) -> frozenset[int]:
+    """The places of names that another one looks like: what is seen of both is the same in small letters. A single letter stays as
+    it is, for sets of letters tell ``a`` from ``A``."""
+    seen = ["".join(letter for letter in name if unicodedata.category(letter) not in ("Cc", "Cf", "Zs")) for name in names]
+    small = [name if len(name) == 1 else name.casefold() for name in seen]
+    counts = Counter(small)
+    return frozenset(place for place, name in enumerate(small) if counts[name] > 1)
 
 
 class Tree:

@@ -186,8 +186,9 @@ def _check_inside(box: Box, width: int, height: int) -> None:
         raise Rejected("box-outside-image", f"box {x0:g}, {y0:g} to {x1:g}, {y1:g} in an image of {width} x {height}")
 
 
-def load_image(item: ImageItem, *, config: CocoConfig) -> list[Sample | Reject]:
-    """Decode an image once and cut all objects of our classes, in the order of the annotation file."""
+def load_image(item: ImageItem, *, config: CocoConfig, alike: frozenset[int]) -> list[Sample | Reject]:
+    """Decode an image once and cut all objects of our classes, in the order of the annotation file; ``alike``: classes whose names
+    look alike."""
     annotations = [Annotation.unpack(packed) for packed in item.annotations]
     names = sample_ids(item.source_file, annotations)
     scene = _Scene(item, [a if name else None for a, name in zip(annotations, names, strict=True)], config)
@@ -198,6 +199,7 @@ def load_image(item: ImageItem, *, config: CocoConfig) -> list[Sample | Reject]:
                 if not names[index]:
                     raise Rejected("repeated-annotation", "the same object stands before it with the same id")
                 box, notes = check_object(annotation, item.width, item.height, config)
+                notes |= {"alike-class"} if annotation.label in alike else set()
                 found.append(scene.cut(index, annotation.label, box, names[index], notes))
             except Rejected as error:
                 name = names[index] or f"{item.source_file}#{annotation.annotation_id}"

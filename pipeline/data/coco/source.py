@@ -13,6 +13,7 @@ from pipeline.data.config import CocoConfig
 from pipeline.data.copies import Joined, originals
 from pipeline.data.download import Archive, fetch_archive
 from pipeline.data.file_kinds import no_folder
+from pipeline.data.names import alike_classes
 from pipeline.data.sample import NO_CLASS, Plan, Reject, recipe_of
 from pipeline.data.splits import SEGMENTER, Split, assign_splits, drawn_shares
 from pipeline.errors import ConfigError, DataError, shortened
@@ -80,7 +81,7 @@ def plan(config: CocoConfig) -> Plan:
         recipe=recipe_of(config, version=RECIPE_VERSION, **({"joined": num_joined} if num_joined else {})),
         files=paths + [path for item in items if os.path.isfile(path := config.root / item.source_file)],
         items=() if without else items,
-        load=partial(load_image, config=config),
+        load=partial(load_image, config=config, alike=alike_classes(classes)),
         rejects=[*listing.rejects, *(reject for label in sorted(listing.faults) for reject in listing.faults[label])]
         if without
         else listing.rejects,

@@ -1338,6 +1338,16 @@ def test_outlines_that_are_boxes_are_noted(made_up: MadeUp) -> None:
     assert noted == dict.fromkeys(SOUND | {rle}, frozenset({"filled-box"})) | {name: frozenset()}
 
 
+@pytest.mark.parametrize(("name", "noted"), [("Cat", True), ("cat ", True), ("cats", False)])
+def test_categories_whose_names_look_alike_are_noted(made_up: MadeUp, name: str, noted: bool) -> None:
+    made_up.categories[1]["name"] = name
+    other = made_up.object(1, (8, 45, 20, 20), 2)
+    samples, rejects = made_up.load(classes=None)
+    assert not rejects
+    told = {sample.sample_id for sample in samples if "alike-class" in sample.notes}
+    assert told == ({"photos/001.png#10", "photos/002.png#12", other} if noted else set())
+
+
 @pytest.mark.parametrize(("x", "radius", "noted"), [(25, 6, True), (18, 5, True), (25, 17, False), (50, 6, False), (41, 6, False)])
 def test_a_polygon_within_another_one_of_its_object_is_noted(made_up: MadeUp, x: float, radius: float, noted: bool) -> None:
     """What looks for contours gives a ring as two polygons, and in COCO's format it is a disc. Parts side by side are parts."""
