@@ -26,6 +26,8 @@ SPLIT_FOLDERS: dict[str, Split] = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 """Folders that may stand above images/ and masks/."""
+FLAGS = {"", "0", "1", "0.0", "1.0", "false", "true", "no", "yes"}
+"""What a column such as ``is_test`` holds."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -225,7 +227,9 @@ def _list_table(root: Path) -> Listing:
 def _check_unread(table: Path, unread: Mapping[str, set[str]]) -> None:
     """A column of splits under another name, where none is called so, would not be read, and others drawn. Raises DataError."""
     for column, values in sorted(unread.items()):
-        if any(values) and values <= {"", *SPLIT_FOLDERS}:
+        word = column.lower().removeprefix("is").strip("_ ")  # what is valid may be so in another sense
+        is_flag = word in SPLIT_FOLDERS and word != "valid" and values <= FLAGS
+        if any(values) and (values <= {"", *SPLIT_FOLDERS} or is_flag):
             what = f"the column {column!r} holds splits ({', '.join(sorted(filter(None, values)))}) and would not be read"
             raise DataError(f"{table}: row 1: {what}: call it split, with {', '.join(SPLITS)} or nothing in it")
 

@@ -456,12 +456,32 @@ def test_a_folder_of_pictures_that_is_not_read_is_named(root: Path, tmp_path: Pa
     assert [(reject.rule, reject.source_file) for reject in rejects] == [("unused-folder", other)]
 
 
-@pytest.mark.parametrize("words", [("train", "test"), ("Training", "Validation"), ("", "valid")])
-def test_a_column_of_splits_under_another_name_is_refused(root: Path, words: tuple[str, str]) -> None:
+@pytest.mark.parametrize(
+    ("column", "words"),
+    [
+        ("subset", ("train", "test")),
+        ("subset", ("Training", "Validation")),
+        ("subset", ("", "valid")),
+        ("is_test", ("0", "1")),
+        ("isTest", ("False", "True")),
+        ("train", ("1.0", "0.0")),
+        ("Validation", ("", "yes")),
+    ],
+)
+def test_a_column_of_splits_under_another_name_is_refused(root: Path, column: str, words: tuple[str, str]) -> None:
     rows = [f"images/cat/{name}.png,masks/cat/{name}.png,cat,{words[name == 'c']}" for name in "abc"]
-    (root / "labels.csv").write_text("\n".join(["image,mask,label,subset", *rows]))
-    with pytest.raises(DataError, match=r"labels.csv: row 1: the column 'subset' holds splits \(.*call it split"):
+    (root / "labels.csv").write_text("\n".join([f"image,mask,label,{column}", *rows]))
+    with pytest.raises(DataError, match=rf"labels.csv: row 1: the column '{column}' holds splits \(.*call it split"):
         plan(FolderConfig(root=root))
+
+
+@pytest.mark.parametrize(
+    ("column", "words"), [("indoors", ("0", "1")), ("test", ("12", "13")), ("is_valid", ("0", "1")), ("is_crowd", ("no", "yes"))]
+)
+def test_other_columns_are_welcome(root: Path, column: str, words: tuple[str, str]) -> None:
+    rows = [f"images/cat/{name}.png,masks/cat/{name}.png,cat,{words[name == 'c']}" for name in "abc"]
+    (root / "labels.csv").write_text("\n".join([f"image,mask,label,{column}", *rows]))
+    assert len(plan(FolderConfig(root=root)).items) == 3
 
 
 @pytest.mark.parametrize("header", ["image,mask,label,split", "image,mask,label,subset"])
