@@ -74,7 +74,7 @@ def write_prepared(plan: Plan, target: Path, *, name: str, image_size: int, root
         finally:
             store.close()
         try:
-            manifest = store.finish(plan.classes, made_from, plan.without_sample, learnable=plan.is_for_training)
+            manifest = store.finish(plan.classes, made_from, plan.without_sample, learnable=plan.for_training)
         except DataError as error:
             for name in (*FILES, MANIFEST):
                 if name != REJECTS:

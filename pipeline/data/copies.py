@@ -15,12 +15,14 @@ _END = 4096
 
 
 def originals(root: Path, files: Iterable[str]) -> dict[str, str]:
-    """Of pictures that are the same file, to the byte, the first by name; pictures that lie there once are not in it. Only the
-    ends are read of files of equal size, and the whole of those that are alike."""
-    alike = [sorted(files)]
+    """For each file the first by name of the pictures that are the same file, to the byte: of most it is the file itself. Only the
+    ends are read of files of equal size, and the whole of those that are alike. Files that do not exist are like no other."""
+    named = set(files)
+    alike = [sorted(file for file in named if os.path.isfile(root / file))]
     for look in (lambda path: path.stat().st_size, _ends, file_sha256):
         alike = [same for group in alike for same in _shared_out(root, group, look)]
-    return {file: copies[0] for copies in alike if _is_image(root / copies[0]) for file in copies}
+    first = {file: copies[0] for copies in alike if _is_image(root / copies[0]) for file in copies}
+    return {file: first.get(file, file) for file in named}
 
 
 def _shared_out(root: Path, files: Iterable[str], look: Callable[[Path], object]) -> list[list[str]]:

@@ -1,6 +1,5 @@
 """Fetching official archives: resumed where they broke, checked, unpacked all or nothing."""
 
-import hashlib
 import http.client
 import os
 import shutil
@@ -16,6 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from pipeline.errors import DataError
 from pipeline.progress import progress_bar
+from pipeline.runs.files import file_sha256
 
 BLOCK = 1 << 20
 TIMEOUT_S = 30.0
@@ -149,9 +149,7 @@ def _receive(response: http.client.HTTPResponse, part: Path, start: int, archive
 
 
 def _check(archive: Archive, part: Path) -> None:
-    with part.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if found != archive.sha256:
+    if (found := file_sha256(part)) != archive.sha256:
         _discard(part)
         raise DataError(f"{archive.url}: SHA-256 is {found}, expected {archive.sha256}; the received file was removed")
 

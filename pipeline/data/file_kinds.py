@@ -6,13 +6,17 @@ from PIL import features
 
 _HEIC = "HEIC, which Pillow cannot read: export it as JPEG, or convert it (heif-convert IN.heic OUT.jpg)"
 _AVIF = "AVIF, which this Pillow cannot read: install Pillow 11.3 or later, or convert it to PNG or JPEG"
+_JXL = "JPEG XL, which Pillow cannot read: convert it (djxl IN.jxl OUT.png)"
 _TIFF = "a TIFF that is damaged, or of pixels that Pillow cannot read (channels of floating point): save it with 8 bits a channel"
 _VECTOR = "a drawing without pixels: export it as PNG"
+_ARRAY = "a NumPy array: save it as PNG"
 _RAW = "a camera's raw file: export it as JPEG"
 _VIDEO = "a video: export its frames as PNG"
 _BY_SUFFIX = {
     **dict.fromkeys((".heic", ".heif", ".hif"), _HEIC),
     **dict.fromkeys((".avif", ".avifs"), _AVIF),
+    ".jxl": _JXL,
+    **dict.fromkeys((".npy", ".npz"), _ARRAY),
     **dict.fromkeys((".svg", ".ai", ".eps", ".ps", ".pdf", ".wmf", ".emf"), _VECTOR),
     **dict.fromkeys((".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"), _RAW),
     **dict.fromkeys((".mp4", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg"), _VIDEO),
@@ -27,8 +31,9 @@ _BEGINNINGS = {
     b"%!PS": _VECTOR,
     b"<svg": _VECTOR,
     **dict.fromkeys((b"II*\0", b"MM\0*"), _TIFF),
+    **dict.fromkeys((b"\xff\n", b"\0\0\0\x0cJXL "), _JXL),
     b"\x89HDF": "HDF5: export its pictures as PNG",
-    b"\x93NUMPY": "a NumPy array: save it as PNG",
+    b"\x93NUMPY": _ARRAY,
     b"PK\x03\x04": "a zip archive: unpack it",
     b"version https://git-lfs": "a pointer of Git LFS: fetch the file itself with git lfs pull",
 }

@@ -1,8 +1,7 @@
 """The user's own images, masks and labels: one sub-folder per class, or a CSV file."""
 
-import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,7 +13,8 @@ from pipeline.data.config import FolderConfig
 from pipeline.data.copies import Joined, originals
 from pipeline.data.folder_listing import TABLE, Entry, list_folder
 from pipeline.data.images import Box, ImageFile, Raster, open_image, square_around
-from pipeline.data.mask_values import FOREGROUND
+from pipeline.data.mask_values import EXTREME, FOREGROUND
+from pipeline.data.names import alike_classes
 from pipeline.data.rules import SAME_OUTLINE, Rejected
 from pipeline.data.sample import Plan, Reject, Sample, recipe_of
 from pipeline.data.splits import Split, assign_splits, drawn_shares
@@ -46,8 +46,8 @@ def plan(config: FolderConfig) -> Plan:
     """
     shares = drawn_shares(config.val_fraction, config.test_fraction)
     listing = list_folder(config.root)
-    original = originals(config.root, {entry.image for entry in listing.entries})
-    entries, contrary = _without_contrary(config.root, original, listing.entries)
+    original = originals(config.root, {file for entry in listing.entries for file in (entry.image, entry.mask)})
+    entries, contrary = _without_contrary(original, listing.entries)
     entries, repeated = _with_copies_together(original, entries)
     entries, lonely = _without_lonely(entries)
     rejects = listing.rejects + contrary + repeated + lonely
@@ -63,17 +63,16 @@ def plan(config: FolderConfig) -> Plan:
         items=_items(config.root, entries, original, label_of, shares, config.seed),
         load=partial(load_item, root=config.root, image_size=config.image_size, context=config.context),
         rejects=rejects,
+        for_training=listing.for_training,
     )
 
 
-def _without_contrary(root: Path, original: Mapping[str, str], entries: list[Entry]) -> tuple[list[Entry], list[Reject]]:
+def _without_contrary(original: Mapping[str, str], entries: list[Entry]) -> tuple[list[Entry], list[Reject]]:
     """A picture that stands under several classes with the same mask, copies of it included, is of none."""
-    several = {picture for picture, classes in _classes_of(original, entries).items() if len(classes) > 1}
-    masks = originals(root, {entry.mask for entry in entries if original.get(entry.image, entry.image) in several})
     named: dict[tuple[str, str], set[str]] = defaultdict(set)
 
     def pair(entry: Entry) -> tuple[str, str]:
-        return original.get(entry.image, entry.image), masks.get(entry.mask, entry.mask)
+        return original[entry.image], original[entry.mask]
 
     for entry in entries:
         named[pair(entry)].add(entry.class_name)
@@ -91,20 +90,13 @@ def _without_contrary(root: Path, original: Mapping[str, str], entries: list[Ent
     return [entry for entry in entries if len(named[pair(entry)]) == 1], rejects
 
 
-def _classes_of(original: Mapping[str, str], entries: Iterable[Entry]) -> dict[str, set[str]]:
-    classes: dict[str, set[str]] = defaultdict(set)
-    for entry in entries:
-        classes[original.get(entry.image, entry.image)].add(entry.class_name)
-    return classes
-
-
 def _with_copies_together(original: Mapping[str, str], entries: list[Entry]) -> tuple[list[Entry], list[Reject]]:
     """The groups of pictures that are the same file are one, in the split that one of them has. A copy in another is left out,
     and so are groups without a split that have copies in several."""
     first, groups = dict[str, Entry](), Joined()
     kept, rejects = [], []
     for entry in sorted(entries, key=lambda entry: entry.split is None):  # a split that is given comes first
-        former = first.setdefault(original.get(entry.image, entry.image), entry)
+        former = first.setdefault(original[entry.image], entry)
         if entry.split not in (None, former.split):
             detail = f"the same picture as {former.image} in the {former.split} split"
             rejects.append(Reject(source_file=entry.image, item=entry.sample_id, rule="repeated-image", detail=detail))
@@ -151,42 +143,33 @@ def _items(
     open_entries = [entry for entry in entries if entry.split is None]
     groups, labels = [entry.group for entry in open_entries], [label_of[entry.class_name] for entry in open_entries]
     drawn = assign_splits(groups, labels, shares, seed=seed)
-    times, names = Counter(entry.mask for entry in entries), Counter(map(_letters, label_of))
-    classes = _classes_of(original, entries)
-    masks, pictures = originals(root, times), defaultdict(set)
+    times, alike = Counter(entry.mask for entry in entries), alike_classes(label_of)
+    classes, files, pictures, objects = defaultdict(set), defaultdict(set), defaultdict(set), defaultdict(list)
     for entry in entries:
-        pictures[masks.get(entry.mask)].add(original.get(entry.image, entry.image))
+        classes[original[entry.image]].add(entry.class_name)
+        files[original[entry.mask]].add(entry.mask)
+        pictures[original[entry.mask]].add(original[entry.image])
+        objects[original[entry.image]].append((entry.mask, entry.class_name, (root / entry.mask).stat().st_size))
 
     def noted(entry: Entry) -> frozenset[str]:
         told = {
             "shared-mask": times[entry.mask] > 1,
-            "alike-mask": entry.mask in masks and len(pictures[masks[entry.mask]]) > 1,
-            "alike-class": names[_letters(entry.class_name)] > 1,
-            "two-classes": len(classes[original.get(entry.image, entry.image)]) > 1,
+            "alike-mask": min(len(files[original[entry.mask]]), len(pictures[original[entry.mask]])) > 1,
+            "alike-class": label_of[entry.class_name] in alike,
+            "two-classes": len(classes[original[entry.image]]) > 1,
         }
         return frozenset(name for name, holds in told.items() if holds)
 
-    objects = defaultdict(list)
-    for entry in entries:
-        objects[original.get(entry.image, entry.image)].append((entry.mask, entry.class_name, (root / entry.mask).stat().st_size))
-
     def others(entry: Entry) -> tuple[tuple[str, str], ...]:
-        of_picture = objects[original.get(entry.image, entry.image)]
+        of_picture = objects[original[entry.image]]
         size = next(size for mask, _, size in of_picture if mask == entry.mask)
-        content = masks.get(entry.mask, entry.mask)
         near = [(mask, name) for mask, name, other in of_picture if SAME_SIZE * max(size, other) < min(size, other)]
-        return tuple((mask, name) for mask, name in near if masks.get(mask, mask) != content)
+        return tuple((mask, name) for mask, name in near if original[mask] != original[entry.mask])
 
     return [
         FolderItem(entry=e, label=label_of[e.class_name], split=e.split or drawn[e.group], notes=noted(e), others=others(e))
         for e in sorted(entries, key=lambda entry: entry.sample_id)
     ]
-
-
-def _letters(class_name: str) -> str:
-    """What is seen of a name, in small letters; a single one stays, for sets of letters tell ``a`` from ``A``."""
-    shown = "".join(letter for letter in class_name if unicodedata.category(letter) not in ("Cc", "Cf", "Zs"))
-    return shown if len(shown) == 1 else shown.casefold()
 
 
 def load_item(item: FolderItem, *, root: Path, image_size: int, context: float | None) -> list[Sample | Reject]:
@@ -240,7 +223,12 @@ def _read_mask(picture: ImageFile, path: Path, name: str) -> Raster:
     except Rejected as error:
         rule = "unreadable-mask" if error.rule == "unreadable-image" else error.rule
         raise Rejected(rule, f"{name}: {error.detail}") from error
-    told = {"turned-alone": turned_alone, "border-foreground": _lies_at_border(mask), "filled-box": _is_box(mask)}
+    told = {
+        "turned-alone": turned_alone,
+        "border-foreground": _lies_at_border(mask),
+        "filled-box": _is_box(mask),
+        "in-between": 2 * sum(mask.image.histogram()[EXTREME:-EXTREME]) > mask.width * mask.height,
+    }
     return replace(mask, notes=frozenset(name for name, holds in told.items() if holds))
 
 

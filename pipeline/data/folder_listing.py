@@ -3,7 +3,6 @@
 One rule for paths in both: links are followed, ``..`` and other roots are refused, and letters are the same in either Unicode form.
 """
 
-import csv
 import difflib
 import os
 from collections import defaultdict
@@ -16,6 +15,7 @@ from pipeline.data.images import image_suffixes
 from pipeline.data.names import Tree, alike, composed
 from pipeline.data.sample import Reject
 from pipeline.data.splits import SPLITS, Split
+from pipeline.data.tables import read_table
 from pipeline.errors import DataError, shortened
 
 IMAGES, MASKS, TABLE = "images", "masks", "labels.csv"
@@ -26,6 +26,8 @@ SPLIT_FOLDERS: dict[str, Split] = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 """Folders that may stand above images/ and masks/."""
+FLAGS = {"", "0", "1", "0.0", "1.0", "false", "true", "no", "yes"}
+"""What a column such as ``is_test`` holds."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,12 +42,14 @@ class Entry:
     split: Split | None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Listing:
     """What was found, and what did not match, by file name."""
 
     entries: list[Entry] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
+    for_training: bool = False
+    """Whether a folder or row says that something is to be trained on."""
 
     def reject(self, file: str, rule: str, detail: str) -> None:
         self.rejects.append(Reject(source_file=file, item=file, rule=rule, detail=detail))
@@ -60,10 +64,14 @@ def list_folder(root: Path) -> Listing:
             return _list_table(root)
         listing = Listing()
         if _is_pair(root):
+            listing.for_training = True
+            _check_classes(root)
             _list_class_folders(root, "", None, listing)
             _reject_unused(root, [], listing)
             return listing
-        parts = [folder for folder in sorted(root.iterdir()) if folder.name.lower() in SPLIT_FOLDERS and _is_pair(folder)]
+        splits = [folder for folder in sorted(root.iterdir()) if folder.name.lower() in SPLIT_FOLDERS and folder.is_dir()]
+        listing.for_training = any(SPLIT_FOLDERS[folder.name.lower()] == "train" for folder in splits)
+        parts = [folder for folder in splits if _is_pair(folder)]
         for folder in parts:
             _list_class_folders(root, f"{folder.name}/", SPLIT_FOLDERS[folder.name.lower()], listing)
         if parts:
@@ -88,6 +96,16 @@ def _reject_unused(root: Path, parts: list[Path], listing: Listing) -> None:
             listing.reject(folder.name, "unused-folder", f"its {IMAGES}/ and {MASKS}/ are not read: {why}")
         elif folder.name.lower() in SPLIT_FOLDERS:
             listing.reject(folder.name, "unused-folder", f"it has no {IMAGES}/ with {MASKS}/ beside them")
+
+
+def _check_classes(root: Path) -> None:
+    """Splits below images/ and masks/ would be taken for classes, and others drawn. Raises DataError."""
+    names = [folder.name for folder in sorted((root / IMAGES).iterdir()) if folder.is_dir() and not folder.name.startswith(".")]
+    if len(names) > 1 and all(name.lower() in SPLIT_FOLDERS for name in names):
+        raise DataError(
+            f"{root / IMAGES}: its folders {', '.join(names)} are splits, and one for each class is expected: put {names[0]}/ above"
+            f" {IMAGES}/ and {MASKS}/ ({names[0]}/{IMAGES}/CLASS/), or list the files in {TABLE}"
+        )
 
 
 def _is_pair(folder: Path) -> bool:
@@ -175,6 +193,7 @@ def _list_table(root: Path) -> Listing:
             raise DataError(f"{where}: the column 'image' is empty")
         image, mask = (tree.inside(cells[column], where) for column in ("image", "mask"))
         split, group = cells.get("split", ""), cells.get("group") or image
+        listing.for_training |= split in ("", "train")
         if split not in ("", *SPLITS):
             raise DataError(f"{where}: split {split!r} is none of {', '.join(SPLITS)}; leave it empty to have it drawn")
         if (former := rows_by_pair.setdefault((image, mask), row)) != row:
@@ -208,32 +227,25 @@ def _list_table(root: Path) -> Listing:
 def _check_unread(table: Path, unread: Mapping[str, set[str]]) -> None:
     """A column of splits under another name, where none is called so, would not be read, and others drawn. Raises DataError."""
     for column, values in sorted(unread.items()):
-        if any(values) and values <= {"", *SPLIT_FOLDERS}:
+        word = column.lower().removeprefix("is").strip("_ ")  # what is valid may be so in another sense
+        is_flag = word in SPLIT_FOLDERS and word != "valid" and values <= FLAGS
+        if any(values) and (values <= {"", *SPLIT_FOLDERS} or is_flag):
             what = f"the column {column!r} holds splits ({', '.join(sorted(filter(None, values)))}) and would not be read"
             raise DataError(f"{table}: row 1: {what}: call it split, with {', '.join(SPLITS)} or nothing in it")
 
 
 def _rows(table: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """The rows below the header with their line numbers. Raises DataError."""
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.reader(stream, strict=True)
-            header = [cell.strip() for cell in next(reader, [])]
-            _check_header(header, table)
-            for cells in reader:
-                if not any(cell.strip() for cell in cells):
-                    continue
-                if len(cells) != len(header):
-                    raise DataError(f"{table}: row {reader.line_num}: {len(cells)} cells, the header has {len(header)}")
-                yield reader.line_num, dict(zip(header, (cell.strip() for cell in cells), strict=True))
-    except csv.Error as error:
-        raise DataError(f"{table}: row {reader.line_num}: {error}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{table}: is not UTF-8 text ({error.reason} at byte {error.start}); save it as CSV in UTF-8") from error
+    header, rows, _ = read_table(table)
+    _check_header(header, table)
+    for number, cells in rows:
+        if len(cells) != len(header):
+            raise DataError(f"{table}: row {number}: {len(cells)} cells, the header has {len(header)}")
+        yield number, dict(zip(header, cells, strict=True))
 
 
 def _check_header(header: list[str], table: Path) -> None:
-    expected = f"expected {', '.join(REQUIRED)} and, if wanted, {', '.join(OPTIONAL)}, separated by commas"
+    expected = f"expected {', '.join(REQUIRED)} and, if wanted, {', '.join(OPTIONAL)}, separated by commas, semicolons or tabs"
     for column in REQUIRED:
         if column not in header:
             raise DataError(f"{table}: row 1: no column {column!r} in {','.join(header)!r}; {expected}")

@@ -92,12 +92,11 @@ class Raster:
 
         Beyond the file a picture repeats its border, and a mask is background.
         """
-        replicate = self.kind == "RGB"
         if self.scale > 1 or side * side > EXACT_PIXELS:
-            return self._shrunk(left, top, side, size, replicate)
+            return self._shrunk(left, top, side, size)
         x, y = max(left, 0), max(top, 0)
         inner = self._array((x, y, min(left + side, self.width), min(top + side, self.height)))
-        return resize(crop(inner, left - x, top - y, side, replicate=replicate), size)
+        return resize(crop(inner, left - x, top - y, side, replicate=self.kind == "RGB"), size)
 
     def _array(self, box: tuple[int, int, int, int]) -> UInt8[np.ndarray, "height width *channels"]:
         """A part of the pixels, strip by strip: Pillow would hold it four times on the way."""
@@ -109,14 +108,14 @@ class Raster:
             array[start - top : start - top + rows] = np.asarray(strip.convert(self.kind))
         return array
 
-    def _shrunk(self, left: int, top: int, side: int, size: int, replicate: bool) -> UInt8[np.ndarray, "size size *channels"]:
+    def _shrunk(self, left: int, top: int, side: int, size: int) -> UInt8[np.ndarray, "size size *channels"]:
         """The same without ever holding the square: strips of rows, each shrunk along both axes and added up."""
         width, height = self.image.size
+        replicate, num_channels = self.kind == "RGB", len(self.kind)
         x = left + (width * self.scale - self.width if self.turn in (2, 3, 6, 7) else 0)
         y = top + (height * self.scale - self.height if self.turn in (3, 4, 7, 8) else 0)
         across = _area_weights(x / self.scale, side / self.scale, width, size, replicate=replicate)
         down = _area_weights(y / self.scale, side / self.scale, height, size, replicate=replicate)
-        num_channels = len(self.kind) if self.kind == "RGB" else 1
         total = np.zeros((size, num_channels * size), dtype=np.float32)
         rows = max(1, STRIP_PIXELS // width)
         for start in range(0, height, rows):

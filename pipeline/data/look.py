@@ -1,6 +1,9 @@
 """A look at data that nobody has described yet: which layout they have, how many objects, of which classes, how large."""
 
+import json
+import os
 import random
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -8,6 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from pipeline.data.coco.formats import HEAD
 from pipeline.data.coco.listing import ANNOTATIONS
 from pipeline.data.coco.objects import ImageItem
 from pipeline.data.config import CocoConfig, CocoPart, FolderConfig, GtsrbConfig
@@ -20,7 +24,7 @@ from pipeline.data.gtsrb.shapes import NUM_CLASSES
 from pipeline.data.gtsrb.source import CLASS_NAMES
 from pipeline.data.prepare import plan_of
 from pipeline.data.rules import note_lines
-from pipeline.data.sample import Reject, Sample
+from pipeline.data.sample import Plan, Reject, RejectCounts, Sample
 from pipeline.errors import DataError
 from pipeline.progress import progress_bar
 
@@ -28,6 +32,7 @@ OwnSource = FolderConfig | GtsrbConfig | CocoConfig
 DECODED = 200
 """Items that are decoded to see how large their objects are."""
 ROBOFLOW = "_annotations.coco.json"
+_FILE_NAME = re.compile(r'"file_name"\s*:\s*("(?:[^"\\]|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})*")')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +101,7 @@ def look(config: OwnSource) -> Look:
         if kept:
             plan = plan_of(config)
     if not plan.items:
-        rules = ", ".join(f"{rule} ({count})" for rule, count in Counter(one.rule for one in plan.rejects).most_common(3))
-        raise DataError(f"root: nothing in it can be used{f': {rules}' if rules else ''}; foreguard prepare says of each file why")
+        raise DataError(f"root: nothing in it can be used: {RejectCounts(plan.rejects).why()}")
     counts: dict[str, Counter[str]] = {name: Counter() for name in plan.classes}
     groups = set()
     for item in plan.items:
@@ -107,7 +111,7 @@ def look(config: OwnSource) -> Look:
             groups.add(group)
     samples, rejects = _decoded(plan)
     if not samples:
-        raise DataError("root: none of the objects that were decoded can be used; foreguard prepare says of each one why")
+        raise DataError(f"root: nothing that was decoded can be used: {RejectCounts(rejects).why()}")
     by_rule = Counter(one.rule for one in (*plan.rejects, *rejects))
     return Look(
         config=config,
@@ -121,7 +125,7 @@ def look(config: OwnSource) -> Look:
     )
 
 
-def _decoded(plan: Any) -> tuple[list[Sample], list[Reject]]:
+def _decoded(plan: Plan) -> tuple[list[Sample], list[Reject]]:
     """Some items of the plan, drawn with a fixed seed."""
     items = random.Random(0).sample(range(len(plan.items)), min(DECODED, len(plan.items)))
     found: list[Sample | Reject] = []
@@ -150,12 +154,24 @@ def _coco_parts(root: Path) -> Iterator[CocoPart]:
         if folder.is_dir() and (folder / ROBOFLOW).is_file():
             name = folder.name
             yield CocoPart(annotations=f"{name}/{ROBOFLOW}", images=name, split=SPLIT_FOLDERS.get(name.lower()))
-    for path in sorted((root / ANNOTATIONS).glob("*.json")) or sorted(root.glob("*.json")):
+    found = sorted((root / ANNOTATIONS).glob("*.json")) or sorted(root.glob("*.json"))
+    # Beside COCO's instances lie captions and keypoints of the same pictures.
+    for path in [path for path in found if path.name.startswith("instances_")] or found:
         name = path.stem.removeprefix("instances_")
-        images = next((one for one in (name, f"{IMAGES}/{name}", IMAGES) if (root / one).is_dir()), None)
+        images = _images_of(root, path, name)
         if images is not None and path.name != ROBOFLOW:
             named = next((split for word, split in SPLIT_FOLDERS.items() if name.lower().startswith(word)), None)
             yield CocoPart(annotations=path.name, images=images, split=named)
+
+
+def _images_of(root: Path, annotations: Path, name: str) -> str | None:
+    """The folder where the first picture of an annotation file lies, else one that is called like it."""
+    named = [one for one in (name, f"{IMAGES}/{name}", IMAGES) if (root / one).is_dir()]
+    with annotations.open("rb") as stream:
+        match = _FILE_NAME.search(stream.read(HEAD).decode(errors="replace"))
+    first = "" if match is None else json.loads(match[1], strict=False).replace("\\", "/")
+    holding = (one for one in (*named, "data", ".") if first and os.path.isfile(root / one / first))
+    return next(holding, named[0] if named else None)
 
 
 def _with_splits(parts: tuple[CocoPart, ...]) -> tuple[CocoPart, ...]:

@@ -6,7 +6,8 @@ The rules, in this order:
 2. A palette is an index, unless all its colors in use are different greys: then it is a grey picture, but for two greys in the
    contrary order of their indices (other than white, black) and for a few indices 0, 1, 2 ... of greys that are other numbers.
 3. Channels that differ are colors of classes (``color-mask``). Lossy formats may differ by a little.
-4. Exactly two values, 0 and any other, are background and object. One value other than 0 is foreground throughout.
+4. Exactly two values, 0 and any other, are background and object; in lossy formats the other is at least 128. One value other
+   than 0 is foreground throughout.
 5. 16-bit and floating-point masks are scaled by the range of their mode.
 6. More values are a foreground share if the largest reaches half of the range (``faint-mask``) and if they are no index
    (``index-mask``). An index has **plateaus**: areas of one value with abrupt borders. A soft mask has at most one, its foreground;
@@ -66,7 +67,7 @@ def read_weights(image: Image.Image, *, lossy: bool) -> StoredMask:
     """The foreground share of a decoded mask. Raises ``Rejected``."""
     if image.mode in DEEP_MODES:
         return _deep_mask(image)
-    if image.has_transparency_data and image.mode != "L":  # one grey value called transparent says nothing about a grey mask
+    if image.has_transparency_data and image.mode not in ("1", "L"):  # one grey called transparent says nothing of a mask
         clear = image.convert("RGBA")
         alpha = clear.getchannel("A")
         if alpha.getextrema() == (0, 0):
@@ -76,7 +77,7 @@ def read_weights(image: Image.Image, *, lossy: bool) -> StoredMask:
             return _grey_mask(alpha, lossy=lossy, recipe="file-alpha")
         image = image if image.mode == "P" else clear.convert("RGB")
     if image.mode == "P":
-        return _palette_mask(image, lossy=lossy)
+        return _palette_mask(image)
     if image.mode in ("1", "L"):
         return _grey_mask(image.convert("L"), lossy=lossy)
     if image.mode not in ("RGB", "RGBX", "CMYK", "YCbCr"):
@@ -103,7 +104,7 @@ def _any_black(clear: Image.Image, opaque: Image.Image) -> bool:
     return ImageChops.logical_and(dark, opaque).getbbox() is not None
 
 
-def _palette_mask(image: Image.Image, *, lossy: bool) -> StoredMask:
+def _palette_mask(image: Image.Image) -> StoredMask:
     palette = image.getpalette("RGB") or []
     used = [index for index, count in enumerate(image.histogram()[:256]) if count]
     colors = {index: tuple(palette[3 * index : 3 * index + 3]) for index in used}
@@ -112,10 +113,10 @@ def _palette_mask(image: Image.Image, *, lossy: bool) -> StoredMask:
     if len(set(greys)) == len(used):
         _check_grey_palette(used, greys, shown)
         if len(used) != 2 or not 0 < greys[0] < greys[1]:
-            return _grey_mask(image.convert("L"), lossy=lossy)
+            return _grey_mask(image.convert("L"), lossy=False)
     if len(used) > 2 or (len(used) == 2 and used[0] != 0):
         raise Rejected("index-mask", f"palette indices {shown}: more than background (0) and one object")
-    return _grey_mask(Image.fromarray(np.asarray(image)), lossy=lossy, recipe="file-index")
+    return _grey_mask(Image.fromarray(np.asarray(image)), lossy=False, recipe="file-index")
 
 
 def _check_grey_palette(used: list[int], greys: list[int], shown: str) -> None:
@@ -146,6 +147,8 @@ def _grey_mask(grey: Image.Image, *, lossy: bool, recipe: str = "") -> StoredMas
         raise Rejected("empty-mask", "all pixels are 0")
     if len(used) == 1 or (len(used) == 2 and used[0] == 0):
         value = used[-1]
+        if lossy and value < FOREGROUND:  # 0 and 1 in a JPEG: whole blocks are the one or the other
+            raise Rejected("faint-mask", f"the largest value is {value} of 255, in a format that loses such differences")
         table = [0] * 256
         table[value] = 255
         plain = {1: "file-0-1", 255: "file-0-255"}.get(value, "file-two-values")

@@ -4,6 +4,8 @@ import os
 import posixpath
 import re
 import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -26,12 +28,21 @@ def alike(stem: str) -> str:
     return _MASK_WORDS.sub("", composed(stem).casefold())
 
 
+def alike_classes(names: Iterable[str]) -> frozenset[int]:
+    """The places of names that another one looks like: what is seen of both is the same in small letters. A single letter stays as
+    it is, for sets of letters tell ``a`` from ``A``."""
+    seen = ["".join(letter for letter in name if unicodedata.category(letter) not in ("Cc", "Cf", "Zs")) for name in names]
+    small = [name if len(name) == 1 else name.casefold() for name in seen]
+    counts = Counter(small)
+    return frozenset(place for place, name in enumerate(small) if counts[name] > 1)
+
+
 class Tree:
     """The files below a root, as a table names them. What a folder holds is read once."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._listed: dict[str, tuple[dict[str, str], dict[str, str]]] = {}
+        self._listed: dict[str, tuple[dict[str, str], dict[str, list[str]]]] = {}
 
     def inside(self, text: str, where: str) -> str:
         """A path of a table relative to the root, with slashes; empty stays empty. Links are not looked at.
@@ -72,21 +83,24 @@ class Tree:
         place = ""
         for part in folder.split("/") if folder else ():
             exact, loose = self._entries(place)
-            there = exact.get(composed(part)) or loose.get(alike(part))
+            named = (exact.get(composed(part), part), *loose.get(alike(part), ()))
+            there = next((name for name in named if os.path.isdir(self.root / place / name)), None)
             if there is None:
                 return f"; there is no folder {posixpath.join(place, part)}"
             place = posixpath.join(place, there)
-        near = self._entries(place)[1].get(alike(posixpath.splitext(name)[0]))
+        near = next(iter(self._entries(place)[1].get(alike(posixpath.splitext(name)[0]), ())), None)
         capitals = " (capitals count)" if near and near != name and near.casefold() == name.casefold() else ""
         return f"; {posixpath.join(place, near)} is there{capitals}" if near else ""
 
-    def _entries(self, folder: str) -> tuple[dict[str, str], dict[str, str]]:
+    def _entries(self, folder: str) -> tuple[dict[str, str], dict[str, list[str]]]:
         """The names in a folder by their composed form, and by what they are like without ending."""
         if folder not in self._listed:
             try:
                 names = sorted(os.listdir(self.root / folder))
             except OSError:
                 names = []
-            loose = {alike(posixpath.splitext(name)[0]): name for name in reversed(names)}
+            loose: dict[str, list[str]] = defaultdict(list)
+            for name in names:
+                loose[alike(posixpath.splitext(name)[0])].append(name)
             self._listed[folder] = {composed(name): name for name in names}, loose
         return self._listed[folder]

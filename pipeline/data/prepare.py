@@ -1,5 +1,6 @@
 """The command ``foreguard prepare``: from a source to a prepared data set."""
 
+import csv
 import os
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from pipeline.data import folder
 from pipeline.data.builder import Outcome, write_prepared
 from pipeline.data.coco import source as coco
 from pipeline.data.config import AnySource, PrepareConfig
-from pipeline.data.dataset import open_prepared
+from pipeline.data.dataset import REJECTS, open_prepared
 from pipeline.data.gtsrb import source as gtsrb
 from pipeline.data.preview import write_contact_sheet
 from pipeline.data.rules import note_lines
@@ -66,16 +67,28 @@ def _summary(target: Path, outcome: Outcome) -> str:
         lines.append(f"for segmenters alone: {outcome.num_samples - classed}")
     lines.append("")
     if outcome.rejects:
-        lines.append(f"not taken, by rule (each one in {target / 'rejects.csv'}):")
-        lines += [f"{count:>8}  {rule}" for rule, count in outcome.rejects.items()]
+        lines.append(f"not taken, by rule with the first (each one in {target / REJECTS}):")
+        first = _first_rejects(target / REJECTS)
+        lines += [f"{count:>8}  {rule} ({shortened(printable(first[rule]))})" for rule, count in outcome.rejects.items()]
     else:
         lines.append("nothing was rejected")
     return "\n".join([*lines, *_notes(outcome)])
 
 
+def _first_rejects(path: Path) -> dict[str, str]:
+    """The first item of each rule, and what was wrong with it."""
+    first: dict[str, str] = {}
+    with path.open(newline="", encoding="utf-8") as stream:
+        for rule, _, item, detail in csv.reader(stream):
+            first.setdefault(rule, f"{item}: {detail}")
+    return first
+
+
 def _notes(outcome: Outcome) -> list[str]:
     """What the whole set says of itself; it is as true of a set that was there already."""
     notes = note_lines(outcome.notes, outcome.num_samples, outcome.rejects)
+    if not any(outcome.counts["train"].values()):
+        notes.append("the split train is empty: this is a set for testing systems that were trained on another one")
     for split, use in (("val", "no training can be validated"), ("test", "no system can be tested")):
         if any(outcome.counts["train"].values()) and not any(outcome.counts[split].values()):
             notes.append(f"the split {split} is empty: {use} on this set; give it images")

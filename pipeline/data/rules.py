@@ -31,15 +31,17 @@ REMEDIES: Mapping[str, str] = {
     "size-mismatch": "the mask or the annotation must be of the picture as it is now",
     "turned-image": "save the picture upright, without EXIF orientation, or draw the mask on the upright one",
     "leaks-into-test": "nothing is to be done: the rest of the set is used",
-    "repeated-image": "nothing is to be done: the first one is used",
+    "repeated-image": "give every picture one split; nothing is to be done where the first one will do",
     # masks
     "empty-mask": "a mask needs foreground: leave the sample out or draw it again",
     "faint-mask": "scale the mask so that its foreground reaches the largest value",
     "color-mask": "write one grey mask an object: 0 is background, 255 the object",
     "index-mask": "write one mask an object: 0 is background, any one other value the object",
     # folder
-    "image-without-mask": "give mask and image the same name, but for the ending",
-    "mask-without-image": "give mask and image the same name, but for the ending",
+    **dict.fromkeys(
+        ("image-without-mask", "mask-without-image"),
+        "give mask and image the same name, but for the ending; in labels.csv name them from the folder that it lies in",
+    ),
     "ambiguous-name": "rename one of them, or list the pairs in labels.csv",
     "label-missing": "put it into a sub-folder named after its class, or list it in labels.csv",
     "nested-folder": "move the files up into the folder of their class, or list them in labels.csv",
@@ -80,6 +82,10 @@ NOTES: Mapping[str, str] = {
     " white exchanged? Background is 0, the object is not; look at preview=true",
     "filled-box": "in {count} of {total} masks the object is a filled box: oracle masks that are boxes tell where an object is, and"
     " not its outline; look at preview=true",
+    "in-between": "in {count} of {total} masks most pixels are neither background nor object but in between: are these masks, or"
+    " grey pictures (photographs, depth)? Look at preview=true",
+    "filled-hole": "in {count} of {total} objects a polygon lies within a larger one of its object: is it a hole? COCO's format has"
+    " none and fills it; write run lengths",
     "alike-mask": "{count} of {total} pictures have a mask that is, to the byte, the one of another picture: is each mask its own?",
     "shared-mask": "{count} of {total} pictures share their mask file with another picture",
     "alike-class": "{count} of {total} pictures are of classes whose names differ in capitals, spaces or unseen letters alone: is"
@@ -111,6 +117,8 @@ NOTES: Mapping[str, str] = {
 _SHARE = {
     "border-foreground": 0.2,
     "filled-box": 0.1,
+    "in-between": 0.1,
+    "filled-hole": 0.01,
     "alike-mask": 0.05,
     "twin": 0.01,
     "twin-class": 0.01,

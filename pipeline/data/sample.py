@@ -1,6 +1,7 @@
 """What every source hands to the writer of prepared data sets: samples, rejects, and the plan that lists them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -8,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import UInt8
 
+from pipeline.data.rules import REMEDIES
 from pipeline.data.splits import Split
 
 NO_CLASS = -1
@@ -56,6 +58,41 @@ class Reject:
     """The class that it would have had, where that is known."""
 
 
+class RejectCounts:
+    """How many there were of each rule and class, with the first of them."""
+
+    def __init__(self, rejects: Iterable[Reject] = ()) -> None:
+        self._counts: Counter[tuple[int | None, str]] = Counter()
+        self._first: dict[tuple[int | None, str], Reject] = {}
+        for reject in rejects:
+            self.add(reject)
+
+    def add(self, reject: Reject) -> None:
+        assert reject.rule in REMEDIES, reject.rule
+        self._counts[reject.label, reject.rule] += 1
+        self._first.setdefault((reject.label, reject.rule), reject)
+
+    def by_rule(self) -> dict[str, int]:
+        """How many were rejected, by rule in alphabetical order."""
+        counts: Counter[str] = Counter()
+        for (_, rule), count in self._counts.items():
+            counts[rule] += count
+        return dict(sorted(counts.items()))
+
+    def why(self, label: int | None = None) -> str:
+        """The rule that took most of a class, or of all, the others, the first reject and what to do about it."""
+        told = {key: count for key, count in self._counts.items() if key[0] == label} or self._counts
+        if not told:
+            return "the source holds none"
+        counts: Counter[str] = Counter()
+        for (_, rule), count in told.items():
+            counts[rule] += count
+        (rule, count), *others = counts.most_common()
+        first = next(self._first[key] for key in told if key[1] == rule)
+        also = f" (and {', '.join(f'{number} {name}' for name, number in others)})" if others else ""
+        return f"{count} {rule}{also}; the first is {first.item}: {first.detail}; {REMEDIES[rule]}"
+
+
 def recipe_of(config: Any, **about: Any) -> dict[str, Any]:
     """The ``recipe`` of a plan: what is said ``about`` it and the choices of its configuration, but for where the files lie."""
     return {**about, **{key: value for key, value in asdict(config).items() if key not in ("root", "download")}}
@@ -79,8 +116,6 @@ class Plan:
     """What was rejected while listing."""
     without_sample: tuple[int, ...] = ()
     """Classes that have no sample, as the listing already shows: nothing is decoded then."""
-
-    @property
-    def is_for_training(self) -> bool:
-        """Some items are to become training samples, by what the listing says."""
-        return any(getattr(item, "split", None) == "train" for item in self.items)
+    for_training: bool = False
+    """Some of it was to be trained on, by configuration, table or folders: where nothing of that is left, the rest is no set for
+    testing."""

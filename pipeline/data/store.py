@@ -14,8 +14,7 @@ import numpy as np
 import polars as pl
 
 from pipeline.data.dataset import FILES, FORMAT, MANIFEST, REJECTS
-from pipeline.data.rules import REMEDIES
-from pipeline.data.sample import Reject, Sample
+from pipeline.data.sample import Reject, RejectCounts, Sample
 from pipeline.data.splits import SPLITS
 from pipeline.errors import DataError
 from pipeline.runs.files import canonical_sha256, file_sha256, sync
@@ -47,16 +46,19 @@ class Store:
         self._directory = directory
         self._images = _GrowingArray(directory / "images.npy", (image_size, image_size, 3))
         self._masks = _GrowingArray(directory / "masks.npy", (image_size, image_size))
-        self._rejects = RejectLog(directory)
+        self._rejects = RejectCounts()
+        self._stream = (directory / REJECTS).open("w", newline="", encoding="utf-8")
+        self._log = csv.writer(self._stream)
+        self._log.writerow(["rule", "source_file", "item", "detail"])
         self._notes: Counter[str] = Counter()
         self._rows: list[dict[str, Any]] = []
         self._blocks: list[pl.DataFrame] = []
-        for reject in rejects:
-            self._rejects.add(reject)
+        self.add(rejects)
 
     def add(self, results: Sequence[Sample | Reject]) -> None:
         for result in results:
             if isinstance(result, Reject):
+                self._log.writerow([result.rule, result.source_file, result.item, result.detail])
                 self._rejects.add(result)
                 continue
             self._images.append(result.image)
@@ -73,7 +75,7 @@ class Store:
     def close(self) -> None:
         self._images.close()
         self._masks.close()
-        self._rejects.close()
+        self._stream.close()
 
     def finish(
         self, classes: Sequence[str], made_from: dict[str, Any], without_sample: Sequence[int], *, learnable: bool
@@ -103,46 +105,6 @@ class Store:
             "versions": {"foreguard": own_version(), **{name: version_of(name) for name in DECODERS}},
             "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-
-
-class RejectLog:
-    """Writes each reject at once, and remembers how many there were of each rule and class, with the first of them."""
-
-    def __init__(self, directory: Path) -> None:
-        self._stream = (directory / REJECTS).open("w", newline="", encoding="utf-8")
-        self._writer = csv.writer(self._stream)
-        self._writer.writerow(["rule", "source_file", "item", "detail"])
-        self._counts: Counter[tuple[int | None, str]] = Counter()
-        self._first: dict[tuple[int | None, str], Reject] = {}
-
-    def add(self, reject: Reject) -> None:
-        assert reject.rule in REMEDIES, reject.rule
-        self._writer.writerow([reject.rule, reject.source_file, reject.item, reject.detail])
-        self._counts[reject.label, reject.rule] += 1
-        self._first.setdefault((reject.label, reject.rule), reject)
-
-    def close(self) -> None:
-        self._stream.close()
-
-    def by_rule(self) -> dict[str, int]:
-        """How many were rejected, by rule in alphabetical order."""
-        counts: Counter[str] = Counter()
-        for (_, rule), count in self._counts.items():
-            counts[rule] += count
-        return dict(sorted(counts.items()))
-
-    def why(self, label: int | None = None) -> str:
-        """The rule that took most of a class, or of all, the others, the first reject and what to do about it."""
-        told = {key: count for key, count in self._counts.items() if key[0] == label} or self._counts
-        if not told:
-            return "the source holds none"
-        counts: Counter[str] = Counter()
-        for (_, rule), count in told.items():
-            counts[rule] += count
-        (rule, count), *others = counts.most_common()
-        first = next(self._first[key] for key in told if key[1] == rule)
-        also = f" (and {', '.join(f'{number} {name}' for name, number in others)})" if others else ""
-        return f"{count} {rule}{also}; the first is {first.item}: {first.detail}; {REMEDIES[rule]}"
 
 
 def _row(sample: Sample) -> dict[str, Any]:

@@ -114,7 +114,8 @@ def _found(run: Path, arm: str | None) -> ChosenSystem:
 def _of_export(path: Path) -> ChosenSystem:
     exported = read_exported(path)
     assert exported is not None
-    return ChosenSystem(exported.name, path, exported.segmenter, vars(validate(MaskConfig, exported.masks)))
+    name = exported.name.rpartition(", masks ")[0] or exported.name  # who names a system says its masks, and they may be others
+    return ChosenSystem(name, path, exported.segmenter, vars(validate(MaskConfig, exported.masks)))
 
 
 def _attacked(run: Path, kind: StageKind, recorded: Path, digest: str) -> Path:

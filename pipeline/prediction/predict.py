@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -14,9 +15,9 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from pipeline.arithmetic import tf32_disabled
-from pipeline.data.images import Box, open_image, resize, square_around
+from pipeline.data.images import Box, open_image, square_around
 from pipeline.data.preview import draw_outline
-from pipeline.data.rules import Rejected
+from pipeline.data.rules import REMEDIES, Rejected, note_lines
 from pipeline.data.seeds import sample_seed
 from pipeline.errors import DataError, RunError, writing
 from pipeline.evaluation.devices import choose_device
@@ -50,6 +51,8 @@ class Square(NamedTuple):
     """The square as large as it is drawn: a batch of photographs at their own resolution would fill the memory. None: it is not."""
     box: Box
     """Of the square in pixels of the file; it may reach beyond it."""
+    notes: frozenset[str]
+    """What is to be said of how it was read, by the names of ``rules.NOTES``."""
 
 
 def predict(config: PredictConfig) -> None:
@@ -67,7 +70,7 @@ def predict(config: PredictConfig) -> None:
     _make_directory(out, (MASKS, OVERLAYS) if config.overlays else (MASKS,))
     try:
         with tf32_disabled(device), writing(out), (out / PREDICTIONS).open("w", encoding="ascii") as lines:
-            errors = _predict_all(config, out, listing.files, system, checkpoint, lines)
+            errors, notes = _predict_all(config, out, listing.files, system, checkpoint, lines)
         if len(errors) == len(listing.files):
             what = f"not one of the {len(errors)} images of {config.images} can be read"
             raise DataError(f"images: {what}; the first is {errors[0][0]}: {errors[0][1]}")
@@ -77,14 +80,15 @@ def predict(config: PredictConfig) -> None:
                 shutil.rmtree(out)
         raise
     print(f"system: {chosen.name}, masks {system.mask_config.source.value}")
-    _report(config, out, listing, errors, checkpoint.image_size)
+    _report(config, out, listing, errors, notes, checkpoint.image_size)
 
 
 def _predict_all(
     config: PredictConfig, out: Path, files: list[tuple[str, Path]], system: TwoStage, checkpoint: Checkpoint, lines: IO[str]
-) -> list[tuple[str, str]]:
-    """Write all lines; returns the names of images that cannot be read, with what is wrong."""
-    done, errors = 0, list[tuple[str, str]]()
+) -> tuple[list[tuple[str, str]], Counter[str]]:
+    """Write all lines; returns the names of images that cannot be read, with what is wrong, and how many of the others have which
+    note."""
+    done, errors, notes = 0, list[tuple[str, str]](), Counter[str]()
 
     def where() -> str:
         return f"after {done} of {len(files)} images, which are in {out}; the same command with another out=DIR begins anew"
@@ -96,13 +100,14 @@ def _predict_all(
             for item in batch:
                 if isinstance(item, Square):
                     lines.write(json.dumps(next(found)) + "\n")
+                    notes.update(item.notes)
                 else:
                     lines.write(json.dumps({"file": item[0], "error": item[1]}) + "\n")
                     errors.append(item)
                 step()
             lines.flush()
             done += len(batch)
-    return errors
+    return errors, notes
 
 
 def _batches(config: PredictConfig, files: list[tuple[str, Path]], image_size: int) -> Iterator[list[Square | tuple[str, str]]]:
@@ -112,7 +117,8 @@ def _batches(config: PredictConfig, files: list[tuple[str, Path]], image_size: i
         try:
             batch.append(cut_square(number, name, path, image_size, square=config.square, drawn=config.overlays))
         except Rejected as error:
-            batch.append((name, error.detail))
+            told = error.rule == "unreadable-image"  # what kind of file it is, and what would make an image of it
+            batch.append((name, error.detail if told else f"{error.detail}; {REMEDIES[error.rule]}"))
         if len(batch) == config.batch_size:
             yield batch
             batch = []
@@ -131,7 +137,7 @@ def cut_square(
             left, top = (width - side) // 2, (height - side) // 2
         else:
             left, top, side = square_around((0, 0, width, height), context=0.0, width=width, height=height)
-        shown_side = drawn_side(side)
+        shown_side = int(np.clip(side, MIN_SIDE, MAX_SIDE))
         picture = opened.picture(shrink=side / max(shown_side, image_size))
         return Square(
             number=number,
@@ -139,6 +145,7 @@ def cut_square(
             pixels=picture.square(left, top, side, image_size),
             shown=picture.square(left, top, side, shown_side) if drawn else None,
             box=(float(left), float(top), float(left + side), float(top + side)),
+            notes=picture.notes,
         )
 
 
@@ -172,22 +179,16 @@ def _draw(out: Path, square: Square, mask: np.ndarray) -> tuple[str, str | None]
     return mask_name, overlay_name
 
 
-def drawn_side(side: int) -> int:
-    """Width in pixels of the drawing of a square of ``side`` pixels."""
-    return int(np.clip(side, MIN_SIDE, MAX_SIDE))
-
-
 def overlay(
-    square: UInt8[np.ndarray, "side side 3"], mask: Float[np.ndarray, "mask_side mask_side"]
+    square: UInt8[np.ndarray, "drawn drawn 3"], mask: Float[np.ndarray, "mask_side mask_side"]
 ) -> UInt8[np.ndarray, "drawn drawn 3"]:
     """The image with its background darkened in proportion to the mask, and an outline where the mask crosses one half.
 
-    ``mask`` is in [0,1], of any resolution. The drawing is 256 to 512 pixels wide.
+    ``mask`` is in [0,1], of any resolution.
     """
-    side = drawn_side(square.shape[0])
-    weights = cv2.resize(np.ascontiguousarray(mask, dtype=np.float32), (side, side), interpolation=cv2.INTER_LINEAR)
+    weights = cv2.resize(np.ascontiguousarray(mask, dtype=np.float32), square.shape[:2], interpolation=cv2.INTER_LINEAR)
     brightness = cv2.merge([_BACKGROUND + (1 - _BACKGROUND) * weights] * 3)
-    drawn = cv2.multiply(resize(square, side), brightness, dtype=cv2.CV_8U)
+    drawn = cv2.multiply(square, brightness, dtype=cv2.CV_8U)
     draw_outline(drawn, weights >= 0.5)
     return drawn
 
@@ -205,7 +206,9 @@ def _make_directory(out: Path, names: tuple[str, ...]) -> None:
             (out / name).mkdir(parents=True)
 
 
-def _report(config: PredictConfig, out: Path, listing: Listing, errors: list[tuple[str, str]], image_size: int) -> None:
+def _report(
+    config: PredictConfig, out: Path, listing: Listing, errors: list[tuple[str, str]], notes: Counter[str], image_size: int
+) -> None:
     total = len(listing.files)
     how = "cut to the largest centered square" if config.square == "crop" else "padded to a square"
     print(f"{total - len(errors)} of {total} images predicted, each {how} and resized to {image_size} x {image_size} pixels")
@@ -213,6 +216,8 @@ def _report(config: PredictConfig, out: Path, listing: Listing, errors: list[tup
         print(f"  not read: {name!a}: {ascii(reason)[1:-1]}")
     if len(errors) > MAX_NAMED:
         print(f"  and {len(errors) - MAX_NAMED} more")
+    for line in note_lines(notes, total - len(errors), {}):
+        print(f"note: {line}")
     if listing.left_alone:
         print(f"left alone, by ending: {'; '.join(left_alone_lines(listing.left_alone))}")
     print(f"predictions: {out / PREDICTIONS}")

@@ -12,10 +12,12 @@ _SIGNS: tuple[tuple[str, str], ...] = (
     (r'"regions"\s*:\s*[\[{].*"shape_attributes"\s*:', "annotations of VIA: Annotation > Export Annotations (COCO format)"),
     (r'"shapes"\s*:\s*\[.*"imagePath"\s*:', "a file of labelme, one an image: convert the folder with labelme2coco"),
     (r'"imagePath"\s*:.*"shapes"\s*:\s*\[', "a file of labelme, one an image: convert the folder with labelme2coco"),
+    (r'"project"\s*:\s*\{\s*"pid"', "a project of VIA 3: convert it to COCO"),
+    (r'"categories"\s*:\s*\{\s*"label"\s*:', "an export of Datumaro: export as COCO 1.0"),
     (r'"(completed_by|original_width|predictions)"\s*:', "an export of Label Studio in its own format: export as COCO with images"),
     (r'"(data_row|External ID)"\s*:', "an export of Labelbox: convert it to COCO with its SDK"),
     (r'"classTitle"\s*:', "a file of Supervisely: export as COCO"),
-    (r'"polygon"\s*:\s*\{\s*"paths"', "an export of V7 Darwin in its own format: export as COCO"),
+    (r'"polygon"\s*:\s*\{\s*"paths?"', "an export of V7 Darwin in its own format: export as COCO"),
     (r'"FeatureCollection"', "GeoJSON: convert it to COCO"),
     (
         r'\A\s*\[.*"(score|image_id)"\s*:',

@@ -16,6 +16,8 @@ from pipeline.data.rules import Rejected
 Runs = Int64[np.ndarray, "_"]
 
 
+WITHIN = 0.95
+"""Share of a polygon within a larger one from which on it may be a hole: 3 of 10,000 objects of COCO have such a polygon."""
 LONGEST_OUTLINE = 2_000_000
 """Pixels that pycocotools may walk along: it keeps ten numbers for each."""
 
@@ -27,6 +29,8 @@ class Outline(NamedTuple):
     """Lengths down the columns, left to right, background first."""
     recipe: str
     """What it was made from: ``polygon`` or ``rle``."""
+    fills_hole: bool = False
+    """One of its polygons lies within a larger one: united it adds nothing, so that a hole may have been meant."""
 
 
 def read_outline(segmentation: Any, *, width: int, height: int) -> Outline:
@@ -39,8 +43,9 @@ def read_outline(segmentation: Any, *, width: int, height: int) -> Outline:
     segmentation = _unwrapped(segmentation)
     if isinstance(segmentation, list):
         polygons, _ = _polygons(segmentation, width, height)
-        united = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
-        return Outline(np.array(_decompress(united["counts"].decode()), dtype=np.int64), "polygon")
+        parts = coco_mask.frPyObjects(polygons, height, width)
+        united = np.array(_decompress(coco_mask.merge(parts)["counts"].decode()), dtype=np.int64)
+        return Outline(united, "polygon", len(parts) > 1 and _any_within(parts))
     if not isinstance(segmentation, dict):
         raise _bad(
             "there is none"
@@ -58,6 +63,12 @@ def read_outline(segmentation: Any, *, width: int, height: int) -> Outline:
     if not isinstance(runs, list) or not all(isinstance(run, int) and run >= 0 for run in runs) or sum(runs) != height * width:
         raise _bad(f"the run lengths are not whole numbers that add up to {height * width} pixels")
     return Outline(np.array(runs, dtype=np.int64), "rle")
+
+
+def _any_within(parts: list[dict[str, Any]]) -> bool:
+    areas = coco_mask.area(parts)
+    shares = coco_mask.iou(parts, parts, [True] * len(parts))  # of the area of the one, what lies in the other
+    return bool(((shares >= WITHIN) & (areas[:, None] < WITHIN * areas) & (areas[:, None] > 0)).any())
 
 
 class Extent(NamedTuple):

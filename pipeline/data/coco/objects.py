@@ -3,6 +3,7 @@
 import math
 import os
 import re
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -13,7 +14,7 @@ import numpy as np
 from jaxtyping import Int
 
 from pipeline.data.coco.annotations import Annotation
-from pipeline.data.coco.masks import Outline, area, draw, extent, extent_of_runs, number, read_outline, runs_along_rows
+from pipeline.data.coco.masks import Outline, Runs, area, draw, extent, extent_of_runs, number, read_outline, runs_along_rows
 from pipeline.data.config import CocoConfig
 from pipeline.data.images import Box, ImageFile, Raster, crop, open_image, resize, square_around
 from pipeline.data.rules import SAME_OUTLINE, Rejected
@@ -185,8 +186,9 @@ def _check_inside(box: Box, width: int, height: int) -> None:
         raise Rejected("box-outside-image", f"box {x0:g}, {y0:g} to {x1:g}, {y1:g} in an image of {width} x {height}")
 
 
-def load_image(item: ImageItem, *, config: CocoConfig) -> list[Sample | Reject]:
-    """Decode an image once and cut all objects of our classes, in the order of the annotation file."""
+def load_image(item: ImageItem, *, config: CocoConfig, alike: frozenset[int]) -> list[Sample | Reject]:
+    """Decode an image once and cut all objects of our classes, in the order of the annotation file; ``alike``: classes whose names
+    look alike."""
     annotations = [Annotation.unpack(packed) for packed in item.annotations]
     names = sample_ids(item.source_file, annotations)
     scene = _Scene(item, [a if name else None for a, name in zip(annotations, names, strict=True)], config)
@@ -197,6 +199,7 @@ def load_image(item: ImageItem, *, config: CocoConfig) -> list[Sample | Reject]:
                 if not names[index]:
                     raise Rejected("repeated-annotation", "the same object stands before it with the same id")
                 box, notes = check_object(annotation, item.width, item.height, config)
+                notes |= {"alike-class"} if annotation.label in alike else set()
                 found.append(scene.cut(index, annotation.label, box, names[index], notes))
             except Rejected as error:
                 name = names[index] or f"{item.source_file}#{annotation.annotation_id}"
@@ -318,25 +321,28 @@ class _Scene:
         )
 
     def _shape_notes(self, index: int, label: int, outline: Outline) -> set[str]:
-        """What is to be said of an outline: it is a filled box, another one lies in its place."""
+        """What is to be said of an outline: it is a filled box, fills a hole, another one lies in its place."""
         covered, around, notes = area(outline.runs), extent_of_runs(outline.runs, self._item.height), set()
         if around is not None and covered == _area(around):
             notes.add("filled-box")
+        if outline.fills_hole:
+            notes.add("filled-hole")
         size = {"width": self._item.width, "height": self._item.height}
-        for other, (annotation, drawn) in enumerate(zip(self._annotations, self._outlines, strict=True)):
-            if annotation is None or drawn is None or other == index or annotation.label in (None, NO_CLASS):
+        for other, drawn in self._others(index):
+            if min(covered, area(drawn)) < SAME_OUTLINE * max(covered, area(drawn)):
                 continue
-            if min(covered, area(drawn.runs)) < SAME_OUTLINE * max(covered, area(drawn.runs)):
-                continue
-            one, two = (draw(runs, **size) for runs in (outline.runs, drawn.runs))
+            one, two = (draw(runs, **size) for runs in (outline.runs, drawn))
             if (one & two).sum() >= SAME_OUTLINE * (one | two).sum():
-                notes.add("twin" if annotation.label == label else "twin-class")
+                notes.add("twin" if other == label else "twin-class")
         return notes
 
     def _check_one_class(self, index: int, label: int, outline: Outline) -> None:
         """Raises ``Rejected`` for an object that stands there as another class too."""
+        if any(other != label and np.array_equal(drawn, outline.runs) for other, drawn in self._others(index)):
+            raise Rejected("repeated-annotation", "the same outline stands under another class too: which it is is not known")
+
+    def _others(self, index: int) -> Iterator[tuple[int, Runs]]:
+        """Class and outline of the objects beside one."""
         for other, (annotation, drawn) in enumerate(zip(self._annotations, self._outlines, strict=True)):
-            if annotation is None or not isinstance(drawn, Outline) or annotation.label in (None, NO_CLASS, label):
-                continue
-            if other != index and np.array_equal(drawn.runs, outline.runs):
-                raise Rejected("repeated-annotation", "the same outline stands under another class too: which it is is not known")
+            if other != index and annotation is not None and drawn is not None and annotation.label not in (None, NO_CLASS):
+                yield annotation.label, drawn.runs

@@ -13,6 +13,7 @@ from pipeline.data.config import CocoConfig
 from pipeline.data.copies import Joined, originals
 from pipeline.data.download import Archive, fetch_archive
 from pipeline.data.file_kinds import no_folder
+from pipeline.data.names import alike_classes
 from pipeline.data.sample import NO_CLASS, Plan, Reject, recipe_of
 from pipeline.data.splits import SEGMENTER, Split, assign_splits, drawn_shares
 from pipeline.errors import ConfigError, DataError, shortened
@@ -80,11 +81,12 @@ def plan(config: CocoConfig) -> Plan:
         recipe=recipe_of(config, version=RECIPE_VERSION, **({"joined": num_joined} if num_joined else {})),
         files=paths + [path for item in items if os.path.isfile(path := config.root / item.source_file)],
         items=() if without else items,
-        load=partial(load_image, config=config),
+        load=partial(load_image, config=config, alike=alike_classes(classes)),
         rejects=[*listing.rejects, *(reject for label in sorted(listing.faults) for reject in listing.faults[label])]
         if without
         else listing.rejects,
         without_sample=without,
+        for_training=any(part.split in (None, "train") and not part.segmenter for part in config.parts),
     )
 
 
@@ -138,11 +140,11 @@ def _files_there(root: Path) -> str:
 def _with_copies_together(root: Path, images: list[ImageItem]) -> tuple[list[ImageItem], list[Reject]]:
     """The groups of photographs that are the same file under several names are one. A copy in another split is left out, as is one
     that is there for segmenters alone while another has classes."""
-    original = originals(root, {image.source_file for image in images if os.path.isfile(root / image.source_file)})
+    original = originals(root, {image.source_file for image in images})
     first, groups = dict[str, ImageItem](), Joined()
     kept, rejects = [], []
     for image in sorted(images, key=lambda image: (image.split == SEGMENTER, image.split is None)):
-        former = first.setdefault(original.get(image.source_file, image.source_file), image)
+        former = first.setdefault(original[image.source_file], image)
         if image.split not in (None, former.split):
             detail = f"the same picture as {former.source_file}, which is in {former.split or 'a part whose splits are drawn'}"
             rejects.append(Reject(source_file=image.source_file, item=image.source_file, rule="repeated-image", detail=detail))

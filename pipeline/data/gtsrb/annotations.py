@@ -1,6 +1,5 @@
 """The annotation files of GTSRB: one row per image, each row a sign or a reason why not."""
 
-import csv
 import math
 import os
 import re
@@ -15,11 +14,14 @@ from pipeline.data.images import image_suffixes
 from pipeline.data.names import Tree
 from pipeline.data.sample import Reject
 from pipeline.data.splits import Split
+from pipeline.data.tables import read_table
 from pipeline.errors import DataError, shortened
 
 COLUMNS = ("Filename", "Width", "Height", "Roi.X1", "Roi.Y1", "Roi.X2", "Roi.Y2", "ClassId")
 PATH, GROUP = "Path", "Group"
 """Kaggle's column in place of Filename; and one that whoever knows the tracks may add."""
+FRAME = re.compile(r"(?:\d+_)?(\d+)_(\d+)\.\w+")
+"""The name of an image: track and frame, and in Kaggle's copy the class in front of them."""
 LEAKING_TRACK = "00014/00023"
 """Training track whose frames are byte-identical to eight official test images."""
 
@@ -104,7 +106,9 @@ def read_rows(root: Path, table: Table) -> tuple[list[Row], list[Reject]]:
             path = present[place.with_suffix("")] = place
         row = _row(root, table, path or place or table.folder / PurePosixPath(_name(fields)).name, fields)
         if path is None:
-            rejects.append(row.reject("annotation-without-image", f"{table.path.name} names {_name(fields)!r}, which is not there"))
+            near = "" if place is None else tree.near(place.relative_to(tree.root).as_posix())
+            what = f"{table.path.name} names {_name(fields)!r}, which is not there{near}"
+            rejects.append(row.reject("annotation-without-image", what))
         elif path in rows:
             same = all(row.fields.get(column) == rows[path].fields.get(column) for column in (*COLUMNS[1:], GROUP))
             what = "the first row counts" if same else "with other figures, so none of its rows counts"
@@ -138,34 +142,21 @@ def _row(root: Path, table: Table, path: Path, fields: dict[str, str]) -> Row:
     return Row(source_file=source_file, fields=fields, training=table.training, folder_class=number)
 
 
-def _read_table(table: Path) -> list[dict[str, str]]:
+def _read_table(path: Path) -> list[dict[str, str]]:
     try:
-        with table.open(newline="", encoding="utf-8-sig") as stream:
-            header_line = stream.readline()
-            delimiter = next((mark for mark in ";\t" if mark in header_line), ",")
-            stream.seek(0)
-            reader = csv.reader(stream, delimiter=delimiter, strict=True)  # else an open quote swallows all rows behind it
-            header = [cell.strip() for cell in next(reader, [])]
-            _check_header(header, table, header_line, delimiter)
-            rows = [[cell.strip() for cell in cells] for cells in reader]
+        header, rows, delimiter = read_table(path)
     except FileNotFoundError as error:
-        raise DataError(f"{table}: file is missing; it names the images with their ROI boxes and classes") from error
-    except OSError as error:
-        raise DataError(f"{table}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{table}: cannot be read as UTF-8 text ({error.reason} at byte {error.start}); save it so") from error
-    except csv.Error as error:
-        raise DataError(f"{table}: cannot be read as a table: line {reader.line_num}: {error}; is a quote left open?") from error
-    filled = [cells for cells in rows if any(cells)]
-    if filled and max(map(len, filled)) == 1:
-        first = shortened(repr(filled[0][0]))
-        raise DataError(f"{table}: its rows are one cell each, the first is {first}: separate them as the header, by {delimiter!r}")
-    return [dict(zip_longest(header, cells[: len(header)], fillvalue="")) for cells in filled]
+        raise DataError(f"{path}: file is missing; it names the images with their ROI boxes and classes") from error
+    _check_header(header, path, delimiter)
+    if rows and all(len(cells) == 1 for _, cells in rows):
+        first = shortened(repr(rows[0][1][0]))
+        raise DataError(f"{path}: its rows are one cell each, the first is {first}: separate them as the header, by {delimiter!r}")
+    return [dict(zip_longest(header, cells[: len(header)], fillvalue="")) for _, cells in rows]
 
 
-def _check_header(header: list[str], table: Path, line: str, delimiter: str) -> None:
+def _check_header(header: list[str], table: Path, delimiter: str) -> None:
     wanted = COLUMNS if PATH not in header else (*COLUMNS[1:], PATH)
-    found = f"it begins with {shortened(repr(line.strip()))}, and the header must be {delimiter.join(wanted)}"
+    found = f"it begins with {shortened(repr(delimiter.join(header)))}, and the header must be {delimiter.join(wanted)}"
     if missing := [column for column in wanted if column not in header]:
         raise DataError(f"{table}: column {missing[0]} is missing; {found}")
     if twice := [column for column in (*wanted, GROUP) if header.count(column) > 1]:
@@ -190,7 +181,7 @@ def parse_row(row: Row, *, min_roi: int) -> Sign | Reject:
         return row.reject("box-outside-image", f"ROI {x1},{y1} to {x2},{y2} in an image of {width}x{height}")
     if min(x2 - x1, y2 - y1) + 1 < min_roi:
         return row.reject("too-small", f"ROI of {x2 - x1 + 1}x{y2 - y1 + 1} px, shorter side below {min_roi}")
-    track = re.fullmatch(r"(?:\d+_)?(\d+)_\d+\.\w+", row.name)
+    track = FRAME.fullmatch(row.name)
     group = row.fields.get(GROUP) or (f"{class_number:05d}/{track[1]}" if track else None)
     if not row.training:
         group = row.fields.get(GROUP) or row.sample_id

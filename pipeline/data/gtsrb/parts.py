@@ -7,13 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.data.copies import Joined, originals
-from pipeline.data.gtsrb.annotations import GROUP, Row, Sign
+from pipeline.data.gtsrb.annotations import FRAME, GROUP, Row, Sign
 from pipeline.data.gtsrb.layouts import Table
 from pipeline.data.gtsrb.shapes import NUM_CLASSES
 from pipeline.data.sample import Reject
 from pipeline.errors import DataError, shortened
-
-_FRAME = re.compile(r"(?:\d+_)?(\d+)_(\d+)\.\w+")
 
 
 def check_numbering(root: Path, tables: Sequence[Table], rows: Sequence[Row]) -> None:
@@ -49,7 +47,7 @@ def check_tracks(root: Path, signs: Sequence[Sign], rows: Iterable[Row]) -> None
         raise DataError(f"{root}: {GROUP} {common[0]!r} stands in both parts, as do {len(common) - 1} more; {remedy}")
     frames: dict[str, dict[tuple[int, str], set[str]]] = {"train": defaultdict(set), "test": defaultdict(set)}
     for sign in signs:
-        if (match := _FRAME.fullmatch(Path(sign.source_file).name)) is not None:
+        if (match := FRAME.fullmatch(Path(sign.source_file).name)) is not None:
             frames[sign.split][sign.class_number, match[1]].add(match[2])
     both = sorted(frames["train"].keys() & frames["test"].keys())
     torn = [track for track in both if not frames["train"][track] & frames["test"][track]]
@@ -68,12 +66,12 @@ def without_leaks(root: Path, signs: list[Sign]) -> tuple[list[Sign], list[Rejec
     original = originals(root, {sign.source_file for sign in signs})
     named, parts, groups = defaultdict(set), defaultdict(set), Joined()
     for sign in signs:
-        named[original.get(sign.source_file, sign.source_file)].add(sign.class_number)
+        named[original[sign.source_file]].add(sign.class_number)
     twice = {picture for picture, classes in named.items() if len(classes) > 1}
     first: dict[str, Sign] = {}
     kept, rejects = [], []
     for sign in signs:
-        picture = original.get(sign.source_file, sign.source_file)
+        picture = original[sign.source_file]
         if picture in twice:
             classes = " and ".join(map(str, sorted(named[picture])))
             rejects.append(

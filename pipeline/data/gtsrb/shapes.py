@@ -40,9 +40,9 @@ class Outline:
     angle: float = 0.0
     """Radians, clockwise as seen (the y axis points down)."""
 
-    def points(self, num_points: int = 96) -> Float64[np.ndarray, "points 2"]:
-        """At least ``num_points`` points around the outline, evenly spaced by turn of the eye; x to the right, y down."""
-        unit = unit_shape(self.shape, num_points) * (self.width, self.height)
+    def points(self) -> Float64[np.ndarray, "points 2"]:
+        """About a hundred points around the outline, evenly spaced by turn of the eye; x to the right, y down."""
+        unit = unit_shape(self.shape, 96) * (self.width, self.height)
         cosine, sine = np.cos(self.angle), np.sin(self.angle)
         turned = unit @ np.array([[cosine, sine], [-sine, cosine]]) + (self.x, self.y)
         return np.asarray(turned)

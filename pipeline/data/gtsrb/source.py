@@ -114,6 +114,7 @@ def plan(config: GtsrbConfig) -> Plan:
         load=partial(load_sign, config=config, labels={number: label for label, number in enumerate(numbers)}),
         rejects=rejects,
         without_sample=without,
+        for_training=trained,
     )
 
 

@@ -1,6 +1,7 @@
 """``foreguard new``: data are looked at, and the file that is written runs."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from pipeline.cli.new import proposal
 from pipeline.data.look import Look, look, recognize
 from pipeline.data.prepare import plan_of
 from pipeline.data.sample import Sample
+from pipeline.errors import DataError
 
 CLASSES = {"cup": 12, "${oc.env:HOME}": 11, 'a "b": c': 10}
 TINY = ["segmenter_trainer.epochs=1", "classifier_trainer.epochs=1", "attack.attacks={pgd: {kind: class, num_steps: 1}}"]
@@ -105,6 +107,49 @@ def test_cocos_format_is_recognized_and_classes_with_few_objects_are_left_out(
     assert found.num_objects >= len(decoded) > 0
     large = [name for name, of_class in found.counts.items() if sum(of_class.values()) >= 20]
     assert proposal(found)["classes"] == (large if len(large) > 1 else list(found.counts))
+
+
+@pytest.mark.parametrize(
+    ("annotations", "pictures", "prefix", "folder"),
+    [
+        ("annotations/instances_val2017.json", "images/val2017", "", "images/val2017"),  # COCO for YOLO
+        ("labels.json", "data", "", "data"),  # FiftyOne
+        ("result.json", "images", "images\\", "."),  # Label Studio
+        ("annotations.json", ".", "", "."),  # labelme2coco
+        ("annotations/train.json", "images", "", "images"),
+    ],
+)
+def test_the_pictures_of_an_annotation_file_are_found_where_programs_put_them(
+    tmp_path: Path, annotations: str, pictures: str, prefix: str, folder: str
+) -> None:
+    images, objects = [], []
+    for number in range(6):
+        (path := tmp_path / pictures / f'p"{number}.png').parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.random.default_rng(number).integers(0, 255, (60, 60, 3), dtype=np.uint8)).save(path)
+        images.append({"id": number, "file_name": prefix + path.name, "width": 60, "height": 60})
+        outline = [[10, 10, 50, 12, 48, 50, 12, 45]]
+        objects.append({"id": number, "image_id": number, "category_id": number % 2, "segmentation": outline})
+    categories = [{"id": 0, "name": "cup"}, {"id": 1, "name": "jug"}]
+    (tmp_path / annotations).parent.mkdir(exist_ok=True)
+    (tmp_path / annotations).write_text(json.dumps({"images": images, "annotations": objects, "categories": categories}))
+    (tmp_path / annotations).with_name("captions_val2017.json" if "val" in annotations else "notes.txt").write_text("{}")
+    found = look(recognize(tmp_path))
+    assert [part.images for part in found.config.parts] == [folder]
+    assert (found.num_objects, found.rejects) == (6, {})
+
+
+@pytest.mark.parametrize("kept", ["masks", "nothing"])
+def test_where_nothing_can_be_used_the_first_file_and_the_remedy_are_named(photos: Path, tmp_path: Path, kept: str) -> None:
+    shutil.copytree(photos, tmp_path / "photos")
+    for path in (tmp_path / "photos" / "images").rglob("*.png"):
+        path.write_bytes(b"") if kept == "masks" else path.unlink()
+    with pytest.raises(DataError) as caught:
+        look(recognize(tmp_path / "photos"))
+    counted, rule = (
+        ("33 unreadable-image", "the file is empty; save") if kept == "masks" else ("33 mask-without-image", "no file images/")
+    )
+    assert counted in str(caught.value)
+    assert rule in str(caught.value)
 
 
 @pytest.mark.slow

@@ -381,6 +381,12 @@ def test_prepare_says_that_a_split_is_empty(tmp_path: Path, capsys: pytest.Captu
         values = {"source": "folder", "root": tmp_path, f"{split}_fraction": fraction}
         prepare(validate(PrepareConfig, {"data": values, "prepared": tmp_path / f"made-{fraction}", "workers": 0}))
         assert (f"note: the split {split} is empty" in capsys.readouterr().out) == said
+    for kind in ("images", "masks"):
+        (tmp_path / "test").mkdir(exist_ok=True)
+        (tmp_path / kind).rename(tmp_path / "test" / kind)
+    values = {"source": "folder", "root": tmp_path}
+    prepare(validate(PrepareConfig, {"data": values, "prepared": tmp_path / "made-test", "workers": 0}))
+    assert "note: the split train is empty: this is a set for testing" in capsys.readouterr().out
 
 
 def test_prepare_says_which_classes_the_test_split_lacks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

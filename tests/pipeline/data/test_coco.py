@@ -9,6 +9,7 @@ import shutil
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -213,7 +214,7 @@ def test_masks_are_those_of_the_official_reader(coco_mini: Path) -> None:
     kinds = set()
     for annotation in official.dataset["annotations"]:
         image = official.imgs[annotation["image_id"]]
-        runs, kind = read_outline(annotation["segmentation"], width=image["width"], height=image["height"])
+        runs, kind, _ = read_outline(annotation["segmentation"], width=image["width"], height=image["height"])
         expected = official.annToMask(annotation)
         np.testing.assert_array_equal(draw(runs, width=image["width"], height=image["height"]), expected)
         assert area(runs) == expected.sum()
@@ -241,7 +242,7 @@ def test_a_rectangle_is_the_same_as_polygon_and_as_either_run_length_code() -> N
     edges = np.flatnonzero(np.diff(flat))
     runs = np.diff(np.concatenate([[0], edges])).tolist()
     for segmentation in (rectangle(3, 2, 12, 5), {"size": [12, 20], "counts": compressed}, {"size": [12, 20], "counts": runs}):
-        drawn, _ = read_outline(segmentation, width=20, height=12)
+        drawn = read_outline(segmentation, width=20, height=12).runs
         np.testing.assert_array_equal(draw(drawn, width=20, height=12), mask)
 
 
@@ -250,7 +251,7 @@ def test_a_rectangle_is_the_same_as_polygon_and_as_either_run_length_code() -> N
 def test_a_compressed_code_is_checked_and_decoded_as_pycocotools_wrote_it(height: int, width: int, share: float, seed: int) -> None:
     mask = (np.random.default_rng(seed).random((height, width)) < share).astype(np.uint8)
     code = coco_mask.encode(np.asfortranarray(mask))["counts"].decode()
-    runs, kind = read_outline({"size": [height, width], "counts": code}, width=width, height=height)
+    runs, kind, _ = read_outline({"size": [height, width], "counts": code}, width=width, height=height)
     np.testing.assert_array_equal(draw(runs, width=width, height=height), mask)
     assert kind == "rle"
 
@@ -1089,6 +1090,9 @@ def test_where_nothing_is_left_the_true_rule_the_file_and_the_remedy_are_said(
         ("9" * 5000, "more than 640 digits"),
         ('{"images": [{"id": 1e' + "9" * 30 + "}]}", "(a number is out of range)"),
         ({"version": "2.0", "annotations": [{"name": "cup", "polygon": {"paths": [[]]}}]}, "looks like an export of V7 Darwin"),
+        ({"dataset": "x", "annotations": [{"polygon": {"path": [{"x": 1, "y": 2}]}}]}, "looks like an export of V7 Darwin"),
+        ({"info": {}, "categories": {"label": {"labels": [{"name": "cup"}]}}, "items": []}, "looks like an export of Datumaro"),
+        ({"project": {"pid": "x"}, "config": {}, "file": {}, "metadata": {}}, "looks like a project of VIA 3"),
         ("PK", "is compressed: unpack it"),
         ("", "is no JSON object"),
         ("{}", "has no 'images'"),
@@ -1334,6 +1338,25 @@ def test_outlines_that_are_boxes_are_noted(made_up: MadeUp) -> None:
     assert noted == dict.fromkeys(SOUND | {rle}, frozenset({"filled-box"})) | {name: frozenset()}
 
 
+@pytest.mark.parametrize(("name", "noted"), [("Cat", True), ("cat ", True), ("cats", False)])
+def test_categories_whose_names_look_alike_are_noted(made_up: MadeUp, name: str, noted: bool) -> None:
+    made_up.categories[1]["name"] = name
+    other = made_up.object(1, (8, 45, 20, 20), 2)
+    samples, rejects = made_up.load(classes=None)
+    assert not rejects
+    told = {sample.sample_id for sample in samples if "alike-class" in sample.notes}
+    assert told == ({"photos/001.png#10", "photos/002.png#12", other} if noted else set())
+
+
+@pytest.mark.parametrize(("x", "radius", "noted"), [(25, 6, True), (18, 5, True), (25, 17, False), (50, 6, False), (41, 6, False)])
+def test_a_polygon_within_another_one_of_its_object_is_noted(made_up: MadeUp, x: float, radius: float, noted: bool) -> None:
+    """What looks for contours gives a ring as two polygons, and in COCO's format it is a disc. Parts side by side are parts."""
+    both = made_up.object(1, (8, 43, 49, 34), segmentation=[*blob(25, 60, 17), *blob(x, 60, radius)])
+    samples = made_up.load(border=None)[0]
+    assert {sample.sample_id for sample in samples if "filled-hole" in sample.notes} == ({both} if noted else set())
+    assert any("is it a hole?" in line for line in note_lines({"filled-hole": 1}, 5, {}))
+
+
 @pytest.mark.parametrize(("category", "note"), [(1, "twin"), (2, "twin"), (3, "twin-class"), (4, None)])
 @pytest.mark.parametrize("max_overlap", [0.4, 1])
 def test_an_object_that_is_listed_twice_with_outlines_a_pixel_apart_is_noted(
@@ -1444,6 +1467,21 @@ def test_a_copy_in_another_split_is_left_out_and_one_without_a_split_goes_where_
         left = {sample.sample_id: sample.split for sample in samples}
         assert len({left[name] for name in left if name in (inside, "photos/001.png#10")}) == 1
         assert [reject.rule for reject in rejects] == rule
+
+
+def test_where_copies_leave_nothing_to_train_on_the_rest_is_no_set_for_testing(made_up: MadeUp, tmp_path: Path) -> None:
+    made_up.write("instances.json")
+    shutil.copytree(made_up.root / "photos", made_up.root / "again")
+    test = CocoPart(annotations="instances.json", images="photos", split="test")
+    again = CocoPart(annotations="instances.json", images="again", split="train")
+    for parts in ((test, again), (test,)):
+        config, target = made_up.config(parts=parts), tmp_path / str(len(parts))
+        written = partial(write_prepared, plan(config), target, name="coco", image_size=config.image_size, root=None, workers=0)
+        if again in parts:
+            with pytest.raises(DataError, match=r"0 of them for training.*repeated-image.*give every picture one split"):
+                written()
+        else:
+            assert written().num_samples
 
 
 def test_a_copy_for_segmenters_alone_is_left_out_where_the_other_has_a_class(made_up: MadeUp) -> None:

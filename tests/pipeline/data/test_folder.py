@@ -12,14 +12,16 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from pipeline.config import CONFIG_DIR, validate
 from pipeline.data.builder import write_prepared
-from pipeline.data.config import FolderConfig
+from pipeline.data.config import FolderConfig, PrepareConfig
 from pipeline.data.folder import plan
+from pipeline.data.prepare import prepare
 from pipeline.data.rules import note_lines
 from pipeline.data.sample import Plan, Reject, Sample
 from pipeline.errors import ConfigError, DataError
@@ -114,9 +116,10 @@ def test_names_may_hold_spaces_accents_dots_and_endings_in_capitals(root: Path) 
     assert not rejects
 
 
-def test_a_table_from_a_spreadsheet_is_read(root: Path) -> None:
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+def test_a_table_from_a_spreadsheet_is_read(root: Path, mark: str) -> None:
     lines = ["\ufeffimage, mask ,label,author", *(",".join([*row, "me"]) for row in rows_of()), ",,,", ""]
-    (root / "labels.csv").write_bytes("\r\n".join(lines).encode())
+    (root / "labels.csv").write_bytes("\r\n".join(lines).replace(",", mark).encode())
     samples, rejects = load(root)
     assert files(samples) == SOUND
     assert not rejects
@@ -249,7 +252,7 @@ def test_a_row_that_cannot_be_used_is_reported_and_loses_nothing_else(root: Path
     ("header", "rows", "message"),
     [
         ("image,label", [], r"row 1: no column 'mask' in 'image,label'; expected image, mask, label"),
-        ("image;mask;label", [], "separated by commas"),
+        ("image|mask|label", [], "separated by commas, semicolons or tabs"),
         ("image,mask,label,spilt", [], "unknown column 'spilt'; did you mean 'split'"),
         ("image,mask,label,label", [], "a column stands twice"),
         ("image,mask,label", [["a.png", "b.png", "cat", "more"]], "row 2: 4 cells, the header has 3"),
@@ -318,6 +321,7 @@ def test_a_table_names_files_in_either_unicode_form_and_with_either_slash(root: 
 )
 def test_a_missing_file_of_a_table_is_named_with_what_is_there(root: Path, image: str, mask_file: str, words: str) -> None:
     table(root, [*rows_of("bc"), [image, mask_file, "cat"]])
+    (root / "images" / "CAT.txt").write_text("")  # no folder that may be meant
     (reject,) = load(root)[1]
     assert words in reject.detail
 
@@ -452,12 +456,32 @@ def test_a_folder_of_pictures_that_is_not_read_is_named(root: Path, tmp_path: Pa
     assert [(reject.rule, reject.source_file) for reject in rejects] == [("unused-folder", other)]
 
 
-@pytest.mark.parametrize("words", [("train", "test"), ("Training", "Validation"), ("", "valid")])
-def test_a_column_of_splits_under_another_name_is_refused(root: Path, words: tuple[str, str]) -> None:
+@pytest.mark.parametrize(
+    ("column", "words"),
+    [
+        ("subset", ("train", "test")),
+        ("subset", ("Training", "Validation")),
+        ("subset", ("", "valid")),
+        ("is_test", ("0", "1")),
+        ("isTest", ("False", "True")),
+        ("train", ("1.0", "0.0")),
+        ("Validation", ("", "yes")),
+    ],
+)
+def test_a_column_of_splits_under_another_name_is_refused(root: Path, column: str, words: tuple[str, str]) -> None:
     rows = [f"images/cat/{name}.png,masks/cat/{name}.png,cat,{words[name == 'c']}" for name in "abc"]
-    (root / "labels.csv").write_text("\n".join(["image,mask,label,subset", *rows]))
-    with pytest.raises(DataError, match=r"labels.csv: row 1: the column 'subset' holds splits \(.*call it split"):
+    (root / "labels.csv").write_text("\n".join([f"image,mask,label,{column}", *rows]))
+    with pytest.raises(DataError, match=rf"labels.csv: row 1: the column '{column}' holds splits \(.*call it split"):
         plan(FolderConfig(root=root))
+
+
+@pytest.mark.parametrize(
+    ("column", "words"), [("indoors", ("0", "1")), ("test", ("12", "13")), ("is_valid", ("0", "1")), ("is_crowd", ("no", "yes"))]
+)
+def test_other_columns_are_welcome(root: Path, column: str, words: tuple[str, str]) -> None:
+    rows = [f"images/cat/{name}.png,masks/cat/{name}.png,cat,{words[name == 'c']}" for name in "abc"]
+    (root / "labels.csv").write_text("\n".join([f"image,mask,label,{column}", *rows]))
+    assert len(plan(FolderConfig(root=root)).items) == 3
 
 
 @pytest.mark.parametrize("header", ["image,mask,label,split", "image,mask,label,subset"])
@@ -485,6 +509,43 @@ def test_a_set_for_testing_keeps_classes_of_one_sample(root: Path) -> None:
     samples, rejects = load(root)
     assert [sample.split for sample in samples] == ["test", "test"]
     assert not rejects
+
+
+@pytest.mark.parametrize("lost", ["names", "copies", "masks", "rows"])
+def test_where_nothing_is_left_to_train_on_the_rest_is_no_set_for_testing(root: Path, tmp_path: Path, lost: str) -> None:
+    made = tmp_path / "splits"
+    for part in ("train", "test"):
+        for class_name in ("cat", "dog"):
+            for name in "ab":
+                pair(made / part, class_name, name)
+    if lost == "names":
+        for path in (made / "train" / "masks").rglob("*.png"):
+            path.rename(path.with_stem(f"{path.stem}_mask"))
+    elif lost == "copies":
+        shutil.copytree(made / "test" / "images", made / "train" / "images", dirs_exist_ok=True)
+    elif lost == "masks":
+        shutil.rmtree(made / "train" / "masks")
+    else:
+        made = root
+        rows = [[*row, "test"] for row in rows_of()]
+        table(root, [*rows, ["gone.png", "gone-mask.png", "cat", "train"]], "image,mask,label,split")
+    message = prepared_message(made, tmp_path / "set")
+    assert "0 of them for training" in message
+    assert "not taken: " in message
+
+
+@pytest.mark.parametrize("below", ["", "cat"])
+@pytest.mark.parametrize("names", ["train val", "Training Valid Test", "train plane", "train"])
+def test_splits_below_images_are_not_taken_for_classes(tmp_path: Path, names: str, below: str) -> None:
+    for name in names.split():
+        for number in range(2):
+            pair(tmp_path / "own", f"{name}/{below}", str(number))
+    if names in ("train plane", "train"):  # a train may be a vehicle
+        found = plan(FolderConfig(root=tmp_path / "own"))
+        assert found.classes == (() if below else tuple(sorted(names.split())))
+    else:
+        with pytest.raises(DataError, match=r"its folders .* are splits.* above images/ and masks/"):
+            plan(FolderConfig(root=tmp_path / "own"))
 
 
 def test_pictures_without_folders_of_classes_are_named_with_the_remedy(tmp_path: Path) -> None:
@@ -533,6 +594,17 @@ def test_masks_of_the_background_are_noted_also_where_the_object_reaches_the_bor
     assert noted["images/cat/b.png"] == frozenset()
 
 
+def test_prepare_names_the_first_file_of_each_rule(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (root / "masks" / "cat" / "b.png").rename(root / "masks" / "cat" / "b_mask.png")
+    save(root / "masks" / "dog" / "a.png", mask() * 0)
+    prepare(PrepareConfig(data=FolderConfig(root=root), prepared=tmp_path / "set", workers=0))
+    said = capsys.readouterr().out
+    assert "       1  empty-mask (images/dog/a.png: masks/dog/a.png: all pixels are 0)\n" in said
+    assert (
+        "       1  image-without-mask (images/cat/b.png: no file masks/cat/b.*; masks/cat/b_mask.png is there: rename it)\n" in said
+    )
+
+
 def test_a_mask_of_several_pictures_is_noted(root: Path) -> None:
     rows = ["images/cat/a.png,masks/cat/a.png,cat", "images/cat/b.png,masks/cat/a.png,cat", "images/dog/a.png,masks/dog/a.png,dog"]
     (root / "labels.csv").write_text("\n".join(["image,mask,label", *rows, "images/dog/b.png,masks/dog/b.png,dog"]))
@@ -544,6 +616,26 @@ def test_a_mask_of_several_pictures_is_noted(root: Path) -> None:
 def disc(x: float, y: float, radius: float) -> np.ndarray:
     rows, columns = np.mgrid[:HEIGHT, :WIDTH]
     return (((rows - y) ** 2 + (columns - x) ** 2 <= radius**2) * 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("make", "noted"),
+    [
+        (lambda: photo()[..., 1], True),
+        (lambda: np.linspace(0, 255, HEIGHT * WIDTH).astype(np.uint8).reshape(HEIGHT, WIDTH), True),  # depth
+        (lambda: (photo()[..., 1] // 3 + mask() // 2).astype(np.uint8), True),  # an object on a dark picture
+        (lambda: cv2.GaussianBlur(mask(), (0, 0), 2), False),
+        (lambda: mask(), False),
+    ],
+    ids=["photograph", "depth", "overlay", "soft", "sharp"],
+)
+def test_grey_pictures_in_the_place_of_masks_are_noted(root: Path, make: Any, noted: bool) -> None:
+    for path in (root / "masks").rglob("*.png"):
+        save(path, make())
+    samples, rejects = load(root)
+    assert not rejects
+    assert [("in-between" in sample.notes) for sample in samples] == [noted] * len(SOUND)
+    assert any("are these masks, or grey pictures" in line for line in note_lines({"in-between": 3}, 20, {}))
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg"])

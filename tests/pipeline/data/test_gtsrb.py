@@ -304,12 +304,12 @@ def wide_letters(root: Path) -> None:
         (open_quote, "GT-00001.csv", "unexpected end of data; is a quote left open?"),
         (other_separator, "GT-00001.csv", "column Filename is missing; it begins with 'Filename|Width"),
         (separators_of_two_kinds, "GT-00001.csv", "one cell each, the first is '00000_00000.ppm,40,40,6,6,33,33,1': separate them"),
-        (wide_letters, "GT-00001.csv", "cannot be read as UTF-8 text"),
+        (wide_letters, "GT-00001.csv", "is not UTF-8 text"),
         (remove_test_table, "GT-final_test.csv", "is missing"),
         (remove_class_table, "GT-00014.csv", "is missing"),
         (break_header, "GT-00001.csv", "ClassId is missing; it begins with 'Filename;Width"),
         (hide_labels, "GT-final_test.csv", "ClassId is missing"),
-        (write_binary, "GT-00001.csv", "cannot be read"),
+        (write_binary, "GT-00001.csv", "is not UTF-8 text"),
     ],
 )
 def test_a_damaged_layout_is_one_line_that_names_the_file(
@@ -489,6 +489,14 @@ def as_kaggle_elsewhere(tree: Path) -> None:
 
 LAYOUTS = [as_archives, as_separate_archives, as_archives_with_the_table_inside, as_png, as_kaggle, as_kaggle_on_windows]
 LAYOUTS += [as_kaggle_with_tabs_and_capitals, as_kaggle_elsewhere]
+
+
+def test_an_image_that_is_not_there_is_named_with_what_may_be_it(tree: Path) -> None:
+    as_kaggle(tree)
+    (tree / "Train").rename(tree / "train")
+    first = next(reject for reject in plan(config(tree)).rejects if reject.rule == "annotation-without-image")
+    assert "Train.csv names 'Train/1/00001_" in first.detail
+    assert "which is not there; train/1/00001_" in first.detail
 
 
 @pytest.mark.parametrize("arrange", LAYOUTS)

@@ -285,6 +285,8 @@ def test_jpeg_is_decoded_at_reduced_size_where_a_small_square_is_wanted(
         (b"%PDF-1.4\n", "a drawing without pixels: export it as PNG"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "a drawing without pixels"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        (b"\xff\n\x00\x00", "JPEG XL"),
+        (b"\0\0\0\x0cJXL \r\n", "JPEG XL"),
         (bytes(range(256)), "no image, or damaged"),
     ],
 )

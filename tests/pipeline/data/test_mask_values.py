@@ -89,6 +89,13 @@ def test_a_mask_of_one_object_is_the_same_however_it_is_stored(
     assert found.recipe == recipe
 
 
+@pytest.mark.parametrize("mode", ["1", "L"])
+@pytest.mark.parametrize("clear", [0, 1])
+def test_a_grey_value_that_is_called_transparent_says_nothing(tmp_path: Path, mode: str, clear: int) -> None:
+    array(BINARY).convert(mode).save(tmp_path / "m.png", transparency=clear * (255 if mode == "L" else 1))
+    np.testing.assert_array_equal(read(tmp_path / "m.png").array(), BINARY)
+
+
 @pytest.mark.parametrize("sigma", [0.6, 1.0, 3.0, 10.0, 40.0])
 @pytest.mark.parametrize(
     ("name", "scale", "kind"), [("m.png", 255, np.uint8), ("m.png", 65535, np.uint16), ("m.tif", 1, np.float32)]
@@ -137,7 +144,8 @@ def test_a_grey_picture_in_a_palette_is_a_soft_mask(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("quality", [50, 75, 95])
 @pytest.mark.parametrize(
-    ("first", "second", "rule"), [(240, 120, "index-mask"), (120, 0, "faint-mask"), (160, 0, "faint-mask"), (90, 200, "index-mask")]
+    ("first", "second", "rule"),
+    [(2, 0, "faint-mask"), (240, 120, "index-mask"), (120, 0, "faint-mask"), (160, 0, "faint-mask"), (90, 200, "index-mask")],
 )
 def test_a_lossy_mask_of_areas_that_are_not_white_is_refused(
     tmp_path: Path, first: int, second: int, rule: str, quality: int

@@ -326,6 +326,41 @@ def test_whatever_lies_in_a_folder_is_predicted_or_counted(runs: Path, pictures:
     assert {line["file"] for line in lines(tmp_path / "out")} == expected
 
 
+def test_how_pictures_were_changed_to_be_seen_is_counted(runs: Path, tmp_path: Path, capsys) -> None:
+    (tmp_path / "own").mkdir()
+    picture = np.random.default_rng(0).integers(0, 256, (40, 40, 4), dtype=np.uint8)
+    Image.fromarray(picture[..., :3]).save(tmp_path / "own" / "plain.png")
+    (turned := Image.Exif())[0x0112] = 6
+    Image.fromarray(picture[..., :3]).save(tmp_path / "own" / "turned.png", exif=turned)
+    Image.fromarray(picture).save(tmp_path / "own" / "clear.png")
+    Image.fromarray(picture[..., 0].astype(np.uint16) * 257).save(tmp_path / "own" / "deep.png")
+    (tmp_path / "own" / "none.png").write_bytes(b"")
+    assert predict(runs, tmp_path / "own", tmp_path / "out") == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    words = ("transparent pixels, which were laid on white", "more than 8 bits", "turned upright")
+    assert [line.split(" pictures ")[0] for line in said] == ["note: 1 of 4"] * 3
+    assert all(word in line for word, line in zip(words, said, strict=True))
+
+
+def test_a_picture_that_is_refused_is_told_with_the_remedy(runs: Path, tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    one, other = (Image.fromarray(np.full((40, 40, 3), value, np.uint8)) for value in (80, 90))
+    one.save(tmp_path / "own" / "a.png")
+    one.save(tmp_path / "own" / "b.tif", save_all=True, append_images=[other])
+    Image.fromarray(np.full((40, 40), 4000, np.uint16)).save(tmp_path / "own" / "c.png")
+    Image.new("RGBA", (40, 40)).save(tmp_path / "own" / "d.png")
+    Image.new("1", (15_000, 14_000)).save(tmp_path / "own" / "e.png")
+    assert predict(runs, tmp_path / "own", tmp_path / "out") == 0
+    remedies = ["save the page that", "save it with 8 bits", "save it without its alpha channel", "save it smaller, or as JPEG"]
+    errors = [str(line["error"]) for line in lines(tmp_path / "out")[1:]]
+    assert all(f"; {remedy}" in error for remedy, error in zip(remedies, errors, strict=True))
+
+
+def test_a_system_of_the_zoo_is_named_with_its_masks_once(pictures: Path, tmp_path: Path, capsys) -> None:
+    assert main(["predict", f"images={pictures / 'a.png'}", "run=zoo:quickstart-learned", f"out={tmp_path / 'out'}"]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "system: adversarial-oracle-seed0-8e67f383b8, masks learned"
+
+
 def test_a_folder_without_images_and_one_without_readable_ones_are_mistakes(runs: Path, tmp_path: Path, capsys) -> None:
     (tmp_path / "empty").mkdir()
     assert predict(runs, tmp_path / "empty", tmp_path / "out") == 2
