@@ -111,7 +111,7 @@ def compose(study: Study, metrics: Sequence[Metric] = METRICS) -> Document:
 
 def _subtitle(study: Study) -> str:
     summary = study.arms[0].summary
-    threat = wording.threat_text(study, study.epsilons[-1])
+    threat = wording.threat_text(study) or "no epsilon above 0 attacked"
     return f"{summary.data} data, {wording.sample_text(study)}, {threat}{', seeds hidden' if wording.hides_seeds(study) else ''}"
 
 
@@ -119,7 +119,7 @@ def _how_to_read(study: Study, found: Figures) -> tuple[str, ...]:
     paragraphs = sentences(
         "how_to_read.txt",
         {},
-        threat=wording.threat_text(study, study.epsilons[-1]),
+        threat=wording.threat_text(study),
         hides_seeds=wording.hides_seeds(study),
         several_learned=any(len(answer.all_learned) > 1 for answer in found.answers),
         several_trainings=len({arm.seed for arm in study.arms}) > 1,
@@ -149,6 +149,8 @@ def _answer_card(study: Study, answer: Answer, failed: Sequence[Failure]) -> Ans
 
 
 def _unanswered(study: Study) -> str:
+    if not study.attacked:
+        return "No epsilon above 0 was attacked, so there is no robust accuracy to compare."
     if not study.is_ablation:
         return (
             "This is a single evaluation: there is nothing to compare it with. foreguard ablate evaluates the systems without "
@@ -167,7 +169,7 @@ def _headline(study: Study, found: Figures) -> Section:
     missing = None
     if any(arm.checks is not None for arm in study.arms):
         folded.append(tables.sanity(study))
-    else:
+    elif study.attacked:
         missing = "No sanity checks were made, so nothing guards against an attack that is too weak; evaluate with sanity=true."
     if found.of_role("diagnostic"):
         folded.append(tables.diagnostic(study, found))

@@ -68,9 +68,9 @@ def epsilon_or_clean(epsilon: float) -> str:
     return epsilon_text(epsilon) if epsilon else "clean"
 
 
-def threat_text(study: Study, epsilon: float) -> str:
-    """``L-infinity perturbations up to 8/255``, with the region where it is not the whole image."""
-    return f"{perturbations(study)} up to {epsilon_text(epsilon)}"
+def threat_text(study: Study) -> str | None:
+    """``L-infinity perturbations up to 8/255``, with the region where it is not the whole image; None: at no epsilon above 0."""
+    return f"{perturbations(study)} up to {epsilon_text(study.epsilons[-1])}" if study.attacked else None
 
 
 def perturbations(study: Study) -> str:
