@@ -114,7 +114,7 @@ def _errors(study: Study, calibrated: dict[Condition, dict[float, _Calibration]]
     return make_table(
         "calibration",
         title="Calibration",
-        caption=f"{_CAPTION} {wording.pooling_text(study)}",
+        caption=f"{_CAPTION} {wording.pooling_text(study, of_shares=False)}",
         columns=(*MASK_COLUMNS, *columns),
         rows=rows,
         tidy=tidy,

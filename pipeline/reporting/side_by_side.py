@@ -102,10 +102,11 @@ def _metric_section(runs: Runs, metric: Metric) -> Section:
 def _table(runs: Runs, metric: Metric) -> Table:
     """All main systems of all runs, at every epsilon of any."""
     epsilons = sorted({0.0, *(epsilon for study, _ in runs.values() for epsilon in study.attacked)})
-    rows, tidy = [], []
+    rows, tidy, captions = [], [], [metric.caption]
     for name, (study, found) in runs.items():
         systems = found.under(metric)
         if systems:
+            captions.append(f"{name}: {tables.pooling_text(study, systems, metric)}")
             tidy.append(tables.of_metric(study, systems, metric, title="").tidy.insert_column(0, pl.lit(name).alias("run")))
         for one in systems:
             curve = one.curve(metric)
@@ -115,7 +116,7 @@ def _table(runs: Runs, metric: Metric) -> Table:
     return make_table(
         metric.table,
         title=metric.title,
-        caption=f"{metric.caption} " + " ".join(f"{name}: {wording.pooling_text(study)}" for name, (study, _) in runs.items()),
+        caption=" ".join(captions),
         columns=(*tables.MASK_COLUMNS, *tables.metric_columns(metric, epsilons)),
         rows=rows,
         tidy=pl.concat(tidy, how="vertical_relaxed"),
