@@ -22,7 +22,7 @@ from pipeline.reporting.surface import surface_sections
 from pipeline.reporting.table import Cell, Column, Table, make_table
 from pipeline.reporting.templating import sentences
 from pipeline.reporting.transfer import transfer_sections
-from pipeline.reporting.trust import Failure, Trust, Verdict, failures, judge
+from pipeline.reporting.trust import Failure, Trust, Verdict, failures, judge, without_doubtful
 
 _OF_YOUR_OWN = (
     "Models that were not trained here, attacked with the same attacks on the same images. A positive difference: the system named "
@@ -139,7 +139,7 @@ def _answer_card(study: Study, answer: Answer, failed: Sequence[Failure]) -> Ans
     return AnswerCard(
         heading=f"{wording.classifier(answer.classifier_objective)}, attacked at {epsilon_text(study.primary_epsilon)}",
         trust=trust,
-        sentences=tuple(wording.answer_sentences(answer)) if comparisons else (),
+        sentences=tuple(wording.answer_sentences(without_doubtful(answer, study, failed))) if comparisons else (),
         note=wording.floor_note(answer) if comparisons else None,
         figures=tuple(
             (one.name, wording.points(one.difference), wording.points_interval(one.difference), wording.equals_p(one.adjusted))

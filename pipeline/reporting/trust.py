@@ -1,7 +1,7 @@
 """May a headline be believed? A verdict from the diagnostics of the systems that it compares, and from how varied they answer."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from pipeline.attacks.diagnostics import Outcome
@@ -67,20 +67,27 @@ def failures(study: Study) -> tuple[Failure, ...]:
 def judge(answer: Answer, study: Study, failed: Sequence[Failure]) -> Trust:
     """The verdict on the comparisons of one answer. ``failed`` is what ``failures`` says of the study."""
     arms = study.by_condition("main")
-    conditions = dict.fromkeys(side for one in answer.comparisons for side in (one.first, one.second))
-    reasons = tuple(
-        f"{condition.tested} masks: {failure.name}"
-        for condition in conditions
-        for failure in failed
-        if failure.condition == condition
-    )
-    unchecked = tuple(
-        f"{condition.tested} masks: not checked" for condition in conditions if not all(map(_is_checked, arms[condition]))
-    )
-    verdict = Verdict.NOT_TRUSTED if reasons or unchecked else Verdict.TRUSTED
+    conditions = list(dict.fromkeys(side for one in answer.comparisons for side in (one.first, one.second)))
+    reasons = _doubts(conditions, arms, failed)
+    verdict = Verdict.NOT_TRUSTED if reasons else Verdict.TRUSTED
     checks = [check for condition in conditions for arm in arms[condition] for check in arm.checks or ()]
     images = min((int(check.figures.get("images", 0)) for check in checks if check.name == _STEPS), default=0)
-    return Trust(verdict=verdict, reasons=(*reasons, *unchecked), images=images)
+    return Trust(verdict=verdict, reasons=reasons, images=images)
+
+
+def without_doubtful(answer: Answer, study: Study, failed: Sequence[Failure]) -> Answer:
+    """The answer that counts learned systems only where a verdict on them alone would be that they are trusted."""
+    arms = study.by_condition("main")
+    kept = tuple(one for one in answer.all_learned if not _doubts([one.first], arms, failed))
+    return replace(answer, all_learned=kept, num_doubtful=len(answer.all_learned) - len(kept))
+
+
+def _doubts(conditions: Sequence[Condition], arms: Mapping[Condition, list[Arm]], failed: Sequence[Failure]) -> tuple[str, ...]:
+    """Systems with the checks that they failed, then those that were not checked."""
+    return (
+        *(f"{one.tested} masks: {failure.name}" for one in conditions for failure in failed if failure.condition == one),
+        *(f"{one.tested} masks: not checked" for one in conditions if not all(map(_is_checked, arms[one]))),
+    )
 
 
 def _is_checked(arm: Arm) -> bool:
