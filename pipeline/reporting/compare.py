@@ -9,7 +9,7 @@ from pipeline.reporting.comparisons import Comparison, Conclusion
 from pipeline.reporting.config import CompareConfig
 from pipeline.reporting.data import Study
 from pipeline.reporting.reading import read_study
-from pipeline.reporting.side_by_side import check_threats, differences, named, other_attacks, systems_text, why_not
+from pipeline.reporting.side_by_side import caution, check_threats, differences, named, systems_text, why_not
 from pipeline.reporting.tables import comparison_tidy
 from pipeline.terminal import Style, aligned, colored
 
@@ -33,7 +33,7 @@ def compare_runs(config: CompareConfig) -> dict[str, Any]:
             continue
         print(colored(f"{name} minus {first}", "head"))
         print("\n".join(aligned([_HEAD, *map(_row, found)], _STYLES)))
-        if (doubt := other_attacks({first: reference, name: study})) is not None:
+        if (doubt := caution(first, reference, {name: (study, found)})) is not None:
             print(colored(f"BEWARE: {doubt}", "note"))
         rows = [
             {**comparison_tidy(one), "second_classifier_objective": one.second.classifier_objective, "conclusion": one.conclusion}

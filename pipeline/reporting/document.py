@@ -22,7 +22,7 @@ from pipeline.reporting.surface import surface_sections
 from pipeline.reporting.table import Cell, Column, Table, make_table
 from pipeline.reporting.templating import sentences
 from pipeline.reporting.transfer import transfer_sections
-from pipeline.reporting.trust import Failure, Trust, Verdict, failures, judge, without_doubtful
+from pipeline.reporting.trust import Failure, Trust, Verdict, failures, judge, warning, without_doubtful
 
 _OF_YOUR_OWN = (
     "Models that were not trained here, attacked with the same attacks on the same images. A positive difference: the system named "
@@ -189,11 +189,9 @@ def own_section(study: Study, failed: Sequence[Failure]) -> tuple[Section, ...]:
     found = compared_with_own(study)
     if not found:
         return ()
-    compared = {side for one in found for side in (one.first, one.second)}
-    doubts = [f"{wording.system_text(one.condition)}: {one.name}" for one in failed if one.condition in compared]
-    warning = f"Differences from these are not to be trusted, because a check failed. {'. '.join(doubts)}." if doubts else None
+    doubts = warning({"": ([side for one in found for side in (one.first, one.second)], failed)})
     title = "How do systems of your own compare?"
-    return (Section(name="own-systems", title=title, intro=_OF_YOUR_OWN, tables=(_own_table(found),), warning=warning),)
+    return (Section(name="own-systems", title=title, intro=_OF_YOUR_OWN, tables=(_own_table(found),), warning=doubts),)
 
 
 def _own_table(found: Sequence[Comparison]) -> Table:

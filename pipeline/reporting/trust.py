@@ -1,11 +1,12 @@
 """May a headline be believed? A verdict from the diagnostics of the systems that it compares, and from how varied they answer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from pipeline.attacks.diagnostics import Outcome
 from pipeline.evaluation.constant_predictor import CONSTANT, modal_prediction
+from pipeline.reporting import wording
 from pipeline.reporting.comparisons import Answer
 from pipeline.reporting.data import Arm, Condition, Study
 
@@ -80,6 +81,18 @@ def without_doubtful(answer: Answer, study: Study, failed: Sequence[Failure]) ->
     arms = study.by_condition("main")
     kept = tuple(one for one in answer.all_learned if not _doubts([one.first], arms, failed))
     return replace(answer, all_learned=kept, num_doubtful=len(answer.all_learned) - len(kept))
+
+
+def warning(systems: Mapping[str, tuple[Iterable[Condition], Sequence[Failure]]]) -> str | None:
+    """Which systems that are compared failed a check. For each run, named where there are several: what is compared of it, and what
+    ``failures`` says of it."""
+    doubts = [
+        f"{f'{run}: ' if run else ''}{wording.system_text(failure.condition)}: {failure.name}"
+        for run, (conditions, failed) in systems.items()
+        for failure in failed
+        if failure.condition in set(conditions)
+    ]
+    return f"Differences from these are not to be trusted, because a check failed. {'. '.join(doubts)}." if doubts else None
 
 
 def _doubts(conditions: Sequence[Condition], arms: Mapping[Condition, list[Arm]], failed: Sequence[Failure]) -> tuple[str, ...]:
