@@ -4,8 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from pipeline.attacks.diagnostics import Outcome
-from pipeline.evaluation.constant_predictor import CONSTANT, modal_prediction
+from pipeline.attacks.diagnostics import Check, Outcome
+from pipeline.evaluation.constant_predictor import CONSTANT
+from pipeline.evaluation.diagnostics import constant_predictor
 from pipeline.reporting import wording
 from pipeline.reporting.comparisons import Answer
 from pipeline.reporting.data import Arm, Condition, Study
@@ -51,18 +52,26 @@ class Trust:
 
 
 def failures(study: Study) -> tuple[Failure, ...]:
-    """Every failed check of every system, that of constant predictors last."""
-    found: dict[tuple[Condition, str], list[tuple[str, str]]] = {}
+    """Every failed check of every system, that of constant predictors last where its records alone tell it."""
+    found: dict[tuple[Condition, str], list[tuple[int, Check]]] = {}
     for arm in study.arms:
         for check in arm.checks or ():
             if check.outcome == Outcome.FAIL:
-                found.setdefault((arm.condition, check.name), []).append((f"seed {arm.seed}: {check.finding}", check.advice))
-    named = [
-        Failure(condition=condition, name=name, findings=tuple(finding for finding, _ in failed), advice=failed[0][1])
+                found.setdefault((arm.condition, check.name), []).append((arm.seed, check))
+    for condition, arms in study.by_condition("main").items():
+        told = [(arm.seed, constant_predictor(arm.records, arm.summary.classes)) for arm in arms]
+        failed = [(seed, check) for seed, check in told if check.outcome == Outcome.FAIL]
+        if failed:
+            found.setdefault((condition, CONSTANT), failed)
+    return tuple(
+        Failure(
+            condition=condition,
+            name=name,
+            findings=tuple(f"seed {seed}: {check.finding}" for seed, check in failed),
+            advice=failed[0][1].advice,
+        )
         for (condition, name), failed in found.items()
-    ]
-    known = {one.condition for one in named if one.name == CONSTANT}
-    return (*named, *(one for one in _constant_predictors(study) if one.condition not in known))
+    )
 
 
 def judge(answer: Answer, study: Study, failed: Sequence[Failure]) -> Trust:
@@ -106,17 +115,3 @@ def _doubts(conditions: Sequence[Condition], arms: Mapping[Condition, list[Arm]]
 def _is_checked(arm: Arm) -> bool:
     """Some search was tried: what can be told of a system without attacking it says little of an attack."""
     return any(check.outcome != Outcome.SKIP and check.name in _SEARCHES for check in arm.checks or ())
-
-
-def _constant_predictors(study: Study) -> list[Failure]:
-    """Systems that answer nearly the same to everything: what they get right under attack says nothing about masks."""
-    found = []
-    for condition, arms in study.by_condition("main").items():
-        modal = {arm.seed: (modal_prediction(arm.records), arm.summary.classes) for arm in arms}
-        findings = tuple(
-            f"seed {seed}: {one.text(classes[one.label])}" for seed, (one, classes) in modal.items() if one.is_constant
-        )
-        if findings:
-            advice = "compare it with nothing; train longer, at a smaller epsilon, or on classes that are alike in size"
-            found.append(Failure(condition=condition, name=CONSTANT, findings=findings, advice=advice))
-    return found
