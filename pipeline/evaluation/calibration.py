@@ -59,13 +59,13 @@ def expected_calibration_error(
     return float(_errors(confidences, right[None], bins)[0])
 
 
-def error_by_chance(confidences: Sequence[Float[np.ndarray, " images"]], rng: np.random.Generator, *, bins: int = BINS) -> float:
+def error_by_chance(confidences: Sequence[Float[np.ndarray, " images"]], rng: np.random.Generator) -> float:
     """The ECE that perfectly calibrated systems with these confidences stay below in 95 of 100 samples, averaged over the systems.
 
     Consistency resampling, Bröcker and Smith 2007, https://doi.org/10.1175/WAF993.1: whether an image is right is drawn by its own
     confidence, for each image by itself. Images of one group are right together, so with groups it is too low.
     """
-    drawn = [_errors(one, rng.random((DRAWS, len(one))) < one, bins) for one in confidences]
+    drawn = [_errors(one, rng.random((DRAWS, len(one))) < one, BINS) for one in confidences]
     return float(np.quantile(np.mean(drawn, axis=0), LEVEL))
 
 

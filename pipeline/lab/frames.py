@@ -38,6 +38,12 @@ def unseen(settings: Settings) -> int:
     return settings.steps - steps_in_own_ball(settings.steps) if begins_outside else 0
 
 
+def second_start(settings: Settings) -> int | None:
+    """The number of the point that a second phase begins with; None where there is one phase."""
+    spec = settings.spec
+    return spec.mask_steps + 2 if isinstance(spec, GuidedAttack) else None
+
+
 class Phase(StrEnum):
     """Where in an attack a point lies."""
 

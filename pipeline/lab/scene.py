@@ -15,7 +15,7 @@ from pipeline.evaluation.examples import as_bytes
 from pipeline.evaluation.summary import epsilon_text
 from pipeline.lab.chart import Chart, around_zero, chart
 from pipeline.lab.config import Settings
-from pipeline.lab.frames import Frame, Phase, num_points, unseen
+from pipeline.lab.frames import Frame, Phase, num_points, second_start, unseen
 from pipeline.lab.trial import Trial, View
 from pipeline.masks.config import MaskSource
 from pipeline.reporting.decomposition import LOST
@@ -128,10 +128,13 @@ def _moment(trial: Trial, at: int) -> str:
     latest = max(frame.number for frame in frames)
     if latest == 0:
         return "Clean image"
-    before = unseen(trial.settings)
+    before, second = unseen(trial.settings), second_start(trial.settings)
     if latest == 1:
         return f"Start, after {before} steps in larger balls" if before else "Random start"
-    return f"Step {before + latest - 1} of {before + num_points(trial.settings) - 2}"
+    if latest == second:
+        return "Start of the second phase"
+    taken, of = (number - 1 - (second is not None and number > second) for number in (latest, num_points(trial.settings) - 1))
+    return f"Step {before + taken} of {before + of}"
 
 
 def _card(trial: Trial, view: View, at: int) -> Card:

@@ -48,9 +48,8 @@ class _Calibration:
 
 def calibration_section(study: Study, found: Figures) -> Section:
     """ECE of every main system with its bins, and a reliability diagram of those that the answers compare."""
-    epsilons = (0.0, study.primary_epsilon)
     calibrated = {
-        condition: {epsilon: _calibration(arms, epsilon) for epsilon in epsilons}
+        condition: {epsilon: _calibration(arms, epsilon) for epsilon in study.clean_and_primary}
         for condition, arms in study.by_condition("main").items()
     }
     return Section(
@@ -88,7 +87,7 @@ def _panels(study: Study, found: Figures, calibrated: dict[Condition, dict[float
     drawn = [condition for condition in calibrated if condition in compared] or list(calibrated)
     for heading in dict.fromkeys(map(wording.heading, drawn)):
         of_heading = [one for one in drawn if wording.heading(one) == heading]
-        for epsilon in (0.0, study.primary_epsilon):
+        for epsilon in study.clean_and_primary:
             bins = [[one for one in calibrated[condition][epsilon].bins if one.right.n >= FEWEST] for condition in of_heading]
             yield plots.reliability(
                 f"calibration-{wording.slug(of_heading[0].classifier_objective)}-{'attacked' if epsilon else 'clean'}",
@@ -109,13 +108,13 @@ def _errors(study: Study, calibrated: dict[Condition, dict[float, _Calibration]]
         rows.append((wording.heading(condition), tuple(cells)))
     columns = [
         numbers(label, wording.epsilon_or_clean(epsilon))
-        for epsilon in (0.0, study.primary_epsilon)
+        for epsilon in study.clean_and_primary
         for label in ("ECE", "By chance", "Too sure")
     ]
     return make_table(
         "calibration",
         title="Calibration",
-        caption=f"{_CAPTION} {wording.pooling_text(study)}",
+        caption=f"{_CAPTION} {wording.pooling_text(study, of_shares=False)}",
         columns=(*MASK_COLUMNS, *columns),
         rows=rows,
         tidy=tidy,

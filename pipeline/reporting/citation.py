@@ -45,7 +45,7 @@ def methods(study: Study) -> tuple[str, ...]:
             classes=len(arm.summary.classes),
             of_groups=f" from {groups} {wording.units(study)}" if groups < images else "",
             knowledge=_KNOWLEDGE.get(knowledge, f"is of the kind {knowledge}"),
-            threat=wording.threat_text(study, study.epsilons[-1]),
+            threat=wording.threat_text(study),
             epsilons=_listed([epsilon_text(epsilon) for epsilon in study.attacked]),
             attacks="; ".join(_attack(name, spec) for name, spec in attack["attacks"].items()),
             searched=_IN_BFLOAT16 if any(one.about["config"].get("precision") == "bf16" for one in study.arms) else "",

@@ -37,12 +37,15 @@ Found = dict[Condition, dict[float, tuple[ByClass, Worst]]]
 
 def classes_section(study: Study) -> Section:
     """The worst class of every main system, and every class of every one."""
-    epsilons = (0.0, study.primary_epsilon)
-    found = {condition: {at: _classes(arms, at) for at in epsilons} for condition, arms in study.by_condition("main").items()}
+    found = {
+        condition: {at: _classes(arms, at) for at in study.clean_and_primary}
+        for condition, arms in study.by_condition("main").items()
+    }
+    attacked = f" and at {epsilon_text(study.primary_epsilon)}" if study.attacked else ""
     return Section(
         name="classes",
         title="Which class suffers most?",
-        intro=f"Accuracy of each class by itself, without attack and at {epsilon_text(study.primary_epsilon)}. The worst of many "
+        intro=f"Accuracy of each class by itself, without attack{attacked}. The worst of many "
         "classes is so partly by chance. Its interval allows for that: it is one of intervals that hold for all classes of a "
         "system at once (Bonferroni), so it is wider than those of the list of every class, which hold for one class each.",
         tables=(_worst(study, found),),
@@ -89,7 +92,7 @@ def _worst(study: Study, found: Found) -> Table:
             tidy.append({**condition.columns, "epsilon": epsilon, **figures})
         rows.append((wording.heading(condition), tuple(cells)))
     columns = list(MASK_COLUMNS)
-    for where in map(wording.epsilon_or_clean, (0.0, study.primary_epsilon)):
+    for where in map(wording.epsilon_or_clean, study.clean_and_primary):
         columns += [
             Column("Worst class", where),
             numbers("Its accuracy", f"{where}, %"),
@@ -109,6 +112,7 @@ def _worst(study: Study, found: Found) -> Table:
 
 def _every(study: Study, heading: str, found: Found) -> Table:
     first, by_epsilon = next(iter(found.items()))
+    shown = f"Robust accuracy at {epsilon_text(study.primary_epsilon)}" if study.attacked else "Accuracy without attack"
     rows = [
         ("", (Cell(name), Cell(str(clean.n)), *(share_cell(one[study.primary_epsilon][0][name]) for one in found.values())))
         for name, clean in by_epsilon[0.0][0].items()
@@ -116,8 +120,7 @@ def _every(study: Study, heading: str, found: Found) -> Table:
     return make_table(
         f"classes-{wording.slug(first.classifier_objective)}",
         title=f"Every class, {heading[:1].lower()}{heading[1:]}",
-        caption=f"Robust accuracy at {epsilon_text(study.primary_epsilon)} in percent with 95 % interval, by class and by masks in "
-        f"testing. {wording.pooling_text(study)}",
+        caption=f"{shown} in percent with 95 % interval, by class and by masks in testing. {wording.pooling_text(study)}",
         columns=(Column("Class"), numbers("n", "images"), *(numbers(one.tested, f"trained with {one.trained}") for one in found)),
         rows=rows,
         tidy=(

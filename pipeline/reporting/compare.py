@@ -1,5 +1,6 @@
 """The command ``foreguard compare``: what differs between runs, on the images that both have met, as a table for the terminal."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from pipeline.errors import ConfigError, RunError
@@ -9,7 +10,7 @@ from pipeline.reporting.comparisons import Comparison, Conclusion
 from pipeline.reporting.config import CompareConfig
 from pipeline.reporting.data import Study
 from pipeline.reporting.reading import read_study
-from pipeline.reporting.side_by_side import check_threats, differences, named, other_attacks, systems_text, why_not
+from pipeline.reporting.side_by_side import caution, check_threats, differences, named, systems_text, why_not
 from pipeline.reporting.tables import comparison_tidy
 from pipeline.terminal import Style, aligned, colored
 
@@ -22,6 +23,8 @@ def compare_runs(config: CompareConfig) -> dict[str, Any]:
     has a system on the same images; ConfigError: an epsilon that was not attacked."""
     studies = [read_study(run) for run in config.runs]
     check_threats(studies)
+    if config.epsilon is not None:
+        _check_attacked(config.epsilon, studies)
     (first, reference), *others = named(studies).items()
     print(f"robust accuracy on the same images, under {wording.perturbations(reference)}")
     answer: list[dict[str, Any]] = []
@@ -29,11 +32,11 @@ def compare_runs(config: CompareConfig) -> dict[str, Any]:
     for name, study in others:
         found = [one for one in differences(study, reference) if config.epsilon is None or abs(one.epsilon - config.epsilon) < 1e-9]
         if not found:
-            reasons.append(f"{name} and {first}: {why_not(study, reference) if config.epsilon is None else _at(config, study)}")
+            reasons.append(f"{name} and {first}: {why_not(study, reference)}")
             continue
         print(colored(f"{name} minus {first}", "head"))
         print("\n".join(aligned([_HEAD, *map(_row, found)], _STYLES)))
-        if (doubt := other_attacks({first: reference, name: study})) is not None:
+        if (doubt := caution(first, reference, {name: (study, found)})) is not None:
             print(colored(f"BEWARE: {doubt}", "note"))
         rows = [
             {**comparison_tidy(one), "second_classifier_objective": one.second.classifier_objective, "conclusion": one.conclusion}
@@ -47,11 +50,11 @@ def compare_runs(config: CompareConfig) -> dict[str, Any]:
     return {"comparisons": answer, "not_compared": reasons}
 
 
-def _at(config: CompareConfig, study: Study) -> str:
-    attacked = ", ".join(map(epsilon_text, study.attacked))
-    if not any(abs(one - (config.epsilon or 0)) < 1e-9 for one in study.attacked):
-        raise ConfigError(f"epsilon={epsilon_text(config.epsilon or 0)}: {study.path} was attacked at {attacked}")
-    return "not attacked at that epsilon, or no system in common"
+def _check_attacked(epsilon: float, studies: Sequence[Study]) -> None:
+    for study in studies:
+        if not any(abs(one - epsilon) < 1e-9 for one in study.attacked):
+            attacked = ", ".join(map(epsilon_text, study.attacked)) or "no epsilon above 0"
+            raise ConfigError(f"epsilon={epsilon_text(epsilon)}: {study.path} was attacked at {attacked}")
 
 
 def _row(one: Comparison) -> tuple[str, ...]:

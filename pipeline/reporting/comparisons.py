@@ -81,6 +81,8 @@ class Answer:
     """Of the same learned system."""
     all_learned: tuple[Comparison, ...] = ()
     """Every learned system minus none."""
+    num_doubtful: int = 0
+    """Learned systems that are not among them, because a check failed or was not made."""
 
     @property
     def agreeing(self) -> list[Comparison]:

@@ -136,6 +136,11 @@ class Study:
         return min(self.epsilons, key=lambda epsilon: abs(epsilon - named)) if named else self.epsilons[-1]
 
     @property
+    def clean_and_primary(self) -> tuple[float, ...]:
+        """0 for images as they are, and the epsilon that the answer is about; 0 alone where none above it was attacked."""
+        return tuple(dict.fromkeys((0.0, self.primary_epsilon)))
+
+    @property
     def sample(self) -> tuple[int, int]:
         """The most images that an arm has met, and the groups (photographs, tracks) that they fall into."""
         largest = max((arm.records for arm in self.arms), key=lambda records: records["sample_id"].n_unique())

@@ -22,7 +22,7 @@ from pipeline.reporting.surface import surface_sections
 from pipeline.reporting.table import Cell, Column, Table, make_table
 from pipeline.reporting.templating import sentences
 from pipeline.reporting.transfer import transfer_sections
-from pipeline.reporting.trust import Failure, Trust, Verdict, failures, judge
+from pipeline.reporting.trust import Failure, Trust, Verdict, failures, judge, warning, without_doubtful
 
 _OF_YOUR_OWN = (
     "Models that were not trained here, attacked with the same attacks on the same images. A positive difference: the system named "
@@ -111,7 +111,7 @@ def compose(study: Study, metrics: Sequence[Metric] = METRICS) -> Document:
 
 def _subtitle(study: Study) -> str:
     summary = study.arms[0].summary
-    threat = wording.threat_text(study, study.epsilons[-1])
+    threat = wording.threat_text(study) or "no epsilon above 0 attacked"
     return f"{summary.data} data, {wording.sample_text(study)}, {threat}{', seeds hidden' if wording.hides_seeds(study) else ''}"
 
 
@@ -119,7 +119,7 @@ def _how_to_read(study: Study, found: Figures) -> tuple[str, ...]:
     paragraphs = sentences(
         "how_to_read.txt",
         {},
-        threat=wording.threat_text(study, study.epsilons[-1]),
+        threat=wording.threat_text(study),
         hides_seeds=wording.hides_seeds(study),
         several_learned=any(len(answer.all_learned) > 1 for answer in found.answers),
         several_trainings=len({arm.seed for arm in study.arms}) > 1,
@@ -139,7 +139,7 @@ def _answer_card(study: Study, answer: Answer, failed: Sequence[Failure]) -> Ans
     return AnswerCard(
         heading=f"{wording.classifier(answer.classifier_objective)}, attacked at {epsilon_text(study.primary_epsilon)}",
         trust=trust,
-        sentences=tuple(wording.answer_sentences(answer)) if comparisons else (),
+        sentences=tuple(wording.answer_sentences(without_doubtful(answer, study, failed))) if comparisons else (),
         note=wording.floor_note(answer) if comparisons else None,
         figures=tuple(
             (one.name, wording.points(one.difference), wording.points_interval(one.difference), wording.equals_p(one.adjusted))
@@ -149,6 +149,8 @@ def _answer_card(study: Study, answer: Answer, failed: Sequence[Failure]) -> Ans
 
 
 def _unanswered(study: Study) -> str:
+    if not study.attacked:
+        return "No epsilon above 0 was attacked, so there is no robust accuracy to compare."
     if not study.is_ablation:
         return (
             "This is a single evaluation: there is nothing to compare it with. foreguard ablate evaluates the systems without "
@@ -167,7 +169,7 @@ def _headline(study: Study, found: Figures) -> Section:
     missing = None
     if any(arm.checks is not None for arm in study.arms):
         folded.append(tables.sanity(study))
-    else:
+    elif study.attacked:
         missing = "No sanity checks were made, so nothing guards against an attack that is too weak; evaluate with sanity=true."
     if found.of_role("diagnostic"):
         folded.append(tables.diagnostic(study, found))
@@ -187,11 +189,9 @@ def own_section(study: Study, failed: Sequence[Failure]) -> tuple[Section, ...]:
     found = compared_with_own(study)
     if not found:
         return ()
-    compared = {side for one in found for side in (one.first, one.second)}
-    doubts = [f"{wording.system_text(one.condition)}: {one.name}" for one in failed if one.condition in compared]
-    warning = f"Differences from these are not to be trusted, because a check failed. {'. '.join(doubts)}." if doubts else None
+    doubts = warning({"": ([side for one in found for side in (one.first, one.second)], failed)})
     title = "How do systems of your own compare?"
-    return (Section(name="own-systems", title=title, intro=_OF_YOUR_OWN, tables=(_own_table(found),), warning=warning),)
+    return (Section(name="own-systems", title=title, intro=_OF_YOUR_OWN, tables=(_own_table(found),), warning=doubts),)
 
 
 def _own_table(found: Sequence[Comparison]) -> Table:

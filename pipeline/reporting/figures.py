@@ -52,6 +52,10 @@ class SystemFigures:
         """Its figures by epsilon, ascending from 0."""
         return {epsilon: measured.pooled for epsilon, measured in self.measured[metric.measure].items()}
 
+    def is_share(self, metric: Metric) -> bool:
+        """The metric is a share of images, and no mean over them."""
+        return bool(self.measured[metric.measure][0.0].by_seed)
+
     @property
     def clean(self) -> Estimate:
         return self.at(ACCURACY, 0.0)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import polars as pl
 
@@ -19,7 +20,7 @@ from pipeline.reporting.measured import measured_sections
 from pipeline.reporting.metrics import METRICS, Metric
 from pipeline.reporting.section import Section
 from pipeline.reporting.table import Cell, Column, Table, make_table
-from pipeline.reporting.trust import failures
+from pipeline.reporting.trust import failures, warning
 
 Runs = dict[str, tuple[Study, Figures]]
 """Studies with their figures, by a name that no other run has."""
@@ -102,10 +103,11 @@ def _metric_section(runs: Runs, metric: Metric) -> Section:
 def _table(runs: Runs, metric: Metric) -> Table:
     """All main systems of all runs, at every epsilon of any."""
     epsilons = sorted({0.0, *(epsilon for study, _ in runs.values() for epsilon in study.attacked)})
-    rows, tidy = [], []
+    rows, tidy, captions = [], [], [metric.caption]
     for name, (study, found) in runs.items():
         systems = found.under(metric)
         if systems:
+            captions.append(f"{name}: {tables.pooling_text(study, systems, metric)}")
             tidy.append(tables.of_metric(study, systems, metric, title="").tidy.insert_column(0, pl.lit(name).alias("run")))
         for one in systems:
             curve = one.curve(metric)
@@ -115,7 +117,7 @@ def _table(runs: Runs, metric: Metric) -> Table:
     return make_table(
         metric.table,
         title=metric.title,
-        caption=f"{metric.caption} " + " ".join(f"{name}: {wording.pooling_text(study)}" for name, (study, _) in runs.items()),
+        caption=" ".join(captions),
         columns=(*tables.MASK_COLUMNS, *tables.metric_columns(metric, epsilons)),
         rows=rows,
         tidy=pl.concat(tidy, how="vertical_relaxed"),
@@ -125,10 +127,13 @@ def _table(runs: Runs, metric: Metric) -> Table:
 def _between(runs: Runs) -> Section:
     """The same system of the first run and of each other one, on the images that both have met."""
     (first, (reference, _)), *others = runs.items()
-    reasons, rows, tidy = [], [], []
+    reasons, rows, tidy, families_of = [], [], [], dict[str, tuple[Study, list[Comparison]]]()
     for name, (study, _) in others:
         family = differences(study, reference)
-        reasons += [] if family else [f"{name} and {first}: {why_not(study, reference)}"]
+        if family:
+            families_of[name] = study, family
+        else:
+            reasons.append(f"{name} and {first}: {why_not(study, reference)}")
         for one in family:
             row = (Cell(f"{name} - {first}", systems_text(one)), *tables.comparison_cells(one))
             rows.append((wording.heading(one.first), row))
@@ -147,14 +152,23 @@ def _between(runs: Runs) -> Section:
         title="What differs between the runs?",
         intro="A positive difference: the system of the run that is named first is harder to fool.",
         tables=(table,) if tidy else (),
-        warning=other_attacks({name: study for name, (study, _) in runs.items()}) if tidy else None,
+        warning=caution(first, reference, families_of),
         missing=f"No system of theirs can be compared image by image ({'; '.join(reasons)})." if reasons else None,
     )
 
 
+def caution(first: str, reference: Study, others: Mapping[str, tuple[Study, Sequence[Comparison]]]) -> str | None:
+    """Why differences between the first run and others, each with its ``differences``, may not be what they seem."""
+    sides = {name: ([one.first for one in found], failures(study)) for name, (study, found) in others.items()}
+    of_first = [one.second for _, found in others.values() for one in found]
+    attacks = other_attacks({first: reference, **{name: study for name, (study, _) in others.items()}})
+    checks = warning({first: (of_first, failures(reference)), **sides})
+    return " ".join(text for text in (attacks, checks) if text is not None) or None
+
+
 def other_attacks(studies: Mapping[str, Study]) -> str | None:
     """Runs that were attacked otherwise than the first: a weaker attack makes a system look harder to fool."""
-    configs = {name: {"precision": "float32", **study.arms[0].about["config"]} for name, study in studies.items()}
+    configs = {name: _attacked_with(study.arms[0].about["config"]) for name, study in studies.items()}
     (first, one), *others = configs.items()
     differing = [
         f"{', '.join(names)}: {what} than in {first}"
@@ -164,6 +178,12 @@ def other_attacks(studies: Mapping[str, Study]) -> str | None:
     if not differing:
         return None
     return f"{'; '.join(differing)}. A difference may be that of the attacks, and not of the systems."
+
+
+def _attacked_with(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What robust accuracy depends on: not what was measured beside the attacks."""
+    attack = {key: value for key, value in config["attack"].items() if key != "measurements"}
+    return {"attack": attack, "precision": config.get("precision", "float32")}
 
 
 def differences(study: Study, reference: Study) -> list[Comparison]:

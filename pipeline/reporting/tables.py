@@ -162,11 +162,16 @@ def of_metric(
     return make_table(
         name or metric.table,
         title=title,
-        caption=f"{caption or metric.caption} {wording.pooling_text(study)}",
+        caption=f"{caption or metric.caption} {pooling_text(study, systems, metric)}",
         columns=(*first, *metric_columns(metric, (0.0, *study.attacked)), *last),
         rows=rows,
         tidy=tidy,
     )
+
+
+def pooling_text(study: Study, systems: Sequence[SystemFigures], metric: Metric) -> str:
+    """What the intervals of a metric of some systems cover."""
+    return wording.pooling_text(study, of_shares=all(figures.is_share(metric) for figures in systems))
 
 
 def metric_columns(metric: Metric, epsilons: Sequence[float]) -> tuple[Column, ...]:

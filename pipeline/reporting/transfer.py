@@ -1,8 +1,10 @@
 """Adversarial images of every arm shown to all the others: a matrix, once under the same seed and once under another."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import product
 
+import numpy as np
 import polars as pl
 
 from pipeline.ablation.table_job import read_table
@@ -51,17 +53,23 @@ def _shown(study: Study) -> dict[tuple[str, str], pl.DataFrame]:
 
 
 def _matrix(shown: Mapping[tuple[str, str], pl.DataFrame], study: Study, seeds: str) -> Matrix:
-    """A cell pools its pairs of arms, as one does seeds."""
+    """A cell pools its pairs of arms: round by round, in each of which a seed is at most once that of the row and once that of the
+    column, so that its pairs are as independent as seeds are. Every round sees what the seeds differ by, so that the ends of an
+    interval are the means over the rounds, and no more pairs make it narrower."""
     by_condition = study.by_condition("main")
+    place = {seed: number for number, seed in enumerate(sorted({arm.seed for arm in study.arms}))}
     found: Matrix = {}
     for source, sources in by_condition.items():
         for target, targets in by_condition.items():
             alike = [pair for pair in product(sources, targets) if (pair[0].seed == pair[1].seed) == (seeds == _SAME)]
-            pairs = [shown[names] for one, other in alike if (names := (one.name, other.name)) in shown]
+            pairs = [(one, other) for one, other in alike if (one.name, other.name) in shown]
             if pairs:
-                values, groups = on_shared_images(pairs)
+                values, groups = on_shared_images([shown[one.name, other.name] for one, other in pairs])
+                rounds = np.array([(place[other.seed] - place[one.seed]) % len(place) for one, other in pairs])
                 key = f"transfer {seeds} {source.draws} {target.draws}"
-                found[source, target] = share(values.astype(bool), groups, key)
+                parts = [share(values[rounds == number].astype(bool), groups, key) for number in np.unique(rounds)]
+                low, high = (float(np.mean([getattr(part, end) for part in parts])) for end in ("low", "high"))
+                found[source, target] = replace(parts[0], value=float(values.mean()), low=low, high=high)
     return found
 
 

@@ -1,11 +1,13 @@
 """May a headline be believed? A verdict from the diagnostics of the systems that it compares, and from how varied they answer."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from pipeline.attacks.diagnostics import Outcome
-from pipeline.evaluation.constant_predictor import CONSTANT, modal_prediction
+from pipeline.attacks.diagnostics import Check, Outcome
+from pipeline.evaluation.constant_predictor import CONSTANT
+from pipeline.evaluation.diagnostics import constant_predictor
+from pipeline.reporting import wording
 from pipeline.reporting.comparisons import Answer
 from pipeline.reporting.data import Arm, Condition, Study
 
@@ -50,53 +52,66 @@ class Trust:
 
 
 def failures(study: Study) -> tuple[Failure, ...]:
-    """Every failed check of every system, that of constant predictors last."""
-    found: dict[tuple[Condition, str], list[tuple[str, str]]] = {}
+    """Every failed check of every system, that of constant predictors last where its records alone tell it."""
+    found: dict[tuple[Condition, str], list[tuple[int, Check]]] = {}
     for arm in study.arms:
         for check in arm.checks or ():
             if check.outcome == Outcome.FAIL:
-                found.setdefault((arm.condition, check.name), []).append((f"seed {arm.seed}: {check.finding}", check.advice))
-    named = [
-        Failure(condition=condition, name=name, findings=tuple(finding for finding, _ in failed), advice=failed[0][1])
+                found.setdefault((arm.condition, check.name), []).append((arm.seed, check))
+    for condition, arms in study.by_condition("main").items():
+        told = [(arm.seed, constant_predictor(arm.records, arm.summary.classes)) for arm in arms]
+        failed = [(seed, check) for seed, check in told if check.outcome == Outcome.FAIL]
+        if failed:
+            found.setdefault((condition, CONSTANT), failed)
+    return tuple(
+        Failure(
+            condition=condition,
+            name=name,
+            findings=tuple(f"seed {seed}: {check.finding}" for seed, check in failed),
+            advice=failed[0][1].advice,
+        )
         for (condition, name), failed in found.items()
-    ]
-    known = {one.condition for one in named if one.name == CONSTANT}
-    return (*named, *(one for one in _constant_predictors(study) if one.condition not in known))
+    )
 
 
 def judge(answer: Answer, study: Study, failed: Sequence[Failure]) -> Trust:
     """The verdict on the comparisons of one answer. ``failed`` is what ``failures`` says of the study."""
     arms = study.by_condition("main")
-    conditions = dict.fromkeys(side for one in answer.comparisons for side in (one.first, one.second))
-    reasons = tuple(
-        f"{condition.tested} masks: {failure.name}"
-        for condition in conditions
-        for failure in failed
-        if failure.condition == condition
-    )
-    unchecked = tuple(
-        f"{condition.tested} masks: not checked" for condition in conditions if not all(map(_is_checked, arms[condition]))
-    )
-    verdict = Verdict.NOT_TRUSTED if reasons or unchecked else Verdict.TRUSTED
+    conditions = list(dict.fromkeys(side for one in answer.comparisons for side in (one.first, one.second)))
+    reasons = _doubts(conditions, arms, failed)
+    verdict = Verdict.NOT_TRUSTED if reasons else Verdict.TRUSTED
     checks = [check for condition in conditions for arm in arms[condition] for check in arm.checks or ()]
     images = min((int(check.figures.get("images", 0)) for check in checks if check.name == _STEPS), default=0)
-    return Trust(verdict=verdict, reasons=(*reasons, *unchecked), images=images)
+    return Trust(verdict=verdict, reasons=reasons, images=images)
+
+
+def without_doubtful(answer: Answer, study: Study, failed: Sequence[Failure]) -> Answer:
+    """The answer that counts learned systems only where a verdict on them alone would be that they are trusted."""
+    arms = study.by_condition("main")
+    kept = tuple(one for one in answer.all_learned if not _doubts([one.first], arms, failed))
+    return replace(answer, all_learned=kept, num_doubtful=len(answer.all_learned) - len(kept))
+
+
+def warning(systems: Mapping[str, tuple[Iterable[Condition], Sequence[Failure]]]) -> str | None:
+    """Which systems that are compared failed a check. For each run, named where there are several: what is compared of it, and what
+    ``failures`` says of it."""
+    doubts = [
+        f"{f'{run}: ' if run else ''}{wording.system_text(failure.condition)}: {failure.name}"
+        for run, (conditions, failed) in systems.items()
+        for failure in failed
+        if failure.condition in set(conditions)
+    ]
+    return f"Differences from these are not to be trusted, because a check failed. {'. '.join(doubts)}." if doubts else None
+
+
+def _doubts(conditions: Sequence[Condition], arms: Mapping[Condition, list[Arm]], failed: Sequence[Failure]) -> tuple[str, ...]:
+    """Systems with the checks that they failed, then those that were not checked."""
+    return (
+        *(f"{one.tested} masks: {failure.name}" for one in conditions for failure in failed if failure.condition == one),
+        *(f"{one.tested} masks: not checked" for one in conditions if not all(map(_is_checked, arms[one]))),
+    )
 
 
 def _is_checked(arm: Arm) -> bool:
     """Some search was tried: what can be told of a system without attacking it says little of an attack."""
     return any(check.outcome != Outcome.SKIP and check.name in _SEARCHES for check in arm.checks or ())
-
-
-def _constant_predictors(study: Study) -> list[Failure]:
-    """Systems that answer nearly the same to everything: what they get right under attack says nothing about masks."""
-    found = []
-    for condition, arms in study.by_condition("main").items():
-        modal = {arm.seed: (modal_prediction(arm.records), arm.summary.classes) for arm in arms}
-        findings = tuple(
-            f"seed {seed}: {one.text(classes[one.label])}" for seed, (one, classes) in modal.items() if one.is_constant
-        )
-        if findings:
-            advice = "compare it with nothing; train longer, at a smaller epsilon, or on classes that are alike in size"
-            found.append(Failure(condition=condition, name=CONSTANT, findings=findings, advice=advice))
-    return found

@@ -68,9 +68,9 @@ def epsilon_or_clean(epsilon: float) -> str:
     return epsilon_text(epsilon) if epsilon else "clean"
 
 
-def threat_text(study: Study, epsilon: float) -> str:
-    """``L-infinity perturbations up to 8/255``, with the region where it is not the whole image."""
-    return f"{perturbations(study)} up to {epsilon_text(epsilon)}"
+def threat_text(study: Study) -> str | None:
+    """``L-infinity perturbations up to 8/255``, with the region where it is not the whole image; None: at no epsilon above 0."""
+    return f"{perturbations(study)} up to {epsilon_text(study.epsilons[-1])}" if study.attacked else None
 
 
 def perturbations(study: Study) -> str:
@@ -99,12 +99,13 @@ def units(study: Study) -> str:
     return "photographs or tracks" if groups < images else "images"
 
 
-def pooling_text(study: Study) -> str:
-    """What the intervals cover, and what they do not."""
+def pooling_text(study: Study, *, of_shares: bool = True) -> str:
+    """What the intervals of shares, or of means, cover, and what they do not."""
     seeds = len({arm.seed for arm in study.arms})
     if seeds == 1:
         grouped = "" if units(study) == "images" else f", for independent {units(study)}"
-        return f"Wilson intervals{grouped}; one training each, so they say nothing about training again."
+        kind = "Wilson" if of_shares else "Bootstrap (BCa)"
+        return f"{kind} intervals{grouped}; one training each, so they say nothing about training again."
     part = f"; {seeds} trainings show only part of the variation between trainings" if seeds < 5 else ""
     return f"Resampled over {units(study)} and these {seeds} trainings{part}."
 

@@ -183,6 +183,16 @@ def test_of_few_pixels_it_is_said_that_the_search_begins_in_larger_balls(bench: 
     assert magnified == pytest.approx(0.5 / float((last - first).abs().max()), abs=0.05)
 
 
+def test_a_second_start_is_no_step(bench: Bench) -> None:
+    """Of two phases: as many steps are counted as the settings beside them say."""
+    learned = next(arm for arm in bench.arms if arm.source.is_learned)
+    begun, subjects = prepare(bench, [learned], bench.test_image(3), Settings(attack="guided-collapse", steps=3))
+    assert len(list(run(begun, subjects))) == 6
+    said = [re.search(r'lab-moment"><b>([^<]*)', scene(begun, at))[1] for at in range(1, 6)]
+    assert said == ["Random start", "Step 1 of 3", "Step 2 of 3", "Start of the second phase", "Step 3 of 3"]
+    assert "3 steps" in scene(begun)
+
+
 def test_the_pictures_of_a_scene_are_those_of_the_attack(trial: Trial) -> None:
     uris = re.findall(r"data:image/png;base64,([^\"]+)", scene(trial))
     shown = [np.asarray(Image.open(io.BytesIO(base64.b64decode(uri)))) for uri in uris]

@@ -92,6 +92,7 @@ def test_runs_without_an_image_in_common_are_refused_with_the_reason(evaluations
     ).write(other / "run.json")
     refused = answer(capsys, f"runs=[{evaluations[0]},{other}]", code=2)
     assert refused["error"].endswith(f"other and none: other images: of other data (fingerprints {'e' * 12} and {'f' * 12}))")
+    assert answer(capsys, f"runs=[{evaluations[0]},{other}]", "epsilon=4/255", code=2)["error"] == refused["error"]
     assert main(["compare", f"runs=[{evaluations[0]}]"]) == 2
     assert "runs: names fewer than two different directories" in capsys.readouterr().err
     assert main(["compare", f"runs=[{evaluations[0]},{evaluations[1]}]", "epsilon=3/255"]) == 2

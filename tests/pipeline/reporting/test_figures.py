@@ -16,6 +16,7 @@ from pipeline.reporting.data import Condition
 from pipeline.reporting.document import compose
 from pipeline.reporting.figures import compute_figures, share
 from pipeline.reporting.reading import read_study
+from pipeline.reporting.side_by_side import compose_runs
 from pipeline.reporting.surface import surface_sections
 from pipeline.reporting.wording import answer_sentences, floor_note, pooling_text, sample_text
 
@@ -279,6 +280,18 @@ def test_intervals_over_two_trainings_do_not_claim_to_cover_all_trainings(ablati
     assert np.allclose(means["value"].to_numpy(), pooled_values)
     assert tables.seeds(study, pooled).num_rows == 2 * len(pooled.of_role("main"))
     assert set(tables.headline(one_seed, compute_figures(one_seed)).tidy["seed"]) == {None}
+
+
+def test_the_caption_of_a_table_names_the_intervals_that_stand_in_it(one_seed):
+    """One training: shares have Wilson's, means those of a bootstrap, on the page of one run and on that of two."""
+    other = replace(one_seed, name="again", path=one_seed.path / "again")
+    for document in (compose(one_seed), compose_runs([one_seed, other])):
+        captions = {table.name: table.caption for table in document.tables()}
+        told = {name: ("Wilson" in text, "Bootstrap" in text) for name, text in captions.items()}
+        assert told["headline"] == (True, False)
+        means = {"mask-iou", "mask-area", "calibration"} & set(told)
+        assert len(means) >= 2
+        assert {told[name] for name in means} == {(False, True)}
 
 
 def test_where_nothing_stands_the_page_says_that_nothing_can_differ(pooled):

@@ -3,15 +3,20 @@
 import csv
 import io
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
+from pipeline.attacks.diagnostics import Check, Outcome
 from pipeline.cli.main import main
 from pipeline.errors import RunError
 from pipeline.evaluation.statistics import compare, holm
+from pipeline.reporting import compare as compare_module
 from pipeline.reporting.commands import ReportConfig, files, report
+from pipeline.reporting.compare import compare_runs
+from pipeline.reporting.config import CompareConfig
 from pipeline.reporting.data import Study, verdicts
 from pipeline.reporting.reading import read_study
 from pipeline.reporting.side_by_side import compose_runs, why_not
@@ -93,6 +98,42 @@ def test_other_attacks_are_a_warning(studies, change, said):
     config = {**arm.about["config"], **change}
     weaker = replace(other, arms=(replace(arm, about={**arm.about, "config": config}), *other.arms[1:]))
     assert said in compose_runs([first, weaker]).sections[0].warning
+
+
+def test_what_was_measured_beside_the_attacks_is_no_other_attack(studies):
+    first, other = studies
+    config = {**other.arms[0].about["config"], "attack": {**other.arms[0].about["config"]["attack"], "measurements": {"a": {}}}}
+    more = replace(other, arms=tuple(replace(arm, about={**arm.about, "config": config}) for arm in other.arms))
+    assert compose_runs([first, more]).sections[0].warning is None
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_difference_from_a_system_that_failed_a_check_is_not_shown_as_one_without_a_word(studies, which, monkeypatch, capsys):
+    """In the report on several runs and in the terminal; a system that is not compared takes nothing away."""
+    failed = Check(name="Square against white-box", outcome=Outcome.FAIL, finding="3 of 16 fell", advice="see")
+
+    def with_failed(study: Study, test: str, train: str) -> Study:
+        arms = [
+            replace(arm, checks=(failed,)) if (arm.condition.test_masks, arm.condition.train_masks) == (test, train) else arm
+            for arm in study.arms
+        ]
+        assert arms != list(study.arms)
+        return replace(study, arms=tuple(arms))
+
+    doubtful = list(studies)
+    doubtful[which] = with_failed(studies[which], "oracle", "oracle")
+    text = (
+        "Differences from these are not to be trusted, because a check failed."
+        f" {('one', 'two')[which]}: Adversarially trained classifier; masks in training: oracle; in testing: oracle: Square against"
+        " white-box."
+    )
+    assert compose_runs(doubtful).sections[0].warning == text
+    monkeypatch.setattr(compare_module, "read_study", dict(zip(map(Path, ("one", "two")), doubtful, strict=True)).get)
+    (found,) = compare_runs(CompareConfig(runs=(Path("one"), Path("two"))))["comparisons"]
+    assert found["caution"] == text
+    assert f"BEWARE: {text}" in capsys.readouterr().out
+    not_compared = with_failed(studies[0], "learned", "learned")
+    assert compose_runs([not_compared, studies[1]]).sections[0].warning is None
 
 
 def test_other_threat_models_are_refused(studies):

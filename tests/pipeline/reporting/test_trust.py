@@ -64,6 +64,23 @@ def test_a_failed_check_of_a_system_that_is_not_compared_leaves_the_answer(study
     assert [failure.name for failure in document.failures] == ["Square against white-box"]
 
 
+@pytest.mark.parametrize("checks", [(FAILED,), (SKIPPED,), None])
+def test_an_answer_that_is_trusted_counts_no_system_that_failed_a_check_or_was_not_checked(simulated, tmp_path, checks):
+    """One of three learned systems is doubtful: the sentence about all of them neither counts it nor has its figure."""
+    arms = [simulated.ARMS[number] for number in (3, 4, 6, 5, 7)]
+    run = simulated.write_ablation(tmp_path / "run", num_images=60, seeds=(0, 1), arms=arms, with_gallery=False)
+    whole = read_study(run)
+    sentence = compose(whole).answers[0].sentences[-1]
+    assert "3 learned systems (best" in sentence
+    few = changed(whole, "oracle", "learned", checks=checks)
+    (answer,) = compose(few).answers
+    assert answer.trust.verdict is Verdict.TRUSTED
+    assert "trained with oracle masks" not in answer.sentences[-1]
+    assert "learned systems that failed no check (" in answer.sentences[-1]
+    alone = replace(few, arms=tuple(arm for arm in few.arms if arm.condition.segmenter_objective != "adversarial"))
+    assert len(compose(alone).answers[0].sentences) == 2
+
+
 def test_a_constant_predictor_takes_the_answer_away_though_every_check_passed(study):
     (arm,) = (arm for arm in study.arms if arm.condition.test_masks == "none" and arm.seed == 1)
     same = {name: pl.lit(0, pl.Int64) for name in ("clean_prediction", "adversarial_prediction")}
