@@ -1,11 +1,14 @@
 """Constant predictors: a system that says the same of every image cannot be made to say anything else."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import polars as pl
 
+from pipeline.attacks.diagnostics.check import Check, judged
+
 CONSTANT = "constant predictor"
-"""Name of the check, which records alone can make."""
+"""Name of the check."""
 _MOST = 0.5
 """Share of the predictions from which on one class is suspicious, unless it is about as common among the labels."""
 _EXCESS = 2.0
@@ -51,3 +54,12 @@ def modal_prediction(records: pl.DataFrame) -> ModalPrediction:
         share=int(counts["count"][0]) / len(images),
         label_share=int((images["label"] == label).sum()) / len(images),
     )
+
+
+def constant_predictor(records: pl.DataFrame, class_names: Sequence[str] | None = None) -> Check:
+    """A system that answers nearly the same to everything cannot be fooled, and is worth nothing."""
+    modal = modal_prediction(records)
+    text = modal.text(class_names[modal.label] if class_names else None)
+    finding = text if modal.is_constant else f"the commonest answer to clean images is that to {modal.share:.0%} of them"
+    advice = "compare it with nothing; train longer, at a smaller epsilon, or on classes that are alike in size"
+    return judged(CONSTANT, modal.is_constant, finding, advice, {})

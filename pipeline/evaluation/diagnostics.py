@@ -34,7 +34,7 @@ from pipeline.attacks.specs import ClassAttack, GradientPath
 from pipeline.attacks.start import AttackBatch
 from pipeline.attacks.threat import Region, ThreatModel
 from pipeline.evaluation.against_records import records_repeat, successes_stand, survivors_misclassified
-from pipeline.evaluation.constant_predictor import CONSTANT, modal_prediction
+from pipeline.evaluation.constant_predictor import constant_predictor
 from pipeline.evaluation.evaluator import EvaluationRun, Store
 from pipeline.evaluation.inputs import doubt_about_logits
 from pipeline.evaluation.leakage import VALIDATION, against_validation
@@ -242,15 +242,6 @@ def _numbers_or_failure(name: str, ask: Callable[[], list[Check]]) -> list[Check
     except FloatingPointError as error:
         advice = "a search from a NaN is blind: see finite numbers, and mend the system"
         return [judged(name, True, str(error), advice, {})]
-
-
-def constant_predictor(records: pl.DataFrame, class_names: Sequence[str] | None = None) -> Check:
-    """A system that answers nearly the same to everything cannot be fooled, and is worth nothing."""
-    modal = modal_prediction(records)
-    text = modal.text(class_names[modal.label] if class_names else None)
-    finding = text if modal.is_constant else f"the commonest answer to clean images is that to {modal.share:.0%} of them"
-    advice = "compare it with nothing; train longer, at a smaller epsilon, or on classes that are alike in size"
-    return judged(CONSTANT, modal.is_constant, finding, advice, {})
 
 
 def _rescoring(run: EvaluationRun | OwnImages, store: Store, device: torch.device) -> Check:

@@ -5,8 +5,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from pipeline.attacks.diagnostics import Check, Outcome
-from pipeline.evaluation.constant_predictor import CONSTANT
-from pipeline.evaluation.diagnostics import constant_predictor
+from pipeline.evaluation.constant_predictor import CONSTANT, constant_predictor
 from pipeline.reporting import wording
 from pipeline.reporting.comparisons import Answer
 from pipeline.reporting.data import Arm, Condition, Study

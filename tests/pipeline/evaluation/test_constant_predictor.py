@@ -3,8 +3,7 @@
 import polars as pl
 import pytest
 
-from pipeline.evaluation.constant_predictor import ModalPrediction, modal_prediction
-from pipeline.evaluation.diagnostics import constant_predictor
+from pipeline.evaluation.constant_predictor import ModalPrediction, constant_predictor, modal_prediction
 
 
 def records(predictions: list[int], labels: list[int]) -> pl.DataFrame:
