@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pipeline.evaluation.summary import epsilon_text
@@ -59,12 +59,21 @@ def methods(study: Study) -> tuple[str, ...]:
 
 def _trainings(study: Study, seeds: int) -> str:
     """How often the systems were trained, and which ones came trained."""
-    count = "once" if seeds == 1 else f"from {seeds} seeds"
+    count = ("once" if seeds == 1 else f"from {seeds} seeds") + _in_folds(study.about.get("config", {}))
     own = dict.fromkeys(f"{arm.condition.classifier_objective} ({arm.summary.own})" for arm in study.arms if arm.condition.is_own)
     if not own:
         return f"Every system was trained {count}."
     came = f"{_listed(list(own))} came trained{'' if seeds == 1 else f', and the attacks start from {seeds} seeds'}."
     return f"Every other system was trained {count}. {came}" if study.classifier_objectives else came
+
+
+def _in_folds(config: Mapping[str, Any]) -> str:
+    """Of a cross-validation, in how many folds; empty where there was none."""
+    if not (folds := config.get("folds")):
+        return ""
+    some = len(config.get("only_folds") or range(folds))
+    which = f"{some} of the {folds}" if some < folds else folds
+    return f" in each of {which} folds of a cross-validation, without its test images"
 
 
 def citation(study: Study, *, key: str = "foreguard") -> tuple[tuple[str, str], ...]:

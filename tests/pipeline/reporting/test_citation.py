@@ -82,6 +82,14 @@ def test_one_training_has_the_intervals_of_one_training_and_single_images_need_n
     assert "No diagnostics of the attacks were made." in text
 
 
+@pytest.mark.parametrize(("only", "told"), [(None, "each of 5 folds"), ([1, 3], "each of 2 of the 5 folds")])
+def test_the_methods_say_that_figures_are_of_a_cross_validation(study, only, told):
+    """Every figure pools as many systems as there are folds: none of them was trained once."""
+    config = {**study.about["config"], "folds": 5, "only_folds": only}
+    text = " ".join(methods(replace(study, about={**study.about, "config": config})))
+    assert f"trained from 2 seeds in {told} of a cross-validation, without its test images." in text
+
+
 def test_a_citation_names_version_commit_year_and_data_of_the_run(study):
     forms = dict(citation(study))
     for text in (forms["Text"], forms["BibTeX"]):
