@@ -169,6 +169,7 @@ def _images_of(root: Path, annotations: Path, name: str) -> str | None:
     named = [one for one in (name, f"{IMAGES}/{name}", IMAGES) if (root / one).is_dir()]
     with annotations.open("rb") as stream:
         match = _FILE_NAME.search(stream.read(HEAD).decode(errors="replace"))
+    # A string of JSON by the pattern; its slashes may be those of Windows. What no file can be called, isfile says is none.
     first = "" if match is None else json.loads(match[1], strict=False).replace("\\", "/")
     holding = (one for one in (*named, "data", ".") if first and os.path.isfile(root / one / first))
     return next(holding, named[0] if named else None)
