@@ -10,7 +10,8 @@ image; time is processor time.
 ``fast``: the attacks of the suite as one writes them without this project: adversarial-library's PGD on the margin and its targeted
 Auto-PGD, as many steps and targets, and for the two attacks on the mask, which no library has, the loop of PGD by hand. The system
 is as its users have it. ``standard``: each attack as an evaluation of its own, which knows nothing of what the others felled, of
-their clean scores, nor of what was found at smaller epsilons.
+their clean scores, nor of what was found at smaller epsilons; "one by one" drops an image as soon as it falls, as no library does,
+"to the end" attacks every image to the last step, as all of them do.
 """
 
 import argparse
@@ -52,7 +53,13 @@ Score = Callable[[Tensor], Tensor]
 
 
 def all_at_once(
-    suite: AttackSuite, system: TwoStage, dataset: PreparedDataset, images: int, *, precision: Precision = "float32"
+    suite: AttackSuite,
+    system: TwoStage,
+    dataset: PreparedDataset,
+    images: int,
+    *,
+    precision: Precision = "float32",
+    attack_all: bool = False,
 ) -> Standing:
     """The suite as the command runs it, at its largest epsilon."""
     run = EvaluationRun(
@@ -61,7 +68,7 @@ def all_at_once(
         suite=suite,
         seed=0,
         batch_size=64,
-        attack_all=False,
+        attack_all=attack_all,
         save_images=False,
         guides=guide_masks(dataset, CPU),
         precision=precision,
@@ -75,14 +82,16 @@ def all_at_once(
     return set(robust_images(store.records(), suite.threat.epsilons[-1]).filter("robust")["sample_id"])
 
 
-def one_by_one(suite: AttackSuite, system: TwoStage, dataset: PreparedDataset, images: int) -> Standing:
+def one_by_one(
+    suite: AttackSuite, system: TwoStage, dataset: PreparedDataset, images: int, *, attack_all: bool = False
+) -> Standing:
     """Every attack of the suite that says something about the system, at every epsilon from nothing."""
     left: list[Standing] = []
     for name, spec in suite.attacks.items():
         for epsilon in suite.threat.epsilons:
             alone = replace(suite, threat=replace(suite.threat, epsilons=(epsilon,)), attacks={name: spec})
             try:
-                left.append(all_at_once(alone, system, dataset, images))
+                left.append(all_at_once(alone, system, dataset, images, attack_all=attack_all))
             except ConfigError:  # says nothing about this system
                 break
     return set.intersection(*left)
@@ -185,7 +194,7 @@ def main() -> None:
     if arguments.suite == "fast":
         sides |= {"the suite in bf16": lambda: all_at_once(*given, precision="bf16"), "by hand": lambda: by_hand(*given)}
     else:
-        sides |= {"one by one": lambda: one_by_one(*given)}
+        sides |= {"one by one": lambda: one_by_one(*given), "to the end": lambda: one_by_one(*given, attack_all=True)}
     compare(sides, arguments.rounds)
 
 
