@@ -15,7 +15,7 @@ import polars as pl
 from pipeline.attacks.measurement import Claim
 from pipeline.attacks.measurements import Backdrop, Backgrounds, Corruptions, Distances, MeasurementSpec, Patches, Smoothing
 from pipeline.attacks.threat import Region
-from pipeline.evaluation.metrics import robust_images, share_of
+from pipeline.evaluation.metrics import share_of
 from pipeline.evaluation.statistics import Estimate, mean_estimate, paired_difference, share
 from pipeline.evaluation.summary import Summary
 from pipeline.runs.files import JsonFile
@@ -89,20 +89,6 @@ def robust_beyond(observations: pl.DataFrame, epsilon: float) -> Estimate:
     An upper estimate of robust accuracy at that epsilon. Over epsilon it never rises.
     """
     return share_of(observations, pl.col("value") > epsilon)
-
-
-def robust_to_both(records: pl.DataFrame, observations: pl.DataFrame, epsilon: float) -> Estimate:
-    """Share of images that neither the suite nor the search for the nearest point makes misclassified at ``epsilon``.
-
-    Never above either, and never rising over epsilon. Records and observations have to be of the same images, norm and region;
-    raises ValueError for other images, and where the evaluation is not finished.
-    """
-    both = robust_images(records, epsilon).join(
-        observations.select("sample_id", "value"), on="sample_id", how="full", coalesce=True
-    )
-    if both["robust"].null_count() or both["value"].null_count():
-        raise ValueError("records and observations are not of the same images")
-    return share_of(both, pl.col("robust") & (pl.col("value") > epsilon))
 
 
 def median_distance(observations: pl.DataFrame) -> Estimate:

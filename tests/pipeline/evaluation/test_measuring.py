@@ -25,7 +25,6 @@ from pipeline.evaluation.measured import (
     figures,
     patched_accuracy,
     robust_beyond,
-    robust_to_both,
 )
 from pipeline.evaluation.measuring import MEASUREMENTS, measure_images, missing_observations, read_observations
 from pipeline.evaluation.metrics import clean_accuracy, robust_accuracy
@@ -153,17 +152,12 @@ def test_distances_give_robust_accuracy_that_agrees_with_the_attacks(
     records = read_records(tmp_path)
     nearest = observations.filter(pl.col("measurement") == "nearest")
     assert robust_beyond(nearest, 0.0).value == clean_accuracy(records).value
-    both = [robust_to_both(records, nearest, epsilon).value for epsilon in epsilons]
     alone = [robust_beyond(nearest, epsilon).value for epsilon in epsilons]
     suite = [robust_accuracy(records, epsilon).value for epsilon in epsilons]
-    assert both == sorted(both, reverse=True)
     assert alone == sorted(alone, reverse=True)
-    assert all(one <= min(two, three) for one, two, three in zip(both, alone, suite, strict=True))
     assert alone[-1] < alone[0]
     # One search of 15 steps against three attacks with restarts: never far apart on so small a system.
     np.testing.assert_allclose(alone, suite, atol=2.1 / small.IMAGES)
-    with pytest.raises(ValueError, match="not of the same images"):
-        robust_to_both(records, nearest.head(5), 0.01)
 
 
 def test_no_certificate_is_above_what_the_attack_on_the_smoothed_system_left(observations: pl.DataFrame) -> None:
