@@ -99,14 +99,13 @@ def median_distance(observations: pl.DataFrame) -> Estimate:
     distances are no trouble, and an end may itself be infinite.
     """
     distances = np.sort(observations["value"].to_numpy())
-    steps = np.unique(distances[np.isfinite(distances)]).tolist()
-    least = 0.0 if robust_beyond(observations, -1.0).low <= 0.5 else float(distances[0])  # below it, all images are robust
-    above = bisect.bisect_left(steps, True, key=lambda step: robust_beyond(observations, step).low <= 0.5)
-    below = bisect.bisect_left(steps, True, key=lambda step: robust_beyond(observations, step).high < 0.5)
+    steps = np.unique([0.0, *distances[np.isfinite(distances)]]).tolist()  # what share is farther changes here alone
+    first = bisect.bisect_left(steps, True, key=lambda step: robust_beyond(observations, step).low <= 0.5)
+    behind = bisect.bisect_left(steps, True, key=lambda step: robust_beyond(observations, step).high < 0.5)
     return Estimate(
         value=float(distances[(len(distances) - 1) // 2]),
-        low=steps[above - 1] if above else least,
-        high=steps[below] if below < len(steps) else math.inf,
+        low=steps[first] if first < len(steps) else math.inf,
+        high=steps[behind] if behind < len(steps) else math.inf,
         n=len(distances),
         groups=observations["group"].n_unique(),
     )

@@ -38,6 +38,7 @@ def test_the_median_is_the_middle_distance_and_its_interval_holds_what_half_may_
     reach = math.sqrt(0.25 * 101 + z**2 / 4) * z / (101 + z**2)
     assert median.low == pytest.approx(51 - 101 * reach, abs=1.5)
     assert median.high == pytest.approx(51 + 101 * reach, abs=1.5)
+    assert median.low + median.high == 102  # the order statistics are as far from one end as from the other
     assert robust_beyond(table, 51).value == 50 / 101
     assert (median.n, median.groups) == (101, 101)
 
