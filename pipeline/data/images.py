@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, SAMPLEFORMAT
 
 from pipeline.data.file_kinds import describe
 from pipeline.data.mask_values import DEEP_MODES, StoredMask, check_deep_mask, check_deep_picture, deep_picture, read_weights
@@ -195,6 +196,7 @@ class ImageFile:
         if image.format == "PNG":  # decoding takes no notice of changed bytes, which the file's own checksums tell
             with Image.open(self._name) as stored_file:
                 stored_file.verify()
+        _check_tiff(image)
         turn = _orientation(image)  # 1 by now where the reader has turned it
         scale = round(stored[0] / width) if width < stored[0] else 1
         return (image.transpose(TURNS[turn]) if turn > 1 else image), scale
@@ -238,6 +240,15 @@ def _in_own_words(path: str) -> Iterator[None]:
         raise Rejected("unreadable-image", f"it is damaged or cut short ({words})") from error
     finally:
         Image.MAX_IMAGE_PIXELS = former
+
+
+def _check_tiff(image: Image.Image) -> None:
+    """Raises ``Rejected`` for two kinds of TIFF that Pillow decodes as if they were the usual ones."""
+    tags = getattr(image, "tag_v2", {})
+    if image.mode in DEEP_MODES and tags.get(PHOTOMETRIC_INTERPRETATION) == 0:
+        raise Rejected("unsupported-mode", f"mode {image.mode} in which 0 is white")
+    if image.mode == "L" and tags.get(SAMPLEFORMAT) == (2,) and image.getextrema()[1] >= 128:  # type: ignore[operator]
+        raise Rejected("unsupported-mode", "8 bits with a sign, and values below 0")
 
 
 def _orientation(image: Image.Image) -> int:
