@@ -32,6 +32,8 @@ LIMIT = 200 * 2**20
 EXACT_PIXELS = 2**24
 """Squares up to this size are cut and resized in one piece."""
 STRIP_PIXELS = 2**21
+BLOCK, LOST = 8, 128
+"""Pixels along a side of what JPEG encodes together, and the value of each where the file holds nothing for them."""
 PAPER = (255, 255, 255)
 """What transparent pixels of a picture are laid on."""
 TURNS = {
@@ -156,6 +158,8 @@ class ImageFile:
         with _in_own_words(self._name):
             image, scale = self._decoded(shrink)
             notes = {"turned"} if self.turn > 1 else set()
+            if self._image.format in ("JPEG", "MPO") and _ends_in_grey(self._image, scale):
+                notes.add("grey-end")
             if self._deep:
                 check_deep_picture(image)
                 notes.add("scaled")
@@ -240,6 +244,17 @@ def _in_own_words(path: str) -> Iterator[None]:
         raise Rejected("unreadable-image", f"it is damaged or cut short ({words})") from error
     finally:
         Image.MAX_IMAGE_PIXELS = former
+
+
+def _ends_in_grey(image: Image.Image, scale: int) -> bool:
+    """Whether the last block of a decoded JPEG is grey as one that was lost, and the first pixel is not: no grey background."""
+    width, height = image.size
+    side = max(1, BLOCK // scale)
+    last, first = (width - side, height - side, width, height), (0, 0, 1, 1)
+    if image.mode not in ("L", "RGB") or min(last) < 0:
+        return False
+    at_end, at_start = ({*np.ravel(image.crop(box).convert("RGB").getextrema())} for box in (last, first))
+    return at_end == {LOST} != at_start
 
 
 def _check_tiff(image: Image.Image) -> None:

@@ -78,6 +78,8 @@ NOTES: Mapping[str, str] = {
     "turned": "{count} of {total} pictures were turned upright by their EXIF orientation",
     "turned-alone": "{count} of {total} pictures are turned by their EXIF orientation and their masks or outlines are not, and both"
     " ways fit: if these were drawn on the stored pixels they are wrong; look at preview=true",
+    "grey-end": "{count} of {total} pictures are JPEG that ends in even grey, as what a damaged file has lost is shown: is all of"
+    " them there? Look at preview=true",
     "border-foreground": "in {count} of {total} masks the border is foreground, and what lies within is not more so: are black and"
     " white exchanged? Background is 0, the object is not; look at preview=true",
     "filled-box": "in {count} of {total} masks the object is a filled box: oracle masks that are boxes tell where an object is, and"

@@ -316,6 +316,27 @@ def test_a_tiff_whose_pixels_nobody_can_read_is_named(tmp_path: Path) -> None:
         picture(tmp_path / "a.tif")
 
 
+@pytest.mark.parametrize("shrink", [1, 8])
+@pytest.mark.parametrize("kind", ["lost", "cut", "sound", "grey-background", "grey-corner"])
+def test_a_jpeg_that_has_lost_its_end_is_noted(tmp_path: Path, kind: str, shrink: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No checksum tells that bytes are missing within a JPEG, and every decoder shows what it has of it."""
+    monkeypatch.setattr(images, "EXACT_PIXELS", 1000)  # else it is not decoded at reduced size
+    pixels = np.random.default_rng(0).integers(0, 256, (256, 320, 3), dtype=np.uint8)
+    if kind == "grey-background":
+        pixels[:64] = pixels[-64:] = 128
+    if kind == "grey-corner":
+        pixels[-4:, -4:] = 128
+    path = tmp_path / "a.jpg"
+    Image.fromarray(pixels).save(path, quality=95)
+    content = path.read_bytes()
+    third = len(content) // 3
+    if kind == "lost":
+        path.write_bytes(content[:third] + content[2 * third :])
+    if kind == "cut":
+        path.write_bytes(content[:third] + b"\xff\xd9")
+    assert ("grey-end" in picture(path, shrink=shrink).notes) is (kind in ("lost", "cut"))
+
+
 def write_tiff(path: Path, pixels: np.ndarray, photometric: int, sample_format: int) -> None:
     """One uncompressed grey strip."""
     height, width = pixels.shape
