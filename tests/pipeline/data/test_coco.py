@@ -214,7 +214,7 @@ def test_masks_are_those_of_the_official_reader(coco_mini: Path) -> None:
     kinds = set()
     for annotation in official.dataset["annotations"]:
         image = official.imgs[annotation["image_id"]]
-        runs, kind, _ = read_outline(annotation["segmentation"], width=image["width"], height=image["height"])
+        runs, kind, *_ = read_outline(annotation["segmentation"], width=image["width"], height=image["height"])
         expected = official.annToMask(annotation)
         np.testing.assert_array_equal(draw(runs, width=image["width"], height=image["height"]), expected)
         assert area(runs) == expected.sum()
@@ -251,7 +251,7 @@ def test_a_rectangle_is_the_same_as_polygon_and_as_either_run_length_code() -> N
 def test_a_compressed_code_is_checked_and_decoded_as_pycocotools_wrote_it(height: int, width: int, share: float, seed: int) -> None:
     mask = (np.random.default_rng(seed).random((height, width)) < share).astype(np.uint8)
     code = coco_mask.encode(np.asfortranarray(mask))["counts"].decode()
-    runs, kind, _ = read_outline({"size": [height, width], "counts": code}, width=width, height=height)
+    runs, kind, *_ = read_outline({"size": [height, width], "counts": code}, width=width, height=height)
     np.testing.assert_array_equal(draw(runs, width=width, height=height), mask)
     assert kind == "rle"
 
