@@ -7,7 +7,10 @@ from PIL import features
 _HEIC = "HEIC, which Pillow cannot read: export it as JPEG, or convert it (heif-convert IN.heic OUT.jpg)"
 _AVIF = "AVIF, which this Pillow cannot read: install Pillow 11.3 or later, or convert it to PNG or JPEG"
 _JXL = "JPEG XL, which Pillow cannot read: convert it (djxl IN.jxl OUT.png)"
-_TIFF = "a TIFF that is damaged, or of pixels that Pillow cannot read (channels of floating point): save it with 8 bits a channel"
+_TIFF = (
+    "a TIFF that is damaged, or of pixels that Pillow cannot read (channels of floating point, bands that are not said to"
+    " be colors): save it as grey or RGB with 8 bits a channel"
+)
 _VECTOR = "a drawing without pixels: export it as PNG"
 _ARRAY = "a NumPy array: save it as PNG"
 _RAW = "a camera's raw file: export it as JPEG"
@@ -32,6 +35,7 @@ _BEGINNINGS = {
     b"<svg": _VECTOR,
     **dict.fromkeys((b"II*\0", b"MM\0*"), _TIFF),
     **dict.fromkeys((b"\xff\n", b"\0\0\0\x0cJXL "), _JXL),
+    b"GIF8": "a GIF that is cut short",
     b"\x89HDF": "HDF5: export its pictures as PNG",
     b"\x93NUMPY": _ARRAY,
     b"PK\x03\x04": "a zip archive: unpack it",

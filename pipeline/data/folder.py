@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from pipeline.data.config import FolderConfig
@@ -22,6 +23,8 @@ from pipeline.data.splits import Split, assign_splits, drawn_shares
 RECIPE_VERSION = 5
 SAME_SIZE = 0.7
 """Ratio of the sizes of two mask files from which on they may show nearly the same."""
+LOOKED_AT = 512
+"""Pixels of a side from which on a mask is shrunk before its holes are looked for."""
 MASK_VALUES = "two values are background and object, more are the foreground share: the rules of mask_values"
 
 
@@ -47,10 +50,11 @@ def plan(config: FolderConfig) -> Plan:
     shares = drawn_shares(config.val_fraction, config.test_fraction)
     listing = list_folder(config.root)
     original = originals(config.root, {file for entry in listing.entries for file in (entry.image, entry.mask)})
-    entries, contrary = _without_contrary(original, listing.entries)
+    entries, own = _without_own(original, listing.entries)
+    entries, contrary = _without_contrary(original, entries)
     entries, repeated = _with_copies_together(original, entries)
     entries, lonely = _without_lonely(entries)
-    rejects = listing.rejects + contrary + repeated + lonely
+    rejects = listing.rejects + own + contrary + repeated + lonely
     classes = tuple(sorted({entry.class_name for entry in entries}))
     label_of = {name: label for label, name in enumerate(classes)}
     files = {config.root / name for entry in entries for name in (entry.image, entry.mask)}
@@ -65,6 +69,14 @@ def plan(config: FolderConfig) -> Plan:
         rejects=rejects,
         for_training=listing.for_training,
     )
+
+
+def _without_own(original: Mapping[str, str], entries: list[Entry]) -> tuple[list[Entry], list[Reject]]:
+    """A picture that is its own mask: a wrong column, or one folder under two names."""
+    own = [entry for entry in entries if original[entry.image] == original[entry.mask]]
+    detail = "{}: it is the picture itself, to the byte"
+    rejects = [Reject(source_file=e.image, item=e.sample_id, rule="unreadable-mask", detail=detail.format(e.mask)) for e in own]
+    return [entry for entry in entries if original[entry.image] != original[entry.mask]], rejects
 
 
 def _without_contrary(original: Mapping[str, str], entries: list[Entry]) -> tuple[list[Entry], list[Reject]]:
@@ -227,6 +239,7 @@ def _read_mask(picture: ImageFile, path: Path, name: str) -> Raster:
         "turned-alone": turned_alone,
         "border-foreground": _lies_at_border(mask),
         "filled-box": _is_box(mask),
+        "hollow": _is_hollow(mask),
         "in-between": 2 * sum(mask.image.histogram()[EXTREME:-EXTREME]) > mask.width * mask.height,
     }
     return replace(mask, notes=frozenset(name for name, holds in told.items() if holds))
@@ -244,6 +257,8 @@ def _check_sizes(picture: ImageFile, mask: ImageFile) -> None:
 
 def _lies_at_border(mask: Raster) -> bool:
     """Whether most of the border is foreground, and of what lies within no larger share: as where the background was drawn."""
+    if min(mask.width, mask.height) < 3:  # it is all border
+        return False
     lines = ((0, 0, mask.width, 1), (0, mask.height - 1, mask.width, mask.height))
     sides = ((0, 1, 1, mask.height - 1), (mask.width - 1, 1, mask.width, mask.height - 1))
     border = np.concatenate([np.asarray(mask.image.crop(line)).ravel() for line in lines + sides])
@@ -256,6 +271,15 @@ def _lies_at_border(mask: Raster) -> bool:
 def _is_box(mask: Raster) -> bool:
     x0, y0, x1, y1 = _box_of(mask)
     return sum(mask.image.histogram()[FOREGROUND:]) == (x1 - x0) * (y1 - y0)
+
+
+def _is_hollow(mask: Raster) -> bool:
+    """Whether the foreground encloses more than it covers: a line was drawn around the object, and not filled."""
+    shrink = max(1, max(mask.width, mask.height) // LOOKED_AT)
+    drawn = np.asarray(mask.image.reduce(shrink)) >= FOREGROUND // shrink  # a line of one pixel is that much of its square
+    outside = np.pad(drawn.astype(np.uint8), 1)
+    cv2.floodFill(outside, None, (0, 0), 2)
+    return int((outside == 0).sum()) > int(drawn.sum())
 
 
 def _box_of(mask: Raster) -> Box:

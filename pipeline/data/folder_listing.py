@@ -5,6 +5,7 @@ One rule for paths in both: links are followed, ``..`` and other roots are refus
 
 import difflib
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,17 +16,23 @@ from pipeline.data.images import image_suffixes
 from pipeline.data.names import Tree, alike, composed
 from pipeline.data.sample import Reject
 from pipeline.data.splits import SPLITS, Split
-from pipeline.data.tables import read_table
+from pipeline.data.tables import NOTHING, read_table
 from pipeline.errors import DataError, shortened
 
 IMAGES, MASKS, TABLE = "images", "masks", "labels.csv"
 REQUIRED, OPTIONAL = ("image", "mask", "label"), ("split", "group")
+MAY_BE_NOTHING = ("label", *OPTIONAL)
 SPLIT_FOLDERS: dict[str, Split] = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
 """Folders that may stand above images/ and masks/."""
+GROUP_COLUMN = re.compile(
+    r"(patient|subject|participant|track|video|clip|sequence)([ _-]?(id|no|nr|number|name))?"
+    r"|(scene|person|animal|case|session|series|slide)[ _-]?(id|no|nr|number)"
+)
+"""What a column is called that says which pictures belong together."""
 FLAGS = {"", "0", "1", "0.0", "1.0", "false", "true", "no", "yes"}
 """What a column such as ``is_test`` holds."""
 
@@ -184,11 +191,11 @@ def _list_table(root: Path) -> Listing:
     listing = Listing()
     rows_by_pair: dict[tuple[str, str], int] = {}
     splits_by_group: dict[str, tuple[str, int]] = {}
-    unread: dict[str, set[str]] = defaultdict(set)
+    unread: dict[str, list[str]] = defaultdict(list)
     for row, cells in _rows(table):
         where = f"{table}: row {row}"
-        for column in cells.keys() - {*REQUIRED, *OPTIONAL} if "split" not in cells else ():
-            unread[column].add(cells[column].lower())
+        for column in cells.keys() - {*REQUIRED, *OPTIONAL}:
+            unread[column].append(cells[column].lower())
         if not cells["image"]:
             raise DataError(f"{where}: the column 'image' is empty")
         image, mask = (tree.inside(cells[column], where) for column in ("image", "mask"))
@@ -209,7 +216,7 @@ def _list_table(root: Path) -> Listing:
             missing = f"no file {mask}{tree.near(mask)}" if mask else "no mask is given"
             listing.reject(image, "image-without-mask", f"row {row}: {missing}")
         elif not cells["label"]:
-            listing.reject(image, "label-missing", f"row {row}: the column 'label' is empty")
+            listing.reject(image, "label-missing", f"row {row}: the column 'label' is empty, or nan")
         else:
             entry = Entry(
                 sample_id=f"{image}#{mask}",
@@ -220,11 +227,22 @@ def _list_table(root: Path) -> Listing:
                 split=next((known for known in SPLITS if known == split), None),
             )
             listing.entries.append(entry)
-    _check_unread(table, unread)
+    if rows_by_pair and "split" not in cells:
+        _check_splits(table, {column: set(values) for column, values in unread.items()})
+    if rows_by_pair and "group" not in cells:
+        _check_groups(table, unread)
     return listing
 
 
-def _check_unread(table: Path, unread: Mapping[str, set[str]]) -> None:
+def _check_groups(table: Path, unread: Mapping[str, list[str]]) -> None:
+    """The same of a column of groups: pictures of one patient, or track, would be trained on and tested. Raises DataError."""
+    for column, values in sorted(unread.items()):
+        if GROUP_COLUMN.fullmatch(column.lower()) and 1 < len(set(values)) < len(values):
+            what = f"the column {column!r} seems to say which pictures show one thing, and would not be read"
+            raise DataError(f"{table}: row 1: {what}: call it group, or something else if it does not")
+
+
+def _check_splits(table: Path, unread: Mapping[str, set[str]]) -> None:
     """A column of splits under another name, where none is called so, would not be read, and others drawn. Raises DataError."""
     for column, values in sorted(unread.items()):
         word = column.lower().removeprefix("is").strip("_ ")  # what is valid may be so in another sense
@@ -241,7 +259,8 @@ def _rows(table: Path) -> Iterator[tuple[int, dict[str, str]]]:
     for number, cells in rows:
         if len(cells) != len(header):
             raise DataError(f"{table}: row {number}: {len(cells)} cells, the header has {len(header)}")
-        yield number, dict(zip(header, cells, strict=True))
+        known = {name: "" if name in MAY_BE_NOTHING and cell in NOTHING else cell for name, cell in zip(header, cells, strict=True)}
+        yield number, known
 
 
 def _check_header(header: list[str], table: Path) -> None:

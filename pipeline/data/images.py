@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, SAMPLEFORMAT
 
 from pipeline.data.file_kinds import describe
 from pipeline.data.mask_values import DEEP_MODES, StoredMask, check_deep_mask, check_deep_picture, deep_picture, read_weights
@@ -31,6 +32,8 @@ LIMIT = 200 * 2**20
 EXACT_PIXELS = 2**24
 """Squares up to this size are cut and resized in one piece."""
 STRIP_PIXELS = 2**21
+BLOCK, LOST = 8, 128
+"""Pixels along a side of what JPEG encodes together, and the value of each where the file holds nothing for them."""
 PAPER = (255, 255, 255)
 """What transparent pixels of a picture are laid on."""
 TURNS = {
@@ -155,6 +158,8 @@ class ImageFile:
         with _in_own_words(self._name):
             image, scale = self._decoded(shrink)
             notes = {"turned"} if self.turn > 1 else set()
+            if self._image.format in ("JPEG", "MPO") and _ends_in_grey(self._image, scale):
+                notes.add("grey-end")
             if self._deep:
                 check_deep_picture(image)
                 notes.add("scaled")
@@ -195,6 +200,7 @@ class ImageFile:
         if image.format == "PNG":  # decoding takes no notice of changed bytes, which the file's own checksums tell
             with Image.open(self._name) as stored_file:
                 stored_file.verify()
+        _check_tiff(image)
         turn = _orientation(image)  # 1 by now where the reader has turned it
         scale = round(stored[0] / width) if width < stored[0] else 1
         return (image.transpose(TURNS[turn]) if turn > 1 else image), scale
@@ -238,6 +244,26 @@ def _in_own_words(path: str) -> Iterator[None]:
         raise Rejected("unreadable-image", f"it is damaged or cut short ({words})") from error
     finally:
         Image.MAX_IMAGE_PIXELS = former
+
+
+def _ends_in_grey(image: Image.Image, scale: int) -> bool:
+    """Whether the last block of a decoded JPEG is grey as one that was lost, and the first pixel is not: no grey background."""
+    width, height = image.size
+    side = max(1, BLOCK // scale)
+    last, first = (width - side, height - side, width, height), (0, 0, 1, 1)
+    if image.mode not in ("L", "RGB") or min(last) < 0:
+        return False
+    at_end, at_start = ({*np.ravel(image.crop(box).convert("RGB").getextrema())} for box in (last, first))
+    return at_end == {LOST} != at_start
+
+
+def _check_tiff(image: Image.Image) -> None:
+    """Raises ``Rejected`` for two kinds of TIFF that Pillow decodes as if they were the usual ones."""
+    tags = getattr(image, "tag_v2", {})
+    if image.mode in DEEP_MODES and tags.get(PHOTOMETRIC_INTERPRETATION) == 0:
+        raise Rejected("unsupported-mode", f"mode {image.mode} in which 0 is white")
+    if image.mode == "L" and tags.get(SAMPLEFORMAT) == (2,) and image.getextrema()[1] >= 128:  # type: ignore[operator]
+        raise Rejected("unsupported-mode", "8 bits with a sign, and values below 0")
 
 
 def _orientation(image: Image.Image) -> int:

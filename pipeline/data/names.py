@@ -29,12 +29,20 @@ def alike(stem: str) -> str:
 
 
 def alike_classes(names: Iterable[str]) -> frozenset[int]:
-    """The places of names that another one looks like: what is seen of both is the same in small letters. A single letter stays as
-    it is, for sets of letters tell ``a`` from ``A``."""
-    seen = ["".join(letter for letter in name if unicodedata.category(letter) not in ("Cc", "Cf", "Zs")) for name in names]
-    small = [name if len(name) == 1 else name.casefold() for name in seen]
+    """The places of names that another one looks like: what is seen of both is the same in small letters, but for dashes in words
+    and the zeros of whole numbers (1, 01, 1.0). A single letter stays as it is, for sets of letters tell ``a`` from ``A``."""
+    small = [_plain(name) for name in names]
     counts = Counter(small)
     return frozenset(place for place, name in enumerate(small) if counts[name] > 1)
+
+
+def _plain(name: str) -> str:
+    seen = "".join(letter for letter in name if unicodedata.category(letter) not in ("Cc", "Cf", "Zs"))
+    if number := re.fullmatch(r"0*([0-9]+)(\.0*)?", seen):
+        return number[1]
+    if any(letter.isalpha() for letter in seen):
+        seen = "".join(letter for letter in seen if unicodedata.category(letter) not in ("Pd", "Pc")) or seen
+    return seen if len(seen) == 1 else seen.casefold()
 
 
 class Tree:

@@ -78,18 +78,24 @@ NOTES: Mapping[str, str] = {
     "turned": "{count} of {total} pictures were turned upright by their EXIF orientation",
     "turned-alone": "{count} of {total} pictures are turned by their EXIF orientation and their masks or outlines are not, and both"
     " ways fit: if these were drawn on the stored pixels they are wrong; look at preview=true",
+    "grey-end": "{count} of {total} pictures are JPEG that ends in even grey, as what a damaged file has lost is shown: is all of"
+    " them there? Look at preview=true",
     "border-foreground": "in {count} of {total} masks the border is foreground, and what lies within is not more so: are black and"
     " white exchanged? Background is 0, the object is not; look at preview=true",
     "filled-box": "in {count} of {total} masks the object is a filled box: oracle masks that are boxes tell where an object is, and"
     " not its outline; look at preview=true",
+    "hollow": "in {count} of {total} masks the object encloses more than it covers: was its outline drawn, and not filled? Look at"
+    " preview=true",
     "in-between": "in {count} of {total} masks most pixels are neither background nor object but in between: are these masks, or"
     " grey pictures (photographs, depth)? Look at preview=true",
     "filled-hole": "in {count} of {total} objects a polygon lies within a larger one of its object: is it a hole? COCO's format has"
     " none and fills it; write run lengths",
+    "crossed": "in {count} of {total} objects the outline crosses itself, so that it covers other pixels than it encloses: are its"
+    " points in the order in which they follow each other? Look at preview=true",
     "alike-mask": "{count} of {total} pictures have a mask that is, to the byte, the one of another picture: is each mask its own?",
     "shared-mask": "{count} of {total} pictures share their mask file with another picture",
-    "alike-class": "{count} of {total} pictures are of classes whose names differ in capitals, spaces or unseen letters alone: is"
-    " one class meant?",
+    "alike-class": "{count} of {total} pictures are of classes whose names differ in capitals, spaces, dashes, unseen letters or"
+    " the zeros of a number alone: is one class meant?",
     "two-classes": "{count} of {total} pictures are there under another class too, with another mask: without masks nothing tells"
     " them apart",
     "percent": "{count} of {total} objects lie within the first 100 pixels of larger pictures: are outlines and boxes in percent?"
@@ -117,8 +123,10 @@ NOTES: Mapping[str, str] = {
 _SHARE = {
     "border-foreground": 0.2,
     "filled-box": 0.1,
+    "hollow": 0.2,
     "in-between": 0.1,
     "filled-hole": 0.01,
+    "crossed": 0.01,
     "alike-mask": 0.05,
     "twin": 0.01,
     "twin-class": 0.01,

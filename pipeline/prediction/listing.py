@@ -12,6 +12,9 @@ from pipeline.data.file_kinds import remedy_of
 from pipeline.data.images import image_suffixes, readable_formats
 from pipeline.errors import DataError
 
+PREDICTIONS, MASKS, OVERLAYS = "predictions.jsonl", "masks", "overlays"
+"""What is written of predictions; where they lie below the images they are none."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
@@ -20,7 +23,7 @@ class Listing:
     files: list[tuple[str, Path]]
     """Name relative to the folder, and path."""
     left_alone: dict[str, int]
-    """How many files of each kind are no images: by ending, ``hidden``, ``no ending``, ``broken link`` or ``no file``."""
+    """How many files of each kind are no images: by ending, ``hidden``, ``no ending`` ...: ``_no_image``."""
 
 
 def list_images(path: Path) -> Listing:
@@ -72,6 +75,8 @@ def _no_image(file: Path) -> str:
     """What a file is that is no image; empty for an image."""
     if file.name.startswith("."):
         return "hidden"
+    if file.parent.name in (MASKS, OVERLAYS) and (file.parents[1] / PREDICTIONS).is_file():
+        return "of an earlier predict"
     if not file.is_file():  # a pipe would wait for ever
         return "broken link" if file.is_symlink() else "no file"
     if file.suffix:

@@ -25,12 +25,11 @@ from pipeline.interrupts import told
 from pipeline.masks.context import MaskContext
 from pipeline.prediction.choice import choose_system, load_trained_system
 from pipeline.prediction.config import PredictConfig
-from pipeline.prediction.listing import Listing, left_alone_lines, list_images
+from pipeline.prediction.listing import MASKS, OVERLAYS, PREDICTIONS, Listing, left_alone_lines, list_images
 from pipeline.progress import progress_bar
 from pipeline.runs.checkpoints import Checkpoint
 from pipeline.system import TwoStage, attacked
 
-PREDICTIONS, MASKS, OVERLAYS = "predictions.jsonl", "masks", "overlays"
 MIN_SIDE, MAX_SIDE = 256, 512
 _BACKGROUND = 0.3
 """Brightness that is left where the mask is 0."""

@@ -77,7 +77,7 @@ class Category:
 def identity(value: Any) -> Id | None:
     """An id: 7, 7.0, "7" and "7.0" are the same one, other text is itself; None for anything else."""
     if isinstance(value, str):
-        return int(value.split(".")[0]) if re.fullmatch(r"[0-9]{1,19}(\.0+)?", value) else value or None
+        return int(value.split(".")[0]) if re.fullmatch(r"-?[0-9]{1,19}(\.0+)?", value) else value or None
     return _whole(value)
 
 
@@ -103,7 +103,7 @@ def read_index(path: Path) -> tuple[list[ImageRecord], list[Category]]:
                 images.append(_image(record, where, path))
             elif section == "categories":
                 name = record.get("name")
-                if not isinstance(name, str) or not name:
+                if not isinstance(name, str) or not name.strip():
                     raise DataError(f"{where}: 'name' is {name!r}, expected text")
                 above = record.get("supercategory")
                 supercategory = above if isinstance(above, str) else name  # many exports have none

@@ -6,6 +6,9 @@ from pathlib import Path
 HEAD = 1 << 18
 EXPECTED = "a COCO file of kind instances_*.json is expected"
 _SIGNS: tuple[tuple[str, str], ...] = (
+    (r"\A\s*(?i:<!doctype html|<html)", "a page of the web (a log-in, an error): fetch the file again"),
+    (r"\Aversion https://git-lfs", "a pointer of Git LFS: fetch the file itself with git lfs pull"),
+    (r"\A\0+\Z", "zeros alone: a copy or download that was broken off"),
     (r"\A\s*<", "XML (CVAT, Pascal VOC): export as COCO 1.0"),
     (r'"segments_info"\s*:', "a panoptic file: convert it with panoptic2detection_coco_format.py of panopticapi"),
     (r'"_via_(settings|img_metadata)"\s*:', "a project of VIA: Annotation > Export Annotations (COCO format)"),
@@ -18,6 +21,18 @@ _SIGNS: tuple[tuple[str, str], ...] = (
     (r'"(data_row|External ID)"\s*:', "an export of Labelbox: convert it to COCO with its SDK"),
     (r'"classTitle"\s*:', "a file of Supervisely: export as COCO"),
     (r'"polygon"\s*:\s*\{\s*"paths?"', "an export of V7 Darwin in its own format: export as COCO"),
+    (
+        r'"(stability_score|predicted_iou)"\s*:',
+        "masks of SAM, without classes: write one COCO file, with categories",
+    ),
+    (r'"imgHeight"\s*:.*"objects"\s*:', "a file of Cityscapes, one an image: convert the folder to COCO"),
+    (r'"poly2d"\s*:', "labels of BDD100K: convert them to COCO"),
+    (r'"vertices"\s*:\s*\[', "an export of Scale: convert it to COCO"),
+    (r'"coordinates"\s*:\s*\{\s*"(x|y|width|height)"', "CreateML, which has boxes alone: draw outlines, and export as COCO"),
+    (r'"_cls"\s*:', "a data set of FiftyOne in its own format: export it as COCODetectionDataset"),
+    (r'"(data_units|label_hash)"\s*:', "an export of Encord in its own format: export as COCO"),
+    (r'"label_classes"\s*:', "an export of Hasty in its own format: export as COCO"),
+    (r'"ground-truth"\s*:', "a release of Segments.ai: export it as coco-instance"),
     (r'"FeatureCollection"', "GeoJSON: convert it to COCO"),
     (
         r'\A\s*\[.*"(score|image_id)"\s*:',

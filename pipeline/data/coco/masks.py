@@ -18,6 +18,8 @@ Runs = Int64[np.ndarray, "_"]
 
 WITHIN = 0.95
 """Share of a polygon within a larger one from which on it may be a hole: 3 of 10,000 objects of COCO have such a polygon."""
+CROSSED = 0.25
+"""How far what polygons cover may be from what they enclose: 2 of 13,000 objects of COCO are farther, of a few pixels each."""
 LONGEST_OUTLINE = 2_000_000
 """Pixels that pycocotools may walk along: it keeps ten numbers for each."""
 
@@ -31,6 +33,8 @@ class Outline(NamedTuple):
     """What it was made from: ``polygon`` or ``rle``."""
     fills_hole: bool = False
     """One of its polygons lies within a larger one: united it adds nothing, so that a hole may have been meant."""
+    crosses: bool = False
+    """It crosses itself: what is covered is far from what its lines enclose."""
 
 
 def read_outline(segmentation: Any, *, width: int, height: int) -> Outline:
@@ -45,7 +49,8 @@ def read_outline(segmentation: Any, *, width: int, height: int) -> Outline:
         polygons, _ = _polygons(segmentation, width, height)
         parts = coco_mask.frPyObjects(polygons, height, width)
         united = np.array(_decompress(coco_mask.merge(parts)["counts"].decode()), dtype=np.int64)
-        return Outline(united, "polygon", len(parts) > 1 and _any_within(parts))
+        crosses = _crosses(polygons, float(coco_mask.area(parts).sum()), width, height)
+        return Outline(united, "polygon", len(parts) > 1 and _any_within(parts), crosses)
     if not isinstance(segmentation, dict):
         raise _bad(
             "there is none"
@@ -63,6 +68,15 @@ def read_outline(segmentation: Any, *, width: int, height: int) -> Outline:
     if not isinstance(runs, list) or not all(isinstance(run, int) and run >= 0 for run in runs) or sum(runs) != height * width:
         raise _bad(f"the run lengths are not whole numbers that add up to {height * width} pixels")
     return Outline(np.array(runs, dtype=np.int64), "rle")
+
+
+def _crosses(polygons: list[list[float]], covered: float, width: int, height: int) -> bool:
+    """Whether polygons that cover so many pixels enclose another area by their corners, which count once a turn around it."""
+    enclosed = 0.0
+    for polygon in polygons:
+        x, y = np.array(polygon).reshape(-1, 2).clip(0, (width, height)).T
+        enclosed += abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
+    return abs(enclosed - covered) > CROSSED * max(enclosed, covered)
 
 
 def _any_within(parts: list[dict[str, Any]]) -> bool:
@@ -170,6 +184,8 @@ def area(runs: Runs) -> int:
 
 def _polygons(segmentation: list[Any], width: int, height: int) -> tuple[list[list[float]], int]:
     """The polygons with at least 3 points as flat lists of coordinates near the image, and how many others there were."""
+    if any(isinstance(item, dict) and "counts" in item for item in segmentation):
+        raise _bad(f"a list of {len(segmentation)} run lengths, and an object has one: unite them")
     flat = [segmentation] if segmentation and not isinstance(segmentation[0], list) else segmentation
     if len(flat) >= 3 and all(_is_point(item) for item in flat):
         flat = [flat]
@@ -194,6 +210,8 @@ def _polygon(item: Any) -> list[float]:
         raise _bad(f"a polygon is a list of coordinates, not {type(item).__name__}")
     if item and all(_is_point(point) for point in item):
         item = [coordinate for point in item for coordinate in point]
+    if any(isinstance(value, dict) for value in item):
+        raise _bad(f"a polygon is a list of coordinates and no objects: {str(item)[:60]}")
     coordinates = [number(value) for value in item]
     if None in coordinates:
         raise _bad(f"a coordinate of a polygon is no finite number: {str(item[coordinates.index(None)])[:60]!r}")

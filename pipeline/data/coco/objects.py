@@ -321,12 +321,12 @@ class _Scene:
         )
 
     def _shape_notes(self, index: int, label: int, outline: Outline) -> set[str]:
-        """What is to be said of an outline: it is a filled box, fills a hole, another one lies in its place."""
-        covered, around, notes = area(outline.runs), extent_of_runs(outline.runs, self._item.height), set()
+        """What is to be said of an outline: it is a filled box, fills a hole, crosses itself, another one lies in its place."""
+        covered, around, notes = area(outline.runs), extent_of_runs(outline.runs, self._item.height), set[str]()
         if around is not None and covered == _area(around):
             notes.add("filled-box")
-        if outline.fills_hole:
-            notes.add("filled-hole")
+        told = {"filled-hole": outline.fills_hole, "crossed": outline.crosses}
+        notes |= {name for name, holds in told.items() if holds}
         size = {"width": self._item.width, "height": self._item.height}
         for other, drawn in self._others(index):
             if min(covered, area(drawn)) < SAME_OUTLINE * max(covered, area(drawn)):

@@ -14,7 +14,7 @@ from pipeline.data.images import image_suffixes
 from pipeline.data.names import Tree
 from pipeline.data.sample import Reject
 from pipeline.data.splits import Split
-from pipeline.data.tables import read_table
+from pipeline.data.tables import NOTHING, read_table
 from pipeline.errors import DataError, shortened
 
 COLUMNS = ("Filename", "Width", "Height", "Roi.X1", "Roi.Y1", "Roi.X2", "Roi.Y2", "ClassId")
@@ -151,7 +151,8 @@ def _read_table(path: Path) -> list[dict[str, str]]:
     if rows and all(len(cells) == 1 for _, cells in rows):
         first = shortened(repr(rows[0][1][0]))
         raise DataError(f"{path}: its rows are one cell each, the first is {first}: separate them as the header, by {delimiter!r}")
-    return [dict(zip_longest(header, cells[: len(header)], fillvalue="")) for _, cells in rows]
+    records = [dict(zip_longest(header, cells[: len(header)], fillvalue="")) for _, cells in rows]
+    return [record | {GROUP: ""} if record.get(GROUP) in NOTHING else record for record in records]
 
 
 def _check_header(header: list[str], table: Path, delimiter: str) -> None:
@@ -159,6 +160,8 @@ def _check_header(header: list[str], table: Path, delimiter: str) -> None:
     found = f"it begins with {shortened(repr(delimiter.join(header)))}, and the header must be {delimiter.join(wanted)}"
     if missing := [column for column in wanted if column not in header]:
         raise DataError(f"{table}: column {missing[0]} is missing; {found}")
+    if other := [column for column in header if column != GROUP and column.lower() == GROUP.lower()]:
+        raise DataError(f"{table}: column {other[0]} is not read: call it {GROUP} if it says the tracks")
     if twice := [column for column in (*wanted, GROUP) if header.count(column) > 1]:
         raise DataError(f"{table}: column {twice[0]} stands twice; {found}")
 

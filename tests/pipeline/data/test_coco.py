@@ -30,7 +30,7 @@ from pipeline.data import images, silhouettes
 from pipeline.data.builder import write_prepared
 from pipeline.data.coco import annotations as coco_annotations
 from pipeline.data.coco import source as coco
-from pipeline.data.coco.annotations import Annotation, read_annotations, read_index
+from pipeline.data.coco.annotations import Annotation, identity, read_annotations, read_index
 from pipeline.data.coco.masks import area, draw, extent, read_outline, runs_along_rows
 from pipeline.data.coco.objects import check_object
 from pipeline.data.coco.source import plan
@@ -214,7 +214,7 @@ def test_masks_are_those_of_the_official_reader(coco_mini: Path) -> None:
     kinds = set()
     for annotation in official.dataset["annotations"]:
         image = official.imgs[annotation["image_id"]]
-        runs, kind, _ = read_outline(annotation["segmentation"], width=image["width"], height=image["height"])
+        runs, kind, *_ = read_outline(annotation["segmentation"], width=image["width"], height=image["height"])
         expected = official.annToMask(annotation)
         np.testing.assert_array_equal(draw(runs, width=image["width"], height=image["height"]), expected)
         assert area(runs) == expected.sum()
@@ -251,7 +251,7 @@ def test_a_rectangle_is_the_same_as_polygon_and_as_either_run_length_code() -> N
 def test_a_compressed_code_is_checked_and_decoded_as_pycocotools_wrote_it(height: int, width: int, share: float, seed: int) -> None:
     mask = (np.random.default_rng(seed).random((height, width)) < share).astype(np.uint8)
     code = coco_mask.encode(np.asfortranarray(mask))["counts"].decode()
-    runs, kind, _ = read_outline({"size": [height, width], "counts": code}, width=width, height=height)
+    runs, kind, *_ = read_outline({"size": [height, width], "counts": code}, width=width, height=height)
     np.testing.assert_array_equal(draw(runs, width=width, height=height), mask)
     assert kind == "rle"
 
@@ -1093,6 +1093,18 @@ def test_where_nothing_is_left_the_true_rule_the_file_and_the_remedy_are_said(
         ({"dataset": "x", "annotations": [{"polygon": {"path": [{"x": 1, "y": 2}]}}]}, "looks like an export of V7 Darwin"),
         ({"info": {}, "categories": {"label": {"labels": [{"name": "cup"}]}}, "items": []}, "looks like an export of Datumaro"),
         ({"project": {"pid": "x"}, "config": {}, "file": {}, "metadata": {}}, "looks like a project of VIA 3"),
+        ({"image": {}, "annotations": [{"stability_score": 0.9, "segmentation": {}}]}, "looks like masks of SAM"),
+        ({"imgHeight": 2, "imgWidth": 2, "objects": [{"label": "car", "polygon": [[1, 1]]}]}, "looks like a file of Cityscapes"),
+        ([{"name": "a.png", "labels": [{"poly2d": [{"vertices": [[1, 1]]}]}]}], "looks like labels of BDD100K"),
+        ([{"task_id": "a", "response": {"annotations": [{"vertices": [{"x": 1}]}]}}], "looks like an export of Scale"),
+        ([{"image": "a.png", "annotations": [{"label": "a", "coordinates": {"x": 1, "y": 2}}]}], "looks like CreateML"),
+        ({"samples": [{"ground_truth": {"_cls": "Detections"}}]}, "looks like a data set of FiftyOne"),
+        ([{"label_hash": "a", "data_units": {}}], "looks like an export of Encord"),
+        ({"images": [{"image_name": "a.png", "labels": []}], "label_classes": []}, "looks like an export of Hasty"),
+        ({"dataset": {}, "samples": [{"labels": {"ground-truth": {}}}]}, "looks like a release of Segments.ai"),
+        ("<!DOCTYPE html><html><body>404</body></html>", "looks like a page of the web"),
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "looks like a pointer of Git LFS"),
+        ("\0" * 1000, "looks like zeros alone"),
         ("PK", "is compressed: unpack it"),
         ("", "is no JSON object"),
         ("{}", "has no 'images'"),
@@ -1105,6 +1117,10 @@ def test_where_nothing_is_left_the_true_rule_the_file_and_the_remedy_are_said(
                 "categories": [{"id": 1, "name": "cup"}, {"id": "1", "name": "jug"}],
             },
             "category 1 is 'cup' and 'jug': give each an id of its own",
+        ),
+        (
+            {"images": [{"id": 1, "file_name": "a.png"}], "annotations": [], "categories": [{"id": 1, "name": " "}]},
+            "categories[0]: 'name' is ' ', expected text",
         ),
     ],
 )
@@ -1355,6 +1371,40 @@ def test_a_polygon_within_another_one_of_its_object_is_noted(made_up: MadeUp, x:
     samples = made_up.load(border=None)[0]
     assert {sample.sample_id for sample in samples if "filled-hole" in sample.notes} == ({both} if noted else set())
     assert any("is it a hole?" in line for line in note_lines({"filled-hole": 1}, 5, {}))
+
+
+def in_raster_order(x: float, y: float, radius: int) -> list[float]:
+    """The pixels of a disc as ``numpy.argwhere`` lists them."""
+    return [
+        value
+        for down in range(-radius, radius + 1)
+        for along in range(-radius, radius + 1)
+        if along**2 + down**2 <= radius**2
+        for value in (x + along, y + down)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("outline", "noted"),
+    [
+        (in_raster_order(25, 60, 14), True),
+        ([11, 46, 39, 74, 39, 46, 11, 74], True),
+        (blob(25, 60, 14)[0], False),
+        (blob(25, 60, 14)[0][::-1], False),  # the other way round, and mirrored
+        ([11, 46, 39, 46, 39, 74, 11, 74, 11, 46], False),
+        ([11, 46, 39, 46, 39, 74, 35, 74, 35, 50, 11, 50], False),
+    ],
+    ids=["raster", "bow", "blob", "other-way", "closed", "hook"],
+)
+def test_outlines_whose_points_are_out_of_order_are_noted(made_up: MadeUp, outline: list[float], noted: bool) -> None:
+    crossed = made_up.object(1, (11, 46, 28, 28), segmentation=[outline], bbox=None)
+    samples, _ = made_up.load(border=None)
+    assert {sample.sample_id for sample in samples if "crossed" in sample.notes} == ({crossed} if noted else set())
+    assert any("in the order in which they follow" in line for line in note_lines({"crossed": 1}, 5, {}))
+
+
+def test_ids_below_zero_are_numbers_as_text_too() -> None:
+    assert [identity(value) for value in ("-2", "-2.0", -2, "--2", "-")] == [-2, -2, -2, "--2", "-"]
 
 
 @pytest.mark.parametrize(("category", "note"), [(1, "twin"), (2, "twin"), (3, "twin-class"), (4, None)])

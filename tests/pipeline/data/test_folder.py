@@ -21,6 +21,7 @@ from pipeline.config import CONFIG_DIR, validate
 from pipeline.data.builder import write_prepared
 from pipeline.data.config import FolderConfig, PrepareConfig
 from pipeline.data.folder import plan
+from pipeline.data.names import alike_classes
 from pipeline.data.prepare import prepare
 from pipeline.data.rules import note_lines
 from pipeline.data.sample import Plan, Reject, Sample
@@ -484,10 +485,79 @@ def test_other_columns_are_welcome(root: Path, column: str, words: tuple[str, st
     assert len(plan(FolderConfig(root=root)).items) == 3
 
 
-@pytest.mark.parametrize("header", ["image,mask,label,split", "image,mask,label,subset"])
-def test_a_table_without_a_row_is_one_line(root: Path, tmp_path: Path, header: str) -> None:
+@pytest.mark.parametrize(
+    ("column", "words", "told"),
+    [
+        *[(column, ("7", "8"), True) for column in ("patient_id", "Subject", "track no", "video", "scene_id")],
+        ("patient_id", ("7", "7"), False),  # it tells nothing apart
+        *[(column, ("7", "8"), False) for column in ("scene", "person", "camera", "width")],
+    ],
+)
+def test_a_column_of_groups_under_another_name_is_refused(root: Path, column: str, words: tuple[str, str], told: bool) -> None:
+    rows = [[*row, words[place > 2]] for place, row in enumerate(rows_of())]
+    table(root, rows, f"image,mask,label,{column}")
+    if told:
+        with pytest.raises(DataError, match=rf"labels.csv: row 1: the column '{column}' .* would not be read: call it group"):
+            plan(FolderConfig(root=root))
+    else:
+        assert len(plan(FolderConfig(root=root)).items) == len(SOUND)
+    table(root, [[*row, "g"] for row in rows], f"image,mask,label,{column},group")
+    assert len(plan(FolderConfig(root=root)).items) == len(SOUND)
+
+
+def test_a_column_of_groups_that_are_all_others_is_none(root: Path) -> None:
+    table(root, [[*row, str(place)] for place, row in enumerate(rows_of())], "image,mask,label,track")
+    assert len(plan(FolderConfig(root=root)).items) == len(SOUND)
+
+
+@pytest.mark.parametrize("nothing", ["", "nan", "NaN", "<NA>"])
+def test_what_programs_write_for_nothing_is_no_label_group_or_split(root: Path, nothing: str) -> None:
+    rows = [[*row, nothing, nothing] for row in rows_of()]
+    table(root, [[*rows[0][:2], nothing, nothing, nothing], *rows[1:]], "image,mask,label,split,group")
+    samples, rejects = load(root)
+    assert [(reject.rule, reject.detail) for reject in rejects] == [("label-missing", "row 2: the column 'label' is empty, or nan")]
+    assert {sample.group for sample in samples} == SOUND - {"images/cat/a.png"}
+
+
+@pytest.mark.parametrize("line", ["sep=;", "sep=|", '"sep=;"', "sep=,"])
+def test_a_line_that_says_the_separator_is_none_of_the_table(root: Path, line: str) -> None:
+    mark = line.strip('"')[-1]
+    text = "\r\n".join([line, *(mark.join(row) for row in [["image", "mask", "label"], *rows_of()])])
+    (root / "labels.csv").write_text(text, newline="")
+    assert files(load(root)[0]) == SOUND
+    (root / "labels.csv").write_text(text + f"{mark}x", newline="")
+    with pytest.raises(DataError, match="row 8: 4 cells, the header has 3"):
+        plan(FolderConfig(root=root))
+
+
+@pytest.mark.parametrize("header", ["image,mask,label,split", "image,mask,label,subset", "image,mask,label,patient_id"])
+def test_a_table_without_a_row_is_one_line_and_leaves_no_list_of_rejects(root: Path, tmp_path: Path, header: str) -> None:
     (root / "labels.csv").write_text(f"{header}\n\n")
-    assert "no sample" in prepared_message(root, tmp_path / "prepared")
+    message = prepared_message(root, tmp_path / "prepared")
+    assert message == "no sample was left to prepare: the source holds none"
+    assert not (tmp_path / "prepared").exists()
+
+
+@pytest.mark.parametrize("layout", ["table", "copy", "link"])
+def test_a_picture_that_is_its_own_mask_is_rejected(root: Path, layout: str) -> None:
+    own = "masks/cat/a.png"
+    if layout == "table":
+        table(root, [[own, own, "cat"], *rows_of()[1:]])
+    else:
+        (root / "images" / "cat" / "a.png").unlink()
+        (os.symlink if layout == "link" else shutil.copy)(root / own, root / "images" / "cat" / "a.png")
+    samples, rejects = load(root)
+    assert files(samples) == SOUND - {"images/cat/a.png"}
+    assert [(reject.rule, reject.detail) for reject in rejects] == [
+        ("unreadable-mask", f"{own}: it is the picture itself, to the byte")
+    ]
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 40), (40, 2)])
+def test_pictures_of_a_row_or_a_column_are_taken(root: Path, height: int, width: int) -> None:
+    save(root / "images" / "cat" / "a.png", np.full((height, width, 3), 7, np.uint8))
+    save(root / "masks" / "cat" / "a.png", np.full((height, width), 255, np.uint8))
+    assert files(load(root)[0]) == SOUND
 
 
 @pytest.mark.parametrize(
@@ -638,6 +708,31 @@ def test_grey_pictures_in_the_place_of_masks_are_noted(root: Path, make: Any, no
     assert any("are these masks, or grey pictures" in line for line in note_lines({"in-between": 3}, 20, {}))
 
 
+@pytest.mark.parametrize("scale", [1, 60])
+@pytest.mark.parametrize(
+    ("drawn", "noted"),
+    [
+        (disc(18, 12, 8) - disc(18, 12, 7), True),
+        (cv2.morphologyEx(mask(), cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)), True),
+        (disc(18, 12, 8) - disc(18, 12, 4), False),  # a ring covers more than its hole
+        (disc(18, 12, 8), False),
+        (255 - disc(18, 12, 8), False),
+    ],
+    ids=["circle", "box", "ring", "disc", "background"],
+)
+def test_outlines_that_were_not_filled_are_noted(root: Path, drawn: np.ndarray, noted: bool, scale: int) -> None:
+    large = np.kron(drawn, np.ones((scale, scale), np.uint8))
+    if noted and scale > 1:  # a line of few pixels stays one when it is looked at from afar
+        large = cv2.morphologyEx(large, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
+    save(root / "images" / "cat" / "a.png", np.zeros((*large.shape, 3), np.uint8))
+    save(root / "masks" / "cat" / "a.png", large)
+    assert {sample.source_file for sample in load(root)[0] if "hollow" in sample.notes} == (
+        {"images/cat/a.png"} if noted else set()
+    )
+    assert "was its outline drawn" in note_lines({"hollow": 3}, 10, {})[0]
+    assert not note_lines({"hollow": 1}, 10, {})
+
+
 @pytest.mark.parametrize("ending", ["png", "jpg"])
 def test_masks_that_are_filled_boxes_are_noted(root: Path, ending: str) -> None:
     for name, drawn in (("a", disc(18, 12, 7)), ("b", mask()), ("c", mask() | disc(18, 12, 7))):
@@ -675,14 +770,24 @@ def test_an_object_that_is_listed_twice_with_masks_a_pixel_apart_is_noted(
 
 @pytest.mark.parametrize(
     ("name", "noted"),
-    [("Cat", True), ("cat ", True), ("c\u200bat", True), ("cats", False)],
-    ids=["capital", "space", "unseen", "other"],
+    [
+        *[(name, True) for name in ("Cat", "cat ", "c\u200bat", "c_at", "c-at", "cat-")],
+        *[(name, False) for name in ("cats", "1", "1-2", "12", "-", "_")],
+    ],
 )
 def test_classes_whose_names_look_alike_are_noted(root: Path, name: str, noted: bool) -> None:
     for number in "abc":
         pair(root, name, number)
     told = {sample.source_file.split("/")[1] for sample in load(root)[0] if "alike-class" in sample.notes}
     assert told == ({"cat", name} if noted else set())
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "noted"),
+    [("1", "1.0", True), ("1", "01", True), ("0", "00.0", True), ("1", "10", False), ("1.0", "1.5", False), ("1-0", "10", False)],
+)
+def test_classes_that_are_one_number_written_twice_are_noted(one: str, other: str, noted: bool) -> None:
+    assert bool(alike_classes([one, other, "7"])) is noted
 
 
 def test_a_link_that_leads_nowhere_is_told_as_one(root: Path) -> None:

@@ -230,6 +230,21 @@ def test_the_column_that_the_remedy_names_says_the_track_of_a_training_image(tre
     assert "unknown-track" not in {reject.rule for reject in rejects}
 
 
+@pytest.mark.parametrize("nothing", ["nan", "NaN", ""])
+def test_a_track_that_a_program_wrote_as_nan_is_that_of_the_name(tree: Path, nothing: str) -> None:
+    plain = {sample.sample_id: sample.group for sample in load_all(plan(config(tree)))[0]}
+    for table in (table_of(tree, 1), tree / TEST_TABLE):
+        rows = [line.split(";") for line in table.read_text().splitlines()[1:]]
+        write_table(table, [[*row, nothing] for row in rows], header=(*COLUMNS, "Group"))
+    assert {sample.sample_id: sample.group for sample in load_all(plan(config(tree)))[0]} == plain
+
+
+def test_a_column_of_tracks_in_other_capitals_is_refused(tree: Path) -> None:
+    write_table(table_of(tree, 1), [[*good_row("00000_00000.ppm", 1), "a"]], header=(*COLUMNS, "group"))
+    with pytest.raises(DataError, match="column group is not read: call it Group if it says the tracks"):
+        plan(config(tree))
+
+
 def test_the_training_track_that_the_test_set_repeats_is_left_out(tree: Path) -> None:
     for number in (1, 14):  # track 23 of another class is an ordinary track
         write_image(tree / TRAINING / f"{number:05d}" / "00023_00000.ppm", number)

@@ -287,6 +287,7 @@ def test_jpeg_is_decoded_at_reduced_size_where_a_small_square_is_wanted(
         (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
         (b"\xff\n\x00\x00", "JPEG XL"),
         (b"\0\0\0\x0cJXL \r\n", "JPEG XL"),
+        (b"GIF89a", "a GIF that is cut short"),
         (bytes(range(256)), "no image, or damaged"),
     ],
 )
@@ -313,6 +314,64 @@ def test_a_tiff_whose_pixels_nobody_can_read_is_named(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "a.tif"), photo().astype(np.float32) / 255)
     with pytest.raises(Rejected, match="it is a TIFF that is damaged, or of pixels that Pillow cannot read"):
         picture(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("shrink", [1, 8])
+@pytest.mark.parametrize("kind", ["lost", "cut", "sound", "grey-background", "grey-corner"])
+def test_a_jpeg_that_has_lost_its_end_is_noted(tmp_path: Path, kind: str, shrink: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No checksum tells that bytes are missing within a JPEG, and every decoder shows what it has of it."""
+    monkeypatch.setattr(images, "EXACT_PIXELS", 1000)  # else it is not decoded at reduced size
+    pixels = np.random.default_rng(0).integers(0, 256, (256, 320, 3), dtype=np.uint8)
+    if kind == "grey-background":
+        pixels[:64] = pixels[-64:] = 128
+    if kind == "grey-corner":
+        pixels[-4:, -4:] = 128
+    path = tmp_path / "a.jpg"
+    Image.fromarray(pixels).save(path, quality=95)
+    content = path.read_bytes()
+    third = len(content) // 3
+    if kind == "lost":
+        path.write_bytes(content[:third] + content[2 * third :])
+    if kind == "cut":
+        path.write_bytes(content[:third] + b"\xff\xd9")
+    assert ("grey-end" in picture(path, shrink=shrink).notes) is (kind in ("lost", "cut"))
+
+
+def write_tiff(path: Path, pixels: np.ndarray, photometric: int, sample_format: int) -> None:
+    """One uncompressed grey strip."""
+    height, width = pixels.shape
+    bits = pixels.dtype.itemsize * 8
+    tags = {256: width, 257: height, 258: bits, 259: 1, 262: photometric, 273: 0, 277: 1, 278: height, 279: pixels.nbytes}
+    tags |= {339: sample_format}
+    tags[273] = 8 + 2 + 12 * len(tags) + 4
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    path.write_bytes(b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + pixels.tobytes())
+
+
+@pytest.mark.parametrize(
+    ("kind", "photometric", "sample_format", "detail"),
+    [
+        (np.uint16, 1, 1, ""),
+        (np.uint16, 0, 1, "mode I;16 in which 0 is white"),
+        (np.float32, 0, 3, "mode F in which 0 is white"),
+        (np.uint8, 0, 1, ""),
+        (np.int8, 1, 2, "8 bits with a sign, and values below 0"),
+    ],
+)
+def test_a_tiff_is_not_read_as_its_negative(tmp_path: Path, kind: type, photometric: int, sample_format: int, detail: str) -> None:
+    full = 1.0 if kind is np.float32 else float(np.iinfo(kind).max)
+    ramp = np.linspace(-full if kind is np.int8 else 0, full, HEIGHT * WIDTH).reshape(HEIGHT, WIDTH)
+    path = tmp_path / "a.tif"
+    write_tiff(path, ramp.astype(kind), photometric, sample_format)
+    if detail:
+        for read in (lambda opened: opened.picture(), lambda opened: opened.mask()):
+            with open_image(path) as opened, pytest.raises(Rejected) as caught:
+                read(opened)
+            assert (caught.value.rule, caught.value.detail) == ("unsupported-mode", detail)
+    else:
+        shown = picture(path).array()[..., 0].astype(int)
+        wanted = np.rint(ramp * 255 / full)
+        assert np.abs(shown - (255 - wanted if photometric == 0 else wanted)).max() <= 1
 
 
 def test_a_pipe_and_a_folder_are_no_files(tmp_path: Path) -> None:

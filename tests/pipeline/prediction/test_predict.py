@@ -326,6 +326,14 @@ def test_whatever_lies_in_a_folder_is_predicted_or_counted(runs: Path, pictures:
     assert {line["file"] for line in lines(tmp_path / "out")} == expected
 
 
+def test_what_an_earlier_call_wrote_among_the_images_is_not_predicted(runs: Path, pictures: Path, tmp_path: Path, capsys) -> None:
+    assert predict(runs, pictures, pictures / "out") == 0
+    capsys.readouterr()
+    assert predict(runs, pictures, tmp_path / "again") == 0
+    assert lines(tmp_path / "again") == lines(pictures / "out")
+    assert "of an earlier predict" in capsys.readouterr().out
+
+
 def test_how_pictures_were_changed_to_be_seen_is_counted(runs: Path, tmp_path: Path, capsys) -> None:
     (tmp_path / "own").mkdir()
     picture = np.random.default_rng(0).integers(0, 256, (40, 40, 4), dtype=np.uint8)
