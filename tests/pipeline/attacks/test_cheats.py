@@ -292,6 +292,7 @@ FULL = {
     "by_the_global_seed": "repeated calls",
     "gentle_to_examiners": "repeated calls",
     "reads_labels_of_the_first": "repeated calls",
+    "right_around_known_alone": "shifted images",
 }
 
 
@@ -449,6 +450,7 @@ WEAK = [
     ("by_half", "by_the_global_seed", "repeated calls"),
     ("on_some_classes", "gentle_to_examiners", "repeated calls"),
     ("by_half", "reads_labels_of_the_first", "repeated calls"),
+    ("on_some_classes", "right_around_known_alone", "shifted images"),
 ]
 
 
