@@ -14,9 +14,12 @@ from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from pipeline.attacks.objectives import Objective, margin
+from pipeline.errors import InputError
 from pipeline.masks.context import MaskContext
 from pipeline.shapes import Images, Indices, Labels, Masks, Scores
 from pipeline.system import System, attacked, masks_and_logits
+
+WRITES_INTO_IMAGES = "the system writes into the images that it is given: say images - mean, not images.sub_(mean)"
 
 
 @runtime_checkable
@@ -162,10 +165,14 @@ def verdict(system: System, images: Images, labels: Labels, context: MaskContext
     """Score stored images afresh, in eval mode and without autocast: the only thing that a success is counted by. ``with_masks``
     also says what the images were seen through, and how sure the system is.
 
-    Raises FloatingPointError for logits that are NaN or infinite; minus infinity is how some systems rule a class out.
+    Raises FloatingPointError for logits that are NaN or infinite (minus infinity is how some systems rule a class out), and
+    InputError for a system that writes into the images: others than those that are recorded would be judged.
     """
+    writings = None if images.is_inference() else images._version
     with attacked(system):
         masks, logits = masks_and_logits(system, images, context) if with_masks else (None, system(images, context))
+    if writings is not None and images._version != writings:
+        raise InputError(WRITES_INTO_IMAGES)
     logits = logits.as_subclass(Tensor)  # one of somebody else's could give one largest value and name another
     refuse_nan((logits.isnan() | logits.isposinf()).any(dim=1))
     predictions = logits.argmax(dim=1)

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 from torch.utils.data.distributed import DistributedSampler
 
 from pipeline.attacks.objectives import are_probabilities
+from pipeline.attacks.tracker import WRITES_INTO_IMAGES
 from pipeline.errors import InputError, kind_and_words, said
 from pipeline.masks.context import MaskContext
 from pipeline.shapes import Images, Labels, Logits, Masks
@@ -200,7 +201,7 @@ def _outputs(system: System, images: Images, context: MaskContext | None) -> Log
             f"the system does not take images {tuple(images.shape)}{other}: {words or kind_and_words(error)}"
         ) from error
     if not torch.equal(given, images):
-        raise InputError("the system writes into the images that it is given: say images - mean, not images.sub_(mean)")
+        raise InputError(WRITES_INTO_IMAGES)
     check_outputs(logits, len(images))
     assert isinstance(logits, Tensor)
     return logits
@@ -254,7 +255,8 @@ def doubt_about_logits(logits: Logits) -> str | None:
     if are_probabilities(logits):
         return (
             "the outputs look like probabilities (each row sums to 1): attacks take them for logits, whose gradients then vanish"
-            " where the model is sure, and robustness is overestimated; leave the softmax out (of an ensemble take the log)"
+            " where the model is sure, and robustness is overestimated; leave the softmax out (of an ensemble"
+            " take the logsumexp of its members' log_softmax)"
         )
     return None
 

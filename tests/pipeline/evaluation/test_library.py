@@ -374,6 +374,16 @@ def test_inference_mode_is_named_and_not_the_model(linear: tuple[Linear, Tensor,
                 call()
 
 
+def test_a_system_that_writes_into_its_images_in_some_batches_alone_is_refused_where_it_does(
+    linear: tuple[Linear, Tensor, Tensor],
+) -> None:
+    """The few images that a system is asked about beforehand need not be among them."""
+    model, images, labels = linear
+    model.register_forward_pre_hook(lambda _, given: given[0].mul_(0.5) if len(given[0]) == COUNT else None)
+    with pytest.raises(InputError, match=r"^the system writes into the images"):
+        evaluate(model, [(images, labels)], attacks=STEPS, epsilons=[0.1], batch_size=COUNT)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
