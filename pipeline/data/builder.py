@@ -76,8 +76,6 @@ def write_prepared(plan: Plan, target: Path, *, name: str, image_size: int, root
         try:
             manifest = store.finish(plan.classes, made_from, plan.without_sample, learnable=plan.for_training)
         except DataError as error:
-            if store.num_rejects == 0:  # an empty list would say nothing
-                raise
             for name in (*FILES, MANIFEST):
                 if name != REJECTS:
                     (partial / name).unlink(missing_ok=True)

@@ -68,10 +68,6 @@ class Store:
         if len(self._rows) >= ROWS_IN_BLOCK:
             self._pack()
 
-    @property
-    def num_rejects(self) -> int:
-        return sum(self._rejects.by_rule().values())
-
     def _pack(self) -> None:
         self._blocks.append(pl.DataFrame(self._rows, schema=SCHEMA))
         self._rows = []

@@ -113,7 +113,7 @@ def test_what_a_set_says_of_itself_is_said_again_by_a_second_call(capsys, tmp_pa
         for kind in ("images", "masks"):
             (tmp_path / "own" / kind / "cup").mkdir(parents=True, exist_ok=True)
             pixels = np.zeros((8, 8), np.uint8)
-            pixels[2:5, 2:5] = 200 + ord(name) - 97
+            pixels[2:5, 2:5] = 200 + ord(name) - 97 + 10 * (kind == "masks")
             Image.fromarray(pixels).save(tmp_path / "own" / kind / "cup" / f"{name}.png")
     words = ["prepare", "data=folder", f"data.root={tmp_path / 'own'}", f"prepared={tmp_path / 'set'}", "data.image_size=8"]
     words += ["data.test_fraction=0", "workers=0"]
