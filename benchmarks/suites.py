@@ -10,8 +10,8 @@ image; time is processor time.
 ``fast``: the attacks of the suite as one writes them without this project: adversarial-library's PGD on the margin and its targeted
 Auto-PGD, as many steps and targets, and for the two attacks on the mask, which no library has, the loop of PGD by hand. The system
 is as its users have it. ``standard``: each attack as an evaluation of its own, which knows nothing of what the others felled, of
-their clean scores, nor of what was found at smaller epsilons; "one by one" drops an image as soon as it falls, as no library does,
-"to the end" attacks every image to the last step, as all of them do.
+their clean scores, nor of what was found at smaller epsilons; "one by one" drops an image as soon as it falls, "to the
+end" attacks every image that is right clean to the last step, as most libraries do.
 """
 
 import argparse
