@@ -263,7 +263,7 @@ def doubt_about_logits(logits: Logits) -> str | None:
 
 def own_batches(data: Any) -> Iterator[OwnBatch]:
     """The batches of a loader, checked but for the number of classes. Raises InputError with the remedy."""
-    if (doubt := _doubt_about_order(data)) is not None:
+    for doubt in _doubts_about_loader(data):
         warnings.warn(f"the loader {doubt}", stacklevel=3)
     at_hand = isinstance(data, tuple | list) and 2 <= len(data) <= 3 and all(isinstance(one, Tensor | np.ndarray) for one in data)
     one_by_one = isinstance(data, Dataset) and not isinstance(data, IterableDataset)
@@ -283,20 +283,22 @@ def own_batches(data: Any) -> Iterator[OwnBatch]:
         yield checked_batch(*batch)
 
 
-def _doubt_about_order(data: Any) -> str | None:
+def _doubts_about_loader(data: Any) -> Iterator[str]:
     if not isinstance(data, DataLoader):
-        return None
+        return
+    if getattr(data.batch_sampler, "drop_last", data.drop_last):
+        yield "leaves the last images out where they fill no batch; say drop_last=False"
     sampler = getattr(data.batch_sampler, "sampler", data.sampler)  # beside a batch sampler of one's own the other says nothing
     if isinstance(sampler, DistributedSampler) and sampler.num_replicas > 1:
-        return f"gives one of {sampler.num_replicas} shares of the images alone; leave the DistributedSampler out"
-    if not isinstance(sampler, RandomSampler | SubsetRandomSampler | WeightedRandomSampler):
-        return None
-    if getattr(sampler, "replacement", False):
-        return "draws images again and again, and intervals count each as another one; say shuffle=False"
-    return (
-        "shuffles: images are known by their position, so what two evaluations found cannot be compared image by image; say"
-        " shuffle=False"
-    )
+        yield f"gives one of {sampler.num_replicas} shares of the images alone; leave the DistributedSampler out"
+    elif isinstance(sampler, RandomSampler | SubsetRandomSampler | WeightedRandomSampler):
+        if getattr(sampler, "replacement", False):
+            yield "draws images again and again, and intervals count each as another one; say shuffle=False"
+        else:
+            yield (
+                "shuffles: images are known by their position, so what two evaluations found cannot be compared image by image; say"
+                " shuffle=False"
+            )
 
 
 def checked_batch(images: object, labels: object, masks: object = None) -> OwnBatch:

@@ -46,6 +46,7 @@ from pipeline.evaluation.inputs import (
 )
 from pipeline.evaluation.label_order import doubt_about_labels
 from pipeline.evaluation.own import OwnImages, attack_batch_of, in_parts, mixed
+from pipeline.evaluation.preprocessing import SHOWN, doubts_about_preprocessing
 from pipeline.evaluation.records import MemoryStore
 from pipeline.evaluation.summary import Evaluation
 from pipeline.runs.checkpoints import state_digest
@@ -208,7 +209,7 @@ def attack(
     device = device_of(wrapped)
     with tf32_disabled(device):
         batch = attack_batch_of(wrapped, checked, positions=range(len(checked.labels)), device=device, batch_size=call.batch_size)
-        num_classes = _num_classes(batch.select(torch.arange(min(len(batch), FEW), device=device)))
+        num_classes = _num_classes(batch)
         checked_labels(checked.labels, count=len(checked.labels), num_classes=num_classes)
         skipped_attacks(suite, batch)
         (name, spec), *_ = suite.attacks.items()
@@ -243,7 +244,7 @@ def _on_prepared(settings: EvaluationSettings, dataset: PreparedDataset, call: _
         rows=choose_rows(dataset, call.split, call.max_images),
         chunk_size=PART,
     )
-    num_classes = _num_classes(run.batch(run.rows[:FEW], device))
+    num_classes = _num_classes(run.batch(run.rows[:SHOWN], device))
     if num_classes != dataset.num_classes:
         raise InputError(f"the system has {num_classes} classes, and {dataset.path} has {dataset.num_classes}")
     suite, skipped = applicable(run.suite, run.batch(run.rows[:1], device))
@@ -265,7 +266,7 @@ def _on_own(settings: EvaluationSettings, data: Iterable[Any], call: _Call, devi
         images = OwnImages(**vars(settings), own=own, positions=np.arange(first, first + len(own.labels)))
         if copy is None:
             few = images.batch(images.rows[:FEW], device)
-            num_classes = _num_classes(few)
+            num_classes = _num_classes(images.batch(images.rows[:SHOWN], device))
             suite, skipped = applicable(settings.suite, few)
             settings, images = replace(settings, suite=suite), replace(images, suite=suite)
             copy = copy_to_search(settings.system, few.images, few.context)
@@ -309,8 +310,9 @@ def _evaluation(
 
 
 def _num_classes(batch: AttackBatch) -> int:
-    """How many classes a system tells apart, which says of these clean images what attacks need. Raises InputError."""
-    logits = checked_logits(batch.system, batch.images, batch.context)
-    for doubt in doubts_about(batch.system, batch.images, batch.context, logits):
+    """How many classes a system tells apart, which says of the first of these clean images what attacks need. Raises InputError."""
+    shown, few = (batch.select(torch.arange(min(len(batch), count), device=batch.images.device)) for count in (SHOWN, FEW))
+    logits = checked_logits(few.system, few.images, few.context)
+    for doubt in (*doubts_about(few.system, few.images, few.context, logits), *doubts_about_preprocessing(shown)):
         warnings.warn(doubt, stacklevel=4)
     return logits.shape[1]

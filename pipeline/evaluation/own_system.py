@@ -23,12 +23,13 @@ from pipeline.evaluation.chunks import attack_batch
 from pipeline.evaluation.doubts import doubts_about
 from pipeline.evaluation.inputs import checked_logits, checked_system, doubt_about, without_values
 from pipeline.evaluation.loading import LoadedSystem
+from pipeline.evaluation.preprocessing import SHOWN, doubts_about_preprocessing
 from pipeline.runs.checkpoints import state_digest
 from pipeline.runs.files import canonical_sha256, file_sha256
 from pipeline.system import context_of
 
 FEW = 8
-"""Images of the data that a system is tried on."""
+"""Images of the data that a system is tried on, and as many as it is asked about one by one."""
 
 
 def load_own(path: str, *, dataset: PreparedDataset, device: torch.device) -> LoadedSystem:
@@ -39,18 +40,20 @@ def load_own(path: str, *, dataset: PreparedDataset, device: torch.device) -> Lo
     that are no logits of the data's classes.
     """
     module = build_own(path)
-    read = read_rows(dataset, np.arange(min(FEW, len(dataset)))).to(device)
+    rows = np.linspace(0, len(dataset) - 1, min(SHOWN, len(dataset))).astype(np.int64)  # of all classes, however they lie
+    read = read_rows(dataset, rows).to(device)
     try:
         system = checked_system(module.to(device))
         system.eval()  # what it may have been wrapped in comes in training mode
-        batch = attack_batch(system, read.images, read.labels, context_of(read), guides=None, batch_size=FEW)
+        shown = attack_batch(system, read.images, read.labels, context_of(read), guides=None, batch_size=SHOWN)
+        batch = shown.select(torch.arange(min(FEW, len(shown)), device=device))
         logits = checked_logits(system, batch.images, batch.context)
         if logits.shape[1] != dataset.num_classes:
             both = f"has {logits.shape[1]} classes, and {dataset.path} has {dataset.num_classes}"
             raise InputError(f"{both}: class k is class k of both")
         if (doubt := doubt_about(system, batch.images, logits)) is not None:
             raise InputError(doubt)
-        for doubt in doubts_about(system, batch.images, batch.context, logits):
+        for doubt in (*doubts_about(system, batch.images, batch.context, logits), *doubts_about_preprocessing(shown)):
             print(f"BEWARE: system={path}: {doubt}")
     except InputError as error:
         raise ConfigError(f"system={path}: {error}") from error

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SubsetRandomSampler, TensorDataset, WeightedRandomSampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    RandomSampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 from torch.utils.data.distributed import DistributedSampler
 
 from pipeline.errors import InputError
@@ -376,6 +384,16 @@ def test_a_loader_that_shuffles_is_warned_about_and_one_that_does_not_is_not() -
         warnings.simplefilter("error")
         ordered = list(own_batches(DataLoader(dataset, batch_size=3)))
     assert torch.equal(torch.cat([batch.images for batch in ordered]), PICTURES)
+
+
+def test_a_loader_that_leaves_images_out_is_warned_about() -> None:
+    dataset = TensorDataset(PICTURES, LABELS)
+    for loader in (
+        DataLoader(dataset, batch_size=3, drop_last=True),
+        DataLoader(dataset, batch_sampler=BatchSampler(SequentialSampler(dataset), 3, drop_last=True)),
+    ):
+        with pytest.warns(UserWarning, match="the loader leaves the last images out where they fill no batch; say drop_last=False"):
+            assert len(list(own_batches(loader))) == 1
 
 
 @pytest.mark.parametrize(
