@@ -1,11 +1,11 @@
 """Whole suites on a trained system: ``fast`` against a loop by hand, ``standard`` against its attacks one by one.
 
-    python benchmarks/suites.py fast SET CLASSIFIER SEGMENTER --epsilon 8/255
-    python benchmarks/suites.py standard SET CLASSIFIER SEGMENTER --images 8
+    python benchmarks/suites.py fast SET SYSTEM --epsilon 8/255
+    python benchmarks/suites.py standard SET SYSTEM --images 8
 
-``SET`` is a prepared data set, the others are runs of train-classifier and train-segmenter; the system sees its images through the
-learned masks. Both sides attack the same images, take turns in this process, and are timed from the images to the verdict of every
-image; time is processor time.
+``SET`` is a prepared data set, ``SYSTEM`` what ``load_system`` takes (an evaluation of an ablation, an export, ``zoo:NAME``);
+``fast`` wants one with learned masks. Both sides attack the same images, take turns in this process, and are timed from the
+images to the verdict of every image; time is processor time.
 
 ``fast``: the attacks of the suite as one writes them without this project: adversarial-library's PGD on the margin and its targeted
 Auto-PGD, as many steps and targets, and for the two attacks on the mask, which no library has, the loop of PGD by hand. The system
@@ -40,10 +40,9 @@ from pipeline.errors import ConfigError
 from pipeline.evaluation.chunks import choose_rows
 from pipeline.evaluation.evaluate import guide_masks
 from pipeline.evaluation.evaluator import EvaluationRun, applicable, attack_images
-from pipeline.evaluation.loading import load_from_runs
 from pipeline.evaluation.metrics import robust_images
 from pipeline.evaluation.records import MemoryStore
-from pipeline.masks.config import MaskSource
+from pipeline.prediction.library import load_system
 from pipeline.system import TwoStage
 
 CPU = torch.device("cpu")
@@ -170,23 +169,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("suite", choices=["fast", "standard"])
     parser.add_argument("prepared", type=Path)
-    parser.add_argument("classifier_run", type=Path)
-    parser.add_argument("segmenter_run", type=Path)
+    parser.add_argument("system")
     parser.add_argument("--images", type=int, default=50)
     parser.add_argument("--epsilon", nargs="+", default=["8/255"], help="rising; the verdict is that at the last")
     parser.add_argument("--rounds", type=int, default=1)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     dataset = open_prepared(arguments.prepared, verify=False)
-    system = load_from_runs(
-        classifier_run=arguments.classifier_run,
-        segmenter_run=arguments.segmenter_run,
-        masks={"source": MaskSource.LEARNED},
-        dataset=dataset,
-        allow_other_data=False,
-        device=CPU,
-    ).system
-    assert isinstance(system, TwoStage)
+    system = load_system(arguments.system).eval()
     named = suites()[arguments.suite]
     epsilons = tuple(float(parse_number(text)) for text in arguments.epsilon)
     given = (replace(named, threat=replace(named.threat, epsilons=epsilons)), system, dataset, arguments.images)
