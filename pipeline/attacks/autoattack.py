@@ -5,7 +5,7 @@ https://arxiv.org/abs/1912.00049.
 
 Every image is attacked by itself. The library hands subsets of its batch to the model and draws one stream of random numbers for
 all of it; alone, an image meets its own masks and its own random numbers whatever the library does, and its verdict does not
-depend on its batch. The price is batches of one, which a graphics processor feels.
+depend on its batch. The price of AutoAttack is batches of one; Square, which wants no gradients, asks for all images side by side.
 
 A region is part of the model here: outside it the model is shown the clean image. For the maximum norm that is the attack on the
 region; for the Euclidean norm the library spends budget on pixels that do not count, so there it is a weaker attack.
@@ -16,6 +16,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ from torch import Tensor
 from pipeline.attacks.norms import Ball, ball_of
 from pipeline.attacks.objectives import DLR_CLASSES, margin, targeted_margin
 from pipeline.attacks.outside import STANDARD, AutoAttack, Member, SquareAttack, square_fits
+from pipeline.attacks.side_by_side import Model, side_by_side
 from pipeline.attacks.start import AttackStart
 from pipeline.attacks.threat import Norm
 from pipeline.attacks.tracker import of_batch, refuse_nan
@@ -33,7 +35,7 @@ from pipeline.system import System, attacked
 _NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 _SQUARE_P = 0.8  # share of the image that the first squares cover, as in the standard version of AutoAttack
 
-Model = Callable[[Tensor], Tensor]
+Watch = Callable[[Tensor, Tensor, Tensor], None]
 
 
 def autoattack(
@@ -87,30 +89,37 @@ def square(
     seeds: Seeds,
     num_queries: int = 5000,
     region: Regions | None = None,
+    watch: Watch | None = None,
 ) -> Images:
     """Square: random search on the margin, which asks the system for logits and for no gradient.
 
-    Its schedule is stretched to ``num_queries``, as its authors advise. Result and errors are those of ``autoattack``.
+    Its schedule is stretched to ``num_queries``, as its authors advise. Result and errors are those of ``autoattack``. ``watch`` is
+    shown whatever the system is asked: the row of each point's image, the points, and the logits.
     """
-    from pyautoattack import square as library
+    from pyautoattack.square import SquareAttack as Library
 
     _check_square(norm, images)
+    ball = ball_of(norm, images, epsilon, region)
 
-    def attack(model: Model, image: Tensor, label: Tensor, seed: int) -> Tensor:
-        search = library.SquareAttack(
-            model,
-            norm=_NORMS[norm],
-            n_queries=num_queries,
-            eps=epsilon,
-            p_init=_SQUARE_P,
-            seed=seed,
-            resc_schedule=True,
-            device=image.device,
+    def search(row: int, model: Model) -> Tensor:
+        settings = {"norm": _NORMS[norm], "eps": epsilon, "n_queries": num_queries, "p_init": _SQUARE_P, "resc_schedule": True}
+        one = slice(row, row + 1)
+        found: Tensor = Library(model, **settings, seed=int(seeds[row]), device=images.device).perturb(
+            _plain(ball.images[one]), labels[one]
         )
-        found: Tensor = search.perturb(image, label)
         return found
 
-    return _one_by_one(attack, system, ball_of(norm, images, epsilon, region), labels, context, seeds, region)
+    def answer(rows: Tensor, points: Tensor) -> Tensor:
+        with of_batch(rows):
+            shown = _shown(ball.images, region, rows, points)
+            logits: Tensor = system(shown, context and context.select(rows))
+            if watch is not None:
+                watch(rows, shown, logits)
+        return logits.to(points.dtype)
+
+    with attacked(system), _undisturbed(images.device):
+        found = side_by_side([partial(search, row) for row in range(len(images))], answer, device=images.device)
+    return ball.project(torch.cat([images[:0], *(one.to(images.dtype) for one in found)]))  # it rounds to nearest, we inwards
 
 
 def search_autoattack(spec: AutoAttack, start: AttackStart) -> Images:
@@ -151,31 +160,33 @@ def _one_by_one(
     region: Tensor | None,
 ) -> Tensor:
     images, found = ball.images, ball.images.clone()
+
+    def logits(row: Tensor, points: Tensor) -> Tensor:
+        if points.requires_grad:  # the library's steps along signs would not notice, nor does it tell
+            points.register_hook(_refuse_nan)  # type: ignore[no-untyped-call]
+        rows = row.expand(len(points))
+        answered: Tensor = system(_shown(images, region, rows, points), context and context.select(rows))
+        return answered.to(points.dtype)
+
     with attacked(system), _undisturbed(images.device):
         for row in torch.arange(len(images), device=images.device)[:, None]:
-            model = _model(system, images[row], context and context.select(row), None if region is None else region[row])
-            # The library flattens by view, so it gets plain memory order, and it computes in single precision.
-            image = images[row].float().contiguous()
             with of_batch(row):
-                found[row] = attack(model, image, labels[row], int(seeds[row])).detach().to(images.dtype)
+                one = attack(partial(logits, row), _plain(images[row]), labels[row], int(seeds[row]))
+                found[row] = one.detach().to(images.dtype)
     return ball.project(found)  # it rounds to nearest, we inwards
 
 
-def _model(system: System, image: Tensor, context: MaskContext | None, region: Tensor | None) -> Model:
-    """The system as a function of perturbed copies of one image, all with its context."""
-    in_layout = torch.contiguous_format if image.is_contiguous() else torch.channels_last
+def _plain(image: Tensor) -> Tensor:
+    """The library flattens by view, so it gets plain memory order, and it computes in single precision."""
+    return image.float().contiguous()
 
-    def logits(points: Tensor) -> Tensor:
-        if points.requires_grad:  # the library's steps along signs would not notice, nor does it tell
-            points.register_hook(_refuse_nan)  # type: ignore[no-untyped-call]
-        rows = torch.zeros(len(points), dtype=torch.int64, device=points.device)
-        shown = points.to(image.dtype)
-        if region is not None:
-            shown = torch.where(region, shown, image)
-        answered: Tensor = system(shown.contiguous(memory_format=in_layout), context and context.select(rows))
-        return answered.to(points.dtype)
 
-    return logits
+def _shown(images: Images, region: Regions | None, rows: Tensor, points: Tensor) -> Tensor:
+    """Perturbed copies of the images of these rows, as the system is shown them."""
+    shown = points.to(images.dtype)
+    if region is not None:
+        shown = torch.where(region[rows], shown, images[rows])
+    return shown.contiguous(memory_format=torch.contiguous_format if images.is_contiguous() else torch.channels_last)
 
 
 def _refuse_nan(gradients: Tensor) -> None:

@@ -21,55 +21,34 @@ from pipeline.attacks.hop_skip_jump import hop_skip_jump
 from pipeline.attacks.objectives import margin
 from pipeline.attacks.start import AttackBatch
 from pipeline.attacks.tracker import BestPoint
-from pipeline.masks.context import MaskContext
 from pipeline.randomness import derive_seeds
-from pipeline.system import Maskless, System, attacked
+from pipeline.system import attacked
 
 _AHEAD = 0.1
 """Share of the images on which a search without gradients may lead further than one with."""
 _FURTHER = 0.02  # of the scale of the logits
 
 
-class _Watched(Maskless):
-    """A system that remembers the point with the largest margin that it was asked about. Square asks for no mask."""
-
-    def __init__(self, system: System, label: Tensor) -> None:
-        super().__init__(system)  # type: ignore[arg-type]
-        self.label = label
-        self.best: BestPoint | None = None
-
-    def forward(self, images: Tensor, context: MaskContext | None = None) -> Tensor:
-        logits: Tensor = self.module(images, context)
-        if not len(images):  # what is misclassified as it is, the library asks nothing about
-            return logits
-        margins = margin(logits.detach(), self.label.expand(len(images)))
-        largest = margins.argmax()
-        if self.best is None:
-            self.best = BestPoint(images[:1])
-        self.best.update(images[largest][None], margins[largest][None])
-        return logits
-
-
 def square_points(batch: AttackBatch, budget: Budget, *, num_queries: int) -> Images:
     """Of all points that Square asks about, the one with the largest margin, for each image: also where it does not succeed."""
-    found = []
-    for row in torch.arange(len(batch), device=batch.labels.device)[:, None]:
-        one = batch.select(row)
-        watched = _Watched(batch.system, one.labels)
-        square(
-            watched,
-            one.images,
-            one.labels,
-            one.context,
-            norm=budget.norm,
-            epsilon=budget.epsilon,
-            seeds=derive_seeds(one.seeds, STREAM),
-            num_queries=num_queries,
-            region=None if budget.region is None else budget.region[row],
-        )
-        points = one.images if watched.best is None else watched.best.points.to(one.images.dtype)
-        found.append(budget.select(row).ball(one.images).project(points))
-    return torch.cat(found)
+    best = BestPoint(batch.images)
+
+    def watch(rows: Tensor, points: Tensor, logits: Tensor) -> None:
+        best.update(points, margin(logits, batch.labels[rows]), rows)
+
+    square(
+        batch.system,
+        batch.images,
+        batch.labels,
+        batch.context,
+        norm=budget.norm,
+        epsilon=budget.epsilon,
+        seeds=derive_seeds(batch.seeds, STREAM),
+        num_queries=num_queries,
+        region=budget.region,
+        watch=watch,
+    )
+    return budget.ball(batch.images).project(best.points)
 
 
 def square_against_white_box(batch: AttackBatch, budget: Budget, points: Images, *, num_queries: int) -> Check:
