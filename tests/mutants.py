@@ -1,9 +1,9 @@
 """Change one thing in the code and see whether a test notices:  python tests/mutants.py [--sample N] [--seed S] [MODULE ...]
 
-The mutants are those of cosmic-ray (https://cosmic-ray.readthedocs.io), made in a clone of HEAD. Of the operators that replace one
-binary operator by all others only the nearest neighbor counts: ``a + b`` as ``a ** b`` is noticed by anything and would flatter the
-score. A sample is drawn with a seed over all modules, so the score is an estimate; its 95 % Wilson interval is printed with it, and
-every survivor with its line. A mutant that hangs is stopped and counts as noticed.
+The mutants are those of cosmic-ray (https://cosmic-ray.readthedocs.io), made in a clone of HEAD. Which of them count is decided by
+their operator and their place alone, before any is tried (``counts``). A sample is drawn with a seed over all modules, so the score
+is an estimate; its 95 % Wilson interval is printed with it, and every survivor with its line. A mutant that hangs is stopped and
+counts as noticed.
 
 A mutant is shown to the fast tests and the slow ones of made-up cheats that ran its line where nothing was changed (coverage.py saw
 them do it), those of the module's own file first; what runs at import, a default say, is shown to all tests. After ``--budget``
@@ -27,8 +27,9 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import cache
 from importlib import import_module
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import pytest
@@ -108,13 +109,53 @@ def mutants_of(files: list[Path], folder: Path) -> list[MutationSpec]:
     command = [sys.executable, "-m", "cosmic_ray.cli", "init", "--force", str(config), str(session)]
     subprocess.run(command, check=True, capture_output=True)
     with use_db(session, WorkDB.Mode.open) as database:
-        return [spec for item in database.work_items for spec in item.mutations if counts(spec.operator_name)]
+        return [spec for item in database.work_items for spec in item.mutations if counts(spec)]
 
 
-def counts(operator: str) -> bool:
-    """Whether an operator of cosmic-ray is one of those that the score is about."""
-    name = operator.removeprefix("core/")
-    return not name.startswith("ReplaceBinaryOperator_") or name.removeprefix("ReplaceBinaryOperator_") in NEIGHBORS
+def counts(spec: MutationSpec) -> bool:
+    """Whether a mutant is one of those that the score is about.
+
+    Not one that anything notices: ``a + b`` as ``a ** b``, ``a > b`` as ``a is b``. Nor one that nobody can: ``==`` of enumerations
+    as ``is`` or, since words have no order, as ``<=``; and the star of a signature is no multiplication.
+    """
+    kind, _, change = spec.operator_name.removeprefix("core/").partition("_")
+    if kind == "ReplaceBinaryOperator":
+        return change in NEIGHBORS and operands(spec) is not None
+    if kind == "ReplaceComparisonOperator":
+        of_words = any(map(is_word, operands(spec) or ()))
+        return change in {"Eq_NotEq", "NotEq_Eq", "Is_IsNot", "IsNot_Is"} or not (of_words or "Is" in change)
+    return True
+
+
+def operands(spec: MutationSpec) -> tuple[ast.expr, ast.expr] | None:
+    """What stands on either side of the operator that a mutant replaces; None where what it replaces is no operator."""
+    sides = (pair for pair in operations(spec.module_path) if ends_at(pair[0]) <= spec.start_pos < starts_at(pair[1]))
+    return next(sides, None)
+
+
+@cache
+def operations(path: Path) -> list[tuple[ast.expr, ast.expr]]:
+    """The two sides of every binary operator and every comparison of a module."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    chains = [[node.left, *node.comparators] for node in nodes if isinstance(node, ast.Compare)]
+    return [(node.left, node.right) for node in nodes if isinstance(node, ast.BinOp)] + [
+        two for chain in chains for two in pairwise(chain)
+    ]
+
+
+def starts_at(node: ast.expr) -> tuple[int, int]:
+    return node.lineno, node.col_offset
+
+
+def ends_at(node: ast.expr) -> tuple[int, int]:
+    return node.end_lineno or 0, node.end_col_offset or 0
+
+
+def is_word(node: ast.expr) -> bool:
+    """A string, or by its spelling (``Region.EVERYWHERE``) the member of an enumeration."""
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+        return node.attr.isupper() and node.value.id[0].isupper()
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
 class Baseline:
