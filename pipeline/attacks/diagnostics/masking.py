@@ -287,6 +287,7 @@ def _relative_slopes(system: StagedSystem, images: Tensor) -> Tensor:
     with torch.no_grad(), attacked(system):
         logits = system.mask_logits(images)
     low, high = float(logits.min().clamp_max(-1e-6)), float(logits.max().clamp_min(1e-6))
-    grid = torch.cat([torch.linspace(low, high, _GRID), torch.logspace(-6, 0, 61), -torch.logspace(-6, 0, 61)]).to(logits)
+    near = torch.logspace(-6, 0, 61)
+    grid = torch.cat([torch.linspace(low, high, _GRID), near, -near]).to(logits)
     steepest = slopes_of(system, system.gate, grid.view(1, 1, 1, -1)).max().clamp_min(torch.finfo(logits.dtype).tiny)
     return slopes_of(system, system.gate, logits) / steepest

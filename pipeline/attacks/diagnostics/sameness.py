@@ -50,7 +50,7 @@ _GRADIENT_ROUNDING = 0.1  # of the gradient's length
 _SEARCHED, _LATE = 4 / 255, 16
 """How far and in how many steps a search goes whose last step is looked at."""
 _OTHER_SEED = 1_730_947
-_DAY = 86_400 + 3_677  # in seconds, and an odd bit more: some count hours
+_DAY = 90_077  # in seconds, and an odd bit more: some count hours
 
 
 @dataclass(frozen=True, kw_only=True)

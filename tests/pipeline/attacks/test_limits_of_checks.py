@@ -489,6 +489,24 @@ class Tells(nn.Module):
         return torch.stack([torch.zeros_like(values), values], dim=1) + self.constant
 
 
+def test_batches_of_every_size_are_asked_odd_and_even_ones_up_to_the_largest_of_the_evaluation() -> None:
+    sizes: list[int] = []
+    batch = grey_batch(Tells(lambda images: bool(sizes.append(len(images)))), 0, 11)
+    places = dict.fromkeys(("first", "second", "third", "fourth"), batch.images)
+    check = next(sameness.same_answers(batch, lambda: places, company=48))
+    assert (check.name, check.outcome) == ("batch invariance", Outcome.PASS)
+    assert [size for size in sizes if size not in (1, 11)] == [3, 3, 3, 2, 48, 5, 5, 19, 2, 2, 2, 2, 2, 36, 7, 4, 31]
+
+
+def test_what_is_cut_to_whole_steps_of_8_bits_is_cut_towards_the_image() -> None:
+    clean = torch.rand(1, 3, 4, 5, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    steps = torch.arange(-30, 30).double().view(1, 3, 4, 5)
+    for more, kept in ((0, steps), (0.9 * steps.sign(), steps), (-0.1 * steps.sign(), steps - steps.sign())):
+        torch.testing.assert_close(
+            search.in_whole_steps(clean + (steps + more) / 255, clean), clean + kept / 255, rtol=0, atol=1e-12
+        )
+
+
 class Alone(MeanByLevel):
     """Of some images the gradient is multiplied where nothing is beside them."""
 
