@@ -15,6 +15,7 @@ from pipeline.attacks.diagnostics.memory import held_images
 from pipeline.attacks.diagnostics.probing import (
     Images,
     Places,
+    finite,
     floored,
     gradients,
     logits_of,
@@ -228,7 +229,7 @@ def _log_sureness(outputs: Tensor, labels: Tensor) -> Tensor:
 
 def _steepness(batch: AttackBatch, sureness: Score) -> Tensor:
     """Length of the gradient of the sureness, per image."""
-    slopes = gradients(objective(batch, score=sureness), batch.images).nan_to_num(0, 0, 0)
+    slopes = finite(gradients(objective(batch, score=sureness), batch.images))
     lengths: Tensor = slopes.flatten(1).norm(dim=1)
     return lengths
 

@@ -9,6 +9,7 @@ from pipeline.attacks.diagnostics.probing import (
     boundary_points,
     climb,
     climb_to_targets,
+    finite,
     floored,
     next_of_another_class,
     objective,
@@ -98,3 +99,8 @@ def test_the_scale_of_logits_is_the_median_gap_and_what_is_far_below_the_likelie
     assert scale_of(grey([0.2, 0.45, 0.9])) == pytest.approx(0.3)
     logits = torch.tensor([[5.0, 4.0, 5 - 20 * 0.3 + 0.1, 5 - 20 * 0.3 - 0.1, -torch.inf]])
     torch.testing.assert_close(floored(logits, 0.3), torch.tensor([[5.0, 4.0, -0.9, -1.0, -1.0]]))
+
+
+def test_what_is_infinite_or_no_number_counts_as_0() -> None:
+    values = torch.tensor([torch.nan, torch.inf, -torch.inf, 1e30, -2.0])
+    assert torch.equal(finite(values), torch.tensor([0, 0, 0, 1e30, -2.0]))
