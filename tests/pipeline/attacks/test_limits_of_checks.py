@@ -162,6 +162,25 @@ def test_a_share_at_its_limit_passes_and_one_more_fails(check: Callable[[int], C
     assert [check(count).outcome for count in (most, most + 1)] == [Outcome.PASS, Outcome.FAIL]
 
 
+class Lighter(nn.Module):
+    """Of class 1 the more the lighter an image is, or the darker."""
+
+    def __init__(self, sign: int) -> None:
+        super().__init__()
+        self.sign = sign
+
+    def forward(self, images: Tensor) -> Tensor:
+        values = self.sign * images.mean(dim=(1, 2, 3))
+        return torch.stack([torch.zeros_like(values), values - 2], dim=1)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_gradient_of_one_sign_everywhere_is_there(sign: int) -> None:
+    check = pixels_without_gradient(numbered(Lighter(sign), 4))
+    assert check.outcome is Outcome.PASS
+    assert check.figures == {"blind_images": 0, "zero_values": 0, "blind_to_cross_entropy": 0}
+
+
 class Chosen(nn.Module):
     """Linear in an image, with an offset that is chosen by whether its mean is above its own grey."""
 
