@@ -315,10 +315,11 @@ def is_killed(spec: MutationSpec, baseline: Baseline, clone: Path, budget_s: flo
     """Run the tests of a mutant and say what happened."""
     began, killed = time.monotonic(), False
     shutil.rmtree(clone / ".hypothesis", ignore_errors=True)  # no test remembers another mutant
+    groups = baseline.order(spec, budget_s)  # by the source as it is: a mutant may be no Python at all
     with use_mutation(spec.module_path, get_operator(spec.operator_name)(), spec.occurrence) as (before, after):
         if after is None:
             raise RuntimeError(f"there is no such mutant: {spec}")
-        for tests in baseline.order(spec, budget_s):
+        for tests in groups:
             if not killed:
                 files = sorted({clone / test.split("::")[0] for test in tests})
                 timeout_s = 300 + 20 * sum(baseline.seconds[test] for test in tests)  # of a busy machine
