@@ -1,9 +1,11 @@
 """Where diagnostics ask, and how far their short searches go, on a system whose boundary is known in closed form."""
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from pipeline.attacks.diagnostics import probing
 from pipeline.attacks.diagnostics.probing import (
     Budget,
     boundary_points,
@@ -17,6 +19,8 @@ from pipeline.attacks.diagnostics.probing import (
     scale_of,
 )
 from pipeline.attacks.start import AttackBatch
+from pipeline.attacks.tracker import BestPoint
+from pipeline.attacks.two_stage import SystemObjective
 from pipeline.system import as_system
 
 
@@ -93,6 +97,25 @@ def test_three_of_the_wrong_classes_are_aimed_at_with_twenty_steps_each(system: 
     batch = grey([0.2, 0.3], counted)
     climb_to_targets(batch, Budget(norm="linf", epsilon=0.1))
     assert counted.calls == 1 + targets * (1 + 20 + 1)  # the image, every step, and the last point
+
+
+def test_the_classes_that_are_aimed_at_are_the_likeliest_wrong_ones_of_each_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, labels = torch.rand(4, 3, 2, 4, generator=torch.Generator().manual_seed(2)), torch.tensor([5, 0, 23, 7])
+    images[2, 2, 1, 3] = 1  # also where the label is the likeliest itself
+    batch = AttackBatch(system=as_system(Colors()), images=images, labels=labels, context=None, seeds=labels)
+    aimed: list[list[int]] = []
+
+    def note(climbed: SystemObjective, *_: object, **__: object) -> BestPoint:
+        assert climbed.target_labels is not None
+        aimed.append(climbed.target_labels.tolist())
+        return BestPoint(images)
+
+    monkeypatch.setattr(probing, "climb", note)
+    climb_to_targets(batch, Budget(norm="linf", epsilon=0.1))
+    likely = [
+        [one for one in np.argsort(-image.flatten().numpy()) if one != label] for image, label in zip(images, labels, strict=True)
+    ]
+    assert aimed == [[classes[rank] for classes in likely] for rank in range(3)]
 
 
 def test_the_scale_of_logits_is_the_median_gap_and_what_is_far_below_the_likeliest_is_raised_to_20_of_it() -> None:
