@@ -1,9 +1,9 @@
 """Change one thing in the code and see whether a test notices:  python tests/mutants.py [--sample N] [--seed S] [MODULE ...]
 
-The mutants are those of cosmic-ray (https://cosmic-ray.readthedocs.io), made in a clone of HEAD. Of the operators that replace one
-binary operator by all others only the nearest neighbor counts: ``a + b`` as ``a ** b`` is noticed by anything and would flatter the
-score. A sample is drawn with a seed over all modules, so the score is an estimate; its 95 % Wilson interval is printed with it, and
-every survivor with its line. A mutant that hangs is stopped and counts as noticed.
+The mutants are those of cosmic-ray (https://cosmic-ray.readthedocs.io), made in a clone of HEAD. Which of them count is decided by
+their operator and their place alone, before any is tried (``is_near``, ``counts``). A sample is drawn with a seed over all modules,
+so the score is an estimate; its 95 % Wilson interval is printed with it, and every survivor with its line. A mutant that hangs is
+stopped and counts as noticed.
 
 A mutant is shown to the fast tests and the slow ones of made-up cheats that ran its line where nothing was changed (coverage.py saw
 them do it), those of the module's own file first; what runs at import, a default say, is shown to all tests. After ``--budget``
@@ -27,14 +27,15 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import cache
 from importlib import import_module
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import pytest
+from cosmic_ray.ast import ast_nodes, get_ast_from_path
 from cosmic_ray.mutating import use_mutation
-from cosmic_ray.plugins import get_operator
-from cosmic_ray.work_db import WorkDB, use_db
+from cosmic_ray.plugins import get_operator, operator_names
 from cosmic_ray.work_item import MutationSpec
 from coverage import Coverage
 
@@ -78,7 +79,7 @@ def main() -> int:
         clone, cache = Path(folder) / "clone", chosen.cache or Path(folder) / "cache"
         cache.mkdir(parents=True, exist_ok=True)
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
-        mutants = sorted(mutants_of(python_files(clone, chosen.modules), Path(folder)), key=str)
+        mutants = sorted(mutants_of(python_files(clone, chosen.modules)), key=str)
         if not mutants:
             parser.error(f"no mutants in {', '.join(chosen.modules)}")
         random.Random(chosen.seed).shuffle(mutants)
@@ -98,23 +99,69 @@ def python_files(clone: Path, places: tuple[str, ...]) -> list[Path]:
     return [path for path in found if path.name != "__init__.py"]
 
 
-def mutants_of(files: list[Path], folder: Path) -> list[MutationSpec]:
+def mutants_of(files: list[Path]) -> list[MutationSpec]:
     """The mutants of some modules that count."""
-    config, session = folder / "cosmic-ray.toml", folder / "session.sqlite"
-    config.write_text(
-        f"[cosmic-ray]\nmodule-path = {[str(path) for path in files]}\ntimeout = 1.0\nexcluded-modules = []\n"
-        'test-command = "true"\n[cosmic-ray.distributor]\nname = "local"\n'
-    )
-    command = [sys.executable, "-m", "cosmic_ray.cli", "init", "--force", str(config), str(session)]
-    subprocess.run(command, check=True, capture_output=True)
-    with use_db(session, WorkDB.Mode.open) as database:
-        return [spec for item in database.work_items for spec in item.mutations if counts(spec.operator_name)]
+    kinds = {name: get_operator(name) for name in filter(is_near, operator_names())}
+    operators = {name: kind() for name, kind in kinds.items() if not kind.arguments()}  # the others want names of variables
+    found = []
+    for path in files:
+        nodes = list(ast_nodes(get_ast_from_path(path)))
+        for name, operator in operators.items():
+            places = [place for node in nodes for place in operator.mutation_positions(node)]
+            found += [
+                MutationSpec(module_path=path, operator_name=name, occurrence=number, start_pos=start, end_pos=end)
+                for number, (start, end) in enumerate(places)
+            ]
+    return [spec for spec in found if counts(spec)]
 
 
-def counts(operator: str) -> bool:
-    """Whether an operator of cosmic-ray is one of those that the score is about."""
-    name = operator.removeprefix("core/")
-    return not name.startswith("ReplaceBinaryOperator_") or name.removeprefix("ReplaceBinaryOperator_") in NEIGHBORS
+def is_near(operator: str) -> bool:
+    """Not one whose mutants anything notices and would flatter the score: ``a + b`` as ``a ** b``, ``a > b`` as ``a is b``."""
+    kind, _, change = operator.removeprefix("core/").partition("_")
+    if kind == "ReplaceComparisonOperator":
+        return change in {"Is_IsNot", "IsNot_Is"} or "Is" not in change
+    return kind != "ReplaceBinaryOperator" or change in NEIGHBORS
+
+
+def counts(spec: MutationSpec) -> bool:
+    """Not one that nobody can notice: the star of a signature is no multiplication, and words have no order, so that ``==`` of them
+    may as well be ``<=`` and becomes ``!=`` alone."""
+    kind, _, change = spec.operator_name.removeprefix("core/").partition("_")
+    sides = operands(spec)
+    if kind == "ReplaceComparisonOperator":
+        return change in {"Eq_NotEq", "NotEq_Eq"} or not any(map(is_word, sides or ()))
+    return kind != "ReplaceBinaryOperator" or sides is not None
+
+
+def operands(spec: MutationSpec) -> tuple[ast.expr, ast.expr] | None:
+    """What stands on either side of the operator that a mutant replaces; None where what it replaces is no operator."""
+    sides = (pair for pair in operations(spec.module_path) if ends_at(pair[0]) <= spec.start_pos < starts_at(pair[1]))
+    return next(sides, None)
+
+
+@cache
+def operations(path: Path) -> list[tuple[ast.expr, ast.expr]]:
+    """The two sides of every binary operator and every comparison of a module."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    chains = [[node.left, *node.comparators] for node in nodes if isinstance(node, ast.Compare)]
+    return [(node.left, node.right) for node in nodes if isinstance(node, ast.BinOp)] + [
+        two for chain in chains for two in pairwise(chain)
+    ]
+
+
+def starts_at(node: ast.expr) -> tuple[int, int]:
+    return node.lineno, node.col_offset
+
+
+def ends_at(node: ast.expr) -> tuple[int, int]:
+    return node.end_lineno or 0, node.end_col_offset or 0
+
+
+def is_word(node: ast.expr) -> bool:
+    """A string, or by its spelling (``Region.EVERYWHERE``) the member of an enumeration."""
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+        return node.attr.isupper() and node.value.id[0].isupper()
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
 class Baseline:
@@ -268,10 +315,11 @@ def is_killed(spec: MutationSpec, baseline: Baseline, clone: Path, budget_s: flo
     """Run the tests of a mutant and say what happened."""
     began, killed = time.monotonic(), False
     shutil.rmtree(clone / ".hypothesis", ignore_errors=True)  # no test remembers another mutant
+    groups = baseline.order(spec, budget_s)  # by the source as it is: a mutant may be no Python at all
     with use_mutation(spec.module_path, get_operator(spec.operator_name)(), spec.occurrence) as (before, after):
         if after is None:
             raise RuntimeError(f"there is no such mutant: {spec}")
-        for tests in baseline.order(spec, budget_s):
+        for tests in groups:
             if not killed:
                 files = sorted({clone / test.split("::")[0] for test in tests})
                 timeout_s = 300 + 20 * sum(baseline.seconds[test] for test in tests)  # of a busy machine

@@ -80,7 +80,7 @@ def copy_to_search(
             expected = system(first, known)
         with attacked(fast), torch.enable_grad():
             found = fast(first, known)
-            torch.autograd.grad(found.sum(), first, allow_unused=True)
+            torch.autograd.grad(found.sum(), first)
     except Exception:  # of somebody else's code: what the system itself cannot do will be told by the attack
         return system
     tolerance = _SAME[precision] * float(expected.abs().max())

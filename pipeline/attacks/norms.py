@@ -116,7 +116,7 @@ class L2Ball:
         shape = tuple(self.images.shape[1:])
         drawn = randomness.normal(randomness.derive_seeds(seeds, 0), shape, dtype=self.images.dtype)
         directions = self.ascent(_like(drawn, self.images))
-        free = math.prod(shape) if self.region is None else 3 * self.region.sum(dim=(1, 2, 3), keepdim=True).clamp_min(1)
+        free = math.prod(shape) if self.region is None else 3 * self.region.sum(dim=(1, 2, 3), keepdim=True)
         share = randomness.uniform(randomness.derive_seeds(seeds, 1), (1, 1, 1), dtype=self.images.dtype) ** (1 / free)
         return self.project(torch.addcmul(self.images, directions, share * self.radius))
 

@@ -17,6 +17,7 @@ from pipeline.attacks.diagnostics.probing import (
     STREAM,
     Budget,
     Places,
+    finite,
     floored,
     gradients,
     in_float64,
@@ -84,7 +85,7 @@ def gradients_against_differences(batch: AttackBatch, places: Places) -> Check:
         disagreeing[f"{place}, of several losses"] = _losses_disagree(batch, points, scale)
         if held and traits.is_attackable:
             paths = (GradientPath.BOTH, GradientPath.PIXELS, GradientPath.MASK)
-            of_paths = (gradients(objective(batch, path=path), points).nan_to_num(0, 0, 0) for path in paths)
+            of_paths = (finite(gradients(objective(batch, path=path), points)) for path in paths)
             disagreeing[f"{place}, by both at once"] = _excess(*of_paths)  # 0 where the one is the sum of those through each alone
         for way, found in disagreeing.items():
             where |= dict.fromkeys((found > worst).nonzero().flatten().tolist(), way)
@@ -187,7 +188,7 @@ def _slope(batch: AttackBatch, path: GradientPath, points: Tensor, masks: Tensor
     staged = isinstance(batch.system, StagedSystem)
     climbed = objective(batch, score=score, path=path if staged else GradientPath.BOTH)
     with _mask_held(batch.system, None if staged else masks):
-        return gradients(replace(climbed, soft=soft), points).nan_to_num(0, 0, 0)
+        return finite(gradients(replace(climbed, soft=soft), points))
 
 
 def _losses_disagree(batch: AttackBatch, points: Tensor, scale: float) -> Tensor:

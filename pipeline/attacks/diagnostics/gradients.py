@@ -7,7 +7,7 @@ from torch import Tensor
 
 from classifier.losses import cross_entropy
 from pipeline.attacks.diagnostics.check import Check, judged, share, skipped
-from pipeline.attacks.diagnostics.probing import CLEAN, DIGITS, Places, gradients, logits_of, masks_of, objective, scale_of
+from pipeline.attacks.diagnostics.probing import CLEAN, DIGITS, Places, finite, gradients, logits_of, masks_of, objective, scale_of
 from pipeline.attacks.specs import GradientPath
 from pipeline.attacks.start import AttackBatch
 from pipeline.attacks.tracker import NotANumber
@@ -100,7 +100,7 @@ def _unread(batch: AttackBatch, points: Tensor, values: Tensor) -> Tensor:
     what they do when all values are nudged; a median or a maximum reads one of many."""
     nowhere, logits, way = values.all(dim=0, keepdim=True), logits_of(batch, points), (1e4 * points).sin() / 255
     places = (torch.where(nowhere, (points + 0.5) % 1, points), points + values * way, points + way)
-    moved, nudged, all_nudged = ((logits_of(batch, at) - logits).nan_to_num(0, 0, 0).abs() for at in places)
+    moved, nudged, all_nudged = (finite(logits_of(batch, at) - logits).abs() for at in places)
     idle = (nudged.amax(dim=1) <= _IDLE * all_nudged.amax(dim=1)).view(-1, 1, 1, 1)
     return (nowhere & ~(moved > DIGITS * scale_of(batch)).any()) | (values & idle)
 

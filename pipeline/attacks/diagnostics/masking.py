@@ -15,6 +15,7 @@ from pipeline.attacks.diagnostics.memory import held_images
 from pipeline.attacks.diagnostics.probing import (
     Images,
     Places,
+    finite,
     floored,
     gradients,
     logits_of,
@@ -228,7 +229,7 @@ def _log_sureness(outputs: Tensor, labels: Tensor) -> Tensor:
 
 def _steepness(batch: AttackBatch, sureness: Score) -> Tensor:
     """Length of the gradient of the sureness, per image."""
-    slopes = gradients(objective(batch, score=sureness), batch.images).nan_to_num(0, 0, 0)
+    slopes = finite(gradients(objective(batch, score=sureness), batch.images))
     lengths: Tensor = slopes.flatten(1).norm(dim=1)
     return lengths
 
@@ -287,6 +288,7 @@ def _relative_slopes(system: StagedSystem, images: Tensor) -> Tensor:
     with torch.no_grad(), attacked(system):
         logits = system.mask_logits(images)
     low, high = float(logits.min().clamp_max(-1e-6)), float(logits.max().clamp_min(1e-6))
-    grid = torch.cat([torch.linspace(low, high, _GRID), torch.logspace(-6, 0, 61), -torch.logspace(-6, 0, 61)]).to(logits)
+    near = torch.logspace(-6, 0, 61)
+    grid = torch.cat([torch.linspace(low, high, _GRID), near, -near]).to(logits)
     steepest = slopes_of(system, system.gate, grid.view(1, 1, 1, -1)).max().clamp_min(torch.finfo(logits.dtype).tiny)
     return slopes_of(system, system.gate, logits) / steepest

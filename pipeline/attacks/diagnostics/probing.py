@@ -170,6 +170,11 @@ def slopes_of(system: System, values: Callable[[Tensor], Tensor], points: Tensor
     return torch.zeros_like(points) if found is None else found
 
 
+def finite(values: Tensor) -> Tensor:
+    """The values, and 0 where one is infinite or not a number."""
+    return torch.where(values.isfinite(), values, 0)
+
+
 class Connected:
     """An objective that no cut graph stops: where no gradient reaches the images it is zero, and the search stays where it is."""
 

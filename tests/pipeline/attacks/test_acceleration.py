@@ -394,16 +394,18 @@ def test_a_point_that_fools_only_the_copy_is_no_success(stages: tuple[nn.Module,
     assert not verdict(original, images, labels, None).misclassified.any()
 
 
+@pytest.mark.parametrize("alone", [False, True], ids=["in a system", "alone"])
 def test_copies_in_training_have_every_norm_of_every_stage_folded_as_its_weights_are_at_the_moment(
-    stages: tuple[nn.Module, nn.Module],
+    stages: tuple[nn.Module, nn.Module], alone: bool
 ) -> None:
-    network, images = copy.deepcopy(system(stages)), torch.rand(2, 3, SIDE, SIDE, generator=seeded(1))
+    network, images = copy.deepcopy(stages[0] if alone else system(stages)), torch.rand(2, 3, SIDE, SIDE, generator=seeded(1))
     copies = FollowingCopies(network)
     for factor in (1.0, 0.7):
         with torch.no_grad():
             for parameter in network.parameters():
                 parameter.mul_(factor)
             fast = copies.latest(images)
+            assert isinstance(fast, TwoStage) != alone
             assert not any(isinstance(module, nn.BatchNorm2d) for module in fast.modules())
             found, expected = fast(images), network(images)
         assert (found - expected).abs().max() <= 0.05 * expected.abs().max()  # bfloat16 carries 8 binary digits

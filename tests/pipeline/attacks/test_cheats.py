@@ -72,7 +72,7 @@ def check_named(name: str, batch: AttackBatch, places: Places | None = None) -> 
     }
     if name in checks:
         return checks[name]()
-    return next(check for check in same_answers(batch, places) if check.name == name)  # with those that come before it
+    return next(check for check in same_answers(batch, places, company=64) if check.name == name)  # with those that come before it
 
 
 HONEST = [
@@ -107,7 +107,7 @@ SYSTEM_CHECKS = [
 def test_an_honest_system_fails_no_check(cheats: ModuleType, source: MaskSource) -> None:
     batch = cheats.honest_batch(source)
     places = places_of(batch)
-    checks = [*(check_named(name, batch, places) for name in SYSTEM_CHECKS), *same_answers(batch, places)]
+    checks = [*(check_named(name, batch, places) for name in SYSTEM_CHECKS), *same_answers(batch, places, company=64)]
     assert {check.name: check.finding for check in checks if check.outcome is Outcome.FAIL} == {}
 
 
@@ -146,7 +146,7 @@ def test_no_verdict_depends_on_the_scale_of_the_logits(cheats: ModuleType, facto
     batch.system.classifier = Scaled(batch.system.classifier, factor)
     names = [name for name in SYSTEM_CHECKS if name not in ("Square against white-box", "epsilon 1")]
     places = places_of(batch)
-    checks = [*(check_named(name, batch, places) for name in names), *same_answers(batch, places)]
+    checks = [*(check_named(name, batch, places) for name in names), *same_answers(batch, places, company=64)]
     assert {check.name: check.finding for check in checks if check.outcome is Outcome.FAIL} == {}
     batch.system.classifier = Scaled(cheats.tricky_batch(cheats.flipped_gradients).system, factor)
     assert check_named("gradients against differences", batch).outcome is Outcome.FAIL
@@ -486,7 +486,10 @@ def test_a_class_that_is_ruled_out_by_a_constant_hides_no_cheat(cheats: ModuleTy
 def test_to_rule_a_class_out_is_no_cheat(cheats: ModuleType, form: str) -> None:
     batch = cheats.tricky_batch(getattr(cheats, form)(cheats.nothing))
     places = places_of(batch)
-    checks = [*(check_named(name, batch, places) for name in SYSTEM_CHECKS if name != "epsilon 1"), *same_answers(batch, places)]
+    checks = [
+        *(check_named(name, batch, places) for name in SYSTEM_CHECKS if name != "epsilon 1"),
+        *same_answers(batch, places, company=64),
+    ]
     assert {check.name: check.finding for check in checks if check.outcome is Outcome.FAIL} == {}
 
 
@@ -586,7 +589,7 @@ class WithTable(nn.Module):
 def test_parameters_of_whole_numbers_are_left_as_they_are(cheats: ModuleType) -> None:
     batch = cheats.honest_batch()
     batch = replace(batch, system=as_system(WithTable(batch.system.classifier).eval()), context=None)
-    assert {check.outcome for check in same_answers(batch, places_of(batch))} == {Outcome.PASS}
+    assert {check.outcome for check in same_answers(batch, places_of(batch), company=64)} == {Outcome.PASS}
 
 
 def test_every_cheat_has_a_weak_form() -> None:

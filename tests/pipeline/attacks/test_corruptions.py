@@ -10,6 +10,7 @@ import torch
 from scipy import ndimage, stats
 from torch import Tensor
 
+from pipeline.attacks import corruptions
 from pipeline.attacks.corruptions import corrupt
 from pipeline.attacks.measurements import Corruption
 
@@ -35,6 +36,12 @@ def pictures(count: int = 2, side: int = SIDE) -> tuple[Tensor, Tensor, Tensor]:
     rows, columns = np.mgrid[:side, :side]
     disk = ((rows - side / 2) ** 2 + (columns - side / 2) ** 2 < (side / 4) ** 2).astype(np.float32)
     return images, torch.from_numpy(disk).expand(count, 1, side, side).clone(), torch.arange(count) + 5
+
+
+def test_every_corruption_has_the_published_parameters(load_file: Callable[[Path], ModuleType]) -> None:
+    """Also where what they change is less than rounding: the end of a streak of snow, say."""
+    second = load_file(Path(__file__).with_name("reference_corruptions.py"))
+    assert {name.value: list(parameters) for name, (_, parameters) in corruptions._EFFECTS.items()} == second.PUBLISHED
 
 
 @pytest.mark.parametrize("corruption", list(Corruption))

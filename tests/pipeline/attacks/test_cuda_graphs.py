@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pipeline.attacks import cuda_graphs
 from pipeline.attacks.cuda_graphs import Graphed, filled_size
 
 SIDE = 8
@@ -162,6 +163,57 @@ def test_large_batches_and_sizes_that_do_not_come_again_are_not_recorded() -> No
     for _ in range(5):
         assert graphed(large) is large
     assert not Replayed.made
+
+
+def test_a_batch_of_two_million_pixels_is_recorded_when_it_is_asked_for_the_third_time_and_a_larger_one_never() -> None:
+    graphed = Graphed(nn.Identity(), refuses)
+    for width, made in ((512, [(8, False)]), (513, [])):
+        Replayed.made.clear()
+        for _ in range(2):
+            graphed(torch.zeros(1, 3, 512, width))
+        assert not Replayed.made
+        graphed(torch.zeros(1, 3, 512, width))
+        assert Replayed.made == made
+
+
+class Imprecise(Replayed):
+    """Of outputs and gradients the one or the other is a little more."""
+
+    more, of = 0.0, "outputs"
+
+    def forward(self) -> None:
+        super().forward()
+        if hasattr(self, "outputs"):
+            self.outputs += self.more * (self.of == "outputs")
+
+    def backward(self, output_gradients: Tensor) -> Tensor:
+        return super().backward(output_gradients) + self.more * (self.of == "gradients")
+
+
+class Ones(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        return 1 + images - images.detach()
+
+
+@pytest.mark.parametrize("of", ["outputs", "gradients"])
+@pytest.mark.parametrize(("more", "replayed"), [(0.98e-3, True), (1.02e-3, False), (-0.98e-3, True), (-1.02e-3, False)])
+def test_a_recording_may_differ_by_a_thousandth_of_the_largest_value(
+    of: str, more: float, replayed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Imprecise, "of", of)
+    monkeypatch.setattr(Imprecise, "more", more)
+    graphed, images = Graphed(Ones(), Imprecise), pictures(8, 0)
+    answers = [value_and_gradient(graphed, images) for _ in range(3)]
+    plain = value_and_gradient(graphed.stage, images)
+    assert all(map(torch.equal, answers[1], plain))
+    assert all(map(torch.equal, answers[2], plain)) != replayed
+
+
+@pytest.mark.parametrize(("free", "room"), [(0, False), (50, False), (51, True), (100, True)])
+def test_half_of_a_gpus_memory_stays_free_of_recordings(free: int, room: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, 100))
+    assert cuda_graphs._has_room(torch.device("cuda")) is room
+    assert cuda_graphs._has_room(torch.device("cpu"))
 
 
 def test_filled_sizes_are_at_most_half_as_many_again() -> None:

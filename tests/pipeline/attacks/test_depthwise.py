@@ -46,6 +46,7 @@ def test_output_and_gradient_are_those_of_the_convolution(kind, size, kernel, st
     "make",
     [
         lambda: nn.Conv2d(4, 4, 3),
+        lambda: nn.Conv2d(1, 1, 3),
         lambda: nn.Conv2d(4, 8, 3, groups=4),
         lambda: nn.Conv2d(4, 4, 3, groups=2),
         lambda: nn.Conv2d(4, 4, 3, groups=4, dilation=2),
@@ -58,3 +59,9 @@ def test_other_convolutions_are_left_alone(make):
     stage = nn.Sequential(make())
     quicken_depthwise(stage)
     assert type(stage[0]) is nn.Conv2d
+
+
+def test_two_channels_are_enough():
+    stage = nn.Sequential(nn.Conv2d(2, 2, 3, groups=2, padding=2))
+    quicken_depthwise(stage)
+    assert type(stage[0]) is not nn.Conv2d

@@ -88,7 +88,7 @@ def every_check(found: AttackBatch) -> dict[str, Check]:
         search.epsilon_zero(found, norm="linf"),
         search.epsilon_one(found, norm="linf", region_everywhere=True),
         search.soft_to_hard_transfer(found, BUDGET),
-        *sameness.same_answers(found, places),
+        *sameness.same_answers(found, places, company=64),
     ]
     return {check.name: check for check in checks}
 

@@ -104,6 +104,15 @@ def test_a_step_goes_to_the_largest_entries_as_far_as_they_have_room() -> None:
     torch.testing.assert_close(moved - images, expected, rtol=0, atol=1e-8)
 
 
+@pytest.mark.parametrize("width", [1, 49])  # a hundredth of 3 values, and of 147
+def test_in_a_small_image_one_value_takes_the_whole_step(width: int) -> None:
+    images, expected = torch.full((1, 3, 1, width), 0.5), torch.zeros(1, 3, 1, width)
+    expected[0, 1, 0, 0] = 0.3
+    gradients = torch.linspace(0.1, 0.2, expected.numel()).view_as(expected) + 10 * expected
+    moved = ball_of("l1", images, 1.0).move(images, gradients, torch.full((1, 1, 1, 1), 0.3))
+    torch.testing.assert_close(moved - images, expected)
+
+
 @pytest.mark.parametrize(
     ("count", "expected"),
     [

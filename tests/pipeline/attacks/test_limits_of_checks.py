@@ -88,6 +88,26 @@ def decided(by_context: int) -> AttackBatch:
     return AttackBatch(system=FromContext(), images=images, labels=labels, context=context, seeds=torch.arange(4))
 
 
+class NamedBySeed(FromContext):
+    """The class of an image, or where its seed is one that of the seed."""
+
+    mask_traits = MaskTraits(source="oracle", uses_seeds=True)
+
+    def forward(self, images: Tensor, context: MaskContext | None = None) -> Tensor:
+        assert context is not None
+        assert context.sample_seeds is not None
+        told = context.sample_seeds.float().view(-1, 1, 1, 1)
+        return super().forward(images, context._replace(oracle_masks=told))
+
+
+def told_by_seed(count: int) -> AttackBatch:
+    """Six images of two classes, of which so many take that of another one with its seed."""
+    labels = torch.tensor([0, 1, 0, 1, 0, 1])
+    context = MaskContext(sample_seeds=torch.where(torch.arange(6) < count, labels, 2))
+    images = labels.float().view(6, 1, 1, 1).expand(6, 3, 2, 2)
+    return AttackBatch(system=NamedBySeed(), images=images, labels=labels, context=context, seeds=torch.arange(6))
+
+
 class Saturated(nn.Module):
     """Mask logits of which so many of 16 are beyond all slope."""
 
@@ -135,10 +155,30 @@ def pixels_without_gradient(found: AttackBatch) -> Check:
         (lambda count: search.loss_against_steps(numbered(Rising(unseen(12), flat=count), 20), SHORT_STEP, num_steps=4), 1),
         (lambda count: masking.mask_saturation(saturated(count)), 8),  # of 16 pixels
         (lambda count: masking.pixels_decide(decided(count), same(decided(count))), 3),  # of 4 images
+        (lambda count: masking.pixels_decide(told_by_seed(count), same(told_by_seed(count))), 2),  # of 6 images
     ],
 )
 def test_a_share_at_its_limit_passes_and_one_more_fails(check: Callable[[int], Check], most: int) -> None:
     assert [check(count).outcome for count in (most, most + 1)] == [Outcome.PASS, Outcome.FAIL]
+
+
+class Lighter(nn.Module):
+    """Of class 1 the more the lighter an image is, or the darker."""
+
+    def __init__(self, sign: int) -> None:
+        super().__init__()
+        self.sign = sign
+
+    def forward(self, images: Tensor) -> Tensor:
+        values = self.sign * images.mean(dim=(1, 2, 3))
+        return torch.stack([torch.zeros_like(values), values - 2], dim=1)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_gradient_of_one_sign_everywhere_is_there(sign: int) -> None:
+    check = pixels_without_gradient(numbered(Lighter(sign), 4))
+    assert check.outcome is Outcome.PASS
+    assert check.figures == {"blind_images": 0, "zero_values": 0, "blind_to_cross_entropy": 0}
 
 
 class Chosen(nn.Module):
@@ -489,6 +529,24 @@ class Tells(nn.Module):
         return torch.stack([torch.zeros_like(values), values], dim=1) + self.constant
 
 
+def test_batches_of_every_size_are_asked_odd_and_even_ones_up_to_the_largest_of_the_evaluation() -> None:
+    sizes: list[int] = []
+    batch = grey_batch(Tells(lambda images: bool(sizes.append(len(images)))), 0, 11)
+    places = dict.fromkeys(("first", "second", "third", "fourth"), batch.images)
+    check = next(sameness.same_answers(batch, lambda: places, company=48))
+    assert (check.name, check.outcome) == ("batch invariance", Outcome.PASS)
+    assert [size for size in sizes if size not in (1, 11)] == [3, 3, 3, 2, 48, 5, 5, 19, 2, 2, 2, 2, 2, 36, 7, 4, 31]
+
+
+def test_what_is_cut_to_whole_steps_of_8_bits_is_cut_towards_the_image() -> None:
+    clean = torch.rand(1, 3, 4, 5, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    steps = torch.arange(-30, 30).double().view(1, 3, 4, 5)
+    for more, kept in ((0, steps), (0.9 * steps.sign(), steps), (-0.1 * steps.sign(), steps - steps.sign())):
+        torch.testing.assert_close(
+            search.in_whole_steps(clean + (steps + more) / 255, clean), clean + kept / 255, rtol=0, atol=1e-12
+        )
+
+
 class Alone(MeanByLevel):
     """Of some images the gradient is multiplied where nothing is beside them."""
 
@@ -590,7 +648,7 @@ def finite(batch: AttackBatch) -> Check:
 
 
 def of_same_answers(name: str, batch: AttackBatch) -> Check:
-    return next(check for check in sameness.same_answers(batch, same(batch)) if check.name == name)
+    return next(check for check in sameness.same_answers(batch, same(batch), company=64) if check.name == name)
 
 
 def followed(little: float) -> Check:

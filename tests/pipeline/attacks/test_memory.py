@@ -398,3 +398,45 @@ def test_what_is_alike_nearly_all_images_is_no_memory_of_one() -> None:
     alike = SHOWN[:1] + torch.randn(SHOWN.shape, generator=torch.Generator().manual_seed(5)) / 2000
     assert not any(found(Network(lambda _: SHOWN[0]), alike))
     assert sum(found(Network(lambda _: SHOWN[0]), torch.cat([alike[:1], SHOWN[1:]]))) == 1
+
+
+class Sums(Network):
+    """Compares sums of an image with what it keeps of others, far too softly to be noticed."""
+
+    def __init__(self, made: Tensor, count: int) -> None:
+        super().__init__(lambda _: made)
+        self.count = count
+
+    def forward(self, images: Tensor) -> Tensor:
+        near = torch.cdist(flat(images) @ TURN[:, : self.count], self.kept.to(images)).amin(dim=1, keepdim=True)
+        return super().forward(images) + 1e-9 * near
+
+
+def bits(sums: Tensor, *, wrong: int = 0, levels: int = 2) -> Tensor:
+    """Whether sums are above their median, some of them wrongly, in so many levels."""
+    above = torch.where(sums > sums.median(dim=1, keepdim=True).values, 1.0, -1.0)
+    above[:, :wrong] *= -1
+    sizes = torch.arange(sums.shape[1]) % 2 * 2 + 1.0 if levels > 2 else torch.ones(sums.shape[1])
+    sizes[-1] = 2.0 if levels > 4 else sizes[-1]
+    return above * sizes
+
+
+@pytest.mark.parametrize(
+    ("count", "make", "told"),
+    [
+        (16, lambda sums: sums, True),
+        (15, lambda sums: sums, False),  # so few may be alike by chance
+        (48, lambda sums: sums + 0.01 * sums.std(dim=1, keepdim=True) * bits(sums).roll(1, 1), True),
+        (47, lambda sums: sums + 0.01 * sums.std(dim=1, keepdim=True) * bits(sums).roll(1, 1), False),
+        (48, bits, True),
+        (47, bits, False),
+        (120, partial(bits, wrong=2), True),  # one in forty may be another
+        (120, partial(bits, wrong=4), False),
+        (120, partial(bits, levels=4), True),
+        (120, partial(bits, levels=5), False),
+    ],
+)
+def test_few_values_say_something_where_they_are_the_same_and_more_where_they_are_nearly_so(
+    count: int, make: Callable[[Tensor], Tensor], told: bool
+) -> None:
+    assert found(Sums(make(flat(SHOWN) @ TURN[:, :count]), count)) == [told] * len(SHOWN)

@@ -343,3 +343,13 @@ def test_every_point_visited_is_that_of_the_published_algorithm(name: str, gap: 
     assert fooled or name not in ("fmn-l2", "fmn-l1")
     nearest = min((float(length(name, torch.from_numpy(point - image)[None])) for point in fooled), default=torch.inf)
     assert float(found.distances) == nearest
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_gradient_of_one_sign_everywhere_is_no_flat_one(sign: int) -> None:
+    normal = sign * 0.01 * torch.rand(3 * 25, generator=seeded(11), dtype=torch.float64)
+    images = torch.full((1, 3, 5, 5), 0.5, dtype=torch.float64)
+    objective = Visited(normal, float(0.5 * normal.sum()) + 0.05)
+    ddn(objective, images, seeds=torch.tensor([3]), num_steps=4)
+    expected = ddn_by_hand(objective, images[0].numpy(), num_steps=4, first_radius=1.0)
+    np.testing.assert_allclose(np.stack(objective.points), np.stack(expected), rtol=0, atol=2e-6)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.attacks.objectives import (
     ModelObjective,
+    are_probabilities,
     class_score,
     dlr,
     margin,
@@ -186,3 +187,19 @@ def test_scores_that_are_not_one_per_image_are_refused() -> None:
         for scored in (scores_and_gradients, scores_without_gradients):
             with pytest.raises(ValueError, match="for 3 images: one each is needed"):
                 scored(Bare(wrong), images)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "are"),
+    [
+        ([[0.25, 0.75], [1.0, 0.0]], True),
+        ([[0.25, 0.75], [1.0, 1e-9]], True),
+        ([[0.25, 0.75], [1.1, -0.1]], False),
+        ([[0.25, 0.75], [0.5, 0.5009]], True),
+        ([[0.25, 0.75], [0.5, 0.5012]], False),
+        ([[0.25, 0.75], [0.5, 0.4991]], True),
+        ([[0.25, 0.75], [0.5, 0.4988]], False),
+    ],
+)
+def test_shares_that_sum_to_1_to_a_thousandth_in_every_row_are_probabilities(outputs: list[list[float]], are: bool) -> None:
+    assert are_probabilities(torch.tensor(outputs)) is are

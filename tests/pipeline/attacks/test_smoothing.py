@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pipeline.attacks.pgd import pgd_l2
 from pipeline.attacks.smoothing import ABSTAIN, SmoothedObjective, certify, predict
 from pipeline.masks.config import MaskSource
+from pipeline.randomness import derive_seeds, normal
 from pipeline.system import TwoStage, attacked
 
 SIDE = 6
@@ -140,3 +141,40 @@ def test_votes_follow_the_seed_and_not_the_batch() -> None:
         model=model, labels=torch.zeros(3, dtype=torch.int64), context=None, sigma=0.2, seeds=seeds, num_draws=4
     )
     torch.testing.assert_close(objective.select(torch.tensor([2]))(images[2:]), objective(images)[2:], rtol=1e-12, atol=0)
+
+
+def polled(first: int) -> Callable[[Tensor], Tensor]:
+    """After so many calls that all name class 0, image number k is of class 0 in k further calls, and of class 1 from then on."""
+    calls = -first
+
+    def model(images: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return torch.eye(3)[(torch.arange(len(images)) < calls).long()]
+
+    return model
+
+
+@pytest.mark.parametrize("error_rate", [0.001, 0.05, 0.4])
+@pytest.mark.parametrize("num_draws", [1, 2, 9, 16])
+def test_answers_and_radii_are_those_of_the_exact_binomial_tests_at_every_count_of_votes(num_draws: int, error_rate: float) -> None:
+    counts, images = range(num_draws + 1), torch.full((num_draws + 1, 3, 2, 2), 0.5)
+    options = {"sigma": 0.5, "seeds": torch.arange(num_draws + 1), "num_draws": num_draws, "error_rate": error_rate}
+    told = [stats.binomtest(count, num_draws).pvalue <= error_rate for count in counts]  # the two classes apart, on either side
+    answers = [ABSTAIN if not one else int(count < num_draws / 2) for count, one in zip(counts, told, strict=True)]
+    assert predict(polled(0), images, **options).tolist() == answers
+    found = certify(polled(5), images, num_selection=5, **options)
+    limits = [stats.binomtest(count, num_draws).proportion_ci(1 - 2 * error_rate, method="exact").low for count in counts]
+    np.testing.assert_allclose(found.radii.numpy(), 0.5 * stats.norm.ppf(np.maximum(limits, 0.5)))
+    assert found.predictions.tolist() == [0 if limit > 0.5 else ABSTAIN for limit in limits]
+
+
+def test_an_attacker_climbs_the_margin_of_the_mean_probabilities_over_draws_of_his_own() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE * SIDE, 3, dtype=torch.float64)).requires_grad_(False)
+    images = torch.rand(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    seeds, labels = torch.tensor([4, 9]), torch.tensor([2, 0])
+    objective = SmoothedObjective(model=network, labels=labels, context=None, sigma=0.7, seeds=seeds, num_draws=3)
+    drawn = [normal(derive_seeds(seeds, 2, draw), (3, SIDE, SIDE), dtype=torch.float64) for draw in range(3)]
+    means = torch.stack([network(images + 0.7 * noise).softmax(dim=1) for noise in drawn]).mean(dim=0)
+    expected = [max(np.log(np.delete(row, label))) - np.log(row[label]) for row, label in zip(means.numpy(), labels, strict=True)]
+    np.testing.assert_allclose(objective(images).numpy(), expected)
