@@ -160,7 +160,7 @@ class Verdict(NamedTuple):
     """Softmax of the predicted class, in double precision, where masks were asked for."""
 
 
-def of_as_many_classes(answers: Sequence[Tensor]) -> Sequence[Tensor]:
+def of_as_many_classes(answers: list[Tensor]) -> list[Tensor]:
     """A system's answers in several batches. Raises InputError where they are not of as many classes."""
     numbers = dict.fromkeys(str(answer.shape[1]) for answer in answers)
     if len(numbers) > 1:
