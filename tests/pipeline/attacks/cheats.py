@@ -230,7 +230,7 @@ def flat_copy(system: Tricky, images: Tensor) -> Tensor:
 
 def flat_copy_where_faint(system: Tricky, images: Tensor) -> Tensor:
     """Where three hundred times louder images hide it."""
-    faint = images[:, :, 0].mean(dim=(1, 2)) > _known_images(images)[:, :, 0].mean(dim=(1, 2)).sort().values[-3]
+    faint = _nearest(images) < 2
     return torch.where(faint[:, None], flat_copy(system, images), 300 * system.honest(images))
 
 
