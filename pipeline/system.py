@@ -308,8 +308,22 @@ Module = TypeVar("Module", bound=nn.Module | System)
 
 @torch.no_grad()
 def deep_copy(module: Module) -> Module:
-    """A copy that shares nothing with the module. With gradients the weights of a scripted copy would depend on its own."""
-    return copy.deepcopy(module)
+    """A copy that shares nothing with the module. With gradients the weights of a scripted copy would depend on its own.
+
+    Raises InputError where ``__deepcopy__`` of somebody's own gives the module itself, or one that holds parts or weights of it:
+    what is done to the copy would be done to the module.
+    """
+    copied = copy.deepcopy(module)
+    parts, others = ([*one.modules()] for one in (module, copied))  # held, for a scripted module makes new ones whenever asked
+    if not {id(part) for part in parts}.isdisjoint(id(part) for part in others) or not _memory(parts).isdisjoint(_memory(others)):
+        raise InputError("a deep copy of the system shares parts or weights with it: let __deepcopy__ copy all, or leave it out")
+    return copied
+
+
+def _memory(parts: Sequence[nn.Module]) -> set[int]:
+    """Where weights and buffers lie."""
+    held = (tensor for part in parts for tensor in (*part.parameters(recurse=False), *part.buffers(recurse=False)))
+    return {tensor.untyped_storage().data_ptr() for tensor in held if tensor.layout == torch.strided} - {0}
 
 
 @contextmanager

@@ -160,6 +160,14 @@ class Verdict(NamedTuple):
     """Softmax of the predicted class, in double precision, where masks were asked for."""
 
 
+def of_as_many_classes(answers: list[Tensor]) -> list[Tensor]:
+    """A system's answers in several batches. Raises InputError where they are not of as many classes."""
+    numbers = dict.fromkeys(str(answer.shape[1]) for answer in answers)
+    if len(numbers) > 1:
+        raise InputError(f"the system has {' and '.join(numbers)} classes, by the batch: give one logit a class in every batch")
+    return answers
+
+
 @torch.no_grad()
 def verdict(system: System, images: Images, labels: Labels, context: MaskContext | None, *, with_masks: bool = False) -> Verdict:
     """Score stored images afresh, in eval mode and without autocast: the only thing that a success is counted by. ``with_masks``

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 from torch.utils.data.distributed import DistributedSampler
 
 from pipeline.attacks.objectives import are_probabilities
-from pipeline.attacks.tracker import WRITES_INTO_IMAGES
+from pipeline.attacks.tracker import WRITES_INTO_IMAGES, of_as_many_classes
 from pipeline.errors import InputError, kind_and_words, said
 from pipeline.masks.context import MaskContext
 from pipeline.shapes import Images, Labels, Logits, Masks
@@ -163,23 +163,29 @@ def _doubt_about_masks(masks: Masks) -> str | None:
 
 
 @torch.no_grad()
-def checked_logits(system: System, images: Images, context: MaskContext | None) -> Logits:
-    """What the system says of clean images, in eval mode; its own mode is restored.
+def checked_logits(system: System, images: Images, context: MaskContext | None, *, batch_size: int = 0) -> Logits:
+    """What the system says of clean images, in eval mode; its own mode is restored. ``batch_size`` is the size of the batches that
+    it will be asked in, where that is known.
 
-    Raises InputError for outputs that are no logits (B,K) of 2 classes or more, not finite, or of less than 32 bits, and for a
-    system that takes batches of one size alone.
+    Raises InputError for outputs that are no logits (B,K) of 2 classes or more, not finite, or of less than 32 bits, for a
+    system that takes batches of one size alone, and for one whose classes or earlier answers depend on what else it is asked.
     """
-    refused = []
-    for count in (1, len(images)) if len(images) > 1 else ():
-        first = torch.zeros(count, dtype=torch.int64, device=images.device)
+    refused, answers = [], []
+    for count in sorted({1, len(images), max(1, batch_size)}) if len(images) > 1 else ():
+        last = torch.full((count,), len(images) - 1, device=images.device)
         try:
-            _outputs(system, images[first], None if context is None else context.select(first))
+            answers.append(_outputs(system, images[last], None if context is None else context.select(last)))
         except InputError as error:
             refused.append(error)
-    if len(refused) == 1:
+    if refused and answers:
         remedy = "a dynamic first dimension where it is traced, batch norms in eval mode, no squeeze()"
         raise InputError(f"the system has to take batches of any size, for attacks leave images out ({remedy}): {refused[0]}")
-    return _outputs(system, images, context)
+    before = [answer.clone() for answer in answers]
+    logits = _outputs(system, images, context)
+    of_as_many_classes([*answers, logits])
+    if not images.is_cuda and not all(map(torch.equal, answers, before)):  # CUDA graphs look after their memory themselves
+        raise InputError("the system writes its answer over the last one: return a tensor of its own, say logits.clone()")
+    return logits
 
 
 def _outputs(system: System, images: Images, context: MaskContext | None) -> Logits:

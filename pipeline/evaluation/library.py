@@ -209,7 +209,7 @@ def attack(
     device = device_of(wrapped)
     with tf32_disabled(device):
         batch = attack_batch_of(wrapped, checked, positions=range(len(checked.labels)), device=device, batch_size=call.batch_size)
-        num_classes = _num_classes(batch)
+        num_classes = _num_classes(batch, min(call.batch_size, len(batch)))
         checked_labels(checked.labels, count=len(checked.labels), num_classes=num_classes)
         skipped_attacks(suite, batch)
         (name, spec), *_ = suite.attacks.items()
@@ -244,7 +244,7 @@ def _on_prepared(settings: EvaluationSettings, dataset: PreparedDataset, call: _
         rows=choose_rows(dataset, call.split, call.max_images),
         chunk_size=PART,
     )
-    num_classes = _num_classes(run.batch(run.rows[:SHOWN], device))
+    num_classes = _num_classes(run.batch(run.rows[:SHOWN], device), min(call.batch_size, len(run.rows)))
     if num_classes != dataset.num_classes:
         raise InputError(f"the system has {num_classes} classes, and {dataset.path} has {dataset.num_classes}")
     suite, skipped = applicable(run.suite, run.batch(run.rows[:1], device))
@@ -266,7 +266,7 @@ def _on_own(settings: EvaluationSettings, data: Iterable[Any], call: _Call, devi
         images = OwnImages(**vars(settings), own=own, positions=np.arange(first, first + len(own.labels)))
         if copy is None:
             few = images.batch(images.rows[:FEW], device)
-            num_classes = _num_classes(images.batch(images.rows[:SHOWN], device))
+            num_classes = _num_classes(images.batch(images.rows[:SHOWN], device), min(call.batch_size, len(own.labels)))
             suite, skipped = applicable(settings.suite, few)
             settings, images = replace(settings, suite=suite), replace(images, suite=suite)
             copy = copy_to_search(settings.system, few.images, few.context)
@@ -309,10 +309,10 @@ def _evaluation(
     return Evaluation(outcomes=records, threat=threat, skipped=skipped, checks=made, classes=classes)
 
 
-def _num_classes(batch: AttackBatch) -> int:
+def _num_classes(batch: AttackBatch, batch_size: int) -> int:
     """How many classes a system tells apart, which says of the first of these clean images what attacks need. Raises InputError."""
     shown, few = (batch.select(torch.arange(min(len(batch), count), device=batch.images.device)) for count in (SHOWN, FEW))
-    logits = checked_logits(few.system, few.images, few.context)
+    logits = checked_logits(few.system, few.images, few.context, batch_size=batch_size)
     for doubt in (*doubts_about(few.system, few.images, few.context, logits), *doubts_about_preprocessing(shown)):
         warnings.warn(doubt, stacklevel=4)
     return logits.shape[1]

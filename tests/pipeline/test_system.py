@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pipeline.errors import InputError
 from pipeline.masks.config import Fill, MaskConfig, MaskSource
 from pipeline.masks.context import MaskContext
-from pipeline.system import TwoStage, attacked, deep_copy
+from pipeline.system import TwoStage, as_system, attacked, deep_copy
 
 SIDE, CLASSES = 8, 5
 BATCH = 3
@@ -296,3 +296,30 @@ def test_a_copy_of_a_scripted_module_can_be_attacked() -> None:
         assert torch.equal(copied(images), scripted.eval()(images))
     next(scripted.parameters()).data.zero_()
     assert next(copied.parameters()).any()
+
+
+class CopiesAreItself(nn.Linear):
+    def __deepcopy__(self, memo: dict[int, Any]) -> "CopiesAreItself":
+        return self
+
+
+class CopiesShareWeights(nn.Linear):
+    def __deepcopy__(self, memo: dict[int, Any]) -> "CopiesShareWeights":
+        other = CopiesShareWeights(self.in_features, self.out_features)
+        other.weight = self.weight
+        return other
+
+
+@pytest.mark.parametrize("kind", [CopiesAreItself, CopiesShareWeights])
+def test_a_copy_that_is_the_system_in_part_is_refused_in_one_line(kind: type[nn.Linear]) -> None:
+    for module in (kind(3, 2), as_system(nn.Sequential(nn.Flatten(), kind(3, 2)))):
+        with pytest.raises(InputError, match=r"^a deep copy of the system shares parts or weights with it: [^\n]*$"):
+            deep_copy(module)
+
+
+def test_a_module_without_weights_and_one_with_tied_ones_are_copied() -> None:
+    assert isinstance(deep_copy(nn.Sequential(nn.Flatten(), nn.ReLU())), nn.Sequential)
+    tied = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    tied[1].weight = tied[0].weight
+    copied = deep_copy(tied)
+    assert copied[1].weight is copied[0].weight

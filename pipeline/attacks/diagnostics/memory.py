@@ -35,6 +35,7 @@ _FEWEST, _EXACTLY = 16, 1 - 1e-6  # unless they are the same but for rounding
 _LEVELS = 4  # values that a row may have to be taken for bits
 _BITS_ALIKE, _ONE_SIDED = 0.95, 0.75  # mean product of bits of 1 and -1: 2.5 % are others; and how far from 0 their mean may be
 _TELLING = 4  # values of a row that are not all alike, at least: the one of a one-hot row says nothing
+_SILENT = 0.03  # of its bias is what a layer may add of an image for its output to be called the bias
 _CHANGED = 0.15  # of the range of the noise, in the spread of an image: 4 % apart
 _TAKES = dict.fromkeys(("to", "type_as", "expand_as", "view_as", "reshape_as", "__getitem__", "index_select", "gather"), 0)
 _TAKES["embedding"] = 1
@@ -63,7 +64,8 @@ def held_images(batch: AttackBatch) -> Bool[Tensor, " batch"]:
 
     def keep(held: Tensor, composed: bool = False) -> None:
         if not held.is_complex():  # their parts are compared where something is computed with them
-            (put_together if composed else own).setdefault((_place(held), held.shape, held.stride()), held)
+            key = _place(held), held.storage_offset(), held.shape, held.stride()
+            (put_together if composed else own).setdefault(key, held)
 
     variables = _variables(batch, {small[0].numel() for small in smaller}, noise, keep)
     for held in _tensors_of(_kept(batch.system)):
@@ -121,7 +123,7 @@ class _Dataflow(TorchFunctionMode):
             held = [one for one in inputs if _place(one) not in self.given]
             self.given |= places
             for one in outputs:
-                self.made(one)
+                self.made(_beside_bias(one, inputs[-1]) if getattr(operation, "__name__", "") == "linear" else one)
         for one in held:
             self.keep(one, _place(one) in self.composed)
         return result
@@ -132,6 +134,14 @@ class _Dataflow(TorchFunctionMode):
         whole = (one for one in _strided(numbers) if one.ndim and one.numel() and not one.is_floating_point())
         chosen = [one.reshape(len(one), -1) for one in whole if _place(one) in self.given]
         return any(len(one) != self.images or bool((one != one[:, :1]).any()) for one in chosen)
+
+
+def _beside_bias(made: Tensor, bias: Tensor) -> Tensor:
+    """What a linear layer makes, without the rows that are its bias alone: it holds that, and nothing of the image is in it."""
+    if made.ndim != 2 or bias.ndim != 1:
+        return made
+    silent = (made - bias).norm(dim=1) <= _SILENT * (bias - bias.mean()).norm()
+    return made.masked_fill(silent[:, None], 0)
 
 
 def _watched(batch: AttackBatch, points: Images, keep: _Keep, made: Callable[[Tensor], None] = lambda _: None) -> None:

@@ -268,18 +268,8 @@ def fresh_copy(system: System) -> System:
 
 def in_float64(batch: AttackBatch) -> AttackBatch:
     """The same of a copy in double precision. Raises what the system raises that cannot be copied so."""
-    exact, context = _own_copy(batch.system), batch.context
+    exact, context = deep_copy(batch.system), batch.context
+    assert isinstance(exact, nn.Module)
     if context is not None:
         context = type(context)(*(one.double() if one is not None and one.is_floating_point() else one for one in context))
     return replace(batch, system=as_system(exact.double()), images=batch.images.double(), context=context)
-
-
-def _own_copy(system: System) -> nn.Module:
-    """A deep copy whose type may be changed. Raises ValueError where it holds the system's own weights."""
-    copied = deep_copy(system)
-    assert isinstance(copied, nn.Module)
-    assert isinstance(system, nn.Module)
-    held = {id(tensor) for tensor in (*system.parameters(), *system.buffers())}
-    if any(id(tensor) in held for tensor in (*copied.parameters(), *copied.buffers())):
-        raise ValueError("the copy shares its weights with the system")
-    return copied

@@ -37,14 +37,16 @@ from pipeline.attacks.diagnostics.probing import (
 )
 from pipeline.attacks.pgd import pgd_in
 from pipeline.attacks.start import AttackBatch
-from pipeline.attacks.tracker import BestPoint
+from pipeline.attacks.tracker import BestPoint, of_as_many_classes
+from pipeline.errors import said
 from pipeline.system import attacked, deep_copy
 
 _REPEATS = 8
 _ROUNDING = 1e-4  # of the scale of the logits
 _OTHER_TYPE = 1e-2  # likewise, in float64; what bfloat16 rounds off may be larger than the gap between classes
 _HAIR, _NUDGES = 1e-6, 4
-_GRADIENT_ROUNDING = 0.1  # of the gradient's length
+_GRADIENT_ROUNDING, _FAINT = 0.1, 0.01
+"""Of the gradient's length; a shorter one counts as long as this share of their median, for rounding may be all there is of it."""
 _SEARCHED, _LATE = 4 / 255, 16
 """How far and in how many steps a search goes whose last step is looked at."""
 _OTHER_SEED = 1_730_947
@@ -135,21 +137,27 @@ def _compared(
     """The largest change of a logit by each way of asking, over all points."""
     changes: dict[str, float] = {}
     failed: dict[str, None] = {}  # in order, each once
+    refused = ""
     for place, some in points.items():
         asked = replace(batch, images=some)
         expected = floored(logits_of(asked).double(), scale)
         for one in family:
-            with suppress(Exception) if one.optional else nullcontext():
-                found = floored(one.ask(asked).double(), scale)
-                moved = ((found - expected).abs() / scale).nan_to_num(torch.inf, torch.inf).amax(dim=1)
-                if one.other_arithmetic and bool((moved > one.tolerance).any()):
-                    moved[_hangs_on_rounding(asked, expected, scale)] = 0
-                change = float(moved.max())
-                changes[one.name] = max(changes.get(one.name, 0.0), change)
-                if change > one.tolerance:
-                    failed[f"{one.name} ({place})"] = None
+            try:
+                found = floored(of_as_many_classes([one.ask(asked), expected])[0].double(), scale)
+            except Exception as error:
+                if not one.optional:
+                    raise
+                refused = f": {said(error)}"
+                continue
+            moved = ((found - expected).abs() / scale).nan_to_num(torch.inf, torch.inf).amax(dim=1)
+            if one.other_arithmetic and bool((moved > one.tolerance).any()):
+                moved[_hangs_on_rounding(asked, expected, scale)] = 0
+            change = float(moved.max())
+            changes[one.name] = max(changes.get(one.name, 0.0), change)
+            if change > one.tolerance:
+                failed[f"{one.name} ({place})"] = None
     if not changes:
-        return skipped(name, "the system cannot be asked so")
+        return skipped(name, f"the system cannot be asked so{refused}")
     finding = "largest change of a logit, relative: " + ", ".join(f"{what} {change:.1e}" for what, change in changes.items())
     finding += f"; too large: {', '.join(failed)}" if failed else ""
     return judged(name, bool(failed), finding, advice, changes)
@@ -197,7 +205,7 @@ def _gradient_invariance(batch: AttackBatch, points: Mapping[str, Images], compa
 def _moved(found: Tensor, expected: Tensor) -> float:
     """Share of the images whose gradient is another one by more than rounding."""
     difference, lengths = (found - expected).flatten(1).norm(dim=1), expected.flatten(1).norm(dim=1)
-    moved = difference > _GRADIENT_ROUNDING * torch.maximum(lengths, lengths.median())
+    moved = difference > _GRADIENT_ROUNDING * torch.maximum(lengths, _FAINT * lengths.median())
     return float((moved | ~difference.isfinite()).double().mean())
 
 
@@ -227,7 +235,7 @@ def _late_in_a_search(batch: AttackBatch) -> tuple[Tensor, Tensor]:
 
 def _by_parts(batch: AttackBatch, size: int, ask: Callable[[AttackBatch], Tensor]) -> Tensor:
     order = torch.arange(len(batch), device=batch.labels.device)
-    return torch.cat([ask(batch.select(rows)) for rows in torch.split(order, size)])
+    return torch.cat(of_as_many_classes([ask(batch.select(rows)) for rows in torch.split(order, size)]))
 
 
 def _in_company(batch: AttackBatch, size: int, ask: Callable[[AttackBatch], Tensor]) -> Tensor:

@@ -300,6 +300,24 @@ class ForbidsCopies(CutOff):
         raise TypeError("not to be copied")
 
 
+class CopiesAreItself(nn.Sequential):
+    def __deepcopy__(self, memo: dict) -> "CopiesAreItself":
+        return self
+
+
+def test_a_system_whose_copies_are_itself_is_searched_itself_and_left_as_it_was() -> None:
+    images, _ = batch(2)
+    stage = CopiesAreItself(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.LazyLinear(3)).eval()
+    stage(images)
+    original = TwoStage(stage, masks=MaskConfig(source=MaskSource.NONE)).eval()
+    names, weights = [*stage.state_dict()], [value.clone() for value in stage.state_dict().values()]
+    assert copy_to_search(original, images) is original
+    assert [*stage.state_dict()] == names
+    for before, after in zip(weights, stage.state_dict().values(), strict=True):
+        assert before.dtype == after.dtype
+        assert torch.equal(before, after)
+
+
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_the_system_is_left_as_it_was(precision: str) -> None:
     original = system((segmenter(), classifier()))

@@ -31,6 +31,7 @@ from pipeline.attacks.diagnostics.sameness import same_answers
 from pipeline.attacks.specs import GradientPath
 from pipeline.attacks.start import AttackBatch
 from pipeline.attacks.tracker import verdict
+from pipeline.errors import InputError
 from pipeline.masks.config import MaskSource
 from pipeline.masks.context import MaskContext
 from pipeline.system import as_system
@@ -187,6 +188,7 @@ FULL = {
     "blind_for_attacked_weights": "gradients on and off",
     "blind_copy": "copies",
     "flat_copy": "gradient invariance",
+    "flat_copy_where_faint": "gradient invariance",
     "flat_in_large_batches": "gradient invariance",
     "noisy_gradients": "gradient invariance",
     "known_images": "gradients against differences",
@@ -349,6 +351,7 @@ WEAK = [
     ("on_some_classes", "every_fifth_call", "repeated calls"),
     ("on_some_classes", "blind_for_attacked_weights", "gradients on and off"),
     ("on_some_classes", "flat_copy", "gradient invariance"),
+    ("near_the_boundary", "flat_copy_where_faint", "gradient invariance"),
     ("on_some_classes", "flat_in_large_batches", "gradient invariance"),
     ("on_some_classes", "checkerboard", "gradients against differences"),
     ("on_some_classes", "other_by_layout", "threads, layout and types"),
@@ -502,6 +505,29 @@ def test_a_softmax_that_is_sure_of_the_images_knows_none_of_them_and_hides_no_me
 ) -> None:
     check = check_named("shifted images", cheats.tricky_batch(cheats.as_probabilities(getattr(cheats, trick))))
     assert check.outcome is outcome, check.finding
+
+
+def test_a_system_that_is_its_own_copy_is_examined_and_left_in_its_type(cheats: ModuleType) -> None:
+    class Itself(nn.Sequential):
+        def __deepcopy__(self, memo: dict[int, Any]) -> "Itself":
+            return self
+
+    batch = cheats.honest_batch()
+    batch = replace(batch, system=as_system(Itself(*batch.system.classifier).eval()), context=None)
+    checks = {check.name: check for check in same_answers(batch, places_of(batch))}
+    assert {check.outcome for check in checks.values()} == {Outcome.PASS, Outcome.SKIP}
+    assert (checks["copies"].outcome, "shares parts or weights" in checks["copies"].finding) == (Outcome.SKIP, True)
+    assert {weight.dtype for weight in batch.system.parameters()} == {torch.float32}
+
+
+def test_a_system_whose_classes_depend_on_the_batch_is_refused_in_one_line(cheats: ModuleType) -> None:
+    def trick(system: nn.Module, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = system.honest(images)
+        return nn.functional.pad(logits, (0, 1), value=-9.0) if len(images) in (2, 3) else logits
+
+    batch = cheats.tricky_batch(trick)
+    with pytest.raises(InputError, match=r"^the system has 5 and 4 classes, by the batch: [^\n]*$"):
+        list(same_answers(batch, places_of(batch)))
 
 
 @pytest.mark.parametrize(("hair", "outcome"), [(1e-8, Outcome.PASS), (1e-3, Outcome.FAIL)])

@@ -76,6 +76,7 @@ def scripted(module: nn.Module) -> nn.Module:
 
 KEPT: dict[str, Callable[[Network, Tensor], Any]] = {
     "a weight": lambda _, images: nn.Parameter(images.clone()),
+    "rows of one tensor, in a list": lambda _, images: [*images.clone()],
     "bytes in a list": lambda _, images: [(255 * one).to(torch.uint8) for one in images],
     "an array in a mapping": lambda _, images: {"bank": images.double().numpy()},
     "in another byte order": lambda _, images: images.numpy().astype(">f8"),
@@ -440,3 +441,28 @@ def test_few_values_say_something_where_they_are_the_same_and_more_where_they_ar
     count: int, make: Callable[[Tensor], Tensor], told: bool
 ) -> None:
     assert found(Sums(make(flat(SHOWN) @ TURN[:, :count]), count)) == [told] * len(SHOWN)
+
+
+class SilentFor(Network):
+    """Its features are 0 for some images, of which the head says what it says of nothing: its bias."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__(lambda _: None)
+        with torch.random.fork_rng([]):
+            torch.manual_seed(1)
+            self.head = nn.Linear(WIDTH, 60)
+        brightness = SHOWN.mean(dim=(1, 2, 3)).sort().values
+        self.darkest = float(brightness[hidden - 1 : hidden + 1].mean())
+
+    def forward(self, images: Tensor) -> Tensor:
+        heard = (images.mean(dim=(1, 2, 3)) > self.darkest)[:, None]
+        logits: Tensor = self.head(torch.where(heard, self.features(images), 1e-5))
+        return logits
+
+
+def test_the_bias_of_a_layer_that_sees_nothing_of_an_image_is_no_memory_of_it() -> None:
+    assert found(SilentFor(2)) == [False] * len(SHOWN)
+    heard = SHOWN.mean(dim=(1, 2, 3)) > SilentFor(2).darkest
+    keeps = SilentFor(2)
+    keeps.kept = [*keeps(SHOWN).detach()]  # what is made of each, in one tensor each as a bias is
+    assert found(keeps) == heard.tolist()

@@ -157,6 +157,28 @@ class OfOneSize(Returns):
         return super().forward(images.view(self.size, 3, 6, 8))
 
 
+class ClassesByBatch(Returns):
+    """One more for two images and more, or for a full batch alone."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(lambda logits: logits)
+        self.size = size
+
+    def forward(self, images: Tensor) -> Any:
+        logits = super().forward(images)
+        return logits if len(images) < self.size else nn.functional.pad(logits, (0, 1))
+
+
+class ReusesItsOutput(Returns):
+    def __init__(self) -> None:
+        super().__init__(lambda logits: logits)
+        self.outputs = torch.zeros(64, 3)
+
+    def forward(self, images: Tensor) -> Any:
+        self.outputs[: len(images)] = super().forward(images)
+        return self.outputs[: len(images)]
+
+
 class Normalizing(Returns):
     """In place."""
 
@@ -217,13 +239,16 @@ ANY_SIZE = r"the system has to take batches of any size, [^\n]*: "
         (Returns(nn.BatchNorm1d(3, track_running_stats=False)), ANY_SIZE + r"the system does not take images \(1, 3, 6, 8\): "),
         (OfOneSize(4), ANY_SIZE + r"the system does not take images \(1, 3, 6, 8\): "),
         (OfOneSize(1), ANY_SIZE + r"the system does not take images \(4, 3, 6, 8\): "),
+        (ClassesByBatch(2), r"the system has 3 and 4 classes, by the batch: give one logit a class in every batch"),
+        (ClassesByBatch(9), r"the system has 3 and 4 classes, by the batch: "),
+        (ReusesItsOutput(), r"the system writes its answer over the last one: [^\n]*logits\.clone\(\)"),
         (Normalizing(), r"the system writes into the images that it is given: say "),
         (ModeOfItsOwn(), r"the system cannot be attacked: no train\(\); give a module [^\n]*eval mode, not what torch\.export"),
     ],
 )
 def test_models_whose_outputs_are_no_logits_are_refused_with_the_remedy(model: nn.Module, said: str) -> None:
     with pytest.raises(InputError, match=rf"^{said}[^\n]*$"):
-        checked_logits(checked_system(model), PICTURES, None)
+        checked_logits(checked_system(model), PICTURES, None, batch_size=9)
 
 
 def test_checking_a_model_leaves_its_mode_alone() -> None:
