@@ -178,6 +178,8 @@ def checked_logits(system: System, images: Images, context: MaskContext | None, 
         except InputError as error:
             refused.append(error)
     if refused and answers:
+        if str(refused[0]) == WRITES_INTO_IMAGES:
+            raise refused[0]
         remedy = "a dynamic first dimension where it is traced, batch norms in eval mode, no squeeze()"
         raise InputError(f"the system has to take batches of any size, for attacks leave images out ({remedy}): {refused[0]}")
     before = [answer.clone() for answer in answers]

@@ -30,8 +30,8 @@ def against_validation(run: EvaluationRun | OwnImages, records: pl.DataFrame, de
 
     It fails where the difference of accuracy is surely above 5 points: Newcombe's hybrid score interval for independent shares
     (1998, https://doi.org/10.1002/(SICI)1097-0258(19980430)17:8<873::AID-SIM779>3.0.CO;2-I) at 99.9 %, for independent groups. And
-    where in surely more than two thirds of the pairs of a test and a validation image, both right, the test image has the larger margin:
-    what raises margins alone makes nothing right that was wrong, and keeps an attack out.
+    where in surely more than two thirds of the pairs of a test and a validation image, both right, the test image has the larger
+    margin: what raises margins alone makes nothing right that was wrong, and keeps an attack out.
     """
     if isinstance(run, OwnImages):
         return skipped(VALIDATION, "the images come without validation images to compare them with")

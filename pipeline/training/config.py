@@ -74,7 +74,8 @@ class TrainerConfig:
     seed: Seed = 0
     """Decides initial weights, order, augmentation and the attacks' starting points."""
     channels_last: bool = True
-    """Keep images and kernels in channels-last memory order, which is faster on CPUs and on GPUs with tensor cores."""
+    """Keep images and kernels in channels-last memory order, which is faster on CPUs and on GPUs with tensor cores. Networks of
+    fewer than eight channels are kept contiguous where a fault of oneDNN endangers them (processors with AVX2, without AVX-512)."""
     deterministic: bool = False
     """Allow only algorithms that repeat their results to the bit. CPU runs do so anyway."""
     checkpoint_every: Count = 200

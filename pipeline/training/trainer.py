@@ -29,6 +29,7 @@ from pipeline.training.distributed import (
     share_buffers,
     synchronize_statistics,
 )
+from pipeline.training.layout import memory_layout
 from pipeline.training.loaders import check_batches, split_loader
 from pipeline.training.logging import RunLog
 from pipeline.training.optim import build_optimizer, clipped_norm, learning_rate, moving_average, set_learning_rate
@@ -75,8 +76,8 @@ class Trainer:
         self._training, self._fabric, self._config = training, fabric, training.trainer
         self._train_loader, self._val_loader = (split_loader(training, fabric, split) for split in ("train", "val"))
         check_batches(training, fabric, self._train_loader)
-        self._layout = torch.channels_last if training.trainer.channels_last else torch.contiguous_format
         stage = training.bind(training.module)
+        self._layout = memory_layout(stage.network, channels_last=self._config.channels_last, device=fabric.device)
         _place(synchronize_statistics(stage.network, fabric), fabric, self._layout)
         optimizer = build_optimizer(stage.module, training.trainer)
         wrapper, self._optimizer = fabric.setup(stage.network, optimizer)

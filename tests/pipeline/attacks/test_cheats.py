@@ -514,7 +514,7 @@ def test_a_system_that_is_its_own_copy_is_examined_and_left_in_its_type(cheats: 
 
     batch = cheats.honest_batch()
     batch = replace(batch, system=as_system(Itself(*batch.system.classifier).eval()), context=None)
-    checks = {check.name: check for check in same_answers(batch, places_of(batch))}
+    checks = {check.name: check for check in same_answers(batch, places_of(batch), company=64)}
     assert {check.outcome for check in checks.values()} == {Outcome.PASS, Outcome.SKIP}
     assert (checks["copies"].outcome, "shares parts or weights" in checks["copies"].finding) == (Outcome.SKIP, True)
     assert {weight.dtype for weight in batch.system.parameters()} == {torch.float32}
@@ -527,7 +527,7 @@ def test_a_system_whose_classes_depend_on_the_batch_is_refused_in_one_line(cheat
 
     batch = cheats.tricky_batch(trick)
     with pytest.raises(InputError, match=r"^the system has 5 and 4 classes, by the batch: [^\n]*$"):
-        list(same_answers(batch, places_of(batch)))
+        list(same_answers(batch, places_of(batch), company=64))
 
 
 @pytest.mark.parametrize(("hair", "outcome"), [(1e-8, Outcome.PASS), (1e-3, Outcome.FAIL)])

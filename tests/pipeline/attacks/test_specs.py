@@ -179,7 +179,7 @@ def test_a_choice_has_its_default(config: type, name: str, default: Any) -> None
         (certify, {"num_selection": 100, "num_draws": 1000, "error_rate": 0.001}),
         (predict, {"num_draws": 1000, "error_rate": 0.001}),
         (autoattack, {"attacks": ("apgd-ce", "apgd-t", "fab-t", "square"), "num_queries": 5000, "region": None}),
-        (square, {"num_queries": 5000, "region": None}),
+        (square, {"num_queries": 5000, "region": None, "watch": None}),
         (class_score, {"targeted": False}),
         (run_attack, {"batch_size": None, "stop_at_success": True, "warm_start": None, "copy": None, "observer": None}),
         (attacked_copy, {"precision": "float32"}),
