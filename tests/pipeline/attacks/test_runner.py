@@ -179,8 +179,10 @@ def test_masks_of_any_kind_are_attacked_without_a_crash(
     threat = ThreatModel(epsilons=(0.02,))
     for result in run_all(AttackSuite(threat=threat, attacks=KINDS), batch):
         assert ((result.images.double() - batch.images.double()).abs() <= 0.02).all()
-        again = verdict(system, result.images, batch.labels, context).misclassified
-        assert torch.equal(again, result.misclassified)
+        again = verdict(system, result.images, batch.labels, context)
+        torch.testing.assert_close(again.margins, result.margins, rtol=0, atol=1e-4)
+        told = again.margins.abs() > 1e-4  # a mask of nothing leaves margins near 0, whose sign is rounding of the batch
+        assert torch.equal(again.misclassified[told], result.misclassified[told])
 
 
 def test_the_worst_case_is_the_union_of_the_attacks_run_alone(make_system: Make, make_batch: MakeBatch) -> None:
