@@ -36,6 +36,7 @@ class Stopping(NaturalConfig):
 @pytest.fixture(scope="module")
 def config(synthetic_set: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainClassifierConfig:
     """A training that was stopped in its second epoch, to be copied."""
+    Stopping.steps = 0  # a worker that comes back to this module makes it once more
     run = tmp_path_factory.mktemp("stopped") / "run"
     begun = TrainClassifierConfig(prepared=synthetic_set, run=run, classifier=ClassifierConfig(width=2), trainer=TRAINER)
     with pytest.raises(Stop):
