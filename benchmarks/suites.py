@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pipeline import load_system
 from pipeline.attacks.acceleration import Precision
 from pipeline.attacks.objectives import margin
 from pipeline.attacks.shipped import suites
@@ -42,7 +43,6 @@ from pipeline.evaluation.evaluate import guide_masks
 from pipeline.evaluation.evaluator import EvaluationRun, applicable, attack_images
 from pipeline.evaluation.metrics import robust_images
 from pipeline.evaluation.records import MemoryStore
-from pipeline.prediction.library import load_system
 from pipeline.system import TwoStage
 
 CPU = torch.device("cpu")
@@ -176,7 +176,7 @@ def main() -> None:
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     dataset = open_prepared(arguments.prepared, verify=False)
-    system = load_system(arguments.system).eval()
+    system = load_system(arguments.system)
     named = suites()[arguments.suite]
     epsilons = tuple(float(parse_number(text)) for text in arguments.epsilon)
     given = (replace(named, threat=replace(named.threat, epsilons=epsilons)), system, dataset, arguments.images)

@@ -8,6 +8,7 @@ import torch
 from scipy.stats import binomtest
 from torch import Tensor
 
+from classifier.model import IMAGENET_MEAN, IMAGENET_STD
 from pipeline.attacks.start import AttackBatch
 from pipeline.shapes import Images, Labels
 from pipeline.system import attacked
@@ -19,7 +20,7 @@ _WAYS: Mapping[str, Callable[[Images], Images]] = {
     "from 0 to 255": lambda images: 255 * images,
     "from -1 to 1": lambda images: 2 * images - 1,
     "less ImageNet's mean, over its standard deviation": lambda images: (
-        (images - images.new_tensor([0.485, 0.456, 0.406])[:, None, None]) / images.new_tensor([0.229, 0.224, 0.225])[:, None, None]
+        (images - images.new_tensor(IMAGENET_MEAN)[:, None, None]) / images.new_tensor(IMAGENET_STD)[:, None, None]
     ),
     "with blue as the first channel": lambda images: images.flip(1),
 }
